@@ -1,0 +1,100 @@
+"""From a config to the objects it describes. Only here and in the commands' ``main`` is a ``Config`` seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from video_rs.config import Config
+
+if TYPE_CHECKING:
+    from video_rs.data.dataset import ClipDataset, ViewDataset
+    from video_rs.data.records import Records
+    from video_rs.models.resnet_rs import ResNetRS
+
+
+def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, Records]:
+    """The records of the splits asked for."""
+    from video_rs.data.records import load_splits
+
+    data = config.data
+    return load_splits(
+        data.root,
+        data.train,
+        data.val,
+        data.test,
+        class_names=data.class_names,
+        val_fraction=data.val_fraction,
+        max_missing=data.max_missing,
+        seed=config.train.seed,
+        splits=tuple(splits),
+    )
+
+
+def train_dataset(config: Config, records: Records) -> ClipDataset:
+    """Randomly sampled and augmented clips."""
+    from video_rs.data.dataset import ClipDataset
+    from video_rs.data.rand_augment import RandAugment
+    from video_rs.data.transforms import TrainTransform
+
+    data = config.data
+    augment = RandAugment(data.rand_augment_layers, data.rand_augment_magnitude) if data.rand_augment_layers else None
+    transform = TrainTransform(
+        data.train_size,
+        data.area,
+        data.aspect,
+        data.flip,
+        data.filter,
+        min_covered=data.min_covered,
+        rand_augment=augment,
+    )
+    return ClipDataset(
+        records,
+        num_frames=data.num_frames,
+        stride=data.stride,
+        transform=transform,
+        seed=config.train.seed,
+        decoder=data.decoder,
+    )
+
+
+def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:
+    """All test views of a video as one sample; images have one clip."""
+    from video_rs.data.dataset import ViewDataset
+    from video_rs.data.transforms import ViewTransform
+
+    data = config.data
+    return ViewDataset(
+        records,
+        num_frames=data.num_frames,
+        stride=data.stride,
+        clips=clips if data.num_frames > 1 else 1,
+        transform=ViewTransform(data.short_side, data.test_size, crops, data.filter),
+        decoder=data.decoder,
+    )
+
+
+def model_args(config: Config, num_classes: int) -> dict[str, object]:
+    """The arguments of ``create_model``: plain values, as a checkpoint keeps them."""
+    model = config.model
+    bn_momentum = model.bn_momentum
+    if bn_momentum is None:  # with an EMA of the statistics too, the batch's own go into it
+        bn_momentum = 1.0 if config.train.ema_decay else 0.1
+    return {
+        "name": model.name,
+        "num_classes": num_classes,
+        "width": model.width,
+        "dropout": model.dropout,
+        "drop_path": model.drop_path,
+        "bn_momentum": bn_momentum,
+    }
+
+
+def build_model(config: Config, class_names: Sequence[str]) -> ResNetRS:
+    """The network, randomly initialised from the seed, with the config's data contract."""
+    import torch
+
+    from video_rs.models.zoo import create_model
+
+    torch.manual_seed(config.train.seed)
+    return create_model(**model_args(config, len(class_names)), contract=config.contract(class_names))

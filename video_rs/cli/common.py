@@ -1,0 +1,92 @@
+"""What all commands share: config arguments, progress on a terminal, errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from video_rs import config
+from video_rs.errors import VideoRSError
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+T = TypeVar("T")
+
+
+def config_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A parser with ``--cfg`` and ``key=value`` overrides, whose ``--help`` lists every key of the schema."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"keys (type, default, meaning), given as key=value:\n{config.describe()}",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, e.g. optim.lr=0.1 data.root=/data")
+    return parser
+
+
+def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
+    """The items, with a progress bar on a terminal and a line at every tenth where output goes to a file."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=desc, unit=unit, dynamic_ncols=True)
+        return
+    tenth = max(1, (total or 0) // 10)
+    for done, item in enumerate(items, 1):
+        yield item
+        if total and (done % tenth == 0 or done == total):
+            print(f"{desc}: {done}/{total} {unit}", flush=True)
+
+
+def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
+    """Runs a command's ``main`` and returns its exit code.
+
+    What a person can mend (VideoRSError) becomes one line on stderr and the error's exit code, a full disk or a device
+    out of memory 3, Ctrl-C 130. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        code = main(list(argv))
+        sys.stdout.flush()
+        return code or 0
+    except VideoRSError as error:
+        return _fail(_one_line(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "video_rs":
+            raise
+        return _fail(f"the package {error.name} is missing in this Python ({sys.executable}): pip install {error.name}", 3)
+    except BrokenPipeError:  # the reader of our output has left, as in `... | head`
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        return _fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}", 3)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it here
+            raise
+        return _fail("the device is out of memory; lower train.micro_batch (or test.batch_size, when testing)", 3)
+
+
+def _one_line(error: VideoRSError) -> str:
+    """The message; of an error that a loader process raised, torch hands on a whole traceback, whose last line counts."""
+    text = str(error).strip()
+    if "Original Traceback" in text:
+        text = text.splitlines()[-1].partition("Error: ")[2] or text.splitlines()[-1]
+    return " ".join(text.split())
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code

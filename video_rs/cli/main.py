@@ -1,0 +1,37 @@
+"""The console script: ``video-rs <command> ...``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from video_rs.cli.common import run
+from video_rs.errors import UserError
+
+COMMANDS = {
+    "train": "train a network from a config",
+    "test": "score a checkpoint by multi-view evaluation and write a report",
+    "predict": "name what is in videos or images",
+    "show-clips": "draw what the network will see",
+    "inflate": "turn 2D weights into a 3D checkpoint",
+    "make-motion": "make the embedded dataset",
+}
+
+
+def dispatch(argv: list[str]) -> int | None:
+    """Runs ``argv[0]`` with the rest of the arguments."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: video-rs COMMAND ...\n\ncommands (each has its own --help):")
+        print("\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()))
+        return 0
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        raise UserError(f"unknown command {argv[0]}; " + (f"did you mean {near[0]}?" if near else ", ".join(COMMANDS)))
+    module = importlib.import_module(f"video_rs.cli.{argv[0].replace('-', '_')}")
+    return module.main(argv[1:])
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(dispatch, sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""The data contract of a model: what its weights expect to see.
+
+It is saved in every checkpoint and obeyed by training, testing and prediction. It imports nothing of torch, so that
+``data`` and ``models``, which do not know each other, can both speak of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+FILTERS = ("bilinear", "bilinear-antialias", "bicubic", "bicubic-antialias")
+
+
+@dataclass(frozen=True)
+class DataContract:
+    """How pixels reach a network.
+
+    Attributes:
+        num_frames: frames in a clip; 1 for an image network.
+        stride: source frames from one frame of the clip to the next.
+        mean, std: per channel, on the [0, 1] scale. The published video recipe only divides by 255 (0 and 1 here).
+        train_size: height and width of a training crop, in pixels.
+        short_side: the short side is resized to this before a test crop, in pixels.
+        test_size: height and width of a test crop, in pixels.
+        filter: the resize filter, one of ``FILTERS``; without ``-antialias`` it samples as TensorFlow does.
+        in_channels: 3 for RGB.
+        class_names: in the order of the logits; empty when unknown.
+    """
+
+    num_frames: int = 32
+    stride: int = 2
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    train_size: int = 224
+    short_side: int = 256
+    test_size: int = 256
+    filter: str = "bilinear"
+    in_channels: int = 3
+    class_names: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings: what a checkpoint or a JSON file can hold."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataContract:
+        """The inverse of :meth:`to_dict`; unknown keys are an error (``TypeError``)."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def differences(self, other: DataContract, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:
+        """The fields in which two contracts differ, with both values: ``{field: (self's, other's)}``."""
+        names = fields or tuple(f.name for f in dataclasses.fields(self))
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,35 @@
+"""The errors a person can mend, and the exit codes that go with them.
+
+Raise one of these for whatever a user, a file or a machine can get wrong. The message is one line that names the thing
+and says what to do. Anything else that is raised is a bug in this package and keeps its traceback.
+"""
+
+
+class VideoRSError(Exception):
+    """Base of the errors that end a command with one line instead of a traceback."""
+
+    exit_code = 2
+
+
+class UserError(VideoRSError, ValueError):
+    """Something the person can mend: a key, a path, a file, a label, a checkpoint, a device."""
+
+
+class ConfigError(UserError):
+    """A config file or an override that does not fit the schema."""
+
+
+class MediaError(UserError):
+    """One video or image that cannot be read. ``str(error)`` names the file and the reason."""
+
+
+class MachineError(VideoRSError):
+    """The environment is at fault: a full disk, a broken driver, too little memory."""
+
+    exit_code = 3
+
+
+class Preempted(VideoRSError):
+    """The run was asked to leave (SIGTERM) and has saved its state: please requeue it."""
+
+    exit_code = 75
