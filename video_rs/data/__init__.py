@@ -1,0 +1,1 @@
+"""From files to batches: records -> clips -> decode -> transforms -> dataset -> loader."""
