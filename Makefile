@@ -1,0 +1,46 @@
+# On a fresh machine with Python >= 3.10, git and make:
+#   make train   sets up, makes a dataset of small videos, trains on it, tests and reports
+#   make test    sets up and runs the tests
+VENV ?= .venv
+PYTHON ?= python3
+TEST_JOBS ?= 2
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.video_rs_is_set_up
+
+.PHONY: help setup train train-one-frame test lint
+help:
+	@echo "make setup            create $(VENV) and install this package with the tested versions (once)"
+	@echo "make train            set up, make data/motion, train motion_rs and its one-frame twin, test both"
+	@echo "make train-one-frame  the same network on single frames only: it must not learn the motion"
+	@echo "make test             set up and run the tests"
+	@echo "make lint             ruff check and ruff format --check"
+
+setup: $(STAMP)
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@echo "== Setting up $(VENV): torch and the other packages of constraints.txt (a few gigabytes, once)"
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+train: setup
+	@echo "== 1/4  The embedded dataset: videos that only their motion tells apart -> data/motion"
+	$(PY) tools/make_motion.py --out data/motion
+	@echo "== 2/4  Training -> runs/motion_rs"
+	$(PY) tools/train_net.py --cfg motion_rs.yaml
+	@echo "== 3/4  Multi-view test of the best checkpoint"
+	$(PY) tools/test_net.py --cfg motion_rs.yaml
+	@echo "== 4/4  The control: the same on single frames"
+	@$(MAKE) --no-print-directory train-one-frame
+	@$(PY) tools/show_results.py runs/motion_rs runs/motion_rs_one_frame
+
+train-one-frame: setup
+	$(PY) tools/make_motion.py --out data/motion
+	$(PY) tools/train_net.py --cfg motion_rs_one_frame.yaml
+	$(PY) tools/test_net.py --cfg motion_rs_one_frame.yaml
+
+test: setup
+	$(PY) -m pytest -n $(TEST_JOBS)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .

@@ -1,0 +1,9 @@
+"""What pyproject.toml cannot say: configs/ at the root travels in the wheel as ``video_rs.configs``."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["video_rs", "video_rs.*"]), "video_rs.configs"],
+    package_dir={"video_rs.configs": "configs"},
+    package_data={"video_rs": ["py.typed"], "video_rs.configs": ["*.yaml"]},
+)
