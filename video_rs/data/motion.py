@@ -1,0 +1,251 @@
+"""The embedded dataset: eight classes of small videos that only their motion tells apart.
+
+A textured shape translates (four directions), turns (two) or zooms (two) over a textured, drifting, noisy background;
+64x64 pixels, 24 frames, H.264. One frame says nothing of the class, so a network that classifies these videos has
+learned motion:
+
+* Everything but the class is drawn from distributions that all classes share.
+* The motion is symmetric about the middle of the video. Left and right, clockwise and counter-clockwise, in and out are
+  each other played backwards: the same frames in another order.
+* The shape lives on a torus and its pose is uniform, so position and angle are uniform in every single frame. The
+  size of a shape that does not zoom is the size of a zooming one at a random moment.
+
+Each file depends on (seed, split, class, number) alone, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from video_rs.errors import UserError
+from video_rs.rng import keyed_rng
+
+CLASSES = (
+    "rotate_clockwise",
+    "rotate_counterclockwise",
+    "translate_down",
+    "translate_left",
+    "translate_right",
+    "translate_up",
+    "zoom_in",
+    "zoom_out",
+)
+SPLITS = ("train", "val", "test")
+STAMP = "motion.json"
+
+# The direction of (x, y, angle, log size) by class; y points down, and a growing angle turns clockwise on the screen.
+_DIRECTIONS = {
+    "rotate_clockwise": (0, 0, 1, 0),
+    "rotate_counterclockwise": (0, 0, -1, 0),
+    "translate_down": (0, 1, 0, 0),
+    "translate_left": (-1, 0, 0, 0),
+    "translate_right": (1, 0, 0, 0),
+    "translate_up": (0, -1, 0, 0),
+    "zoom_in": (0, 0, 0, 1),
+    "zoom_out": (0, 0, 0, -1),
+}
+
+
+class Item(NamedTuple):
+    """One video of the dataset."""
+
+    split: str
+    name: str  # of the class
+    number: int
+
+    @property
+    def path(self) -> str:
+        """Relative to the root of the dataset."""
+        return f"{self.split}/{self.name}/{self.number:05d}.mp4"
+
+
+def trajectory(name: str, frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Where the shape is in every frame of a video of class ``name``.
+
+    Returns:
+        x, y (pixels, modulo ``size``), angle (radians) and radius (pixels), each ``[frames]``.
+    """
+    time = np.arange(frames) - (frames - 1) / 2
+    x, y, angle = rng.uniform((0, 0, 0), (size, size, 2 * np.pi))
+    speed = rng.uniform((0.016, 0.06), (0.04, 0.16))  # of the height a frame; radians a frame
+    growth = rng.uniform(0.02, 0.045)  # of log size, a frame
+    log_radius = np.log(size) + rng.uniform(np.log(0.16), np.log(0.24))
+    moment = rng.choice(time)  # of a zoom, at which the shape that does not zoom stands
+
+    dx, dy, turn, zoom = _DIRECTIONS[name]
+    return (
+        (x + dx * speed[0] * size * time) % size,
+        (y + dy * speed[0] * size * time) % size,
+        angle + turn * speed[1] * time,
+        np.exp(log_radius + growth * (zoom * time if zoom else moment * np.ones(frames))),
+    )
+
+
+def render(name: str, frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The frames of one video of class ``name``: uint8 ``[frames, size, size, 3]``, RGB."""
+    x, y, angle, radius = (v.astype(np.float32)[:, None, None] for v in trajectory(name, frames, size, rng))
+    rows, columns = np.mgrid[:size, :size].astype(np.float32)[:, None]
+    right, down = ((columns - x + size / 2) % size - size / 2, (rows - y + size / 2) % size - size / 2)
+
+    # In the shape's own coordinates, where its radius is 1: an outline with lobes, and a texture that moves with it.
+    lobes, depth = rng.integers(2, 7), rng.uniform(0, 0.4)
+    u = (np.cos(angle) * right + np.sin(angle) * down) / radius
+    v = (np.cos(angle) * down - np.sin(angle) * right) / radius
+    outline = (1 + depth * np.cos(lobes * np.arctan2(v, u))) / (1 + depth)
+    inside = np.clip((outline - np.hypot(u, v)) * radius + 0.5, 0, 1)[..., None]
+    shape_texture = _texture(u, v, waves=rng.normal(0, 3.5, (4, 2)), rng=rng)
+
+    # The ground drifts its own way, by less than the shape would.
+    time = np.arange(frames, dtype=np.float32)[:, None, None]
+    drift_x, drift_y = rng.normal(0, 0.006 * size, 2).astype(np.float32)  # pixels a frame
+    ground_u, ground_v = (2 * (columns + drift_x * time) / size, 2 * (rows + drift_y * time) / size)
+    ground_texture = _texture(ground_u, ground_v, waves=rng.normal(0, 6, (4, 2)), rng=rng)
+
+    # Colours at least a quarter of the range apart, on the circle, so that every shape can be seen.
+    ground = rng.uniform(0, 256, 3)
+    shape = (ground + rng.uniform(64, 192, 3)) % 256
+    ground_contrast, shape_contrast = rng.uniform(-60, 60, (2, 3)).astype(np.float32)
+    behind = ground.astype(np.float32) + ground_texture[..., None] * ground_contrast
+    before = shape.astype(np.float32) + shape_texture[..., None] * shape_contrast
+    pixels = behind + inside * (before - behind)
+    pixels += np.float32(rng.uniform(2, 12)) * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _texture(u: np.ndarray, v: np.ndarray, waves: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A sum of plane waves over the coordinates ``u`` and ``v``, about within [-1, 1]."""
+    phases = rng.uniform(0, 2 * np.pi, len(waves))
+    total = sum(np.sin(a * u + b * v + c) for (a, b), c in zip(waves.astype(np.float32), phases.astype(np.float32)))
+    return total / np.float32(np.sqrt(len(waves)))
+
+
+def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
+    """Write uint8 RGB frames as an H.264 mp4, atomically and, for one libx264, always the same bytes."""
+    part = path.with_suffix(".part")
+    with av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20", "g": "12"})
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    os.replace(part, path)
+
+
+def items(counts: dict[str, int]) -> Iterator[Item]:
+    """Every video of a dataset of ``counts`` videos per split; the classes differ by one video at most."""
+    for split, count in counts.items():
+        for label, name in enumerate(CLASSES):
+            for number in range(count // len(CLASSES) + (label < count % len(CLASSES))):
+                yield Item(split, name, number)
+
+
+def make(
+    root: str | Path,
+    *,
+    train: int = 3600,
+    val: int = 400,
+    test: int = 400,
+    size: int = 64,
+    frames: int = 24,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[Iterable, int], Iterable] = lambda iterable, total: iterable,
+) -> bool:
+    """Make the dataset, or what is still missing of it: ``root/{train,val,test}/<class>/<number>.mp4``.
+
+    Args:
+        root: the folder to write into.
+        train, val, test: videos per split, over all classes.
+        size: height and width, in pixels, even.
+        frames: per video.
+        seed: every file depends on it; the files of one seed are the same on any number of workers.
+        workers: processes; None for one per processor.
+        progress: wraps the iterable of finished videos, given their number, to show how far the work is.
+
+    Returns:
+        False when the dataset was there already.
+
+    Raises:
+        UserError: ``root`` holds something else, or the same with other parameters; or a parameter is impossible.
+    """
+    root = Path(root)
+    counts = {"train": train, "val": val, "test": test}
+    if size % 2 or size < 16 or frames < 2 or min(counts.values()) < 0:
+        raise UserError(f"impossible motion dataset: size={size} (even, >= 16), frames={frames} (>= 2), {counts}")
+    stamp = {"version": 1, **counts, "size": size, "frames": frames, "seed": seed}
+    if _state(root, stamp) == "complete":
+        return False
+
+    for split in SPLITS:
+        for name in CLASSES:
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+    _write_stamp(root, stamp | {"complete": False})
+    todo = [item for item in items(counts) if not (root / item.path).exists()]
+    write = partial(_write, root=root, size=size, frames=frames, seed=seed)
+    for _ in progress(_map(write, todo, workers or os.cpu_count() or 1), len(todo)):
+        pass
+    _write_stamp(root, stamp | {"complete": True})
+    return True
+
+
+def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None:
+    rng = keyed_rng(seed, "motion", SPLITS.index(item.split), CLASSES.index(item.name), item.number)
+    encode(root / item.path, render(item.name, frames, size, rng))
+
+
+def _map(function: Callable, todo: list, workers: int) -> Iterator:
+    if workers == 1 or len(todo) < 64:  # not worth starting processes for
+        yield from map(function, todo)
+        return
+    # Processes are spawned: the caller may have threads of its own, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_leave_ctrl_c_to_the_parent) as pool:
+        try:
+            yield from pool.map(function, todo, chunksize=16)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _state(root: Path, stamp: dict) -> str:
+    """'new', 'partial' or 'complete'; an error when ``root`` holds anything but this dataset."""
+    try:
+        found = json.loads((root / STAMP).read_text())
+    except FileNotFoundError:
+        if root.is_dir() and any(root.iterdir()):
+            raise UserError(f"{root} is not empty and has no {STAMP}: choose another folder") from None
+        return "new"
+    except ValueError:
+        raise UserError(f"{root / STAMP} is damaged: delete {root} and make the dataset again") from None
+    complete = found.pop("complete", False)
+    differs = [
+        f"{key} {found.get(key)} there, {value} wanted" for key, value in stamp.items() if found.get(key) != value
+    ]
+    if differs:
+        raise UserError(
+            f"{root} holds another motion dataset ({'; '.join(differs)}): delete it or choose another folder"
+        )
+    return "complete" if complete else "partial"
+
+
+def _write_stamp(root: Path, stamp: dict) -> None:
+    part = root / f"{STAMP}.part"
+    part.write_text(json.dumps(stamp, indent=1) + "\n")
+    os.replace(part, root / STAMP)
