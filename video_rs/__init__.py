@@ -1,0 +1,39 @@
+"""3D ResNet-RS video classification: train, test and predict; images are clips of one frame.
+
+    import video_rs
+
+    model = video_rs.create_model("resnet3d_rs_50", num_classes=400)  # [N, 3, T, H, W] -> logits [N, 400]
+    classifier = video_rs.load("runs/k400_rs50/best.pt")
+    classifier.predict("clip.mp4", top_k=5)
+
+Nothing here imports torch before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from video_rs.models.presets import list_models
+    from video_rs.models.zoo import create_model
+    from video_rs.predict import load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "create_model", "list_models", "load"]
+
+_HOME = {
+    "create_model": "video_rs.models.zoo",
+    "list_models": "video_rs.models.presets",
+    "load": "video_rs.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'video_rs' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

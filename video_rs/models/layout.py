@@ -1,0 +1,74 @@
+"""What the networks of the family differ in, as data. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from video_rs.errors import UserError
+
+_CHOICES = {
+    "stem_pool": ("conv", "max"),
+    "shortcut": ("pool", "conv"),
+    "activation": ("relu", "swish"),
+    "padding": ("symmetric", "same"),
+    "temporal_padding": ("zeros", "replicate"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The architecture around (blocks, width). The defaults are the image ResNet-RS (Bello et al. 2021, sec. 4.1).
+
+    Attributes:
+        stem_kernels: spatial kernels of the stem's convolutions; the first has stride 2.
+        stem_width: channels after the stem, half of it before its last convolution.
+        stem_temporal_kernel, stem_temporal_stride: of the stem's first convolution.
+        stem_pool: what halves the stem's output, a strided 3x3 "conv" or a 3x3 "max" pool.
+        stem_pool_temporal_stride: with 2, the pool's kernel is 3 in time as well.
+        temporal_kernels: of the first convolution in the bottlenecks, by stage; a tuple instead of an int is a pattern
+            that the blocks of the stage repeat.
+        temporal_strides: of the first block, by stage.
+        shortcut: of the first block of a stage: an average "pool" before a 1x1 convolution (ResNet-D), or a strided
+            "conv".
+        shortcut_pool_in_stage1: average over 2x2 at stride 1 in stage 1 too, as the Model Garden's image networks do.
+        se_ratio: squeeze-and-excitation's bottleneck over the block's output channels; 0 leaves it out.
+        self_gating: in the last block of each stage, before the squeeze-and-excitation.
+        activation: "relu" or "swish"; inside squeeze-and-excitation it is always ReLU.
+        padding: "symmetric" (k // 2 on both sides) or "same" (TensorFlow's, the odd pixel at the end).
+        temporal_padding: "zeros", or "replicate" the first and last frame.
+        zero_init_last_gamma: start every block as its shortcut.
+    """
+
+    stem_kernels: tuple[int, ...] = (3, 3, 3)
+    stem_width: int = 64
+    stem_temporal_kernel: int = 1
+    stem_temporal_stride: int = 1
+    stem_pool: str = "conv"
+    stem_pool_temporal_stride: int = 1
+    temporal_kernels: tuple[int | tuple[int, ...], ...] = (1, 1, 1, 1)
+    temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
+    shortcut: str = "pool"
+    shortcut_pool_in_stage1: bool = False
+    se_ratio: float = 0.25
+    self_gating: bool = False
+    activation: str = "relu"
+    padding: str = "symmetric"
+    temporal_padding: str = "zeros"
+    zero_init_last_gamma: bool = True
+
+    def __post_init__(self) -> None:
+        for field, values in _CHOICES.items():
+            if getattr(self, field) not in values:
+                raise UserError(f"Layout.{field} is one of {', '.join(values)}, not {getattr(self, field)!r}")
+
+    def temporal_kernel(self, stage: int, block: int) -> int:
+        """The temporal kernel of block ``block`` of stage ``stage`` (both from 0)."""
+        kernels = self.temporal_kernels[stage]
+        return kernels if isinstance(kernels, int) else kernels[block % len(kernels)]
+
+
+RESNET_RS_2D = Layout()
+"""Bello et al. 2021 (arXiv 2103.07579) as its released code builds it."""
+
+RESNET_RS_3D = Layout(stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=(1, 1, 3, 3))
+"""The image network with temporal kernels in the stem and in stages 3 and 4 (Du et al. 2021, arXiv 2109.01696)."""

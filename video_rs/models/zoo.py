@@ -1,0 +1,67 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from video_rs.contract import DataContract
+from video_rs.errors import UserError
+from video_rs.models.presets import PRESETS, Preset
+from video_rs.models.resnet_rs import ResNetRS
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    bn_momentum: float = 0.1,
+    contract: DataContract | None = None,
+) -> ResNetRS:
+    """A network with fresh weights; None takes the preset's value.
+
+    Args:
+        name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
+            images ``[N, C, H, W]``.
+        num_classes: logits.
+        in_channels: 3 for RGB.
+        width: multiplies all widths.
+        dropout: rate before the classifier.
+        drop_path: rate of stochastic depth.
+        bn_momentum: torch's momentum of batch normalisation.
+        contract: what the weights expect to see.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    preset = find_preset(name)
+    return ResNetRS(
+        preset.layout,
+        preset.blocks,
+        preset.num_classes if num_classes is None else num_classes,
+        in_channels=in_channels,
+        width=width,
+        dropout=preset.dropout if dropout is None else dropout,
+        drop_path=preset.drop_path if drop_path is None else drop_path,
+        bn_momentum=bn_momentum,
+        contract=contract or _with_channels(preset.contract, in_channels),
+    )
+
+
+def find_preset(name: str) -> Preset:
+    """The preset called ``name``; ``UserError`` with the nearest names when there is none."""
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5) or list(PRESETS)[:3]
+        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?")
+    return PRESETS[name]
+
+
+def _with_channels(contract: DataContract, channels: int) -> DataContract:
+    """RGB statistics say nothing about other channels: those are only brought to [0, 1]."""
+    if channels == contract.in_channels:
+        return contract
+    return dataclasses.replace(contract, in_channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
