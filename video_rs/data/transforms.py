@@ -39,8 +39,8 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Height and width once the short side has exactly `short_side` pixels and the other, rounded down, its share."""
     if height <= width:
-        return short_side, max(short_side, width * short_side // height)
-    return max(short_side, height * short_side // width), short_side
+        return short_side, width * short_side // height
+    return height * short_side // width, short_side
 
 
 def random_area_crop(
@@ -183,5 +183,5 @@ def normalize(
     """
     exact = torch.promote_types(dtype, torch.float32)  # round once, at the end
     mean, std = (torch.tensor(values, dtype=exact, device=batch_NTHWC.device) for values in (mean, std))
-    batch = batch_NTHWC.to(exact).mul_(1 / (255 * std)).sub_(mean / std)
+    batch = (batch_NTHWC * (1 / (255 * std))).sub_(mean / std)
     return batch.to(dtype).permute(0, 4, 1, 2, 3)
