@@ -54,7 +54,7 @@ def atomic_write(path: str | Path, mode: str = "wb"):
         _sync_folder(path.parent)
     except OSError as error:
         raise MachineError(
-            f"{path} cannot be written: {error.strerror or error}; what was there before is intact. Make room, then go on"
+            f"{path} cannot be written: {error.strerror or error}; what was there before is intact. Make room first"
         ) from error
     finally:
         if temporary is not None:
@@ -105,7 +105,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
     if not needed <= state.keys():
         raise UserError(f"{path} holds bare weights, not a run; start from them with train.init_from={path}")
     if state["format"] > FORMAT:
-        raise UserError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}; upgrade video_rs")
+        raise UserError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}: upgrade")
     return state
 
 

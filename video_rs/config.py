@@ -1,8 +1,8 @@
 """The config: one typed, frozen tree of dataclasses, read from YAML and ``key=value`` overrides.
 
-It is the only schema: types, ranges, defaults and help texts stand here once, beside each key. Only the ``build_*`` and
-``main`` functions in ``video_rs.cli`` see a ``Config``; everything below them takes plain arguments. Nothing here imports
-torch, so that ``--help`` and config errors are instant.
+It is the only schema: types, ranges, defaults and help texts stand here once, beside each key. Only the functions of
+``video_rs.cli`` see a ``Config``; everything below them takes plain arguments. Nothing here imports torch, so that
+``--help`` and config errors are instant.
 
 The defaults are the published R3D-RS-50 recipe on Kinetics-400 (TF Model Garden, ``k400_resnet3drs_50_tpu.yaml``).
 """
@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +64,9 @@ class DataConfig:
     class_names: str = _key("", "file with one class name a line; empty: from the data")
     val_fraction: float = _key(0.1, "part of train set aside where there is no val split", low=0.001, high=0.9)
     max_missing: float = _key(0.05, "part of a list that may be missing on disk", low=0, high=1)
-    decoder: str = _key("auto", "auto: decord where it is right, else PyAV", choices=("auto", "decord", "pyav"), free=True)
+    decoder: str = _key(
+        "auto", "auto: decord where it is right, else PyAV", choices=("auto", "decord", "pyav"), free=True
+    )
     workers: int = _key(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256, free=True)
     num_frames: int = _key(32, "frames of a clip; 1 for images", low=1, high=1024)
     stride: int = _key(2, "source frames from one frame of the clip to the next", low=1, high=1024)
@@ -198,8 +201,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a config.
 
     Args:
-        path: a YAML file, or the name of one in ``configs/`` (with or without ``.yaml``). ``_BASE_: other.yaml`` inherits.
-        overrides: ``key=value`` with dots (``optim.lr=0.1``); values are YAML, so ``4e-5``, ``[1, 2]`` and ``null`` work.
+        path: a YAML file, or the name of one in ``configs/`` (with or without ``.yaml``); ``_BASE_: other.yaml`` in it
+            inherits.
+        overrides: ``key=value`` with dots (``optim.lr=0.1``). Values are YAML: ``4e-5``, ``[1, 2]``, ``null``.
 
     Raises:
         ConfigError: naming the file, the key and the nearest right one, or what is wrong with the value.
@@ -346,10 +350,9 @@ def _checked(value: Any, key: str, source: str) -> Any:
         raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            if not ((low is None or number >= low) and (high is None or number <= high)):
-                bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-                raise ConfigError(f"{source}: {key} must be {bounds}; found {value!r}")
+        if low is not None and number is not None and not low <= number <= (math.inf if high is None else high):
+            bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise ConfigError(f"{source}: {key} must be {bounds}; found {value!r}")
     return result
 
 
@@ -395,7 +398,9 @@ def _check_together(config: Config) -> None:
     if data.test_size > data.short_side:
         raise ConfigError(f"data.test_size={data.test_size} does not fit data.short_side={data.short_side}; raise it")
     if train.micro_batch and train.batch_size % train.micro_batch:
-        raise ConfigError(f"train.batch_size={train.batch_size} is no multiple of train.micro_batch={train.micro_batch}")
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}"
+        )
     if not train.epochs and not train.max_steps:
         raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")
     if config.test.crops == 2:

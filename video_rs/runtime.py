@@ -21,8 +21,7 @@ def select_device(name: str = "auto") -> torch.device:
     """The device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: when it is not there. MPS is refused: it has no backward of the average pooling used here, and bfloat16
-            autocast differs there.
+        UserError: when it is not there; MPS is not supported.
     """
     if name == "mps":
         raise UserError("device mps is not supported; use device cpu, or a machine with CUDA")
@@ -61,7 +60,7 @@ def set_up(threads: int = 0, deterministic: bool = False) -> None:
         UserError: when started as one of several processes, which this version cannot be.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("WORLD_SIZE is above 1: training with several processes is not supported yet; start one process")
+        raise UserError("WORLD_SIZE is above 1, but only one process can train; start it without torchrun")
     if threads:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = not deterministic

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from video_rs.config import Config
+from video_rs.errors import UserError
 
 if TYPE_CHECKING:
     from video_rs.data.dataset import ClipDataset, ViewDataset
@@ -29,6 +30,14 @@ def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test
         seed=config.train.seed,
         splits=tuple(splits),
     )
+
+
+def class_names(config: Config, records: Records) -> tuple[str, ...]:
+    """The names behind the logits: the data's, then numbers for what ``model.num_classes`` has beyond them."""
+    names, wanted = records.class_names, config.model.num_classes or len(records.class_names)
+    if len(names) > wanted:
+        raise UserError(f"the data has {len(names)} classes, model.num_classes={wanted}; raise it, or set it to 0")
+    return (*names, *(str(c) for c in range(len(names), wanted)))
 
 
 def train_dataset(config: Config, records: Records) -> ClipDataset:

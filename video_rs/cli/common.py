@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -28,7 +30,7 @@ def config_parser(prog: str, description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, e.g. optim.lr=0.1 data.root=/data")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
     return parser
 
 
@@ -44,6 +46,15 @@ def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", un
         yield item
         if total and (done % tenth == 0 or done == total):
             print(f"{desc}: {done}/{total} {unit}", flush=True)
+
+
+def command(name: str, *arguments: str) -> str:
+    """The shell command of another step, called as this one was: as a script in ``tools/`` or as ``video-rs name``."""
+    scripts = {"train": "train_net.py", "test": "test_net.py", "predict": "predict.py"}
+    program = Path(sys.argv[0])
+    if program.suffix == ".py":
+        return shlex.join([str(program.with_name(scripts[name])), *arguments])
+    return shlex.join(["video-rs", name, *arguments])
 
 
 def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
@@ -63,7 +74,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "video_rs":
             raise
-        return _fail(f"the package {error.name} is missing in this Python ({sys.executable}): pip install {error.name}", 3)
+        return _fail(f"the package {error.name} is missing in {sys.executable}; install it there with pip", 3)
     except BrokenPipeError:  # the reader of our output has left, as in `... | head`
         with contextlib.suppress(OSError):
             sys.stdout.close()
@@ -79,7 +90,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 
 
 def _one_line(error: VideoRSError) -> str:
-    """The message; of an error that a loader process raised, torch hands on a whole traceback, whose last line counts."""
+    """The message; an error of a loader process comes with its whole traceback, of which the last line counts."""
     text = str(error).strip()
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition("Error: ")[2] or text.splitlines()[-1]

@@ -1,0 +1,306 @@
+"""The training loop.
+
+One optimizer step is one global batch, taken as micro-batches of uint8 clips ``[N, T, H, W, C]`` that become floats on
+the device. All that the run needs to go on is in ``Trainer.state_dict()``; all that is random is a function of (seed,
+step). Hence a run that was stopped at any step and resumed ends with the same weights, bit for bit, as one that was
+never stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from video_rs import checkpoint, runtime
+from video_rs.data.mixing import mix
+from video_rs.data.transforms import normalize
+from video_rs.errors import UserError
+from video_rs.rng import keyed_rng, sample_keys
+from video_rs.training.ema import EMA
+from video_rs.training.faults import Interrupted, StopSignals
+from video_rs.training.log import RunLog, duration
+
+Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run: how many samples, steps and micro-batches, and how often things are done.
+
+    Attributes:
+        num_samples: in the training split.
+        num_steps: optimizer steps of the whole run.
+        batch_size: the global batch.
+        micro_batch: samples on the device at once; divides batch_size.
+        seed: of the run.
+        val_every: epochs between validations; 0: only at the end.
+        log_every: steps between log lines.
+        checkpoint_minutes: between checkpoints, besides those at epoch ends.
+    """
+
+    num_samples: int
+    num_steps: int
+    batch_size: int
+    micro_batch: int
+    seed: int = 0
+    val_every: int = 1
+    log_every: int = 20
+    checkpoint_minutes: float = 10.0
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after ``step`` steps."""
+        return step * self.batch_size / self.num_samples
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether step number ``step`` (from 1) was the one that completed an epoch, or the run."""
+        return step == self.num_steps or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows step number ``step`` (from 1)."""
+        if step == self.num_steps:
+            return True
+        epochs = self.val_every
+        return bool(epochs) and math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
+
+
+class Trainer:
+    """A network in training, with everything that changes while it trains.
+
+    Args:
+        model: a network with ``contract``, on its device, called as ``model(clips, keys)``.
+        plan: see :class:`Plan`.
+        criterion: logits and targets to one loss per sample.
+        optimizer: its learning rate is set before every step from ``learning_rate(step)``.
+        ema: the average that is validated and kept as the best weights; None to use the network itself.
+        precision: see ``video_rs.runtime``.
+        mixup, cutmix: alphas, 0 for off.
+        clip_grad_norm: largest norm of the whole gradient, 0 for off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        criterion: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        ema: EMA | None = None,
+        precision: str = "float32",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        clip_grad_norm: float = 0.0,
+    ) -> None:
+        self.model, self.plan, self.criterion = model, plan, criterion
+        self.optimizer, self.learning_rate, self.ema = optimizer, learning_rate, ema
+        self.device = next(model.parameters()).device
+        self.precision = precision
+        self.mixup, self.cutmix, self.clip_grad_norm = mixup, cutmix, clip_grad_norm
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+        self.step = 0
+        self.best = -1.0
+        self.validated = 0  # the last step that was validated
+        self.broken: dict[str, list] = {}  # file -> [reason, times it was replaced]
+        self._meter = torch.zeros(3, dtype=torch.float64, device=self.device)  # sums of loss, hits, samples
+
+    # One optimizer step ----------------------------------------------------------------------------------------------
+
+    def train_step(self, micro_batches: list[dict[str, Any]]) -> None:
+        """One optimizer step on one global batch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(micro_batches):
+            self._forward_backward(batch, number)
+            self._note_broken(batch["broken"])
+        if self.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update(self.model)
+        self.step += 1
+
+    def _forward_backward(self, batch: dict[str, Any], number: int) -> None:
+        contract, dtype = self.model.contract, runtime.parameter_dtype(self.precision)
+        labels = batch["label"].to(self.device, non_blocking=True)
+        clips = normalize(batch["clip"].to(self.device, non_blocking=True), contract.mean, contract.std, dtype=dtype)
+        targets = labels
+        if self.mixup or self.cutmix:
+            rng = keyed_rng(self.plan.seed, "mix", self.step, number)
+            targets = F.one_hot(labels, self.model.num_classes).to(dtype)
+            clips, targets = mix(clips, targets, rng, self.mixup, self.cutmix)
+        positions = torch.arange(len(labels)) + number * self.plan.micro_batch
+        keys = torch.from_numpy(sample_keys(self.plan.seed, self.step, positions.numpy()))
+        with runtime.autocast(self.device, self.precision):
+            logits = self.model(clips, keys.to(self.device, non_blocking=True))
+            losses = self.criterion(logits, targets)
+        self.scaler.scale(losses.sum() / self.plan.batch_size).backward()
+        with torch.no_grad():  # read by the host at log steps only
+            hits = (logits.argmax(1) == labels).double()
+            self._meter += torch.stack([losses.double().sum(), hits.sum(), torch.ones_like(hits).sum()])
+
+    def mean_loss(self) -> float:
+        """Mean loss of the samples since the last report (waits for the device)."""
+        loss_sum, _, samples = self._meter.tolist()
+        return loss_sum / samples
+
+    def _note_broken(self, broken: Iterable[tuple[str, str]]) -> None:
+        for path, reason in broken:
+            self.broken.setdefault(path, [reason, 0])[1] += 1
+
+    # The run ---------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        loader_from: Callable[[int], Iterable[dict[str, Any]]],
+        validate: Validate,
+        *,
+        folder: Path,
+        log: RunLog,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """Trains from ``self.step`` to the end.
+
+        Args:
+            loader_from: micro-batches from a step on.
+            validate: called with the network to validate and a function to call often, which raises when the run is to
+                stop; returns ``top1`` (0 to 1) and other figures.
+            folder: gets ``last.pt`` and ``best.pt``.
+            identity: what every checkpoint carries besides the state: config, model_args, contract, ...
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+            UserError: the loss is no longer finite; the last good checkpoint is intact.
+        """
+        self._folder, self._log, self._identity = folder, log, identity
+        with StopSignals() as signals:
+            try:
+                if self.step and self.plan.validates(self.step) and self.validated < self.step:
+                    self._validate(validate, signals)  # the run was stopped before or in this validation
+                self._train(loader_from, validate, signals)
+            except Interrupted as stop:
+                self.save()
+                raise Interrupted(signals.received) from stop
+
+    def _train(self, loader_from: Callable, validate: Validate, signals: StopSignals) -> None:
+        groups = _grouped(loader_from(self.step), self.plan.batch_size // self.plan.micro_batch)
+        clock, saved = _Clock(self.step), time.monotonic()
+        while self.step < self.plan.num_steps:
+            asked = time.monotonic()
+            micro_batches = next(groups)
+            clock.waited += time.monotonic() - asked
+            self.train_step(micro_batches)
+            self._log.bar.update()
+            if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
+                self._report(clock)
+                clock = _Clock(self.step)
+            if self.plan.ends_epoch(self.step) or time.monotonic() - saved > 60 * self.plan.checkpoint_minutes:
+                self.save()
+                saved = time.monotonic()
+            if self.plan.validates(self.step):
+                self._validate(validate, signals)
+                clock = _Clock(self.step)
+            signals.check()
+
+    def _validate(self, validate: Validate, signals: StopSignals) -> None:
+        figures = validate(self.ema.model if self.ema else self.model, signals.check)
+        epoch = self.plan.epoch(self.step)
+        self.validated = self.step
+        is_best = figures["top1"] > self.best
+        self.best = max(self.best, figures["top1"])
+        self._log.metrics("val", self.step, epoch, figures)
+        text = "  ".join(f"{k} {100 * v:.2f} %" if k.startswith("top") else f"{k} {v:.4f}" for k, v in figures.items())
+        self._log.say(f"epoch {epoch:.2f}  validation: {text}{'  (best)' if is_best else ''}")
+        if is_best:
+            weights = (self.ema or self.model).state_dict()
+            best = {**self._identity, "model": weights, "ema": None, "step": self.step, "figures": figures}
+            checkpoint.save(self._folder / "best.pt", best)
+        self.save()
+
+    def _report(self, clock: _Clock) -> None:
+        loss_sum, hits, samples = self._meter.tolist()
+        self._require_finite(loss_sum)
+        self._meter.zero_()
+        elapsed = max(time.monotonic() - clock.started, 1e-9)
+        rate = (self.step - clock.step) * self.plan.batch_size / elapsed
+        figures = {
+            "loss": loss_sum / samples,
+            "accuracy": hits / samples,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "clips_per_second": rate,
+            "data_wait": clock.waited / elapsed,
+        }
+        epoch = self.plan.epoch(self.step)
+        left = (self.plan.num_steps - self.step) * self.plan.batch_size / rate
+        self._log.metrics("train", self.step, epoch, figures)
+        text = (
+            f"loss {figures['loss']:.4f}  accuracy {100 * figures['accuracy']:.1f} %  lr {figures['lr']:.4g}  "
+            f"{rate:.1f} clips/s  waiting for data {100 * figures['data_wait']:.0f} %"
+        )
+        self._log.bar.set_postfix_str(text)
+        self._log.say(f"step {self.step}/{self.plan.num_steps}  epoch {epoch:.2f}  {text}  {duration(left)} left")
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite at step {self.step}; lower optim.lr, raise optim.warmup_epochs or set "
+                f"optim.clip_grad_norm. {self._folder / 'last.pt'} holds the last good state, if there is one"
+            )
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes ``last.pt``; never with weights that a loss which is not finite has spoilt."""
+        self._require_finite(self._meter[0].item())
+        checkpoint.save(self._folder / "last.pt", {**self._identity, **self.state_dict()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes during a run."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "ema_updates": self.ema.updates if self.ema else 0,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "validated": self.validated,
+            "broken": self.broken,
+            "meter": self._meter,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"], state["ema_updates"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.validated = state["step"], state["best"], state["validated"]
+        self.broken = state["broken"]
+        self._meter.copy_(state["meter"])
+
+
+class _Clock:
+    """Since when, and from which step, the next log line counts."""
+
+    def __init__(self, step: int) -> None:
+        self.started, self.step, self.waited = time.monotonic(), step, 0.0
+
+
+def _grouped(batches: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group

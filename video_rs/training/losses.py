@@ -1,0 +1,40 @@
+"""The classification loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy with label smoothing, hard or soft targets, one loss per sample.
+
+    Args:
+        label_smoothing: the part of the target that is spread over all classes (0.1 in ResNet-RS).
+        class_weights: ``[classes]``, multiplied to each class's term; None for equal weights. They are not divided out
+            again, so that the mean over a batch does not depend on how it is cut into micro-batches.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return F.cross_entropy(
+            logits, targets, self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
+        )
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
+    """Inverse class frequencies, float32 ``[classes]``: their mean over the samples is 1; absent classes get 0."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = counts > 0
+    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)
+    return torch.from_numpy(weights.astype(np.float32))
