@@ -14,7 +14,7 @@ GRID = 4  # frame i shows the bits of i as a GRID x GRID board of dark and brigh
 
 
 def number_frame(number: int, height: int, width: int) -> np.ndarray:
-    """``[height, width, 3]`` uint8 that shows `number` (below 2**16) so that compression and scaling leave it readable."""
+    """``[height, width, 3]`` uint8 that shows `number` (below 2**16) and survives compression and scaling."""
     bits = (number >> np.arange(GRID * GRID)) & 1
     board = np.where(bits, 215, 40).astype(np.uint8).reshape(GRID, GRID)
     rows, columns = np.arange(height) * GRID // height, np.arange(width) * GRID // width

@@ -68,8 +68,8 @@ class BatchStream:
         self.micro_batch = micro_batch or share
         if share % self.micro_batch:
             raise UserError(
-                f"train.micro_batch={micro_batch} does not divide train.batch_size={batch_size} over {world_size} process"
-                f"{'es' if world_size > 1 else ''} ({share} samples each)"
+                f"train.micro_batch={micro_batch} does not divide the {share} samples that each of {world_size} "
+                f"process(es) takes of train.batch_size={batch_size}"
             )
         self.num_samples, self.batch_size, self.num_steps, self.seed = num_samples, batch_size, num_steps, seed
         self.start_step = start_step

@@ -87,7 +87,7 @@ def random_area_crop(
 def _random_size(
     height: int, width: int, min_area: float, max_area: float, ratio: float, rng: np.random.Generator
 ) -> tuple[int, int] | None:
-    """Height and width of a crop with ``width = round(ratio * height)``; None where no such crop has an allowed area."""
+    """Height and width of a crop with ``width = round(ratio * height)``; None where none has an allowed area."""
     low, high = round(math.sqrt(min_area / ratio)), round(math.sqrt(max_area / ratio))
     if round(high * ratio) > width:
         high = int((width + 0.5 - 1e-7) / ratio)

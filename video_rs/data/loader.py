@@ -1,0 +1,86 @@
+"""Batches from worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from video_rs.data.dataset import ClipDataset, ViewDataset
+from video_rs.data.sampler import BatchStream
+from video_rs.errors import VideoRSError
+
+
+def clip_loader(dataset: ClipDataset, stream: BatchStream, *, workers: int = 0) -> DataLoader:
+    """The micro-batches of a run.
+
+    Args:
+        dataset: of the clips.
+        stream: which samples, in which order.
+        workers: processes that decode, one thread each; 0 decodes in this one.
+
+    Returns:
+        an iterable of dicts: clip uint8 ``[N, T, H, W, C]``, label int64 ``[N]``, index int64 ``[N]``, broken
+        ``[(path, reason)]``. Errors for the user come out of it as they were raised in the worker.
+    """
+    return _Loader(_Guarded(dataset), batch_sampler=stream, collate_fn=_collate, **_options(workers))
+
+
+def view_loader(dataset: ViewDataset, *, workers: int = 0) -> DataLoader:
+    """One test video at a time, in order: the dicts of :class:`ViewDataset`."""
+    return _Loader(_Guarded(dataset), batch_size=None, collate_fn=_as_is, **_options(workers, prefetch=1))
+
+
+def _options(workers: int, prefetch: int = 2) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    if workers:
+        options |= {"worker_init_fn": _start_worker, "prefetch_factor": prefetch}
+    return options
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in super().__iter__():
+            if isinstance(batch, VideoRSError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset):
+    """Hands errors for the user over as values: a DataLoader would wrap them in a traceback of the worker."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except VideoRSError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    for sample in samples:
+        if isinstance(sample, VideoRSError):
+            return sample
+    return {
+        "clip": torch.stack([sample["clip"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "index": torch.tensor([sample["index"] for sample in samples]),
+        "broken": [entry for sample in samples for entry in sample["broken"]],
+    }
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends the workers

@@ -1,0 +1,267 @@
+"""Which files a dataset has, and their labels.
+
+Sources, for each split:
+
+* a folder of class folders, ``root/train/<class>/<file>``, or ``root/<class>/<file>`` for a dataset without splits;
+* a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces, where the
+  label is a number or a class name;
+* the official Kinetics csv (``label,youtube_id,time_start,time_end,split``), whose files are found by their names
+  ``<youtube_id>_<start>_<end>`` anywhere below the root.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from pathlib import Path
+
+import numpy as np
+
+from video_rs.data import lists
+from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image
+from video_rs.errors import UserError
+
+SPLITS = ("train", "val", "test")
+LIST_SUFFIXES = (".csv", ".txt", ".tsv")
+ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "validate", "validation", "valid"),
+    "test": ("test", "testing"),
+}
+
+
+class Records:
+    """Paths and labels in a few arrays, so that forked workers share them for good (reference counts of Python objects
+    would copy the list into each).
+
+    Args:
+        paths: of the files.
+        labels: one per path, in ``[0, len(class_names))``.
+        class_names: in the order of the labels.
+        missing: listed files that are not there; they are counted and the first three kept.
+
+    Attributes:
+        labels: int32 ``[N]``.
+        class_names: as given.
+        num_missing, missing: how many listed files are not there, and the first three.
+    """
+
+    def __init__(
+        self, paths: Iterable[str], labels: Iterable[int], class_names: Sequence[str], missing: Sequence[str] = ()
+    ) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.labels = np.asarray(list(labels), dtype=np.int32)
+        self.class_names = tuple(class_names)
+        self.num_missing, self.missing = len(missing), list(missing[:3])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """Of one file."""
+        index = int(index)
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
+
+    def label(self, index: int) -> int:
+        """Of one file."""
+        return int(self.labels[index])
+
+    def subset(self, indices: np.ndarray) -> Records:
+        """Some of the files, with the same classes."""
+        return Records([self.path(i) for i in indices], self.labels[indices], self.class_names)
+
+
+@dataclass
+class _Split:
+    """One split before its labels are numbers: paths, labels as written, and where each was written, for messages."""
+
+    source: str
+    paths: list[str]
+    labels: list[str]
+    places: list[str]
+    missing: list[str]
+
+
+def load_splits(
+    root: str = "",
+    train: str = "",
+    val: str = "",
+    test: str = "",
+    *,
+    class_names: str = "",
+    num_classes: int = 0,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    max_missing: float = 0.05,
+    splits: Sequence[str] = SPLITS,
+) -> dict[str, Records]:
+    """The records of the splits asked for.
+
+    Without a validation split, a share of the training files becomes one: of every class, and never so that clips of
+    one source video are on both sides. Without a test split, "test" is the validation split.
+
+    Args:
+        root: folder of the dataset; paths in lists are relative to it, or without it to the folder of the list.
+        train, val, test: a list or a folder of class folders for one split, if it is not found under `root`.
+        class_names: a file with one name a line, in the order of the labels. Else: the names of the folders or those in the
+            lists, sorted; for numbered labels "0", "1", ...
+        num_classes: how many the labels may name; 0 for as many as there are.
+        val_fraction, seed: of the validation split that is made.
+        max_missing: the largest share of listed files that may be missing.
+        splits: which to return.
+
+    Raises:
+        UserError: for whatever is missing, empty or does not fit, in one line that names the file and the line.
+    """
+    found = {split: _find(root, split, given) for split, given in zip(SPLITS, (train, val, test), strict=True)}
+    if root and not os.path.isdir(root):
+        raise UserError(f"data.root={root}: no such folder")
+    if not any(found.values()) and root and _class_folders(root):
+        found["train"] = root
+    if not any(found.values()):
+        where = f"data.root={root}: it has no train, val or test folder or list and no class folders with files"
+        raise UserError(where if root else "no dataset: set data.root, or data.train and data.val")
+    read = {split: _read(source, root) for split, source in found.items() if source}
+    names = _class_names(class_names, num_classes, read)
+    records = {split: _resolve(part, names, max_missing) for split, part in read.items()}
+    if "val" not in records and "train" in records:
+        records["train"], records["val"] = split_off(records["train"], val_fraction, seed)
+    if "test" not in records and "val" in records:
+        records["test"] = records["val"]
+    for split in splits:
+        if split not in records:
+            raise UserError(
+                f"no {split} split: set data.{split}, or put a folder or a list '{split}' into data.root={root}"
+            )
+        if not len(records[split]):
+            made = split != "train" and not found["val"]
+            hint = "too few files per class to set some aside: give data.val" if made else "no files in it"
+            raise UserError(f"the {split} split of {found[split] or found['train']} is empty: {hint}")
+    return {split: records[split] for split in splits}
+
+
+def split_off(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
+    """Two parts of a dataset: all but `fraction` of every class, and that fraction.
+
+    Files cut from one source video (:func:`source_of`) stay together. Which go where depends on their names and `seed`
+    alone, not on the order or the machine.
+    """
+    sources = [source_of(records.path(i)) for i in range(len(records))]
+    to_val: dict[str, bool] = {}
+    for label in np.unique(records.labels):
+        files = np.flatnonzero(records.labels == label)
+        groups: dict[str, int] = {}
+        for i in files:
+            groups[sources[i]] = groups.get(sources[i], 0) + 1
+        wanted = max(1, round(fraction * len(files))) if fraction > 0 and len(groups) > 1 else 0
+        wanted -= sum(count for name, count in groups.items() if to_val.get(name))
+        fresh = [name for name in groups if name not in to_val]
+        for name in sorted(fresh, key=lambda name: sha1(f"{seed}/{name}".encode(errors="surrogateescape")).digest()):
+            to_val[name] = wanted > 0 and len(groups) > 1
+            wanted -= groups[name]
+    mask = np.array([to_val[source] for source in sources], dtype=bool)
+    train = records.subset(np.flatnonzero(~mask))
+    train.num_missing, train.missing = records.num_missing, records.missing
+    return train, records.subset(np.flatnonzero(mask))
+
+
+def source_of(path: str) -> str:
+    """What tells the source video of a clip: the YouTube id of a Kinetics name, the group of a UCF-101 name, else the path."""
+    stem = Path(path).stem
+    match = lists.KINETICS_NAME.fullmatch(stem) or lists.UCF_NAME.fullmatch(stem)
+    return match["source"] if match else path
+
+
+def _find(root: str, split: str, given: str) -> str:
+    """The list or folder of a split; "" if there is none."""
+    if given:
+        for path in (given, os.path.join(root, given)):
+            if os.path.exists(path):
+                return path
+        raise UserError(f"data.{split}={given}: no such file or folder")
+    if not root:
+        return ""
+    bases = [os.path.join(root, name) for name in ALIASES[split]]
+    files = [base + suffix for base in bases for suffix in LIST_SUFFIXES if os.path.isfile(base + suffix)]
+    return next(iter(files + [base for base in bases if os.path.isdir(base)]), "")
+
+
+def _read(source: str, root: str) -> _Split:
+    if os.path.isdir(source):
+        return _read_folder(source)
+    entries, missing = lists.read_list(source, root)
+    paths, labels, lines = zip(*entries, strict=True) if entries else ((), (), ())
+    return _Split(source, list(paths), list(labels), [f"{source}:{line}" for line in lines], missing)
+
+
+def _read_folder(folder: str) -> _Split:
+    part = _Split(folder, [], [], [], [])
+    for name, files in _class_folders(folder).items():
+        part.paths += [os.path.join(folder, name, file) for file in files]
+        part.labels += [name] * len(files)
+    part.places = part.paths
+    return part
+
+
+def _class_folders(folder: str) -> dict[str, list[str]]:
+    """``{class: its video and image files}``, sorted; hidden files and folders without media are left out."""
+    classes = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and not entry.name.startswith("."):
+            files = [name for name in os.listdir(entry.path) if not name.startswith(".") and _is_media(name)]
+            if files:
+                classes[entry.name] = sorted(files)
+    return classes
+
+
+def _is_media(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+
+
+def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[str, ...]:
+    """The classes, from the file, else from the training split, else from all."""
+    if file:
+        if not os.path.isfile(file):
+            raise UserError(f"data.class_names={file}: no such file")
+        names = tuple(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip())
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"data.class_names={file}: '{twice}' is in it twice")
+        return names
+    labels = {label for part in read.values() for label in part.labels}
+    if (
+        labels
+        and all(label.isdecimal() for label in labels)
+        and not all(os.path.isdir(p.source) for p in read.values())
+    ):
+        return tuple(str(i) for i in range(num_classes or 1 + max(map(int, labels))))
+    return tuple(sorted(set(read["train"].labels) if "train" in read else labels))
+
+
+def _resolve(part: _Split, names: tuple[str, ...], max_missing: float) -> Records:
+    total = len(part.paths) + len(part.missing)
+    if len(part.missing) > max_missing * total:
+        raise UserError(
+            f"{part.source}: {len(part.missing)} of {total} listed files are missing, more than data.max_missing="
+            f"{max_missing:g} allows; the first: {', '.join(part.missing[:3])}"
+        )
+    number = {name: i for i, name in enumerate(names)}
+    in_list = not os.path.isdir(part.source)
+    labels = []
+    for label, place in zip(part.labels, part.places, strict=True):
+        index = number.get(label)
+        if index is None and in_list and label.isdecimal() and int(label) < len(names):
+            index = int(label)
+        if index is None:
+            known = f"0 to {len(names) - 1}" if label.isdecimal() else f"the {len(names)} class names"
+            raise UserError(f"{place}: label '{label}' is not one of {known}")
+        labels.append(index)
+    kinds = {is_image(path) for path in part.paths}
+    if len(kinds) > 1:
+        raise UserError(f"{part.source}: images and videos are mixed: keep them in separate datasets")
+    return Records(part.paths, labels, names, part.missing)
