@@ -1,0 +1,56 @@
+"""``tools/inflate_weights.py``, from files to checkpoints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from video_rs import checkpoint
+from video_rs.cli import inflate
+from video_rs.cli.common import run
+from video_rs.contract import IMAGENET_MEAN, DataContract
+from video_rs.models.convert import init_from, to_timm
+from video_rs.models.zoo import create_model
+
+TOOL = Path(__file__).parents[2] / "tools" / "inflate_weights.py"
+
+
+def image_weights(path: Path) -> Path:
+    torch.set_num_threads(1)
+    torch.save(to_timm(create_model("resnet_rs_26", num_classes=6, width=0.25).state_dict()), path)
+    return path
+
+
+def test_the_tool_writes_a_checkpoint_to_start_from(tmp_path):
+    source, out = image_weights(tmp_path / "image.pth"), tmp_path / "video.pt"
+    arguments = ["--from", source, "--model", "resnet3d_rs_26", "--num-classes", "4", "--out", out]
+    done = subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "inflated     5  stem.conv1.conv.weight" in done.stdout and "6 -> 4 classes" in done.stdout
+    state = checkpoint.load_run(out)
+    contract = DataContract.from_dict(state["contract"])
+    assert contract.mean == IMAGENET_MEAN and contract.filter == "bicubic" and contract.num_frames == 32
+    model = create_model(**state["model_args"], contract=contract)
+    model.load_state_dict(checkpoint.weights(state))
+    assert model.num_classes == 4 and model.num_features == 512
+    report = init_from(create_model("resnet3d_rs_26", num_classes=4, width=0.25), out)
+    assert not (report.weights.adapted or report.weights.inflated)
+
+
+def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
+    source, out = image_weights(tmp_path / "image.pth"), str(tmp_path / "video.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    cases = {
+        "resnet3d_rs_26": ["--from", str(source), "--model", "resnet3d_rs26"],
+        "does not exist": ["--from", str(tmp_path / "none.pth")],
+        "not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],
+        "another network": ["--from", str(source), "--model", "resnet3d_rs_50"],
+    }
+    for message, arguments in cases.items():
+        assert run(inflate.main, [*arguments, "--out", out]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not Path(out).exists()

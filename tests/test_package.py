@@ -1,0 +1,26 @@
+"""``import video_rs`` is cheap and complete."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import video_rs
+
+
+def test_importing_and_listing_leaves_torch_alone():
+    code = (
+        "import sys, video_rs; names = video_rs.list_models(); import video_rs.models.layout, video_rs.cli.inflate; "
+        "assert 'resnet3d_rs_50' in names and video_rs.__version__; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names():
+    assert set(dir(video_rs)) == {"__version__", "create_model", "list_models", "load"}
+    assert video_rs.create_model("resnet_rs_26", width=0.125, num_classes=3).num_classes == 3
+    assert len(video_rs.list_models()) == 20
+    with pytest.raises(AttributeError, match="no attribute 'make_model'"):
+        video_rs.make_model  # noqa: B018

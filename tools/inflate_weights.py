@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Image weights into a video checkpoint: ``tools/inflate_weights.py --from timm --out inflated.pt``; see ``--help``."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from video_rs.cli.common import run
+    from video_rs.cli.inflate import main
+
+    sys.exit(run(main, sys.argv[1:]))

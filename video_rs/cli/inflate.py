@@ -1,0 +1,54 @@
+"""``inflate``: turns image weights into a video checkpoint to start training from."""
+
+from __future__ import annotations
+
+import argparse
+
+from video_rs.cli.common import command
+
+
+def main(argv: list[str]) -> None:
+    """Parses the arguments, inflates, prints the report and writes the checkpoint."""
+    parser = argparse.ArgumentParser(prog="inflate", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FILE|timm",
+        help="image weights: a checkpoint, a state dict (.pt, .pth, .safetensors; also timm's), or timm's download",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write")
+    parser.add_argument("--model", default="resnet3d_rs_50", help="the video network (default: %(default)s)")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="(default: the source's; another starts a new head)"
+    )
+    parser.add_argument(
+        "--method",
+        default="center",
+        choices=("center", "average"),
+        help="the image kernel on the middle frame, or its share on every frame (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+
+    from video_rs import checkpoint
+    from video_rs.models import convert, zoo
+
+    preset = zoo.find_preset(args.model)
+    source = convert.read_timm(preset.blocks) if args.source == "timm" else convert.read(args.source)
+    model_args = {"name": args.model, **convert.sizes(source)}
+    model_args["num_classes"] = args.num_classes or model_args["num_classes"]
+    model = zoo.create_model(**model_args)
+    report = convert.load_into(model, source, args.source, method=args.method)
+    print(f"{args.source} into {args.model}, {model.num_classes} classes, method {args.method}")
+    print(report.weights)
+    state = {
+        "format": checkpoint.FORMAT,
+        "config": {},
+        "model_args": model_args,
+        "contract": model.contract.to_dict(),
+        "model": model.state_dict(),
+        "ema": None,
+        "step": 0,
+    }
+    checkpoint.save(args.out, state)
+    print(f"wrote {args.out}; next: {command('train', '--cfg', 'finetune_rs50.yaml', f'train.init_from={args.out}')}")

@@ -1,0 +1,133 @@
+"""Image weights into a video network (Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", sec. 2.1).
+
+The 2D and 3D networks of the family name their layers alike, so that a weight finds its place by its name and the only
+question is what becomes of a kernel that gains a temporal extent:
+
+* ``center``: the image kernel on the frame itself, zeros on its neighbours. On a still clip the inflated network gives
+  the logits of its source, whatever the padding.
+* ``average``: the image kernel on every frame, divided by their number. The same holds with replicated temporal
+  padding; with zeros, the frames at the borders see less than the whole kernel, and the logits differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from video_rs.errors import UserError
+
+State = Mapping[str, Tensor]
+
+METHODS = ("center", "average")
+
+
+@dataclass
+class InflationReport:
+    """What became of every weight, by the name of its place.
+
+    Attributes:
+        matched: taken as they are.
+        inflated: kernels that gained a temporal extent.
+        adapted: taken in part or not, and how: the head for another number of classes, the stem for other channels.
+        unused: of the source, without a place in the network.
+        missing: of the network, without a source; they keep their initial values.
+    """
+
+    matched: list[str] = field(default_factory=list)
+    inflated: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        adapted = [f"{name} ({how})" for name, how in self.adapted.items()]
+        rows = {
+            "matched": self.matched,
+            "inflated": self.inflated,
+            "adapted": adapted,
+            "unused": self.unused,
+            "missing": self.missing,
+        }
+        return "\n".join(f"{row:<9}{len(names):5d}  {summary(names)}".rstrip() for row, names in rows.items())
+
+
+def summary(names: list[str], limit: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f", ... ({len(names) - limit} more)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -> InflationReport:
+    """Loads image weights into a video network, in place.
+
+    Args:
+        state_dict_2d: of an image network of this package (see ``convert.from_timm`` for timm's), kernels
+            ``[out, in, 1, h, w]``. Kernels that have the network's temporal extent already are taken as they are.
+        model_3d: a ``ResNetRS`` that may differ in temporal kernels, class count and input channels.
+        method: "center" or "average".
+
+    Returns:
+        What was matched, inflated, adapted, left unused and left at its initial value.
+
+    Raises:
+        UserError: a weight has a shape that does not fit; the network is unchanged.
+    """
+    weights, report = match(state_dict_2d, model_3d, method)
+    model_3d.load_state_dict(weights, strict=False)
+    return report
+
+
+def match(
+    state_dict_2d: State, model_3d: nn.Module, method: str = "center"
+) -> tuple[dict[str, Tensor], InflationReport]:
+    """What :func:`inflate` would load, and its report."""
+    if method not in METHODS:
+        raise UserError(f"the inflation method is {' or '.join(METHODS)}, not {method!r}")
+    report, loaded, misfits = InflationReport(), {}, []
+    targets, pixels = model_3d.state_dict(), first_kernel(model_3d)
+    for name, target in targets.items():
+        source = state_dict_2d.get(name)
+        if source is None:
+            if not name.endswith("num_batches_tracked"):
+                report.missing.append(name)
+            continue
+        if name.startswith("head.") and source.shape[0] != target.shape[0] and source.shape[1:] == target.shape[1:]:
+            report.adapted[name] = f"{source.shape[0]} -> {target.shape[0]} classes, starts anew"
+            continue
+        if name == pixels and source.ndim == 5 and source.shape[1] != target.shape[1]:
+            report.adapted[name] = f"{source.shape[1]} -> {target.shape[1]} input channels"
+            source = average_channels(source, target.shape[1])
+        if source.shape == target.shape:
+            report.matched += [name] if name not in report.adapted else []
+        elif target.ndim == 5 and source.shape == (*target.shape[:2], 1, *target.shape[3:]):
+            report.inflated.append(name)
+            source = inflate_kernel(source, target.shape[2], method)
+        else:
+            misfits.append(f"{name} is {list(source.shape)} but {list(target.shape)} in the network")
+        loaded[name] = source
+    if misfits:
+        raise UserError(f"{len(misfits)} weights do not fit the network: {'; '.join(misfits[:3])}")
+    report.unused = [name for name in state_dict_2d if name not in targets]
+    return loaded, report
+
+
+def inflate_kernel(kernel: Tensor, length: int, method: str) -> Tensor:
+    """``[out, in, 1, h, w]`` -> ``[out, in, length, h, w]``."""
+    if method == "average":
+        return kernel.expand(-1, -1, length, -1, -1) / length
+    inflated = torch.zeros_like(kernel).repeat(1, 1, length, 1, 1)
+    inflated[:, :, length // 2] = kernel[:, :, 0]
+    return inflated
+
+
+def first_kernel(model: nn.Module) -> str:
+    """The name of the weight that meets the pixels."""
+    return next(name for name, weight in model.named_parameters() if weight.ndim == 5)
+
+
+def average_channels(kernel: Tensor, channels: int) -> Tensor:
+    """The mean over the input channels for each of ``channels``, scaled so that a grey image gives what it gave."""
+    return (kernel.sum(1, keepdim=True) / channels).expand(-1, channels, -1, -1, -1)
