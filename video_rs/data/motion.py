@@ -132,9 +132,11 @@ def _texture(u: np.ndarray, v: np.ndarray, waves: np.ndarray, rng: np.random.Gen
 
 def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
     """Write uint8 RGB frames as an H.264 mp4, atomically and, for one libx264, always the same bytes."""
+    # libx264's macroblock tree gives now these, now those bytes on frames this small: do without it.
+    options = {"preset": "veryfast", "crf": "20", "g": "12", "mbtree": "0"}
     part = path.with_suffix(".part")
     with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20", "g": "12"})
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

@@ -1,0 +1,179 @@
+"""The embedded dataset: its motion is what the class says, one frame says nothing, files are the same for one seed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from video_rs.data import motion
+from video_rs.errors import UserError
+from video_rs.rng import keyed_rng
+
+SMALL = {"train": 16, "val": 9, "test": 8, "size": 32, "frames": 6}
+TOOL = Path(__file__).parents[2] / "tools" / "make_motion.py"
+PLAYED_BACKWARDS = [
+    ("rotate_clockwise", "rotate_counterclockwise"),
+    ("translate_left", "translate_right"),
+    ("translate_up", "translate_down"),
+    ("zoom_in", "zoom_out"),
+]
+
+
+def files(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.mp4"))}
+
+
+def decode(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def flow_along(name, frames, x, y, radius):
+    """How much the shape moves along the flow of class ``name``, by least squares on the optical flow equation."""
+    gray = frames.astype(np.float64).mean(-1)
+    kernel = np.ones(3) / 3
+    for axis in (1, 2):  # the noise is of single pixels
+        gray = np.apply_along_axis(np.convolve, axis, gray, kernel, "same")
+    size, total, weight = gray.shape[1], 0.0, 0.0
+    rows, columns = np.mgrid[:size, :size]
+    for t in range(len(gray) - 1):
+        right, down = (columns - x[t] + size / 2) % size - size / 2, (rows - y[t] + size / 2) % size - size / 2
+        dx, dy, turn, zoom = motion._DIRECTIONS[name]
+        u, v = dx - turn * down + zoom * right, dy + turn * right + zoom * down
+        grad_y, grad_x = np.gradient((gray[t] + gray[t + 1]) / 2)
+        along = (u * grad_x + v * grad_y)[np.hypot(right, down) < radius[t]]
+        total -= (along * (gray[t + 1] - gray[t])[np.hypot(right, down) < radius[t]]).sum()
+        weight += (along**2).sum()
+    return total / weight
+
+
+@pytest.mark.parametrize("name", motion.CLASSES)
+def test_decoded_pixels_move_as_the_class_says(name, tmp_path):
+    """Measured on the frames of the mp4 files themselves; moving the other way would change the sign."""
+    speeds = []
+    for number in range(6):
+        motion.encode(tmp_path / "x.mp4", motion.render(name, 24, 64, keyed_rng(3, "test", number)))
+        x, y, _, radius = motion.trajectory(name, 24, 64, keyed_rng(3, "test", number))
+        speeds.append(flow_along(name, decode(tmp_path / "x.mp4"), x, y, radius))
+    assert np.median(speeds) > 0.01, speeds
+
+
+@pytest.mark.parametrize("one, other", PLAYED_BACKWARDS)
+def test_opposite_classes_are_each_other_played_backwards(one, other):
+    forward = motion.trajectory(one, 24, 64, keyed_rng(0, "test", 5))
+    backward = motion.trajectory(other, 24, 64, keyed_rng(0, "test", 5))
+    for there, back in zip(forward, backward):
+        np.testing.assert_allclose(there, back[::-1], atol=1e-9)
+    assert any(np.ptp(values) > 0 for values in forward)
+
+
+def test_the_pose_in_one_frame_has_the_same_distribution_in_every_class():
+    """Position and angle are uniform in any frame of any class; the size is that of a zoom at a random moment."""
+    pose = {
+        name: np.array([motion.trajectory(name, 24, 64, keyed_rng(1, "test", k)) for k in range(1500)])
+        for name in motion.CLASSES
+    }  # [videos, (x, y, angle, radius), frames]
+    levels = np.linspace(0.05, 0.95, 19)
+    for name, values in pose.items():
+        for quantity, period in ((0, 64), (1, 64), (2, 2 * np.pi)):
+            for frame in (0, 11, 23):
+                quantiles = np.quantile(values[:, quantity, frame] % period / period, levels)
+                np.testing.assert_allclose(quantiles, levels, atol=0.05, err_msg=f"{name} {quantity} {frame}")
+        np.testing.assert_allclose(
+            np.log(np.quantile(values[:, 3], levels)),
+            np.log(np.quantile(pose["zoom_in"][:, 3], levels)),
+            atol=0.05,
+            err_msg=name,
+        )
+
+
+def test_files_are_the_same_on_any_number_of_processes(tmp_path):
+    counts = {"train": 64, "val": 8, "test": 8, "size": 16, "frames": 2}
+    for folder, options in {"one": {"workers": 1}, "two": {"workers": 2}, "other": {"workers": 1, "seed": 1}}.items():
+        assert motion.make(tmp_path / folder, **counts, **options)
+    one = files(tmp_path / "one")
+    assert len(one) == 80
+    assert one == files(tmp_path / "two")
+    assert not set(one.values()) & set(files(tmp_path / "other").values())
+    assert len(set(one.values())) == 80  # no video twice, in no two splits
+
+
+def test_encoding_is_deterministic(tmp_path):
+    """At the real size, with another heap each time: x264 with its default settings fails this."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        frames, seen = motion.render("zoom_in", 24, 64, keyed_rng(0, "test", number)), set()
+        for _ in range(6):
+            _heap = [np.full(rng.integers(1, 60_000), rng.integers(256), np.uint8) for _ in range(30)][::3]
+            motion.encode(tmp_path / "x.mp4", frames)
+            seen.add((tmp_path / "x.mp4").read_bytes())
+        assert len(seen) == 1
+
+
+def test_layout_and_codec(tmp_path):
+    motion.make(tmp_path / "m", **SMALL, workers=1)
+    names = files(tmp_path / "m")
+    assert {name.split("/")[1] for name in names} == set(motion.CLASSES) and tuple(
+        sorted(motion.CLASSES)
+    ) == motion.CLASSES
+    assert [sum(name.startswith(f"{split}/") for name in names) for split in motion.SPLITS] == [16, 9, 8]
+    assert "val/rotate_clockwise/00001.mp4" in names and "val/zoom_in/00001.mp4" not in names
+    with av.open(str(tmp_path / "m" / "test/zoom_out/00000.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.height, stream.width) == ("h264", 32, 32)
+        assert sum(1 for _ in container.decode(stream)) == 6
+    assert not list((tmp_path / "m").rglob("*.part"))
+
+
+def test_interrupted_work_is_finished_and_finished_work_is_left_alone(tmp_path):
+    root, seen = tmp_path / "m", []
+
+    def stop_after_ten(done, total):
+        for number, item in enumerate(done):
+            if number == 10:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        motion.make(root, **SMALL, workers=1, progress=stop_after_ten)
+    partial = files(root)
+    assert 10 <= len(partial) < 33
+    assert motion.make(root, **SMALL, workers=1, progress=lambda done, total: (seen.append(total), done)[1])
+    assert seen == [33 - len(partial)]
+    assert not motion.make(root, **SMALL, workers=1)
+    motion.make(tmp_path / "whole", **SMALL, workers=1)
+    assert files(root) == files(tmp_path / "whole")
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    motion.make(tmp_path / "m", **SMALL, workers=1)
+    with pytest.raises(UserError, match="seed 0 there, 7 wanted"):
+        motion.make(tmp_path / "m", **SMALL, seed=7)
+    (tmp_path / "m" / motion.STAMP).write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        motion.make(tmp_path / "m", **SMALL)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty"):
+        motion.make(tmp_path / "other", **SMALL)
+    with pytest.raises(UserError, match="size=31"):
+        motion.make(tmp_path / "new", **SMALL | {"size": 31})
+
+
+def test_command(tmp_path):
+    def run(*extra):
+        numbers = [f"--{key}={value}" for key, value in SMALL.items()]
+        command = [sys.executable, TOOL, "--out", "m", "--workers=1", *numbers, *extra]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=60)
+
+    first, again, other = run(), run(), run("--seed=3")
+    assert first.returncode == again.returncode == 0, first.stderr
+    assert "33 videos of 8 classes" in first.stdout and "m is complete" in first.stdout
+    assert "m is there already" in again.stdout
+    assert json.loads((tmp_path / "m" / motion.STAMP).read_text())["complete"]
+    assert other.returncode == 2 and other.stderr.startswith("error: m holds another") and other.stderr.count("\n") == 1
