@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from video_rs.contract import DataContract
+from video_rs.evaluation.multiview import score
+
+CLASSES, FRAMES, SIZE = 3, 2, 4
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """A linear function of each frame's mean colour, so that the expected scores are easy to compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes = CLASSES
+        self.contract = DataContract(num_frames=FRAMES, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))
+        self.linear = nn.Linear(3, CLASSES).double()
+        self.dropout = nn.Dropout(0.9)
+        self.batches = []
+
+    def forward(self, clips):
+        self.batches.append(len(clips))
+        return self.dropout(self.linear(clips.mean(dim=(2, 3, 4))))
+
+
+class Loader(list):
+    """Items as a view loader gives them, in any order."""
+
+    @property
+    def dataset(self):
+        return self
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def make_items(num_videos=5, num_views=6):
+    rng = torch.Generator().manual_seed(1)
+    shape = (num_views, FRAMES, SIZE, SIZE, 3)
+    return Loader(
+        {"index": i, "label": i % CLASSES, "views": torch.randint(256, shape, generator=rng, dtype=torch.uint8)}
+        | {"error": None}
+        for i in range(num_videos)
+    )
+
+
+def by_hand(net, views):
+    clips = (views.double() / 255 - torch.tensor(net.contract.mean)) / torch.tensor(net.contract.std)
+    return net.linear(clips.mean(dim=(1, 2, 3))).softmax(1)
+
+
+@pytest.mark.parametrize("views_per_forward", [1, 4, 6, 7, 100])
+def test_scores_are_the_mean_softmax_of_the_views(net, views_per_forward):
+    items = make_items()
+    scores = score(net, items, device=CPU, views_per_forward=views_per_forward, keep_views=True)
+    expected = torch.stack([by_hand(net, item["views"]) for item in items]).detach().numpy()
+    np.testing.assert_allclose(scores.views, expected, atol=1e-3)
+    np.testing.assert_allclose(scores.probs, expected.mean(1), atol=1e-6)
+    assert scores.labels.tolist() == [0, 1, 2, 0, 1] and scores.scored.all() and scores.errors == []
+    assert set(net.batches[:-1]) <= {views_per_forward} and sum(net.batches) == 30
+
+
+def test_order_of_the_loader_does_not_matter(net):
+    items = make_items()
+    shuffled = Loader([items[i] for i in (3, 0, 4, 2, 1)])
+    first, second = (score(net, loader, device=CPU) for loader in (items, shuffled))
+    np.testing.assert_allclose(first.probs, second.probs, atol=1e-7)
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_a_broken_video_is_not_scored_and_not_replaced(net):
+    items = make_items()
+    items[2] |= {"views": None, "error": "x.mp4 is empty"}
+    counted = []
+    scores = score(net, items, device=CPU, keep_views=True, progress=counted.append)
+    assert scores.scored.tolist() == [True, True, False, True, True]
+    assert scores.errors == [(2, "x.mp4 is empty")] and scores.labels[2] == 2
+    assert not scores.probs[2].any() and not scores.views[2].any()
+    np.testing.assert_allclose(scores.probs[3], by_hand(net, items[3]["views"]).mean(0).detach(), atol=1e-6)
+    assert sum(counted) == 5
+
+
+def test_output_that_is_not_finite_is_not_scored(net):
+    with torch.no_grad():
+        net.linear.bias[0] = float("nan")
+    scores = score(net, make_items(2), device=CPU)
+    assert not scores.scored.any() and np.isfinite(scores.probs).all()
+    assert [index for index, _ in scores.errors] == [0, 1] and "not finite" in scores.errors[0][1]
+
+
+def test_the_model_is_evaluated_and_given_back_as_it_was(net):
+    net.train()
+    score(net, make_items(1), device=CPU)
+    assert net.training
+
+
+def test_a_video_delivered_twice_is_an_error(net):
+    items = make_items(2)
+    with pytest.raises(ValueError, match="item 1 twice"):
+        score(net, Loader([items[1], items[1]]), device=CPU)
+
+
+def test_nothing_readable(net):
+    items = make_items(2)
+    for item in items:
+        item |= {"views": None, "error": "gone"}
+    scores = score(net, items, device=CPU, keep_views=True)
+    assert scores.probs.shape == (2, CLASSES) and not scores.scored.any() and scores.views is None

@@ -1,0 +1,114 @@
+"""The pictures of a report as PNG bytes: a confusion matrix and the curves of a training run."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+BLUE, ORANGE, GREEN, GREY = "#2563eb", "#ea580c", "#16a34a", "#9ca3af"
+MAX_NUMBERED, MAX_NAMED = 20, 60  # classes up to which cells are numbered, and axes named
+
+
+def confusion_png(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """Confusion matrix ``[C, C]`` (rows = true class); colour is the share of the row, cells carry the counts."""
+    num_classes = len(confusion)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = min(4 + 0.35 * num_classes, 14)
+    fig = Figure(figsize=(side, side), layout="constrained")
+    ax = fig.add_subplot()
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    fig.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1), label="share of the true class")
+    ax.set_xlabel("predicted class")
+    ax.set_ylabel("true class")
+    if num_classes <= MAX_NAMED:
+        names = [_literal(_shorten(name)) for name in class_names]
+        size = 10 if num_classes <= MAX_NUMBERED else 6
+        ax.set_xticks(range(num_classes), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+        ax.set_yticks(range(num_classes), names, fontsize=size)
+    if num_classes <= MAX_NUMBERED:
+        for row, col in zip(*np.nonzero(confusion), strict=True):
+            color = "white" if shares[row, col] > 0.5 else "black"
+            ax.text(col, row, str(confusion[row, col]), ha="center", va="center", color=color, fontsize=9)
+    return _png(fig)
+
+
+def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The curves in a run's ``metrics.jsonl``: ``{"train": {"step": [..], "loss": [..], ..}, "val": {..}}``.
+
+    A run that was interrupted and resumed repeats the steps after its last checkpoint: the later line counts. A line
+    that the interruption cut short is left out. A value that a line lacks is NaN.
+    """
+    lines: dict[str, dict[int, dict]] = {"train": {}, "val": {}}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            lines[record["kind"]][record["step"]] = record
+        except (ValueError, KeyError, TypeError):
+            continue
+    return {kind: _columns([by_step[step] for step in sorted(by_step)]) for kind, by_step in lines.items()}
+
+
+def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
+    """Loss, accuracy, learning rate and throughput of a run, from :func:`read_log`."""
+    train, val = log["train"], log["val"]
+    fig = Figure(figsize=(11, 6.5), layout="constrained")
+    (loss, accuracy), (rate, speed) = fig.subplots(2, 2)
+    _plot(loss, train, "loss", "training", GREY)
+    _plot(loss, val, "loss", "validation", BLUE, marker="o")
+    _plot(accuracy, train, "accuracy", "training", GREY)
+    _plot(accuracy, val, "top1", "validation top-1", BLUE, marker="o")
+    _plot(accuracy, val, "top5", "validation top-5", GREEN, marker="o")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    accuracy.set_ylim(0, 1.02)
+    _plot(rate, train, "lr", "learning rate", ORANGE)
+    _plot(speed, train, "clips_per_second", "clips per second", GREEN)
+    speed.set_ylim(bottom=0)
+    waiting = speed.twinx()
+    _plot(waiting, train, "data_wait", "waiting for data (right)", ORANGE)
+    waiting.yaxis.set_major_formatter(PercentFormatter(1))
+    waiting.set_ylim(0, 1)
+    for ax, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate"), (speed, "Throughput")):
+        ax.set_title(title, loc="left", fontweight="bold")
+        ax.set_xlabel("epoch")
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax, others in ((loss, []), (accuracy, []), (speed, [waiting])):
+        handles = [handle for a in (ax, *others) for handle in a.get_lines()]
+        if handles:
+            ax.legend(handles=handles, frameon=False)
+    return _png(fig)
+
+
+def _plot(ax: Axes, columns: dict[str, np.ndarray], key: str, label: str, color: str, marker: str = "") -> None:
+    if key not in columns or "epoch" not in columns:
+        return
+    kept = np.isfinite(columns[key])
+    dot = marker or ("." if kept.sum() == 1 else "")  # one point is no line
+    ax.plot(columns["epoch"][kept], columns[key][kept], color=color, marker=dot, ms=4, lw=1.5, label=label)
+
+
+def _columns(records: list[dict]) -> dict[str, np.ndarray]:
+    keys = {key for record in records for key, value in record.items() if isinstance(value, (int, float))}
+    nan = float("nan")
+    return {key: np.array([r[key] if r.get(key) is not None else nan for r in records], float) for key in keys}
+
+
+def _shorten(name: str, length: int = 24) -> str:
+    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _literal(name: str) -> str:
+    return name.replace("$", r"\$")  # or matplotlib would read a formula
+
+
+def _png(fig: Figure) -> bytes:
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()

@@ -1,0 +1,103 @@
+"""Accuracy and its relatives, from class probabilities (numpy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+TOP_K = 5
+
+
+def ranking(probs: np.ndarray) -> np.ndarray:
+    """Classes of each row from the most to the least probable, ``[N, C]`` -> ``[N, C]``; ties go to the lower index.
+
+    Everything that says "predicted" or "top-5" uses this one order, so that the files of a report agree.
+    """
+    return np.argsort(-probs, axis=1, kind="stable")
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """``[C, C]`` counts: row = true class, column = predicted class."""
+    flat = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def summarize(
+    probs: np.ndarray, labels: np.ndarray, scored: np.ndarray, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The figures of one evaluation.
+
+    A video that could not be scored is left out of ``top1``, ``top5``, ``mean_class`` and ``loss``, and counts as wrong
+    in ``top1_all``, ``top5_all`` and ``mean_class_all``. All accuracies are fractions in [0, 1]; NaN where there was
+    nothing to average.
+
+    Args:
+        probs: ``[N, C]``; rows of videos that were not scored are ignored.
+        labels: ``[N]`` integers in [0, C).
+        scored: ``[N]`` bool.
+        class_names: C names; the class numbers when empty.
+
+    Returns:
+        ``num_videos``, ``num_scored``, ``top_k`` (5, or C if there are fewer classes), ``top1``, ``top5``,
+        ``mean_class`` (mean over the classes that have videos), their ``_all`` variants, ``loss`` (mean negative log
+        likelihood), ``per_class`` (a dict per class: name, videos, scored, correct, accuracy) and ``confusion``
+        (``[C, C]`` array, rows = true class).
+    """
+    num_classes = probs.shape[1]
+    labels, scored = np.asarray(labels, dtype=np.int64), np.asarray(scored, dtype=bool)
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(f"labels must lie in [0, {num_classes}), got {labels.min()} to {labels.max()}")
+    names = list(class_names) or [str(c) for c in range(num_classes)]
+    if len(names) != num_classes:
+        raise ValueError(f"{len(names)} class names for {num_classes} classes")
+
+    true, kept = labels[scored], probs[scored].astype(np.float64)
+    top_k = min(TOP_K, num_classes)
+    order = ranking(kept)
+    hits = order[:, :top_k] == true[:, None]
+    confusion = confusion_matrix(true, order[:, 0], num_classes)
+    correct, per_scored = np.diag(confusion), confusion.sum(axis=1)
+    per_class = np.bincount(labels, minlength=num_classes)
+    likelihood = np.maximum(kept[np.arange(len(true)), true], np.finfo(np.float32).tiny)  # -log(0) would hide the rest
+    return {
+        "num_videos": len(labels),
+        "num_scored": len(true),
+        "top_k": top_k,
+        "top1": _ratio(hits[:, 0].sum(), len(true)),
+        "top5": _ratio(hits.sum(), len(true)),
+        "mean_class": _mean_ratio(correct, per_scored),
+        "top1_all": _ratio(hits[:, 0].sum(), len(labels)),
+        "top5_all": _ratio(hits.sum(), len(labels)),
+        "mean_class_all": _mean_ratio(correct, per_class),
+        "loss": float(-np.log(likelihood).mean()) if len(true) else float("nan"),
+        "per_class": [
+            {
+                "name": name,
+                "videos": int(per_class[c]),
+                "scored": int(per_scored[c]),
+                "correct": int(correct[c]),
+                "accuracy": _ratio(correct[c], per_scored[c]),
+            }
+            for c, name in enumerate(names)
+        ],
+        "confusion": confusion,
+    }
+
+
+def most_confused(confusion: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:
+    """The largest entries off the diagonal, as (true class, predicted class, videos), largest first."""
+    wrong = confusion - np.diag(np.diag(confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p] > 0]
+
+
+def _ratio(part: Any, whole: Any) -> float:
+    return float(part) / float(whole) if whole else float("nan")
+
+
+def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> float:
+    present = wholes > 0
+    return float((parts[present] / wholes[present]).mean()) if present.any() else float("nan")

@@ -1,0 +1,137 @@
+"""Multi-view testing: K clips x C crops of each video, scored with the mean of the softmax over its views.
+
+Ten clips and three crops are the protocol of the published Kinetics results (SlowFast, arXiv 1812.03982, section 4;
+the TF Model Garden's configs of 3D ResNet-RS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from video_rs import runtime
+from video_rs.data.transforms import normalize
+
+
+@dataclass
+class Scores:
+    """What a network says about N videos.
+
+    Attributes:
+        probs: float32 ``[N, C]``, the mean over the views; zero where ``scored`` is False.
+        labels: int64 ``[N]``.
+        scored: bool ``[N]``; False for a video that could not be read, or whose output is not finite.
+        views: float16 ``[N, V, C]``, the softmax of every view in clip-major order, or None.
+        errors: (index of the video, reason) for each one that was not scored.
+    """
+
+    probs: np.ndarray
+    labels: np.ndarray
+    scored: np.ndarray
+    views: np.ndarray | None = None
+    errors: list[tuple[int, str]] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def view_probs(model: nn.Module, views: Tensor, *, device: torch.device, precision: str = "auto") -> Tensor:
+    """Class probabilities of uint8 views: ``[n, T, H, W, C]`` -> float32 or float64 ``[n, classes]`` on the host.
+
+    The views are normalised as ``model.contract`` says. The model must be in ``eval()`` mode and on ``device``.
+    """
+    contract, parameter = model.contract, next(model.parameters())
+    clips = normalize(views.to(device), contract.mean, contract.std, dtype=parameter.dtype)
+    with runtime.autocast(device, runtime.select_precision(precision, device)):
+        logits = model(clips)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).cpu()
+
+
+def score(
+    model: nn.Module,
+    view_loader: Iterable[dict[str, Any]],
+    *,
+    device: torch.device,
+    precision: str = "auto",
+    views_per_forward: int = 8,
+    keep_views: bool = False,
+    progress: Callable[[int], Any] | None = None,
+) -> Scores:
+    """Score every video of a loader once.
+
+    Args:
+        model: with ``contract`` and ``num_classes``, on ``device``; used in ``eval()`` mode and given back as it was.
+        view_loader: a ``DataLoader`` of ``ViewDataset`` items: ``index``, ``label``, ``views`` (uint8
+            ``[V, T, H, W, C]``, or None for a broken file) and ``error``.
+        views_per_forward: views in one forward pass. Views of several videos share one, and the views of one video may
+            be spread over several, so memory depends on this number alone.
+        keep_views: also return the probabilities of every view.
+        progress: called with 1 after each video that was read, e.g. ``tqdm.update``.
+
+    Returns:
+        Scores in the order of the dataset.
+    """
+    num_videos = len(view_loader.dataset)
+    labels = np.full(num_videos, -1, dtype=np.int64)
+    errors: list[tuple[int, str]] = []
+    sums = np.zeros((num_videos, model.num_classes))
+    views: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
+    seen = np.zeros(num_videos, dtype=np.int64)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch, owners in _batches(_readable(view_loader, labels, errors, progress), views_per_forward):
+            for owner, probs in zip(owners, view_probs(model, batch, device=device, precision=precision), strict=True):
+                sums[owner] += probs.numpy()
+                seen[owner] += 1
+                if keep_views:
+                    views[owner].append(probs.numpy().astype(np.float16))
+    finally:
+        model.train(was_training)
+
+    finite = np.isfinite(sums).all(axis=1)
+    errors += [(int(i), "the network's output is not finite") for i in np.flatnonzero(~finite)]
+    scored = finite & (seen > 0)
+    means = np.where(scored[:, None], sums, 0.0) / np.maximum(seen, 1)[:, None]
+    return Scores(means.astype(np.float32), labels, scored, _stack(views) if keep_views else None, sorted(errors))
+
+
+def _readable(
+    items: Iterable[dict], labels: np.ndarray, errors: list[tuple[int, str]], progress: Callable[[int], Any] | None
+) -> Iterator[dict]:
+    """Note the labels and errors of all items, and pass on those that have views."""
+    for item in items:
+        index = item["index"]
+        if labels[index] >= 0:
+            raise ValueError(f"the loader delivered item {index} twice")
+        labels[index] = item["label"]
+        if item["views"] is None:
+            errors.append((int(index), item["error"]))
+        else:
+            yield item
+        if progress is not None:
+            progress(1)
+
+
+def _batches(items: Iterable[dict], size: int) -> Iterator[tuple[Tensor, list[int]]]:
+    """Batches of ``size`` views (the last may be smaller), with the index of the video that each view is of."""
+    views: list[Tensor] = []
+    owners: list[int] = []
+    for item in items:
+        for view in item["views"]:
+            views.append(view)
+            owners.append(item["index"])
+            if len(views) == size:
+                yield torch.stack(views), owners
+                views, owners = [], []
+    if views:
+        yield torch.stack(views), owners
+
+
+def _stack(views: list[list[np.ndarray]]) -> np.ndarray | None:
+    """``[N, V, C]``, with zeros for a video without views; None when no video has any."""
+    shape = next((np.shape(v) for v in views if v), None)
+    return None if shape is None else np.stack([np.stack(v) if v else np.zeros(shape, np.float16) for v in views])
