@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Draws what the network will see: ``tools/show_clips.py --cfg k400_rs50.yaml data.root=/data/k400``. See ``--help``."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from video_rs.cli.common import run
+    from video_rs.cli.show_clips import main
+
+    sys.exit(run(main, sys.argv[1:]))
