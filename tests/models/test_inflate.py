@@ -10,6 +10,7 @@ import torch
 from video_rs.errors import UserError
 from video_rs.models.inflate import average_channels, inflate, inflate_kernel
 from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D
+from video_rs.models.names import to_timm
 from video_rs.models.resnet_rs import ResNetRS
 
 BLOCKS = (1, 1, 2, 2)
@@ -89,6 +90,15 @@ def test_average_is_exact_with_replicated_frames_alone(image_network, length):
         errors[layout.temporal_padding] = still_clip_error(image_network, model, length)
     assert errors["replicate"] < 1e-5
     assert errors["zeros"] > 1e-2
+
+
+def test_timms_names_and_prefixes_are_known(image_network):
+    theirs = {f"module.{name}": tensor for name, tensor in to_timm(image_network.state_dict()).items()}
+    models = network(RESNET_RS_3D), network(RESNET_RS_3D)
+    reports = [inflate(state, model) for state, model in zip((theirs, image_network.state_dict()), models, strict=True)]
+    assert reports[0] == reports[1]
+    for (name, ours), theirs in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
 
 
 def test_kernels():

@@ -1,9 +1,8 @@
-"""Weights from elsewhere: other names, the prefixes of wrappers, other class counts, images for video."""
+"""Weights from elsewhere: this package's files, timm's, other class counts, images for video."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from torch import Tensor
 from video_rs import checkpoint
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import MachineError, UserError
-from video_rs.models.inflate import InflationReport, State, match, summary
+from video_rs.models.inflate import InflationReport, match, summary
 from video_rs.models.layout import RESNET_RS_2D
+from video_rs.models.names import from_timm, looks_like_timm, strip_prefixes, to_timm
 from video_rs.models.presets import BLOCKS
 from video_rs.models.resnet_rs import ResNetRS
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and trainers put before every name."""
+__all__ = ["InitReport", "from_timm", "init_from", "looks_like_timm", "read", "read_timm", "strip_prefixes", "to_timm"]
 
 LAYOUT_WEIGHTS = ("stem.pool.", ".gating.")
 """What image and video networks of different layouts may lack of each other."""
@@ -28,85 +27,6 @@ LAYOUT_WEIGHTS = ("stem.pool.", ".gating.")
 TIMM_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 TIMM_CONTRACT = DataContract(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter="bicubic")
 """What all of timm's ResNet-RS weights expect (its ``pretrained_cfg``), sizes apart."""
-
-_TIMM_STEM = {
-    "stem.conv1.conv": "conv1.0",
-    "stem.conv1.norm": "conv1.1",
-    "stem.conv2.conv": "conv1.3",
-    "stem.conv2.norm": "conv1.4",
-    "stem.conv3.conv": "conv1.6",
-    "stem.conv3.norm": "bn1",
-    "stem.pool.conv": "maxpool.0",
-    "stem.pool.norm": "maxpool.1",
-    "head": "fc",
-}
-_TIMM_BLOCK = {
-    "conv1.conv": "conv1",
-    "conv1.norm": "bn1",
-    "conv2.conv": "conv2",
-    "conv2.norm": "bn2",
-    "conv3.conv": "conv3",
-    "conv3.norm": "bn3",
-    "se.reduce": "se.fc1",
-    "se.expand": "se.fc2",
-    "shortcut.conv": "downsample.1",
-    "shortcut.norm": "downsample.2",
-}
-
-
-def from_timm(state: State) -> dict[str, Tensor]:
-    """timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package.
-
-    Raises:
-        UserError: a name is not one of timm's ResNet-RS.
-    """
-    stem, block = ({theirs: ours for ours, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
-    ours = {}
-    for name, tensor in state.items():
-        module, suffix = name.rsplit(".", 1)
-        if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
-            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
-        else:
-            place = _renamed(module, stem, name)
-        ours[f"{place}.{suffix}"] = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
-    return ours
-
-
-def to_timm(state: State) -> dict[str, Tensor]:
-    """The inverse of :func:`from_timm`, for image networks of the default layout.
-
-    Raises:
-        UserError: timm's networks have no such weight, or the kernel extends in time.
-    """
-    theirs = {}
-    for name, tensor in state.items():
-        module, suffix = name.rsplit(".", 1)
-        if tensor.ndim == 5 and tensor.shape[2] > 1:
-            raise UserError(f"{name} extends over {tensor.shape[2]} frames; timm's networks are for images")
-        if found := re.fullmatch(r"stages\.(\d)\.(\d+)\.(.+)", module):
-            place = f"layer{int(found[1]) + 1}.{found[2]}.{_renamed(found[3], _TIMM_BLOCK, name)}"
-        else:
-            place = _renamed(module, _TIMM_STEM, name)
-        theirs[f"{place}.{suffix}"] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
-    return theirs
-
-
-def _renamed(module: str, names: Mapping[str, str], weight: str) -> str:
-    if module not in names:
-        raise UserError(f"{weight} is not a weight of the image ResNet-RS; are these weights of another network?")
-    return names[module]
-
-
-def strip_prefixes(state: State) -> dict[str, Tensor]:
-    """The state dict without the prefixes that wrappers gave to all of its names."""
-    while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state)
-
-
-def looks_like_timm(state: State) -> bool:
-    """Whether the names are those of timm's ``resnetrs*``."""
-    return "conv1.0.weight" in state and "layer1.0.conv1.weight" in state
 
 
 @dataclass
@@ -132,9 +52,9 @@ def read(path: str | Path) -> Source:
     source = Source(_bare(saved))
     if isinstance(saved.get("contract"), Mapping):
         source.contract, source.model_args = DataContract.from_dict(saved["contract"]), saved.get("model_args")
-    source.state = strip_prefixes(source.state)
-    if not source.state or not all(isinstance(tensor, Tensor) for tensor in source.state.values()):
+    if not source.state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in source.state.items()):
         raise UserError(f"{path} holds no weights: neither a checkpoint nor a state dict")
+    source.state = strip_prefixes(source.state)
     if looks_like_timm(source.state):
         source = Source(from_timm(source.state), TIMM_CONTRACT)
     return source

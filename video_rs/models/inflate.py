@@ -11,15 +11,13 @@ question is what becomes of a kernel that gains a temporal extent:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from video_rs.errors import UserError
-
-State = Mapping[str, Tensor]
+from video_rs.models.names import State, ours
 
 METHODS = ("center", "average")
 
@@ -64,8 +62,8 @@ def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -
     """Loads image weights into a video network, in place.
 
     Args:
-        state_dict_2d: of an image network of this package (see ``convert.from_timm`` for timm's), kernels
-            ``[out, in, 1, h, w]``. Kernels that have the network's temporal extent already are taken as they are.
+        state_dict_2d: of an image network, this package's or timm's. Kernels that have the network's temporal extent
+            already are taken as they are.
         model_3d: a ``ResNetRS`` that may differ in temporal kernels, class count and input channels.
         method: "center" or "average".
 
@@ -75,7 +73,7 @@ def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -
     Raises:
         UserError: a weight has a shape that does not fit; the network is unchanged.
     """
-    weights, report = match(state_dict_2d, model_3d, method)
+    weights, report = match(ours(state_dict_2d), model_3d, method)
     model_3d.load_state_dict(weights, strict=False)
     return report
 
@@ -83,7 +81,7 @@ def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -
 def match(
     state_dict_2d: State, model_3d: nn.Module, method: str = "center"
 ) -> tuple[dict[str, Tensor], InflationReport]:
-    """What :func:`inflate` would load, and its report."""
+    """What :func:`inflate` would load of weights with this package's names, and its report."""
     if method not in METHODS:
         raise UserError(f"the inflation method is {' or '.join(METHODS)}, not {method!r}")
     report, loaded, misfits = InflationReport(), {}, []
