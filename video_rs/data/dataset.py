@@ -121,8 +121,8 @@ class ViewDataset(Dataset):
         """One video.
 
         Returns:
-            views: uint8 ``[V, T, size, size, C]``, the crops of the first clip first, or None if the file cannot be read;
-            label; index; error: the reason, or None.
+            views: uint8 ``[V, T, size, size, C]``, the crops of the first clip first; None if the file cannot be read;
+            label, index: of the file; error: the reason, or None.
         """
         path = self.records.path(index)
         item = {"views": None, "label": self.records.label(index), "index": index, "error": None}

@@ -6,8 +6,9 @@ upright (rotation applied), with edit lists honoured, whichever backend delivers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +23,10 @@ from video_rs.data.transforms import resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
 BACKENDS = ("auto", "decord", "pyav")
-IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .ppm".split())
-VIDEO_EXTENSIONS = frozenset(
-    ".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .flv .wmv .3gp .ts .mts .m2ts .ogv .vob".split()
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ogv"),
+    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
 )
 
 
@@ -48,8 +50,10 @@ class Video:
         backend: "decord", "pyav" or "pil".
     """
 
-    def __init__(self, path: str | Path, backend: str, reader: Backend) -> None:
-        self.path, self.backend, self._reader = path, backend, reader
+    def __init__(
+        self, path: str | Path, backend: str, reader: Backend, spare: Callable[[], Backend] | None = None
+    ) -> None:
+        self.path, self.backend, self._reader, self._spare = path, backend, reader, spare
         self.num_frames = reader.num_frames
 
     def read(self, indices: Sequence[int] | np.ndarray, *, short_side: int | None = None, filter: str = "bilinear"):
@@ -71,16 +75,26 @@ class Video:
         if indices.size == 0 or indices.min() < 0 or indices.max() >= self.num_frames:
             raise IndexError(f"{self.path}: frame indices {indices.tolist()} outside 0..{self.num_frames - 1}")
         unique, places = np.unique(indices, return_inverse=True)
-        pieces = []
         with _media_errors(self.path):
-            for piece in self._reader.frames(unique):
-                if short_side is not None:
-                    piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
-                pieces.append(piece)
-        frames = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            try:
+                frames = self._frames(unique, short_side, filter)
+            except Unsuitable:
+                if self._spare is None:
+                    raise
+                self.close()
+                self.backend, self._reader, self._spare = "pyav", self._spare(), None
+                frames = self._frames(unique, short_side, filter)
         if len(frames) != len(unique):
             raise MediaError(f"{self.path}: ends after {len(frames)} of the {len(unique)} frames asked for")
         return frames if np.array_equal(unique, indices) else frames[torch.from_numpy(places)]
+
+    def _frames(self, indices: np.ndarray, short_side: int | None, filter: str) -> Tensor:
+        pieces = []
+        for piece in self._reader.frames(indices):
+            if short_side is not None:
+                piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces) if pieces else torch.empty(0)
 
     def close(self) -> None:
         self._reader.close()
@@ -95,8 +109,8 @@ class Video:
 def open_video(path: str | Path, backend: str = "auto") -> Video:
     """Open a video or an image.
 
-    ``auto`` takes decord, the faster of the two, unless it is not installed or a look at the packets (no decoding) says
-    that it would deliver other frames than asked for.
+    ``auto`` takes decord. Where it is not installed, where it fails, or where a look at the packets (no decoding) says
+    that it would deliver other frames than asked for, it takes PyAV.
 
     Raises:
         MediaError: the file is missing, empty, damaged, has no video stream, or is not for the backend that was named.
@@ -110,7 +124,8 @@ def open_video(path: str | Path, backend: str = "auto") -> Video:
         problem = packets.decord_problem
         if backend != "pyav" and not problem:
             try:
-                return Video(path, "decord", DecordReader(path, packets.num_frames))
+                spare = partial(PyAVReader, path, packets) if backend == "auto" else None
+                return Video(path, "decord", DecordReader(path, packets.num_frames), spare)
             except Unsuitable as error:
                 problem = str(error)
         if backend == "decord":
@@ -175,6 +190,6 @@ def _media_errors(path: str | Path) -> Iterator[None]:
         yield
     except MediaError:
         raise
-    except (av.FFmpegError, OSError, ValueError, SyntaxError, RuntimeError) as error:  # PIL's include a SyntaxError
+    except (av.FFmpegError, Unsuitable, OSError, ValueError, SyntaxError) as error:  # PIL's include a SyntaxError
         lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
         raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error

@@ -13,7 +13,7 @@ CHUNK = 16  # frames that are in memory at full size together
 
 
 class Unsuitable(Exception):
-    """decord is missing, cannot open the file or numbers its frames differently."""
+    """decord is missing, cannot open or decode the file, or numbers its frames differently."""
 
 
 class DecordReader:
@@ -33,7 +33,7 @@ class DecordReader:
         except (ImportError, OSError) as error:
             raise Unsuitable("decord is not installed") from error
         decord.logging.set_level(decord.logging.QUIET)
-        self._errors = (decord.DECORDError, RuntimeError)
+        self._errors = decord.DECORDError  # a plain Exception
         try:
             self._reader = decord.VideoReader(str(path), num_threads=1)
         except self._errors as error:
@@ -47,7 +47,7 @@ class DecordReader:
             try:
                 batch = self._reader.get_batch(indices[first : first + CHUNK].tolist())
             except self._errors as error:
-                raise ValueError("damaged or cut off") from error
+                raise Unsuitable("decord fails: the file is damaged, or not for decord") from error
             # other packages set decord's bridge, a global, to torch
             yield batch if isinstance(batch, Tensor) else torch.from_numpy(batch.asnumpy())
 

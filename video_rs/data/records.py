@@ -3,7 +3,7 @@
 Sources, for each split:
 
 * a folder of class folders, ``root/train/<class>/<file>``, or ``root/<class>/<file>`` for a dataset without splits;
-* a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces, where the
+* a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces; the
   label is a number or a class name;
 * the official Kinetics csv (``label,youtube_id,time_start,time_end,split``), whose files are found by their names
   ``<youtube_id>_<start>_<end>`` anywhere below the root.
@@ -71,6 +71,20 @@ class Records:
         """Of one file."""
         return int(self.labels[index])
 
+    def fingerprint(self) -> str:
+        """Of the file names and labels in their order, wherever the files lie: eight hexadecimal digits."""
+        digest = sha1(self.labels.tobytes())
+        for index in range(len(self)):
+            digest.update(os.path.basename(self.path(index)).encode(errors="surrogateescape"))
+        return digest.hexdigest()[:8]
+
+    def describe(self) -> str:
+        """One phrase for start-up lines: counts, missing files, fingerprint."""
+        text = f"{len(self)} files, {len(set(self.labels.tolist()))} classes, fingerprint {self.fingerprint()}"
+        if self.num_missing:
+            text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
+        return text
+
     def subset(self, indices: np.ndarray) -> Records:
         """Some of the files, with the same classes."""
         return Records([self.path(i) for i in indices], self.labels[indices], self.class_names)
@@ -108,8 +122,8 @@ def load_splits(
     Args:
         root: folder of the dataset; paths in lists are relative to it, or without it to the folder of the list.
         train, val, test: a list or a folder of class folders for one split, if it is not found under `root`.
-        class_names: a file with one name a line, in the order of the labels. Else: the names of the folders or those in the
-            lists, sorted; for numbered labels "0", "1", ...
+        class_names: a file with one name a line, in the order of the labels. Else: the names of the folders or those
+            in the lists, sorted; for numbered labels "0", "1", ...
         num_classes: how many the labels may name; 0 for as many as there are.
         val_fraction, seed: of the validation split that is made.
         max_missing: the largest share of listed files that may be missing.
@@ -171,10 +185,10 @@ def split_off(records: Records, fraction: float, seed: int) -> tuple[Records, Re
 
 
 def source_of(path: str) -> str:
-    """What tells the source video of a clip: the YouTube id of a Kinetics name, the group of a UCF-101 name, else the path."""
+    """The source video of a clip: the id in a Kinetics file name, the group in a UCF-101 one, else the file itself."""
     stem = Path(path).stem
     match = lists.KINETICS_NAME.fullmatch(stem) or lists.UCF_NAME.fullmatch(stem)
-    return match["source"] if match else path
+    return match["source"] if match else "/".join(Path(path).parts[-2:])
 
 
 def _find(root: str, split: str, given: str) -> str:
@@ -220,7 +234,7 @@ def _class_folders(folder: str) -> dict[str, list[str]]:
 
 
 def _is_media(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS
 
 
 def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[str, ...]:

@@ -1,0 +1,206 @@
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from video_rs.data import decode
+from video_rs.data.decode import BACKENDS, open_video, probe, read_frames, read_image
+from video_rs.errors import MediaError, UserError
+
+
+def sequential(path):
+    """The truth: every frame of the best stream, upright, in the order a full decode gives them."""
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = 1
+        frames = [np.rot90(f.to_ndarray(format="rgb24"), round(f.rotation / 90)) for f in container.decode(stream)]
+    return torch.from_numpy(np.stack(frames))
+
+
+def check(path, backend, used=None, places=12):
+    """Starts all over the file, short and long ways between frames, against the truth."""
+    truth = sequential(path)
+    with open_video(path, backend) as video:
+        assert video.num_frames == len(truth) and (used is None or video.backend == used)
+    rng = np.random.default_rng(0)
+    starts = np.unique(np.linspace(0, len(truth) - 1, places).astype(int))
+    batches = [np.arange(start, min(start + 4, len(truth))) for start in starts] + [rng.integers(0, len(truth), 5)]
+    for indices in batches:
+        assert torch.equal(read_frames(path, indices, backend=backend), truth[indices]), (path.name, backend, indices)
+
+
+FILES = {  # name: (what decodes it in auto mode, how it is written)
+    "h264.mp4": ("decord", {}),
+    "h264.mkv": ("decord", {}),
+    "many_keyframes.mp4": ("decord", {"gop": 2}),
+    "mpeg4.avi": ("decord", {"codec": "mpeg4"}),
+    "vp9.webm": ("decord", {"codec": "libvpx-vp9"}),
+    "rotated.mp4": ("decord", {"rotation": 90}),
+    "open_gop.mp4": ("pyav", {"options": {"x264-params": "open-gop=1:bframes=2:b-adapt=0"}}),
+    "b_frames.avi": ("pyav", {"codec": "mpeg4", "options": {"bf": "2"}}),
+    "vp8.webm": ("pyav", {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "10"}}),
+    "mpeg1.mpg": ("pyav", {"codec": "mpeg1video"}),
+    "transport.ts": ("pyav", {"codec": "libx264"}),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "pyav"])
+@pytest.mark.parametrize("name", FILES)
+def test_frames_are_those_of_a_sequential_decode(name, backend, make_video, tmp_path):
+    used, options = FILES[name]
+    check(make_video(tmp_path / name, 60, **options), backend, used if backend == "auto" else backend)
+
+
+def test_recorded_files(assets):
+    for path in sorted((assets / "videos").iterdir()):
+        if path.name != "corrupted.mp4":
+            for backend in ("auto", "pyav"):
+                check(path, backend, places=5)
+
+
+def test_a_file_cut_with_stream_copy_hides_its_first_frames(make_video, frame_numbers, tmp_path):
+    source, cut = make_video(tmp_path / "a.mp4", 40), tmp_path / "cut.mp4"
+    with av.open(str(source)) as i, av.open(str(cut), "w") as o:
+        stream = i.streams.video[0]
+        copy = o.add_stream_from_template(stream)
+        shift = 5 * int(1 / stream.time_base / stream.average_rate)
+        for packet in i.demux(stream):
+            if packet.size:
+                packet.stream, packet.pts, packet.dts = copy, packet.pts - shift, packet.dts - shift
+                o.mux(packet)
+    truth = frame_numbers(sequential(cut))
+    assert truth[-1] == 39 and truth[0] > 0
+    with open_video(cut) as video:
+        assert video.backend == "pyav" and frame_numbers(video.read(range(video.num_frames))) == truth
+    with pytest.raises(MediaError, match="edit list"):
+        open_video(cut, "decord")
+
+
+@pytest.mark.parametrize("backend", ["decord", "pyav"])
+def test_indices_in_any_order_with_repeats(backend, make_video, frame_numbers, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 30)
+    indices = [7, 3, 3, 29, 0, 7]
+    with open_video(path, backend) as video:
+        assert frame_numbers(video.read(indices)) == indices
+        assert frame_numbers(video.read([5, 4])) == [5, 4]  # and once more from the same file
+        for bad in ([30], [-1], []):
+            with pytest.raises(IndexError):
+                video.read(bad)
+
+
+@pytest.mark.parametrize("backend", ["decord", "pyav"])
+def test_short_side(backend, make_video, frame_numbers, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 20, height=64, width=100)
+    small = read_frames(path, range(20), short_side=32, backend=backend)
+    assert small.shape == (20, 32, 50, 3) and frame_numbers(small) == list(range(20))
+    assert torch.equal(small, decode.resize(read_frames(path, range(20), backend=backend), 32, 50))
+
+
+def test_what_decord_opens_but_cannot_read(make_video, frame_numbers, tmp_path):
+    path = make_video(tmp_path / "narrow.mp4", 20, height=64, width=48)
+    with open_video(path) as video:
+        assert video.backend == "decord" and video.num_frames == 20
+        assert frame_numbers(video.read([3, 9])) == [3, 9] and video.backend == "pyav"
+    with pytest.raises(MediaError, match="decord fails"):
+        read_frames(path, [3], backend="decord")
+
+
+def test_both_backends_agree_on_colour(make_video, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    path = make_video(tmp_path / "a.mp4", frames=noise)
+    assert torch.equal(*(read_frames(path, range(4), backend=backend) for backend in ("decord", "pyav")))
+
+
+def test_frames_that_break_their_promises_are_counted(make_video, frame_numbers, tmp_path, monkeypatch):
+    path = make_video(tmp_path / "a.mp4", 40)
+    from video_rs.data import decode_pyav
+
+    honest = decode_pyav.scan(path)
+    lying = decode_pyav.Scan(honest.codec, honest.pts + 1, honest.keyframes)
+    monkeypatch.setattr(decode, "scan", lambda path: lying)
+    assert frame_numbers(read_frames(path, [3, 20, 39], backend="pyav")) == [3, 20, 39]
+
+
+def test_probe(make_video, tmp_path):
+    info = probe(make_video(tmp_path / "a.mp4", 30, height=48, width=80, fps=15, rotation=-90))
+    assert (info.num_frames, info.fps, info.height, info.width) == (30, 15, 80, 48)
+    assert (info.duration, info.codec, info.rotation) == (2.0, "h264", -90)
+
+
+def audio_only(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def cut(path, make_video, container="mp4", options=None):
+    whole = make_video(path.with_name("whole." + container), 60)
+    if options:
+        with av.open(str(whole)) as i, av.open(str(path), "w", options=options) as o:
+            copy = o.add_stream_from_template(i.streams.video[0])
+            for packet in i.demux(i.streams.video[0]):
+                if packet.size:
+                    packet.stream = copy
+                    o.mux(packet)
+        whole = path
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "audio", "cut", "cut_header_first", "folder"])
+def test_files_that_are_no_videos(kind, backend, make_video, tmp_path):
+    path = tmp_path / "bad.mp4"
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("this is not a video\n" * 50)
+    elif kind == "audio":
+        audio_only(path)
+    elif kind == "cut":
+        cut(path, make_video)
+    elif kind == "cut_header_first":
+        cut(path, make_video, options={"movflags": "faststart"})
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(MediaError) as error:
+        open_video(path, backend)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_damaged_data_is_an_error_not_a_crash(backend, assets):
+    with pytest.raises(MediaError, match="corrupted.mp4"):
+        read_frames(assets / "videos" / "corrupted.mp4", range(50), backend=backend)
+
+
+def test_unknown_backend(tmp_path):
+    with pytest.raises(UserError, match="auto, decord, pyav"):
+        open_video(tmp_path / "a.mp4", "opencv")
+
+
+def test_images(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.PNG", exif=exif)
+    image = read_image(tmp_path / "a.PNG")
+    assert torch.equal(image[0], torch.from_numpy(np.rot90(pixels, -1).copy()))
+    with open_video(tmp_path / "a.PNG") as video:
+        assert video.num_frames == 1 and torch.equal(video.read([0, 0]), image.expand(2, -1, -1, -1))
+
+
+def test_gray_palette_and_broken_images(tmp_path):
+    Image.new("L", (5, 4), 77).save(tmp_path / "gray.png")
+    assert (read_image(tmp_path / "gray.png") == 77).all()
+    Image.new("RGBA", (5, 4), (1, 2, 3, 0)).save(tmp_path / "alpha.png")
+    assert read_image(tmp_path / "alpha.png").shape == (1, 4, 5, 3)
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 nothing")
+    Image.new("RGB", (64, 64)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
+    for name in ("bad.jpg", "cut.jpg", "missing.jpg"):
+        with pytest.raises(MediaError, match=name):
+            read_image(tmp_path / name)

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from video_rs.data.sampler import BatchStream, SampleKey
+from video_rs.errors import UserError
+
+
+def flat(stream):
+    return [key for micro_batch in stream for key in micro_batch]
+
+
+@st.composite
+def layouts(draw):
+    """(num_samples, batch_size, micro_batch, world_size, num_steps) that fit together."""
+    micro, runs, world = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    return draw(st.integers(1, 30)), micro * runs * world, micro, world, draw(st.integers(1, 12))
+
+
+@given(layouts(), st.integers(0, 2**32 - 1))
+def test_every_world_size_sees_the_same_global_batches(layout, seed):
+    samples, batch, micro, world, steps = layout
+    whole = BatchStream(samples, batch_size=batch, num_steps=steps, seed=seed)
+    ranks = [
+        list(
+            BatchStream(
+                samples, batch_size=batch, num_steps=steps, seed=seed, micro_batch=micro, rank=r, world_size=world
+            )
+        )
+        for r in range(world)
+    ]
+    per_step = batch // world // micro
+    for step, expected in enumerate(whole):
+        parts = [key for rank in ranks for part in rank[step * per_step : (step + 1) * per_step] for key in part]
+        assert parts == expected == whole.keys(step)
+    assert all(len(part) == micro for rank in ranks for part in rank)
+
+
+@given(layouts(), st.data())
+def test_resuming_goes_on_where_it_stopped(layout, data):
+    samples, batch, micro, world, steps = layout
+    start = data.draw(st.integers(0, steps))
+    options = {
+        "batch_size": batch,
+        "num_steps": steps,
+        "seed": 3,
+        "micro_batch": micro,
+        "rank": world - 1,
+        "world_size": world,
+    }
+    whole = list(BatchStream(samples, **options))
+    rest = BatchStream(samples, **options, start_step=start)
+    assert list(rest) == whole[start * batch // world // micro :]
+    assert len(rest) == len(list(rest))
+
+
+@given(st.integers(1, 30), st.integers(1, 9), st.booleans())
+def test_epochs_follow_each_other_without_loss(samples, batch, balanced):
+    steps = 3 * samples
+    labels = np.arange(samples) % 3 if balanced else None
+    keys = flat(BatchStream(samples, batch_size=batch, num_steps=steps, seed=0, labels=labels))
+    assert len(keys) == len(set(keys)) == steps * batch
+    for position, key in enumerate(keys):
+        assert key.epoch == position // samples
+    if not balanced:
+        assert sorted(key.index for key in keys[:samples]) == list(range(samples))
+
+
+def test_epochs_and_seeds_differ():
+    first, second = (flat(BatchStream(64, batch_size=64, num_steps=2, seed=seed)) for seed in (0, 1))
+    orders = [[key.index for key in keys] for keys in (first[:64], first[64:], second[:64])]
+    assert orders[0] != orders[1] and orders[0] != orders[2] and orders[0] != list(range(64))
+
+
+def test_balanced_draws_even_out_the_classes():
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    keys = flat(BatchStream(1000, batch_size=100, num_steps=60, seed=0, labels=labels))
+    shares = np.bincount(labels[[key.index for key in keys]]) / len(keys)
+    assert np.abs(shares - 1 / 3).max() < 0.03
+    repeats = [key.copy for key in keys if key.epoch == 0 and key.index == 995]
+    assert repeats == list(range(len(repeats))) and len(repeats) > 10
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 6, "world_size": 4}, {"batch_size": 8, "micro_batch": 3}, {"batch_size": 0}]
+)
+def test_batches_that_do_not_divide(options):
+    with pytest.raises(UserError, match="train.batch_size"):
+        BatchStream(10, num_steps=1, seed=0, **options)
+
+
+def test_no_samples():
+    with pytest.raises(UserError, match="empty"):
+        BatchStream(0, batch_size=1, num_steps=1, seed=0)
+
+
+def test_keys_are_plain_tuples():
+    assert SampleKey(1, 2) == (1, 2, 0)

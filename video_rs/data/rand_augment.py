@@ -1,0 +1,192 @@
+"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719) with the operations of the ResNet-RS recipe.
+
+The operations, their ranges and their quirks are those of the TPU code the recipe was published with
+(``models/official/efficientnet/autoaugment.py`` in tensorflow/tpu). A clip gets one draw: every frame the same
+operation, angle, place and look-up table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FILL = 128  # where a moved frame leaves nothing
+
+
+class RandAugment:
+    """A fixed number of operations, each drawn uniformly from :data:`OPERATIONS`, all at one magnitude.
+
+    Args:
+        layers: operations per clip; 0 changes nothing.
+        magnitude: on a scale where 10 is the strongest level of the original search space; the recipe uses 10 to 15.
+    """
+
+    def __init__(self, layers: int = 2, magnitude: float = 10.0) -> None:
+        self.layers, self.magnitude = layers, magnitude
+
+    def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
+        """uint8 ``[T, H, W, 3]``, RGB, to the same."""
+        for _ in range(self.layers):
+            operation = OPERATIONS[rng.integers(len(OPERATIONS))]
+            clip_THWC = operation(clip_THWC, self.magnitude / 10, rng)
+        return clip_THWC
+
+
+def auto_contrast(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Stretch each channel to 0..255."""
+    low, high = (f(clip, dim=(0, 1, 2)).to(torch.float32) for f in (torch.amin, torch.amax))
+    scale = torch.where(high > low, 255 / (high - low), 1.0)
+    offset = torch.where(high > low, -low * scale, 0.0)
+    return _to_uint8(clip * scale + offset)
+
+
+def equalize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Flatten the histogram of each channel."""
+    return torch.stack([_equalize_channel(clip[..., c]) for c in range(clip.shape[-1])], dim=-1)
+
+
+def _equalize_channel(channel: Tensor) -> Tensor:
+    histogram = torch.bincount(channel.flatten(), minlength=256) // len(channel)  # of the mean frame
+    if not histogram.any():
+        return channel
+    last = histogram[histogram.nonzero()[-1, 0]]
+    step = int(histogram.sum() - last) // 255
+    if step == 0:
+        return channel
+    table = (histogram.cumsum(0) + step // 2) // step
+    table = torch.cat([table.new_zeros(1), table[:-1]]).clamp(0, 255).to(torch.uint8)
+    return table[channel.int()]
+
+
+def invert(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    return 255 - clip
+
+
+def posterize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Keep the ``4 * level`` highest bits."""
+    mask = 0xFF00 >> min(int(4 * level), 8) & 0xFF
+    return clip & mask
+
+
+def solarize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Invert from ``256 * level`` on: nothing any more at magnitude 10."""
+    return torch.where(clip < int(256 * level), clip, 255 - clip)
+
+
+def solarize_add(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Add ``110 * level`` to what is below 128."""
+    return torch.where(clip < 128, (clip.to(torch.int16) + int(110 * level)).clamp(0, 255).to(torch.uint8), clip)
+
+
+def color(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    return _enhance(_gray(clip), clip, level)
+
+
+def contrast(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    # the original sets out to take the mean gray, but divides the number of pixels by 256
+    gray = min(clip.shape[1] * clip.shape[2] // 256, 255)
+    return _enhance(torch.full_like(clip, gray), clip, level)
+
+
+def brightness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    return _enhance(torch.zeros_like(clip), clip, level)
+
+
+def sharpness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Away from a smoothed copy, or towards it; the outermost pixels stay as they are."""
+    smooth = clip.clone()
+    if min(clip.shape[1:3]) > 2:
+        x = clip.to(torch.float32)
+        rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
+        box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+        smooth[:, 1:-1, 1:-1] = _to_uint8((box + 4 * x[:, 1:-1, 1:-1]) / 13)
+    return _enhance(smooth, clip, level)
+
+
+def rotate(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """By up to ``30 * level`` degrees, either way, about the centre."""
+    angle = math.radians(_signed(30 * level, rng))
+    cos, sin = math.cos(angle), math.sin(angle)
+    x, y = (clip.shape[2] - 1) / 2, (clip.shape[1] - 1) / 2
+    return _warp(clip, (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y))
+
+
+def shear_x(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    return _warp(clip, (1, _signed(0.3 * level, rng), 0), (0, 1, 0))
+
+
+def shear_y(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    return _warp(clip, (1, 0, 0), (_signed(0.3 * level, rng), 1, 0))
+
+
+def translate_x(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """By ``100 * level`` pixels, whatever the size of the frame."""
+    return _warp(clip, (1, 0, _signed(100 * level, rng)), (0, 1, 0))
+
+
+def translate_y(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """By ``100 * level`` pixels, whatever the size of the frame."""
+    return _warp(clip, (1, 0, 0), (0, 1, _signed(100 * level, rng)))
+
+
+def cutout(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
+    """Blank a square of half side ``40 * level`` pixels about a uniform centre."""
+    height, width = clip.shape[1:3]
+    half, y, x = int(40 * level), int(rng.integers(height)), int(rng.integers(width))
+    clip = clip.clone()
+    clip[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = FILL
+    return clip
+
+
+OPERATIONS: tuple[Callable[[Tensor, float, np.random.Generator], Tensor], ...] = (
+    auto_contrast,
+    equalize,
+    invert,
+    rotate,
+    posterize,
+    solarize,
+    color,
+    contrast,
+    brightness,
+    sharpness,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+    cutout,
+    solarize_add,
+)
+
+
+def _enhance(degenerate: Tensor, clip: Tensor, level: float) -> Tensor:
+    """From a degenerate clip (0) through the clip itself (1) and beyond, to ``1.8 * level + 0.1``."""
+    start = degenerate.to(torch.float32)
+    return _to_uint8(start + (1.8 * level + 0.1) * (clip - start))
+
+
+def _gray(clip: Tensor) -> Tensor:
+    weights = torch.tensor([0.2989, 0.587, 0.114])  # TensorFlow's rgb_to_grayscale
+    return _to_uint8((clip.to(torch.float32) @ weights * (255.5 / 255))[..., None].expand_as(clip))
+
+
+def _to_uint8(clip: Tensor) -> Tensor:
+    return clip.clamp(0, 255).to(torch.uint8)
+
+
+def _signed(value: float, rng: np.random.Generator) -> float:
+    return value if rng.random() < 0.5 else -value
+
+
+def _warp(clip: Tensor, to_x: tuple[float, float, float], to_y: tuple[float, float, float]) -> Tensor:
+    """Each pixel from the nearest one to ``x' = a x + b y + c``, and likewise ``y'``; ``FILL`` outside the frame."""
+    height, width = clip.shape[1:3]
+    y = torch.arange(height, dtype=torch.float64)[:, None]
+    x = torch.arange(width, dtype=torch.float64)[None, :]
+    source_x, source_y = (torch.floor(a * x + b * y + c + 0.5).long() for a, b, c in (to_x, to_y))
+    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
+    moved = clip[:, source_y.clamp(0, height - 1), source_x.clamp(0, width - 1)]
+    return torch.where(inside[..., None], moved, torch.full_like(moved, FILL))
