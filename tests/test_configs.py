@@ -1,0 +1,85 @@
+"""Every config in configs/: it loads, says in its header what DESIGN asks of it, and carries the published recipe."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from video_rs.config import config_folder, load_config
+from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD
+
+CONFIGS = sorted(config_folder().glob("*.yaml"))
+DEPTHS_3D, DEPTHS_2D = (50, 101, 152, 200), (50, 101, 152, 200, 270, 350, 420)
+
+
+def test_the_set_is_complete():
+    names = {path.stem for path in CONFIGS}
+    assert names >= {f"k400_rs{d}" for d in DEPTHS_3D} | {f"imagenet_rs{d}" for d in DEPTHS_2D}
+    assert names >= {"k600_rs50", "finetune_rs50", "motion_rs", "motion_rs_one_frame"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_header_and_model(path):
+    config, header = load_config(path.stem), path.read_text().split("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert all(word in header for word in ("Expected accuracy:", "Cost:", f"--cfg {path.name}"))
+    readme = re.search(r"datasets/\w+/README.md", header)
+    assert readme and (Path(__file__).parents[1] / readme[0]).is_file()
+    assert config.model.name.startswith("resnet_rs_" if config.data.num_frames == 1 else "resnet3d_rs_")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_model_exists(path):
+    models = pytest.importorskip("video_rs.models.presets")
+    assert load_config(path.stem).model.name in models.list_models()
+
+
+@pytest.mark.parametrize("depth", DEPTHS_3D)
+def test_kinetics_recipe(depth):
+    """tensorflow/models, k400_resnet3drs_50_tpu.yaml; its other depths are unpublished and take the same."""
+    c = load_config(f"k400_rs{depth}")
+    assert c.model.name == f"resnet3d_rs_{depth}"
+    assert (c.data.num_frames, c.data.stride, c.data.train_size) == (32, 2, 224)
+    assert (c.data.short_side, c.data.test_size, c.test.clips, c.test.crops) == (256, 256, 10, 3)
+    assert (c.data.area, c.data.aspect, c.data.min_covered, c.data.flip) == ((0.08, 1.0), (0.5, 2.0), 0.1, 0.5)
+    assert (c.data.mean, c.data.std, c.data.filter) == ((0, 0, 0), (1, 1, 1), "bilinear")
+    assert (c.data.rand_augment_layers, c.data.mixup, c.data.cutmix) == (0, 0, 0)
+    assert (c.model.dropout, c.model.drop_path, c.train.label_smoothing) == (0.5, 0.1, 0.1)
+    assert (c.optim.lr, c.optim.lr_batch, c.optim.momentum, c.optim.nesterov) == (0.8, 1024, 0.9, True)
+    assert (c.optim.weight_decay, c.optim.warmup_epochs, c.optim.schedule) == (4e-5, 5, "cosine")
+    assert (c.train.epochs, c.train.batch_size, c.train.ema_decay) == (350, 1024, 0.9999)
+
+
+@pytest.mark.parametrize(
+    "depth, size, dropout, drop_path, magnitude",
+    [
+        (50, 160, 0.25, 0.0, 10),
+        (101, 192, 0.25, 0.0, 15),
+        (152, 256, 0.25, 0.0, 15),
+        (200, 256, 0.25, 0.1, 15),
+        (270, 256, 0.25, 0.1, 15),
+        (350, 256, 0.25, 0.1, 15),
+        (420, 320, 0.4, 0.1, 15),
+    ],
+)
+def test_imagenet_recipe(depth, size, dropout, drop_path, magnitude):
+    """tensorflow/tpu, models/official/resnet/resnet_rs/configs/*.yaml."""
+    c = load_config(f"imagenet_rs{depth}")
+    assert c.model.name == f"resnet_rs_{depth}"
+    assert (c.data.train_size, c.data.test_size) == (size, size)
+    assert c.data.short_side == size + round(size * (1 / 0.875 - 1))
+    assert (c.model.dropout, c.model.drop_path) == (dropout, drop_path)
+    assert (c.data.rand_augment_layers, c.data.rand_augment_magnitude) == (2, magnitude)
+    assert (c.data.mean, c.data.std, c.data.filter) == (IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+    assert (c.data.area, c.data.aspect) == ((0.08, 1.0), pytest.approx((3 / 4, 4 / 3)))
+    assert (c.optim.lr, c.optim.lr_batch, c.optim.weight_decay, c.optim.warmup_epochs) == (1.6, 4096, 4e-5, 5)
+    assert (c.train.epochs, c.train.batch_size, c.train.label_smoothing, c.train.ema_decay) == (350, 4096, 0.1, 0.9999)
+
+
+def test_the_control_differs_in_its_frames_alone():
+    from video_rs.config import flatten
+
+    clips, frames = (flatten(load_config(name)) for name in ("motion_rs", "motion_rs_one_frame"))
+    assert {key for key in clips if clips[key] != frames[key]} <= {"out", "model.name", "data.num_frames", "test.clips"}
+    assert clips["data.flip"] == 0
+    assert frames["model.name"].removeprefix("resnet_rs_") == clips["model.name"].removeprefix("resnet3d_rs_")
