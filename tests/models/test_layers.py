@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_rs.models.layers import Conv, Dropout, DropPath, average_pool, keyed_uniform, pad
+from video_rs.models.layers import Conv, Dropout, DropPath, MaxPool, average_pool, keyed_uniform, pad
 from video_rs.rng import sample_keys
 
 CLIP = (2, 3, 7, 9, 10)
@@ -68,6 +68,19 @@ def test_average_pool_counts_what_is_there(stride):
         t0, i0, j0 = (a * s for a, s in zip((t, i, j), stride, strict=True))
         window = x[:, :, t0 : t0 + kernel[0], i0 : i0 + kernel[1], j0 : j0 + kernel[2]]
         torch.testing.assert_close(out[:, :, t, i, j], window.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(("padding", "before"), [("same", 0), ("symmetric", 1)])
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3)])
+def test_max_pool_ignores_the_padding(padding, before, kernel):
+    x = clip((2, 3, 8, 10, 10)) - 100  # even sizes: "same" pads at the end alone
+    stride = (2, 2, 2) if kernel[0] == 3 else (1, 2, 2)
+    out = MaxPool(kernel, stride, padding=padding)(x)
+    for t, i, j in [(0, 0, 0), (1, 2, 3), tuple(n - 1 for n in out.shape[2:])]:
+        lows = [a * s - (before if k == 3 else 0) for a, s, k in zip((t, i, j), stride, kernel, strict=True)]
+        slices = tuple(slice(max(low, 0), low + k) for low, k in zip(lows, kernel, strict=True))
+        window = x[(slice(None), slice(None), *slices)]
+        torch.testing.assert_close(out[:, :, t, i, j], window.amax((2, 3, 4)))
 
 
 def keys(n: int, step: int = 0) -> torch.Tensor:
