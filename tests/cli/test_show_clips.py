@@ -1,0 +1,71 @@
+"""``show_clips``: the numbers written on the frames are those of the frames that are shown."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from video_rs.cli import show_clips
+from video_rs.cli.build import build_records, train_dataset, view_dataset
+from video_rs.config import load_config
+
+TOOL = Path(__file__).parents[2] / "tools" / "show_clips.py"
+UNCHANGED = [
+    "data.area=[1,1]",
+    "data.aspect=[1,1]",
+    "data.flip=0",
+]  # crops that leave the numbers on the frames readable
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, make_video):
+    """Two classes of square videos, one of them empty."""
+    root = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        for number, name in enumerate(["cut", "cut", "pour", "pour"]):
+            make_video(root / split / name / f"{number}.mp4", num_frames=30 + number, height=64, width=64)
+        (root / split / "cut" / "empty.mp4").touch()
+    return root
+
+
+def config(root, *overrides):
+    sizes = ["data.num_frames=5", "data.stride=3", "data.train_size=48", "data.short_side=64", "data.test_size=64"]
+    return load_config("k400_rs50", [f"data.root={root}", *sizes, *UNCHANGED, *overrides])
+
+
+def test_training_clips_carry_their_frame_numbers(root, frame_numbers):
+    records = build_records(config(root), ["train"])["train"]
+    rows = list(show_clips.train_rows(train_dataset(config(root), records)))
+    assert len(rows) == 5  # the empty file is replaced
+    for row in rows:
+        assert row.frames == frame_numbers(row.clip_THWC)
+        assert row.label == Path(row.path).parent.name
+    assert len({row.frames[0] for row in rows}) > 1
+
+
+def test_views_carry_their_frame_numbers(root, frame_numbers, capsys):
+    records = build_records(config(root), ["val"])["val"]
+    rows = list(show_clips.view_rows(view_dataset(config(root), records, clips=2, crops=3)))
+    assert len(rows) == 4 * 2 * 3 and "empty.mp4" in capsys.readouterr().err
+    assert all(row.frames == frame_numbers(row.clip_THWC) for row in rows)
+    assert [row.frames[0] for row in rows[:6]] == [0, 0, 0, 15, 15, 15]
+
+
+def test_command_writes_a_grid_and_gifs(root, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, TOOL, "--cfg", "k400_rs50.yaml", f"data.root={root}", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    sizes = ["data.num_frames=4", "data.train_size=48"]
+    done = run("--num=3", "--gif", *sizes)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "runs" / "k400_rs50"
+    grid = np.asarray(Image.open(out / "clips_train.png"))
+    assert grid.shape == (3 * (48 + show_clips.HEADER), 320, 3) and grid.std() > 10
+    assert [Image.open(out / f"clips_train_{i}.gif").n_frames for i in range(3)] == [4, 4, 4]
+
+    wrong = run("--out=x.jpg", *sizes)
+    assert wrong.returncode == 2 and wrong.stderr == "error: --out must end in .png; found x.jpg\n"
