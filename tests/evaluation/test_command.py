@@ -1,0 +1,133 @@
+"""tools/test_net.py on real files."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from video_rs import checkpoint
+from video_rs.cli.common import run
+from video_rs.cli.test import main
+from video_rs.config import load_config
+from video_rs.models.zoo import create_model
+from video_rs.predict import load
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+model: {name: resnet3d_rs_26, width: 0.125}
+data: {num_frames: 4, stride: 2, train_size: 32, short_side: 40, test_size: 32, workers: 0}
+test: {clips: 2, crops: 3}
+train: {device: cpu, threads: 1}
+"""
+NAMES = ("bowling", "chess", "diving")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory, make_video):
+    """A config, a test split of four videos, one of them broken, and a checkpoint in the run folder."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    for i, name in enumerate((*NAMES, NAMES[0])):
+        make_video(folder / "data" / "test" / name / f"{i}.mp4", num_frames=10 + i, first_number=100 * i)
+    (folder / "data" / "test" / NAMES[2] / "2.mp4").write_bytes(b"no video")
+
+    config = load_config(folder / "tiny.yaml")
+    torch.manual_seed(0)
+    model_args = {"name": config.model.name, "num_classes": len(NAMES), "width": config.model.width}
+    model = create_model(**model_args)
+    torch.nn.init.normal_(model.head.weight, std=3.0)
+    state = {"format": 1, "config": config.to_dict(), "model_args": model_args, "step": 7, "ema": None}
+    state |= {"model": model.state_dict(), "contract": config.contract(NAMES).to_dict()}
+    checkpoint.save(folder / "run" / "best.pt", state)
+    return folder
+
+
+def arguments(job, *overrides):
+    return ["--cfg", str(job / "tiny.yaml"), f"data.root={job / 'data'}", f"out={job / 'run'}", *map(str, overrides)]
+
+
+def failure(capsys, *args):
+    """The one line that a refused command prints."""
+    assert run(main, arguments(*args)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1
+    return error
+
+
+def test_report_and_figures(job, capsys):
+    assert run(main, arguments(job, "test.save_views=true")) == 0
+    out = capsys.readouterr().out
+    folder = job / "run" / "test"
+    assert "3 of 4 scored" in out and f"report: {folder / 'report.html'}" in out and "next: " in out
+    assert "2.mp4: cannot be decoded" in out
+
+    rows = {Path(row["path"]).name: row for row in csv.DictReader((folder / "predictions.csv").open())}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    correct = sum(int(row["correct"]) for row in rows.values())
+    assert (metrics["num_videos"], metrics["num_scored"]) == (4, 3) and rows["2.mp4"]["scored"] == "0"
+    assert metrics["top1"] == pytest.approx(correct / 3) and metrics["top1_all"] == correct / 4
+    assert metrics["top_k"] == 3 and metrics["top5_all"] == 3 / 4
+    assert np.load(folder / "views.npz")["views"].shape == (4, 6, 3)
+
+    path = rows["1.mp4"]["path"]
+    first = load(job / "run" / "best.pt", "cpu").predict(path, top_k=1, clips=2, crops=3)[0]
+    assert rows["1.mp4"]["predicted"] == first.label and float(rows["1.mp4"]["prob_1"]) == pytest.approx(first.score)
+
+
+def test_workers_score_the_same(job):
+    assert run(main, arguments(job)) == 0
+    before = (job / "run" / "test" / "predictions.csv").read_text()
+    assert run(main, arguments(job, "data.workers=2", "test.batch_size=5")) == 0
+    after = (job / "run" / "test" / "predictions.csv").read_text()
+    assert [r.split(",")[:5] for r in before.splitlines()] == [r.split(",")[:5] for r in after.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "override, values",
+    [
+        ("model.width=0.25", ["model.width is 0.25 here, 0.125 there"]),
+        ("model.name=resnet3d_rs_50", ["resnet3d_rs_50 here", "resnet3d_rs_26 there"]),
+        ("model.num_classes=5", ["model.num_classes is 5 here, 3 there"]),
+        ("data.num_frames=8", ["data.num_frames is 8 here, 4 there"]),
+        ("data.mean=[0.5,0.5,0.5]", ["data.mean is (0.5, 0.5, 0.5) here, (0.0, 0.0, 0.0) there"]),
+    ],
+)
+def test_another_contract_is_refused_with_both_values(job, capsys, override, values):
+    error = failure(capsys, job, override)
+    assert all(value in error for value in values) and "best.pt" in error
+
+
+def test_classes_in_another_order_are_refused(job, capsys, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(reversed(NAMES)))
+    assert "class 0 is 'diving' in the data, 'bowling' in" in failure(capsys, job, f"data.class_names={names}")
+
+
+def test_checkpoints_that_are_not_there_or_damaged(job, capsys, tmp_path):
+    assert "train first" in failure(capsys, job, f"out={tmp_path}")
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((job / "run" / "best.pt").read_bytes()[:5000])
+    assert str(cut) in failure(capsys, job, f"weights={cut}")
+
+
+def test_nothing_to_score(job, capsys, tmp_path):
+    for name in NAMES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "x.mp4").write_bytes(b"no video")
+    assert "none of the 3 videos can be scored" in failure(capsys, job, f"data.root={tmp_path}")
+
+
+@pytest.mark.parametrize("tool", ["test_net.py", "predict.py"])
+def test_help_leaves_torch_alone(tool):
+    code = (
+        f"import runpy, sys; sys.argv = [{tool!r}, '--help']\n"
+        f"try: runpy.run_path({str(ROOT / 'tools' / tool)!r}, run_name='__main__')\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage: " + tool in done.stdout, done.stderr

@@ -1,0 +1,140 @@
+import base64
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from video_rs.evaluation.figures import confusion_png, curves_png, read_log
+from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.multiview import Scores
+from video_rs.evaluation.report import worst_mistakes, write_report
+
+NAMES = ["<b>jump</b>", "run & hide", "price $5 to $9"]
+TRAIN = {"kind": "train", "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "clips_per_second": 9.0, "data_wait": 0.1}
+VAL = {"kind": "val", "top1": 0.4, "top5": 0.9, "loss": 1.1}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, make_video):
+    folder = tmp_path_factory.mktemp("<videos> & 'more'")
+    return [str(make_video(folder / f"{i}.mp4", num_frames=8, height=48, width=64)) for i in range(4)]
+
+
+@pytest.fixture
+def scores():
+    probs = np.array([[0.7, 0.2, 0.1], [0.9, 0.05, 0.05], [0.1, 0.6, 0.3], [0, 0, 0]], dtype=np.float32)
+    views = np.repeat(probs[:, None], 2, axis=1).astype(np.float16)
+    return Scores(probs, np.array([0, 1, 2, 0]), np.array([1, 1, 1, 0], bool), views, [(3, "<i>empty</i>")])
+
+
+def report(folder, videos, scores, **kwargs):
+    metrics = summarize(scores.probs, scores.labels, scores.scored, NAMES)
+    return write_report(folder, videos, scores, NAMES, metrics, **kwargs)
+
+
+def write_log(folder, *records):
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder / "metrics.jsonl"
+
+
+def test_all_files(tmp_path, videos, scores):
+    log = write_log(tmp_path / "run", TRAIN | {"step": 1, "epoch": 0.5}, VAL | {"step": 2, "epoch": 1})
+    page = report(tmp_path / "test", videos, scores, run_dir=log.parent, title="<run>", about={"weights": "<w>"})
+    expected = ["confusion.png", "curves.png", "metrics.json", "predictions.csv", "report.html", "views.npz"]
+    assert sorted(p.name for p in page.parent.iterdir()) == expected  # no temporary files either
+    views = np.load(page.parent / "views.npz")
+    np.testing.assert_array_equal(views["views"], scores.views)
+    assert views["paths"].tolist() == videos
+
+
+def test_predictions(tmp_path, videos, scores):
+    page = report(tmp_path, videos, scores)
+    rows = list(csv.DictReader(io.StringIO((page.parent / "predictions.csv").read_text())))
+    assert [row["path"] for row in rows] == videos
+    assert [row["correct"] for row in rows] == ["1", "0", "0", "0"]
+    assert (rows[2]["label"], rows[2]["predicted"]) == (NAMES[2], NAMES[1])
+    assert (rows[2]["class_2"], rows[2]["prob_2"]) == (NAMES[2], "0.300000")
+    assert (rows[3]["scored"], rows[3]["predicted"], rows[3]["error"]) == ("0", "", "<i>empty</i>")
+
+
+def test_metrics_json_is_strict_json(tmp_path, videos, scores):
+    scores.scored[:] = [True, False, False, False]  # two classes without a scored video: NaN accuracies
+    page = report(tmp_path, videos, scores)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    metrics = json.loads((page.parent / "metrics.json").read_text(), parse_constant=refuse)
+    assert metrics["per_class"][1]["accuracy"] is None and metrics["top1"] == 1.0
+    assert metrics["confusion"] == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_page_stands_alone_and_is_escaped(tmp_path, videos, scores):
+    page = report(tmp_path, videos, scores, title="<run>", about={"weights": "<w>"}).read_text()
+    for raw in ("<b>jump</b>", "run & hide", "<i>empty</i>", "<run>", "<w>", "<videos>"):
+        assert raw not in page
+    for escaped in ("&lt;b&gt;jump&lt;/b&gt;", "run &amp; hide", "&lt;i&gt;empty&lt;/i&gt;", "&lt;run&gt;"):
+        assert escaped in page
+    sources = re.findall(r"src='([^']*)'", page)
+    assert len(sources) == 3 and all(s.startswith("data:image/") for s in sources)  # 2 mistakes and the matrix
+    assert not re.search(r"(href|src)=.?(https?:|/)", page)
+    assert "33.33 %" in page and "25.00 %" in page  # top-1 over the scored, and over all
+
+
+def test_worst_mistakes_come_first_and_show_frames(videos, scores, frame_numbers):
+    first, second = worst_mistakes(videos, scores, NAMES)
+    assert (first.path, first.label, first.predicted) == (videos[1], NAMES[1], NAMES[0])
+    assert (second.path, second.label_prob) == (videos[2], pytest.approx(0.3))
+    strip = np.asarray(Image.open(io.BytesIO(first.jpeg)))
+    thirds = [strip[:, i * (149 + 2) : i * (149 + 2) + 149] for i in range(3)]  # 64x48 -> 149x112, 2 pixels between
+    assert strip.shape == (112, 3 * 149 + 4, 3) and frame_numbers(np.stack(thirds)) == [2, 4, 6]
+
+
+def test_a_mistake_that_is_gone_has_no_picture(tmp_path, videos, scores):
+    gone = [*videos[:1], str(tmp_path / "gone.mp4"), *videos[2:]]
+    assert "no picture" in report(tmp_path / "test", gone, scores).read_text()
+
+
+def test_an_older_report_leaves_nothing_behind(tmp_path, videos, scores):
+    log = write_log(tmp_path / "run", TRAIN | {"step": 1, "epoch": 0.5})
+    page = report(tmp_path / "test", videos, scores, run_dir=log.parent)
+    scores.views = None
+    report(tmp_path / "test", videos, scores, run_dir=tmp_path / "no such run")
+    assert not (page.parent / "views.npz").exists() and not (page.parent / "curves.png").exists()
+
+
+def test_no_mistakes(tmp_path, videos):
+    scores = Scores(np.eye(3, dtype=np.float32), np.arange(3), np.ones(3, bool))
+    page = report(tmp_path, videos[:3], scores).read_text()
+    assert "No mistakes" in page and "Not scored" not in page and "100.00 %" in page
+
+
+def test_log_of_an_interrupted_run(tmp_path):
+    records = [TRAIN | {"step": s, "epoch": s / 4, "loss": loss} for s, loss in ((2, 3.0), (4, 9.0), (4, 2.0))]
+    path = write_log(tmp_path / "run", *records, {"kind": "val", "step": 4, "epoch": 1, "loss": None})
+    path.write_text(path.read_text() + '\n{"kind": "tra')
+    log = read_log(path)
+    assert log["train"]["step"].tolist() == [2, 4] and log["train"]["loss"].tolist() == [3.0, 2.0]
+    assert curves_png(log).startswith(b"\x89PNG")
+
+
+def test_curves_of_an_empty_log(tmp_path):
+    assert curves_png(read_log(write_log(tmp_path / "run"))).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("classes", [1, 2, 30, 100])
+def test_confusion_of_any_size(classes):
+    png = confusion_png(np.eye(classes, dtype=int), [f"a rather long class name $ number {c}" for c in range(classes)])
+    width, height = Image.open(io.BytesIO(png)).size
+    assert 200 < width < 2000 and 200 < height < 2000
+
+
+def test_pictures_are_embedded_whole(tmp_path, videos, scores):
+    page = report(tmp_path, videos, scores)
+    embedded = re.search(r"data:image/png;base64,([^']*)", page.read_text())[1]
+    assert base64.b64decode(embedded) == (page.parent / "confusion.png").read_bytes()

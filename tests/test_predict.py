@@ -1,0 +1,277 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import video_rs
+from video_rs import checkpoint
+from video_rs.cli import predict as cli
+from video_rs.cli.common import run
+from video_rs.contract import DataContract
+from video_rs.data.dataset import ViewDataset
+from video_rs.data.decode import open_video
+from video_rs.data.loader import view_loader
+from video_rs.data.records import Records
+from video_rs.data.transforms import ViewTransform
+from video_rs.errors import MediaError, UserError
+from video_rs.evaluation.multiview import score
+from video_rs.models.zoo import create_model
+from video_rs.predict import Classifier, model_from_checkpoint, window_starts
+
+NAMES = ("archery", "juggling", "yoga")
+FPS = 10
+CLIPS = DataContract(num_frames=4, stride=2, train_size=32, short_side=40, test_size=32, class_names=NAMES)
+IMAGES = dataclasses.replace(CLIPS, num_frames=1, stride=1)
+
+
+def tiny(name, contract):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=len(NAMES), width=0.125, contract=contract)
+    torch.nn.init.normal_(model.state_dict(keep_vars=True)["head.weight"], std=3.0)  # answers that differ visibly
+    return model
+
+
+def save(path, name, contract, **changes):
+    model = tiny(name, contract)
+    state = {"format": 1, "config": {}, "contract": contract.to_dict(), "model": model.state_dict(), "ema": None}
+    state["model_args"] = {"name": name, "num_classes": len(NAMES), "width": 0.125}
+    checkpoint.save(path, state | changes)
+    return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small only wait for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("clips") / "best.pt", "resnet3d_rs_26", CLIPS)
+
+
+@pytest.fixture(scope="module")
+def image_weights(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("images") / "best.pt", "resnet_rs_26", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory, make_video):
+    frames = np.random.default_rng(0).integers(0, 256, (30, 6, 8, 3), dtype=np.uint8)
+    frames = frames.repeat(8, axis=1).repeat(8, axis=2)
+    return str(make_video(tmp_path_factory.mktemp("video") / "a video.mp4", frames=frames, fps=FPS))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("image") / "a.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def by_index(predictions):
+    return [p.score for p in sorted(predictions, key=lambda p: p.index)]
+
+
+def all_frames(path):
+    with open_video(path) as opened:
+        return opened.read(range(opened.num_frames))
+
+
+@pytest.mark.parametrize("clips, crops", [(1, 1), (3, 3)])
+def test_predict_agrees_with_the_test(weights, video, clips, crops):
+    classifier = video_rs.load(weights, "cpu")
+    dataset = ViewDataset(
+        Records([video], [0], NAMES),
+        num_frames=4,
+        stride=2,
+        clips=clips,
+        transform=ViewTransform(40, 32, crops),
+    )
+    tested = score(classifier.model, view_loader(dataset), device=torch.device("cpu"))
+    predictions = classifier.predict(video, clips=clips, crops=crops)
+    np.testing.assert_allclose(by_index(predictions), tested.probs[0], atol=1e-6)
+    assert [p.label for p in predictions] == [NAMES[p.index] for p in predictions]
+    assert predictions == sorted(predictions, key=lambda p: -p.score)
+
+
+def test_frames_agree_with_their_file(weights, video):
+    classifier = video_rs.load(weights, "cpu")
+    frames = all_frames(video)
+    np.testing.assert_allclose(by_index(classifier.predict(frames)), by_index(classifier.predict(video)), atol=1e-6)
+    assert classifier.predict(frames.numpy(), top_k=1) == classifier.predict(frames, top_k=1)
+
+
+def test_the_number_of_views_in_a_forward_does_not_matter(weights, video):
+    model = model_from_checkpoint(checkpoint.load(weights))
+    one, many = (by_index(Classifier(model, views_per_forward=n).predict(video, crops=3)) for n in (1, 5))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def test_windows_see_the_frames_of_their_time(weights, video):
+    classifier = video_rs.load(weights, "cpu")
+    frames = all_frames(video)
+    windows = list(classifier.predict_windows(video, 0.5))
+    assert [round(w.start, 3) for w in windows] == [0, 0.5, 1, 1.5, 2, 2.2]  # a clip spans 8 frames, the video 30
+    assert all(w.end - w.start == pytest.approx(0.8) for w in windows)
+    for window in windows:
+        first = round(window.start * FPS)
+        expected = classifier.predict(frames[first : first + 8], clips=1)
+        np.testing.assert_allclose(by_index(window.predictions), by_index(expected), atol=1e-6)
+
+
+def test_a_video_shorter_than_a_clip_is_looped(weights, tmp_path, make_video):
+    path = make_video(tmp_path / "short.mp4", num_frames=3, fps=FPS)
+    classifier = video_rs.load(weights, "cpu")
+    (window,) = classifier.predict_windows(path, 0.1)
+    assert (window.start, window.end) == (0, pytest.approx(0.3))
+    np.testing.assert_allclose(by_index(window.predictions), by_index(classifier.predict(path)), atol=1e-6)
+
+
+def test_an_image_network_takes_images_and_videos(image_weights, image, video):
+    classifier = video_rs.load(image_weights, "cpu")
+    pixels = all_frames(image)
+    assert by_index(classifier.predict(image)) == by_index(classifier.predict(pixels[0]))
+    frames = all_frames(video)
+    each = [by_index(classifier.predict(frames[i])) for i in (0, 9, 19, 29)]  # evenly spaced
+    np.testing.assert_allclose(by_index(classifier.predict(video, clips=4)), np.mean(each, axis=0), atol=1e-6)
+
+
+def test_an_image_says_nothing_to_a_video_network(weights, image):
+    classifier = video_rs.load(weights, "cpu")
+    with pytest.raises(MediaError, match=r"a\.png: is an image, and this network sees clips of 4 frames"):
+        classifier.predict(image)
+    with pytest.raises(MediaError, match="is an image"):
+        classifier.predict(torch.zeros(40, 40, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("frames", [torch.zeros(4, 40, 40, 3), torch.zeros(4, 3, 40, 40, dtype=torch.uint8)])
+def test_frames_of_another_type_or_order_are_refused(weights, frames):
+    with pytest.raises(UserError, match=r"uint8 \[T, H, W, 3\].*got"):
+        video_rs.load(weights, "cpu").predict(frames)
+
+
+def test_the_weight_average_is_used(tmp_path, weights, video):
+    ema = checkpoint.load(weights)["model"]
+    ema["head.weight"] = ema["head.weight"] / 2
+    averaged = save(tmp_path / "ema.pt", "resnet3d_rs_26", CLIPS, ema=ema)
+    assert torch.equal(video_rs.load(averaged, "cpu").model.head.weight, ema["head.weight"])
+
+
+def test_a_model_without_class_names_has_numbers(tmp_path, video):
+    path = save(tmp_path / "best.pt", "resnet3d_rs_26", dataclasses.replace(CLIPS, class_names=()))
+    assert {p.label for p in video_rs.load(path, "cpu").predict(video)} == {"0", "1", "2"}
+
+
+def test_checkpoints_that_are_refused(tmp_path, weights):
+    wrong = {"name": "resnet3d_rs_26", "num_classes": 4, "width": 0.125}
+    with pytest.raises(UserError, match="is not a resnet3d_rs_26 as it says"):
+        video_rs.load(save(tmp_path / "wrong.pt", "resnet3d_rs_26", CLIPS, model_args=wrong))
+    checkpoint.save(tmp_path / "bare.pt", checkpoint.load(weights)["model"])
+    with pytest.raises(UserError, match="bare weights"):
+        video_rs.load(tmp_path / "bare.pt")
+
+
+@given(length=st.integers(1, 400), span=st.integers(1, 80), step=st.floats(0.05, 100))
+def test_window_starts(length, span, step):
+    starts = window_starts(length, span, step)
+    assert starts[0] == 0 and (np.diff(starts) > 0).all()
+    assert starts[-1] == 0 or starts[-1] + span <= length
+    if step <= span:
+        covered = {frame for start in starts for frame in range(start, start + span)}
+        assert set(range(length)) <= covered
+
+
+def test_window_step_must_be_positive():
+    with pytest.raises(UserError, match="above 0"):
+        window_starts(10, 2, 0)
+
+
+@pytest.mark.parametrize("text, value", [("1s", 1), ("0.5s", 0.5), ("500ms", 0.5), ("2", 2), (".25", 0.25)])
+def test_times(text, value):
+    assert cli.seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["0s", "-1s", "1m", "s", "1..5", ""])
+def test_times_that_are_none(text):
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="not a time"):
+        cli.seconds(text)
+
+
+def command(capsys, *arguments):
+    code = run(cli.main, ["--device", "cpu", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_command_for_people(weights, video, capsys):
+    code, out, err = command(capsys, "--weights", weights, video)
+    top = video_rs.load(weights, "cpu").predict(video)[0]
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == video and len(out.splitlines()) == 4
+    assert out.splitlines()[1].split() == [top.label, f"{100 * top.score:.1f}", "%"]
+
+
+def test_command_for_machines(weights, video, capsys):
+    code, out, _ = command(capsys, "--weights", weights, "--json", "--top-k", 2, video)
+    (line,) = map(json.loads, out.splitlines())
+    expected = video_rs.load(weights, "cpu").predict(video, top_k=2)
+    assert code == 0 and line["path"] == video
+    assert [p["label"] for p in line["predictions"]] == [p.label for p in expected]
+    code, out, _ = command(capsys, "--weights", weights, "--csv", "--top-k", 1, video)
+    assert out.splitlines()[0] == "path,rank,label,index,score" and out.splitlines()[1].startswith(f"{video},1,")
+
+
+def test_command_every(weights, video, capsys):
+    _, out, _ = command(capsys, "--weights", weights, "--every", "500ms", "--json", video)
+    assert [json.loads(line)["start"] for line in out.splitlines()] == [0, 0.5, 1, 1.5, 2, 2.2]
+    _, out, _ = command(capsys, "--weights", weights, "--every", "1s", video)
+    assert len(out.splitlines()) == 4 and out.splitlines()[2].startswith("    0:01.0 -   0:01.8  ")
+    _, out, _ = command(capsys, "--weights", weights, "--every", "1s", "--csv", video)
+    assert out.splitlines()[0] == "path,start,end,rank,label,index,score"
+
+
+def test_unreadable_files_are_named_and_the_others_go_on(weights, video, tmp_path, capsys):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video at all")
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    code, out, err = command(capsys, "--weights", weights, "--json", bad, empty, tmp_path / "gone.mp4", video)
+    assert code == 2 and [json.loads(line)["path"] for line in out.splitlines()] == [video]
+    assert all(f"error: {tmp_path / name}" in err for name in ("bad.mp4", "empty.mp4", "gone.mp4"))
+    assert "3 of 4" in err and "Traceback" not in err
+
+
+def test_folders_are_searched(weights, video, tmp_path, capsys, make_video):
+    (tmp_path / "notes.txt").write_text("no video")
+    (tmp_path / "still.png").touch()  # a video network leaves images alone
+    for name in ("b/two.mp4", "a/one.MKV"):
+        make_video(tmp_path / name, num_frames=6)
+    code, out, _ = command(capsys, "--weights", weights, "--json", tmp_path)
+    paths = [json.loads(line)["path"] for line in out.splitlines()]
+    assert code == 0 and paths == [str(tmp_path / "a/one.MKV"), str(tmp_path / "b/two.mp4")]
+    (tmp_path / "none").mkdir()
+    code, out, err = command(capsys, "--weights", weights, tmp_path / "none")
+    assert code == 2 and "none: no videos in this folder" in err
+
+
+def test_recorded_videos(assets, weights, capsys):
+    names = ["arm_wrestling.mp4", "av1.mkv", "rotated_90.mov", "corrupted.mp4"]
+    code, out, err = command(capsys, "--weights", weights, "--json", *(assets / "videos" / name for name in names))
+    assert code == 2 and len(out.splitlines()) == 3
+    assert len(err.splitlines()) == 2 and "corrupted.mp4" in err
+
+
+def test_bad_weights_are_one_line(tmp_path, video, capsys):
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut short")
+    for name in ("cut.pt", "gone.pt"):
+        code, _, err = command(capsys, "--weights", tmp_path / name, video)
+        assert code == 2 and err.startswith("error: ") and name in err and len(err.splitlines()) == 1

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Names what is in videos or images: ``tools/predict.py --weights runs/x/best.pt clip.mp4``. See ``--help``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from video_rs.cli.common import run  # noqa: E402
+from video_rs.cli.predict import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

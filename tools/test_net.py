@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Scores a checkpoint on many views of each video: ``tools/test_net.py --cfg k400_rs50.yaml``. See ``--help``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from video_rs.cli.common import run  # noqa: E402
+from video_rs.cli.test import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

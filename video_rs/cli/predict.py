@@ -1,0 +1,166 @@
+"""Names what is in videos or images.
+
+tools/predict.py --weights runs/k400_rs50/best.pt clip.mp4
+tools/predict.py --weights runs/k400_rs50/best.pt --json my_videos/ > predictions.jsonl
+tools/predict.py --weights runs/k400_rs50/best.pt --every 1s long_video.mp4
+
+A file that cannot be read is named on stderr and the others go on; the exit code is then 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from video_rs.cli.common import progress
+from video_rs.errors import MediaError
+
+if TYPE_CHECKING:
+    from video_rs.predict import Classifier, Prediction
+
+    Write = Callable[[str, float | None, float | None, list[Prediction]], None]
+
+BAR = 24  # characters of a full bar on a terminal
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of ``tools/predict.py`` and ``video-rs predict``."""
+    args = _parser().parse_intermixed_args(argv)
+    from video_rs.predict import load
+
+    classifier = load(args.weights, args.device)
+    files, failed = _find_files(args.inputs, images_too=classifier.contract.num_frames == 1)
+    write = _json_line if args.json else _csv_rows(bool(args.every)) if args.csv else _text()
+    top_k = args.top_k or (1 if args.every else 5)
+    # on a terminal the results themselves show the progress; the bar is for when they go elsewhere
+    bar = len(files) > 1 and sys.stderr.isatty() and not sys.stdout.isatty()
+    shown = progress(files, desc="predicting", unit="files") if bar else files
+    for path in shown:
+        try:
+            for start, end, predictions in _predict(classifier, path, top_k, args):
+                write(path, start, end, predictions)
+        except MediaError as error:
+            failed.append(str(error))
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    if failed and len(files) > 1:
+        print(f"{len(failed)} of {len(files)} could not be predicted", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def seconds(text: str) -> float:
+    """``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds; an argparse type."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
+    value = float(match[1]) * (0.001 if match[2] == "ms" else 1) if match else 0
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 such as 1s, 0.5s or 500ms")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER", help="folders are searched, subfolders too")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt")
+    parser.add_argument("--top-k", type=_positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
+    parser.add_argument("--every", type=seconds, metavar="TIME", help="slide over the video, e.g. 1s or 500ms")
+    parser.add_argument(
+        "--clips", type=_positive, default=4, metavar="N", help="clips of a video (default: %(default)s)"
+    )
+    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops of a clip (default: %(default)s)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line per file (with --every: per window)")
+    form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Namespace) -> Iterator[tuple]:
+    """(start, end, predictions) of a file; without ``--every`` there is one, and its times are None."""
+    if args.every:
+        yield from classifier.predict_windows(path, args.every, top_k, crops=args.crops)
+    else:
+        yield None, None, classifier.predict(path, top_k, clips=args.clips, crops=args.crops)
+
+
+def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[str]]:
+    """The files to predict; and the folders that have none, which are errors. A file named by itself is always kept."""
+    from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+
+    wanted = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS if images_too else VIDEO_EXTENSIONS
+    files: list[str] = []
+    empty: list[str] = []
+    for entry in inputs:
+        if not Path(entry).is_dir():
+            files.append(entry)
+            continue
+        found = sorted(str(p) for p in Path(entry).rglob("*") if p.suffix.lower() in wanted and p.is_file())
+        files += found
+        if not found:
+            empty.append(f"{entry}: no {'videos or images' if images_too else 'videos'} in this folder")
+            print(f"error: {empty[-1]}", file=sys.stderr)
+    return files, empty
+
+
+def _json_line(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
+    times = {} if start is None else {"start": round(start, 3), "end": round(end, 3)}
+    found = [{"label": p.label, "index": p.index, "score": round(p.score, 6)} for p in predictions]
+    print(json.dumps({"path": path, **times, "predictions": found}), flush=True)
+
+
+def _csv_rows(windows: bool) -> Write:
+    times = ["start", "end"] if windows else []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", *times, "rank", "label", "index", "score"])
+
+    def write(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
+        times = [] if start is None else [f"{start:.3f}", f"{end:.3f}"]
+        for rank, p in enumerate(predictions, 1):
+            writer.writerow([path, *times, rank, p.label, p.index, f"{p.score:.6f}"])
+        sys.stdout.flush()
+
+    return write
+
+
+def _text() -> Write:
+    """For people: the file's name once, then a line per class, with a bar on a terminal."""
+    named = None
+
+    def write(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
+        nonlocal named
+        if path != named:
+            print(path)
+            named = path
+        width = max(len(p.label) for p in predictions)
+        for p in predictions:
+            when = "" if start is None else f"{_clock(start)} - {_clock(end)}  "
+            print(f"  {when}{p.label:<{width}}  {100 * p.score:5.1f} %{_bar(p.score)}", flush=True)
+
+    return write
+
+
+def _bar(share: float) -> str:
+    if not sys.stdout.isatty():
+        return ""
+    block = "\N{FULL BLOCK}" if "utf" in (sys.stdout.encoding or "").lower() else "#"
+    return "  " + block * round(share * BAR)
+
+
+def _clock(time: float) -> str:
+    minutes, rest = divmod(round(time, 1), 60)
+    return f"{int(minutes):3d}:{rest:04.1f}"

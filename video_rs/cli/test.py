@@ -1,0 +1,148 @@
+"""Scores a checkpoint on many views of each video, and writes a report.
+
+tools/test_net.py --cfg motion_rs.yaml
+tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 weights=runs/k400_rs50/best.pt
+tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 test.clips=1 test.crops=1 test.split=val
+
+It reads <out>/best.pt unless weights= names another file, and writes into <out>/<split>/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from video_rs.cli.common import command, config_parser, progress
+from video_rs.config import Config, load_config
+from video_rs.contract import DataContract
+from video_rs.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared by themselves
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of ``tools/test_net.py`` and ``video-rs test``."""
+    args = config_parser("test_net.py", __doc__).parse_intermixed_args(argv)
+    test(load_config(args.cfg, args.overrides))
+    return 0
+
+
+def test(config: Config) -> dict[str, Any]:
+    """Score ``test.split`` with the checkpoint, print the figures, write the report; returns the metrics.
+
+    Raises:
+        UserError: the checkpoint is not of this config or these classes, or no video can be scored.
+    """
+    import torch
+
+    from video_rs import checkpoint, runtime
+    from video_rs.cli import build
+    from video_rs.data.loader import view_loader
+    from video_rs.evaluation.metrics import summarize
+    from video_rs.evaluation.multiview import score
+    from video_rs.evaluation.report import write_report
+    from video_rs.predict import model_from_checkpoint
+
+    weights, split = Path(config.weights or Path(config.out) / "best.pt"), config.test.split
+    if not weights.exists() and not config.weights:
+        raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
+    state = checkpoint.load_run(weights)
+    records = build.build_records(config, (split,))[split]
+    names = build.class_names(config, records)
+    check_fits(config, names, state, weights)
+
+    runtime.set_up(config.train.threads, config.train.deterministic)
+    device = runtime.select_device(config.train.device)
+    precision = runtime.select_precision(config.train.precision, device)
+    model = model_from_checkpoint(state, str(weights))
+    names = model.contract.class_names or names  # the data's may be mere numbers
+    model.to(device, runtime.parameter_dtype(precision), memory_format=torch.channels_last_3d)
+    dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)
+    views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
+    print(f"device: {runtime.describe(device)}; precision {precision}")
+    print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
+    print(f"{split}: {records.describe()}; {views} each")
+
+    loader = view_loader(dataset, workers=runtime.loader_workers(config.data.workers))
+    scores = score(
+        model,
+        _Shown(loader),
+        device=device,
+        precision=precision,
+        views_per_forward=config.test.batch_size,
+        keep_views=config.test.save_views,
+    )
+    if not scores.scored.any():
+        index, reason = scores.errors[0]
+        raise UserError(f"none of the {len(records)} videos can be scored; the first, {records.path(index)}: {reason}")
+    metrics = summarize(scores.probs, scores.labels, scores.scored, names)
+    report = write_report(
+        Path(config.out) / split,
+        [records.path(i) for i in range(len(records))],
+        scores,
+        names,
+        metrics,
+        run_dir=weights.parent,
+        title=f"{Path(config.out).name}: {split} split",
+        about={"model": config.model.name, "weights": str(weights), "views": views, "precision": precision},
+        decoder=config.data.decoder,
+    )
+    print(table(metrics))
+    for index, reason in scores.errors[:3]:
+        print(f"not scored: {records.path(index)}: {reason}")
+    print(f"report: {report}")
+    print(f"next: {command('predict', '--weights', str(weights), records.path(0))}")
+    return metrics
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The figures for a terminal; the second column counts videos that could not be scored as wrong."""
+    rows = [("top-1", "top1"), (f"top-{metrics['top_k']}", "top5"), ("mean of the classes", "mean_class")]
+    lines = [f"{metrics['num_scored']} of {metrics['num_videos']} scored"]
+    columns = [""]
+    if metrics["num_scored"] < metrics["num_videos"]:
+        columns = ["", "_all"]
+        lines.append(f"{'':<22}{'of scored':>10}{'of all':>10}")
+    for name, key in rows:
+        lines.append(f"  {name:<20}" + "".join(f"{100 * metrics[key + column]:8.2f} %" for column in columns))
+    return "\n".join(lines)
+
+
+def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: Path) -> None:
+    """Raises UserError, with both values, where a checkpoint is not what the config and the data call for."""
+    contract, saved = config.contract(class_names), DataContract.from_dict(state["contract"])
+    arguments = state["model_args"]
+    pairs = {
+        "model.name": (config.model.name, arguments["name"]),
+        "model.width": (config.model.width, arguments["width"]),
+        "model.num_classes": (len(class_names), arguments["num_classes"]),
+    }
+    pairs |= {f"data.{k}": v for k, v in contract.differences(saved).items() if k not in TRAINING_ONLY}
+    wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
+    if wrong:
+        raise UserError(f"{weights} is not a checkpoint of this config: {'; '.join(wrong)}; give the config it has")
+    _check_names(class_names, saved.class_names, weights)
+
+
+def _check_names(ours: tuple[str, ...], theirs: tuple[str, ...], weights: Path) -> None:
+    """The same classes in another order would be scored as nonsense; but names that are only numbers say nothing."""
+    for index, (name, saved) in enumerate(zip(ours, theirs)):
+        if name != saved and str(index) not in (name, saved):
+            raise UserError(
+                f"class {index} is {name!r} in the data, {saved!r} in {weights}; give the names in the order of the "
+                "checkpoint with data.class_names=FILE"
+            )
+
+
+class _Shown:
+    """A loader with a progress bar."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader, self.dataset = loader, loader.dataset
+
+    def __iter__(self) -> Iterator[dict]:
+        return progress(self.loader, total=len(self.dataset), desc="testing", unit="videos")

@@ -1,0 +1,216 @@
+"""Predict with a trained network: ``video_rs.load("runs/k400_rs50/best.pt").predict("clip.mp4")``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from video_rs import checkpoint, runtime
+from video_rs.contract import DataContract
+from video_rs.data.clips import view_indices
+from video_rs.data.decode import is_image, open_video, probe
+from video_rs.data.transforms import ViewTransform, resize, short_side_size
+from video_rs.errors import MediaError, UserError
+from video_rs.evaluation.metrics import ranking
+from video_rs.evaluation.multiview import view_probs
+from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.zoo import create_model
+
+
+class Prediction(NamedTuple):
+    """One class that a video may show: its name, its index and its probability in [0, 1]."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Window(NamedTuple):
+    """What a part of a video shows; ``start`` and ``end`` in seconds."""
+
+    start: float
+    end: float
+    predictions: list[Prediction]
+
+
+def load(path: str | Path, device: str = "auto") -> Classifier:
+    """A classifier from a checkpoint of this package (its weight average, where there is one).
+
+    Args:
+        path: e.g. ``runs/k400_rs50/best.pt``.
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or not one of a whole model; the device is not there.
+    """
+    chosen = runtime.select_device(device)
+    return Classifier(model_from_checkpoint(checkpoint.load_run(path), str(path)), chosen)
+
+
+def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> ResNetRS:
+    """The network of a checkpoint, in ``eval()`` mode on the CPU.
+
+    Raises:
+        UserError: the weights are not those of the architecture the checkpoint names.
+    """
+    with torch.device("meta"):  # its random weights would be thrown away
+        model = create_model(**state["model_args"], contract=DataContract.from_dict(state["contract"]))
+    model.to_empty(device="cpu")
+    try:
+        model.load_state_dict(checkpoint.weights(state))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{name} is not a {state['model_args']['name']} as it says: {reason}") from None
+    return model.eval()
+
+
+class Classifier:
+    """A network, its data contract and its class names.
+
+    Args:
+        model: with a ``contract``; moved to ``device``.
+        device: to compute on.
+        views_per_forward: memory depends on it, the result does not.
+
+    Attributes:
+        model, device, contract: as given; the contract is the model's.
+        class_names: in the order of the logits; numbers where the contract has no names.
+    """
+
+    def __init__(self, model: ResNetRS, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last_3d)
+        self.contract, self.views_per_forward = model.contract, views_per_forward
+        self.class_names = self.contract.class_names or tuple(str(c) for c in range(model.num_classes))
+
+    def predict(
+        self, source: str | Path | Tensor | np.ndarray, top_k: int = 5, *, clips: int = 4, crops: int = 1
+    ) -> list[Prediction]:
+        """The most probable classes, most probable first.
+
+        A video network takes the mean over evenly spaced clips. An image network takes an image as it is, and of a
+        video the mean over evenly spaced frames. An image says nothing to a video network: that is an error.
+
+        Args:
+            source: a video or image file; or its frames, uint8 ``[T, H, W, C]`` (RGB), or ``[H, W, C]`` for an image.
+            top_k: how many; at most the number of classes.
+            clips, crops: views of a video; 10 and 3 are the test protocol of Kinetics. Crops are 1 (centre) or 3.
+
+        Raises:
+            MediaError: the file cannot be read, or is an image given to a video network.
+        """
+        if isinstance(source, (str, Path)):
+            self._refuse_image(is_image(source), source)
+            with open_video(source) as video:
+                indices = self._view_indices(video.num_frames, clips)
+                probs = self._clip_probs(self._reader(video), indices, crops)
+        else:
+            frames = self._frames(source)
+            probs = self._clip_probs(self._indexer(frames), self._view_indices(len(frames), clips), crops)
+        return self._top(probs.mean(axis=0), top_k)
+
+    def predict_windows(
+        self, path: str | Path, every_seconds: float, top_k: int = 5, *, crops: int = 1
+    ) -> Iterator[Window]:
+        """Slide over a long video and predict a clip every so often, reading as it goes.
+
+        A window is as long as one clip of the network. One more is added at the end where the video would otherwise
+        end unseen; a video shorter than a clip is looped and is one window. Times are frame numbers over the mean
+        frame rate.
+
+        Args:
+            path: of a video file.
+            every_seconds: from the start of one window to the start of the next.
+            top_k, crops: as for :meth:`predict`.
+
+        Raises:
+            MediaError: the file cannot be read, or is an image.
+        """
+        if is_image(path):
+            raise MediaError(f"{path}: is an image: windows need a video")
+        contract, fps = self.contract, probe(path).fps
+        if not fps:
+            raise MediaError(f"{path}: has no frame rate, so its windows have no times")
+        group = max(1, self.views_per_forward // crops)
+        with open_video(path) as video:
+            span = contract.num_frames * contract.stride
+            starts = window_starts(video.num_frames, span, every_seconds * fps)
+            for first in range(0, len(starts), group):
+                some = starts[first : first + group]
+                indices = some[:, None] + contract.stride * np.arange(contract.num_frames)
+                probs = self._clip_probs(self._reader(video), indices % video.num_frames, crops)
+                for start, row in zip(some, probs):
+                    end = min(start + span, video.num_frames)
+                    yield Window(float(start / fps), float(end / fps), self._top(row, top_k))
+
+    def _clip_probs(self, read: Callable[[np.ndarray], Tensor], indices: np.ndarray, crops: int) -> np.ndarray:
+        """Class probabilities of clips, ``[K, T]`` frame numbers -> ``[K, classes]``, each the mean over its crops."""
+        contract = self.contract
+        transform = ViewTransform(contract.short_side, contract.test_size, crops, contract.filter)
+        unique, places = np.unique(indices, return_inverse=True)
+        cropped = transform(read(unique))  # [crops, unique frames, size, size, C]
+        where = torch.from_numpy(places.reshape(indices.shape))
+        views = [(crop, numbers) for numbers in where for crop in cropped]
+        probs = []
+        for i in range(0, len(views), self.views_per_forward):
+            batch = torch.stack([crop[numbers] for crop, numbers in views[i : i + self.views_per_forward]])
+            probs.append(view_probs(self.model, batch, device=self.device))
+        return torch.cat(probs).unflatten(0, (len(indices), crops)).mean(dim=1).numpy()
+
+    def _view_indices(self, length: int, clips: int) -> np.ndarray:
+        return view_indices(length, self.contract.num_frames, self.contract.stride, clips if length > 1 else 1)
+
+    def _reader(self, video: Any) -> Callable[[np.ndarray], Tensor]:
+        contract = self.contract
+        return lambda numbers: video.read(numbers, short_side=contract.short_side, filter=contract.filter)
+
+    def _indexer(self, frames: Tensor) -> Callable[[np.ndarray], Tensor]:
+        size = short_side_size(*frames.shape[1:3], self.contract.short_side)
+        return lambda numbers: resize(frames[torch.from_numpy(numbers)], *size, self.contract.filter)
+
+    def _frames(self, source: Tensor | np.ndarray) -> Tensor:
+        frames = torch.as_tensor(source).cpu()
+        channels = self.contract.in_channels
+        if frames.dtype != torch.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != channels:
+            given = f"{frames.dtype} {list(frames.shape)}"
+            raise UserError(f"frames must be uint8 [T, H, W, {channels}] or [H, W, {channels}], got {given}")
+        self._refuse_image(frames.ndim == 3, "the tensor")
+        return frames if frames.ndim == 4 else frames[None]
+
+    def _refuse_image(self, image: bool, source: Any) -> None:
+        if image and self.contract.num_frames > 1:
+            raise MediaError(
+                f"{source}: is an image, and this network sees clips of {self.contract.num_frames} frames: "
+                "give it videos, or use the weights of an image network"
+            )
+
+    def _top(self, probs: np.ndarray, top_k: int) -> list[Prediction]:
+        if top_k < 1:
+            raise UserError(f"top_k must be at least 1, got {top_k}")
+        order = ranking(probs[None])[0, :top_k]
+        return [Prediction(self.class_names[c], int(c), float(probs[c])) for c in order]
+
+
+def window_starts(length: int, span: int, step: float) -> np.ndarray:
+    """First frames of the windows over a video.
+
+    Args:
+        length: frames in the video.
+        span: frames in a window.
+        step: frames from one start to the next, above 0; need not be whole.
+
+    Returns:
+        ascending int64, at least one: every ``step`` as long as the window ends inside the video; where windows overlap
+        or touch, the last one ends with the video.
+    """
+    if not step > 0:
+        raise UserError(f"the time between windows must be above 0, got {step:g} frames")
+    last = max(0, length - span)
+    starts = np.unique(np.rint(np.arange(int(last / step) + 1) * step).astype(np.int64))
+    starts = starts[starts <= last]
+    return np.append(starts, last) if step <= span and starts[-1] < last else starts
