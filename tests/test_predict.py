@@ -117,15 +117,16 @@ def test_the_number_of_views_in_a_forward_does_not_matter(weights, video):
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
-def test_windows_see_the_frames_of_their_time(weights, video):
+@pytest.mark.parametrize("crops", [1, 3])
+def test_windows_see_the_frames_of_their_time(weights, video, crops):
     classifier = video_rs.load(weights, "cpu")
     frames = all_frames(video)
-    windows = list(classifier.predict_windows(video, 0.5))
+    windows = list(classifier.predict_windows(video, 0.5, crops=crops))
     assert [round(w.start, 3) for w in windows] == [0, 0.5, 1, 1.5, 2, 2.2]  # a clip spans 8 frames, the video 30
     assert all(w.end - w.start == pytest.approx(0.8) for w in windows)
     for window in windows:
         first = round(window.start * FPS)
-        expected = classifier.predict(frames[first : first + 8], clips=1)
+        expected = classifier.predict(frames[first : first + 8], clips=1, crops=crops)
         np.testing.assert_allclose(by_index(window.predictions), by_index(expected), atol=1e-6)
 
 
