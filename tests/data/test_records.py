@@ -120,6 +120,13 @@ def test_clips_of_one_source_stay_together():
     assert len(train) + len(val) == 90 and set(val.labels) == {0, 1, 2} and len(val) == 18
 
 
+def test_sources_shared_by_classes_count_for_both():
+    names = [f"{'xy'[c]}/{v:011d}_000000_000010.mp4" for c in range(2) for v in range(5 * c, 5 * c + 10)]
+    train, val = split_off(Records(names, [0] * 10 + [1] * 10, "xy"), 0.5, seed=0)
+    sources = [{source_of(part.path(i)) for i in range(len(part))} for part in (train, val)]
+    assert not sources[0] & sources[1] and list(np.bincount(val.labels)) == [5, 5]
+
+
 def test_a_class_with_one_source_stays_in_training():
     train, val = split_off(Records(["a/1.mp4", "b/1.mp4", "b/2.mp4"], [0, 1, 1], "ab"), 0.1, 0)
     assert list(train.labels) == [0, 1] and list(val.labels) == [1]

@@ -6,6 +6,7 @@ upright (rotation applied), with edit lists honoured, whichever backend delivers
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,10 +24,10 @@ from video_rs.data.transforms import resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
 BACKENDS = ("auto", "decord", "pyav")
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-VIDEO_EXTENSIONS = (
-    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ogv"),
-    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
+IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
+VIDEO_EXTENSIONS = frozenset(
+    [".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ogv"]
+    + [".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"]
 )
 
 
@@ -148,11 +149,10 @@ def read_frames(
 
 def read_image(path: str | Path) -> Tensor:
     """An image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``. Raises ``MediaError``."""
-    with _media_errors(path):
-        from PIL import Image, ImageOps
+    from PIL import Image, ImageOps
 
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))[None]
+    with _media_errors(path, Exception), Image.open(path) as image:  # a damaged image may raise anything in PIL
+        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))[None]
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -163,7 +163,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 def is_image(path: str | Path) -> bool:
     """Whether the extension is an image's."""
-    return Path(path).suffix.lower() in IMAGE_EXTENSIONS
+    return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
 
 
 class _ImageReader:
@@ -180,8 +180,8 @@ class _ImageReader:
 
 
 @contextmanager
-def _media_errors(path: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into a ``MediaError`` that names the file."""
+def _media_errors(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file."""
     try:
         if not Path(path).is_file():
             raise MediaError(f"{path}: no such file")
@@ -190,6 +190,6 @@ def _media_errors(path: str | Path) -> Iterator[None]:
         yield
     except MediaError:
         raise
-    except (av.FFmpegError, Unsuitable, OSError, ValueError, SyntaxError) as error:  # PIL's include a SyntaxError
+    except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
         lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
         raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error

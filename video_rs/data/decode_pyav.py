@@ -66,7 +66,8 @@ def scan(path: str | Path) -> Scan:
         packets = [packet for packet in container.demux(stream) if packet.size]
         codec, has_b_frames = stream.codec_context.codec.canonical_name, stream.codec_context.has_b_frames
         mov, avi = "mov" in container.format.name, container.format.name == "avi"
-        if any(packet.is_corrupt for packet in packets) or (mov and len(packets) < stream.frames):
+        indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        if any(packet.is_corrupt for packet in packets) or (mov and indexed > container.size):
             raise MediaError(f"{path}: damaged or cut off")
         # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
         reliable = (mov or "matroska" in container.format.name or (avi and not has_b_frames)) and codec != "vp8"

@@ -176,7 +176,7 @@ def split_off(records: Records, fraction: float, seed: int) -> tuple[Records, Re
         wanted -= sum(count for name, count in groups.items() if to_val.get(name))
         fresh = [name for name in groups if name not in to_val]
         for name in sorted(fresh, key=lambda name: sha1(f"{seed}/{name}".encode(errors="surrogateescape")).digest()):
-            to_val[name] = wanted > 0 and len(groups) > 1
+            to_val[name] = wanted > 0
             wanted -= groups[name]
     mask = np.array([to_val[source] for source in sources], dtype=bool)
     train = records.subset(np.flatnonzero(~mask))
@@ -234,7 +234,7 @@ def _class_folders(folder: str) -> dict[str, list[str]]:
 
 
 def _is_media(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS + IMAGE_EXTENSIONS
+    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[str, ...]:
