@@ -63,27 +63,28 @@ def scan(path: str | Path) -> Scan:
     """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
     with av.open(str(path)) as container:
         stream = _best_stream(container, path)
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        # what is needed of each, for a list of packets would keep the whole file in memory
+        packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in container.demux(stream) if p.size]
         codec, has_b_frames = stream.codec_context.codec.canonical_name, stream.codec_context.has_b_frames
         mov, avi = "mov" in container.format.name, container.format.name == "avi"
         indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-        if any(packet.is_corrupt for packet in packets) or (mov and indexed > container.size):
+        if any(packet[4] for packet in packets) or (mov and indexed > container.size):
             raise MediaError(f"{path}: damaged or cut off")
         # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
         reliable = (mov or "matroska" in container.format.name or (avi and not has_b_frames)) and codec != "vp8"
     if not packets:
         raise MediaError(f"{path}: the video stream is empty")
-    if not reliable or any(packet.pts is None for packet in packets):
+    times, dts, is_key, hidden, _ = zip(*packets)
+    if not reliable or None in times:
         return Scan(codec, None, decord_problem="its timestamps are no guide")
 
-    pts = np.array([packet.pts for packet in packets])
+    pts, is_key = np.array(times), np.array(is_key)
     earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # of this packet and all behind it
-    is_key = np.array([packet.is_keyframe for packet in packets])
     safe = is_key & (pts == earliest_after)
-    shown = np.sort(pts[[not packet.is_discard for packet in packets]])
+    shown = np.sort(pts[~np.array(hidden)])
     if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
         return Scan(codec, None, decord_problem="its timestamps are no guide")
-    keyframes = [Keyframe(packets[i].pts, packets[i].dts) for i in np.flatnonzero(safe)]
+    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
     problem = ""
     if codec == "av1":
         problem = "no AV1"
@@ -98,7 +99,9 @@ def probe_video(path: str | Path) -> VideoInfo:
     """See ``decode.probe``."""
     reader = PyAVReader(path, scan(path))
     try:
-        frame = next(reader.decoded())
+        frame = next(reader.decoded(), None)
+        if frame is None:
+            raise MediaError(f"{path}: no frame can be decoded")
         height, width = frame.height, frame.width
         rotation = round(frame.rotation / 90) * 90
         if rotation % 180:
