@@ -166,6 +166,12 @@ def audio_only(path):
         container.mux(stream.encode())
 
 
+def cut_inside_a_packet(source, path):
+    with av.open(str(source)) as container:
+        key = [packet for packet in container.demux(video=0) if packet.is_keyframe][2]
+        path.write_bytes(source.read_bytes()[: key.pos + key.size // 2])
+
+
 def cut_between_packets(source, path):
     """The header first, then 20 whole packets and no more."""
     with av.open(str(source)) as i, av.open(str(path), "w", options={"movflags": "faststart"}) as o:
@@ -195,7 +201,7 @@ def test_files_that_are_no_videos(kind, backend, make_video, tmp_path):
         cut_between_packets(make_video(tmp_path / "whole.mp4", 60), path)
     elif kind == "cut_flv":
         path = tmp_path / "bad.flv"
-        path.write_bytes(make_video(tmp_path / "whole.flv", 60, codec="flv").read_bytes()[:2200])
+        cut_inside_a_packet(make_video(tmp_path / "whole.flv", 60, codec="flv"), path)
     elif kind == "folder":
         path.mkdir()
     with pytest.raises(MediaError) as error:
