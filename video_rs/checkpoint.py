@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -79,20 +80,22 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles: what is wrong with one is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or "Unsupported global" in str(error) or "weights_only" in str(error).lower():
-            raise UserError(
-                f"checkpoint {path} holds Python objects beside tensors; it was refused and nothing in it was run. "
-                "Save a plain state dict instead"
-            ) from None
-        raise UserError(f"{path} is not a checkpoint") from None
+        if "nsupported" not in str(error) and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not a checkpoint") from None
+        raise UserError(
+            f"checkpoint {path} holds Python objects beside tensors; it was refused and nothing in it was run. "
+            "Save a plain state dict instead"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError):
-        raise UserError(f"checkpoint {path} is truncated or damaged; use another one") from None
+        raise UserError(f"checkpoint {path} is truncated, damaged or something else; use another one") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} holds a {type(state).__name__}, not a dict of weights")
     return state

@@ -25,6 +25,7 @@ def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test
         data.val,
         data.test,
         class_names=data.class_names,
+        num_classes=config.model.num_classes,
         val_fraction=data.val_fraction,
         max_missing=data.max_missing,
         seed=config.train.seed,

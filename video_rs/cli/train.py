@@ -186,7 +186,7 @@ class Job:
             "model_args": model_args(self.config, self.model.num_classes),
             "contract": self.model.contract.to_dict(),
             "fingerprint": {split: records.fingerprint() for split, records in self.records.items()},
-            "versions": {"video_rs": video_rs.__version__, "torch": torch.__version__},
+            "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -268,7 +268,14 @@ def _init_from(model: torch.nn.Module, config: Config) -> str:
         return ""
     from video_rs.models.convert import init_from
 
-    return str(init_from(model, config.train.init_from, method=config.train.inflate))
+    report = init_from(model, config.train.init_from, method=config.train.inflate)
+    changed = config.contract().differences(model.contract, ("mean", "std", "filter"))
+    if changed:
+        shown = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
+        raise UserError(
+            f"the config does not fit the weights {config.train.init_from}: {shown}; set the config to theirs"
+        )
+    return str(report)
 
 
 def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any] | None:

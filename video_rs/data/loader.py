@@ -45,10 +45,14 @@ def _options(workers: int, prefetch: int = 2) -> dict[str, Any]:
 
 class _Loader(DataLoader):
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in super().__iter__():
-            if isinstance(batch, VideoRSError):
-                raise batch
-            yield batch
+        batches = super().__iter__()
+        try:
+            for batch in batches:
+                if isinstance(batch, VideoRSError):
+                    raise batch
+                yield batch
+        finally:
+            _end_workers(batches)
 
 
 class _Guarded(Dataset):
@@ -85,10 +89,20 @@ def _as_is(item: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group. The main process ends the workers; they leave without a word, also when
-    # it hangs up while it takes a batch from one of them (multiprocessing reports that through sys.excepthook).
+    # Ctrl-C and a scheduler's SIGTERM reach every process of a job. The main process saves, then ends the workers; they
+    # leave without a word, also when it hangs up while it takes a batch from one of them (multiprocessing reports that
+    # through sys.excepthook).
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.excepthook = _report_unless_hung_up
+
+
+def _end_workers(batches: Iterator) -> None:
+    """Ends the workers at once, also one that hangs in a file."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            worker.kill()
 
 
 def _report_unless_hung_up(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

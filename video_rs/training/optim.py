@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler
 from torch import nn
 
 from video_rs.models.layers import SelfGating
@@ -49,16 +48,17 @@ def learning_rate(base: float, num_steps: int, warmup_steps: float, schedule: st
     Args:
         base: the learning rate at the top, already scaled to the batch size.
         num_steps: of the whole run; cosine reaches 0 there.
-        warmup_steps: may be fractional (epochs seldom are whole numbers of steps); at most ``num_steps`` count.
+        warmup_steps: may be fractional, as epochs seldom are whole numbers of steps. A run shorter than twice that warms
+            up for half of its steps, or it would never leave small learning rates.
         schedule: ``cosine`` or ``constant``.
     """
-    curve = CosineParamScheduler(base, 0.0) if schedule == "cosine" else ConstantParamScheduler(base)
-    warmup_steps = min(warmup_steps, float(num_steps))
+    warmup_steps = min(warmup_steps, num_steps / 2)
+
+    def curve(step: float) -> float:
+        return base * 0.5 * (1 + math.cos(math.pi * step / num_steps)) if schedule == "cosine" else base
 
     def at(step: int) -> float:
-        if step < warmup_steps:
-            return step / warmup_steps * curve(warmup_steps / num_steps)
-        return max(0.0, curve(min(step / num_steps, 1.0)))
+        return step / warmup_steps * curve(warmup_steps) if step < warmup_steps else curve(step)
 
     return at
 

@@ -1,0 +1,145 @@
+"""A run that is interrupted anywhere and resumed ends with the weights of one that was not, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from video_rs import checkpoint, config
+from video_rs.cli import train as train_command
+from video_rs.training.loop import Trainer
+
+RECIPE = {"data__mixup": 0.2, "data__cutmix": 0.5, "train__micro_batch": 4, "train__label_smoothing": 0.1}
+STEPS = 6  # 24 clips, batches of 8, 2 epochs
+
+
+def run(path, *overrides):
+    return train_command.train(config.load_config(path, overrides), ["--cfg", str(path)])
+
+
+def interrupt_after(monkeypatch, step):
+    """A real SIGINT in this process right after a step."""
+    original = Trainer.train_step
+
+    def train_step(self, micro_batches):
+        original(self, micro_batches)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+
+
+def assert_same(a, b):
+    for part in ("model", "ema"):
+        assert a[part].keys() == b[part].keys()
+        for name in a[part]:
+            assert torch.equal(a[part][name], b[part][name]), (part, name)
+    assert (a["step"], a["ema_updates"], a["best"]) == (b["step"], b["ema_updates"], b["best"])
+    for i, state in a["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][i]["momentum_buffer"])
+
+
+@pytest.fixture
+def undisturbed(tiny_config, tmp_path):
+    assert run(tiny_config(**RECIPE, out=str(tmp_path / "undisturbed"))) == 0
+    return checkpoint.load(tmp_path / "undisturbed" / "last.pt")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupted_at_every_step(tiny_config, tmp_path, undisturbed, workers):
+    for step in range(1, STEPS):
+        path = tiny_config(**RECIPE, out=str(tmp_path / f"interrupted{step}"))
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_after(patch, step)
+            assert run(path) == 130
+        folder = tmp_path / f"interrupted{step}"
+        assert checkpoint.load(folder / "last.pt")["step"] == step
+        assert run(path, f"data.workers={workers}") == 0
+        assert_same(checkpoint.load(folder / "last.pt"), undisturbed)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, STEPS + 1))
+
+
+def test_different_seeds_differ(tiny_config, tmp_path, undisturbed):
+    """The comparison above can fail."""
+    run(tiny_config(**RECIPE, out=str(tmp_path / "other"), train__seed=1))
+    with pytest.raises(AssertionError):
+        assert_same(checkpoint.load(tmp_path / "other" / "last.pt"), undisturbed)
+
+
+def start(path):
+    program = "from video_rs.cli.train import main; from video_rs.cli.common import run; import sys"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{program}; sys.exit(run(main, ['--cfg', {str(path)!r}]))"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process, word):
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if word in line:
+            return "".join(seen)
+    raise AssertionError("".join(seen))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, number, code):
+    path = tiny_config(**RECIPE, data__workers=2)
+    process = start(path)
+    wait_for(process, "step 2/6")
+    os.killpg(process.pid, number)
+    rest = process.stdout.read()
+    assert process.wait(60) == code, rest
+    assert "Resume with: " in rest
+    assert "Traceback" not in rest
+    assert run(path) == 0
+    assert_same(checkpoint.load(tmp_path / "run" / "last.pt"), undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
+    """SIGKILL, which nothing can prepare for: there is always a valid checkpoint, or none yet."""
+    path = tiny_config(**RECIPE, train__checkpoint_minutes=0)
+    for _ in range(6):
+        process = start(path)
+        time.sleep(random.uniform(3, 8))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if (tmp_path / "run" / "last.pt").exists():
+            checkpoint.load(tmp_path / "run" / "last.pt")
+    assert run(path) == 0
+    assert_same(checkpoint.load(tmp_path / "run" / "last.pt"), undisturbed)
+
+
+def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
+    path = tiny_config()
+    assert run(path, "train.max_steps=1") == 0
+    done = run_tool("train_net.py", "--cfg", path, "train.max_steps=1", "optim.lr=0.07")
+    assert done.returncode == 2
+    assert "optim.lr was 0.05, is now 0.07" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_finished_run_says_so(tiny_config, capsys):
+    path = tiny_config()
+    assert run(path, "train.max_steps=1") == 0
+    capsys.readouterr()
+    assert run(path, "train.max_steps=1") == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_resume_without_a_run(tiny_config, run_tool):
+    done = run_tool("train_net.py", "--cfg", tiny_config(), "--resume")
+    assert done.returncode == 2
+    assert "last.pt does not exist" in done.stderr

@@ -1,0 +1,160 @@
+"""The config: inheritance, types, and one clear line for whatever a person can get wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from video_rs import config
+from video_rs.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_inherits_and_overrides(write):
+    write("base.yaml", "optim: {lr: 4e-5, momentum: 0.8}\ntrain: {epochs: 7}\n")
+    path = write("mine.yaml", "_BASE_: base.yaml\noptim: {momentum: 0.7}\n")
+    loaded = config.load_config(path, ["train.seed=5", "data.area=[0.2, 1]", "model.dropout=null", "data.root=123"])
+    assert loaded.optim.lr == 4e-5  # PyYAML reads text here
+    assert (loaded.optim.momentum, loaded.train.epochs, loaded.train.seed) == (0.7, 7.0, 5)
+    assert loaded.data.area == (0.2, 1.0)
+    assert loaded.data.root == "123"
+    assert loaded.out == "runs/mine"
+
+
+def test_yaml_round_trip(write):
+    path = write("a.yaml", "data: {mean: [0.1, 0.2, 0.3]}\nmodel: {dropout: 0.3}\n")
+    loaded = config.load_config(path)
+    assert config.load_config(write("b.yaml", loaded.to_yaml())) == loaded
+    assert config.from_dict(loaded.to_dict()) == loaded
+
+
+def test_names_of_packaged_configs_work_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load_config("k400_rs50.yaml") == config.load_config("k400_rs50")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", ["unknown key optim.lrr", "did you mean optim.lr?"]),
+        ("lr=1", ["unknown key lr", "did you mean optim.lr?"]),
+        ("zzzzzz=1", ["unknown key zzzzzz", "--help"]),
+        ("optim.lr=fast", ["optim.lr expects float", "'fast'"]),
+        ("optim.lr=-1", ["optim.lr must be between", "-1"]),
+        ("optim.lr=.nan", ["optim.lr must be between", "nan"]),
+        ("train.seed=1.5", ["train.seed expects int", "1.5"]),
+        ("train.batch_size=true", ["train.batch_size expects int", "True"]),
+        ("train.batch_size=0", ["at least 1"]),
+        ("data.mean=[1, 2]", ["data.mean expects 3 floats"]),
+        ("data.area=[0.5, 0.1]", ["data.area is [lowest, highest]"]),
+        ("data.filter=lanczos", ["data.filter is one of bilinear", "lanczos"]),
+        ("data.test_size=300", ["data.test_size=300 does not fit data.short_side=256"]),
+        ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple"]),
+        ("test.crops=2", ["test.crops is 1"]),
+        ("train.epochs=0", ["both 0"]),
+        ("optim", ["not key=value"]),
+        ("optim=3", ["unknown key optim"]),
+    ],
+)
+def test_bad_override_is_one_line(write, override, words):
+    with pytest.raises(ConfigError) as error:
+        config.load_config(write("a.yaml", ""), [override])
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_error_names_the_file_it_is_in(write):
+    base = write("base.yaml", "optim: {lrr: 1}\n")
+    with pytest.raises(ConfigError, match=str(base)):
+        config.load_config(write("mine.yaml", "_BASE_: base.yaml\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("optim: [\n", ":2: not YAML"),
+        ("- 1\n", "found list"),
+        ("optim: 3\n", "optim is a section"),
+        ("_BASE_: gone.yaml\n", "gone.yaml cannot be read"),
+        ("_BASE_: a.yaml\n", "leads back to itself"),
+    ],
+)
+def test_bad_file_is_one_line(write, text, word):
+    with pytest.raises(ConfigError) as error:
+        config.load_config(write("a.yaml", text))
+    assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_config_suggests_a_name():
+    with pytest.raises(ConfigError, match="did you mean k400_rs50"):
+        config.load_config("k400_rs5.yaml")
+
+
+def test_differences_ignore_free_keys(write):
+    path = write("a.yaml", "")
+    old = config.load_config(path)
+    free = config.load_config(path, ["data.workers=3", "out=elsewhere", "data.root=/moved", "test.clips=2"])
+    assert config.differences(old.to_dict(), free) == {}
+    strict = config.load_config(path, ["optim.lr=0.3"])
+    assert config.differences(old.to_dict(), strict) == {"optim.lr": (0.8, 0.3)}
+
+
+def test_help_lists_every_key_of_the_schema():
+    text = config.describe()
+    for key in config.flatten(config.Config()):
+        assert f"  {key} " in text
+
+
+@given(st.floats(1e-6, 900, allow_nan=False))
+def test_floats_survive_an_override(value):
+    nested = {}
+    config._set(nested, "optim.lr", repr(value))
+    assert nested["optim"]["lr"] == value
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "k400_rs50", "optim.lrr=1"], ["--cfg", "nowhere"], ["--cfg", "k400_rs50", "x"]]
+)
+def test_help_and_config_errors_leave_torch_alone(arguments):
+    program = (
+        "import sys, contextlib, io\n"
+        "from video_rs.cli.common import run\n"
+        "from video_rs.cli.train import main\n"
+        "try: code = run(main, sys.argv[1:])\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "print('code', code, 'torch', 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    expected = 0 if arguments == ["--help"] else 2
+    assert done.stdout.splitlines()[-1] == f"code {expected} torch False"
+
+
+def test_published_defaults():
+    """FACTS of k400_resnet3drs_50_tpu.yaml, item by item."""
+    c = config.Config()
+    assert (c.data.num_frames, c.data.stride, c.data.train_size, c.data.short_side, c.data.test_size) == (
+        32,
+        2,
+        224,
+        256,
+        256,
+    )
+    assert (c.data.area, c.data.aspect, c.data.min_covered, c.data.flip) == ((0.08, 1.0), (0.5, 2.0), 0.1, 0.5)
+    assert (c.train.batch_size, c.train.epochs, c.train.label_smoothing, c.train.ema_decay) == (1024, 350, 0.1, 0.9999)
+    assert (c.optim.lr, c.optim.lr_batch, c.optim.momentum, c.optim.nesterov) == (0.8, 1024, 0.9, True)
+    assert (c.optim.weight_decay, c.optim.warmup_epochs, c.optim.schedule) == (4e-5, 5.0, "cosine")
+    assert (c.test.clips, c.test.crops, c.data.rand_augment_layers, c.data.mixup, c.data.cutmix) == (10, 3, 0, 0, 0)
+    assert yaml.safe_load(c.to_yaml())["data"]["mean"] == [0.0, 0.0, 0.0]

@@ -1,0 +1,67 @@
+"""SGD: which weights decay, and the learning rate of every step, against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from video_rs.models.layers import SelfGating
+from video_rs.models.zoo import create_model
+from video_rs.training import optim
+
+
+def test_decay_by_module_type():
+    model = create_model("resnet3d_rs_26", num_classes=4, width=0.125)
+    decayed, others = optim.parameter_groups(model, 4e-5)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (4e-5, 0.0)
+    decayed_ids = {id(p) for p in decayed["params"]}
+    assert {id(p) for p in model.parameters()} == decayed_ids | {id(p) for p in others["params"]}
+    for name, p in model.named_parameters():
+        assert (id(p) in decayed_ids) == (p.ndim > 1), name  # conv, SE and head weights; not biases, not batch norm
+    assert id(model.head.weight) in decayed_ids
+
+
+def test_self_gating_does_not_decay():
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), SelfGating(4))
+    decayed, _ = optim.parameter_groups(model, 1.0)
+    assert [p.shape for p in decayed["params"]] == [model[0].weight.shape]
+
+
+def test_cosine_is_not_shifted_by_the_warm_up():
+    """TF Model Garden: min over the warm-up of step / warmup * cosine(warmup), then cosine(step)."""
+    rate = optim.learning_rate(0.8, 1000, 100)
+
+    def cosine(step):
+        return 0.8 * 0.5 * (1 + math.cos(math.pi * step / 1000))
+
+    assert rate(0) == 0
+    assert rate(50) == pytest.approx(0.5 * cosine(100))
+    assert rate(100) == pytest.approx(cosine(100))
+    assert rate(600) == pytest.approx(cosine(600))
+    assert rate(1000) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.integers(1, 500), st.floats(0, 800), st.sampled_from(["cosine", "constant"]))
+def test_rate_stays_in_range(num_steps, warmup, schedule):
+    rate = optim.learning_rate(0.5, num_steps, warmup, schedule)
+    assert all(0 <= rate(step) <= 0.5 for step in range(num_steps + 1))
+
+
+def test_steps_of_the_published_recipes():
+    assert optim.num_steps(215_570, 1024, 350) == 73_682  # k400_resnet3drs_50_tpu.yaml
+    assert optim.num_steps(1_281_167, 4096, 350) == 109_475  # the TPU code's train_steps
+
+
+def test_sgd_is_torchs_with_nesterov():
+    layer = nn.Linear(1, 1, bias=False)
+    optimizer = optim.sgd(layer, momentum=0.9, nesterov=True, weight_decay=0.1)
+    nn.init.constant_(layer.weight, 2.0)
+    layer.weight.grad = torch.ones(1, 1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    optimizer.step()
+    g = 1 + 0.1 * 2.0
+    assert layer.weight.item() == pytest.approx(2.0 - 0.5 * (g + 0.9 * g))
