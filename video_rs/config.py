@@ -107,7 +107,7 @@ class TrainConfig:
     epochs: float = _key(350.0, "passes over the training samples", low=0)
     max_steps: int = _key(0, "optimizer steps instead of epochs; 0: by epochs", low=0)
     batch_size: int = _key(1024, "global batch: samples of one optimizer step", low=1)
-    micro_batch: int = _key(0, "samples on the device at once, and seen by batch norm; 0: the whole batch", low=0)
+    micro_batch: int = _key(0, "most samples on the device at once; batch norm sees them; 0: the whole batch", low=0)
     label_smoothing: float = _key(0.1, "part of the target spread over all classes", low=0, high=0.99)
     ema_decay: float = _key(0.9999, "of the weight average that is validated and kept; 0: off", low=0, high=0.999999)
     class_weights: str = _key("none", "weigh the loss by inverse class frequency", choices=("none", "balanced"))
@@ -397,7 +397,7 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"data.{name} is [lowest, highest]; found {[low, high]}")
     if data.test_size > data.short_side:
         raise ConfigError(f"data.test_size={data.test_size} does not fit data.short_side={data.short_side}; raise it")
-    if train.micro_batch and train.batch_size % train.micro_batch:
+    if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}"
         )

@@ -229,7 +229,7 @@ def _trainer(config: Config, model: torch.nn.Module, records: Records, precision
         num_samples=len(records),
         num_steps=run.max_steps or optim.num_steps(len(records), run.batch_size, run.epochs),
         batch_size=run.batch_size,
-        micro_batch=run.micro_batch or run.batch_size,
+        micro_batch=min(run.micro_batch or run.batch_size, run.batch_size),
         seed=run.seed,
         val_every=run.val_every,
         log_every=run.log_every,

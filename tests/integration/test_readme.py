@@ -1,0 +1,98 @@
+"""Every command and all Python in README.md runs, in order, on small videos and a small network."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from video_rs import checkpoint
+from video_rs.models.zoo import create_model
+
+from .conftest import REPOSITORY, TINY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    return [words for words in lines if words]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny_videos):
+    """A working folder with what the README's commands name."""
+    home = tmp_path_factory.mktemp("home")
+    videos = sorted(tiny_videos.glob("test/*/*.mp4"))
+    shutil.copy(videos[0], home / "new.mp4")
+    (home / "more_videos").mkdir()
+    shutil.copy(videos[1], home / "more_videos" / "a.mp4")
+    image_net = {"name": "resnet_rs_26", "num_classes": 5, "width": TINY["model"]["width"]}
+    model = create_model(**image_net)
+    state = {"format": 1, "config": {}, "model_args": image_net, "contract": model.contract.to_dict(), "ema": None}
+    checkpoint.save(home / "image.pt", {**state, "model": model.state_dict()})
+    return home
+
+
+def shrink(words, tiny_videos):
+    """The command on the small dataset and network; timm's weights, which need the network, become a local file."""
+    stand_ins = {
+        "resnet3d_rs_50": TINY["model"]["name"],
+        "/data/mine": str(tiny_videos),
+        "/data/k400": str(tiny_videos),
+        "timm": "image.pt",
+    }
+    words = [re.sub("|".join(stand_ins), lambda match: stand_ins[match[0]], word) for word in words]
+    if "--cfg" in words:
+        sections = {**TINY, "train": {**TINY["train"], "epochs": 1}}
+        words += [f"{section}.{key}={value}" for section, keys in sections.items() for key, value in keys.items()]
+    return words
+
+
+def test_every_command_runs(home, tiny_videos):
+    ran = []
+    for words in commands():
+        if words[0] in ("make", "source"):
+            continue  # `make` targets: the next test
+        words = shrink(words, tiny_videos)
+        if any(words[0].endswith("train_net.py") and word.startswith("train.init_from") for word in words):
+            shutil.rmtree(home / "runs" / "finetune_rs50", ignore_errors=True)  # another start of the same run
+        script = REPOSITORY / words[0]
+        assert os.access(script, os.X_OK), script
+        command = [sys.executable, str(script), *words[1:]]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        ran.append(script.name)
+    assert {"train_net.py", "test_net.py", "predict.py", "show_clips.py", "inflate_weights.py"} <= set(ran)
+
+
+def test_make_targets_exist():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for words in commands():
+        if words[0] == "make":
+            assert f"\n{words[1]}: setup" in makefile
+
+
+def test_python_runs(home, tiny_videos, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(home)
+    (code,) = blocks("python")
+    code = code.replace("runs/motion_rs/best.pt", "runs/finetune_rs50/best.pt")
+    code = code.replace("data/motion", str(tiny_videos))
+    names = {"images": torch.randn(1, 3, 64, 64)}
+    exec(code, names)
+    assert names["features"].shape == (1, 2048, 2, 2)
+
+
+def test_folders_named_in_the_readme_exist():
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
