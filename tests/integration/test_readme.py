@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from video_rs import checkpoint
 from video_rs.models.zoo import create_model
@@ -56,7 +57,7 @@ def shrink(words, tiny_videos):
     return words
 
 
-def test_every_command_runs(home, tiny_videos):
+def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
     ran = []
     for words in commands():
         if words[0] in ("make", "source"):
@@ -72,6 +73,16 @@ def test_every_command_runs(home, tiny_videos):
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         ran.append(script.name)
     assert {"train_net.py", "test_net.py", "predict.py", "show_clips.py", "inflate_weights.py"} <= set(ran)
+    run_python(home, tiny_videos, monkeypatch)
+
+
+def run_python(home, tiny_videos, monkeypatch):
+    monkeypatch.chdir(home)
+    (code,) = blocks("python")
+    code = code.replace("runs/motion_rs/best.pt", "runs/finetune_rs50/best.pt").replace("data/motion", str(tiny_videos))
+    names = {"images": torch.randn(1, 3, 64, 64)}
+    exec(code, names)
+    assert names["features"].shape == (1, 2048, 2, 2)
 
 
 def test_make_targets_exist():
@@ -79,18 +90,6 @@ def test_make_targets_exist():
     for words in commands():
         if words[0] == "make":
             assert f"\n{words[1]}: setup" in makefile
-
-
-def test_python_runs(home, tiny_videos, monkeypatch):
-    import torch
-
-    monkeypatch.chdir(home)
-    (code,) = blocks("python")
-    code = code.replace("runs/motion_rs/best.pt", "runs/finetune_rs50/best.pt")
-    code = code.replace("data/motion", str(tiny_videos))
-    names = {"images": torch.randn(1, 3, 64, 64)}
-    exec(code, names)
-    assert names["features"].shape == (1, 2048, 2, 2)
 
 
 def test_folders_named_in_the_readme_exist():
