@@ -120,9 +120,8 @@ def test_dry_run_of_k400(home, run_tool):
     assert sorted(home.rglob("*")) == before  # nothing is written
     assert_full_size(done)
     assert "micro-batch: clips [2, 32, 224, 224, 3] torch.uint8, labels [2]" in done.stdout
-    loss, step, memory = map(
-        float, re.search(r"one step: loss (\S+), (\S+) s .*peak memory (\S+) GiB", done.stdout).groups()
-    )
+    loss, memory = map(float, re.search(r"loss (\S+), peak memory (\S+) GiB", done.stdout).groups())
+    step = float(re.search(r"one step of 1 micro-batches: (\S+) s ", done.stdout)[1])
     assert 0 < loss < 5
     assert memory > 4 * 41_776_930 * 4 / 2**30  # at least the weights, their gradients, momenta and average
     steps, total = re.search(r"(\d+) steps at that rate: (\S+),", done.stdout).groups()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/train_net.py`` and ``video-rs train``."""
     parser = config_parser("train_net.py", __doc__)
-    parser.add_argument("--dry-run", action="store_true", help="build everything, run one step, tell what a run costs")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, run one batch, tell what a run costs")
     parser.add_argument("--resume", action="store_true", help="insist that there is a run to resume")
     args = parser.parse_intermixed_args(argv)
     config = configs.load_config(args.cfg, args.overrides)
@@ -67,7 +67,7 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
             )
             job.fit(folder, log)
         _report_broken(job.trainer, folder, log)
-        log.say(f"best validation top-1 {100 * job.trainer.best:.2f} %, weights in {folder / 'best.pt'}")
+        log.say(f"best validation top-1 {100 * job.trainer.best[0]:.2f} %, weights in {folder / 'best.pt'}")
         log.say(f"next: {command('test', *argv)}")
     except Interrupted as stop:
         log.say(
@@ -82,24 +82,27 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
 
 
 def dry_run(config: Config) -> int:
-    """One training step on real data, and what the whole run would take; writes nothing."""
+    """One micro-batch of real data, forth and back, and what the whole run would take; writes nothing."""
     from video_rs import runtime
     from video_rs.training.log import duration
 
     job = Job(config)
     trainer, plan = job.trainer, job.trainer.plan
     print("\n".join(job.summary()))
-    batches = iter(job.loader(0))
-    micro_batches = [next(batches) for _ in range(plan.batch_size // plan.micro_batch)]
-    clip = micro_batches[0]["clip"]
-    print(f"micro-batch: clips {list(clip.shape)} {clip.dtype}, labels {list(micro_batches[0]['label'].shape)}")
+    batch = next(iter(job.loader(0)))
+    print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
+    if trainer.device.type == "cuda":
+        trainer.train_step([batch])  # the first one also chooses kernels
+        runtime.synchronize(trainer.device)
     start = time.monotonic()
-    trainer.train_step(micro_batches)
+    trainer.train_step([batch])
     runtime.synchronize(trainer.device)
-    seconds = time.monotonic() - start
+    parts = plan.batch_size // plan.micro_batch
+    seconds = (time.monotonic() - start) * parts
     loss = trainer.mean_loss()
     memory = runtime.peak_memory(trainer.device)
-    print(f"one step: loss {loss:.4f}, {seconds:.2f} s without data loading, peak memory {memory:.2f} GiB")
+    print(f"loss {loss:.4f}, peak memory {memory:.2f} GiB")
+    print(f"one step of {parts} micro-batches: {seconds:.2f} s without data loading")
     print(f"{plan.num_steps} steps at that rate: {duration(seconds * plan.num_steps)}, validations not counted")
     return 0
 

@@ -8,7 +8,6 @@ never stopped.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,15 +107,15 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
         self.step = 0
-        self.best = -1.0
+        self.best = (-1.0, 0.0)  # top-1 and minus the loss of the best validation
         self.validated = 0  # the last step that was validated
         self.broken: dict[str, list] = {}  # file -> [reason, times it was replaced]
         self._meter = torch.zeros(3, dtype=torch.float64, device=self.device)  # sums of loss, hits, samples
 
     # One optimizer step ----------------------------------------------------------------------------------------------
 
-    def train_step(self, micro_batches: list[dict[str, Any]]) -> None:
-        """One optimizer step on one global batch."""
+    def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
+        """One optimizer step on one global batch, whose parts are taken as they are needed."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -195,13 +194,11 @@ class Trainer:
                 raise Interrupted(signals.received) from stop
 
     def _train(self, loader_from: Callable, validate: Validate, signals: StopSignals) -> None:
-        groups = _grouped(loader_from(self.step), self.plan.batch_size // self.plan.micro_batch)
+        parts = self.plan.batch_size // self.plan.micro_batch
         clock, saved = _Clock(self.step), time.monotonic()
+        batches = iter(loader_from(self.step))
         while self.step < self.plan.num_steps:
-            asked = time.monotonic()
-            micro_batches = next(groups)
-            clock.waited += time.monotonic() - asked
-            self.train_step(micro_batches)
+            self.train_step(clock.waiting_for(batches, parts))
             self._log.bar.update()
             if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
                 self._report(clock)
@@ -218,8 +215,8 @@ class Trainer:
         figures = validate(self.ema.model if self.ema else self.model, signals.check)
         epoch = self.plan.epoch(self.step)
         self.validated = self.step
-        is_best = figures["top1"] > self.best
-        self.best = max(self.best, figures["top1"])
+        is_best = (figures["top1"], -figures["loss"]) > self.best
+        self.best = max(self.best, (figures["top1"], -figures["loss"]))
         self._log.metrics("val", self.step, epoch, figures)
         text = "  ".join(f"{k} {100 * v:.2f} %" if k.startswith("top") else f"{k} {v:.4f}" for k, v in figures.items())
         self._log.say(f"epoch {epoch:.2f}  validation: {text}{'  (best)' if is_best else ''}")
@@ -288,7 +285,7 @@ class Trainer:
             self.ema.load_state_dict(state["ema"], state["ema_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best, self.validated = state["step"], state["best"], state["validated"]
+        self.step, self.best, self.validated = state["step"], tuple(state["best"]), state["validated"]
         self.broken = state["broken"]
         self._meter.copy_(state["meter"])
 
@@ -299,8 +296,10 @@ class _Clock:
     def __init__(self, step: int) -> None:
         self.started, self.step, self.waited = time.monotonic(), step, 0.0
 
-
-def _grouped(batches: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    iterator = iter(batches)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
+    def waiting_for(self, batches: Iterator[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
+        """The next ``count`` of the batches; the time each takes to come counts as waiting for data."""
+        for _ in range(count):
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
+            yield batch

@@ -48,8 +48,8 @@ def learning_rate(base: float, num_steps: int, warmup_steps: float, schedule: st
     Args:
         base: the learning rate at the top, already scaled to the batch size.
         num_steps: of the whole run; cosine reaches 0 there.
-        warmup_steps: may be fractional, as epochs seldom are whole numbers of steps. A run shorter than twice that warms
-            up for half of its steps, or it would never leave small learning rates.
+        warmup_steps: may be fractional, as epochs seldom are whole numbers of steps. A run shorter than twice that
+            warms up for half of its steps, or it would never leave small learning rates.
         schedule: ``cosine`` or ``constant``.
     """
     warmup_steps = min(warmup_steps, num_steps / 2)
