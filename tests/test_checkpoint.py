@@ -30,17 +30,20 @@ def test_weights_prefer_the_average():
 
 
 class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/video_rs_was_run",)
+        return os.system, (f"touch {self.mark}",)
 
 
 @pytest.mark.parametrize("writer", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
 def test_code_is_refused_and_not_run(tmp_path, writer):
     path = tmp_path / "evil.pt"
-    writer({"model": Evil()}, path)
+    writer({"model": Evil(tmp_path / "was_run")}, path)
     with pytest.raises(UserError, match="evil.pt .*refused"):
         checkpoint.load(path)
-    assert not os.path.exists("/tmp/video_rs_was_run")
+    assert not (tmp_path / "was_run").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
@@ -55,9 +58,10 @@ def test_truncated(tmp_path, keep):
 
 def test_not_a_checkpoint(tmp_path):
     path = tmp_path / "a.pt"
-    path.write_text("hello")
-    with pytest.raises(UserError, match="a.pt"):
-        checkpoint.load(path)
+    for content in (b"", b"hello there", b"a b c", b"\x89PNG\r\n\x1a\n", b"<html>404</html>", bytes(range(1, 256))):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="a.pt is not a checkpoint"):
+            checkpoint.load(path)
     with pytest.raises(UserError, match="does not exist"):
         checkpoint.load(tmp_path / "gone.pt")
     checkpoint.save(path, {"w": torch.zeros(1)})

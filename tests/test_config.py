@@ -63,6 +63,7 @@ def test_names_of_packaged_configs_work_from_any_folder(tmp_path, monkeypatch):
         ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple"]),
         ("test.crops=2", ["test.crops is 1"]),
         ("train.epochs=0", ["both 0"]),
+        ("train.epochs=.inf", ["train.epochs must be at least 0", "inf"]),
         ("optim", ["not key=value"]),
         ("optim=3", ["unknown key optim"]),
     ],
@@ -108,6 +109,8 @@ def test_differences_ignore_free_keys(write):
     old = config.load_config(path)
     free = config.load_config(path, ["data.workers=3", "out=elsewhere", "data.root=/moved", "test.clips=2"])
     assert config.differences(old.to_dict(), free) == {}
+    with pytest.raises(ConfigError, match="choose one"):
+        config.load_config(path, ["train.class_weights=balanced", "train.balanced_sampling=true"])
     strict = config.load_config(path, ["optim.lr=0.3"])
     assert config.differences(old.to_dict(), strict) == {"optim.lr": (0.8, 0.3)}
 
@@ -116,6 +119,11 @@ def test_help_lists_every_key_of_the_schema():
     text = config.describe()
     for key in config.flatten(config.Config()):
         assert f"  {key} " in text
+    assert (
+        "  optim.weight_decay           float     4.0e-05        on weights of convolutions and linear layers" in text
+    )
+    assert "  model.dropout                float|null null" in text
+    assert "(auto | decord | pyav)" in text
 
 
 @given(st.floats(1e-6, 900, allow_nan=False))

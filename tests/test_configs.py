@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from video_rs.cli.build import build_model
 from video_rs.config import config_folder, load_config
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD
+from video_rs.models.presets import list_models
 
 CONFIGS = sorted(config_folder().glob("*.yaml"))
 DEPTHS_3D, DEPTHS_2D = (50, 101, 152, 200), (50, 101, 152, 200, 270, 350, 420)
@@ -30,8 +32,14 @@ def test_header_and_model(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_model_exists(path):
-    models = pytest.importorskip("video_rs.models.presets")
-    assert load_config(path.stem).model.name in models.list_models()
+    assert load_config(path.stem).model.name in list_models()
+
+
+@pytest.mark.parametrize(("overrides", "rates"), [([], {0.04}), (["model.drop_path_rule=block"], {0.0, 0.1 / 7})])
+def test_the_drop_path_rule_reaches_the_model(overrides, rates):
+    config = load_config("k400_rs50", ["model.name=resnet3d_rs_26", "model.width=0.125", *overrides])
+    model = build_model(config, ("a", "b"))
+    assert {block.drop_path.rate for block in model.stages[0]} == pytest.approx(rates)
 
 
 @pytest.mark.parametrize("depth", DEPTHS_3D)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -177,6 +178,13 @@ def test_checkpoints_that_are_refused(tmp_path, weights):
     wrong = {"name": "resnet3d_rs_26", "num_classes": 4, "width": 0.125}
     with pytest.raises(UserError, match="is not a resnet3d_rs_26 as it says"):
         video_rs.load(save(tmp_path / "wrong.pt", "resnet3d_rs_26", CLIPS, model_args=wrong))
+    newer = {
+        "fields ['audio']": {"contract": {**CLIPS.to_dict(), "audio": 1}},
+        "model_args ['heads']": {"model_args": {**wrong, "heads": 2}},
+    }
+    for words, changes in newer.items():
+        with pytest.raises(UserError, match=f"new.pt has .*{re.escape(words)}.*upgrade"):
+            video_rs.load(save(tmp_path / "new.pt", "resnet3d_rs_26", CLIPS, **changes))
     checkpoint.save(tmp_path / "bare.pt", checkpoint.load(weights)["model"])
     with pytest.raises(UserError, match="bare weights"):
         video_rs.load(tmp_path / "bare.pt")

@@ -20,7 +20,6 @@ import os
 import pickle
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +44,10 @@ def atomic_write(path: str | Path, mode: str = "wb"):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle: IO[Any]
-        with tempfile.NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+        with tempfile.NamedTemporaryFile(
+            mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text
+        ) as handle:
             temporary = Path(handle.name)
             yield handle
             handle.flush()
@@ -87,15 +89,15 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
-    except pickle.UnpicklingError as error:
-        if "nsupported" not in str(error) and not zipfile.is_zipfile(path):
+    except Exception as error:  # torch raises a dozen kinds, according to what the bytes happen to look like
+        if not _looks_saved(path):
             raise UserError(f"{path} is not a checkpoint") from None
-        raise UserError(
-            f"checkpoint {path} holds Python objects beside tensors; it was refused and nothing in it was run. "
-            "Save a plain state dict instead"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
-        raise UserError(f"checkpoint {path} is truncated, damaged or something else; use another one") from None
+        if isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"checkpoint {path} holds Python objects beside tensors; it was refused and nothing in it was run. "
+                "Save a plain state dict instead"
+            ) from None
+        raise UserError(f"checkpoint {path} is truncated or damaged; use another one") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} holds a {type(state).__name__}, not a dict of weights")
     return state
@@ -115,6 +117,12 @@ def load_run(path: str | Path) -> dict[str, Any]:
 def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights to predict with: the moving average where there is one."""
     return state["ema"] if state.get("ema") is not None else state["model"]
+
+
+def _looks_saved(path: str | Path) -> bool:
+    """Whether a file begins as ``torch.save`` and ``pickle.dump`` write it."""
+    with open(path, "rb") as handle:
+        return handle.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _umask() -> int:

@@ -26,6 +26,7 @@ from fvcore.common.config import CfgNode
 
 from video_rs.contract import FILTERS, DataContract
 from video_rs.errors import ConfigError
+from video_rs.models.layout import DROP_PATH_RULES, INFLATIONS
 
 
 def _key(
@@ -50,6 +51,7 @@ class ModelConfig:
     width: float = _key(1.0, "multiplier of all channel counts", low=0.05, high=8)
     dropout: float | None = _key(None, "before the head; null: the model's own", low=0, high=0.95)
     drop_path: float | None = _key(None, "rate of the last stage; null: the model's own", low=0, high=0.95)
+    drop_path_rule: str = _key("stage", "rate by the paper's stage, or by timm's block", choices=DROP_PATH_RULES)
     bn_momentum: float | None = _key(None, "torch's; null: 1.0 with weight EMA, else 0.1", low=1e-4, high=1)
 
 
@@ -114,7 +116,7 @@ class TrainConfig:
     balanced_sampling: bool = _key(False, "draw every class equally often")
     seed: int = _key(0, "of everything random", low=0, high=2**32 - 1)
     init_from: str = _key("", "start from weights: a checkpoint or state dict, or timm (its public ones)")
-    inflate: str = _key("center", "how 2D weights become 3D", choices=("center", "average"))
+    inflate: str = _key("center", "how 2D weights become 3D", choices=INFLATIONS)
     device: str = _key("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda", "mps"), free=True)
     precision: str = _key(
         "auto",
@@ -192,7 +194,7 @@ def differences(old: Mapping[str, Any], new: Config) -> dict[str, tuple[Any, Any
         old: the nested dict of a checkpoint, see :meth:`Config.to_dict`. Keys it lacks count as their defaults.
         new: the config of this start.
     """
-    before, now = flatten(_build(Config, old, "checkpoint")), flatten(new)
+    before, now = flatten(from_dict(old)), flatten(new)
     strict = {key for key, f in _schema().items() if not f.metadata["free"]}
     return {key: (before[key], now[key]) for key in now if key in strict and before[key] != now[key]}
 
@@ -350,7 +352,7 @@ def _checked(value: Any, key: str, source: str) -> Any:
         raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]
-        if low is not None and number is not None and not low <= number <= (math.inf if high is None else high):
+        if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
             bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
             raise ConfigError(f"{source}: {key} must be {bounds}; found {value!r}")
     return result
@@ -403,6 +405,8 @@ def _check_together(config: Config) -> None:
         )
     if not train.epochs and not train.max_steps:
         raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")
+    if train.class_weights != "none" and train.balanced_sampling:
+        raise ConfigError("train.class_weights and train.balanced_sampling correct for the same thing; choose one")
     if config.test.crops == 2:
         raise ConfigError("test.crops is 1 (centre) or 3 (along the longer side); found 2")
     if config.optim.nesterov and not config.optim.momentum:

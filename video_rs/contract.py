@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from video_rs.errors import UserError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -49,8 +51,12 @@ class DataContract:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DataContract:
-        """The inverse of :meth:`to_dict`; unknown keys are an error (``TypeError``)."""
+    def from_dict(cls, values: Mapping[str, Any], source: object = "the checkpoint") -> DataContract:
+        """The inverse of :meth:`to_dict`. Raises UserError, naming ``source``, for fields that do not exist."""
+        if unknown := [str(k) for k in values if k not in cls.__dataclass_fields__]:
+            raise UserError(
+                f"{source} has data contract fields {unknown}, unknown to this version of video_rs: upgrade it"
+            )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def differences(self, other: DataContract, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:

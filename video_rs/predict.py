@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,10 +57,13 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     """The network of a checkpoint, in ``eval()`` mode on the CPU.
 
     Raises:
-        UserError: the weights are not those of the architecture the checkpoint names.
+        UserError: the weights are not those of the architecture the checkpoint names, or that is unknown.
     """
+    contract = DataContract.from_dict(state["contract"], name)
+    if unknown := state["model_args"].keys() - inspect.signature(create_model).parameters.keys():
+        raise UserError(f"{name} has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
     with torch.device("meta"):  # its random weights would be thrown away
-        model = create_model(**state["model_args"], contract=DataContract.from_dict(state["contract"]))
+        model = create_model(**state["model_args"], contract=contract)
     model.to_empty(device="cpu")
     try:
         model.load_state_dict(checkpoint.weights(state))

@@ -59,10 +59,13 @@ def set_up(threads: int = 0, deterministic: bool = False) -> None:
     Raises:
         UserError: when started as one of several processes, which this version cannot be.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("WORLD_SIZE is above 1, but only one process can train; start it without torchrun")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, but only one process can train; start it without torchrun"
+        )
     if threads:
         torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only repeatable with a fixed workspace

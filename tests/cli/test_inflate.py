@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from video_rs import checkpoint
 from video_rs.cli import inflate
+from video_rs.cli.build import build_model
 from video_rs.cli.common import run
+from video_rs.config import load_config
 from video_rs.contract import IMAGENET_MEAN, DataContract
-from video_rs.models.convert import init_from, to_timm
+from video_rs.models.convert import from_timm, init_from, to_timm
 from video_rs.models.zoo import create_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "inflate_weights.py"
@@ -38,6 +42,27 @@ def test_the_tool_writes_a_checkpoint_to_start_from(tmp_path):
     assert model.num_classes == 4 and model.num_features == 512
     report = init_from(create_model("resnet3d_rs_26", num_classes=4, width=0.25), out)
     assert not (report.weights.adapted or report.weights.inflated)
+
+
+@pytest.mark.parametrize("timm_names", [True, False])
+def test_the_config_of_the_next_command_fits_the_weights(tmp_path, capsys, timm_names):
+    source, out = image_weights(tmp_path / "image.pth"), str(tmp_path / "video.pt")
+    if not timm_names:  # then nothing says what pixels they expect
+        torch.save(from_timm(torch.load(source)), source)
+    inflate.main(["--from", str(source), "--model", "resnet3d_rs_26", "--out", out])
+    arguments = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+    config = load_config(arguments[arguments.index("--cfg") + 1], arguments[arguments.index("--cfg") + 2 :])
+    model = build_model(config, "abcdef")
+    before = model.contract
+    assert config.train.init_from == out and not init_from(model, out).weights.adapted
+    assert model.contract == before
+
+
+@pytest.mark.parametrize("number", ["-1", "0", "many"])
+def test_no_classes_are_refused(capsys, number):
+    with pytest.raises(SystemExit):
+        inflate.main(["--from", "timm", "--out", "video.pt", f"--num-classes={number}"])
+    assert f"'{number}' is not a whole number above 0" in capsys.readouterr().err
 
 
 def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):

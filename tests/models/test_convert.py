@@ -123,6 +123,40 @@ def test_init_from_a_run_prefers_the_average_and_takes_its_contract(tmp_path):
     assert own.contract.class_names == ("x", "y", "z")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "how"),
+    [
+        (NAMES, None),
+        ((), None),
+        (("c", "a", "b"), "rows in the order of the class names"),
+        (("a", "b", "d"), "other class names, starts anew"),
+    ],
+)
+def test_as_many_classes_are_not_the_same_classes(tmp_path, theirs, how):
+    source = small(contract=DataContract(class_names=theirs))
+    model = small(contract=DataContract(class_names=NAMES))
+    fresh = model.head.weight.clone(), model.head.bias.clone()
+    report = init_from(model, save_run(tmp_path / "best.pt", source, name="resnet_rs_26"))
+    assert report.weights.adapted == ({"head.weight": how, "head.bias": how} if how else {})
+    rows = [theirs.index(name) for name in NAMES] if how and how.startswith("rows") else [0, 1, 2]
+    kept = source.head.weight[rows], source.head.bias[rows]
+    for ours, expected in zip((model.head.weight, model.head.bias), fresh if "d" in theirs else kept, strict=True):
+        assert torch.equal(ours, expected)
+    assert torch.equal(model.stem.conv1.conv.weight, source.stem.conv1.conv.weight)
+    assert model.contract.class_names == NAMES
+
+
+def test_runs_of_a_newer_version_are_refused(tmp_path):
+    path = save_run(tmp_path / "new.pt", small(), name="resnet_rs_26")
+    state = checkpoint.load(path)
+    checkpoint.save(path, {**state, "format": checkpoint.FORMAT + 1})
+    with pytest.raises(UserError, match="new.pt has checkpoint format 2"):
+        init_from(small(), path)
+    checkpoint.save(path, {**state, "contract": {**state["contract"], "audio": 1}})
+    with pytest.raises(UserError, match=r"new.pt has data contract fields \['audio'\]"):
+        init_from(small(), path)
+
+
 def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
     source, model = small(num_classes=7), small("resnet3d_rs_26")
     path = save_run(tmp_path / "image.pt", source, name="resnet_rs_26")

@@ -163,6 +163,19 @@ def test_drop_path_rates_by_stage():
     assert model.dropout.rate == 0.5
 
 
+def test_drop_path_rates_by_block_are_timms():
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        theirs = timm.create_model("resnetrs50", drop_path_rate=0.3)
+        ours = create_model("resnet_rs_50", drop_path=0.3, drop_path_rule="block")
+    layers = (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4)
+    expected = [getattr(block.drop_path, "drop_prob", 0.0) for layer in layers for block in layer]
+    rates = [block.drop_path.rate for stage in ours.stages for block in stage]
+    assert rates == pytest.approx(expected) and rates[0] == 0 and rates[-1] == 0.3
+    with pytest.raises(UserError, match="drop_path_rule is stage or block, not 'linear'"):
+        create_model("resnet_rs_26", drop_path_rule="linear")
+
+
 def test_initialisation():
     model = create_model("resnet_rs_50", width=0.5)
     kernel = model.stages[3][1].conv2.conv.weight

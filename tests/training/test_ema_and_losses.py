@@ -55,5 +55,5 @@ def test_class_weights_average_to_one_over_the_samples():
     assert weights[labels].mean().item() == pytest.approx(1)
     assert weights[1] / weights[0] == pytest.approx(4)
     logits = torch.zeros(20, 4)
-    losses = CrossEntropy(0, weights)(logits, torch.from_numpy(labels))
+    losses = CrossEntropy(0, weights.float())(logits, torch.from_numpy(labels))
     assert losses.mean().item() == pytest.approx(np.log(4), rel=1e-5)

@@ -120,11 +120,20 @@ def test_a_loss_that_is_not_finite_stops_and_spoils_nothing(tmp_path):
             yield batch
 
     job = trainer(plan())
-    with pytest.raises(UserError, match="not finite.*optim.lr"):
+    with pytest.raises(UserError, match="no longer finite.*optim.lr"):
         fit(job, tmp_path, batches=poisoned)
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 3
     assert torch.isfinite(saved["model"]["head.weight"]).all()
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path):
+    """The loss is of the weights before the update: a last update may spoil them while every loss is finite."""
+    job = trainer(plan(num_samples=4))
+    job.learning_rate = lambda step: 1e308 if step == 2 else 0.1
+    with pytest.raises(UserError, match="no longer finite"):
+        fit(job, tmp_path)
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
 
 
 def test_replaced_files_are_counted():

@@ -96,6 +96,7 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
         "width": model.width,
         "dropout": model.dropout,
         "drop_path": model.drop_path,
+        "drop_path_rule": model.drop_path_rule,
         "bn_momentum": bn_momentum,
     }
 

@@ -17,6 +17,16 @@ from video_rs import config
 from video_rs.errors import VideoRSError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_PATH = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
+_MEMORY = "lower train.micro_batch (test.batch_size, when testing) or data.workers"
+_MACHINE = {  # what torch says when the machine is at fault, and what to do; its own classes would need it imported
+    "OutOfMemoryError": f"the device is out of memory; {_MEMORY}",
+    "MemoryError": f"out of memory; {_MEMORY}",
+    "can't allocate memory": f"out of memory; {_MEMORY}",
+    "exited unexpectedly": f"a loader process died, perhaps for want of memory; {_MEMORY}",
+    "is killed by signal": f"a loader process was killed, perhaps for want of memory; {_MEMORY}",
+    "CUDA error": "the GPU or its driver failed (see nvidia-smi and the system log); start again to go on",
+}
 T = TypeVar("T")
 
 
@@ -68,7 +78,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code or 0
     except VideoRSError as error:
-        return _fail(_one_line(error), error.exit_code)
+        return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except ModuleNotFoundError as error:
@@ -80,21 +90,14 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             sys.stdout.close()
         return 0
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _DISK | _PATH:
             raise
-        return _fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}", 3)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it here
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}", 3 if error.errno in _DISK else 2)
+    except (MemoryError, RuntimeError) as error:
+        advice = next((advice for sign, advice in _MACHINE.items() if sign in f"{type(error).__name__}: {error}"), "")
+        if not advice:
             raise
-        return _fail("the device is out of memory; lower train.micro_batch (or test.batch_size, when testing)", 3)
-
-
-def _one_line(error: VideoRSError) -> str:
-    """The message; an error of a loader process comes with its whole traceback, of which the last line counts."""
-    text = str(error).strip()
-    if "Original Traceback" in text:
-        text = text.splitlines()[-1].partition("Error: ")[2] or text.splitlines()[-1]
-    return " ".join(text.split())
+        return _fail(advice, 3)
 
 
 def _fail(message: str, code: int) -> int:

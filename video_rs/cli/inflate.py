@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from video_rs.cli.common import command
+from video_rs.cli.predict import positive
+from video_rs.config import load_config
+from video_rs.models.layout import INFLATIONS
+
+if TYPE_CHECKING:
+    from video_rs.contract import DataContract
+
+NEXT_CONFIG = "finetune_rs50.yaml"
 
 
 def main(argv: list[str]) -> None:
@@ -20,12 +29,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write")
     parser.add_argument("--model", default="resnet3d_rs_50", help="the video network (default: %(default)s)")
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="(default: the source's; another starts a new head)"
+        "--num-classes", type=positive, metavar="N", help="(default: the source's; another starts a new head)"
     )
     parser.add_argument(
         "--method",
         default="center",
-        choices=("center", "average"),
+        choices=INFLATIONS,
         help="the image kernel on the middle frame, or its share on every frame (default: %(default)s)",
     )
     args = parser.parse_args(argv)
@@ -51,4 +60,16 @@ def main(argv: list[str]) -> None:
         "step": 0,
     }
     checkpoint.save(args.out, state)
-    print(f"wrote {args.out}; next: {command('train', '--cfg', 'finetune_rs50.yaml', f'train.init_from={args.out}')}")
+    overrides = [f"train.init_from={args.out}", *next_overrides(model_args, model.contract)]
+    print(f"wrote {args.out}; next: {command('train', '--cfg', NEXT_CONFIG, *overrides)}")
+
+
+def next_overrides(model_args: dict[str, Any], contract: DataContract) -> list[str]:
+    """What the config to go on with must be told of the network, and of the pixels its weights expect."""
+    config = load_config(NEXT_CONFIG)
+    changed = [
+        f"model.{key}={model_args[key]}" for key in ("name", "width") if model_args[key] != getattr(config.model, key)
+    ]
+    pixels = config.contract().differences(contract, ("mean", "std", "filter"))
+    changed += [f"data.{key}={list(v) if isinstance(v, tuple) else v}" for key, (_, v) in pixels.items()]
+    return changed

@@ -71,10 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER", help="folders are searched, subfolders too")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt")
-    parser.add_argument("--top-k", type=_positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
     parser.add_argument("--every", type=seconds, metavar="TIME", help="slide over the video, e.g. 1s or 500ms")
     parser.add_argument(
-        "--clips", type=_positive, default=4, metavar="N", help="clips of a video (default: %(default)s)"
+        "--clips", type=positive, default=4, metavar="N", help="clips of a video (default: %(default)s)"
     )
     parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops of a clip (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

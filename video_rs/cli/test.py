@@ -114,7 +114,7 @@ def table(metrics: dict[str, Any]) -> str:
 
 def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: Path) -> None:
     """Raises UserError, with both values, where a checkpoint is not what the config and the data call for."""
-    contract, saved = config.contract(class_names), DataContract.from_dict(state["contract"])
+    contract, saved = config.contract(class_names), DataContract.from_dict(state["contract"], weights)
     arguments = state["model_args"]
     pairs = {
         "model.name": (config.model.name, arguments["name"]),

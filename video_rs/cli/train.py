@@ -50,20 +50,20 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
 
     folder = Path(config.out)
     saved = _saved_run(folder, config, must_resume)
-    job = Job(config)
-    if saved:
-        job.resume(saved)
-    step, steps = job.trainer.step, job.trainer.plan.num_steps
-    log = RunLog(folder, step, steps)
+    job = Job(config, saved)
+    resumed = saved is not None
+    del saved  # its tensors are in the job now
+    step, steps, validated = job.trainer.step, job.trainer.plan.num_steps, job.trainer.validated
+    log = RunLog(folder, step, steps, validated)
     try:
-        if saved and job.trainer.validated == steps:
+        if resumed and validated == steps:
             log.say(f"{folder} is complete: {steps} steps. For another run choose another out=, or delete the folder")
         else:
             (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
             for line in job.summary():
                 log.say(line)
             log.say(
-                f"{'resuming' if saved else 'starting'} at step {step} of {steps}; everything is written to {folder}"
+                f"{'resuming' if resumed else 'starting'} at step {step} of {steps}; everything is written to {folder}"
             )
             job.fit(folder, log)
         _report_broken(job.trainer, folder, log)
@@ -110,7 +110,7 @@ def dry_run(config: Config) -> int:
 class Job:
     """All the objects of one training run, built from a config."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, saved: dict[str, Any] | None = None) -> None:
         import torch
 
         from video_rs import runtime
@@ -123,11 +123,13 @@ class Job:
         self.records = build.build_records(config, ("train", "val"))
         names = build.class_names(config, self.records["train"])
         self.model = build.build_model(config, names)
-        self.started_from = _init_from(self.model, config)
+        self.started_from = "" if saved else _init_from(self.model, config)
         self.model.to(
             self.device, runtime.parameter_dtype(self.precision), memory_format=torch.channels_last_3d
         )  # the memory order in which clips arrive
         self.trainer = _trainer(config, self.model, self.records["train"], self.precision)
+        if saved:
+            self._resume(saved)
 
     def loader(self, start_step: int) -> torch.utils.data.DataLoader:
         """Micro-batches of clips from ``start_step`` to the end of the run."""
@@ -147,7 +149,9 @@ class Job:
             labels=records.labels if self.config.train.balanced_sampling else None,
         )
         workers = runtime.loader_workers(self.config.data.workers)
-        return clip_loader(train_dataset(self.config, records), stream, workers=workers)
+        return clip_loader(
+            train_dataset(self.config, records), stream, workers=workers, pin_memory=self.device.type == "cuda"
+        )
 
     def validate(self, model: torch.nn.Module, check: Any) -> dict[str, float]:
         """Top-1, top-5 and loss on one centre view of every validation sample."""
@@ -169,7 +173,8 @@ class Job:
         if not scores.scored.any():
             raise UserError(f"no validation sample could be scored; the first: {scores.errors[0][1]}")
         figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
-        return {name: figures[name] for name in ("top1", "top5", "loss")}
+        # a sample that cannot be scored counts as wrong, or the best weights would be those that fail most
+        return {"top1": figures["top1_all"], "top5": figures["top5_all"], "loss": figures["loss"]}
 
     def fit(self, folder: Path, log: RunLog) -> None:
         """Trains to the end; see ``Trainer.fit``."""
@@ -192,7 +197,7 @@ class Job:
             "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }
 
-    def resume(self, saved: dict[str, Any]) -> None:
+    def _resume(self, saved: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint. Raises UserError when the data are not those it was trained on."""
         for split, fingerprint in self.identity()["fingerprint"].items():
             if saved["fingerprint"][split] != fingerprint:
@@ -284,6 +289,8 @@ def _init_from(model: torch.nn.Module, config: Config) -> str:
 def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any] | None:
     """The checkpoint in the run folder, after a check that it is of this config."""
     path = folder / "last.pt"
+    for unfinished in folder.glob(".*.pt.*"):  # what a killed process was writing
+        unfinished.unlink()
     if not path.exists():
         if must_resume:
             raise UserError(f"--resume: {path} does not exist; leave --resume out, or name the run folder with out=")
@@ -291,6 +298,8 @@ def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any
     from video_rs import checkpoint
 
     saved = checkpoint.load_run(path)
+    if "optimizer" not in saved:
+        raise UserError(f"{path} holds weights without a training state; start from it with train.init_from={path}")
     changed = configs.differences(saved["config"], config)
     if changed:
         shown = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changed.items())

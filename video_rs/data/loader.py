@@ -16,19 +16,22 @@ from video_rs.data.sampler import BatchStream
 from video_rs.errors import VideoRSError
 
 
-def clip_loader(dataset: ClipDataset, stream: BatchStream, *, workers: int = 0) -> DataLoader:
+def clip_loader(dataset: ClipDataset, stream: BatchStream, *, workers: int = 0, pin_memory: bool = False) -> DataLoader:
     """The micro-batches of a run.
 
     Args:
         dataset: of the clips.
         stream: which samples, in which order.
         workers: processes that decode, one thread each; 0 decodes in this one.
+        pin_memory: for batches on their way to a GPU.
 
     Returns:
         an iterable of dicts: clip uint8 ``[N, T, H, W, C]``, label int64 ``[N]``, index int64 ``[N]``, broken
         ``[(path, reason)]``. Errors for the user come out of it as they were raised in the worker.
     """
-    return _Loader(_Guarded(dataset), batch_sampler=stream, collate_fn=_collate, **_options(workers))
+    return _Loader(
+        _Guarded(dataset), batch_sampler=stream, collate_fn=_collate, pin_memory=pin_memory, **_options(workers)
+    )
 
 
 def view_loader(dataset: ViewDataset, *, workers: int = 0) -> DataLoader:
@@ -37,7 +40,7 @@ def view_loader(dataset: ViewDataset, *, workers: int = 0) -> DataLoader:
 
 
 def _options(workers: int, prefetch: int = 2) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    options: dict[str, Any] = {"num_workers": workers}
     if workers:
         options |= {"worker_init_fn": _start_worker, "prefetch_factor": prefetch}
     return options

@@ -72,11 +72,12 @@ class Records:
         return int(self.labels[index])
 
     def fingerprint(self) -> str:
-        """Of the file names and labels in their order, wherever the files lie: eight hexadecimal digits."""
-        digest = sha1(self.labels.tobytes())
-        for index in range(len(self)):
-            digest.update(os.path.basename(self.path(index)).encode(errors="surrogateescape"))
-        return digest.hexdigest()[:8]
+        """Of the classes, the file names and their labels, in order, wherever the files lie: 12 hexadecimal digits."""
+        names = "\0".join(os.path.basename(self.path(index)) for index in range(len(self)))
+        classes = "\0".join(self.class_names)
+        digest = sha1(self.labels.astype("<i4").tobytes())
+        digest.update(f"{classes}\0\0{names}".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:12]
 
     def describe(self) -> str:
         """One phrase for start-up lines: counts, missing files, fingerprint."""
@@ -140,7 +141,8 @@ def load_splits(
     if not any(found.values()):
         where = f"data.root={root}: it has no train, val or test folder or list and no class folders with files"
         raise UserError(where if root else "no dataset: set data.root, or data.train and data.val")
-    read = {split: _read(source, root) for split, source in found.items() if source}
+    needed = {"train", *splits} | ({"val"} if not found["test"] else set())  # the training split names the classes
+    read = {split: _read(source, root) for split, source in found.items() if source and split in needed}
     names = _class_names(class_names, num_classes, read)
     records = {split: _resolve(part, names, max_missing) for split, part in read.items()}
     if "val" not in records and "train" in records:

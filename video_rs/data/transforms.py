@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -182,6 +183,15 @@ def normalize(
         `dtype` ``[N, C, T, H, W]``, a view of contiguous NTHWC memory: already ``torch.channels_last_3d``.
     """
     exact = torch.promote_types(dtype, torch.float32)  # round once, at the end
-    mean, std = (torch.tensor(values, dtype=exact, device=batch_NTHWC.device) for values in (mean, std))
-    batch = (batch_NTHWC * (1 / (255 * std))).sub_(mean / std)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), exact, batch_NTHWC.device)
+    batch = (batch_NTHWC * scale).sub_(shift)
     return batch.to(dtype).permute(0, 4, 1, 2, 3)
+
+
+@lru_cache(maxsize=16)  # a copy to a GPU would make the host wait for it at every batch
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # a test may ask first, and training use the same tensors later
+        mean, std = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
+        return 1 / (255 * std), mean / std

@@ -15,7 +15,7 @@ from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import MachineError, UserError
 from video_rs.models.inflate import InflationReport, match, summary
 from video_rs.models.layout import RESNET_RS_2D
-from video_rs.models.names import from_timm, looks_like_timm, strip_prefixes, to_timm
+from video_rs.models.names import from_timm, looks_like_timm, ours, strip_prefixes, to_timm
 from video_rs.models.presets import BLOCKS
 from video_rs.models.resnet_rs import ResNetRS
 
@@ -46,17 +46,19 @@ def read(path: str | Path) -> Source:
             ``.pth`` or ``.safetensors``, of this package or timm's, whatever prefixes its names have.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something else.
+        UserError: the file is missing, damaged, of a newer version, or holds something else.
     """
     saved = _load_safetensors(path) if Path(path).suffix == ".safetensors" else checkpoint.load(path)
+    if {"format", "contract"} <= saved.keys():
+        saved = checkpoint.load_run(path)  # which refuses a format newer than this version's
     source = Source(_bare(saved))
     if isinstance(saved.get("contract"), Mapping):
-        source.contract, source.model_args = DataContract.from_dict(saved["contract"]), saved.get("model_args")
+        source.contract, source.model_args = DataContract.from_dict(saved["contract"], path), saved.get("model_args")
     if not source.state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in source.state.items()):
         raise UserError(f"{path} holds no weights: neither a checkpoint nor a state dict")
-    source.state = strip_prefixes(source.state)
-    if looks_like_timm(source.state):
-        source = Source(from_timm(source.state), TIMM_CONTRACT)
+    if looks_like_timm(strip_prefixes(source.state)):
+        source.contract = TIMM_CONTRACT
+    source.state = ours(source.state)
     return source
 
 
@@ -139,7 +141,8 @@ class InitReport:
 def init_from(model: ResNetRS, source: str | Path, *, method: str = "center") -> InitReport:
     """Starts a network from weights, in place.
 
-    The head starts anew when the class counts differ; image weights are inflated into a video network, which takes over
+    The head starts anew when the class counts differ, or the class names where both are known; of the same names in
+    another order, the rows are put in the network's. Image weights are inflated into a video network, which takes over
     their mean, std and resize filter where they are known. Everything else must fit.
 
     Args:
@@ -156,8 +159,9 @@ def init_from(model: ResNetRS, source: str | Path, *, method: str = "center") ->
 
 def load_into(model: ResNetRS, source: Source, name: str, *, method: str = "center") -> InitReport:
     """:func:`init_from` for weights that were read already; ``name`` is for messages."""
+    class_names = source.contract.class_names if source.contract else ()
     try:
-        weights, report = match(source.state, model, method)
+        weights, report = match(source.state, model, method, class_names)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     of_layout = LAYOUT_WEIGHTS if report.inflated else ()
@@ -173,11 +177,11 @@ def load_into(model: ResNetRS, source: Source, name: str, *, method: str = "cent
     return InitReport(name, report, source.contract)
 
 
-def _contract(ours: DataContract, source: DataContract, *, same_head: bool) -> DataContract:
+def _contract(own: DataContract, source: DataContract, *, same_head: bool) -> DataContract:
     """Our frames and sizes with the pixels, and for want of others the class names, that the weights know."""
     kept = {"filter": source.filter}
-    if source.in_channels == ours.in_channels:
+    if source.in_channels == own.in_channels:
         kept |= {"mean": source.mean, "std": source.std}
-    if same_head and not ours.class_names:
+    if same_head and not own.class_names:
         kept |= {"class_names": source.class_names}
-    return dataclasses.replace(ours, **kept)
+    return dataclasses.replace(own, **kept)

@@ -11,15 +11,15 @@ question is what becomes of a kernel that gains a temporal extent:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from video_rs.errors import UserError
+from video_rs.models.layout import INFLATIONS
 from video_rs.models.names import State, ours
-
-METHODS = ("center", "average")
 
 
 @dataclass
@@ -29,7 +29,7 @@ class InflationReport:
     Attributes:
         matched: taken as they are.
         inflated: kernels that gained a temporal extent.
-        adapted: taken in part or not, and how: the head for another number of classes, the stem for other channels.
+        adapted: changed or not taken, and how: the head for other classes, the stem for other channels.
         unused: of the source, without a place in the network.
         missing: of the network, without a source; they keep their initial values.
     """
@@ -79,11 +79,11 @@ def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -
 
 
 def match(
-    state_dict_2d: State, model_3d: nn.Module, method: str = "center"
+    state_dict_2d: State, model_3d: nn.Module, method: str = "center", class_names: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], InflationReport]:
-    """What :func:`inflate` would load of weights with this package's names, and its report."""
-    if method not in METHODS:
-        raise UserError(f"the inflation method is {' or '.join(METHODS)}, not {method!r}")
+    """What :func:`inflate` would load of weights with this package's names and these class names, and its report."""
+    if method not in INFLATIONS:
+        raise UserError(f"the inflation method is {' or '.join(INFLATIONS)}, not {method!r}")
     report, loaded, misfits = InflationReport(), {}, []
     targets, pixels = model_3d.state_dict(), first_kernel(model_3d)
     for name, target in targets.items():
@@ -92,9 +92,12 @@ def match(
             if not name.endswith("num_batches_tracked"):
                 report.missing.append(name)
             continue
-        if name.startswith("head.") and source.shape[0] != target.shape[0] and source.shape[1:] == target.shape[1:]:
-            report.adapted[name] = f"{source.shape[0]} -> {target.shape[0]} classes, starts anew"
-            continue
+        if name.startswith("head.") and source.shape[1:] == target.shape[1:]:
+            source, how = adapt_head(source, target.shape[0], class_names, model_3d.contract.class_names)
+            if how:
+                report.adapted[name] = how
+            if source is None:
+                continue
         if name == pixels and source.ndim == 5 and source.shape[1] != target.shape[1]:
             report.adapted[name] = f"{source.shape[1]} -> {target.shape[1]} input channels"
             source = average_channels(source, target.shape[1])
@@ -119,6 +122,24 @@ def inflate_kernel(kernel: Tensor, length: int, method: str) -> Tensor:
     inflated = torch.zeros_like(kernel).repeat(1, 1, length, 1, 1)
     inflated[:, :, length // 2] = kernel[:, :, 0]
     return inflated
+
+
+def adapt_head(source: Tensor, rows: int, theirs: Sequence[str], ours: Sequence[str]) -> tuple[Tensor | None, str]:
+    """A weight of the head for ``rows`` classes, None where it starts anew; and what was done, "" for nothing.
+
+    Args:
+        source: a row for each of its classes.
+        rows: the classes of the network.
+        theirs, ours: names of the source's and the network's classes, empty when unknown. As many classes are not the
+            same classes.
+    """
+    if source.shape[0] != rows:
+        return None, f"{source.shape[0]} -> {rows} classes, starts anew"
+    if not theirs or not ours or tuple(theirs) == tuple(ours):
+        return source, ""
+    if sorted(theirs) != sorted(ours):
+        return None, "other class names, starts anew"
+    return source[[theirs.index(name) for name in ours]], "rows in the order of the class names"
 
 
 def first_kernel(model: nn.Module) -> str:

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 from video_rs.errors import UserError
 
+INFLATIONS = ("center", "average")
+"""What may become of an image kernel that gains a temporal extent; see ``video_rs.models.inflate``."""
+
+DROP_PATH_RULES = ("stage", "block")
+"""How the rate of stochastic depth grows with depth; see ``ResNetRS``."""
+
 _CHOICES = {
     "stem_pool": ("conv", "max"),
     "shortcut": ("pool", "conv"),

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.contract import DataContract
+from video_rs.errors import UserError
 from video_rs.models.layers import (
     ConvNorm,
     Dropout,
@@ -37,7 +38,7 @@ from video_rs.models.layers import (
     SqueezeExcite,
     activation,
 )
-from video_rs.models.layout import Layout
+from video_rs.models.layout import DROP_PATH_RULES, Layout
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Width of the bottlenecks and spatial stride of the first of them, by stage."""
@@ -55,7 +56,9 @@ class ResNetRS(nn.Module):
         in_channels: 3 for RGB.
         width: multiplies all widths, which are rounded to multiples of 8.
         dropout: rate before the classifier.
-        drop_path: rate of stochastic depth; stage i = 2..5 of the paper's count drops ``drop_path * i / 5``.
+        drop_path: rate of stochastic depth in the last block.
+        drop_path_rule: "stage": all blocks of stage i = 2..5 of the paper's count drop ``drop_path * i / 5``; "block":
+            linear over all blocks from 0 for the first, as in timm.
         bn_momentum: torch's; 1 keeps the last batch's statistics, for recipes that average them with the weights.
         contract: what the weights expect to see; also ``data_config``.
     """
@@ -70,6 +73,7 @@ class ResNetRS(nn.Module):
         width: float = 1.0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        drop_path_rule: str = "stage",
         bn_momentum: float = 0.1,
         contract: DataContract | None = None,
     ) -> None:
@@ -79,9 +83,10 @@ class ResNetRS(nn.Module):
         self.stem = stem(layout, in_channels, width)
         channels = scaled(layout.stem_width, width)
         self.stages = nn.ModuleList()
+        rates = drop_path_rates(drop_path, self.blocks, drop_path_rule)
         for i, num_blocks in enumerate(self.blocks):
-            stream = 1 + sum(self.blocks[:i])
-            self.stages.append(stage(channels, i, num_blocks, layout, width, drop_path * (i + 2) / 5, stream))
+            first = sum(self.blocks[:i])
+            self.stages.append(stage(channels, i, layout, width, rates[first : first + num_blocks], 1 + first))
             channels = EXPANSION * scaled(STAGES[i][0], width)
         self.num_features = channels
         self.dropout = Dropout(dropout, stream=0)
@@ -181,10 +186,19 @@ def stem(layout: Layout, in_channels: int, width: float) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
+def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float]:
+    """The rate of stochastic depth of every block; arguments as for :class:`ResNetRS`."""
+    if rule not in DROP_PATH_RULES:
+        raise UserError(f"drop_path_rule is {' or '.join(DROP_PATH_RULES)}, not {rule!r}")
+    if rule == "block":
+        return [rate * b / max(1, sum(blocks) - 1) for b in range(sum(blocks))]
+    return [rate * (i + 2) / 5 for i, num_blocks in enumerate(blocks) for _ in range(num_blocks)]
+
+
 def stage(
-    in_channels: int, index: int, num_blocks: int, layout: Layout, width: float, drop_path: float, first_stream: int
+    in_channels: int, index: int, layout: Layout, width: float, drop_paths: Sequence[float], first_stream: int
 ) -> nn.ModuleList:
-    """The bottlenecks of stage ``index`` (from 0), the first of which projects and strides."""
+    """The bottlenecks of stage ``index`` (from 0), one for each rate; the first of them projects and strides."""
     base, spatial_stride = STAGES[index]
     stride = (layout.temporal_strides[index], spatial_stride, spatial_stride)
     channels = scaled(base, width)
@@ -196,11 +210,11 @@ def stage(
             temporal_kernel=layout.temporal_kernel(index, b),
             stride=(1, 1, 1) if b else stride,
             project=b == 0,
-            gate=layout.self_gating and b == num_blocks - 1,
+            gate=layout.self_gating and b == len(drop_paths) - 1,
             drop_path=drop_path,
             stream=first_stream + b,
         )
-        for b in range(num_blocks)
+        for b, drop_path in enumerate(drop_paths)
     )
 
 

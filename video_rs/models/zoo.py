@@ -19,6 +19,7 @@ def create_model(
     width: float = 1.0,
     dropout: float | None = None,
     drop_path: float | None = None,
+    drop_path_rule: str = "stage",
     bn_momentum: float = 0.1,
     contract: DataContract | None = None,
 ) -> ResNetRS:
@@ -31,12 +32,13 @@ def create_model(
         in_channels: 3 for RGB.
         width: multiplies all widths.
         dropout: rate before the classifier.
-        drop_path: rate of stochastic depth.
+        drop_path: rate of stochastic depth in the last block.
+        drop_path_rule: "stage" (the paper's) or "block" (timm's), see :class:`ResNetRS`.
         bn_momentum: torch's momentum of batch normalisation.
         contract: what the weights expect to see.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: the name or the rule is unknown.
     """
     preset = find_preset(name)
     return ResNetRS(
@@ -47,6 +49,7 @@ def create_model(
         width=width,
         dropout=preset.dropout if dropout is None else dropout,
         drop_path=preset.drop_path if drop_path is None else drop_path,
+        drop_path_rule=drop_path_rule,
         bn_momentum=bn_momentum,
         contract=contract or _with_channels(preset.contract, in_channels),
     )

@@ -24,12 +24,13 @@ class RunLog:
         step: the step the run starts from; what an interrupted run logged beyond it is dropped, so that each step is
             there once.
         num_steps: of the whole run.
+        validated: the last step whose validation counts.
     """
 
-    def __init__(self, folder: Path, step: int, num_steps: int) -> None:
+    def __init__(self, folder: Path, step: int, num_steps: int, validated: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        _drop_beyond(folder / "metrics.jsonl", step)
-        self._text = open(folder / "log.txt", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
+        self._text = open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.bar = tqdm(
@@ -69,13 +70,14 @@ class RunLog:
         self._text.close()
 
 
-def _drop_beyond(path: Path, step: int) -> None:
+def _drop_beyond(path: Path, last: dict[str, int]) -> None:
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            if values["step"] <= last[values["kind"]]:
                 kept.append(line)
         except (ValueError, KeyError):  # the line that a killed process was writing
             continue

@@ -212,6 +212,7 @@ class Trainer:
             signals.check()
 
     def _validate(self, validate: Validate, signals: StopSignals) -> None:
+        self._require_finite()
         figures = validate(self.ema.model if self.ema else self.model, signals.check)
         epoch = self.plan.epoch(self.step)
         self.validated = self.step
@@ -227,8 +228,8 @@ class Trainer:
         self.save()
 
     def _report(self, clock: _Clock) -> None:
+        self._require_finite()
         loss_sum, hits, samples = self._meter.tolist()
-        self._require_finite(loss_sum)
         self._meter.zero_()
         elapsed = max(time.monotonic() - clock.started, 1e-9)
         rate = (self.step - clock.step) * self.plan.batch_size / elapsed
@@ -249,18 +250,20 @@ class Trainer:
         self._log.bar.set_postfix_str(text)
         self._log.say(f"step {self.step}/{self.plan.num_steps}  epoch {epoch:.2f}  {text}  {duration(left)} left")
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _require_finite(self) -> None:
+        """The losses so far, and the weights that the last update made of them."""
+        norms = torch._foreach_norm([p.detach() for p in self.model.parameters()])
+        if not (self._meter[0].isfinite() and torch.stack(norms).isfinite().all()):
             raise UserError(
-                f"the loss is not finite at step {self.step}; lower optim.lr, raise optim.warmup_epochs or set "
-                f"optim.clip_grad_norm. {self._folder / 'last.pt'} holds the last good state, if there is one"
+                f"loss or weights are no longer finite at step {self.step}; lower optim.lr, raise optim.warmup_epochs "
+                f"or set optim.clip_grad_norm. {self._folder / 'last.pt'} holds the last good state, if there is one"
             )
 
     # State -----------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Writes ``last.pt``; never with weights that a loss which is not finite has spoilt."""
-        self._require_finite(self._meter[0].item())
+        """Writes ``last.pt``, unless the loss or the weights are no longer finite."""
+        self._require_finite()
         checkpoint.save(self._folder / "last.pt", {**self._identity, **self.state_dict()})
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class CrossEntropy(nn.Module):
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
-    """Inverse class frequencies, float32 ``[classes]``: their mean over the samples is 1; absent classes get 0."""
+    """Inverse class frequencies, float64 ``[classes]``: their mean over the samples is 1; absent classes get 0."""
     counts = np.bincount(labels, minlength=num_classes)
     present = counts > 0
     weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)
-    return torch.from_numpy(weights.astype(np.float32))
+    return torch.from_numpy(weights)

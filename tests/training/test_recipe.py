@@ -1,0 +1,139 @@
+"""From a config to the numbers of a run: three steps against a plain torch loop that spells the recipe out.
+
+Each choice of the recipe is in here once, so that leaving one out (the scaling of the learning rate, the class weights,
+the EMA's warm-up, torch's batch-norm momentum of 1, ...) changes the result.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from video_rs import config
+from video_rs.cli import build
+from video_rs.cli.train import Job
+from video_rs.data import motion
+from video_rs.data.transforms import normalize
+from video_rs.errors import UserError
+from video_rs.models.layers import Conv
+from video_rs.rng import sample_keys
+
+LR, LR_BATCH, BATCH, MICRO, SMOOTHING, DECAY, CLIP, SEED = 0.3, 32, 8, 4, 0.2, 0.01, 0.5, 7
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Three classes of 9, 3 and 2 training videos."""
+    root = tmp_path_factory.mktemp("recipe") / "videos"
+    motion.make(root, train=72, val=16, test=8, size=32, frames=6, workers=1)
+    for split in ("train", "val"):
+        for name in motion.CLASSES[3:]:
+            for file in (root / split / name).iterdir():
+                file.unlink()
+    for name, kept in zip(motion.CLASSES, (9, 3, 2)):
+        for file in sorted((root / "train" / name).iterdir())[kept:]:
+            file.unlink()
+    return root
+
+
+@pytest.fixture
+def load(unequal, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("")
+
+    def load(*overrides):
+        fixed = [
+            *(f"data.root={unequal}", f"out={tmp_path / 'run'}", "data.workers=0", "data.num_frames=4"),
+            *("data.train_size=24", "data.short_side=24", "data.test_size=24", "model.name=resnet3d_rs_26"),
+            *("model.width=0.125", "model.dropout=0.3", "model.drop_path=0.2", "train.device=cpu"),
+            *("data.stride=1", "train.epochs=2", f"train.batch_size={BATCH}", f"train.micro_batch={MICRO}"),
+            *(f"optim.lr={LR}", f"optim.lr_batch={LR_BATCH}", f"optim.weight_decay={DECAY}"),
+            *(f"optim.clip_grad_norm={CLIP}", f"train.label_smoothing={SMOOTHING}", f"train.seed={SEED}"),
+            *("optim.warmup_epochs=1", "train.class_weights=balanced", "train.precision=float64"),
+        ]
+        return config.load_config(tmp_path / "recipe.yaml", [*fixed, *overrides])
+
+    return load
+
+
+def reference(job, batches, steps):
+    """The recipe in plain torch; returns the weights, their average and the learning rates."""
+    model, labels = job.model.train(), job.records["train"].labels
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.momentum = 1.0  # the last batch's statistics; the EMA averages them
+    decayed = [m.weight for m in model.modules() if isinstance(m, (Conv, torch.nn.Linear))]
+    buffers = {id(p): torch.zeros_like(p) for p in model.parameters()}
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    counts = np.bincount(labels)
+    class_weights = torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float64)
+    total, warmup = math.ceil(2 * len(labels) / BATCH), len(labels) / BATCH
+    rates = []
+    for step in range(steps):
+
+        def cosine(at):
+            return LR * BATCH / LR_BATCH * 0.5 * (1 + math.cos(math.pi * at / total))
+
+        rate = step / warmup * cosine(warmup) if step < warmup else cosine(step)
+        rates.append(rate)
+        model.zero_grad()
+        for number in range(BATCH // MICRO):
+            batch = next(batches)
+            clips = normalize(batch["clip"], (0, 0, 0), (1, 1, 1), dtype=torch.float64)
+            keys = sample_keys(SEED, step, np.arange(number * MICRO, (number + 1) * MICRO))
+            target = F.one_hot(batch["label"], 3).double() * (1 - SMOOTHING) + SMOOTHING / 3
+            log_probs = model(clips, torch.from_numpy(keys)).log_softmax(1)
+            (-(class_weights * target * log_probs).sum() / BATCH).backward()
+        norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
+        with torch.no_grad():
+            for p in model.parameters():
+                g = p.grad * min(1, CLIP / (norm + 1e-6))
+                g = g + DECAY * p if any(p is d for d in decayed) else g
+                v = buffers[id(p)].mul_(0.9).add_(g)
+                p -= rate * (g + 0.9 * v)  # Nesterov
+            d = min(0.9999, (1 + step) / (10 + step))
+            for name, value in model.state_dict().items():
+                average[name] = average[name] * d + value * (1 - d) if value.is_floating_point() else value.clone()
+    return model.state_dict(), average, rates
+
+
+def test_three_steps_equal_the_recipe_spelt_out(load):
+    job, twin = Job(load()), Job(load())
+    assert job.trainer.plan.num_steps == 4  # 2 epochs of 14 samples, 8 a step
+    weights, average, rates = reference(twin, iter(twin.loader(0)), steps=3)
+    assert rates[0] == 0 < rates[1]
+    batches = iter(job.loader(0))
+    for step in range(3):
+        job.trainer.train_step([next(batches), next(batches)])
+        assert job.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rates[step], rel=1e-12)
+    for name, value in job.trainer.model.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
+    for name, value in job.trainer.ema.state_dict().items():
+        torch.testing.assert_close(value, average[name], rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_without_an_average_batch_norm_keeps_its_own(load):
+    assert build.model_args(load(), 3)["bn_momentum"] == 1.0
+    assert build.model_args(load("train.ema_decay=0"), 3)["bn_momentum"] == 0.1
+    assert Job(load("train.ema_decay=0")).trainer.ema is None
+
+
+def test_mixing_and_balanced_sampling_reach_the_loop(load):
+    job = Job(load("data.mixup=0.2", "data.cutmix=1", "train.class_weights=none", "train.balanced_sampling=true"))
+    assert (job.trainer.mixup, job.trainer.cutmix) == (0.2, 1.0)
+    labels = torch.cat([batch["label"] for batch in job.loader(0)])
+    plain = torch.cat([batch["label"] for batch in Job(load()).loader(0)])
+    assert (labels == 0).sum() < (plain == 0).sum()  # the class with most of the files
+
+
+def test_other_data_are_refused_on_resume(load, unequal):
+    job = Job(load())
+    saved = {**job.identity(), **job.trainer.state_dict()}
+    (unequal / "train" / motion.CLASSES[0] / "00000.mp4").rename(unequal / "moved.mp4")
+    try:
+        with pytest.raises(UserError, match="train data are not those of the run"):
+            Job(load(), saved)
+    finally:
+        (unequal / "moved.mp4").rename(unequal / "train" / motion.CLASSES[0] / "00000.mp4")
+    Job(load(), saved)
