@@ -107,10 +107,8 @@ def test_three_steps_equal_the_recipe_spelt_out(load):
     for step in range(3):
         job.trainer.train_step([next(batches), next(batches)])
         assert job.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rates[step], rel=1e-12)
-    for name, value in job.trainer.model.state_dict().items():
-        torch.testing.assert_close(value, weights[name], rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
-    for name, value in job.trainer.ema.state_dict().items():
-        torch.testing.assert_close(value, average[name], rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
+    torch.testing.assert_close(dict(job.trainer.model.state_dict()), dict(weights), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(dict(job.trainer.ema.state_dict()), average, rtol=1e-9, atol=1e-11)
 
 
 def test_without_an_average_batch_norm_keeps_its_own(load):
