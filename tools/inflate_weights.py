@@ -6,7 +6,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from video_rs.cli.common import run
-    from video_rs.cli.inflate import main
+    from video_rs.cli.main import main
 
-    sys.exit(run(main, sys.argv[1:]))
+    main("inflate")

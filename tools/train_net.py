@@ -4,10 +4,8 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from video_rs.cli.common import run  # noqa: E402
-from video_rs.cli.train import main  # noqa: E402
-
 if __name__ == "__main__":
-    sys.exit(run(main, sys.argv[1:]))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from video_rs.cli.main import main
+
+    main("train")

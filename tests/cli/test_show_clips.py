@@ -69,3 +69,6 @@ def test_command_writes_a_grid_and_gifs(root, tmp_path):
 
     wrong = run("--out=x.jpg", *sizes)
     assert wrong.returncode == 2 and wrong.stderr == "error: --out must end in .png; found x.jpg\n"
+    (tmp_path / "file").touch()
+    wrong = run("--out=file/x.png", *sizes)
+    assert wrong.returncode == 2 and wrong.stderr == "error: file: File exists\n"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from video_rs import checkpoint
+from video_rs.cli.build import build_records
 from video_rs.cli.common import run
 from video_rs.cli.test import main
 from video_rs.config import load_config
@@ -120,6 +121,28 @@ def test_nothing_to_score(job, capsys, tmp_path):
         (tmp_path / "test" / name).mkdir(parents=True)
         (tmp_path / "test" / name / "x.mp4").write_bytes(b"no video")
     assert "none of the 3 videos can be scored" in failure(capsys, job, f"data.root={tmp_path}")
+
+
+def test_a_split_made_of_training_files_must_be_the_one_kept_from_the_checkpoint(job, capsys, tmp_path, make_video):
+    for name in NAMES:
+        for i in range(4):
+            make_video(tmp_path / "data" / name / f"{name}{i}.mp4", num_frames=10)
+    root = f"data.root={tmp_path / 'data'}"
+    assert "may have been trained on these videos" in failure(capsys, job, root)
+
+    config = load_config(job / "tiny.yaml", [root])
+    state = checkpoint.load(job / "run" / "best.pt")
+    state["fingerprint"] = {"val": build_records(config, ["val"])["val"].fingerprint()}
+    checkpoint.save(tmp_path / "best.pt", state)
+    assert run(main, arguments(job, root, f"weights={tmp_path / 'best.pt'}")) == 0
+    assert "data.val_fraction" in failure(capsys, job, root, f"weights={tmp_path / 'best.pt'}", "data.val_fraction=0.9")
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(job, capsys, monkeypatch):
+    monkeypatch.setattr("video_rs.evaluation.multiview.score", lambda *args, **kwargs: pytest.fail("scored"))
+    assert "Not a directory" in failure(
+        capsys, job, f"weights={job / 'run' / 'best.pt'}", f"out={job / 'tiny.yaml' / 'x'}"
+    )
 
 
 @pytest.mark.parametrize("tool", ["test_net.py", "predict.py"])

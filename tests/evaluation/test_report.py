@@ -108,6 +108,13 @@ def test_an_older_report_leaves_nothing_behind(tmp_path, videos, scores):
     assert not (page.parent / "views.npz").exists() and not (page.parent / "curves.png").exists()
 
 
+def test_a_file_name_that_is_not_utf8(tmp_path, videos, scores):
+    odd = [*videos[:1], "\udcff.mp4", *videos[2:]]
+    page = report(tmp_path / "test", odd, scores)
+    assert "\\udcff.mp4" in page.read_text(encoding="utf-8")
+    assert "\\udcff.mp4" in (page.parent / "predictions.csv").read_text(encoding="utf-8")
+
+
 def test_no_mistakes(tmp_path, videos):
     scores = Scores(np.eye(3, dtype=np.float32), np.arange(3), np.ones(3, bool))
     page = report(tmp_path, videos[:3], scores).read_text()

@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
-from video_rs import config
 from video_rs.errors import VideoRSError
 
+SCRIPTS = {
+    "train": "train_net.py",
+    "test": "test_net.py",
+    "predict": "predict.py",
+    "show-clips": "show_clips.py",
+    "inflate": "inflate_weights.py",
+    "make-motion": "make_motion.py",
+}  # the command's name: its script in tools/
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _PATH = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 _MEMORY = "lower train.micro_batch (test.batch_size, when testing) or data.workers"
@@ -30,10 +36,18 @@ _MACHINE = {  # what torch says when the machine is at fault, and what to do; it
 T = TypeVar("T")
 
 
-def config_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def program(name: str) -> str:
+    """What a command calls itself in ``--help``: the script in ``tools/`` if it was called as that."""
+    script = os.path.basename(sys.argv[0])
+    return script if script in SCRIPTS.values() else f"video-rs {name}"
+
+
+def config_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with ``--cfg`` and ``key=value`` overrides, whose ``--help`` lists every key of the schema."""
+    from video_rs import config
+
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog=program(name),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"keys (type, default, meaning), given as key=value:\n{config.describe()}",
@@ -44,27 +58,60 @@ def config_parser(prog: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
-    """The items, with a progress bar on a terminal and a line at every tenth where output goes to a file."""
-    if total is None and hasattr(items, "__len__"):
-        total = len(items)
+def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
+    """Shows how far a job is; call it with the number of items done since the last call.
+
+    A progress bar on a terminal; a line at every tenth where output goes to a file.
+    """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=desc, unit=unit, dynamic_ncols=True)
-        return
-    tenth = max(1, (total or 0) // 10)
-    for done, item in enumerate(items, 1):
-        yield item
-        if total and (done % tenth == 0 or done == total):
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, desc=desc, unit=f" {unit}", dynamic_ncols=True)
+
+        def update(count: int) -> None:
+            bar.update(count)
+            if bar.n >= total:
+                bar.close()
+
+        return update
+    done, tenth = 0, max(1, total // 10)
+
+    def tell(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if done // tenth > before // tenth or done == total:
             print(f"{desc}: {done}/{total} {unit}", flush=True)
+
+    return tell
+
+
+def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
+    """The items, with a :func:`counter`."""
+    count = counter(len(items) if total is None else total, desc, unit)
+    for item in items:
+        yield item
+        count(1)
 
 
 def command(name: str, *arguments: str) -> str:
     """The shell command of another step, called as this one was: as a script in ``tools/`` or as ``video-rs name``."""
-    scripts = {"train": "train_net.py", "test": "test_net.py", "predict": "predict.py"}
-    program = Path(sys.argv[0])
-    if program.suffix == ".py":
-        return shlex.join([str(program.with_name(scripts[name])), *arguments])
-    return shlex.join(["video-rs", name, *arguments])
+    called = sys.argv[0]
+    if os.path.basename(called) in SCRIPTS.values():
+        script = os.path.join(os.path.dirname(called) or ".", SCRIPTS[name])
+        python = [] if _same(sys.executable, shutil.which("python3")) else [_short(sys.executable)]
+        return shlex.join([*python, script, *arguments])
+    installed = os.path.basename(called) == "video-rs" and shutil.which("video-rs") != os.path.abspath(called)
+    return shlex.join([_short(called) if installed else "video-rs", name, *arguments])
+
+
+def _same(python: str, other: str | None) -> bool:
+    """Whether two names are one interpreter: in one folder (links lead out of virtual environments) and one file."""
+    names = [os.path.abspath(path) for path in (python, other or "")]
+    return os.path.dirname(names[0]) == os.path.dirname(names[1]) and os.path.samefile(*names)
+
+
+def _short(path: str) -> str:
+    return min(path, os.path.relpath(path), key=len)
 
 
 def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
@@ -73,6 +120,8 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     What a person can mend (VideoRSError) becomes one line on stderr and the error's exit code, a full disk or a device
     out of memory 3, Ctrl-C 130. Anything else is a bug and keeps its traceback.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a file name that is not UTF-8 must not end a long job
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(list(argv))
         sys.stdout.flush()
@@ -84,7 +133,8 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "video_rs":
             raise
-        return _fail(f"the package {error.name} is missing in {sys.executable}; install it there with pip", 3)
+        advice = "call the Python of the environment that has it, or install it there with pip"
+        return _fail(f"the package {error.name} is missing in {sys.executable}; {advice}", 3)
     except BrokenPipeError:  # the reader of our output has left, as in `... | head`
         with contextlib.suppress(OSError):
             sys.stdout.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from video_rs.cli.common import command
+from video_rs.cli.common import command, program
 from video_rs.cli.predict import positive
 from video_rs.config import load_config
 from video_rs.models.layout import INFLATIONS
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 NEXT_CONFIG = "finetune_rs50.yaml"
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Parses the arguments, inflates, prints the report and writes the checkpoint."""
-    parser = argparse.ArgumentParser(prog="inflate", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=program("inflate"), description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--from",
         dest="source",
@@ -62,6 +62,7 @@ def main(argv: list[str]) -> None:
     checkpoint.save(args.out, state)
     overrides = [f"train.init_from={args.out}", *next_overrides(model_args, model.contract)]
     print(f"wrote {args.out}; next: {command('train', '--cfg', NEXT_CONFIG, *overrides)}")
+    return 0
 
 
 def next_overrides(model_args: dict[str, Any], contract: DataContract) -> list[str]:

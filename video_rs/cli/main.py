@@ -19,7 +19,7 @@ COMMANDS = {
 }
 
 
-def dispatch(argv: list[str]) -> int | None:
+def dispatch(argv: list[str]) -> int:
     """Runs ``argv[0]`` with the rest of the arguments."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: video-rs COMMAND ...\n\ncommands (each has its own --help):")
@@ -32,6 +32,6 @@ def dispatch(argv: list[str]) -> int | None:
     return module.main(argv[1:])
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run(dispatch, sys.argv[1:]))
+def main(*command: str) -> None:
+    """Entry point of the console script; the scripts in ``tools/`` name their ``command``."""
+    sys.exit(run(dispatch, [*command, *sys.argv[1:]]))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from video_rs.cli.common import progress
+from video_rs.cli.common import program, progress
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Parses the arguments, writes the dataset, says where it is."""
-    parser = argparse.ArgumentParser(prog="make-motion", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=program("make-motion"), description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", default="data/motion", metavar="FOLDER", help="where to write (default: %(default)s)")
     for split, count in {"train": 3600, "val": 400, "test": 400}.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help="videos (default: %(default)s)")
@@ -32,3 +32,4 @@ def main(argv: list[str]) -> None:
         out, **args, progress=lambda done, left: progress(done, total=left, desc="encoding", unit="videos")
     )
     print(f"{out} is complete ({time.monotonic() - start:.0f} s)" if made else f"{out} is there already")
+    return 0

@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/show_clips.py`` and ``video-rs show-clips``."""
-    parser = config_parser("show_clips.py", __doc__)
+    parser = config_parser("show-clips", __doc__)
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: %(default)s")
     parser.add_argument("--num", type=int, default=8, metavar="N", help="clips to draw (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE.png", help="default: clips_<split>.png in the run folder")
@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
     if out.suffix != ".png":
         raise UserError(f"--out must end in .png; found {out}")
 
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     rows = list(itertools.islice(_rows(config, args.split), args.num))
     if not rows:
         raise UserError(f"no file of the {args.split} split can be read")
-    out.parent.mkdir(parents=True, exist_ok=True)
     grid(rows).save(out)
     print(f"{out}: {len(rows)} clips of {len(rows[0].frames)} frames")
     if args.gif:

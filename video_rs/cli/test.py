@@ -9,24 +9,23 @@ It reads <out>/best.pt unless weights= names another file, and writes into <out>
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_rs.cli.common import command, config_parser, progress
+from video_rs.cli.common import command, config_parser, counter
 from video_rs.config import Config, load_config
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+    from video_rs.data.records import Records
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared by themselves
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/test_net.py`` and ``video-rs test``."""
-    args = config_parser("test_net.py", __doc__).parse_intermixed_args(argv)
+    args = config_parser("test", __doc__).parse_intermixed_args(argv)
     test(load_config(args.cfg, args.overrides))
     return 0
 
@@ -54,6 +53,9 @@ def test(config: Config) -> dict[str, Any]:
     records = build.build_records(config, (split,))[split]
     names = build.class_names(config, records)
     check_fits(config, names, state, weights)
+    check_unseen(records, state, weights)
+    folder = Path(config.out) / split
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
 
     runtime.set_up(config.train.threads, config.train.deterministic)
     device = runtime.select_device(config.train.device)
@@ -67,21 +69,21 @@ def test(config: Config) -> dict[str, Any]:
     print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
     print(f"{split}: {records.describe()}; {views} each")
 
-    loader = view_loader(dataset, workers=runtime.loader_workers(config.data.workers))
     scores = score(
         model,
-        _Shown(loader),
+        view_loader(dataset, workers=runtime.loader_workers(config.data.workers)),
         device=device,
         precision=precision,
         views_per_forward=config.test.batch_size,
         keep_views=config.test.save_views,
+        progress=counter(len(dataset), "testing", "videos"),
     )
     if not scores.scored.any():
         index, reason = scores.errors[0]
         raise UserError(f"none of the {len(records)} videos can be scored; the first, {records.path(index)}: {reason}")
     metrics = summarize(scores.probs, scores.labels, scores.scored, names)
     report = write_report(
-        Path(config.out) / split,
+        folder,
         [records.path(i) for i in range(len(records))],
         scores,
         names,
@@ -128,6 +130,16 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
     _check_names(class_names, saved.class_names, weights)
 
 
+def check_unseen(records: Records, state: dict[str, Any], weights: Path) -> None:
+    """Raises UserError where a split made of training files is not the one that was kept from this checkpoint."""
+    if records.made and state.get("fingerprint", {}).get("val") != records.fingerprint():
+        raise UserError(
+            f"the data has no such split of its own, and the one made from its training files is not the one that "
+            f"{weights} was validated on: it may have been trained on these videos; give the data, data.val_fraction "
+            "and data.class_names of its run, or name other videos with data.test"
+        )
+
+
 def _check_names(ours: tuple[str, ...], theirs: tuple[str, ...], weights: Path) -> None:
     """The same classes in another order would be scored as nonsense; but names that are only numbers say nothing."""
     for index, (name, saved) in enumerate(zip(ours, theirs)):
@@ -136,13 +148,3 @@ def _check_names(ours: tuple[str, ...], theirs: tuple[str, ...], weights: Path) 
                 f"class {index} is {name!r} in the data, {saved!r} in {weights}; give the names in the order of the "
                 "checkpoint with data.class_names=FILE"
             )
-
-
-class _Shown:
-    """A loader with a progress bar."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader, self.dataset = loader, loader.dataset
-
-    def __iter__(self) -> Iterator[dict]:
-        return progress(self.loader, total=len(self.dataset), desc="testing", unit="videos")

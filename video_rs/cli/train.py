@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/train_net.py`` and ``video-rs train``."""
-    parser = config_parser("train_net.py", __doc__)
+    parser = config_parser("train", __doc__)
     parser.add_argument("--dry-run", action="store_true", help="build everything, run one batch, tell what a run costs")
     parser.add_argument("--resume", action="store_true", help="insist that there is a run to resume")
     args = parser.parse_intermixed_args(argv)

@@ -46,7 +46,10 @@ class Records:
         labels: int32 ``[N]``.
         class_names: as given.
         num_missing, missing: how many listed files are not there, and the first three.
+        made: whether the split was made of training files, for want of one of its own.
     """
+
+    made = False
 
     def __init__(
         self, paths: Iterable[str], labels: Iterable[int], class_names: Sequence[str], missing: Sequence[str] = ()
@@ -147,6 +150,7 @@ def load_splits(
     records = {split: _resolve(part, names, max_missing) for split, part in read.items()}
     if "val" not in records and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction, seed)
+        records["val"].made = True
     if "test" not in records and "val" in records:
         records["test"] = records["val"]
     for split in splits:

@@ -16,7 +16,7 @@ from video_rs.checkpoint import atomic_write
 from video_rs.errors import MediaError
 from video_rs.evaluation import html_page
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
-from video_rs.evaluation.metrics import ranking
+from video_rs.evaluation.metrics import TOP_K, ranking
 from video_rs.evaluation.multiview import Scores
 
 WORST_MISTAKES = 12
@@ -63,12 +63,12 @@ def write_report(
         unscored=[(paths[index], reason) for index, reason in scores.errors],
     )
     files = {
-        "predictions.csv": predictions_csv(paths, scores, class_names).encode(),
-        "metrics.json": metrics_json(metrics).encode(),
+        "predictions.csv": _encode(predictions_csv(paths, scores, class_names)),
+        "metrics.json": _encode(metrics_json(metrics)),
         "confusion.png": confusion,
         "curves.png": curves,
         "views.npz": _views_npz(paths, scores),
-        "report.html": page.encode(),
+        "report.html": _encode(page),
     }
     for name, content in files.items():
         if content is None:
@@ -81,7 +81,7 @@ def write_report(
 
 def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
     """One row per video: path, label, predicted, correct, scored, the top classes with their probabilities, error."""
-    order = ranking(scores.probs)[:, :5]
+    order = ranking(scores.probs)[:, :TOP_K]
     reasons = dict(scores.errors)
     top = [f"{what}_{k}" for k in range(1, order.shape[1] + 1) for what in ("class", "prob")]
     text = io.StringIO()
@@ -143,6 +143,10 @@ def thumbnail(path: str, decoder: str = "auto") -> bytes | None:
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(spaced), axis=1)[:, :-2]).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,0 +1,79 @@
+"""What all commands share: how they are called, and what they say when that goes wrong."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from video_rs.cli import common
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name, script", common.SCRIPTS.items())
+def test_a_missing_package_is_one_line(name, script):
+    tool = ROOT / "tools" / script
+    assert f'main("{name}")' in tool.read_text()
+    arguments = {"predict": ["--weights=x.pt", "x.mp4"], "make-motion": [], "inflate": ["--from=x.pt", "--out=y.pt"]}
+    command = [sys.executable, "-S", str(tool), *arguments.get(name, ["--cfg=k400_rs50"])]  # without site-packages
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 3 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: the package ") and sys.executable in done.stderr
+
+
+def test_all_tools_have_a_command():
+    assert sorted(common.SCRIPTS.values()) == sorted(path.name for path in (ROOT / "tools").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", common.SCRIPTS.values())
+def test_help_shows_the_name_as_called(script):
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / script), "--help"], capture_output=True, text=True)
+    assert done.stdout.startswith(f"usage: {script} "), done.stderr
+
+
+@pytest.fixture
+def fake_python(tmp_path, monkeypatch):
+    """An environment in ``env`` of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    bin = tmp_path / "env" / "bin"
+    bin.mkdir(parents=True)
+    for name in ("python", "python3", "video-rs"):
+        (bin / name).symlink_to(shutil.which("true"))
+    monkeypatch.setattr(sys, "executable", str(bin / "python"))
+    return bin
+
+
+@pytest.mark.parametrize("active", [False, True])
+def test_the_next_command_works_as_printed(fake_python, monkeypatch, active):
+    if active:
+        monkeypatch.setenv("PATH", str(fake_python), prepend=os.pathsep)
+
+    def after(called):
+        monkeypatch.setattr(sys, "argv", [called])
+        return common.command("test", "--cfg", "a b.yaml")
+
+    python = "" if active else "env/bin/python "
+    assert after("tools/train_net.py") == f"{python}tools/test_net.py --cfg 'a b.yaml'"
+    assert after("/far/tools/train_net.py") == f"{python}/far/tools/test_net.py --cfg 'a b.yaml'"
+    assert after("train_net.py") == f"{python}./test_net.py --cfg 'a b.yaml'"
+    console = "video-rs" if active else "env/bin/video-rs"
+    assert after(str(fake_python / "video-rs")) == f"{console} test --cfg 'a b.yaml'"
+    assert after("notebook.py") == "video-rs test --cfg 'a b.yaml'"
+
+
+def test_file_names_that_are_not_utf8_are_printed():
+    code = (
+        "import sys; from video_rs.cli.common import run; sys.exit(run(lambda argv: print(argv[0]), ['a\\udcff.mp4']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "a\\udcff.mp4\n"), done.stderr
+
+
+def test_progress_in_a_log(capsys):
+    assert list(common.progress("abcdefghijklmnopqrstuvwxy", desc="drawing", unit="letters"))[-1] == "y"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 13 and lines[0] == "drawing: 2/25 letters" and lines[-1] == "drawing: 25/25 letters"
