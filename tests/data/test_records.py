@@ -1,8 +1,12 @@
+import os
 import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from video_rs.data.lists import media_below
 from video_rs.data.records import Records, load_splits, source_of, split_off
 from video_rs.errors import UserError
 
@@ -46,8 +50,6 @@ def test_a_folder_without_splits_and_images(tmp_path):
     assert splits["test"] is splits["val"]
     again = load_splits(str(tmp_path), val_fraction=0.2, splits=["val"])
     assert set(contents(again["val"], tmp_path)) == val
-    other = load_splits(str(tmp_path), val_fraction=0.2, seed=1)["val"]
-    assert set(contents(other, tmp_path)) != val
 
 
 def test_the_split_depends_on_names_alone(tmp_path):
@@ -85,9 +87,9 @@ def test_a_header_names_without_extension_and_paths_relative_to_the_list(tmp_pat
 
 def test_absolute_paths_and_lists_found_under_the_root(tmp_path):
     touch(tmp_path, "videos/1.mp4")
-    (tmp_path / "mine.txt").write_text(f"{tmp_path}/videos/1.mp4 0\n1.mp4 0\n")
+    (tmp_path / "mine.txt").write_text(f"{tmp_path}/videos/1.mp4 0\n1.mp4 1\n")
     splits = load_splits(str(tmp_path / "videos"), train=str(tmp_path / "mine.txt"), val=str(tmp_path / "mine.txt"))
-    assert contents(splits["train"], tmp_path) == [("videos/1.mp4", 0)] * 2
+    assert contents(splits["train"], tmp_path) == [("videos/1.mp4", 0), ("videos/1.mp4", 1)]
 
 
 def test_the_official_kinetics_csv(tmp_path):
@@ -108,33 +110,81 @@ def test_the_official_kinetics_csv(tmp_path):
     assert splits["train"].class_names == ("abseiling", "dancing, slowly") and len(splits["val"]) == 1
 
 
+def test_the_official_kinetics_csv_with_quotes_and_spaces_and_the_first_of_several_copies(tmp_path):
+    copies = [f"{folder}/-3B32lodo2M_000059_000069.mp4" for folder in ("z", "b", "y", "a", "x")]
+    touch(tmp_path, ".trash/-3B32lodo2M_000059_000069.mp4", *copies, "a/-3B32lodo2N_000001_000011.mp4")
+    header = '"label", "youtube_id", "time_start", "time_end", "split"\n'
+    rows = '"abseiling", "-3B32lodo2M", 59, 69, "train"\n"air drumming", "-3B32lodo2N", 1, 11, "train"\n'
+    for text in (header + rows, "\ufeff" + (header + rows).replace('"', "")):
+        (tmp_path / "train.csv").write_text(text, encoding="utf-8")
+        train = load_splits(str(tmp_path), splits=["train"])["train"]
+        assert contents(train, tmp_path) == [
+            ("a/-3B32lodo2M_000059_000069.mp4", 0),
+            ("a/-3B32lodo2N_000001_000011.mp4", 1),
+        ]
+
+
+def test_media_below_follows_links_once_and_sees_nothing_hidden(tmp_path):
+    touch(
+        tmp_path, "root/b/2.mp4", "root/b/1.MP4", "root/a.mp4", "root/.a/3.mp4", "root/.4.mp4", "out/5.mp4", "root/6.md"
+    )
+    (tmp_path / "root/b/loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root/linked").symlink_to(tmp_path / "out")
+    found = [path.removeprefix(f"{tmp_path}/root/") for path in media_below(str(tmp_path / "root"), {".mp4"})]
+    assert found == ["a.mp4", "b/1.MP4", "b/2.mp4", "linked/5.mp4"]
+
+
 def test_clips_of_one_source_stay_together():
     names = [
         f"/k/{c}/{'abcdefghij' + v}_{s:06d}_{s + 10:06d}.mp4" for c in "xy" for v in "0123456789" for s in (0, 10, 20)
     ]
     names += [f"/k/z/v_Bike_g{g:02d}_c{c:02d}.avi" for g in range(10) for c in range(3)]
     records = Records(names, [0] * 30 + [1] * 30 + [2] * 30, "xyz")
-    train, val = split_off(records, 0.2, seed=0)
+    train, val = split_off(records, 0.2)
     sources = [{source_of(part.path(i)) for i in range(len(part))} for part in (train, val)]
     assert not sources[0] & sources[1]
     assert len(train) + len(val) == 90 and set(val.labels) == {0, 1, 2} and len(val) == 18
 
 
+@given(
+    st.lists(st.dictionaries(st.integers(0, 30), st.integers(1, 40), min_size=1), min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.randoms(use_true_random=False),
+)
+def test_splitting_never_takes_the_last_source_of_a_class(classes, fraction, random):
+    """Sources of any size, some of them shared by classes, in any order."""
+    clips = [(f"{v:011d}_{i:06d}_000010.mp4", c) for c, vs in enumerate(classes) for v in vs for i in range(vs[v])]
+    random.shuffle(clips)
+    names, labels = zip(*clips, strict=True)
+    train, val = split_off(Records(names, labels, range(len(classes))), fraction)
+    sources = [{source_of(part.path(i)) for i in range(len(part))} for part in (train, val)]
+    assert not sources[0] & sources[1] and len(train) + len(val) == len(clips)
+    assert set(train.labels) == set(range(len(classes)))
+
+
+def test_a_large_source_does_not_empty_a_class():
+    for a in range(20):  # whichever comes first
+        sizes = {f"{a:011d}": 95, f"{a + 50:011d}": 5}
+        names = [f"{v}_{i:06d}_000010.mp4" for v in sizes for i in range(sizes[v])]
+        train, val = split_off(Records(names, [0] * 100, "a"), 0.1)
+        assert (len(train), len(val)) == (95, 5)
+
+
 def test_sources_shared_by_classes_count_for_both():
     names = [f"{'xy'[c]}/{v:011d}_000000_000010.mp4" for c in range(2) for v in range(5 * c, 5 * c + 10)]
-    train, val = split_off(Records(names, [0] * 10 + [1] * 10, "xy"), 0.5, seed=0)
+    train, val = split_off(Records(names, [0] * 10 + [1] * 10, "xy"), 0.5)
     sources = [{source_of(part.path(i)) for i in range(len(part))} for part in (train, val)]
     assert not sources[0] & sources[1] and list(np.bincount(val.labels)) == [5, 5]
 
 
 def test_a_class_with_one_source_stays_in_training():
-    train, val = split_off(Records(["a/1.mp4", "b/1.mp4", "b/2.mp4"], [0, 1, 1], "ab"), 0.1, 0)
+    train, val = split_off(Records(["a/1.mp4", "b/1.mp4", "b/2.mp4"], [0, 1, 1], "ab"), 0.1)
     assert list(train.labels) == [0, 1] and list(val.labels) == [1]
 
 
 def test_class_names_from_a_file(tmp_path):
-    touch(tmp_path, "train/b/1.mp4", "val/c/1.mp4", "l/1.mp4")
-    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    touch(tmp_path, "train/b/1.mp4", "train/c/1.mp4", "val/c/1.mp4", "l/1.mp4")
+    (tmp_path / "names.txt").write_text("\ufeffa\nb\nc\n", encoding="utf-8")
     splits = load_splits(str(tmp_path), class_names=str(tmp_path / "names.txt"))
     assert splits["train"].label(0) == 1 and splits["val"].label(0) == 2
     (tmp_path / "list.txt").write_text("l/1.mp4 2\nl/1.mp4 b\n")
@@ -177,6 +227,62 @@ def test_bad_lists_name_file_and_line(tmp_path):
     failure("UTF-8", root=str(tmp_path))
 
 
+def test_lists_of_other_tools_do_not_invent_classes(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4", "names.txt")
+    for text, match in [
+        ("1.mp4 0\n2.mp4 120 1\n", r"train.txt:2: '120 1' are several numbers"),
+        ("1.mp4,0\n2.mp4, 10,120, 1\n", r"train.txt:2: '10,120, 1' are several numbers"),
+        ("1.mp4 0\n2.mp4 -1\n", r"train.txt:2: label '-1' is neither"),
+        ("1.mp4 0\n2.mp4 1.0\n", r"train.txt:2: label '1.0' is neither"),
+        ("1.mp4 0\n2.mp4 run\n", r"train.txt:2: label 'run' is a name, but '0' in .*train.txt:1 is a number"),
+        ("1.mp4 0\n2.mp4 999999999\n", r"train.txt:2: label '999999999' is too large.* model.num_classes"),
+        ("1.mp4 0\n2.mp4 0\n", r"train split of .*train.txt has files of one class only"),
+    ]:
+        (tmp_path / "train.txt").write_text(text)
+        failure(match, root=str(tmp_path), splits=["train"])
+    (tmp_path / "train.txt").write_text("1.mp4 0\n2.mp4 1019\n")
+    assert len(load_splits(str(tmp_path), splits=["train"])["train"].class_names) == 1020
+    (tmp_path / "train.txt").write_text("1.mp4 0\n2.mp4 9999\n")
+    assert load_splits(str(tmp_path), splits=["train"], num_classes=10000)["train"].label(1) == 9999
+
+
+def test_numbers_are_not_matched_to_another_splits_names(tmp_path):
+    touch(tmp_path, "train/b/1.mp4", "train/a/1.mp4", "1.mp4")
+    (tmp_path / "val.txt").write_text("train/b/1.mp4 b\n1.mp4 0\n")
+    failure(r"val.txt:2: label '0' is not one of the 2 class names: give data.class_names", root=str(tmp_path))
+    (tmp_path / "names.txt").write_text("b\na\n")
+    val = load_splits(str(tmp_path), class_names=str(tmp_path / "names.txt"), splits=["val"])["val"]
+    assert list(val.labels) == [0, 0]
+
+
+def test_testing_does_not_need_the_training_files(tmp_path):
+    touch(tmp_path, "1.mp4", "names.txt")
+    (tmp_path / "train.txt").write_text("gone/1.mp4 a\ngone/2.mp4 b\n")
+    (tmp_path / "test.txt").write_text("1.mp4 b\n")
+    test = load_splits(str(tmp_path), splits=["test"])["test"]
+    assert test.class_names == ("a", "b") and test.label(0) == 1
+    (tmp_path / "train.txt").write_text("1.mp4 not a class\n")
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    assert load_splits(str(tmp_path), splits=["test"], class_names=str(tmp_path / "names.txt"))["test"].label(0) == 1
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4")
+    name = os.fsencode(tmp_path) + b"/train/b/caf\xe9.mp4"
+    try:
+        open(name, "wb").close()
+    except OSError:
+        pytest.skip("this file system has only UTF-8 names")
+    failure(r"train/b/caf\\xe9.mp4: the file name is not UTF-8", root=str(tmp_path), splits=["train"])
+
+
+def test_class_folders_without_known_files_are_named(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.xyz", "train/d/sub/1.mp4")
+    train = load_splits(str(tmp_path), splits=["train"])["train"]
+    assert train.class_names == ("a", "b")
+    assert "2 folders have no known video or image in them, the first: c, d" in train.describe()
+
+
 def test_labels_outside_the_class_count(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4")
     (tmp_path / "train.csv").write_text("1.mp4 0\n2.mp4 7\n")
@@ -184,6 +290,8 @@ def test_labels_outside_the_class_count(tmp_path):
     (tmp_path / "train.csv").write_text("1.mp4 run\n2.mp4 jump\n")
     (tmp_path / "val.csv").write_text("1.mp4 run\n2.mp4 swim\n")
     failure(r"val.csv:2: label 'swim' is not one of the 2 class names", root=str(tmp_path))
+    (tmp_path / "names.txt").write_bytes("laufen\nspringen über\n".encode("latin-1"))
+    failure("names.txt: not a text file in UTF-8", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
     (tmp_path / "names.txt").write_text("run\njump\nrun\n")
     failure(r"'run' is in it twice", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
 
@@ -194,9 +302,12 @@ def test_empty_and_absent_data(tmp_path):
     failure("no such file or folder", train=str(tmp_path / "nowhere.csv"))
     failure("no train, val or test folder or list and no class folders", root=str(tmp_path))
     (tmp_path / "train").mkdir()
-    failure("train split of .* is empty", root=str(tmp_path))
+    failure("train split of .* is empty: no class folders with videos or images in it$", root=str(tmp_path))
+    touch(tmp_path, "train/x.mp4", "train/y.mp4")
+    failure("is empty: no class folders .*; 2 files lie directly in it: give data.train=LIST", root=str(tmp_path))
+    failure("no train, val .* 2 files lie directly in it: give data.train=LIST", root=str(tmp_path / "train"))
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4")
-    failure("val split of .* is empty: too few files", root=str(tmp_path))
+    failure("val split of .* is empty: too few source videos", root=str(tmp_path))
     assert len(load_splits(str(tmp_path), splits=["train"])["train"]) == 2
     touch(tmp_path, "only_val/val/a/1.mp4")
     failure("no train split", root=str(tmp_path / "only_val"))

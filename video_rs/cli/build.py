@@ -28,7 +28,6 @@ def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test
         num_classes=config.model.num_classes,
         val_fraction=data.val_fraction,
         max_missing=data.max_missing,
-        seed=config.train.seed,
         splits=tuple(splits),
     )
 
