@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from video_rs.data import decode, decode_pyav
+from video_rs.contract import FILTERS
+from video_rs.data import decode, decode_decord, decode_pyav
 from video_rs.data.decode import BACKENDS, open_video, probe, read_frames, read_image
+from video_rs.data.transforms import resize
 from video_rs.errors import MediaError, UserError
 
 HAS_DECORD = find_spec("decord") is not None  # it has no wheels for some platforms
@@ -215,6 +217,40 @@ def test_damaged_data_is_an_error_not_a_crash(backend, assets):
         read_frames(assets / "videos" / "corrupted.mp4", range(50), backend=backend)
 
 
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_a_relative_name_with_a_colon_is_no_url(backend, make_video, tmp_path, monkeypatch, frame_numbers):
+    make_video(tmp_path / "a.mp4", 5).rename(tmp_path / "10:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert frame_numbers(read_frames("10:30.mp4", [3], backend=backend)) == [3] and probe("10:30.mp4").num_frames == 5
+    with pytest.raises(MediaError, match="^10:31.mp4: no such file"):
+        open_video("10:31.mp4", backend)
+
+
+@pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed")
+def test_few_large_frames_are_in_memory_together(make_video, tmp_path, monkeypatch, frame_numbers):
+    path = make_video(tmp_path / "a.mp4", 10, height=64, width=96)
+    packets = decode_pyav.scan(path)
+    assert packets.frame_bytes == 64 * 96 * 3
+
+    def pieces(limit):
+        monkeypatch.setattr(decode_decord, "CHUNK_BYTES", limit)
+        reader = decode_decord.DecordReader(path, packets.num_frames, packets.frame_bytes)
+        return [len(piece) for piece in reader.frames(np.arange(10))]
+
+    assert pieces(64 * 2**20) == [10] and pieces(4 * packets.frame_bytes + 1) == [4, 4, 2]
+    assert pieces(100) == [1] * 10
+    assert frame_numbers(read_frames(path, range(10), backend="decord")) == list(range(10))
+
+
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_the_filter_reaches_the_resize(backend, make_video, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 4)
+    full = read_frames(path, [0, 3], backend=backend)
+    outs = {name: read_frames(path, [0, 3], short_side=24, filter=name, backend=backend) for name in FILTERS}
+    assert all(torch.equal(out, resize(full, 24, 36, name)) for name, out in outs.items())
+    assert len({out.numpy().tobytes() for out in outs.values()}) == len(FILTERS)
+
+
 def test_unknown_backend(tmp_path):
     with pytest.raises(UserError, match="auto, decord, pyav"):
         open_video(tmp_path / "a.mp4", "opencv")
@@ -229,6 +265,17 @@ def test_images(tmp_path):
     assert torch.equal(image[0], torch.from_numpy(np.rot90(pixels, -1).copy()))
     with open_video(tmp_path / "a.PNG") as video:
         assert video.num_frames == 1 and torch.equal(video.read([0, 0]), image.expand(2, -1, -1, -1))
+
+
+def test_images_of_more_than_8_bits(tmp_path):
+    values = np.array([[0, 257, 12850, 65535]], np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read_image(tmp_path / name)[0, 0].tolist() == [[v] * 3 for v in (0, 1, 50, 255)]
+    for kind in (np.int32, np.float32):
+        Image.fromarray(values.astype(kind)).save(tmp_path / "b.tif")
+        with pytest.raises(MediaError, match="b.tif: 32 bits"):
+            read_image(tmp_path / "b.tif")
 
 
 def test_gray_palette_and_broken_images(tmp_path):

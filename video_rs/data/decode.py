@@ -90,12 +90,17 @@ class Video:
         return frames if np.array_equal(unique, indices) else frames[torch.from_numpy(places)]
 
     def _frames(self, indices: np.ndarray, short_side: int | None, filter: str) -> Tensor:
-        pieces = []
+        frames, done = torch.empty(0), 0
         for piece in self._reader.frames(indices):
             if short_side is not None:
                 piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces) if pieces else torch.empty(0)
+            if len(piece) == len(indices):
+                return piece
+            if not done:  # gathered in place: a clip of large frames would else be in memory twice
+                frames = piece.new_empty(len(indices), *piece.shape[1:])
+            frames[done : done + len(piece)] = piece
+            done += len(piece)
+        return frames[:done]
 
     def close(self) -> None:
         self._reader.close()
@@ -126,7 +131,7 @@ def open_video(path: str | Path, backend: str = "auto") -> Video:
         if backend != "pyav" and not problem:
             try:
                 spare = partial(PyAVReader, path, packets) if backend == "auto" else None
-                return Video(path, "decord", DecordReader(path, packets.num_frames), spare)
+                return Video(path, "decord", DecordReader(path, packets.num_frames, packets.frame_bytes), spare)
             except Unsuitable as error:
                 problem = str(error)
         if backend == "decord":
@@ -148,11 +153,20 @@ def read_frames(
 
 
 def read_image(path: str | Path) -> Tensor:
-    """An image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``. Raises ``MediaError``."""
+    """An image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``. Raises ``MediaError``.
+
+    16 bits are brought to 8; of 32 bits nobody says which values are black and white.
+    """
     from PIL import Image, ImageOps
 
     with _media_errors(path, Exception), Image.open(path) as image:  # a damaged image may raise anything in PIL
-        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))[None]
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("I", "F"):
+            raise MediaError(f"{path}: 32 bits per pixel: convert it to 8 or 16")
+        if upright.mode.startswith("I;16"):  # PIL would clip it
+            gray = (np.array(upright).astype(np.uint32) + 128) // 257
+            upright = Image.fromarray(gray.astype(np.uint8))
+        return torch.from_numpy(np.array(upright.convert("RGB")))[None]
 
 
 def probe(path: str | Path) -> VideoInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 16  # frames that are in memory at full size together
+CHUNK_BYTES = 64 * 2**20  # of frames that are in memory at full size together, before they are resized
 
 
 class Unsuitable(Exception):
@@ -21,13 +22,13 @@ class DecordReader:
 
     Args:
         path: of the file.
-        num_frames: the file's, as its packets tell.
+        num_frames, frame_bytes: the file's, as its packets tell.
 
     Raises:
         Unsuitable: see there.
     """
 
-    def __init__(self, path: str | Path, num_frames: int) -> None:
+    def __init__(self, path: str | Path, num_frames: int, frame_bytes: int) -> None:
         try:
             import decord
         except (ImportError, OSError) as error:
@@ -35,17 +36,17 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         self._errors = decord.DECORDError  # a plain Exception
         try:
-            self._reader = decord.VideoReader(str(path), num_threads=1)
+            self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)  # else "10:30.mp4" is a URL
         except self._errors as error:
             raise Unsuitable("decord cannot open it") from error
-        self.num_frames = len(self._reader)
+        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, frame_bytes))
         if self.num_frames != num_frames:
             raise Unsuitable(f"decord finds {self.num_frames} frames of {num_frames}")
 
     def frames(self, indices: np.ndarray) -> Iterator[Tensor]:
-        for first in range(0, len(indices), CHUNK):
+        for first in range(0, len(indices), self._chunk):
             try:
-                batch = self._reader.get_batch(indices[first : first + CHUNK].tolist())
+                batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
             except self._errors as error:
                 raise Unsuitable("decord fails: the file is damaged, or not for decord") from error
             # other packages set decord's bridge, a global, to torch

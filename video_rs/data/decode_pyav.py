@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -46,6 +47,7 @@ class Scan:
         pts: timestamps of the shown frames, ascending; None where they do not tell which frames will be shown.
         keyframes: the safe ones, ascending.
         decord_problem: why decord would not deliver the frames asked for; empty where it does.
+        frame_bytes: of a decoded frame.
         num_frames: 0 where only decoding can tell.
     """
 
@@ -53,6 +55,7 @@ class Scan:
     pts: np.ndarray | None
     keyframes: list[Keyframe] = field(default_factory=list)
     decord_problem: str = ""
+    frame_bytes: int = 0
 
     @property
     def num_frames(self) -> int:
@@ -61,11 +64,12 @@ class Scan:
 
 def scan(path: str | Path) -> Scan:
     """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
-    with av.open(str(path)) as container:
+    with _open(path) as container:
         stream = _best_stream(container, path)
         # what is needed of each, for a list of packets would keep the whole file in memory
         packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in container.demux(stream) if p.size]
         codec, has_b_frames = stream.codec_context.codec.canonical_name, stream.codec_context.has_b_frames
+        frame_bytes = 3 * stream.codec_context.width * stream.codec_context.height
         mov, avi = "mov" in container.format.name, container.format.name == "avi"
         indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
         if any(packet[4] for packet in packets) or (mov and indexed > container.size):
@@ -92,7 +96,7 @@ def scan(path: str | Path) -> Scan:
         problem = "an edit list hides packets"
     elif (is_key & ~safe).any():
         problem = "open GOP"
-    return Scan(codec, shown, keyframes, problem)
+    return Scan(codec, shown, keyframes, problem, frame_bytes)
 
 
 def probe_video(path: str | Path) -> VideoInfo:
@@ -195,10 +199,14 @@ class PyAVReader:
         return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))))[None]
 
     def _open(self) -> None:
-        self._container = av.open(str(self.path))
+        self._container = _open(self.path)
         self.stream = _best_stream(self._container, self.path)
         self.stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
         self._used, self._size = False, None
+
+
+def _open(path: str | Path) -> av.container.InputContainer:
+    return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
 
 
 def _best_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
