@@ -118,6 +118,25 @@ def test_the_number_of_views_in_a_forward_does_not_matter(weights, video):
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
+def test_a_network_in_training_mode_predicts_as_in_eval_mode(weights, video):
+    model = model_from_checkpoint(checkpoint.load(weights))
+    dropping = [module for module in model.modules() if hasattr(module, "rate")]
+    assert dropping
+    for module in dropping:
+        module.rate = 0.5
+    expected = by_index(Classifier(model).predict(video))
+    assert by_index(Classifier(model.train()).predict(video)) == expected
+
+
+def test_output_that_is_not_finite_is_no_prediction(tmp_path, weights, video, capsys):
+    spoilt = checkpoint.load(weights)
+    spoilt["model"]["head.bias"][1] = float("nan")
+    checkpoint.save(tmp_path / "nan.pt", spoilt)
+    for options in ([], ["--every", "1s"]):
+        code, out, err = command(capsys, "--weights", tmp_path / "nan.pt", *options, video)
+        assert (code, out) == (2, "") and "output is not finite" in err
+
+
 @pytest.mark.parametrize("crops", [1, 3])
 def test_windows_see_the_frames_of_their_time(weights, video, crops):
     classifier = video_rs.load(weights, "cpu")

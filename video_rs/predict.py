@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from video_rs import checkpoint, runtime
 from video_rs.contract import DataContract
 from video_rs.data.clips import view_indices
+from video_rs.data.dataset import clip_views
 from video_rs.data.decode import is_image, open_video, probe
 from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
@@ -107,15 +109,16 @@ class Classifier:
 
         Raises:
             MediaError: the file cannot be read, or is an image given to a video network.
+            UserError: the network's output is not finite.
         """
         if isinstance(source, (str, Path)):
             self._refuse_image(is_image(source), source)
             with open_video(source) as video:
                 indices = self._view_indices(video.num_frames, clips)
-                probs = self._clip_probs(self._reader(video), indices, crops)
+                probs = self._clip_probs(video.read, indices, crops)
         else:
             frames = self._frames(source)
-            probs = self._clip_probs(self._indexer(frames), self._view_indices(len(frames), clips), crops)
+            probs = self._clip_probs(partial(_resized, frames), self._view_indices(len(frames), clips), crops)
         return self._top(probs.mean(axis=0), top_k)
 
     def predict_windows(
@@ -134,6 +137,7 @@ class Classifier:
 
         Raises:
             MediaError: the file cannot be read, or is an image.
+            UserError: the network's output is not finite.
         """
         if is_image(path):
             raise MediaError(f"{path}: is an image: windows need a video")
@@ -147,35 +151,21 @@ class Classifier:
             for first in range(0, len(starts), group):
                 some = starts[first : first + group]
                 indices = some[:, None] + contract.stride * np.arange(contract.num_frames)
-                probs = self._clip_probs(self._reader(video), indices % video.num_frames, crops)
+                probs = self._clip_probs(video.read, indices % video.num_frames, crops)
                 for start, row in zip(some, probs):
                     end = min(start + span, video.num_frames)
                     yield Window(float(start / fps), float(end / fps), self._top(row, top_k))
 
-    def _clip_probs(self, read: Callable[[np.ndarray], Tensor], indices: np.ndarray, crops: int) -> np.ndarray:
+    def _clip_probs(self, read: Callable[..., Tensor], indices: np.ndarray, crops: int) -> np.ndarray:
         """Class probabilities of clips, ``[K, T]`` frame numbers -> ``[K, classes]``, each the mean over its crops."""
         contract = self.contract
         transform = ViewTransform(contract.short_side, contract.test_size, crops, contract.filter)
-        unique, places = np.unique(indices, return_inverse=True)
-        cropped = transform(read(unique))  # [crops, unique frames, size, size, C]
-        where = torch.from_numpy(places.reshape(indices.shape))
-        views = [(crop, numbers) for numbers in where for crop in cropped]
-        probs = []
-        for i in range(0, len(views), self.views_per_forward):
-            batch = torch.stack([crop[numbers] for crop, numbers in views[i : i + self.views_per_forward]])
-            probs.append(view_probs(self.model, batch, device=self.device))
+        batches = clip_views(read, indices, transform).split(self.views_per_forward)
+        probs = [view_probs(self.model, batch, device=self.device) for batch in batches]
         return torch.cat(probs).unflatten(0, (len(indices), crops)).mean(dim=1).numpy()
 
     def _view_indices(self, length: int, clips: int) -> np.ndarray:
         return view_indices(length, self.contract.num_frames, self.contract.stride, clips if length > 1 else 1)
-
-    def _reader(self, video: Any) -> Callable[[np.ndarray], Tensor]:
-        contract = self.contract
-        return lambda numbers: video.read(numbers, short_side=contract.short_side, filter=contract.filter)
-
-    def _indexer(self, frames: Tensor) -> Callable[[np.ndarray], Tensor]:
-        size = short_side_size(*frames.shape[1:3], self.contract.short_side)
-        return lambda numbers: resize(frames[torch.from_numpy(numbers)], *size, self.contract.filter)
 
     def _frames(self, source: Tensor | np.ndarray) -> Tensor:
         frames = torch.as_tensor(source).cpu()
@@ -196,8 +186,14 @@ class Classifier:
     def _top(self, probs: np.ndarray, top_k: int) -> list[Prediction]:
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}")
+        if not np.isfinite(probs).all():
+            raise UserError("the network's output is not finite: its weights are spoilt, use another checkpoint")
         order = ranking(probs[None])[0, :top_k]
         return [Prediction(self.class_names[c], int(c), float(probs[c])) for c in order]
+
+
+def _resized(frames: Tensor, numbers: np.ndarray, *, short_side: int, filter: str) -> Tensor:
+    return resize(frames[torch.from_numpy(numbers)], *short_side_size(*frames.shape[1:3], short_side), filter)
 
 
 def window_starts(length: int, span: int, step: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image
 from video_rs.cli import show_clips
 from video_rs.cli.build import build_records, train_dataset, view_dataset
 from video_rs.config import load_config
+from video_rs.data.sampler import BatchStream
 
 TOOL = Path(__file__).parents[2] / "tools" / "show_clips.py"
 UNCHANGED = [
@@ -44,6 +45,16 @@ def test_training_clips_carry_their_frame_numbers(root, frame_numbers):
         assert row.frames == frame_numbers(row.clip_THWC)
         assert row.label == Path(row.path).parent.name
     assert len({row.frames[0] for row in rows}) > 1
+
+
+def test_balanced_sampling_is_shown_as_it_trains(root):
+    balanced = config(root, "train.balanced_sampling=true")
+    dataset = train_dataset(balanced, build_records(balanced, ["train"])["train"])
+    stream = BatchStream(5, batch_size=5, num_steps=1, seed=dataset.seed, labels=dataset.records.labels)
+    samples = [dataset[key] for key in stream.keys(0)]
+    rows = list(show_clips._rows(balanced, "train"))
+    assert all((row.clip_THWC == sample["clip"].numpy()).all() for row, sample in zip(rows, samples, strict=True))
+    assert [row.path for row in rows] != [row.path for row in show_clips.train_rows(dataset)]
 
 
 def test_views_carry_their_frame_numbers(root, frame_numbers, capsys):

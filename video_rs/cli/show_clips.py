@@ -73,49 +73,37 @@ def _rows(config: Config, split: str) -> Iterator[Row]:
 
     records = build_records(config, [split])[split]
     if split == "train":
-        return train_rows(train_dataset(config, records))
+        return train_rows(train_dataset(config, records), config.train.balanced_sampling)
     return view_rows(view_dataset(config, records, config.test.clips, config.test.crops))
 
 
-def train_rows(dataset: ClipDataset) -> Iterator[Row]:
+def train_rows(dataset: ClipDataset, balanced: bool = False) -> Iterator[Row]:
     """The training samples of epoch 0, in the order of training."""
-    from video_rs.data.clips import train_indices
-    from video_rs.data.decode import open_video
-    from video_rs.data.sampler import SampleKey
-    from video_rs.rng import keyed_rng
+    from video_rs.data.sampler import BatchStream
 
-    for index in keyed_rng(dataset.seed, "order", 0).permutation(len(dataset)):
-        key = SampleKey(0, int(index), 0)
+    labels = dataset.records.labels if balanced else None
+    for (key,) in BatchStream(len(dataset), batch_size=1, num_steps=len(dataset), seed=dataset.seed, labels=labels):
         sample = dataset[key]
         for path, reason in sample["broken"]:
             print(f"replaced {path}: {reason}", file=sys.stderr)
-        # A sample does not carry its frame numbers: draw them again from its key, as the dataset did.
-        rng = keyed_rng(dataset.seed, "sample", *key, len(sample["broken"]))
-        path = dataset.records.path(sample["index"])
-        with open_video(path, dataset.decoder) as video:
-            frames = train_indices(video.num_frames, dataset.num_frames, dataset.stride, rng)
-        yield _row(sample["clip"], frames, dataset, sample["label"], path)
+        yield _row(sample["clip"], sample["frames"], dataset, sample["index"])
 
 
 def view_rows(dataset: ViewDataset) -> Iterator[Row]:
     """The test views of every video, in the order of the dataset."""
-    from video_rs.data.clips import view_indices
-    from video_rs.data.decode import open_video
-
     for index in range(len(dataset)):
-        item, path = dataset[index], dataset.records.path(index)
+        item = dataset[index]
         if item["views"] is None:
-            print(f"left out {path}: {item['error']}", file=sys.stderr)
+            print(f"left out {dataset.records.path(index)}: {item['error']}", file=sys.stderr)
             continue
-        with open_video(path, dataset.decoder) as video:
-            clips = view_indices(video.num_frames, dataset.num_frames, dataset.stride, dataset.clips)
-        crops = len(item["views"]) // len(clips)
+        crops = len(item["views"]) // len(item["frames"])
         for view, clip in enumerate(item["views"]):
-            yield _row(clip, clips[view // crops], dataset, item["label"], path)
+            yield _row(clip, item["frames"][view // crops], dataset, index)
 
 
-def _row(clip, frames, dataset: ClipDataset | ViewDataset, label: int, path: str) -> Row:
-    return Row(clip.numpy(), frames.tolist(), dataset.records.class_names[label], path)
+def _row(clip, frames, dataset: ClipDataset | ViewDataset, index: int) -> Row:
+    records = dataset.records
+    return Row(clip.numpy(), frames.tolist(), records.class_names[records.label(index)], records.path(index))
 
 
 def grid(rows: list[Row]) -> Image.Image:

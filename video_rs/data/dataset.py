@@ -54,8 +54,8 @@ class ClipDataset(Dataset):
         """One sample.
 
         Returns:
-            clip: uint8 ``[T, H, W, C]``; label, index: of the file it comes from; broken: ``[(path, reason)]`` of the
-            files it had to replace.
+            clip: uint8 ``[T, H, W, C]``; frames: their numbers in the file; label, index: of the file it comes from;
+            broken: ``[(path, reason)]`` of the files it had to replace.
 
         Raises:
             UserError: ten replacements could not be read either.
@@ -65,22 +65,24 @@ class ClipDataset(Dataset):
         for attempt in range(MAX_REPLACEMENTS + 1):
             rng = keyed_rng(self.seed, "sample", *key, attempt)
             try:
-                clip = self._clip(index, rng)
+                clip, frames = self._clip(index, rng)
             except MediaError as error:
                 path = self.records.path(index)
                 broken.append((path, _reason(error, path)))
                 index = self._replacement(index, rng, {path for path, _ in broken})
             else:
-                return {"clip": clip, "label": self.records.label(index), "index": index, "broken": broken}
+                label = self.records.label(index)
+                return {"clip": clip, "frames": frames, "label": label, "index": index, "broken": broken}
         first = ": ".join(broken[0])
         raise UserError(
             f"{len(broken)} files in a row cannot be read (the first: {first}): check the dataset and the disk"
         )
 
-    def _clip(self, index: int, rng: np.random.Generator) -> Tensor:
+    def _clip(self, index: int, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
         with open_video(self.records.path(index), self.decoder) as video:
-            frames = video.read(train_indices(video.num_frames, self.num_frames, self.stride, rng))
-        return self.transform(frames, rng)
+            indices = train_indices(video.num_frames, self.num_frames, self.stride, rng)
+            frames = video.read(indices)
+        return self.transform(frames, rng), indices
 
     def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
         """Another file of the class; of any class where it has no other."""
@@ -121,26 +123,39 @@ class ViewDataset(Dataset):
         """One video.
 
         Returns:
-            views: uint8 ``[V, T, size, size, C]``, the crops of the first clip first; None if the file cannot be read;
-            label, index: of the file; error: the reason, or None.
+            views: uint8 ``[V, T, size, size, C]``, the crops of the first clip first; frames: the numbers of each
+            clip's, ``[clips, T]``; both None if the file cannot be read; label, index: of the file; error: the reason,
+            or None.
         """
         path = self.records.path(index)
-        item = {"views": None, "label": self.records.label(index), "index": index, "error": None}
+        item = {"views": None, "frames": None, "label": self.records.label(index), "index": index, "error": None}
         try:
-            item["views"] = self.views(path)
+            item["views"], item["frames"] = self.views(path)
         except MediaError as error:
             item["error"] = _reason(error, path)
         return item
 
-    def views(self, path: str) -> Tensor:
-        """The views of one file. Raises ``MediaError``."""
+    def views(self, path: str) -> tuple[Tensor, np.ndarray]:
+        """The views of one file and the frame numbers of its clips. Raises ``MediaError``."""
         with open_video(path, self.decoder) as video:
             indices = view_indices(video.num_frames, self.num_frames, self.stride, self.clips)
-            unique, places = np.unique(indices, return_inverse=True)
-            frames = video.read(unique, short_side=self.transform.short_side, filter=self.transform.filter)
-        crops = self.transform(frames)  # [crops, unique frames, size, size, C]
-        views = crops[:, torch.from_numpy(places.reshape(indices.shape))]  # [crops, clips, T, size, size, C]
-        return views.transpose(0, 1).flatten(0, 1)
+            return clip_views(video.read, indices, self.transform), indices
+
+
+def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: ViewTransform) -> Tensor:
+    """The spatial views of clips that may share frames; each frame is read once.
+
+    Args:
+        read: ``read(numbers, short_side=, filter=)`` gives the frames of ascending numbers, as ``Video.read`` does.
+        indices: ``[clips, T]`` frame numbers.
+
+    Returns:
+        uint8 ``[clips * crops, T, size, size, C]``, the crops of the first clip first.
+    """
+    unique, places = np.unique(indices, return_inverse=True)
+    crops = transform(read(unique, short_side=transform.short_side, filter=transform.filter))
+    views = crops[:, torch.from_numpy(places.reshape(indices.shape))]  # [crops, clips, T, size, size, C]
+    return views.transpose(0, 1).flatten(0, 1)
 
 
 def _reason(error: MediaError, path: str) -> str:
