@@ -13,8 +13,11 @@ from video_rs import checkpoint
 from video_rs.cli import predict as cli
 from video_rs.cli.common import run
 from video_rs.contract import DataContract
+from video_rs.data import decode
 from video_rs.data.dataset import ViewDataset
 from video_rs.data.decode import open_video
+from video_rs.data.decode_decord import DecordReader, Unsuitable
+from video_rs.data.decode_pyav import PyAVReader
 from video_rs.data.loader import view_loader
 from video_rs.data.records import Records
 from video_rs.data.transforms import ViewTransform
@@ -148,6 +151,43 @@ def test_windows_see_the_frames_of_their_time(weights, video, crops):
         first = round(window.start * FPS)
         expected = classifier.predict(frames[first : first + 8], clips=1, crops=crops)
         np.testing.assert_allclose(by_index(window.predictions), by_index(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_windows_decode_a_video_once(weights, tmp_path, make_video, monkeypatch, name):
+    """Also where timestamps are no guide, so that nothing but a count from the start leads to a frame."""
+    path = make_video(tmp_path / name, num_frames=60, fps=FPS)
+    classifier = Classifier(model_from_checkpoint(checkpoint.load(weights)), views_per_forward=2)
+    frames, decoded = all_frames(path), []
+    original = PyAVReader._decode
+    monkeypatch.setattr(decode, "DecordReader", lambda *args: (_ for _ in ()).throw(Unsuitable("not here")))
+    monkeypatch.setattr(PyAVReader, "_decode", lambda self, packets: map(tap(decoded), original(packets)))
+    windows = list(classifier.predict_windows(path, 0.5))
+    assert len(decoded) <= len(frames) * (2 if name == "a.ts" else 1)  # one pass is to count
+    assert len(windows) == 12
+    for window in windows:
+        first = round(window.start * FPS)
+        expected = classifier.predict(frames[first : first + 8], clips=1)
+        np.testing.assert_allclose(by_index(window.predictions), by_index(expected), atol=1e-6)
+
+
+def tap(seen):
+    return lambda item: seen.append(1) or item
+
+
+def test_a_reader_that_gives_up_midway_is_replaced(video, monkeypatch):
+    original = DecordReader.frames
+
+    def frames(self, indices):
+        yield next(original(self, indices[:3]))
+        raise Unsuitable("gave up")
+
+    with open_video(video) as opened:
+        expected = opened.read(range(2, 20), short_side=40)
+    monkeypatch.setattr(DecordReader, "frames", frames)
+    with open_video(video) as opened:
+        streamed = torch.stack(list(opened.stream(np.arange(2, 20), short_side=40)))
+    assert opened.backend == "pyav" and torch.equal(streamed, expected)
 
 
 def test_a_video_shorter_than_a_clip_is_looped(weights, tmp_path, make_video):

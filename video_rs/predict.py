@@ -16,7 +16,7 @@ from video_rs import checkpoint, runtime
 from video_rs.contract import DataContract
 from video_rs.data.clips import view_indices
 from video_rs.data.dataset import clip_views
-from video_rs.data.decode import is_image, open_video, probe
+from video_rs.data.decode import Video, frame_rate, is_image, open_video
 from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -124,7 +124,7 @@ class Classifier:
     def predict_windows(
         self, path: str | Path, every_seconds: float, top_k: int = 5, *, crops: int = 1
     ) -> Iterator[Window]:
-        """Slide over a long video and predict a clip every so often, reading as it goes.
+        """Slide over a long video and predict a clip every so often, reading it once, as it goes.
 
         A window is as long as one clip of the network. One more is added at the end where the video would otherwise
         end unseen; a video shorter than a clip is looped and is one window. Times are frame numbers over the mean
@@ -141,18 +141,18 @@ class Classifier:
         """
         if is_image(path):
             raise MediaError(f"{path}: is an image: windows need a video")
-        contract, fps = self.contract, probe(path).fps
+        contract, fps = self.contract, frame_rate(path)
         if not fps:
             raise MediaError(f"{path}: has no frame rate, so its windows have no times")
         group = max(1, self.views_per_forward // crops)
         with open_video(path) as video:
             span = contract.num_frames * contract.stride
             starts = window_starts(video.num_frames, span, every_seconds * fps)
+            clips = (starts[:, None] + contract.stride * np.arange(contract.num_frames)) % video.num_frames
+            read = read_once(video, clips, contract.short_side, contract.filter)
             for first in range(0, len(starts), group):
-                some = starts[first : first + group]
-                indices = some[:, None] + contract.stride * np.arange(contract.num_frames)
-                probs = self._clip_probs(video.read, indices % video.num_frames, crops)
-                for start, row in zip(some, probs):
+                probs = self._clip_probs(read, clips[first : first + group], crops)
+                for start, row in zip(starts[first : first + group], probs):
                     end = min(start + span, video.num_frames)
                     yield Window(float(start / fps), float(end / fps), self._top(row, top_k))
 
@@ -194,6 +194,27 @@ class Classifier:
 
 def _resized(frames: Tensor, numbers: np.ndarray, *, short_side: int, filter: str) -> Tensor:
     return resize(frames[torch.from_numpy(numbers)], *short_side_size(*frames.shape[1:3], short_side), filter)
+
+
+def read_once(video: Video, clips: np.ndarray, short_side: int, filter: str) -> Callable[..., Tensor]:
+    """A ``read`` for :func:`clip_views` of one group of `clips` after the other; frames are decoded once.
+
+    Args:
+        clips: ``[K, T]`` frame numbers; none is below the first one of an earlier clip.
+    """
+    numbers = np.unique(clips)
+    coming = zip(numbers.tolist(), video.stream(numbers, short_side=short_side, filter=filter))
+    kept: dict[int, Tensor] = {}
+
+    def read(wanted: np.ndarray, **_: Any) -> Tensor:
+        for number in [number for number in kept if number < wanted[0]]:
+            del kept[number]  # no later clip needs it
+        while wanted[-1] not in kept:
+            number, frame = next(coming)
+            kept[number] = frame
+        return torch.stack([kept[number] for number in wanted.tolist()])
+
+    return read
 
 
 def window_starts(length: int, span: int, step: float) -> np.ndarray:

@@ -101,6 +101,7 @@ def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Names
 def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[str]]:
     """The files to predict; and the folders that have none, which are errors. A file named by itself is always kept."""
     from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+    from video_rs.data.lists import media_below
 
     wanted = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS if images_too else VIDEO_EXTENSIONS
     files: list[str] = []
@@ -109,7 +110,7 @@ def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[st
         if not Path(entry).is_dir():
             files.append(entry)
             continue
-        found = sorted(str(p) for p in Path(entry).rglob("*") if p.suffix.lower() in wanted and p.is_file())
+        found = media_below(entry, wanted)
         files += found
         if not found:
             empty.append(f"{entry}: no {'videos or images' if images_too else 'videos'} in this folder")

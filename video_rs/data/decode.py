@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from video_rs.data.decode_decord import DecordReader, Unsuitable
-from video_rs.data.decode_pyav import PyAVReader, VideoInfo, probe_video, scan
+from video_rs.data.decode_pyav import PyAVReader, VideoInfo, header_rate, probe_video, scan
 from video_rs.data.transforms import resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
@@ -80,14 +80,33 @@ class Video:
             try:
                 frames = self._frames(unique, short_side, filter)
             except Unsuitable:
-                if self._spare is None:
-                    raise
-                self.close()
-                self.backend, self._reader, self._spare = "pyav", self._spare(), None
+                self._fall_back()
                 frames = self._frames(unique, short_side, filter)
         if len(frames) != len(unique):
             raise MediaError(f"{self.path}: ends after {len(frames)} of the {len(unique)} frames asked for")
         return frames if np.array_equal(unique, indices) else frames[torch.from_numpy(places)]
+
+    def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
+        """As :meth:`read`, but frame by frame ``[H, W, 3]`` and in one pass; `indices` ascend without repeats."""
+        done = 0
+        with _media_errors(self.path):
+            while done < len(indices):
+                try:
+                    for piece in self._reader.frames(indices[done:]):
+                        for frame in resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter):
+                            done += 1
+                            yield frame
+                    if done < len(indices):
+                        raise MediaError(f"{self.path}: ends after {done} of the {len(indices)} frames asked for")
+                except Unsuitable:
+                    self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Goes on with PyAV; only where an Unsuitable is being handled."""
+        if self._spare is None:
+            raise
+        self.close()
+        self.backend, self._reader, self._spare = "pyav", self._spare(), None
 
     def _frames(self, indices: np.ndarray, short_side: int | None, filter: str) -> Tensor:
         frames, done = torch.empty(0), 0
@@ -173,6 +192,12 @@ def probe(path: str | Path) -> VideoInfo:
     """What a video file holds. Decodes one frame, or all where the timestamps are no guide. Raises ``MediaError``."""
     with _media_errors(path):
         return probe_video(path)
+
+
+def frame_rate(path: str | Path) -> float:
+    """Mean frames per second as the file's header tells; 0 where it does not. Raises ``MediaError``."""
+    with _media_errors(path):
+        return header_rate(path)
 
 
 def is_image(path: str | Path) -> bool:

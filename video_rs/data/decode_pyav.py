@@ -110,11 +110,17 @@ def probe_video(path: str | Path) -> VideoInfo:
         rotation = round(frame.rotation / 90) * 90
         if rotation % 180:
             height, width = width, height
-        fps = float(reader.stream.average_rate or reader.stream.guessed_rate or 0)
+        fps = _rate(reader.stream)
         duration = reader.num_frames / fps if fps else 0.0
         return VideoInfo(reader.num_frames, fps, height, width, duration, reader.scan.codec, rotation)
     finally:
         reader.close()
+
+
+def header_rate(path: str | Path) -> float:
+    """See ``decode.frame_rate``."""
+    with _open(path) as container:
+        return _rate(_best_stream(container, path))
 
 
 class PyAVReader:
@@ -207,6 +213,10 @@ class PyAVReader:
 
 def _open(path: str | Path) -> av.container.InputContainer:
     return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
+
+
+def _rate(stream: av.VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0)
 
 
 def _best_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
