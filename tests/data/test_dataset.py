@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from video_rs.contract import FILTERS
 from video_rs.data.clips import view_indices
 from video_rs.data.dataset import ClipDataset, ViewDataset
+from video_rs.data.decode import read_frames
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.transforms import TrainTransform, ViewTransform
+from video_rs.data.transforms import TrainTransform, ViewTransform, resize
 from video_rs.errors import MediaError, UserError
 
 
@@ -124,6 +126,14 @@ def test_views_share_one_decode_and_are_right(records, frame_numbers):
     for k, indices in enumerate(view_indices(25, 6, 2, 4)):
         assert frame_numbers(clips_of_it[k]) == [500 + i for i in indices]
         assert torch.equal(item["views"][3 * k : 3 * k + 3], transform(clips_of_it[k]))
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_views_are_resized_with_the_filter_of_the_transform(records, filter):
+    transform = ViewTransform(20, 16, filter=filter)
+    views = ViewDataset(records, num_frames=3, stride=1, clips=1, transform=transform)[0]["views"]
+    frames = read_frames(records.path(0), view_indices(20, 3, 1, 1)[0])
+    assert torch.equal(views[0], resize(frames, 20, 40, filter)[:, 2:18, 12:28])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -163,6 +163,15 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         motion.make(tmp_path / "other", **SMALL)
     with pytest.raises(UserError, match="size=31"):
         motion.make(tmp_path / "new", **SMALL | {"size": 31})
+    (tmp_path / "file").touch()
+    for path, options, match in [
+        ("file", {}, "file is, or lies below, a file"),
+        ("file/m", {}, "file/m is, or lies below, a file"),
+        ("new", {"workers": -1}, "workers=-1"),
+        ("new", {"seed": -1}, "seed=-1"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            motion.make(tmp_path / path, **SMALL, **options)
 
 
 def test_command(tmp_path):

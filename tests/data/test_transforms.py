@@ -40,6 +40,28 @@ def test_random_crops_are_distributed_as_in_tensorflow():
     assert abs(h[near_square].mean() - (np.sqrt(0.25 * 256 * 340) + 256) / 2) < 5
 
 
+@pytest.mark.parametrize("least", [0.1, 0.5, 0.9])
+def test_the_least_covered_share_is_kept(least):
+    def shares(transform_or_crop):
+        return np.array([transform_or_crop(np.random.default_rng(seed)) for seed in range(200)])
+
+    def crop(rng):
+        _, _, h, w = random_area_crop(100, 100, (0.08, 1.0), (0.5, 2.0), rng, min_covered=least)
+        return h * w / 1e4
+
+    assert least <= shares(crop).min() < least + 0.05
+    # the transform hands it on: the columns of the clip are numbered, so that first and last tell the crop's width
+    columns = torch.arange(100, dtype=torch.uint8)[None, None, :, None].expand(1, 100, 100, 3)
+    transform = TrainTransform(100, aspect=(1, 1), min_covered=least, flip=0)
+
+    def width(rng):
+        out = transform(columns, rng)[0, 0, :, 0].int()
+        return (out[-1] - out[0] + 1).item() / 100
+
+    widths = shares(width)
+    assert least**0.5 - 0.02 <= widths.min() < least**0.5 + 0.05
+
+
 def test_the_fallback_is_central_and_of_allowed_shape():
     never = {"area": (0.99, 1.0), "aspect": (0.5, 0.6)}
     assert random_area_crop(100, 100, **never, rng=np.random.default_rng(0)) == (0, 20, 100, 60)
@@ -58,6 +80,14 @@ def test_filters(name):
     ours = resize(clip, 16, 20, name).permute(0, 3, 1, 2).double()
     assert (ours - expected).abs().max() <= 1.0
     assert resize(clip, 40, 60, name) is clip
+
+
+def test_every_filter_differs_and_reaches_the_training_clip():
+    clip = torch.randint(0, 256, (2, 40, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = {"area": (1, 1), "aspect": (1.5, 1.5), "flip": 0}
+    outs = {name: TrainTransform(16, filter=name, **whole)(clip, np.random.default_rng(0)) for name in FILTERS}
+    assert all(torch.equal(out, resize(clip, 16, 16, name)) for name, out in outs.items())
+    assert len({out.numpy().tobytes() for out in outs.values()}) == len(FILTERS) == 4
 
 
 def test_unknown_filter():
@@ -100,6 +130,7 @@ def test_three_crops_along_the_longer_side():
 @settings(max_examples=50)
 @given(sides, sides, st.sampled_from([1, 3]))
 def test_view_shapes(height, width, crops):
+    height, width = transforms.short_side_size(height, width, 20)
     views = ViewTransform(20, 16, crops)(torch.zeros(1, height, width, 3, dtype=torch.uint8))
     assert views.shape == (crops, 1, 16, 16, 3)
 
@@ -120,6 +151,8 @@ def test_views_that_do_not_fit():
         ViewTransform(32, 48)
     with pytest.raises(ValueError, match="crops"):
         ViewTransform(32, 32, crops=2)
+    with pytest.raises(ValueError, match="48x64 pixels have not been resized to a short side of 32"):
+        ViewTransform(32, 32)(ramp())
 
 
 def test_normalize_is_exact_and_copies_nothing_twice():

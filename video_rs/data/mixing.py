@@ -13,8 +13,6 @@ def mix(
     rng: np.random.Generator,
     mixup: float = 0.0,
     cutmix: float = 0.0,
-    *,
-    channels_last: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mix each clip with a partner from the batch; with both kinds on, one of them is drawn for the batch.
 
@@ -22,7 +20,7 @@ def mix(
     is cut through all frames; the targets get the share of pixels that the box really leaves.
 
     Args:
-        batch: floating point ``[N, C, T, H, W]``, or ``[N, T, H, W, C]`` with `channels_last`.
+        batch: floating point ``[N, C, T, H, W]``.
         targets: floating point ``[N, classes]``, class probabilities.
         rng: decides kind, partners, share and box.
         mixup, cutmix: alphas of the Beta distributions of the shares; 0 turns a kind off.
@@ -36,11 +34,10 @@ def mix(
     share = float(rng.beta(cutmix, cutmix) if use_cutmix else rng.beta(mixup, mixup))
     partners = torch.from_numpy(rng.permutation(len(batch))).to(batch.device)
     if use_cutmix:
-        height, width = batch.shape[2:4] if channels_last else batch.shape[-2:]
+        height, width = batch.shape[-2:]
         top, bottom, left, right = random_box(height, width, share, rng)
         share = 1 - (bottom - top) * (right - left) / (height * width)
-        box = (slice(top, bottom), slice(left, right))
-        box = (slice(None), slice(None), *box) if channels_last else (..., *box)
+        box = (..., slice(top, bottom), slice(left, right))
         batch = batch.clone()
         batch[box] = batch[partners][box]
     else:

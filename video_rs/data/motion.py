@@ -186,6 +186,8 @@ def make(
     counts = {"train": train, "val": val, "test": test}
     if size % 2 or size < 16 or frames < 2 or min(counts.values()) < 0:
         raise UserError(f"impossible motion dataset: size={size} (even, >= 16), frames={frames} (>= 2), {counts}")
+    if not 0 <= seed < 2**32 or (workers is not None and workers < 1):
+        raise UserError(f"impossible motion dataset: seed={seed} (0 to 2**32 - 1), workers={workers} (1 or more)")
     stamp = {"version": 1, **counts, "size": size, "frames": frames, "seed": seed}
     if _state(root, stamp) == "complete":
         return False
@@ -229,6 +231,8 @@ def _state(root: Path, stamp: dict) -> str:
     """'new', 'partial' or 'complete'; an error when ``root`` holds anything but this dataset."""
     try:
         found = json.loads((root / STAMP).read_text())
+    except NotADirectoryError:
+        raise UserError(f"{root} is, or lies below, a file: choose another folder") from None
     except FileNotFoundError:
         if root.is_dir() and any(root.iterdir()):
             raise UserError(f"{root} is not empty and has no {STAMP}: choose another folder") from None

@@ -74,7 +74,7 @@ def posterize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 def solarize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
     """Invert from ``256 * level`` on: nothing any more at magnitude 10."""
-    return torch.where(clip < int(256 * level), clip, 255 - clip)
+    return torch.where(clip.to(torch.int16) < int(256 * level), clip, 255 - clip)  # as uint8, 256 would be 0
 
 
 def solarize_add(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:

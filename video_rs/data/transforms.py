@@ -141,13 +141,16 @@ class TrainTransform:
 
 
 class ViewTransform:
-    """The spatial views of a test clip: the short side resized, then crops along the longer side.
+    """The spatial views of a test clip: crops along the longer side, once the short side has its size.
+
+    ``Video.read(..., short_side=transform.short_side, filter=transform.filter)`` resizes the frames as they are
+    decoded; large ones are never in memory together.
 
     Args:
-        short_side: in pixels.
+        short_side: of the frames, in pixels.
         size: height and width of a crop, in pixels, at most `short_side`.
         crops: 1 (the centre) or 3 (both ends and the middle of the longer side).
-        filter: one of ``contract.FILTERS``.
+        filter: of the resize, one of ``contract.FILTERS``.
     """
 
     def __init__(self, short_side: int, size: int, crops: int = 1, filter: str = "bilinear") -> None:
@@ -158,12 +161,15 @@ class ViewTransform:
         self.short_side, self.size, self.crops, self.filter = short_side, size, crops, filter
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
-        """uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``."""
-        height, width = short_side_size(*clip_THWC.shape[1:3], self.short_side)
-        clip = resize(clip_THWC, height, width, self.filter)
+        """uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
+        height, width = clip_THWC.shape[1:3]
+        if min(height, width) != self.short_side:
+            raise ValueError(
+                f"frames of {height}x{width} pixels have not been resized to a short side of {self.short_side}"
+            )
         size = self.size
         boxes = view_boxes(height, width, size, self.crops)
-        return torch.stack([clip[:, top : top + size, left : left + size] for top, left in boxes])
+        return torch.stack([clip_THWC[:, top : top + size, left : left + size] for top, left in boxes])
 
 
 def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int, int]]:
