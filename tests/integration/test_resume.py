@@ -139,6 +139,22 @@ def test_a_finished_run_says_so(tiny_config, capsys):
     assert "is complete" in capsys.readouterr().out
 
 
+def test_two_processes_in_one_run_folder(tiny_config, run_tool):
+    path = tiny_config(train__epochs=500)
+    process = start(path)
+    wait_for(process, "step 2/")
+    done = run_tool("train_net.py", "--cfg", path)
+    process.kill()
+    assert done.returncode == 2
+    assert "another process trains in" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_start_that_fails_leaves_nothing_behind(tiny_config, run_tool, tmp_path):
+    assert run_tool("train_net.py", "--cfg", tiny_config(), "data.root=/nowhere").returncode == 2
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_without_a_run(tiny_config, run_tool):
     done = run_tool("train_net.py", "--cfg", tiny_config(), "--resume")
     assert done.returncode == 2

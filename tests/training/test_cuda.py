@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from video_rs import config
-from video_rs.cli.train import Job
+from video_rs.cli.job import Job
 from video_rs.data import motion
 
 pytestmark = [

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from video_rs import config
 from video_rs.cli import build
-from video_rs.cli.train import Job
+from video_rs.cli.job import Job
 from video_rs.data import motion
 from video_rs.data.transforms import normalize
 from video_rs.errors import UserError

@@ -1,0 +1,176 @@
+"""A training run as objects: everything between a config and ``Trainer.fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+import video_rs
+from video_rs import checkpoint, runtime
+from video_rs.cli import build
+from video_rs.config import Config
+from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.records import Records
+from video_rs.data.sampler import BatchStream
+from video_rs.errors import UserError
+from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.multiview import score
+from video_rs.models.convert import init_from
+from video_rs.training import losses, optim
+from video_rs.training.ema import EMA
+from video_rs.training.log import RunLog
+from video_rs.training.loop import Plan, Trainer
+
+
+class Job:
+    """All the objects of one training run, built from a config."""
+
+    def __init__(self, config: Config, saved: dict[str, Any] | None = None) -> None:
+        runtime.set_up(config.train.threads, config.train.deterministic)
+        self.config = config
+        self.device = runtime.select_device(config.train.device)
+        self.precision = runtime.select_precision(config.train.precision, self.device)
+        self.records = build.build_records(config, ("train", "val"))
+        names = build.class_names(config, self.records["train"])
+        self.model = build.build_model(config, names)
+        self.started_from = "" if saved else _init_from(self.model, config)
+        self.model.to(
+            self.device, runtime.parameter_dtype(self.precision), memory_format=torch.channels_last_3d
+        )  # the memory order in which clips arrive
+        self.trainer = _trainer(config, self.model, self.records["train"], self.precision)
+        if saved:
+            self._resume(saved)
+
+    def loader(self, start_step: int) -> DataLoader:
+        """Micro-batches of clips from ``start_step`` to the end of the run."""
+        plan, records = self.trainer.plan, self.records["train"]
+        stream = BatchStream(
+            plan.num_samples,
+            batch_size=plan.batch_size,
+            num_steps=plan.num_steps,
+            seed=plan.seed,
+            start_step=start_step,
+            micro_batch=plan.micro_batch,
+            labels=records.labels if self.config.train.balanced_sampling else None,
+        )
+        workers = runtime.loader_workers(self.config.data.workers)
+        return clip_loader(
+            build.train_dataset(self.config, records), stream, workers=workers, pin_memory=self.device.type == "cuda"
+        )
+
+    def validate(self, model: torch.nn.Module, check: Callable[[], None]) -> dict[str, float]:
+        """Top-1, top-5 and loss on one centre view of every validation sample."""
+        dataset = build.view_dataset(self.config, self.records["val"], clips=1, crops=1)
+        scores = score(
+            model,
+            view_loader(dataset, workers=runtime.loader_workers(self.config.data.workers)),
+            device=self.device,
+            precision=self.precision,
+            views_per_forward=self.config.test.batch_size,
+            progress=lambda _: check(),
+        )
+        if not scores.scored.any():
+            raise UserError(f"no validation sample could be scored; the first: {scores.errors[0][1]}")
+        figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
+        # a sample that cannot be scored counts as wrong, or the best weights would be those that fail most
+        return {"top1": figures["top1_all"], "top5": figures["top5_all"], "loss": figures["loss"]}
+
+    def fit(self, folder: Path, log: RunLog) -> None:
+        """Trains to the end; see ``Trainer.fit``."""
+        self.trainer.fit(self.loader, self.validate, folder=folder, log=log, identity=self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """What each checkpoint carries besides the trainer's state."""
+        return {
+            "format": checkpoint.FORMAT,
+            "config": self.config.to_dict(),
+            "model_args": build.model_args(self.config, self.model.num_classes),
+            "contract": self.model.contract.to_dict(),
+            "fingerprint": {split: records.fingerprint() for split, records in self.records.items()},
+            "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
+        }
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        """Takes up the state of a checkpoint. Raises UserError when the data are not those it was trained on."""
+        for split, fingerprint in self.identity()["fingerprint"].items():
+            if saved["fingerprint"][split] != fingerprint:
+                raise UserError(
+                    f"the {split} data are not those of the run in {self.config.out} "
+                    f"(then {saved['fingerprint'][split]}, now {fingerprint}); restore them, or choose another out="
+                )
+        self.trainer.load_state_dict(saved)
+
+    def summary(self) -> list[str]:
+        """The start-up lines: device, network, data, steps."""
+        config, plan, model = self.config, self.trainer.plan, self.model
+        parameters = sum(p.numel() for p in model.parameters())
+        lines = [
+            f"device: {runtime.describe(self.device)}; precision {self.precision}; "
+            f"{runtime.loader_workers(config.data.workers)} loader workers",
+            f"model: {config.model.name}, {parameters:,} parameters, {model.num_classes} classes",
+            *(f"{split}: {records.describe()}" for split, records in self.records.items()),
+            f"clips: {config.data.num_frames} frames x stride {config.data.stride}, {config.data.train_size} px; "
+            f"batch {plan.batch_size} in micro-batches of {plan.micro_batch}",
+            f"steps: {plan.num_steps} ({plan.epoch(plan.num_steps):.4g} epochs), learning rate up to "
+            f"{_peak_rate(config):.4g} = {config.optim.lr:g} x {plan.batch_size} / {config.optim.lr_batch}",
+        ]
+        return lines + ([f"started from {config.train.init_from}: {self.started_from}"] if self.started_from else [])
+
+
+def _trainer(config: Config, model: torch.nn.Module, records: Records, precision: str) -> Trainer:
+    run = config.train
+    per_epoch = len(records) / run.batch_size
+    plan = Plan(
+        num_samples=len(records),
+        num_steps=run.max_steps or optim.num_steps(len(records), run.batch_size, run.epochs),
+        batch_size=run.batch_size,
+        micro_batch=min(run.micro_batch or run.batch_size, run.batch_size),
+        seed=run.seed,
+        val_every=run.val_every,
+        log_every=run.log_every,
+        checkpoint_minutes=run.checkpoint_minutes,
+    )
+    class_weights = None
+    if run.class_weights == "balanced":
+        class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))
+    return Trainer(
+        model,
+        plan,
+        criterion=losses.CrossEntropy(run.label_smoothing, class_weights),
+        optimizer=optim.sgd(
+            model,
+            momentum=config.optim.momentum,
+            nesterov=config.optim.nesterov,
+            weight_decay=config.optim.weight_decay,
+        ),
+        learning_rate=optim.learning_rate(
+            _peak_rate(config), plan.num_steps, config.optim.warmup_epochs * per_epoch, config.optim.schedule
+        ),
+        ema=EMA(model, run.ema_decay) if run.ema_decay else None,
+        precision=precision,
+        mixup=config.data.mixup,
+        cutmix=config.data.cutmix,
+        clip_grad_norm=config.optim.clip_grad_norm,
+    )
+
+
+def _peak_rate(config: Config) -> float:
+    return config.optim.lr * config.train.batch_size / config.optim.lr_batch
+
+
+def _init_from(model: torch.nn.Module, config: Config) -> str:
+    if not config.train.init_from:
+        return ""
+
+    report = init_from(model, config.train.init_from, method=config.train.inflate)
+    changed = config.contract().differences(model.contract, ("mean", "std", "filter"))
+    if changed:
+        shown = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
+        raise UserError(
+            f"the config does not fit the weights {config.train.init_from}: {shown}; set the config to theirs"
+        )
+    return str(report)
