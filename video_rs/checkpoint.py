@@ -97,7 +97,7 @@ def load(path: str | Path) -> dict[str, Any]:
                 f"checkpoint {path} holds Python objects beside tensors; it was refused and nothing in it was run. "
                 "Save a plain state dict instead"
             ) from None
-        raise UserError(f"checkpoint {path} is truncated or damaged; use another one") from None
+        raise UserError(f"checkpoint {path} is truncated or damaged") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} holds a {type(state).__name__}, not a dict of weights")
     return state

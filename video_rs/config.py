@@ -353,7 +353,7 @@ def _checked(value: Any, key: str, source: str) -> Any:
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
-            bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{source}: {key} must be {bounds}; found {value!r}")
     return result
 

@@ -29,7 +29,7 @@ def select_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
-        raise UserError(f"device cuda was asked for, but {why}; use train.device=cpu or auto, or mend the driver")
+        raise UserError(f"device cuda was asked for, but {why}; use cpu or auto, or mend the driver")
     return torch.device(name)
 
 

@@ -139,6 +139,15 @@ def test_a_finished_run_says_so(tiny_config, capsys):
     assert "is complete" in capsys.readouterr().out
 
 
+def test_a_damaged_checkpoint_says_how_to_go_on(tiny_config, run_tool, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").write_bytes(b"PK\x03\x04 and no more")
+    done = run_tool("train_net.py", "--cfg", tiny_config())
+    assert done.returncode == 2
+    assert "delete it to start over" in done.stderr and "best.pt" in done.stderr
+    assert (tmp_path / "run" / "last.pt").exists()
+
+
 def test_two_processes_in_one_run_folder(tiny_config, run_tool):
     path = tiny_config(train__epochs=500)
     process = start(path)

@@ -40,6 +40,17 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
     return (*names, *(str(c) for c in range(len(names), wanted)))
 
 
+def check_media(config: Config, records: Records) -> None:
+    """Clips of images would be one image over and over. Raises UserError."""
+    from video_rs.data.decode import is_image
+
+    if config.data.num_frames > 1 and is_image(records.path(0)):
+        raise UserError(
+            f"the data are images ({records.path(0)}), data.num_frames={config.data.num_frames} is for videos; "
+            "use an image config (imagenet_rs*.yaml, or data.num_frames=1 model.name=resnet_rs_*)"
+        )
+
+
 def train_dataset(config: Config, records: Records) -> ClipDataset:
     """Randomly sampled and augmented clips."""
     from video_rs.data.dataset import ClipDataset

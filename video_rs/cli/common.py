@@ -10,9 +10,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from video_rs.errors import VideoRSError
+from video_rs.errors import UserError, VideoRSError
 
 SCRIPTS = {
     "train": "train_net.py",
@@ -23,7 +23,7 @@ SCRIPTS = {
     "make-motion": "make_motion.py",
 }  # the command's name: its script in tools/
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-_PATH = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
+_PATH = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG}
 _MEMORY = "lower train.micro_batch (test.batch_size, when testing) or data.workers"
 _MACHINE = {  # what torch says when the machine is at fault, and what to do; its own classes would need it imported
     "OutOfMemoryError": f"the device is out of memory; {_MEMORY}",
@@ -42,16 +42,27 @@ def program(name: str) -> str:
     return script if script in SCRIPTS.values() else f"video-rs {name}"
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all others are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        if "unrecognized arguments: --" in message and "=" in message:
+            message += " (settings are key=value, without dashes)"
+        raise UserError(f"{message}; {self.prog} --help tells more")
+
+
 def config_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with ``--cfg`` and ``key=value`` overrides, whose ``--help`` lists every key of the schema."""
     from video_rs import config
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program(name),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"keys (type, default, meaning), given as key=value:\n{config.describe()}",
-        allow_abbrev=False,
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")

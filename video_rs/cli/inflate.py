@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
-from video_rs.cli.common import command, program
+from video_rs.cli.common import Parser, command, program
 from video_rs.cli.predict import positive
 from video_rs.config import load_config
 from video_rs.models.layout import INFLATIONS
@@ -18,7 +17,7 @@ NEXT_CONFIG = "finetune_rs50.yaml"
 
 def main(argv: list[str]) -> int:
     """Parses the arguments, inflates, prints the report and writes the checkpoint."""
-    parser = argparse.ArgumentParser(prog=program("inflate"), description=__doc__, allow_abbrev=False)
+    parser = Parser(prog=program("inflate"), description=__doc__)
     parser.add_argument(
         "--from",
         dest="source",

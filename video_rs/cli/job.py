@@ -35,6 +35,7 @@ class Job:
         self.device = runtime.select_device(config.train.device)
         self.precision = runtime.select_precision(config.train.precision, self.device)
         self.records = build.build_records(config, ("train", "val"))
+        build.check_media(config, self.records["train"])
         names = build.class_names(config, self.records["train"])
         self.model = build.build_model(config, names)
         self.started_from = "" if saved else _init_from(self.model, config)

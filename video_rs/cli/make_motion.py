@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 
-from video_rs.cli.common import program, progress
+from video_rs.cli.common import Parser, program, progress
 
 
 def main(argv: list[str]) -> int:
     """Parses the arguments, writes the dataset, says where it is."""
-    parser = argparse.ArgumentParser(prog=program("make-motion"), description=__doc__, allow_abbrev=False)
+    parser = Parser(prog=program("make-motion"), description=__doc__)
     parser.add_argument("--out", default="data/motion", metavar="FOLDER", help="where to write (default: %(default)s)")
     for split, count in {"train": 3600, "val": 400, "test": 400}.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help="videos (default: %(default)s)")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_rs.cli.common import program, progress
+from video_rs.cli.common import Parser, program, progress
 from video_rs.errors import MediaError
 
 if TYPE_CHECKING:
@@ -41,15 +41,17 @@ def main(argv: list[str]) -> int:
     # on a terminal the results themselves show the progress; the bar is for when they go elsewhere
     bar = len(files) > 1 and sys.stderr.isatty() and not sys.stdout.isatty()
     shown = progress(files, desc="predicting", unit="files") if bar else files
+    predicted = 0
     for path in shown:
         try:
             for start, end, predictions in _predict(classifier, path, top_k, args):
                 write(path, start, end, predictions)
+            predicted += 1
         except MediaError as error:
             failed.append(str(error))
             print(f"error: {error}", file=sys.stderr, flush=True)
     if failed and len(files) > 1:
-        print(f"{len(failed)} of {len(files)} could not be predicted", file=sys.stderr)
+        print(f"{len(failed)} of {len(failed) + predicted} could not be predicted", file=sys.stderr)
     return 2 if failed else 0
 
 
@@ -63,11 +65,10 @@ def seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("predict"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER", help="folders are searched, subfolders too")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt")

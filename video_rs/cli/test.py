@@ -67,7 +67,11 @@ def test(config: Config) -> dict[str, Any]:
     views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
     print(f"device: {runtime.describe(device)}; precision {precision}")
     print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
-    print(f"{split}: {records.describe()}; {views} each")
+    if split == "test" and records.fingerprint() == state.get("fingerprint", {}).get("val"):
+        split_name = "validation videos, on which the weights were chosen: there is no test split"
+    else:
+        split_name = f"{split} split"
+    print(f"{split_name}: {records.describe()}; {views} each")
 
     scores = score(
         model,
@@ -89,7 +93,7 @@ def test(config: Config) -> dict[str, Any]:
         names,
         metrics,
         run_dir=weights.parent,
-        title=f"{Path(config.out).name}: {split} split",
+        title=f"{Path(config.out).name}: {split_name}",
         about={"model": config.model.name, "weights": str(weights), "views": views, "precision": precision},
         decoder=config.data.decoder,
     )
@@ -97,7 +101,7 @@ def test(config: Config) -> dict[str, Any]:
     for index, reason in scores.errors[:3]:
         print(f"not scored: {records.path(index)}: {reason}")
     print(f"report: {report}")
-    print(f"next: {command('predict', '--weights', str(weights), records.path(0))}")
+    print(f"next: {command('predict', '--weights', str(weights), records.path(int(scores.scored.argmax())))}")
     return metrics
 
 
@@ -126,7 +130,10 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
     pairs |= {f"data.{k}": v for k, v in contract.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
-        raise UserError(f"{weights} is not a checkpoint of this config: {'; '.join(wrong)}; give the config it has")
+        raise UserError(
+            f"{weights} is not a checkpoint of this config: {'; '.join(wrong)}; give the config it has, "
+            f"which is also in {weights.parent / 'config.yaml'}"
+        )
     _check_names(class_names, saved.class_names, weights)
 
 

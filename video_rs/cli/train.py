@@ -131,7 +131,11 @@ def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any
         return None
     from video_rs import checkpoint
 
-    saved = checkpoint.load_run(path)
+    try:
+        saved = checkpoint.load_run(path)
+    except UserError as error:
+        hint = f"delete it to start over, or go on from train.init_from={folder / 'best.pt'} with another out="
+        raise UserError(f"{error}: {hint}") from None
     if "optimizer" not in saved:
         raise UserError(f"{path} holds weights without a training state; start from it with train.init_from={path}")
     changed = configs.differences(saved["config"], config)

@@ -56,6 +56,8 @@ def read(path: str | Path) -> Source:
         source.contract, source.model_args = DataContract.from_dict(saved["contract"], path), saved.get("model_args")
     if not source.state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in source.state.items()):
         raise UserError(f"{path} holds no weights: neither a checkpoint nor a state dict")
+    if spoilt := [name for name, value in source.state.items() if not value.isfinite().all()]:
+        raise UserError(f"{path} is damaged: {spoilt[0]} and {len(spoilt) - 1} more weights are not finite")
     if looks_like_timm(strip_prefixes(source.state)):
         source.contract = TIMM_CONTRACT
     source.state = ours(source.state)
