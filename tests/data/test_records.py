@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -327,3 +328,13 @@ def test_records_are_packed():
     part = records.subset(np.array([5, 3]))
     assert part.path(0) == paths[5] and part.label(1) == 3
     assert not any(isinstance(value, list) and value for value in vars(records).values())
+
+
+def test_a_val_split_that_stands_in_for_the_test_split_says_so(tmp_path):
+    for split in ("train", "val", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.mp4").write_bytes(b"x")  # the same names in every split
+    assert not load_splits(str(tmp_path))["test"].stands_in
+    shutil.rmtree(tmp_path / "test")
+    assert load_splits(str(tmp_path))["test"].stands_in

@@ -67,10 +67,8 @@ def test(config: Config) -> dict[str, Any]:
     views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
     print(f"device: {runtime.describe(device)}; precision {precision}")
     print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
-    if split == "test" and records.fingerprint() == state.get("fingerprint", {}).get("val"):
-        split_name = "validation videos, on which the weights were chosen: there is no test split"
-    else:
-        split_name = f"{split} split"
+    no_test = split == "test" and records.stands_in
+    split_name = "val split (chose the weights; there is no test split)" if no_test else f"{split} split"
     print(f"{split_name}: {records.describe()}; {views} each")
 
     scores = score(

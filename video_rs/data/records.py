@@ -51,9 +51,11 @@ class Records:
         class_names, left_out: as given.
         num_missing, missing: how many listed files are not there, and the first three.
         made: whether the split was made of training files, for want of one of its own.
+        stands_in: whether this validation split is also the test split, for want of one.
     """
 
     made = False
+    stands_in = False
 
     def __init__(
         self,
@@ -175,6 +177,7 @@ def load_splits(
         records["val"].made = True
     if "test" not in records and "val" in records:
         records["test"] = records["val"]
+        records["test"].stands_in = True
     for split in splits:
         if split not in records:
             raise UserError(
