@@ -16,7 +16,8 @@ from video_rs.cli.build import build_model
 from video_rs.cli.common import run
 from video_rs.config import load_config
 from video_rs.contract import IMAGENET_MEAN, DataContract
-from video_rs.models.convert import from_timm, init_from, to_timm
+from video_rs.models.convert import from_timm, to_timm
+from video_rs.models.init import init_from
 from video_rs.models.zoo import create_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "inflate_weights.py"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
+from video_rs.models.convert import to_timm
 from video_rs.models.inflate import average_channels, inflate, inflate_kernel
 from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D
-from video_rs.models.names import to_timm
 from video_rs.models.resnet_rs import ResNetRS
 
 BLOCKS = (1, 1, 2, 2)

@@ -39,14 +39,14 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
 
     from video_rs import checkpoint
-    from video_rs.models import convert, zoo
+    from video_rs.models import init, zoo
 
     preset = zoo.find_preset(args.model)
-    source = convert.read_timm(preset.blocks) if args.source == "timm" else convert.read(args.source)
-    model_args = {"name": args.model, **convert.sizes(source)}
+    source = init.read_timm(preset.blocks) if args.source == "timm" else init.read(args.source)
+    model_args = {"name": args.model, **init.sizes(source)}
     model_args["num_classes"] = args.num_classes or model_args["num_classes"]
     model = zoo.create_model(**model_args)
-    report = convert.load_into(model, source, args.source, method=args.method)
+    report = init.load_into(model, source, args.source, method=args.method)
     print(f"{args.source} into {args.model}, {model.num_classes} classes, method {args.method}")
     print(report.weights)
     state = {

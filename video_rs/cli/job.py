@@ -19,7 +19,7 @@ from video_rs.data.sampler import BatchStream
 from video_rs.errors import UserError
 from video_rs.evaluation.metrics import summarize
 from video_rs.evaluation.multiview import score
-from video_rs.models.convert import init_from
+from video_rs.models.init import init_from
 from video_rs.training import losses, optim
 from video_rs.training.ema import EMA
 from video_rs.training.log import RunLog

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.errors import UserError
+from video_rs.models.convert import State, ours
 from video_rs.models.layout import INFLATIONS
-from video_rs.models.names import State, ours
 
 
 @dataclass
