@@ -32,6 +32,12 @@ def test_inherits_and_overrides(write):
     assert loaded.out == "runs/mine"
 
 
+def test_null_where_there_are_choices(write):
+    assert config.load_config(write("a.yaml", "{}"), ["model.temporal_padding=null"]).model.temporal_padding is None
+    chosen = config.load_config(write("a.yaml", "{}"), ["model.temporal_padding=replicate"])
+    assert chosen.model.temporal_padding == "replicate"
+
+
 def test_yaml_round_trip(write):
     path = write("a.yaml", "data: {mean: [0.1, 0.2, 0.3]}\nmodel: {dropout: 0.3}\n")
     loaded = config.load_config(path)
@@ -62,6 +68,7 @@ def test_names_of_packaged_configs_work_from_any_folder(tmp_path, monkeypatch):
         ("data.test_size=300", ["data.test_size=300 does not fit data.short_side=256"]),
         ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple"]),
         ("test.crops=2", ["test.crops is 1"]),
+        ("model.temporal_padding=same", ["model.temporal_padding is one of zeros, replicate", "same"]),
         ("train.epochs=0", ["both 0"]),
         ("train.epochs=.inf", ["train.epochs must be at least 0", "inf"]),
         ("optim", ["not key=value"]),

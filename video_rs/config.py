@@ -26,7 +26,7 @@ from fvcore.common.config import CfgNode
 
 from video_rs.contract import FILTERS, DataContract
 from video_rs.errors import ConfigError
-from video_rs.models.layout import DROP_PATH_RULES, INFLATIONS
+from video_rs.models.layout import DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
 
 
 def _key(
@@ -53,6 +53,9 @@ class ModelConfig:
     drop_path: float | None = _key(None, "rate of the last stage; null: the model's own", low=0, high=0.95)
     drop_path_rule: str = _key("stage", "rate by the paper's stage, or by timm's block", choices=DROP_PATH_RULES)
     bn_momentum: float | None = _key(None, "torch's; null: 1.0 with weight EMA, else 0.1", low=1e-4, high=1)
+    temporal_padding: str | None = _key(
+        None, "before the first and after the last frame; null: the layout's", choices=TEMPORAL_PADDINGS
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class TrainConfig:
     class_weights: str = _key("none", "weigh the loss by inverse class frequency", choices=("none", "balanced"))
     balanced_sampling: bool = _key(False, "draw every class equally often")
     seed: int = _key(0, "of everything random", low=0, high=2**32 - 1)
-    init_from: str = _key("", "start from weights: a checkpoint or state dict, or timm (its public ones)")
+    init_from: str = _key("", "start from weights: a checkpoint, a state dict, or pretrained (public ones)")
     inflate: str = _key("center", "how 2D weights become 3D", choices=INFLATIONS)
     device: str = _key("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda", "mps"), free=True)
     precision: str = _key(
@@ -348,7 +351,7 @@ def _checked(value: Any, key: str, source: str) -> Any:
         result = _as_type(value, type_)
     except (TypeError, ValueError):
         raise ConfigError(f"{source}: {key} expects {_type_name(type_)}, found {value!r}") from None
-    if rules["choices"] and result not in rules["choices"]:
+    if rules["choices"] and result is not None and result not in rules["choices"]:
         raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]

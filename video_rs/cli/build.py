@@ -108,6 +108,7 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
         "drop_path": model.drop_path,
         "drop_path_rule": model.drop_path_rule,
         "bn_momentum": bn_momentum,
+        "temporal_padding": model.temporal_padding,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from video_rs.errors import UserError
 
@@ -12,12 +12,15 @@ INFLATIONS = ("center", "average")
 DROP_PATH_RULES = ("stage", "block")
 """How the rate of stochastic depth grows with depth; see ``ResNetRS``."""
 
+TEMPORAL_PADDINGS = ("zeros", "replicate")
+"""What convolutions see before the first and after the last frame."""
+
 _CHOICES = {
     "stem_pool": ("conv", "max"),
     "shortcut": ("pool", "conv"),
     "activation": ("relu", "swish"),
     "padding": ("symmetric", "same"),
-    "temporal_padding": ("zeros", "replicate"),
+    "temporal_padding": TEMPORAL_PADDINGS,
 }
 
 
@@ -78,3 +81,37 @@ RESNET_RS_2D = Layout()
 
 RESNET_RS_3D = Layout(stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=(1, 1, 3, 3))
 """The image network with temporal kernels in the stem and in stages 3 and 4 (Du et al. 2021, arXiv 2109.01696)."""
+
+GARDEN_2D = Layout(shortcut_pool_in_stage1=True, activation="swish", padding="same", zero_init_last_gamma=False)
+"""The image ResNet-RS of the TensorFlow Model Garden (tensorflow/models, ``official/vision``) as its configs set it."""
+
+INFLATED_GARDEN_2D = replace(
+    GARDEN_2D, stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=RESNET_RS_3D.temporal_kernels
+)
+"""The Model Garden's image network with the temporal kernels of ``RESNET_RS_3D``: what its weights inflate into."""
+
+GARDEN_3D = Layout(
+    stem_temporal_kernel=5,
+    stem_temporal_stride=2,
+    stem_pool="max",
+    temporal_kernels=(1, 1, 3, 3),
+    shortcut="conv",
+    self_gating=True,
+    padding="same",
+    zero_init_last_gamma=False,
+)
+"""The video ResNet-RS of the Model Garden: ``k400_resnet3drs_50_tpu.yaml`` and the other depths of its code."""
+
+R3D = replace(GARDEN_3D, stem_kernels=(7,), se_ratio=0.0, self_gating=False)
+"""The Model Garden's 3D ResNet without the changes of ResNet-RS: one 5x7x7 convolution in the stem."""
+
+R3D_G = replace(
+    R3D,
+    self_gating=True,
+    stem_pool_temporal_stride=2,
+    temporal_kernels=((3, 3, 3), (3, 1), (3, 1), (1, 3, 1)),
+)
+"""The same with self-gating, more temporal kernels and a pool over time: ``k600_3d-resnet50g.yaml``."""
+
+SLOW_ONLY = replace(R3D, stem_temporal_kernel=1, stem_temporal_stride=1)
+"""The Model Garden's SlowOnly: R3D with a stem that leaves the frames apart."""

@@ -14,35 +14,44 @@ from video_rs.models.resnet_rs import ResNetRS
 def create_model(
     name: str,
     *,
+    pretrained: bool = False,
     num_classes: int | None = None,
     in_channels: int = 3,
     width: float = 1.0,
     dropout: float | None = None,
     drop_path: float | None = None,
     drop_path_rule: str = "stage",
-    bn_momentum: float = 0.1,
+    bn_momentum: float | None = None,
+    temporal_padding: str | None = None,
     contract: DataContract | None = None,
 ) -> ResNetRS:
-    """A network with fresh weights; None takes the preset's value.
+    """A network by name; None takes the preset's value.
 
     Args:
         name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
             images ``[N, C, H, W]``.
+        pretrained: start from public weights instead of fresh ones: timm's image networks, inflated for clips. With
+            another ``num_classes`` the head starts anew. See ``video_rs.models.init``.
         num_classes: logits.
         in_channels: 3 for RGB.
         width: multiplies all widths.
         dropout: rate before the classifier.
         drop_path: rate of stochastic depth in the last block.
         drop_path_rule: "stage" (the paper's) or "block" (timm's), see :class:`ResNetRS`.
-        bn_momentum: torch's momentum of batch normalisation.
+        bn_momentum: torch's momentum of batch normalisation, 0.1 when None.
+        temporal_padding: "zeros" or "replicate" (the first and last frame) instead of the layout's.
         contract: what the weights expect to see.
 
     Raises:
-        UserError: the name or the rule is unknown.
+        UserError: the name, the rule or the padding is unknown; there are no public weights.
+        MachineError: the public weights could not be downloaded.
     """
     preset = find_preset(name)
-    return ResNetRS(
-        preset.layout,
+    layout = preset.layout
+    if temporal_padding is not None:
+        layout = dataclasses.replace(layout, temporal_padding=temporal_padding)
+    model = ResNetRS(
+        layout,
         preset.blocks,
         preset.num_classes if num_classes is None else num_classes,
         in_channels=in_channels,
@@ -50,9 +59,14 @@ def create_model(
         dropout=preset.dropout if dropout is None else dropout,
         drop_path=preset.drop_path if drop_path is None else drop_path,
         drop_path_rule=drop_path_rule,
-        bn_momentum=bn_momentum,
+        bn_momentum=0.1 if bn_momentum is None else bn_momentum,
         contract=contract or _with_channels(preset.contract, in_channels),
     )
+    if pretrained:
+        from video_rs.models.init import init_from
+
+        init_from(model, "pretrained")
+    return model
 
 
 def find_preset(name: str) -> Preset:
