@@ -12,10 +12,15 @@ A training checkpoint is a dict of tensors and plain values::
     ...          the rest of the trainer's state (``Trainer.state_dict``)
 
 so that one file is enough to go on training, to test and to predict.
+
+A ``.safetensors`` file travels further: any program can read it, and nothing in it can be run. It holds the weights to
+predict with as tensors, and the plain entries (``TRAVELS``) as JSON in its metadata, which holds strings alone. The
+state of an optimizer stays behind.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tempfile
@@ -25,11 +30,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import safetensors.torch
 import torch
 
 from video_rs.errors import MachineError, UserError
 
 FORMAT = 1
+RUN = {"format": int, "config": dict, "model_args": dict, "contract": dict, "model": dict}
+"""What a checkpoint of this package has at least, whatever wrote it."""
+TRAVELS = ("format", "config", "model_args", "contract", "step", "figures", "fingerprint", "versions")
+"""The entries that go into the metadata of a safetensors file."""
 
 
 @contextmanager
@@ -65,7 +75,17 @@ def atomic_write(path: str | Path, mode: str = "wb"):
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint atomically. Raises MachineError when the disk refuses."""
+    """Writes a checkpoint, or bare weights, atomically: as safetensors under that suffix, else as ``torch.save`` does.
+
+    Raises:
+        UserError: safetensors cannot hold it: it is neither a checkpoint nor a dict of tensors.
+        MachineError: when the disk refuses.
+    """
+    if Path(path).suffix == ".safetensors":
+        data = _to_safetensors(state, path)
+        with atomic_write(path) as handle:
+            handle.write(data)
+        return
     with atomic_write(path) as handle:
         try:
             torch.save(dict(state), handle)
@@ -78,19 +98,30 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """Reads what :func:`save`, or anybody's ``torch.save`` of tensors and plain values, wrote; tensors on the CPU.
 
+    Of a safetensors file without this package's metadata the result is its tensors by name.
+
     Raises:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).
     """
     try:
+        with open(path, "rb") as handle:
+            head = handle.read(9)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist") from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
+    if Path(path).suffix == ".safetensors" or _begins_safetensors(head):
+        return _load_safetensors(path, head)
+    return _load_torch(path, head)
+
+
+def _load_torch(path: str | Path, head: bytes) -> dict[str, Any]:
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles: what is wrong with one is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"checkpoint {path} does not exist") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     except Exception as error:  # torch raises a dozen kinds, according to what the bytes happen to look like
-        if not _looks_saved(path):
+        if not head.startswith((b"PK\x03\x04", b"\x80")):  # as torch.save and pickle.dump begin
             raise UserError(f"{path} is not a checkpoint") from None
         if isinstance(error, pickle.UnpicklingError):
             raise UserError(
@@ -103,14 +134,61 @@ def load(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def _load_safetensors(path: str | Path, head: bytes) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  it is no dict
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError):
+        if _begins_safetensors(head):
+            raise UserError(f"checkpoint {path} is truncated or damaged") from None
+        raise UserError(f"{path} is not a safetensors file") from None
+    if not {"format", "model_args", "contract"} <= metadata.keys():
+        return tensors
+    state = {"config": {}, "step": 0}
+    for key in TRAVELS:
+        if key in metadata:
+            try:
+                state[key] = json.loads(metadata[key])
+            except (ValueError, RecursionError):  # the latter for brackets in brackets in brackets
+                raise UserError(f"checkpoint {path} is damaged: {key} in its metadata is not JSON") from None
+    return {**state, "model": tensors, "ema": None}
+
+
+def _to_safetensors(state: Mapping[str, Any], path: str | Path) -> bytes:
+    """Weights and metadata as bytes. The copies are contiguous and share nothing, which the format asks for."""
+    tensors = weights(state) if is_run(state) else state
+    if other := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
+        raise UserError(f"{path} can hold tensors alone, and {other[0]} is none; choose another suffix, such as .pt")
+    metadata = {key: json.dumps(state[key]) for key in TRAVELS if key in state} if is_run(state) else {"format": "pt"}
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
+    return safetensors.torch.save(copies, metadata)
+
+
+def is_run(state: Mapping[str, Any]) -> bool:
+    """Whether a dict is a checkpoint of this package, which a model can be made of; or else, perhaps, bare weights."""
+    return RUN.keys() <= state.keys()
+
+
+def check_format(state: Mapping[str, Any], path: str | Path) -> None:
+    """Raises UserError where a checkpoint of this package is of a newer format, or holds what no version of it does."""
+    if isinstance(state.get("format"), int) and state["format"] > FORMAT:
+        raise UserError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}: upgrade")
+    wrong = [key for key, kind in RUN.items() if not isinstance(state.get(key), kind)]
+    if not wrong and not isinstance(state["model_args"].get("name"), str):
+        wrong = ["model_args"]
+    if wrong:
+        raise UserError(f"checkpoint {path} is damaged: its {wrong[0]} is not what it should be")
+
+
 def load_run(path: str | Path) -> dict[str, Any]:
     """Like :func:`load`, for a checkpoint of this package; another file is a UserError that says so."""
     state = load(path)
-    needed = {"format", "config", "model_args", "contract", "model"}
-    if not needed <= state.keys():
+    if not is_run(state):
         raise UserError(f"{path} holds bare weights, not a run; start from them with train.init_from={path}")
-    if state["format"] > FORMAT:
-        raise UserError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}: upgrade")
+    check_format(state, path)
     return state
 
 
@@ -119,10 +197,9 @@ def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return state["ema"] if state.get("ema") is not None else state["model"]
 
 
-def _looks_saved(path: str | Path) -> bool:
-    """Whether a file begins as ``torch.save`` and ``pickle.dump`` write it."""
-    with open(path, "rb") as handle:
-        return handle.read(4).startswith((b"PK\x03\x04", b"\x80"))
+def _begins_safetensors(head: bytes) -> bool:
+    """Whether a file begins with the length of a header, eight bytes, and the brace of its JSON."""
+    return head[4:] == b"\0\0\0\0{"
 
 
 def _umask() -> int:
