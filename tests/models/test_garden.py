@@ -10,21 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from video_rs.models.layout import Layout
+from video_rs.models.layout import GARDEN_2D, GARDEN_3D, Layout
 from video_rs.models.resnet_rs import ResNetRS
 
-STEM_WIDTH = 512  # times a width of 1/8: these networks are narrow in the stages alone
-GARDEN_3D = Layout(
-    stem_width=STEM_WIDTH,
-    stem_temporal_kernel=5,
-    stem_temporal_stride=2,
-    stem_pool="max",
-    temporal_kernels=(1, 1, 3, 3),
-    shortcut="conv",
-    self_gating=True,
-    padding="same",
-)
-GARDEN_2D = Layout(stem_width=STEM_WIDTH, padding="same", shortcut_pool_in_stage1=True)
+# Times a width of 1/8: these networks are narrow in the stages alone.
+NARROW_3D = dataclasses.replace(GARDEN_3D, stem_width=512)
+NARROW_2D = dataclasses.replace(GARDEN_2D, stem_width=512, activation="relu")
 
 SUFFIX = {
     "kernel": "weight",
@@ -107,8 +98,8 @@ def largest_relative_error(model: ResNetRS, arrays: dict[str, np.ndarray]) -> fl
 
 
 CASES = {
-    "3D": ("garden3d_rs_v1stem_pool1.npz", GARDEN_3D, 6),
-    "2D": ("garden2d_rs_relu.npz", GARDEN_2D, 8),
+    "3D": ("garden3d_rs_v1stem_pool1.npz", NARROW_3D, 6),
+    "2D": ("garden2d_rs_relu.npz", NARROW_2D, 8),
 }
 
 

@@ -1,4 +1,4 @@
-"""The network against the papers' tables and against its own contracts."""
+"""The network against its own contracts."""
 
 from __future__ import annotations
 
@@ -8,48 +8,10 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
-from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D, Layout
-from video_rs.models.presets import BLOCKS, PRESETS, list_models
+from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D, Layout
+from video_rs.models.presets import PRESETS
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.zoo import create_model
-
-GARDEN_3D = Layout(
-    stem_temporal_kernel=5,
-    stem_temporal_stride=2,
-    stem_pool="max",
-    temporal_kernels=(1, 1, 3, 3),
-    shortcut="conv",
-    self_gating=True,
-    padding="same",
-    zero_init_last_gamma=False,
-)
-R3D = dataclasses.replace(GARDEN_3D, stem_kernels=(7,), se_ratio=0.0, self_gating=False)
-R3D_G = dataclasses.replace(
-    R3D,
-    self_gating=True,
-    stem_pool_temporal_stride=2,
-    temporal_kernels=((3, 3, 3), (3, 1), (3, 1), (1, 3, 1)),
-)
-SLOW_ONLY = dataclasses.replace(R3D, stem_temporal_kernel=1, stem_temporal_stride=1)
-
-TABLE_2D = {
-    50: 35_691_912,
-    101: 63_618_696,
-    152: 86_621_576,
-    200: 93_209_992,
-    270: 129_861_448,
-    350: 163_956_168,
-    420: 191_891_656,
-}
-TABLE_GARDEN_3D = {
-    50: 48_129_840,
-    101: 84_969_520,
-    152: 114_788_144,
-    200: 121_376_560,
-    270: 169_038_064,
-    300: 174_087_536,
-    350: 213_094_256,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -58,39 +20,8 @@ def one_thread():
     torch.manual_seed(0)
 
 
-def count(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def tiny(layout: Layout = RESNET_RS_3D, blocks=(1, 2, 2, 1), **kwargs) -> ResNetRS:
     return ResNetRS(layout, blocks, kwargs.pop("num_classes", 7), width=0.125, **kwargs)
-
-
-@pytest.mark.parametrize(("depth", "parameters"), TABLE_2D.items())
-def test_image_networks_have_the_papers_parameters(depth, parameters):
-    with torch.device("meta"):
-        assert count(create_model(f"resnet_rs_{depth}")) == parameters
-
-
-def test_default_video_network_has_its_parameters():
-    with torch.device("meta"):
-        assert count(create_model("resnet3d_rs_50")) == 42_592_432
-
-
-@pytest.mark.parametrize(("depth", "parameters"), TABLE_GARDEN_3D.items())
-def test_garden_video_networks_have_their_parameters(depth, parameters):
-    with torch.device("meta"):
-        assert count(ResNetRS(GARDEN_3D, BLOCKS[depth], 400)) == parameters
-
-
-@pytest.mark.parametrize(
-    ("layout", "parameters"),
-    [(R3D, 32_491_728), (R3D_G, 33_617_872), (SLOW_ONLY, 32_454_096)],
-    ids=["R3D", "R3D-g", "SlowOnly"],
-)
-def test_other_published_layouts_have_their_parameters(layout, parameters):
-    with torch.device("meta"):
-        assert count(ResNetRS(layout, BLOCKS[50], 400)) == parameters
 
 
 @pytest.mark.parametrize("name", ["resnet_rs_26", "resnet_rs_300", "resnet3d_rs_26", "resnet3d_rs_400"])
@@ -102,21 +33,6 @@ def test_presets_without_a_published_size_build_and_run(name):
     assert model.data_config is model.contract is PRESETS[name].contract
 
 
-def test_presets_carry_the_settings_of_their_recipe():
-    assert list_models() == list(PRESETS) and {preset.depth for preset in PRESETS.values()} == set(BLOCKS)
-    for name, preset in PRESETS.items():
-        image = name == f"resnet_rs_{preset.depth}"
-        assert image or name == f"resnet3d_rs_{preset.depth}"
-        assert (preset.layout, preset.num_classes) == ((RESNET_RS_2D, 1000) if image else (RESNET_RS_3D, 400))
-        assert preset.contract.num_frames == (1 if image else 32)
-    published = {50: (160, 0.25, 0), 200: (256, 0.25, 0.1), 350: (256, 0.25, 0.1), 420: (320, 0.4, 0.1)}
-    for depth, recipe in published.items():
-        preset = PRESETS[f"resnet_rs_{depth}"]
-        assert (preset.contract.train_size, preset.dropout, preset.drop_path) == recipe
-    assert PRESETS["resnet_rs_50"].contract.short_side == 183  # 160 + 23 pixels of border
-    assert (PRESETS["resnet3d_rs_101"].dropout, PRESETS["resnet3d_rs_101"].drop_path) == (0.5, 0.1)
-
-
 def test_stage_outputs_have_the_published_shapes():
     with torch.device("meta"):
         model, x = create_model("resnet3d_rs_50"), torch.empty(1, 3, 32, 224, 224)
@@ -126,6 +42,9 @@ def test_stage_outputs_have_the_published_shapes():
     assert model.features(x).shape == (1, 2048, 16, 7, 7)
     assert shapes == [(256, 16, 56, 56), (512, 16, 28, 28), (1024, 16, 14, 14), (2048, 16, 7, 7)]
     assert model.num_features == 2048
+    assert [name for name, _ in model.named_parameters() if not name.startswith(("stem.", "stages."))] == [
+        *model.head_names
+    ]
 
 
 def test_images_are_clips_of_one_frame():

@@ -107,6 +107,11 @@ class ResNetRS(nn.Module):
     def data_config(self) -> DataContract:
         return self.contract
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The classifier's parameters, as the state dict names them."""
+        return "head.weight", "head.bias"
+
     def features(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """The last stage's output.
 
