@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
-from video_rs.training.ema import EMA
+from video_rs.contract import DataContract
+from video_rs.training import loop
+from video_rs.training.ema import EMA, average_buffers
 from video_rs.training.losses import CrossEntropy, balanced_class_weights
+from video_rs.training.optim import sgd
 
 
 def test_ema_warms_up_and_averages_buffers():
@@ -36,6 +40,77 @@ def test_ema_decay_is_capped():
     before = ema.model.weight.item()
     ema.update(model)
     assert ema.model.weight.item() == pytest.approx(before + 0.5)
+
+
+class Normalized(nn.Module):
+    """Batch norm on the pixels themselves, so that its statistics can be worked out by hand."""
+
+    contract, num_classes = DataContract(num_frames=1, stride=1), 3
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm3d(3, momentum=1.0), nn.Linear(3, 3)
+        nn.init.eye_(self.head.weight), nn.init.zeros_(self.head.bias)
+
+    def forward(self, clips, keys=None):
+        return self.head(self.norm(clips).mean((2, 3, 4)))
+
+
+def trained_step(rank):
+    """A trainer after one step on the micro-batch of one rank: two clips of one gray pixel."""
+    model = Normalized().double()
+    model.norm.num_batches_tracked.fill_(10 * rank)
+    plan = loop.Plan(num_samples=4, num_steps=2, batch_size=2, micro_batch=2)
+    options = {"optimizer": sgd(model, momentum=0.9, nesterov=True, weight_decay=0), "precision": "float64"}
+    trainer = loop.Trainer(
+        model, plan, criterion=CrossEntropy(), learning_rate=lambda step: 0.5, ema=EMA(model, 0.9999), **options
+    )
+    pixels = torch.tensor([[51, 153], [0, 255]][rank], dtype=torch.uint8)  # 0.2 and 0.6; 0 and 1
+    clip = pixels.view(2, 1, 1, 1, 1).expand(2, 1, 1, 1, 3)
+    trainer.train_step([{"clip": clip, "label": torch.tensor([rank, 2]), "broken": []}])
+    return trainer
+
+
+def check_replicas(rank, alone):
+    trainer = trained_step(rank)
+    norm, average = trainer.model.norm, trainer.ema.model.norm
+    assert norm.running_mean.tolist() == pytest.approx([0.45] * 3)  # of 0.4 and 0.5
+    assert norm.running_var.tolist() == pytest.approx([0.29] * 3)  # of 0.08 and 0.5
+    assert average.running_mean.tolist() == pytest.approx([0.9 * 0.45] * 3)  # started at 0, 1; the decay is 1/10
+    assert average.running_var.tolist() == pytest.approx([0.1 * 1 + 0.9 * 0.29] * 3)
+    assert norm.num_batches_tracked == average.num_batches_tracked == 10 * rank + 1
+    for own, expected in zip(trainer.model.parameters(), alone.model.parameters()):
+        assert torch.equal(own, expected)
+
+
+def replica(rank, store):
+    """One of two processes."""
+    torch.set_num_threads(1)
+    alone = trained_step(rank)  # before the process group: nothing is averaged
+    assert alone.model.norm.running_var[0].item() == pytest.approx([0.08, 0.5][rank])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    check_replicas(rank, alone)
+    for mutation in (lambda model: None, average_all):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(loop, "average_buffers", mutation)
+            check_replicas(rank, alone)
+    torch.distributed.destroy_process_group()
+
+
+def average_all(model):
+    """A mutation: the weights too."""
+    average_buffers(model)
+    for p in model.parameters():
+        torch.distributed.all_reduce(p.data)
+        p.data /= 2
+
+
+def test_batch_norm_across_replicas(tmp_path):
+    """Two processes with a micro-batch each: their statistics are averaged before the moving average sees them.
+
+    DESIGN.md, "BN across replicas". Not averaging them, and averaging the weights too, both fail.
+    """
+    torch.multiprocessing.spawn(replica, (tmp_path / "store",), nprocs=2)
 
 
 def test_loss_with_smoothing_by_hand():

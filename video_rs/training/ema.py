@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 
@@ -44,3 +45,22 @@ class EMA:
         """The inverse of :meth:`state_dict`."""
         self.model.load_state_dict(state)
         self.updates = updates
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Replaces floating-point buffers by their means over the processes of ``torch.distributed``, in place.
+
+    Batch norm's statistics are each replica's own in training (``broadcast_buffers=False``); the average that is
+    validated and kept is to have seen all replicas, as TensorFlow's, whose moving statistics are the replicas' means.
+    Every process must call it. Without a process group, or with one process, nothing happens.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if buffers:
+        flat = torch.cat([buffer.flatten() for buffer in buffers])  # one message, not hundreds
+        dist.all_reduce(flat)
+        means = (flat / dist.get_world_size()).split([buffer.numel() for buffer in buffers])
+        for buffer, mean in zip(buffers, means):
+            buffer.copy_(mean.view_as(buffer))

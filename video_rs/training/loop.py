@@ -24,7 +24,7 @@ from video_rs.data.mixing import mix
 from video_rs.data.transforms import normalize
 from video_rs.errors import UserError
 from video_rs.rng import keyed_rng, sample_keys
-from video_rs.training.ema import EMA
+from video_rs.training.ema import EMA, average_buffers
 from video_rs.training.faults import Interrupted, StopSignals
 from video_rs.training.log import RunLog, duration
 
@@ -128,6 +128,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema:
+            average_buffers(self.model)
             self.ema.update(self.model)
         self.step += 1
 
