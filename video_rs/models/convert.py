@@ -1,4 +1,7 @@
-"""The names of weights: this package's, timm's, and what wrappers put before them."""
+"""The names of weights: this package's, timm's, TensorFlow's, and what wrappers put before them.
+
+Each conversion returns all the weights of a network, or fails with one line that names what is missing or left over.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from video_rs.errors import UserError
+from video_rs.models.convert_tensorflow import from_garden, from_keras, from_tpu
+from video_rs.models.layout import RESNET_RS_2D
+from video_rs.models.state_dict import State, complete, skeleton
 
-State = Mapping[str, Tensor]
+__all__ = ["from_garden", "from_keras", "from_timm", "from_tpu", "looks_like_timm", "ours", "strip_prefixes", "to_timm"]
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and trainers put before every name."""
@@ -43,22 +49,14 @@ def from_timm(state: State) -> dict[str, Tensor]:
     """timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package.
 
     Raises:
-        UserError: a name is not one of timm's ResNet-RS.
+        UserError: a name is not one of timm's ResNet-RS, or weights are missing.
     """
-    stem, block = ({theirs: our for our, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
-    converted = {}
-    for name, tensor in state.items():
-        module, suffix = name.rsplit(".", 1)
-        if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
-            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
-        else:
-            place = _renamed(module, stem, name)
-        converted[f"{place}.{suffix}"] = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
-    return converted
+    state = _from_timm(state)
+    return complete(state, skeleton(state, RESNET_RS_2D), shapes=False)
 
 
 def to_timm(state: State) -> dict[str, Tensor]:
-    """The inverse of :func:`from_timm`, for image networks of the default layout.
+    """The inverse of :func:`from_timm`, for image networks of the default layout; gradients and other parts will do.
 
     Raises:
         UserError: timm's networks have no such weight, or the kernel extends in time.
@@ -73,6 +71,19 @@ def to_timm(state: State) -> dict[str, Tensor]:
         else:
             place = _renamed(module, _TIMM_STEM, name)
         converted[f"{place}.{suffix}"] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
+    return converted
+
+
+def _from_timm(state: State) -> dict[str, Tensor]:
+    stem, block = ({theirs: our for our, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
+    converted = {}
+    for name, tensor in state.items():
+        module, suffix = name.rsplit(".", 1)
+        if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
+            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
+        else:
+            place = _renamed(module, stem, name)
+        converted[f"{place}.{suffix}"] = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
     return converted
 
 
@@ -95,6 +106,6 @@ def looks_like_timm(state: State) -> bool:
 
 
 def ours(state: State) -> dict[str, Tensor]:
-    """The state dict with this package's names, whether it has them already, prefixed, or timm's."""
+    """The state dict with this package's names, whether it has them already, prefixed, or timm's; it may lack some."""
     state = strip_prefixes(state)
-    return from_timm(state) if looks_like_timm(state) else state
+    return _from_timm(state) if looks_like_timm(state) else state

@@ -1,0 +1,69 @@
+"""What a state dict of the family says of its network, and whether it holds all of one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from video_rs.errors import UserError
+from video_rs.models.layout import Layout
+from video_rs.models.resnet_rs import EXPANSION, STAGES, ResNetRS
+
+State = Mapping[str, Tensor]
+
+_COUNTER = "num_batches_tracked"
+"""Of batch normalisation: nobody else's networks have it, and with a momentum nothing depends on it."""
+
+
+def few(names: Sequence[str], limit: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
+    """Bottlenecks by stage, from the names of a state dict. UserError where a stage has none."""
+    places = {tuple(map(int, found.groups())) for name in names if (found := re.match(r"stages\.(\d+)\.(\d+)\.", name))}
+    blocks = tuple(sum(stage == i for stage, _ in places) for i in range(len(STAGES)))
+    if not all(blocks) or sum(blocks) != len(places):
+        raise UserError(f"the weights are not those of a ResNet-RS: blocks by stage {list(blocks)}")
+    return blocks
+
+
+def skeleton(state: State, layout: Layout) -> ResNetRS:
+    """The network that the sizes in ``state`` speak of, on the meta device: names and shapes without memory."""
+    head, pixels = state.get("head.weight"), state.get("stem.conv1.conv.weight")
+    features = EXPANSION * STAGES[-1][0]
+    width = 1.0 if head is None else head.shape[1] / features
+    classes, channels = 1 if head is None else head.shape[0], 3 if pixels is None else pixels.shape[1]
+    with torch.device("meta"):
+        return ResNetRS(layout, blocks_of(state), classes, in_channels=channels, width=width)
+
+
+def complete(state: State, model: nn.Module, *, shapes: bool = True) -> dict[str, Tensor]:
+    """``state`` in the order of the network, which it must hold all of and nothing else; counters of batches may lack.
+
+    Args:
+        state: weights with this package's names.
+        model: the network; it may be on the meta device and is not changed.
+        shapes: compare these too.
+
+    Raises:
+        UserError: names what is missing, left over or of another shape.
+    """
+    expected = model.state_dict()
+    faults = []
+    if missing := [name for name in expected if name not in state and not name.endswith(_COUNTER)]:
+        faults.append(f"{len(missing)} weights are missing: {few(missing)}")
+    if unknown := [name for name in state if name not in expected]:
+        faults.append(f"{len(unknown)} weights are not the network's: {few(unknown)}")
+    if shapes:
+        wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+        sizes = [f"{name} {list(state[name].shape)} for {list(expected[name].shape)}" for name in wrong]
+        faults += [f"{len(wrong)} weights are of other shapes: {few(sizes, 2)}"] if wrong else []
+    if faults:
+        raise UserError("; ".join(faults))
+    return {name: state[name] if name in state else torch.tensor(0) for name in expected}
