@@ -1,6 +1,11 @@
 import dataclasses
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,9 +308,38 @@ def test_command_every(weights, video, capsys):
     _, out, _ = command(capsys, "--weights", weights, "--every", "500ms", "--json", video)
     assert [json.loads(line)["start"] for line in out.splitlines()] == [0, 0.5, 1, 1.5, 2, 2.2]
     _, out, _ = command(capsys, "--weights", weights, "--every", "1s", video)
-    assert len(out.splitlines()) == 4 and out.splitlines()[2].startswith("    0:01.0 -   0:01.8  ")
+    assert len(out.splitlines()) == 4 and out.splitlines()[2].startswith("    0:01.000 -   0:01.800  ")
     _, out, _ = command(capsys, "--weights", weights, "--every", "1s", "--csv", video)
     assert out.splitlines()[0] == "path,start,end,rank,label,index,score"
+
+
+@pytest.mark.parametrize("every", ["1ms", "0.000000001s", "90ms"])
+def test_windows_are_a_frame_apart_at_least(weights, video, capsys, every):
+    _, out, _ = command(capsys, "--weights", weights, "--every", every, "--json", video)
+    starts = [json.loads(line)["start"] for line in out.splitlines()]
+    assert starts == [round(frame / FPS, 3) for frame in range(30 - 8 + 1)]
+    _, out, _ = command(capsys, "--weights", weights, "--every", every, video)
+    shown = [line.split(" - ")[0] for line in out.splitlines()[1:]]
+    assert len(set(shown)) == len(shown) == len(starts)
+
+
+def test_windows_are_no_clips_of_a_whole_video(weights, video, capsys):
+    code, out, err = command(capsys, "--weights", weights, "--every", "1s", "--clips", 2, video)
+    assert code == 2 and not out and len(err.splitlines()) == 1 and "--clips" in err and "--every" in err
+
+
+def test_names_that_are_not_utf8(weights, video, tmp_path):
+    """The command runs by itself: pytest's stderr, unlike a real one, refuses such names."""
+    odd = tmp_path / os.fsdecode(b"odd\xff.mp4")
+    shutil.copy(video, odd)
+    tool = [sys.executable, "tools/predict.py", "--device", "cpu", "--weights", weights]
+    done = subprocess.run([*tool, odd, video], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 2 and video in done.stdout
+    line, summary = done.stderr.splitlines()
+    assert line.endswith("odd\\udcff.mp4: its name is not UTF-8: rename it")
+    assert summary == "1 of 2 could not be predicted"
+    with pytest.raises(MediaError, match="rename it"):
+        next(video_rs.load(weights, "cpu").predict_windows(odd, 1))
 
 
 def test_unreadable_files_are_named_and_the_others_go_on(weights, video, tmp_path, capsys):

@@ -136,9 +136,12 @@ def _load_torch(path: str | Path, head: bytes) -> dict[str, Any]:
 
 def _load_safetensors(path: str | Path, head: bytes) -> dict[str, Any]:
     try:
+        os.fspath(path).encode()  # safetensors takes no other names
         with safetensors.safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  it is no dict
+    except UnicodeEncodeError:
+        raise UserError(f"checkpoint {path} cannot be read: its name is not UTF-8: rename it") from None
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError):
         if _begins_safetensors(head):
             raise UserError(f"checkpoint {path} is truncated or damaged") from None

@@ -46,21 +46,40 @@ class DataContract:
     in_channels: int = 3
     class_names: tuple[str, ...] = ()
 
+    def with_channels(self, channels: int) -> DataContract:
+        """For another number of channels. RGB statistics say nothing of those: they are only brought to [0, 1]."""
+        if channels == self.in_channels:
+            return self
+        return dataclasses.replace(self, in_channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings: what a checkpoint or a JSON file can hold."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object = "the checkpoint") -> DataContract:
-        """The inverse of :meth:`to_dict`. Raises UserError, naming ``source``, for fields that do not exist."""
+        """The inverse of :meth:`to_dict`. Raises UserError, naming ``source``, for unknown fields and wrong values."""
         if unknown := [str(k) for k in values if k not in cls.__dataclass_fields__]:
             raise UserError(
                 f"{source} has data contract fields {unknown}, unknown to this version of video_rs: upgrade it"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        contract = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        if wrong := [f.name for f in dataclasses.fields(cls) if not _possible(getattr(contract, f.name), f.default)]:
+            raise UserError(f"{source} is damaged: its data contract has an impossible {wrong[0]}")
+        if {len(contract.mean), len(contract.std)} != {contract.in_channels}:
+            raise UserError(f"{source} is damaged: mean and std are not of {contract.in_channels} channels")
+        return contract
 
     def differences(self, other: DataContract, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:
         """The fields in which two contracts differ, with both values: ``{field: (self's, other's)}``."""
         names = fields or tuple(f.name for f in dataclasses.fields(self))
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _possible(value: Any, default: Any) -> bool:
+    """Whether a value is of the default's kind: a filter, or a count or size above 0, or channels, or names."""
+    if isinstance(default, tuple):
+        kinds = (int, float) if default else str
+        return isinstance(value, tuple) and all(isinstance(entry, kinds) for entry in value)
+    return value in FILTERS if isinstance(default, str) else type(value) is int and value > 0

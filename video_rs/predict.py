@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from video_rs import checkpoint, runtime
+from video_rs import checkpoint, download, runtime
 from video_rs.contract import DataContract
 from video_rs.data.clips import view_indices
 from video_rs.data.dataset import clip_views
@@ -45,14 +45,16 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     """A classifier from a checkpoint of this package (its weight average, where there is one).
 
     Args:
-        path: e.g. ``runs/k400_rs50/best.pt``.
+        path: e.g. ``runs/k400_rs50/best.pt``, a ``.safetensors`` file, or the address of either, ``https://...`` or
+            ``hf-hub:owner/name``: see :func:`video_rs.download.local`.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
 
     Raises:
         UserError: the checkpoint is missing, damaged or not one of a whole model; the device is not there.
+        MachineError: it could not be fetched from its address.
     """
     chosen = runtime.select_device(device)
-    return Classifier(model_from_checkpoint(checkpoint.load_run(path), str(path)), chosen)
+    return Classifier(model_from_checkpoint(checkpoint.load_run(download.local(path)), str(path)), chosen)
 
 
 def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> ResNetRS:
@@ -223,7 +225,7 @@ def window_starts(length: int, span: int, step: float) -> np.ndarray:
     Args:
         length: frames in the video.
         span: frames in a window.
-        step: frames from one start to the next, above 0; need not be whole.
+        step: frames from one start to the next, above 0; need not be whole. Below 1 it is 1.
 
     Returns:
         ascending int64, at least one: every ``step`` as long as the window ends inside the video; where windows overlap
@@ -231,7 +233,7 @@ def window_starts(length: int, span: int, step: float) -> np.ndarray:
     """
     if not step > 0:
         raise UserError(f"the time between windows must be above 0, got {step:g} frames")
-    last = max(0, length - span)
+    last, step = max(0, length - span), max(1.0, step)
     starts = np.unique(np.rint(np.arange(int(last / step) + 1) * step).astype(np.int64))
     starts = starts[starts <= last]
     return np.append(starts, last) if step <= span and starts[-1] < last else starts

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     Write = Callable[[str, float | None, float | None, list[Prediction]], None]
 
 BAR = 24  # characters of a full bar on a terminal
+CLIPS = 4
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/predict.py`` and ``video-rs predict``."""
-    args = _parser().parse_intermixed_args(argv)
+    parser = _parser()
+    args = parser.parse_intermixed_args(argv)
+    if args.every and args.clips:
+        parser.error("--clips spreads clips over the whole video, --every takes one after the other: give one of them")
     from video_rs.predict import load
 
     classifier = load(args.weights, args.device)
@@ -71,11 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER", help="folders are searched, subfolders too")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt, or its https:// address"
+    )
     parser.add_argument("--top-k", type=positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
     parser.add_argument("--every", type=seconds, metavar="TIME", help="slide over the video, e.g. 1s or 500ms")
     parser.add_argument(
-        "--clips", type=positive, default=4, metavar="N", help="clips of a video (default: %(default)s)"
+        "--clips", type=positive, metavar="N", help=f"clips of a video (default: {CLIPS}; not with --every)"
     )
     parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops of a clip (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
@@ -96,7 +102,7 @@ def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Names
     if args.every:
         yield from classifier.predict_windows(path, args.every, top_k, crops=args.crops)
     else:
-        yield None, None, classifier.predict(path, top_k, clips=args.clips, crops=args.crops)
+        yield None, None, classifier.predict(path, top_k, clips=args.clips or CLIPS, crops=args.crops)
 
 
 def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[str]]:
@@ -164,5 +170,5 @@ def _bar(share: float) -> str:
 
 
 def _clock(time: float) -> str:
-    minutes, rest = divmod(round(time, 1), 60)
-    return f"{int(minutes):3d}:{rest:04.1f}"
+    minutes, rest = divmod(round(time, 3), 60)  # no two frames are nearer
+    return f"{int(minutes):3d}:{rest:06.3f}"

@@ -4,7 +4,7 @@ tools/test_net.py --cfg motion_rs.yaml
 tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 weights=runs/k400_rs50/best.pt
 tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 test.clips=1 test.crops=1 test.split=val
 
-It reads <out>/best.pt unless weights= names another file, and writes into <out>/<split>/.
+It reads <out>/best.pt unless weights= names another file, or the address of one, and writes into <out>/<split>/.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from video_rs.cli.common import command, config_parser, counter
 from video_rs.config import Config, load_config
 from video_rs.contract import DataContract
+from video_rs.download import local
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def test(config: Config) -> dict[str, Any]:
     from video_rs.evaluation.report import write_report
     from video_rs.predict import model_from_checkpoint
 
-    weights, split = Path(config.weights or Path(config.out) / "best.pt"), config.test.split
-    if not weights.exists() and not config.weights:
+    weights, split = config.weights or str(Path(config.out) / "best.pt"), config.test.split
+    if not config.weights and not Path(weights).exists():
         raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
-    state = checkpoint.load_run(weights)
+    file = local(weights)
+    state = checkpoint.load_run(file)
     records = build.build_records(config, (split,))[split]
     names = build.class_names(config, records)
     check_fits(config, names, state, weights)
@@ -60,7 +62,7 @@ def test(config: Config) -> dict[str, Any]:
     runtime.set_up(config.train.threads, config.train.deterministic)
     device = runtime.select_device(config.train.device)
     precision = runtime.select_precision(config.train.precision, device)
-    model = model_from_checkpoint(state, str(weights))
+    model = model_from_checkpoint(state, weights)
     names = model.contract.class_names or names  # the data's may be mere numbers
     model.to(device, runtime.parameter_dtype(precision), memory_format=torch.channels_last_3d)
     dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)
@@ -90,16 +92,16 @@ def test(config: Config) -> dict[str, Any]:
         scores,
         names,
         metrics,
-        run_dir=weights.parent,
+        run_dir=file.parent,
         title=f"{Path(config.out).name}: {split_name}",
-        about={"model": config.model.name, "weights": str(weights), "views": views, "precision": precision},
+        about={"model": config.model.name, "weights": weights, "views": views, "precision": precision},
         decoder=config.data.decoder,
     )
     print(table(metrics))
     for index, reason in scores.errors[:3]:
         print(f"not scored: {records.path(index)}: {reason}")
     print(f"report: {report}")
-    print(f"next: {command('predict', '--weights', str(weights), records.path(int(scores.scored.argmax())))}")
+    print(f"next: {command('predict', '--weights', weights, records.path(int(scores.scored.argmax())))}")
     return metrics
 
 
@@ -116,26 +118,27 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: Path) -> None:
+def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: str) -> None:
     """Raises UserError, with both values, where a checkpoint is not what the config and the data call for."""
     contract, saved = config.contract(class_names), DataContract.from_dict(state["contract"], weights)
     arguments = state["model_args"]
     pairs = {
         "model.name": (config.model.name, arguments["name"]),
-        "model.width": (config.model.width, arguments["width"]),
-        "model.num_classes": (len(class_names), arguments["num_classes"]),
+        "model.width": (config.model.width, arguments.get("width", 1.0)),
+        "model.num_classes": (len(class_names), arguments.get("num_classes")),
     }
     pairs |= {f"data.{k}": v for k, v in contract.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
+        beside = Path(weights).parent / "config.yaml"
+        where = f", which is also in {beside}" if beside.exists() else ""
         raise UserError(
-            f"{weights} is not a checkpoint of this config: {'; '.join(wrong)}; give the config it has, "
-            f"which is also in {weights.parent / 'config.yaml'}"
+            f"{weights} is not a checkpoint of this config: {'; '.join(wrong)}; give the config it has{where}"
         )
     _check_names(class_names, saved.class_names, weights)
 
 
-def check_unseen(records: Records, state: dict[str, Any], weights: Path) -> None:
+def check_unseen(records: Records, state: dict[str, Any], weights: str) -> None:
     """Raises UserError where a split made of training files is not the one that was kept from this checkpoint."""
     if records.made and state.get("fingerprint", {}).get("val") != records.fingerprint():
         raise UserError(
@@ -145,7 +148,7 @@ def check_unseen(records: Records, state: dict[str, Any], weights: Path) -> None
         )
 
 
-def _check_names(ours: tuple[str, ...], theirs: tuple[str, ...], weights: Path) -> None:
+def _check_names(ours: tuple[str, ...], theirs: tuple[str, ...], weights: str) -> None:
     """The same classes in another order would be scored as nonsense; but names that are only numbers say nothing."""
     for index, (name, saved) in enumerate(zip(ours, theirs)):
         if name != saved and str(index) not in (name, saved):

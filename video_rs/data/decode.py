@@ -230,5 +230,7 @@ def _media_errors(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
     except MediaError:
         raise
     except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
+        if isinstance(error, UnicodeEncodeError):  # decoders take names as UTF-8
+            raise MediaError(f"{path}: its name is not UTF-8: rename it") from None
         lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
         raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error

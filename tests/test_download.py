@@ -1,0 +1,313 @@
+"""Files by address, from a server on this machine: real sockets, real files."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from video_rs import download
+from video_rs.cli.common import run
+from video_rs.download import cache_folder, local
+from video_rs.errors import MachineError, UserError
+
+CONTENT = bytes(range(256)) * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves ``server.files``; other names say what goes wrong."""
+
+    def do_GET(self):
+        self.server.asked[self.path] += 1
+        name = self.path.rpartition("/")[2]
+        if name == "moved.pt":
+            self.send_response(302)
+            self.send_header("Location", "/best.pt")
+            self.end_headers()
+        elif name.startswith("error"):
+            self.send_error(int(name[5:8]))
+        elif name == "silent.pt":
+            self.server.release.wait(20)
+        elif self.path in self.server.files:
+            self.answer(self.server.files[self.path], name)
+        else:
+            self.send_error(404)
+
+    def answer(self, content, name):
+        self.send_response(200)
+        if name == "page.pt":
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+        if name != "unsized.pt":
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if name.startswith("slow"):
+            time.sleep(0.5)
+        self.wfile.write(content[: len(content) // 2] if name == "cut.pt" else content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def running():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.release = threading.Event()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def server(running, tmp_path, monkeypatch):
+    """The server with nothing asked of it yet, and an empty cache in ``tmp_path/cache``."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "HF_ENDPOINT"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "cache"))
+    names = ("best.pt", "cut.pt", "page.pt", "unsized.pt", "slow.pt", "a%20b.pt", f"net-{SHA256[:8]}.pt")
+    running.files = {f"/{name}": CONTENT for name in names} | {"/empty.pt": b""}
+    running.asked = Counter()
+    running.base = f"http://127.0.0.1:{running.server_port}"
+    return running
+
+
+def kept() -> list[Path]:
+    return [path for path in cache_folder().rglob("*") if path.is_file()]
+
+
+def test_a_path_is_a_path(tmp_path, server):
+    assert local("runs/best.pt") == Path("runs/best.pt") and local(tmp_path) == tmp_path
+    assert not cache_folder().exists()
+
+
+def test_fetched_once(server, capsys):
+    address = f"{server.base}/best.pt"
+    path = local(address)
+    assert path.name == "best.pt" and path.read_bytes() == CONTENT and cache_folder() in path.parents
+    assert local(address) == path and local(f"{address}#sha256={SHA256.upper()}") == path
+    assert server.asked == {"/best.pt": 1}
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"fetching {address}, 0.3 MB\n")
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_the_checksum_beside_it_is_that_of_sha256sum(server):
+    path = local(f"{server.base}/best.pt")
+    assert len(kept()) == 2
+    subprocess.run(["sha256sum", "--check", "--strict", "best.pt.sha256"], cwd=path.parent, check=True)
+
+
+def test_addresses_of_one_name_are_two_files(server):
+    server.files["/other/best.pt"] = b"another"
+    first, second = local(f"{server.base}/best.pt"), local(f"{server.base}/other/best.pt")
+    assert first.name == second.name and (first.read_bytes(), second.read_bytes()) == (CONTENT, b"another")
+
+
+@pytest.mark.parametrize("name", ["moved.pt", "unsized.pt", "a b.pt", "a%20b.pt", "best.pt?token=1"])
+def test_answers_of_other_kinds(server, name):
+    server.files["/best.pt?token=1"] = CONTENT
+    assert local(f"{server.base}/{name}").read_bytes() == CONTENT
+
+
+def test_a_damaged_copy_is_fetched_again(server, capsys):
+    address = f"{server.base}/best.pt"
+    path = local(address)
+    for damaged in (CONTENT[:-1], CONTENT[:-1] + b"\0", b""):
+        path.write_bytes(damaged)
+        capsys.readouterr()
+        assert local(address).read_bytes() == CONTENT
+        first = capsys.readouterr().err.splitlines()[0]
+        assert first == f"{path} is damaged, its checksum is wrong; fetching it again"
+    assert server.asked == {"/best.pt": 4}
+    path.with_name("best.pt.sha256").unlink()  # as a process leaves it that is killed between the two
+    assert local(address).read_bytes() == CONTENT and server.asked == {"/best.pt": 5}
+
+
+def test_a_checksum_in_the_address(server):
+    with pytest.raises(UserError, match=f"best.pt is not the file it should be.*{SHA256}"):
+        local(f"{server.base}/best.pt#sha256={'0' * 64}")
+    assert list(cache_folder().rglob("*")) == []
+    local(f"{server.base}/best.pt#sha256={SHA256}")
+    server.files["/best.pt"] = b"changed"
+    changed = hashlib.sha256(b"changed").hexdigest()
+    assert local(f"{server.base}/best.pt").read_bytes() == CONTENT
+    assert local(f"{server.base}/best.pt#sha256={changed}").read_bytes() == b"changed"
+
+
+def test_a_checksum_in_the_name(server):
+    assert local(f"{server.base}/net-{SHA256[:8]}.pt").read_bytes() == CONTENT
+    server.files |= {"/net-0123abcd.pt": CONTENT, "/net-20240131.pt": CONTENT}
+    with pytest.raises(UserError, match=r"net-0123abcd.pt is not the file .*not 0123abcd\.\.\."):
+        local(f"{server.base}/net-0123abcd.pt")
+    assert local(f"{server.base}/net-20240131.pt").read_bytes() == CONTENT  # a date
+
+
+def test_the_hub(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.base}/")
+    for path in ("resolve/main/model.safetensors", "resolve/main/b/best.pt", "resolve/v1.0/best.pt"):
+        server.files[f"/me/my.net/{path}"] = path.encode()
+    assert local("hf-hub:me/my.net").read_bytes() == b"resolve/main/model.safetensors"
+    assert local("hf-hub:me/my.net/b/best.pt").read_bytes() == b"resolve/main/b/best.pt"
+    assert local("hf-hub:me/my.net@v1.0/best.pt").read_bytes() == b"resolve/v1.0/best.pt"
+    with pytest.raises(UserError, match="hf-hub:me/my.net#sha256=0.* must be sha256= and 64"):
+        local("hf-hub:me/my.net#sha256=0")
+    with pytest.raises(UserError, match="hf-hub:nobody/nothing does not exist.*404"):
+        local("hf-hub:nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["hf-hub:me", "hf-hub:", "s3://bucket/best.pt", "file:///etc/hosts", "https://", "https://[1/a.pt", "http://h:x/a"],
+)
+def test_what_is_no_address(server, address):
+    with pytest.raises(UserError, match="is no address"):
+        local(address)
+    with pytest.raises(UserError, match="is no address"):
+        local("https://host/\udcff.pt")
+
+
+@pytest.mark.parametrize(
+    "name, kind, reason",
+    [
+        ("gone.pt", UserError, "does not exist: HTTP 404"),
+        ("error401.pt", UserError, "does not exist, or wants a login: HTTP 401"),
+        ("error500.pt", MachineError, "HTTP 500"),
+        ("error503.pt", MachineError, "HTTP 503"),
+        ("cut.pt", MachineError, "128,000 of 256,000 bytes"),
+        ("empty.pt", MachineError, "after 0 of 0 bytes"),
+        ("page.pt", UserError, "is a web page"),
+        ("silent.pt", MachineError, "no answer within 0.2 seconds"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_leaves_nothing(server, monkeypatch, capsys, name, kind, reason):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    address = f"{server.base}/{name}"
+    with pytest.raises(kind) as caught:
+        local(address)
+    message = str(caught.value)
+    assert message.startswith(address) and reason in message and "\n" not in message
+    assert list(cache_folder().rglob("*")) == []
+
+
+def test_nobody_answers(server):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/best.pt"
+        with pytest.raises(MachineError, match=f"{address} could not be fetched: .*refused"):
+            local(address)
+    with pytest.raises(MachineError, match="http://nowhere.invalid/best.pt could not be fetched"):
+        local("http://nowhere.invalid/best.pt")
+    assert kept() == []
+
+
+def test_a_failure_leaves_the_copy_that_is_there(server):
+    path = local(f"{server.base}/best.pt")
+    with pytest.raises(UserError, match="is not the file"):
+        local(f"{server.base}/best.pt#sha256={'0' * 64}")
+    assert local(f"{server.base}/best.pt") == path and path.read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(MachineError, match="cannot be made.*VIDEO_RS_CACHE"):
+        local(f"{server.base}/best.pt")
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VIDEO_RS_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "video_rs"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/video_rs")
+    monkeypatch.setenv("VIDEO_RS_CACHE", "~/y")
+    assert cache_folder() == tmp_path / "y"
+
+
+FETCH = "import sys; from video_rs.download import local; print(local(sys.argv[1]))"
+
+
+def test_two_processes_at_once_fetch_once(server):
+    command = [sys.executable, "-c", FETCH, f"{server.base}/slow.pt"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    paths = [process.communicate(timeout=60)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert paths[0] == paths[1] and Path(paths[0]).read_bytes() == CONTENT
+    assert server.asked == {"/slow.pt": 1} and len(kept()) == 2
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
+    """SIGKILL half-way through: the next use fetches again, and clears away what lies about."""
+    server.files["/slow.pt"] = CONTENT * 100
+    program = textwrap.dedent("""
+        import os, signal, sys
+        from video_rs import download
+        whole = download._chunks
+        def half(response, address):
+            yield next(whole(response, address))
+            os.kill(os.getpid(), signal.SIGKILL)
+        download._chunks = half
+        download.local(sys.argv[1])
+    """)
+    address = f"{server.base}/slow.pt"
+    assert subprocess.run([sys.executable, "-c", program, address], capture_output=True).returncode == -9
+    assert [path.name[:9] for path in kept()] == [".slow.pt."]
+    assert local(address).read_bytes() == CONTENT * 100
+    assert sorted(path.name for path in kept()) == ["slow.pt", "slow.pt.sha256"]
+
+
+def test_weights_by_address(server, tmp_path, capsys, make_video):
+    """``video_rs.load`` and ``predict --weights`` take an address, of both formats."""
+    import torch
+
+    import video_rs
+    from video_rs import checkpoint
+    from video_rs.cli import predict
+
+    torch.set_num_threads(1)
+    arguments = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
+    contract = video_rs.create_model(**arguments).contract.to_dict() | {"num_frames": 2, "test_size": 32}
+    state = {"format": 1, "config": {}, "model_args": arguments, "ema": None, "step": 0}
+    state |= {"contract": contract | {"short_side": 32}, "model": video_rs.create_model(**arguments).state_dict()}
+    for suffix in ("pt", "safetensors"):
+        checkpoint.save(tmp_path / f"best.{suffix}", state)
+        server.files[f"/best.{suffix}"] = (tmp_path / f"best.{suffix}").read_bytes()
+    video = str(make_video(tmp_path / "a.mp4", num_frames=6))
+    expected = video_rs.load(tmp_path / "best.pt", "cpu").predict(video)
+    assert video_rs.load(f"{server.base}/best.pt", "cpu").predict(video) == expected
+    capsys.readouterr()
+    weights = f"{server.base}/best.safetensors#sha256={hashlib.sha256(server.files['/best.safetensors']).hexdigest()}"
+    assert run(predict.main, ["--device", "cpu", "--json", "--weights", weights, video]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [(p["label"], p["score"]) for p in found] == [(p.label, round(p.score, 6)) for p in expected]
+    for name, code in (("gone.pt", 2), ("error500.pt", 3)):
+        assert run(predict.main, ["--weights", f"{server.base}/{name}", video]) == code
+        out, err = capsys.readouterr()
+        assert out == "" and len(err.splitlines()) == 1 and f"{server.base}/{name}" in err
+
+
+def test_importing_it_leaves_torch_alone():
+    code = "import sys, video_rs.download; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
