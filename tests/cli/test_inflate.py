@@ -72,7 +72,7 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         "resnet3d_rs_26": ["--from", str(source), "--model", "resnet3d_rs26"],
         "does not exist": ["--from", str(tmp_path / "none.pth")],
         "not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],
-        "another network": ["--from", str(source), "--model", "resnet3d_rs_50"],
+        "has depth 26 (blocks 2, 2, 2, 2), this one 50": ["--from", str(source), "--model", "resnet3d_rs_50"],
     }
     for message, arguments in cases.items():
         assert run(inflate.main, [*arguments, "--out", out]) == 2

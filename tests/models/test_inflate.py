@@ -9,13 +9,12 @@ import torch
 
 from video_rs.errors import UserError
 from video_rs.models.convert import to_timm
-from video_rs.models.inflate import average_channels, inflate, inflate_kernel
-from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D
+from video_rs.models.inflate import adapt_head, average_channels, inflate, inflate_kernel
+from video_rs.models.layout import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.resnet_rs import ResNetRS
 
 BLOCKS = (1, 1, 2, 2)
 REPLICATE = dataclasses.replace(RESNET_RS_3D, temporal_padding="replicate")
-SAME = dataclasses.replace(RESNET_RS_3D, padding="same")
 
 
 def network(layout=RESNET_RS_2D, num_classes=11, **kwargs) -> ResNetRS:
@@ -25,6 +24,7 @@ def network(layout=RESNET_RS_2D, num_classes=11, **kwargs) -> ResNetRS:
 
 @pytest.fixture
 def image_network(request) -> ResNetRS:
+    torch.manual_seed(0)
     return lively(network(getattr(request, "param", RESNET_RS_2D)))
 
 
@@ -43,34 +43,44 @@ def lively(model: ResNetRS) -> ResNetRS:
     return model.eval()
 
 
-def still_clip_error(model_2d: ResNetRS, model_3d: ResNetRS, length: int) -> float:
-    """The largest difference of the logits, relative to the largest logit."""
+def still_clip_error(model_2d: ResNetRS, model_3d: ResNetRS, length: int, size: int = 64, channels: int = 3) -> float:
+    """The largest difference of the logits, relative to the largest logit; of grey images where ``channels`` differ."""
     torch.manual_seed(2)
-    images = torch.randn(2, 3, 64, 64)
-    clips = images[:, :, None].expand(-1, -1, length, -1, -1)
+    weight = model_2d.head.weight
+    images = torch.randn(2, 3 if channels == 3 else 1, size, size, dtype=weight.dtype)
+    clips = images[:, :, None].expand(-1, channels, length, -1, -1)
     with torch.inference_mode():
-        expected, logits = model_2d(images), model_3d.eval()(clips)
+        expected, logits = model_2d(images.expand(-1, 3, -1, -1)), model_3d.eval()(clips)
     return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("length", [1, 4, 7, 16])
-@pytest.mark.parametrize("layout", [RESNET_RS_3D, REPLICATE], ids=["zeros", "replicate"])
-def test_center_gives_the_logits_of_the_image_network(image_network, layout, length):
-    model = network(layout)
-    report = inflate(image_network.state_dict(), model, "center")
-    assert still_clip_error(image_network, model, length) < 1e-5
-    assert report.inflated == [
-        name for name, weight in model.named_parameters() if weight.ndim == 5 and weight.shape[2] > 1
-    ]
-    assert not (report.adapted or report.unused or report.missing)
+def inflated(image_network: ResNetRS, layout, method: str = "center", **kwargs) -> ResNetRS:
+    model = network(layout, **kwargs).to(image_network.head.weight.dtype)
+    report = inflate(image_network.state_dict(), model, method)
+    temporal = [name for name, weight in model.named_parameters() if weight.ndim == 5 and weight.shape[2] > 1]
+    assert report.inflated == temporal and not report.unused and not report.missing
+    return model
 
 
-@pytest.mark.parametrize("length", [4, 7])
-@pytest.mark.parametrize("image_network", [dataclasses.replace(RESNET_RS_2D, padding="same")], indirect=True)
-def test_center_holds_with_same_padding(image_network, length):
-    model = network(SAME)
-    inflate(image_network.state_dict(), model, "center")
-    assert still_clip_error(image_network, model, length) < 1e-5
+PAIRS = [
+    pytest.param(RESNET_RS_2D, RESNET_RS_3D, id="default"),
+    pytest.param(RESNET_RS_2D, REPLICATE, id="default-replicate"),
+    pytest.param(GARDEN_2D, INFLATED_GARDEN_2D, id="garden"),
+    pytest.param(
+        GARDEN_2D, dataclasses.replace(INFLATED_GARDEN_2D, temporal_padding="replicate"), id="garden-replicate"
+    ),
+]
+
+
+@pytest.mark.parametrize(("image_network", "layout"), PAIRS, indirect=["image_network"])
+def test_center_gives_the_logits_of_the_image_network(image_network, layout):
+    """SAME padding puts the odd frame and pixel at the end, so that even and odd lengths and sizes differ."""
+    model = inflated(image_network, layout)
+    for length, size in ((1, 64), (4, 71), (7, 64), (16, 71)):
+        assert still_clip_error(image_network, model, length, size) < 1e-5
+    image_network.double(), model.double()
+    for length, size in ((1, 71), (2, 64), (8, 64), (9, 71)):
+        assert still_clip_error(image_network, model, length, size) < 1e-12
 
 
 @pytest.mark.parametrize("place", ["stem.conv1", "stages.2.1.conv1", "stages.3.0.conv1"])
@@ -81,15 +91,30 @@ def test_one_zeroed_temporal_kernel_shows(image_network, place):
     assert still_clip_error(image_network, model, 4) > 1e-3
 
 
+@pytest.mark.parametrize("image_network", [RESNET_RS_2D, GARDEN_2D], ids=["default", "garden"], indirect=True)
 @pytest.mark.parametrize("length", [1, 4, 7])
 def test_average_is_exact_with_replicated_frames_alone(image_network, length):
-    errors = {}
-    for layout in (REPLICATE, RESNET_RS_3D):
-        model = network(layout)
-        inflate(image_network.state_dict(), model, "average")
-        errors[layout.temporal_padding] = still_clip_error(image_network, model, length)
-    assert errors["replicate"] < 1e-5
-    assert errors["zeros"] > 1e-2
+    image_network.double()
+    layout = RESNET_RS_3D if image_network.layout == RESNET_RS_2D else INFLATED_GARDEN_2D
+    replicate = dataclasses.replace(layout, temporal_padding="replicate")
+    assert still_clip_error(image_network, inflated(image_network, replicate, "average"), length) < 1e-12
+    assert still_clip_error(image_network, inflated(image_network, layout, "average"), length) > 1e-2
+
+
+def test_how_far_average_with_zeros_is_off(image_network):
+    """As the module says. Of 8 frames, 4 reach the stem's output, one with 3/5 of its kernel and one with 4/5."""
+    fresh = network().eval()
+    assert still_clip_error(fresh, inflated(fresh, RESNET_RS_3D, "average"), 8) == pytest.approx(0.6 / 4, rel=1e-3)
+    model = inflated(image_network, RESNET_RS_3D, "average")
+    errors = {length: still_clip_error(image_network, model, length) for length in (8, 16, 32)}
+    assert 0.3 < errors[8] < 1.5
+    assert errors[16] == pytest.approx(errors[8] / 2, rel=0.1) and errors[32] == pytest.approx(errors[8] / 4, rel=0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_grey_image_gives_what_it_gave_in_other_channels(image_network, channels):
+    model = inflated(image_network.double(), RESNET_RS_3D, in_channels=channels)
+    assert still_clip_error(image_network, model, 4, channels=channels) < 1e-12
 
 
 def test_timms_names_and_prefixes_are_known(image_network):
@@ -99,6 +124,40 @@ def test_timms_names_and_prefixes_are_known(image_network):
     assert reports[0] == reports[1]
     for (name, ours), theirs in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "how"),
+    [
+        ("abcd", "abcd", ""),
+        ("abcd", "", ""),
+        ("", "wxyz", ""),
+        ("abcd", "dbca", "4 of 4 classes by name"),
+        ("abcd", "axcy", "2 of 4 classes by name"),
+        ("abcd", "da", "2 of 2 classes by name"),
+        ("abcd", "xbyczw", "2 of 6 classes by name"),
+        ("abcd", "wxyz", "other class names, starts anew"),
+        ("abcd", "xyz", "other class names, starts anew"),
+        (("a", "b", "2", "3"), ("b", "x", "2"), "1 of 3 classes by name"),  # 2 and 3 have no names
+        ("0123", ("0", "1"), "4 -> 2 classes, starts anew"),
+        ("0123", "wxyz", ""),
+    ],
+)
+def test_the_head_by_class_name(theirs, ours, how):
+    weight, bias = torch.randn(4, 3), torch.randn(4)
+    fresh = torch.full((len(ours) or 4, 3), 7.0), torch.full((len(ours) or 4,), 7.0)
+    for source, target in zip((weight, bias), fresh, strict=True):
+        before = target.clone()
+        adapted, said = adapt_head(source, target, tuple(theirs), tuple(ours))
+        assert said == how and torch.equal(target, before)
+        if how.endswith("anew"):
+            assert adapted is None
+        elif how:
+            for i, name in enumerate(ours):
+                known = name in theirs and not name.isdecimal()
+                assert torch.equal(adapted[i], source[tuple(theirs).index(name)] if known else target[i])
+        else:
+            assert adapted is source
 
 
 def test_kernels():
@@ -114,17 +173,24 @@ def test_kernels():
         torch.testing.assert_close((adapted * grey).sum(1), (kernel * grey).sum(1))
 
 
+@pytest.mark.parametrize(
+    "image_network", [RESNET_RS_2D, dataclasses.replace(GARDEN_2D, activation="relu")], ids=["a", "b"], indirect=True
+)
 def test_the_report_names_everything(image_network):
+    """Into the Model Garden's video layout: max pool in the stem, self-gating in the last block of each stage."""
     state = image_network.state_dict()
-    layout = dataclasses.replace(RESNET_RS_3D, stem_pool="max", self_gating=True)
-    model = network(layout, num_classes=5, in_channels=2)
-    head = model.head.weight.clone()
+    model = network(GARDEN_3D, num_classes=5, in_channels=2)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = inflate(state, model)
     assert set(report.adapted) == {"head.weight", "head.bias", "stem.conv1.conv.weight"}
     assert report.adapted["head.weight"] == "11 -> 5 classes, starts anew"
-    torch.testing.assert_close(model.head.weight, head)
-    assert all(name.startswith("stem.pool") for name in report.unused) and report.unused
-    assert all(".gating." in name for name in report.missing) and len(report.missing) == 8
+    assert report.adapted["stem.conv1.conv.weight"] == "3 -> 2 input channels"
+    assert report.unused == [name for name in state if name.startswith("stem.pool.")]
+    gates = ("stages.0.0", "stages.1.0", "stages.2.1", "stages.3.1")
+    assert report.missing == [f"{block}.gating.{kind}" for block in gates for kind in ("weight", "bias")]
+    for name in ("head.weight", "head.bias", *report.missing):
+        assert torch.equal(model.state_dict()[name], fresh[name])
+    assert all(torch.equal(model.state_dict()[name], state[name]) for name in report.matched)
     places = report.matched + report.inflated + report.missing + list(report.adapted)
     assert sorted(set(places)) == sorted(model.state_dict())
     text = str(report)
@@ -134,7 +200,9 @@ def test_the_report_names_everything(image_network):
 def test_other_shapes_are_named_and_change_nothing(image_network):
     model = ResNetRS(RESNET_RS_3D, BLOCKS, 11, width=0.25)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(UserError, match=r"stem.conv1.conv.weight is \[4, 3, 1, 3, 3\] but \[8, 3, 5, 3, 3\]"):
+    with pytest.raises(
+        UserError, match=r"other shapes: stem.conv1.conv.weight is \[4, 3, 1, 3, 3\] but \[8, 3, 5, 3, 3\]"
+    ):
         inflate(image_network.state_dict(), model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     with pytest.raises(UserError, match="center or average"):

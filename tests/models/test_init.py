@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from video_rs import checkpoint
-from video_rs.contract import IMAGENET_MEAN, DataContract
+from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import MachineError, UserError
 from video_rs.models import init
 from video_rs.models.convert import to_timm
 from video_rs.models.init import init_from
+from video_rs.models.presets import PRESETS
 from video_rs.models.zoo import create_model
 
 NAMES = ("a", "b", "c")
@@ -29,6 +30,17 @@ def small(name="resnet_rs_26", num_classes=3, **kwargs):
     model = create_model(name, num_classes=num_classes, width=0.125, **kwargs)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def calibrated(model):
+    """With the statistics of a batch, else numbers explode with depth."""
+    for block in (block for stage in model.stages for block in stage):
+        torch.nn.init.uniform_(block.conv3.norm.weight, 0.1, 0.3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.momentum = 1.0
+    model.train()(torch.randn(8, 3, 64, 64))
     return model
 
 
@@ -90,20 +102,25 @@ def test_init_from_a_run_prefers_the_average_and_takes_its_contract(tmp_path):
     [
         (NAMES, None),
         ((), None),
-        (("c", "a", "b"), "rows in the order of the class names"),
-        (("a", "b", "d"), "other class names, starts anew"),
+        (("c", "a", "b"), "3 of 3 classes by name"),
+        (("x", "a", "d"), "1 of 3 classes by name"),
+        (("c", "x", "a", "y", "z"), "2 of 3 classes by name"),
+        (("d", "e", "f"), "other class names, starts anew"),
+        (("d", "e"), "other class names, starts anew"),
     ],
 )
-def test_as_many_classes_are_not_the_same_classes(tmp_path, theirs, how):
-    source = small(contract=DataContract(class_names=theirs))
+def test_classes_are_known_by_name(tmp_path, theirs, how):
+    source = small(num_classes=len(theirs) or 3, contract=DataContract(class_names=theirs))
     model = small(contract=DataContract(class_names=NAMES))
     fresh = model.head.weight.clone(), model.head.bias.clone()
     report = init_from(model, save_run(tmp_path / "best.pt", source, name="resnet_rs_26"))
     assert report.weights.adapted == ({"head.weight": how, "head.bias": how} if how else {})
-    rows = [theirs.index(name) for name in NAMES] if how and how.startswith("rows") else [0, 1, 2]
-    kept = source.head.weight[rows], source.head.bias[rows]
-    for ours, expected in zip((model.head.weight, model.head.bias), fresh if "d" in theirs else kept, strict=True):
-        assert torch.equal(ours, expected)
+    assert f"head.weight {how}" in str(report) or not how
+    rows = [theirs.index(name) if name in theirs else None for name in NAMES] if theirs else [0, 1, 2]
+    heads = (model.head.weight, source.head.weight, fresh[0]), (model.head.bias, source.head.bias, fresh[1])
+    for ours, trained, before in heads:
+        for i, row in enumerate(rows):
+            assert torch.equal(ours[i], before[i] if row is None else trained[row])
     assert torch.equal(model.stem.conv1.conv.weight, source.stem.conv1.conv.weight)
     assert model.contract.class_names == NAMES
 
@@ -136,11 +153,22 @@ def test_init_from_is_strict(tmp_path):
     model = small()
     state = model.state_dict()
     before = {name: tensor.clone() for name, tensor in state.items()}
+    wide = create_model("resnet_rs_26", num_classes=3, width=0.25)
+    without_se = {name: tensor for name, tensor in state.items() if ".se." not in name}
+    blocks = {name: tensor for name, tensor in state.items() if not name.startswith("stages.3")}
     faults = {
-        "they have no head.bias": {name: tensor + 1 for name, tensor in state.items() if name != "head.bias"},
-        "the network has no extra.weight": {**state, "extra.weight": torch.zeros(1)},
-        "head.weight is": {**state, "head.weight": torch.zeros(3, 5)},
-        "the network has no stages.0.2": create_model("resnet_rs_50", num_classes=3, width=0.125).state_dict(),
+        "it has no head.bias$": {name: tensor + 1 for name, tensor in state.items() if name != "head.bias"},
+        "this network has no extra.weight$": {**state, "extra.weight": torch.zeros(1)},
+        r"shapes: head.weight is \[3, 5\] but \[3, 256\]": {**state, "head.weight": torch.zeros(3, 5)},
+        r"depth 50 \(blocks 3, 4, 6, 3\), this one 26 \(blocks 2, 2, 2, 2\)$": small("resnet_rs_50").state_dict(),
+        r"width 0.25 \(16 channels in the first stage\), this one 0.125 \(8 ": wide.state_dict(),
+        r"not those of a ResNet-RS: blocks by stage \[2, 2, 2, 0\]": blocks,
+        r"not those of a ResNet-RS: blocks by stage \[0, 0, 0, 0\]": {"conv.weight": torch.zeros(1)},
+        r"it has no stages.0.0.se.reduce.weight, .*\(28 more\)": without_se,
+        "layer1.0.attn.weight is not a weight of the image ResNet-RS": {
+            **to_timm(state),
+            "layer1.0.attn.weight": state["head.bias"],
+        },
     }
     for message, broken in faults.items():
         torch.save(broken, tmp_path / "broken.pt")
@@ -155,8 +183,92 @@ def test_init_from_is_strict(tmp_path):
         with pytest.raises(UserError, match=f"{name} does not exist"):
             init_from(model, tmp_path / name)
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    with pytest.raises(UserError, match="cut.safetensors cannot be read"):
+    with pytest.raises(UserError, match="cut.safetensors is truncated or damaged"):
         init_from(model, tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "differs"),
+    [
+        ("resnet_rs_50", "garden_resnet_rs_50", "activation is relu there and swish here; padding is symmetric there"),
+        ("garden_resnet_rs_50", "resnet_rs_50", "shortcut_pool_in_stage1 is True there and False here; activation is"),
+        ("garden_resnet3d_rs_50", "resnet3d_rs_50", "stem_pool is max there and conv here; shortcut is conv there"),
+        (
+            "garden_r3d_50",
+            "garden_slowonly_50",
+            "stem_temporal_kernel is 5 there and 1 here; stem_temporal_stride is 2",
+        ),
+        ("resnet_rs_50", "inflated_garden_resnet_rs_50", "shortcut_pool_in_stage1 is False there and True here; activ"),
+        ("garden_resnet_rs_50", "garden_resnet3d_rs_50", "activation is swish there and relu here"),
+        ("garden_resnet_rs_50", "resnet3d_rs_50", "activation is swish there and relu here"),
+        ("resnet3d_rs_50", "resnet_rs_50", "its network is for videos, this one for images"),
+        ("timm", "garden_resnet_rs_50", r"its network \(of timm\) has another layout: .*activation is relu there"),
+    ],
+)
+def test_a_checkpoint_of_another_layout(tmp_path, theirs, ours, differs):
+    """Most of these have the same shapes, and would compute nonsense."""
+    source = small("resnet_rs_50" if theirs == "timm" else theirs)
+    path = tmp_path / "source.pt"
+    torch.save(to_timm(source.state_dict()), path) if theirs == "timm" else save_run(path, source, name=theirs)
+    model = small(ours)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=differs) as error:
+        init_from(model, path)
+    assert str(error.value).startswith(f"{path} does not fit: ") and "\n" not in str(error.value)
+    assert "zero_init" not in str(error.value) and same(model.state_dict(), before)
+
+
+def test_images_go_into_video_layouts_with_other_2d_parts(tmp_path):
+    source = small("resnet_rs_50")
+    report = init_from(small("garden_resnet3d_rs_50"), save_run(tmp_path / "image.pt", source, name="resnet_rs_50"))
+    assert report.differences == {
+        "stem_pool": ("conv", "max"),
+        "shortcut": ("pool", "conv"),
+        "self_gating": (False, True),
+        "padding": ("symmetric", "same"),
+    }
+    assert "differs from the source: stem_pool conv -> max, shortcut pool -> conv, self_gating False -> " in str(report)
+    assert "padding symmetric -> same (its logits will not be the source's)" in str(report)
+    assert "not used: stem.pool.conv.weight, " in str(report) and "not in the source: stages.0.2.gating" in str(report)
+    broken = {name: tensor for name, tensor in source.state_dict().items() if "stages.1.0.se" not in name}
+    torch.save(broken, tmp_path / "broken.pt")
+    with pytest.raises(UserError, match="it has no stages.1.0.se.reduce.weight, .*, stages.1.0.se.expand.bias$"):
+        init_from(small("garden_resnet3d_rs_50"), tmp_path / "broken.pt")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("video", ["resnet3d_rs_50", "inflated_garden_resnet_rs_50"])
+def test_images_go_into_their_video_layout_exactly(tmp_path, video, suffix):
+    image = video.replace("3d", "").replace("inflated_", "")
+    source = small(image, contract=dataclasses.replace(PRESETS[image].contract, class_names=NAMES))
+    path = save_run(tmp_path / f"image.{suffix}", source, name=image)
+    model = small(video)
+    report = init_from(model, path)
+    assert not (report.differences or report.weights.adapted or report.weights.unused or report.weights.missing)
+    assert model.contract == dataclasses.replace(
+        PRESETS[video].contract, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=source.contract.filter, class_names=NAMES
+    )
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = calibrated(source).eval()(images)
+        init.load_into(model, init.Source(source.state_dict()), "calibrated")
+        logits = model.eval()(images[:, :, None].expand(-1, -1, 5, -1, -1))
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_what_is_beyond_the_ends_of_a_clip_is_told_but_no_error(tmp_path):
+    source = small("resnet3d_rs_26", temporal_padding="replicate")
+    path = save_run(tmp_path / "run.pt", source, name="resnet3d_rs_26", temporal_padding="replicate")
+    report = init_from(small("resnet3d_rs_26"), path)
+    assert report.differences == {"temporal_padding": ("replicate", "zeros")}
+    assert not init_from(small("resnet3d_rs_26", temporal_padding="replicate"), path).differences
+
+
+@pytest.mark.parametrize("name", ["resnet3d_rs_26", "garden_resnet_rs_50", "garden_resnet3d_rs_50", "resnet_rs_50"])
+def test_networks_without_public_weights(name):
+    """The last one because of its width. No download is tried."""
+    with pytest.raises(UserError, match="no public weights of this network; timm has those of .*from a file instead"):
+        init_from(small(name), "pretrained")
 
 
 def test_timms_weights_are_asked_for_by_depth(monkeypatch):
