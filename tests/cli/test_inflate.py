@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import subprocess
 import sys
@@ -59,6 +60,52 @@ def test_the_config_of_the_next_command_fits_the_weights(tmp_path, capsys, timm_
     assert model.contract == before
 
 
+def saved(path: Path, name: str, names: str) -> Path:
+    model = create_model(name, num_classes=len(names), width=0.125)
+    model.contract = dataclasses.replace(model.contract, class_names=tuple(names))
+    state = {"format": 1, "config": {}, "contract": model.contract.to_dict(), "model": model.state_dict()}
+    model_args = {"name": name, "num_classes": len(names), "width": 0.125}
+    checkpoint.save(path, {**state, "model_args": model_args, "ema": None, "step": 0})
+    return path
+
+
+def test_padding_class_names_and_safetensors(tmp_path, capsys):
+    """From and to safetensors, garden image weights for their video layout, with two of the four classes known."""
+    source = saved(tmp_path / "image.safetensors", "garden_resnet_rs_50", "abcd")
+    (tmp_path / "names.txt").write_text("d\nx\nb\n")
+    out = tmp_path / "video.safetensors"
+    options = ["--class-names", str(tmp_path / "names.txt"), "--method", "average", "--temporal-padding", "replicate"]
+    inflate.main(["--from", str(source), "--model", "inflated_garden_resnet_rs_50", "--out", str(out), *options])
+    printed = capsys.readouterr().out
+    assert "head.weight (2 of 3 classes by name)" in printed
+    assert "differs from" not in printed and "--temporal-padding" not in printed
+    state = checkpoint.load_run(out)
+    assert state["model_args"] == {
+        "name": "inflated_garden_resnet_rs_50",
+        "num_classes": 3,
+        "in_channels": 3,
+        "width": 0.125,
+        "temporal_padding": "replicate",
+    }
+    assert state["contract"]["class_names"] == ["d", "x", "b"]
+    head, theirs = state["model"]["head.weight"], checkpoint.load(source)["model"]["head.weight"]
+    assert torch.equal(head[[0, 2]], theirs[[3, 1]])
+    arguments = shlex.split(printed.rpartition("next: ")[2])
+    config = load_config(arguments[arguments.index("--cfg") + 1], arguments[arguments.index("--cfg") + 2 :])
+    assert config.model.temporal_padding == "replicate" and config.data.mean == IMAGENET_MEAN
+    assert not init_from(build_model(config, "dxb"), out).differences
+
+
+def test_what_the_inflated_network_will_not_compute_alike_is_said(tmp_path, capsys):
+    source = saved(tmp_path / "image.pt", "resnet_rs_50", "abcd")
+    arguments = ["--from", str(source), "--model", "garden_resnet3d_rs_50", "--out", str(tmp_path / "video.pt")]
+    inflate.main([*arguments, "--method", "average"])
+    printed = capsys.readouterr().out
+    assert "unused       6  stem.pool.conv.weight" in printed and "missing      8  stages.0.2.gating.weight" in printed
+    assert "differs from the source: stem_pool conv -> max, shortcut pool -> conv, self_gating False -> True" in printed
+    assert "--temporal-padding replicate is exact" in printed
+
+
 @pytest.mark.parametrize("number", ["-1", "0", "many"])
 def test_no_classes_are_refused(capsys, number):
     assert run(inflate.main, ["--from", "none.pth", "--out", "video.pt", f"--num-classes={number}"]) == 2
@@ -68,7 +115,26 @@ def test_no_classes_are_refused(capsys, number):
 def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
     source, out = image_weights(tmp_path / "image.pth"), str(tmp_path / "video.pt")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    garden = saved(tmp_path / "garden.pt", "garden_resnet_rs_50", "abcd")
+    (tmp_path / "twice.txt").write_text("a\nb\na\n")
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    (tmp_path / "none.txt").write_text("\n")
     cases = {
+        "resnet_rs_26 is for images; name a video network, such as resnet3d_rs_26": [
+            *("--from", str(source), "--model", "resnet_rs_26")
+        ],
+        "another layout: shortcut_pool_in_stage1 is True there and False here; activation is swish there and relu "
+        "here; padding is same there and symmetric here. They fit inflated_garden_resnet_rs_50": [
+            "--from",
+            str(garden),
+        ],
+        "twice.txt: 'a' is in it twice": ["--from", str(source), "--class-names", str(tmp_path / "twice.txt")],
+        "nothing.txt: no such file": ["--from", str(source), "--class-names", str(tmp_path / "nothing.txt")],
+        "none.txt: has 0 names": ["--from", str(source), "--class-names", str(tmp_path / "none.txt")],
+        "names.txt: has 2 names, --num-classes says 3": [
+            *("--from", str(source), "--class-names", str(tmp_path / "names.txt"), "--num-classes", "3")
+        ],
+        "'same' (choose from": ["--from", str(source), "--temporal-padding", "same"],
         "resnet3d_rs_26": ["--from", str(source), "--model", "resnet3d_rs26"],
         "does not exist": ["--from", str(tmp_path / "none.pth")],
         "not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from video_rs.cli.common import Parser, command, program
 from video_rs.cli.predict import positive
 from video_rs.config import load_config
-from video_rs.models.layout import INFLATIONS
+from video_rs.errors import UserError
+from video_rs.models.layout import INFLATIONS, TEMPORAL_PADDINGS
 
 if TYPE_CHECKING:
     from video_rs.contract import DataContract
+    from video_rs.models.init import InitReport
+    from video_rs.models.resnet_rs import ResNetRS
 
 NEXT_CONFIG = "finetune_rs50.yaml"
 
@@ -23,9 +28,9 @@ def main(argv: list[str]) -> int:
         dest="source",
         required=True,
         metavar="FILE|timm",
-        help="image weights: a checkpoint, a state dict (.pt, .pth, .safetensors; also timm's), or timm's download",
+        help="image weights: a checkpoint or state dict (.pt, .pth, .safetensors; timm's too), its address, or timm",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write (.pt or .safetensors)")
     parser.add_argument("--model", default="resnet3d_rs_50", help="the video network (default: %(default)s)")
     parser.add_argument(
         "--num-classes", type=positive, metavar="N", help="(default: the source's; another starts a new head)"
@@ -36,19 +41,22 @@ def main(argv: list[str]) -> int:
         choices=INFLATIONS,
         help="the image kernel on the middle frame, or its share on every frame (default: %(default)s)",
     )
+    parser.add_argument(
+        "--temporal-padding",
+        choices=TEMPORAL_PADDINGS,
+        help="before the first and after the last frame; with replicate, average is exact too (default: the network's)",
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="one name a line: what the source calls alike keeps its part of the head, the rest of it starts anew",
+    )
     args = parser.parse_args(argv)
+    names = _class_names(args.class_names, args.num_classes)
 
     from video_rs import checkpoint
-    from video_rs.models import init, zoo
 
-    preset = zoo.find_preset(args.model)
-    source = init.read_timm(preset.blocks) if args.source == "timm" else init.read(args.source)
-    model_args = {"name": args.model, **init.sizes(source)}
-    model_args["num_classes"] = args.num_classes or model_args["num_classes"]
-    model = zoo.create_model(**model_args)
-    report = init.load_into(model, source, args.source, method=args.method)
-    print(f"{args.source} into {args.model}, {model.num_classes} classes, method {args.method}")
-    print(report.weights)
+    model, model_args, report = _inflated(args, names)
     state = {
         "format": checkpoint.FORMAT,
         "config": {},
@@ -59,16 +67,54 @@ def main(argv: list[str]) -> int:
         "step": 0,
     }
     checkpoint.save(args.out, state)
+    print(f"{args.source} into {args.model}, {model.num_classes} classes, method {args.method}")
+    print(report.weights)
+    if report.differences:
+        print(report.differing())
+    if args.method == "average" and model.layout.temporal_padding == "zeros":
+        print("the ends of a clip see less than whole kernels: --temporal-padding replicate is exact on still clips")
     overrides = [f"train.init_from={args.out}", *next_overrides(model_args, model.contract)]
     print(f"wrote {args.out}; next: {command('train', '--cfg', NEXT_CONFIG, *overrides)}")
     return 0
 
 
+def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetRS, dict[str, Any], InitReport]:
+    """The network, the arguments of ``create_model`` for it, and what became of the weights."""
+    from video_rs.models import init, zoo
+
+    preset = zoo.find_preset(args.model)
+    if init.for_images(preset.layout):
+        raise UserError(f"--model {args.model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
+    source = init.read_timm(preset.blocks) if args.source == "timm" else init.read(args.source)
+    model_args = {"name": args.model, **init.sizes(source)}
+    model_args["num_classes"] = len(names) or args.num_classes or model_args["num_classes"]
+    if args.temporal_padding:
+        model_args["temporal_padding"] = args.temporal_padding
+    model = zoo.create_model(**model_args)
+    model.contract = dataclasses.replace(model.contract, class_names=names)
+    return model, model_args, init.load_into(model, source, args.source, method=args.method)
+
+
+def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
+    if not file:
+        return ()
+    from video_rs.data.records import read_class_names
+
+    names = read_class_names(file, "--class-names")
+    if not names or (num_classes and num_classes != len(names)):
+        wanted = f", --num-classes says {num_classes}" if num_classes else ""
+        raise UserError(f"--class-names={file}: has {len(names)} names{wanted}")
+    return names
+
+
 def next_overrides(model_args: dict[str, Any], contract: DataContract) -> list[str]:
     """What the config to go on with must be told of the network, and of the pixels its weights expect."""
     config = load_config(NEXT_CONFIG)
+    keys = ("name", "width", "temporal_padding")
     changed = [
-        f"model.{key}={model_args[key]}" for key in ("name", "width") if model_args[key] != getattr(config.model, key)
+        f"model.{key}={model_args[key]}"
+        for key in keys
+        if key in model_args and model_args[key] != getattr(config.model, key)
     ]
     pixels = config.contract().differences(contract, ("mean", "std", "filter"))
     changed += [f"data.{key}={list(v) if isinstance(v, tuple) else v}" for key, (_, v) in pixels.items()]

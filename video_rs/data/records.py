@@ -290,7 +290,7 @@ def _is_media(name: str) -> bool:
 def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[str, ...]:
     """The classes, from the file, else from the training split, else from all."""
     if file:
-        return _names_in(file)
+        return read_class_names(file)
     parts = [read["train"]] if "train" in read and read["train"].first_place else list(read.values())
     places = {label: place for part in parts for label, place in part.first_place.items()}
     listed = {label: place for part in read.values() if part.is_list for label, place in part.first_place.items()}
@@ -312,17 +312,18 @@ def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[
     return tuple(str(i) for i in range(num_classes or 1 + int(largest)))
 
 
-def _names_in(file: str) -> tuple[str, ...]:
+def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...]:
+    """The lines of a text file that aren't empty. Raises UserError, which calls the file what ``key`` is set to."""
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise UserError(f"data.class_names={file}: no such file") from None
+        raise UserError(f"{key}={file}: no such file") from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"data.class_names={file}: not a text file in UTF-8") from None
+        raise UserError(f"{key}={file}: not a text file in UTF-8") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"data.class_names={file}: '{twice}' is in it twice")
+        raise UserError(f"{key}={file}: '{twice}' is in it twice")
     return names
 
 

@@ -227,7 +227,7 @@ def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Diffe
     """The weights with the network's names, and how the layouts differ. UserError where one or the other cannot be."""
     if isinstance(model, ResNetRS):
         _check_size(source.state, model)
-        return source.state, _layout_differences(source, model.layout)
+        return source.state, _layout_differences(source, model)
     if source.name and source.name != model.name:
         raise UserError(f"its network is {source.name}, this one {model.name}")
     return {WRAPPED + key: value for key, value in _unwrapped(source.weights).items()}, {}
@@ -274,7 +274,7 @@ def _width(kernel: Tensor) -> float:
     return len(kernel) / STAGES[0][0]
 
 
-def _layout_differences(source: Source, own: Layout) -> Differences:
+def _layout_differences(source: Source, model: ResNetRS) -> Differences:
     """In what a network differs from a source whose layout is known, where weights of its shapes can still be used.
 
     Shapes do not tell ReLU from Swish or symmetric from SAME padding.
@@ -284,26 +284,24 @@ def _layout_differences(source: Source, own: Layout) -> Differences:
     """
     if (theirs := source.layout) is None:
         return {}
-    if for_images(own) and not for_images(theirs):
+    images = for_images(model.layout)
+    if images and not for_images(theirs):
         raise UserError("its network is for videos, this one for images")
-    if for_images(theirs) and not for_images(own):
-        theirs, own = _flat(theirs), _flat(own)
-        differing = allowed = _differing(theirs, own)
-        wrong = {"activation"} & differing.keys()
-    else:
-        differing = _differing(theirs, own)
-        wrong = differing.keys() - {"temporal_padding"}
-        allowed = differing
+    inflating = for_images(theirs) and not images
+    differing = _differing(theirs, model.layout, flat=inflating)
+    wrong = differing.keys() & {"activation"} if inflating else differing.keys() - {"temporal_padding"}
     if wrong:
         shown = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in differing.items())
-        raise UserError(f"its network ({source.name or 'of timm'}) has another layout: {shown}")
-    return allowed
+        candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and for_images(p.layout) == images]
+        fitting = [p.name for p in candidates if not _differing(theirs, p.layout, flat=inflating)]
+        hint = f". They fit {fitting[0]}" if fitting else ""
+        raise UserError(f"its network ({source.name or 'of timm'}) has another layout: {shown}{hint}")
+    return differing
 
 
 def for_images(layout: Layout) -> bool:
     """Whether networks of a layout see every frame by itself."""
-    flat = dataclasses.replace(_flat(layout), temporal_padding=layout.temporal_padding)
-    return flat == layout
+    return dataclasses.replace(_flat(layout), temporal_padding=layout.temporal_padding) == layout
 
 
 def _flat(layout: Layout) -> Layout:
@@ -312,8 +310,10 @@ def _flat(layout: Layout) -> Layout:
     return dataclasses.replace(layout, **temporal)
 
 
-def _differing(theirs: Layout, own: Layout) -> Differences:
-    """The fields that differ, save for how the training of new weights begins."""
+def _differing(theirs: Layout, own: Layout, *, flat: bool = False) -> Differences:
+    """The fields that differ (``flat``: of those without time), save for how the training of new weights begins."""
+    if flat:
+        theirs, own = _flat(theirs), _flat(own)
     names = [f.name for f in dataclasses.fields(Layout) if f.name != "zero_init_last_gamma"]
     pairs = {name: (getattr(theirs, name), getattr(own, name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
