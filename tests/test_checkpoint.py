@@ -1,15 +1,20 @@
 """Checkpoints: whole or not at all, and no code in them is ever run."""
 
+import json
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 import textwrap
 
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 
+import video_rs
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
 
@@ -90,3 +95,194 @@ def test_a_full_disk_leaves_the_previous_one_intact(tmp_path):
     assert os.listdir(tmp_path) == ["last.pt"]
     assert torch.equal(checkpoint.load(path)["w"], torch.ones(10))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 65536
+
+
+# safetensors ---------------------------------------------------------------------------------------------------------
+
+TINY = {"name": "resnet3d_rs_26", "num_classes": 3, "width": 0.125}
+NAMES = ["archery", "yoga", 'a "class" \u00fc']
+
+
+@pytest.fixture(scope="module")
+def run():
+    """The state of a run in training, whose average differs from its weights."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = video_rs.create_model(**TINY).to(memory_format=torch.channels_last_3d)
+    torch.nn.init.normal_(model.head.weight, std=3.0)
+    contract = {**model.contract.to_dict(), "num_frames": 4, "short_side": 32, "test_size": 32, "class_names": NAMES}
+    return {
+        "format": 1,
+        "config": {"data": {"mean": [0.1, float("inf")], "root": "/d\u00e4ta"}},
+        "model_args": TINY,
+        "contract": contract,
+        "model": {name: torch.zeros_like(value) for name, value in model.state_dict().items()},
+        "ema": model.state_dict(),
+        "step": 7,
+        "versions": {"video_rs": "0.1.0"},
+        "fingerprint": {"val": "abc"},
+        "optimizer": {"momentum": torch.ones(3)},
+    }
+
+
+def frames():
+    return torch.randint(0, 256, (8, 40, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_safetensors_carry_all_that_prediction_needs(tmp_path, run):
+    checkpoint.save(tmp_path / "last.pt", run)
+    checkpoint.save(tmp_path / "last.safetensors", checkpoint.load_run(tmp_path / "last.pt"))
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "last.safetensors"]
+    state = checkpoint.load_run(tmp_path / "last.safetensors")
+    kept = ("format", "config", "model_args", "contract", "step", "versions", "fingerprint")
+    assert {key: state[key] for key in kept} == {key: run[key] for key in kept}
+    assert state["ema"] is None and "optimizer" not in state
+    assert state["model"].keys() == run["ema"].keys()
+    for name, value in run["ema"].items():
+        assert torch.equal(state["model"][name], value) and state["model"][name].dtype == value.dtype
+    before, after = (video_rs.load(tmp_path / f"last.{suffix}", "cpu") for suffix in ("pt", "safetensors"))
+    assert after.predict(frames()) == before.predict(frames()) and {p.label for p in after.predict(frames())} == {
+        *NAMES
+    }
+    assert after.contract == before.contract
+
+
+def test_safetensors_are_read_by_others(tmp_path, run):
+    checkpoint.save(tmp_path / "a.safetensors", run)
+    tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(tensors[name], value) for name, value in run["ema"].items())
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as handle:
+        assert json.loads(handle.metadata()["contract"])["class_names"] == NAMES
+
+
+def test_bare_safetensors(tmp_path):
+    """Tensors that share memory or lie otherwise in it come back with equal values."""
+    base = torch.arange(24.0).view(1, 2, 3, 4)
+    tensors = {"a": base, "b": base[:, 1], "c": base.to(memory_format=torch.channels_last), "d": torch.tensor(3)}
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, tensors)
+    loaded = checkpoint.load(path)
+    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert not checkpoint.is_run(loaded)
+    with pytest.raises(UserError, match="a.safetensors holds bare weights.*train.init_from"):
+        checkpoint.load_run(path)
+    with pytest.raises(UserError, match="a.safetensors can hold tensors alone, and epoch is none"):
+        checkpoint.save(path, {**tensors, "epoch": 3})
+    assert checkpoint.load(path).keys() == tensors.keys()
+
+
+def test_safetensors_under_another_name(tmp_path, run):
+    checkpoint.save(tmp_path / "a.safetensors", run)
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.pt")
+    assert checkpoint.load_run(tmp_path / "a.pt")["step"] == 7
+
+
+def one_line(path, run=checkpoint.load_run):
+    with pytest.raises(UserError) as caught:
+        run(path)
+    message = str(caught.value)
+    assert path.name in message and "\n" not in message and len(message) < 1000
+    return message
+
+
+def test_safetensors_that_are_damaged(tmp_path, run):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, run)
+    data = path.read_bytes()
+    for content in (b"", data[:5], b"<html>404</html>", b"PK\x03\x04 as torch.save begins"):
+        path.write_bytes(content)
+        assert one_line(path) == f"{path} is not a safetensors file"
+    for content in (data[:9], data[:1000], data[:-1], data + b"x", data[:9] + b"?" + data[10:]):
+        path.write_bytes(content)
+        assert one_line(path) == f"checkpoint {path} is truncated or damaged"
+    assert "does not exist" in one_line(tmp_path / "gone.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    assert "Is a directory" in one_line(tmp_path / "folder.safetensors")
+    odd = tmp_path / os.fsdecode(b"odd\xff.safetensors")
+    odd.write_bytes(data)
+    assert "rename it" in one_line(odd)
+
+
+@pytest.mark.parametrize(
+    "key, text, reason",
+    [
+        ("contract", "{", "contract in its metadata is not JSON"),
+        ("contract", "[" * 100_000, "contract in its metadata is not JSON"),
+        ("format", "9" * 10_000, "format in its metadata is not JSON"),
+        ("format", "2", "has checkpoint format 2, this version reads 1: upgrade"),
+        ("format", '"1"', "its format is not what it should be"),
+        ("config", "[]", "its config is not what it should be"),
+        ("model_args", "null", "its model_args is not what it should be"),
+        ("model_args", '{"name": 3}', "its model_args is not what it should be"),
+        ("contract", "7", "its contract is not what it should be"),
+    ],
+)
+def test_metadata_that_are_damaged(tmp_path, run, key, text, reason):
+    assert reason in one_line(with_metadata(tmp_path / "a.safetensors", run, key, text))
+
+
+def with_metadata(path, run, key, text):
+    metadata = {name: json.dumps(run[name]) for name in ("format", "config", "model_args", "contract")}
+    tensors = {name: value.contiguous() for name, value in run["ema"].items()}
+    safetensors.torch.save_file(tensors, path, metadata | {key: text})
+    return path
+
+
+@pytest.mark.parametrize(
+    "key, changes, reason",
+    [
+        ("model_args", {"name": "resnet3d_rs_27"}, "there is no model 'resnet3d_rs_27'; did you mean resnet3d_rs_2"),
+        ("model_args", {"name": "os.system"}, "there is no model 'os.system'"),
+        ("model_args", {"heads": 2}, "model_args ['heads'], unknown to this version"),
+        ("model_args", {"pretrained": True}, "model_args ['pretrained'], unknown to this version"),  # it would download
+        ("model_args", {"contract": None}, "model_args ['contract'], unknown to this version"),
+        ("model_args", {"width": "wide"}, "no network can be made of its model_args"),
+        ("model_args", {"width": 1e9}, "no network can be made of its model_args"),
+        ("model_args", {"num_classes": -1}, "no network can be made of its model_args"),
+        ("model_args", {"num_classes": 10**13}, "no network can be made of its model_args"),
+        ("model_args", {"num_classes": 10**30}, "no network can be made of its model_args"),
+        ("model_args", {"in_channels": 0}, "no network can be made of its model_args"),
+        ("model_args", {"name": "resnet_rs_26"}, "is not a resnet_rs_26 as it says"),
+        ("contract", {"num_frames": "4"}, "its data contract has an impossible num_frames"),
+        ("contract", {"stride": 0}, "its data contract has an impossible stride"),
+        ("contract", {"filter": "../x"}, "its data contract has an impossible filter"),
+        ("contract", {"mean": [0, 0, "0"]}, "its data contract has an impossible mean"),
+        ("contract", {"std": [1.0]}, "mean and std are not of 3 channels"),
+        ("contract", {"class_names": [1, 2, 3]}, "its data contract has an impossible class_names"),
+        ("contract", {"class_names": ["a"]}, "1 class names, 3 classes"),
+        ("contract", {"audio": 1}, "data contract fields ['audio'], unknown to this version"),
+    ],
+)
+def test_metadata_that_lie(tmp_path, run, key, changes, reason):
+    path = with_metadata(tmp_path / "a.safetensors", run, key, json.dumps({**run[key], **changes}))
+    assert reason in one_line(path, lambda path: video_rs.load(path, "cpu"))
+
+
+@pytest.mark.parametrize("weights", [{3: torch.ones(1)}, {"head.weight": 3}, [1]])
+def test_weights_that_are_none(tmp_path, run, weights):
+    checkpoint.save(tmp_path / "a.pt", {**run, "ema": weights})
+    assert "its ema is not what it should be" in one_line(tmp_path / "a.pt")
+
+
+def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
+    from video_rs.cli.train import _saved_run
+
+    checkpoint.save(tmp_path / "a.safetensors", run)
+    (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")
+    with pytest.raises(UserError, match="last.pt holds weights without a training state.*train.init_from"):
+        _saved_run(tmp_path, None, must_resume=True)
+
+
+def test_a_full_disk_leaves_previous_safetensors_intact(tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"w": torch.ones(10)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    try:
+        with pytest.raises(MachineError, match="a.safetensors cannot be written"):
+            checkpoint.save(path, {"w": torch.randn(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path) == ["a.safetensors"] and torch.equal(checkpoint.load(path)["w"], torch.ones(10))

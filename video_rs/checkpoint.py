@@ -182,6 +182,8 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
     wrong = [key for key, kind in RUN.items() if not isinstance(state.get(key), kind)]
     if not wrong and not isinstance(state["model_args"].get("name"), str):
         wrong = ["model_args"]
+    if not wrong and not _are_weights(weights(state)):
+        wrong = ["model" if state.get("ema") is None else "ema"]
     if wrong:
         raise UserError(f"checkpoint {path} is damaged: its {wrong[0]} is not what it should be")
 
@@ -198,6 +200,11 @@ def load_run(path: str | Path) -> dict[str, Any]:
 def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights to predict with: the moving average where there is one."""
     return state["ema"] if state.get("ema") is not None else state["model"]
+
+
+def _are_weights(state: Any) -> bool:
+    tensors = state.items() if isinstance(state, Mapping) else [(None, None)]
+    return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors)
 
 
 def _begins_safetensors(head: bytes) -> bool:

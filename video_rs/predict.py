@@ -64,16 +64,23 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
         UserError: the weights are not those of the architecture the checkpoint names, or that is unknown.
     """
     contract = DataContract.from_dict(state["contract"], name)
-    if unknown := state["model_args"].keys() - inspect.signature(create_model).parameters.keys():
+    known = inspect.signature(create_model).parameters.keys() - {"contract", "pretrained"}
+    if unknown := state["model_args"].keys() - known:
         raise UserError(f"{name} has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
-    with torch.device("meta"):  # its random weights would be thrown away
-        model = create_model(**state["model_args"], contract=contract)
-    model.to_empty(device="cpu")
+    try:
+        with torch.device("meta"):  # its random weights would be thrown away
+            model = create_model(**state["model_args"], contract=contract)
+        model.to_empty(device="cpu")
+    except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{name}: no network can be made of its model_args: {reason}") from None
     try:
         model.load_state_dict(checkpoint.weights(state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name} is not a {state['model_args']['name']} as it says: {reason}") from None
+    if contract.class_names and len(contract.class_names) != model.num_classes:
+        raise UserError(f"{name} is damaged: {len(contract.class_names)} class names, {model.num_classes} classes")
     return model.eval()
 
 
