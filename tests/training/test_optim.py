@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from video_rs.contract import DataContract
 from video_rs.models.layers import SelfGating
 from video_rs.models.zoo import create_model
 from video_rs.training import optim
@@ -28,6 +29,23 @@ def test_self_gating_does_not_decay():
     model = nn.Sequential(nn.Conv3d(3, 4, 1), SelfGating(4))
     decayed, _ = optim.parameter_groups(model, 1.0)
     assert [p.shape for p in decayed["params"]] == [model[0].weight.shape]
+
+
+def test_networks_of_other_packages():
+    """Twins keeps its convolutional position encodings from decaying, by name; a token is no layer's weight at all."""
+    model = create_model(
+        "timm/twins_pcpvt_small", num_classes=4, contract=DataContract(1, 1, train_size=32, test_size=32)
+    )
+    decayed, others = ({id(p) for p in group["params"]} for group in optim.parameter_groups(model, 1.0))
+    named = dict(model.named_parameters())
+    assert id(named["network.pos_block.0.proj.0.weight"]) in others
+    assert id(named["network.patch_embeds.0.proj.weight"]) in decayed
+    assert id(named["network.head.weight"]) in decayed
+    mvit = create_model("pytorchvideo/mvit_base_16x4", contract=DataContract(4, 1, train_size=32, test_size=32))
+    decayed, others = ({id(p) for p in group["params"]} for group in optim.parameter_groups(mvit, 1.0))
+    for name, p in mvit.named_parameters():
+        spared = "cls_positional_encoding" in name or p.ndim == 1
+        assert (id(p) in others, id(p) in decayed) == (spared, not spared), name
 
 
 def test_cosine_is_not_shifted_by_the_warm_up():

@@ -9,9 +9,10 @@ from video_rs.config import Config
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from video_rs.data.dataset import ClipDataset, ViewDataset
     from video_rs.data.records import Records
-    from video_rs.models.resnet_rs import ResNetRS
 
 
 def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, Records]:
@@ -98,7 +99,7 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
     """The arguments of ``create_model``: plain values, as a checkpoint keeps them."""
     model = config.model
     bn_momentum = model.bn_momentum
-    if bn_momentum is None:  # with an EMA of the statistics too, the batch's own go into it
+    if bn_momentum is None and "/" not in model.name:  # with an EMA of the statistics too, the batch's own go into it
         bn_momentum = 1.0 if config.train.ema_decay else 0.1
     return {
         "name": model.name,
@@ -112,7 +113,7 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
     }
 
 
-def build_model(config: Config, class_names: Sequence[str]) -> ResNetRS:
+def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
     """The network, randomly initialised from the seed, with the config's data contract."""
     import torch
 

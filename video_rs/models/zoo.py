@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
+from torch import nn
+
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
+from video_rs.models import external
 from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.resnet_rs import ResNetRS
 
@@ -24,21 +27,24 @@ def create_model(
     bn_momentum: float | None = None,
     temporal_padding: str | None = None,
     contract: DataContract | None = None,
-) -> ResNetRS:
-    """A network by name; None takes the preset's value.
+) -> nn.Module:
+    """A network by name; None takes its preset's value.
+
+    It has ``contract`` (also ``data_config``) and ``num_classes``, and ``forward(x, keys=None)`` gives logits.
 
     Args:
         name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
-            images ``[N, C, H, W]``.
-        pretrained: start from public weights instead of fresh ones: timm's image networks, inflated for clips. With
-            another ``num_classes`` the head starts anew. See ``video_rs.models.init``.
+            images ``[N, C, H, W]``. Or a network of another package: "timm/<name>" for images, and
+            "pytorchvideo/<name>", see ``video_rs.models.external``.
+        pretrained: start from public weights instead of fresh ones: the package's own, and timm's for this family,
+            inflated for clips. With another ``num_classes`` the head starts anew. See ``video_rs.models.init``.
         num_classes: logits.
         in_channels: 3 for RGB.
-        width: multiplies all widths.
+        width: multiplies all widths; of this family only, as are ``drop_path_rule`` and ``temporal_padding``.
         dropout: rate before the classifier.
         drop_path: rate of stochastic depth in the last block.
         drop_path_rule: "stage" (the paper's) or "block" (timm's), see :class:`ResNetRS`.
-        bn_momentum: torch's momentum of batch normalisation, 0.1 when None.
+        bn_momentum: torch's momentum of batch normalisation; None: 0.1 in this family, theirs in others.
         temporal_padding: "zeros" or "replicate" (the first and last frame) instead of the layout's.
         contract: what the weights expect to see.
 
@@ -46,11 +52,45 @@ def create_model(
         UserError: the name, the rule or the padding is unknown; there are no public weights.
         MachineError: the public weights could not be downloaded.
     """
-    preset = find_preset(name)
+    arguments = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "width": width,
+        "dropout": dropout,
+        "drop_path": drop_path,
+        "drop_path_rule": drop_path_rule,
+        "bn_momentum": bn_momentum,
+        "temporal_padding": temporal_padding,
+        "contract": contract,
+    }
+    model = (
+        external.create(name, **arguments) if external.is_external(name) else _create(find_preset(name), **arguments)
+    )
+    if pretrained:
+        from video_rs.models.init import init_from
+
+        init_from(model, "pretrained")
+    return model
+
+
+def _create(
+    preset: Preset,
+    *,
+    num_classes: int | None,
+    in_channels: int,
+    width: float,
+    dropout: float | None,
+    drop_path: float | None,
+    drop_path_rule: str,
+    bn_momentum: float | None,
+    temporal_padding: str | None,
+    contract: DataContract | None,
+) -> ResNetRS:
+    """A network of this family; arguments as for :func:`create_model`."""
     layout = preset.layout
     if temporal_padding is not None:
         layout = dataclasses.replace(layout, temporal_padding=temporal_padding)
-    model = ResNetRS(
+    return ResNetRS(
         layout,
         preset.blocks,
         preset.num_classes if num_classes is None else num_classes,
@@ -60,13 +100,8 @@ def create_model(
         drop_path=preset.drop_path if drop_path is None else drop_path,
         drop_path_rule=drop_path_rule,
         bn_momentum=0.1 if bn_momentum is None else bn_momentum,
-        contract=contract or _with_channels(preset.contract, in_channels),
+        contract=contract or preset.contract.with_channels(in_channels),
     )
-    if pretrained:
-        from video_rs.models.init import init_from
-
-        init_from(model, "pretrained")
-    return model
 
 
 def find_preset(name: str) -> Preset:
@@ -75,10 +110,3 @@ def find_preset(name: str) -> Preset:
         nearest = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5) or list(PRESETS)[:3]
         raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?")
     return PRESETS[name]
-
-
-def _with_channels(contract: DataContract, channels: int) -> DataContract:
-    """RGB statistics say nothing about other channels: those are only brought to [0, 1]."""
-    if channels == contract.in_channels:
-        return contract
-    return dataclasses.replace(contract, in_channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)

@@ -15,14 +15,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: weights of convolutions and linear layers decay; biases, batch norm and self-gating do not.
 
     By module type, squeeze-and-excitation and the head included, as the published video recipe does (its L2 term is on
-    the kernels that have a regulariser; the self-gating kernel has none).
+    the kernels that have a regulariser; the self-gating kernel has none). What a network of another package holds
+    itself (class tokens, position embeddings) does not decay either, nor what its ``no_weight_decay()`` names.
     """
-    decayed: list[nn.Parameter] = []
-    for module in _modules_outside(model, SelfGating):
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-            decayed.append(module.weight)
-    chosen = {id(p) for p in decayed}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    spared = getattr(model, "no_weight_decay", set)()
+    kept = {id(p) for name, p in model.named_parameters() if name in spared}
+    chosen = {
+        id(module.weight)
+        for module in _modules_outside(model, SelfGating)
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    }
+    decayed = [p for p in model.parameters() if id(p) in chosen - kept]
+    others = [p for p in model.parameters() if id(p) not in chosen - kept]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 

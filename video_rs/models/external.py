@@ -1,0 +1,256 @@
+"""Networks of other packages in our trainer, evaluation and benchmarks: ``timm/<name>`` and ``pytorchvideo/<name>``.
+
+The packages are imported where a network of theirs is made, nowhere else. A wrapper holds theirs as ``network`` and
+keeps our contracts: clips in, logits out, a data contract, randomness that is a function of ``keys``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import warnings
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from video_rs.contract import DataContract
+from video_rs.errors import MachineError, UserError
+from video_rs.models.layout import DROP_PATH_RULES
+
+PACKAGES = ("timm", "pytorchvideo")
+PREFIX = "network."
+"""What our state dicts put before the names that the other package gives its weights."""
+
+
+class External(nn.Module):
+    """A network of another package. Subclasses say how clips reach it and where its public weights come from.
+
+    Args:
+        name: as for ``create_model``, e.g. "timm/resnet50".
+        network: of the other package, with logits for an output.
+        num_classes: logits.
+        contract: what the network is trained and tested on; sizes that are fixed at construction are this one's.
+        native: what its public weights expect to see.
+        classifier: names of the modules of ``network`` that depend on the number of classes.
+
+    Attributes:
+        name, network, num_classes, contract: as given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        num_classes: int,
+        contract: DataContract,
+        *,
+        native: DataContract,
+        classifier: Iterable[str],
+    ) -> None:
+        super().__init__()
+        self.name, self.num_classes, self.contract, self.native = name, num_classes, contract, native
+        self.network = network
+        self._classifier = tuple(classifier)
+
+    @property
+    def data_config(self) -> DataContract:
+        return self.contract
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The state-dict names of the final classifier's parameters."""
+        heads = tuple(f"{PREFIX}{module}." for module in self._classifier)
+        return tuple(name for name, _ in self.named_parameters() if name.startswith(heads))
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the network's authors keep from decaying, by their names here."""
+        theirs = getattr(self.network, "no_weight_decay", set)()
+        return {PREFIX + name for name in theirs}
+
+    def logits(self, clips: Tensor) -> Tensor:
+        """The network on clips ``[N, C, T, H, W]``, after :meth:`check`."""
+        raise NotImplementedError
+
+    def check(self, num_frames: int, height: int, width: int) -> None:
+        """Raises UserError for clips of a size that the network cannot take."""
+
+    def public_weights(self) -> dict[str, Tensor]:
+        """Its package's pretrained weights with our names, downloaded where they are not cached.
+
+        Raises:
+            UserError: there are none.
+            MachineError: they could not be downloaded.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Logits ``[N, num_classes]``.
+
+        Args:
+            x: clips ``[N, C, T, H, W]``, or images ``[N, C, H, W]``: clips of one frame.
+            keys: ``[N]`` int64. In training, all that the network draws (dropout, drop path) is a function of the keys
+                of the whole batch; without keys it comes from torch's generator.
+        """
+        clips = x.unsqueeze(2) if x.ndim == 4 else x
+        self.check(*clips.shape[2:])
+        with drawn_from(keys) if self.training and keys is not None else contextlib.nullcontext():
+            return self.logits(clips)
+
+    def load_public(self) -> tuple[str, ...]:
+        """Starts from :meth:`public_weights`, in place, and takes over their mean, std and resize filter.
+
+        Returns:
+            the state-dict names that started anew: the head, where the class counts differ.
+
+        Raises:
+            UserError: there are no such weights, or they are for other sizes.
+            MachineError: they could not be downloaded.
+        """
+        weights, own = self.public_weights(), self.state_dict()
+        self._refuse_misfits(weights, own)
+        kept = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+        self.load_state_dict(kept, strict=False)
+        pixels = {"filter": self.native.filter}
+        if self.native.in_channels == self.contract.in_channels:
+            pixels |= {"mean": self.native.mean, "std": self.native.std}
+        self.contract = dataclasses.replace(self.contract, **pixels)
+        return tuple(name for name in self.head_names if name not in kept)
+
+    def _refuse_misfits(self, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+        head = set(self.head_names)
+        missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+        if strange := [name for name in (*missing, *(weights.keys() - own.keys())) if name not in head]:
+            raise UserError(
+                f"the public weights of {self.name} are not of this network ({strange[0]} is in one of them only); "
+                f"they were made for another version of {self.name.partition('/')[0]}"
+            )
+        for name in own.keys() & weights.keys() - head:
+            if weights[name].shape != own[name].shape:
+                raise UserError(
+                    f"the public weights of {self.name} are for other sizes ({name}: {list(weights[name].shape)}, here "
+                    f"{list(own[name].shape)}); use theirs: {_sizes(self.native)}"
+                )
+
+    def to(self, *args: Any, **kwargs: Any) -> External:
+        """As ``nn.Module.to``; channels-last formats of either rank stand for each other, kernel by kernel."""
+        memory_format = kwargs.pop("memory_format", None)
+        if args or kwargs:
+            super().to(*args, **kwargs)
+        if memory_format is not None:
+            channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}
+            chosen = channels_last if memory_format in channels_last.values() else {}
+            for tensor in (*self.parameters(), *self.buffers()):
+                tensor.data = tensor.data.contiguous(memory_format=chosen.get(tensor.ndim, torch.contiguous_format))
+        return self
+
+
+def is_external(name: str) -> bool:
+    """Whether a model's name has the form of another package's."""
+    return "/" in name
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    drop_path_rule: str = DROP_PATH_RULES[0],
+    bn_momentum: float | None = None,
+    temporal_padding: str | None = None,
+    contract: DataContract | None = None,
+) -> External:
+    """A network of another package, with fresh weights; arguments as for ``create_model``, None takes its own value.
+
+    Raises:
+        UserError: there is no such network, its package is missing or broken, or it has no such setting.
+    """
+    package = name.partition("/")[0]
+    if package not in PACKAGES:
+        raise UserError(f"there is no model {name!r}: networks of other packages begin with timm/ or pytorchvideo/")
+    family_only = {
+        "model.width": (width, 1.0),
+        "model.drop_path_rule": (drop_path_rule, DROP_PATH_RULES[0]),
+        "model.temporal_padding": (temporal_padding, None),
+    }
+    for key, (given, default) in family_only.items():
+        if given != default:
+            refuse(name, key, given, "null" if default is None else default)
+    module = importlib.import_module(f"video_rs.models.external_{package}")
+    model = module.create(name, num_classes, in_channels, dropout, drop_path, contract)
+    if bn_momentum is not None:
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.momentum = bn_momentum
+    for size in (model.contract.train_size, model.contract.test_size):
+        model.check(model.contract.num_frames, size, size)
+    return model.to(memory_format=torch.channels_last_3d)
+
+
+def refuse(name: str, key: str, given: Any, instead: Any) -> None:
+    """Raises UserError for a setting that a network does not have."""
+    raise UserError(f"{name} has no such setting: {key}={given}; set {key}={instead}")
+
+
+def package(name: str, module: str) -> ModuleType:
+    """Imports a module of the package that network ``name`` is of. Raises UserError in one line when it cannot be."""
+    top = module.partition(".")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # their use of torch.jit
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == top:
+            raise UserError(f"{name} needs the package {top}: pip install {top}") from None
+        reason = str(error)
+    except Exception as error:  # a torchvision that was built for another torch raises RuntimeErrors and OSErrors
+        reason = first_line(error)
+    raise UserError(
+        f"{name} needs the package {top}, which is installed but cannot be imported ({reason}): "
+        "torch and torchvision must be a matching pair, install both anew from one place"
+    )
+
+
+def known(name: str, model: str, names: Iterable[str]) -> None:
+    """Raises UserError with the nearest names when ``model`` is not one of ``names``."""
+    names = list(names)
+    if model not in names:
+        prefix = name.partition("/")[0]
+        nearest = difflib.get_close_matches(model, names, n=3, cutoff=0.5) or names[:3]
+        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(f'{prefix}/{n}' for n in nearest)}?")
+
+
+@contextlib.contextmanager
+def downloading(name: str) -> Iterator[None]:
+    """Whatever a hub client, urllib or the disk may raise becomes one MachineError."""
+    try:
+        yield
+    except Exception as error:
+        raise MachineError(f"the public weights of {name} could not be downloaded: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+@contextlib.contextmanager
+def drawn_from(keys: Tensor) -> Iterator[None]:
+    """Inside, torch's generators draw what these keys say; afterwards they are as they were."""
+    weights = 2 * torch.arange(len(keys), device=keys.device) + 1  # so that their order counts
+    seed = int((keys * weights).sum())
+    with torch.random.fork_rng([keys.device] if keys.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _sizes(contract: DataContract) -> str:
+    return (
+        f"data.num_frames={contract.num_frames} data.train_size={contract.train_size}, {contract.in_channels} channels"
+    )

@@ -1,0 +1,254 @@
+"""Video networks of PyTorchVideo (Fan et al. 2021, arXiv 2111.09887) as ``pytorchvideo/<name>``.
+
+The networks are those of ``pytorchvideo.models.hub``. What their public weights expect to see is said in PyTorchVideo's
+model zoo (docs/source/model_zoo.md: frames x stride; 10 clips x 3 crops, MViT 5 x 1) and in the configs they were
+trained with (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/*.yaml and configs/ImageNet/MVIT_B_16_CONV.yaml:
+crops; slowfast/config/defaults.py: mean and std).
+
+Some of the hub's heads end in a softmax, in training too; here every network gives logits. Its convolutional heads
+average over fixed windows, sized for one clip: here for the clip of the contract. On larger test crops they slide and
+average what they find, as theirs do; on smaller clips they take the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.errors import UserError
+from video_rs.models.external import PREFIX, External, downloading, known, package, refuse
+
+ALPHA = 4
+"""SlowFast's slow pathway sees every ALPHA-th frame (arXiv 1812.03982, section 3.2)."""
+
+SPATIAL_STRIDE = 32
+
+
+def _contract(
+    frames: int, stride: int, train: int = 224, side: int = 256, test: int = 256, **pixels: Any
+) -> DataContract:
+    pixels = {"mean": (0.45,) * 3, "std": (0.225,) * 3, **pixels}
+    return DataContract(frames, stride, train_size=train, short_side=side, test_size=test, **pixels)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the hub.
+
+    Attributes:
+        contract: what its public weights expect to see.
+        temporal_strides: frames per time step of the last features, by pathway.
+        min_frames: of a clip.
+        softmax: whether the hub's head ends in one.
+        num_classes, channels: names of the builder's arguments.
+    """
+
+    contract: DataContract
+    temporal_strides: tuple[int, ...] = (1,)
+    min_frames: int = 1
+    softmax: bool = False
+    num_classes: str = "model_num_class"
+    channels: str = "input_channel"
+
+    @property
+    def is_slowfast(self) -> bool:
+        return len(self.temporal_strides) == 2
+
+    @property
+    def is_mvit(self) -> bool:
+        return self.num_classes == "head_num_classes"
+
+
+_MVIT = {"num_classes": "head_num_classes", "channels": "input_channels"}
+_SLOWFAST = {"temporal_strides": (ALPHA, 1), "channels": "input_channels"}
+_POOLED = {"temporal_strides": (2,), "min_frames": 2}  # a pool over pairs of frames after the first stage
+_IMAGE = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "filter": "bicubic-antialias"}
+
+ENTRIES = {
+    "slow_r50": Entry(_contract(8, 8)),
+    "c2d_r50": Entry(_contract(8, 8), **_POOLED),
+    "i3d_r50": Entry(_contract(8, 8), **_POOLED),
+    "csn_r101": Entry(_contract(32, 2), temporal_strides=(8,)),
+    "r2plus1d_r50": Entry(_contract(16, 4), temporal_strides=(4,), softmax=True),
+    "x3d_xs": Entry(_contract(4, 12, 160, 182, 182), softmax=True),
+    "x3d_s": Entry(_contract(13, 6, 160, 182, 182), softmax=True),
+    "x3d_m": Entry(_contract(16, 5), softmax=True),
+    "x3d_l": Entry(_contract(16, 5, 312, 356, 356), softmax=True),
+    "slowfast_r50": Entry(_contract(32, 2), **_SLOWFAST),
+    "slowfast_r101": Entry(_contract(32, 2), **_SLOWFAST),
+    "slowfast_16x8_r101_50_50": Entry(_contract(64, 2), **_SLOWFAST),
+    "mvit_base_16x4": Entry(_contract(16, 4, test=224), **_MVIT),
+    "mvit_base_32x3": Entry(_contract(32, 3, test=224), **_MVIT),
+    "mvit_base_16": Entry(_contract(1, 1, test=224, **_IMAGE), **_MVIT),
+}
+
+
+def create(
+    name: str,
+    num_classes: int | None,
+    in_channels: int,
+    dropout: float | None,
+    drop_path: float | None,
+    contract: DataContract | None,
+) -> External:
+    """A network of PyTorchVideo's hub with fresh weights; arguments as for ``create_model``. Raises UserError."""
+    model = name.removeprefix("pytorchvideo/")
+    known(name, model, ENTRIES)
+    hub, entry = package(name, "pytorchvideo.models.hub"), ENTRIES[model]
+    native = entry.contract.with_channels(in_channels)
+    contract = contract or native
+    if num_classes is None:  # those of its public weights: the hub's builder of the image network forgets to say 1000
+        num_classes = 1000 if entry.contract.num_frames == 1 else 400
+    channels = (in_channels, in_channels) if entry.is_slowfast else in_channels
+    arguments = {entry.num_classes: num_classes, entry.channels: channels}
+    if entry.is_mvit:
+        return _mvit(name, getattr(hub, model), arguments, num_classes, dropout, drop_path, contract, native)
+    if drop_path:
+        refuse(name, "model.drop_path", drop_path, "null")
+    network = getattr(hub, model)(**arguments, head_output_with_global_average=False, head_activation=None)
+    if dropout is not None:
+        network.blocks[-1].dropout = nn.Dropout(dropout) if dropout else None
+    return Convolutional(name, network, num_classes, contract, native=native, entry=entry)
+
+
+class Convolutional(External):
+    """All networks of the hub but MViT."""
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        num_classes: int,
+        contract: DataContract,
+        *,
+        native: DataContract,
+        entry: Entry,
+    ) -> None:
+        classifier = f"blocks.{len(network.blocks) - 1}.proj"
+        super().__init__(name, network, num_classes, contract, native=native, classifier=(classifier,))
+        self._entry, self._frames = entry, contract.num_frames
+        size = _ceil(contract.train_size, SPATIAL_STRIDE)
+        windows = [(_ceil(contract.num_frames, stride), size, size) for stride in entry.temporal_strides]
+        _replace_pools(network, iter(windows))
+
+    def check(self, num_frames: int, height: int, width: int) -> None:
+        if num_frames < self._entry.min_frames:
+            raise UserError(f"{self.name} needs clips of {self._entry.min_frames} frames or more, not {num_frames}")
+        if self._entry.is_slowfast and (num_frames % ALPHA or num_frames > self._frames):
+            raise UserError(
+                f"{self.name} was built for clips of {self._frames} frames and cannot take {num_frames}: its slow "
+                f"pathway sees every {ALPHA}th, so data.num_frames must be a multiple of {ALPHA}"
+            )
+
+    def logits(self, clips: Tensor) -> Tensor:
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        windows = self.network(_pathways(clips) if self._entry.is_slowfast else clips).flatten(2)
+        if self._entry.softmax and windows.shape[2] > 1:  # theirs averages probabilities: the logarithm of that
+            return windows.log_softmax(1).logsumexp(2) - math.log(windows.shape[2])
+        return windows.mean(2)
+
+    def public_weights(self) -> dict[str, Tensor]:
+        return _public_weights(self)
+
+
+class MViT(External):
+    """MViT (Fan et al. 2021, arXiv 2104.11227), whose position embeddings know clips of one size alone."""
+
+    def __init__(
+        self, name: str, network: nn.Module, num_classes: int, contract: DataContract, *, native: DataContract
+    ):
+        super().__init__(name, network, num_classes, contract, native=native, classifier=("head.proj",))
+        self._clip = (contract.num_frames, contract.train_size, contract.train_size)
+
+    def check(self, num_frames: int, height: int, width: int) -> None:
+        if (num_frames, height, width) != self._clip:
+            frames, size, _ = self._clip
+            raise UserError(
+                f"{self.name} was built for clips of {frames} frames of {size}x{size} and cannot take {num_frames} of "
+                f"{height}x{width}; set data.test_size to data.train_size"
+            )
+
+    def logits(self, clips: Tensor) -> Tensor:
+        if self._clip[0] == 1:
+            return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))
+        return self.network(clips.contiguous(memory_format=torch.channels_last_3d))
+
+    def public_weights(self) -> dict[str, Tensor]:
+        return _public_weights(self)
+
+
+def _mvit(
+    name: str,
+    builder: Callable[..., nn.Module],
+    arguments: dict[str, Any],
+    num_classes: int,
+    dropout: float | None,
+    drop_path: float | None,
+    contract: DataContract,
+    native: DataContract,
+) -> MViT:
+    frames, size = contract.num_frames, contract.train_size
+    image = native.num_frames == 1
+    if image and frames > 1:
+        raise UserError(f"{name} is an image network and cannot take clips of {frames} frames; set data.num_frames=1")
+    if size % 4 or (frames % 2 and not image):  # strides of the patches
+        raise UserError(
+            f"{name} needs a data.train_size that is a multiple of 4 and an even data.num_frames, "
+            f"not {size} and {frames}"
+        )
+    arguments |= {"spatial_size": size, "temporal_size": frames}
+    arguments |= {} if dropout is None else {"head_dropout_rate": dropout}
+    arguments |= {} if drop_path is None else {"droppath_rate_block": drop_path}
+    return MViT(name, builder(**arguments), num_classes, contract, native=native)
+
+
+class AveragePool(nn.Module):
+    """Means over windows at stride 1, which are as large as the clip where that is smaller."""
+
+    def __init__(self, window: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool3d(x, tuple(map(min, self.window, x.shape[2:])), stride=1)
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}"
+
+
+def _replace_pools(module: nn.Module, windows: Iterator[tuple[int, int, int]]) -> None:
+    """Puts an :class:`AveragePool` of the next window in the place of every average pool, in order."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.AvgPool3d):
+            setattr(module, name, AveragePool(next(windows)))
+        else:
+            _replace_pools(child, windows)
+
+
+def _pathways(clips: Tensor) -> list[Tensor]:
+    """SlowFast's input: every ALPHA-th frame, from the first to the last, and all of them."""
+    num_frames = clips.shape[2]
+    slow = torch.linspace(0, num_frames - 1, num_frames // ALPHA).long()
+    return [clips.index_select(2, slow.to(clips.device)), clips]
+
+
+def _public_weights(model: External) -> dict[str, Tensor]:
+    if model.contract.in_channels != 3:
+        raise UserError(f"the public weights of {model.name} are for 3 channels, not {model.contract.in_channels}")
+    hub, name = package(model.name, "pytorchvideo.models.hub"), model.name.removeprefix("pytorchvideo/")
+    address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
+    with downloading(model.name):  # as the hub does, but for code in the file
+        saved = torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
+    return {PREFIX + key: value for key, value in saved["model_state"].items()}
+
+
+def _ceil(size: int, stride: int) -> int:
+    return -(-size // stride)

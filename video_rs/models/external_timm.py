@@ -1,0 +1,147 @@
+"""Image networks of timm (https://github.com/huggingface/pytorch-image-models) as ``timm/<name>``.
+
+Any name of ``timm.list_models()``, with or without the tag of its weights: "timm/resnet50", "timm/resnet50.a1_in1k".
+The data contract is the network's ``pretrained_cfg``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.errors import UserError
+from video_rs.models.external import PREFIX, External, downloading, first_line, known, package, refuse
+
+KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
+"""timm's argument: what sets it here."""
+
+
+def create(
+    name: str,
+    num_classes: int | None,
+    in_channels: int,
+    dropout: float | None,
+    drop_path: float | None,
+    contract: DataContract | None,
+) -> TimmNetwork:
+    """A network of timm with fresh weights; arguments as for ``create_model``. Raises UserError."""
+    timm = package(name, "timm")
+    model = name.removeprefix("timm/")
+    known(name, model.partition(".")[0], timm.list_models())
+    if "." in model:
+        known(name, model, timm.list_pretrained(f"{model.partition('.')[0]}.*"))
+    cfg = timm.get_pretrained_cfg(model)
+    native = native_contract(cfg).with_channels(in_channels)
+    contract = contract or native
+    arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout, "drop_path_rate": drop_path}
+    if in_channels != 3:
+        arguments["in_chans"] = in_channels
+    if cfg.fixed_input_size and contract.train_size != native.train_size:
+        arguments["img_size"] = contract.train_size
+    network = _build(name, timm, {k: v for k, v in arguments.items() if v is not None}, contract)
+    classes = getattr(network, "num_classes", 0) if num_classes is None else num_classes
+    if not classes:
+        raise UserError(f"{name} has no classes of its own; say how many with num_classes (model.num_classes)")
+    model = TimmNetwork(name, network, classes, contract, native=native, fixed_size=cfg.fixed_input_size)
+    for size in {contract.train_size, contract.test_size} - {native.train_size, native.test_size}:
+        _try(model, contract, size)
+    return model
+
+
+class TimmNetwork(External):
+    """An image network: clips of one frame only. ``fixed_size``: it takes images of ``contract.train_size`` alone."""
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        num_classes: int,
+        contract: DataContract,
+        *,
+        native: DataContract,
+        fixed_size: bool,
+    ) -> None:
+        classifier = network.pretrained_cfg.get("classifier") or ()
+        classifier = (classifier,) if isinstance(classifier, str) else classifier
+        super().__init__(name, network, num_classes, contract, native=native, classifier=classifier)
+        self._size = contract.train_size if fixed_size else None
+
+    def check(self, num_frames: int, height: int, width: int) -> None:
+        if num_frames > 1:
+            raise UserError(
+                f"{self.name} is an image network and cannot take clips of {num_frames} frames; set data.num_frames=1, "
+                "or choose a video network (resnet3d_rs_*, pytorchvideo/*)"
+            )
+        if self._size and (height, width) != (self._size, self._size):
+            raise UserError(
+                f"{self.name} was built for images of {self._size}x{self._size} and cannot take {height}x{width}; "
+                "set data.test_size to data.train_size"
+            )
+
+    def logits(self, clips: Tensor) -> Tensor:
+        return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))
+
+    def public_weights(self) -> dict[str, Tensor]:
+        timm = package(self.name, "timm")
+        model = self.name.removeprefix("timm/")
+        if not timm.get_pretrained_cfg(model).has_weights:
+            raise UserError(f"timm has no weights for {self.name}; train it, or name a file of weights")
+        sizes = {} if self._size in (None, self.native.train_size) else {"img_size": self._size}
+        channels = {} if self.contract.in_channels == 3 else {"in_chans": self.contract.in_channels}
+        with torch.random.fork_rng([]), downloading(self.name):
+            network = timm.create_model(model, pretrained=True, **sizes, **channels)
+        return {PREFIX + key: value for key, value in network.state_dict().items()}
+
+
+def native_contract(cfg: Any) -> DataContract:
+    """What timm's weights expect to see (its ``pretrained_cfg``); timm resizes with PIL, which antialiases."""
+    size = cfg.input_size[-1]
+    test_size = size if cfg.fixed_input_size else (cfg.test_input_size or cfg.input_size)[-1]
+    crop = cfg.test_crop_pct or cfg.crop_pct
+    mean, std = tuple(cfg.mean or IMAGENET_MEAN), tuple(cfg.std or IMAGENET_STD)
+    return DataContract(
+        num_frames=1,
+        stride=1,
+        mean=mean,
+        std=std,
+        train_size=size,
+        short_side=math.floor(test_size / crop),
+        test_size=test_size,
+        filter="bilinear-antialias" if cfg.interpolation == "bilinear" else "bicubic-antialias",
+        in_channels=cfg.input_size[0],
+    )
+
+
+@torch.no_grad()
+def _try(model: TimmNetwork, contract: DataContract, size: int) -> None:
+    """Raises UserError where images of this size do not pass: networks of windows and patches may tell only then."""
+    model.check(contract.num_frames, size, size)
+    image = torch.zeros(1, contract.in_channels, size, size, device=next(model.parameters()).device)
+    try:
+        model.eval()(image)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        reason = "" if not str(error) else f" ({first_line(error)[:100]})"
+        raise UserError(
+            f"{model.name} cannot take images of {size}x{size}{reason}; its own are of {model.native.train_size}"
+        ) from None
+    finally:
+        model.train()
+
+
+def _build(name: str, timm: Any, arguments: dict[str, Any], contract: DataContract) -> nn.Module:
+    try:
+        return timm.create_model(name.removeprefix("timm/"), **arguments)
+    except TypeError as error:
+        argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if argument and argument[1] == "img_size":
+            raise UserError(f"{name} takes images of one size alone, not of {contract.train_size}") from None
+        if not argument or argument[1] not in KEYS:
+            raise
+        refuse(name, KEYS[argument[1]], arguments[argument[1]], 3 if argument[1] == "in_chans" else "null")
+    except (AssertionError, ValueError, RuntimeError) as error:  # sizes that a patch or window does not divide
+        raise UserError(f"timm cannot build {name} with {arguments}: {first_line(error)[:200]}") from None
