@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 def test_a_missing_package_is_one_line(name, script):
     tool = ROOT / "tools" / script
     assert f'main("{name}")' in tool.read_text()
-    arguments = {"predict": ["--weights=x.pt", "x.mp4"], "make-motion": [], "inflate": ["--from=x.pt", "--out=y.pt"]}
+    arguments = {
+        "predict": ["--weights=x.pt", "x.mp4"],
+        "make-motion": [],
+        "models": [],
+        "inflate": ["--from=x.pt", "--out=y.pt"],
+    }
     command = [sys.executable, "-S", str(tool), *arguments.get(name, ["--cfg=k400_rs50"])]  # without site-packages
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 3 and len(done.stderr.splitlines()) == 1, done.stderr

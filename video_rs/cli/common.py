@@ -19,7 +19,9 @@ SCRIPTS = {
     "test": "test_net.py",
     "predict": "predict.py",
     "show-clips": "show_clips.py",
+    "models": "list_models.py",
     "inflate": "inflate_weights.py",
+    "convert": "convert_weights.py",
     "make-motion": "make_motion.py",
 }  # the command's name: its script in tools/
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}

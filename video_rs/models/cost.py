@@ -1,0 +1,302 @@
+"""What a network costs: parameters, multiply-accumulates (MACs), activation memory, and its stages one by one.
+
+    >>> cost("resnet_rs_50")
+    Cost(parameters=35691912, macs=2278629376, activation_bytes=...)
+
+Networks run on torch's meta device: shapes alone, nothing is computed or allocated. MACs are those of convolutions and
+matrix products, attention's included; batch normalisation, activations, pooling and biases are left out, as in the
+papers, whose "FLOPs" are twice the MACs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from video_rs.contract import DataContract
+from video_rs.models.layers import MaxPool
+from video_rs.models.layout import Layout
+from video_rs.models.presets import PRESETS, Preset
+from video_rs.models.resnet_rs import Bottleneck, ResNetRS
+from video_rs.models.zoo import create_model
+
+Shape = tuple[int, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sample costs.
+
+    Attributes:
+        parameters: trainable numbers of the network.
+        macs: multiply-accumulates of one forward pass of one training clip (or image).
+        activation_bytes: see :func:`activation_bytes`.
+    """
+
+    parameters: int
+    macs: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A line of :func:`stages`.
+
+    Attributes:
+        name: in the network.
+        what: its layers in words.
+        shapes: of its outputs, without the batch: ``(C, T, H, W)``, of images ``(C, H, W)``.
+        parameters, macs: as in :class:`Cost`.
+    """
+
+    name: str
+    what: str
+    shapes: tuple[Shape, ...]
+    parameters: int
+    macs: int
+
+
+def input_shape(contract: DataContract, size: int | None = None) -> Shape:
+    """``(C, T, H, W)``, of image networks ``(C, H, W)``; ``size`` pixels a side instead of a training crop's."""
+    side = size or contract.train_size
+    frames = (contract.num_frames,) if contract.num_frames > 1 else ()
+    return (contract.in_channels, *frames, side, side)
+
+
+def cost(name: str, size: int | None = None) -> Cost:
+    """The cost of a network that ``create_model`` knows, on its training clips or on clips of ``size`` pixels a side.
+
+    The blocks in the middle of a stage cost the same. So presets are measured with few of them, which is quick, and
+    the rest follows; the tests compare this with whole networks, to the last unit.
+    """
+    preset = PRESETS.get(name)
+    if preset is None or not all(isinstance(kernel, int) for kernel in preset.layout.temporal_kernels):
+        return without_memory(name, lambda model: measure(model, size))
+    few = 3 if preset.layout.self_gating else 2  # gates are in the last block
+    neutral = {"name": "", "depth": 0, "rand_augment": None, "published": (), "reference": None}  # to share the cache
+    shallow = dataclasses.replace(preset, blocks=(few,) * len(preset.blocks), **neutral)
+    base, *middle = _base_and_middle(shallow, size)
+    totals = dataclasses.astuple(base)
+    for num_blocks, block in zip(preset.blocks, middle, strict=True):
+        steps = zip(totals, dataclasses.astuple(block), strict=True)
+        totals = tuple(total + (num_blocks - few) * step for total, step in steps)
+    return Cost(*totals)
+
+
+@functools.cache
+def _base_and_middle(preset: Preset, size: int | None) -> tuple[Cost, ...]:
+    """The cost of a network, and of the second block in each of its stages."""
+    rates = {"dropout": preset.dropout, "drop_path": preset.drop_path}
+    with torch.device("meta"):
+        model = ResNetRS(preset.layout, preset.blocks, preset.num_classes, **rates, contract=preset.contract)
+        return tuple(_costs(model, [model, *(blocks[1] for blocks in model.stages)], size))
+
+
+def measure(model: nn.Module, size: int | None = None) -> Cost:
+    """The cost of a model, see :func:`cost`. It runs where it is; the meta device computes and allocates nothing."""
+    return _costs(model, [model], size)[0]
+
+
+def _costs(model: nn.Module, modules: Sequence[nn.Module], size: int | None) -> list[Cost]:
+    shape = input_shape(model.contract, size)
+    columns = _parameters(modules), _macs(model, shape, modules), _activation_bytes(model, shape, modules)
+    return [Cost(*row) for row in zip(*columns, strict=True)]
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[int]:
+    return [sum(p.numel() for p in module.parameters()) for module in modules]
+
+
+def without_memory(name: str, function: Callable[[nn.Module], T]) -> T:
+    """``function`` of the network called ``name`` on the meta device; of those that cannot run there, on the CPU."""
+    for build_on in ("meta", "cpu"):
+        try:
+            with torch.device(build_on):
+                model = create_model(name)
+            with torch.device("meta"):
+                return function(model.to("meta"))
+        except (RuntimeError, TypeError):  # some networks look at numbers while they are built or run
+            continue
+    return function(create_model(name))
+
+
+def macs(model: nn.Module, shape: Shape) -> int:
+    """Multiply-accumulates of one forward pass of a sample of ``shape``, without the batch, in evaluation mode."""
+    return _macs(model, shape, [model])[0]
+
+
+def _macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
+    """Those of each of the modules, of which one may be the model."""
+    training = model.training
+    model.eval()
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),  # the counter does not know all fused attentions
+        FlopCounterMode(display=False) as counter,
+        _spent_in(modules, counter.get_total_flops) as flops,
+    ):
+        model(torch.zeros((1, *shape), device=_device(model)))
+    model.train(training)
+    return [count // 2 for count in flops]
+
+
+def activation_bytes(model: nn.Module, shape: Shape) -> int:
+    """What a training step keeps of a sample of ``shape`` from its forward pass for its backward pass, in bytes.
+
+    It is the sum over all storages that autograd saves, each counted once, in float32: inputs of convolutions and of
+    normalisation, outputs of activations, the clip itself, attention's weights (which fused kernels don't keep).
+    Parameters and buffers are not counted, and neither are gradients, the optimizer's state or what an operation needs
+    only while it runs, so that a device needs more than this. Under bfloat16 autocast it is roughly half. Measured
+    with a batch of two, halved.
+    """
+    return _activation_bytes(model, shape, [model])[0]
+
+
+def _activation_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
+    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, torch.UntypedStorage] = {}  # kept, so that no identity is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in own:
+            saved[_storage(tensor)] = tensor.untyped_storage()
+        return tensor
+
+    def total() -> int:
+        return sum(storage.nbytes() for storage in saved.values())
+
+    training = model.training
+    model.train()
+    hooks = [m.register_forward_hook(_keep_channels_last) for m in model.modules() if isinstance(m, nn.Conv3d)]
+    keep = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.enable_grad(), keep, _spent_in(modules, total) as spent:
+        model(torch.zeros((2, *shape), device=_device(model)))
+    for hook in hooks:
+        hook.remove()
+    model.train(training)
+    return [count // 2 for count in spent]
+
+
+@contextlib.contextmanager
+def _spent_in(modules: Sequence[nn.Module], read: Callable[[], int]) -> Iterator[list[int]]:
+    """By how much ``read()`` grows while each of the modules runs."""
+    spent, hooks = [0] * len(modules), []
+    for i, module in enumerate(modules):
+
+        def enter(*_: object, i: int = i) -> None:
+            spent[i] -= read()
+
+        def leave(*_: object, i: int = i) -> None:
+            spent[i] += read()
+
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield spent
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keep_channels_last(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """As devices do; the meta device's conv3d forgets it, and the views after it would become copies."""
+    keep = args[0].is_contiguous(memory_format=torch.channels_last_3d)
+    return output.contiguous(memory_format=torch.channels_last_3d) if keep else output
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # data_ptr() is 0 for everything on the meta device
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def stages(model: nn.Module, shape: Shape) -> list[Stage]:
+    """The network stage by stage on a sample of ``shape``; of networks that are not of this family, by top module.
+
+    What lies in none of these is a last line, "other".
+    """
+    image = len(shape) == 3
+    parts = list(_family_parts(model, image) if isinstance(model, ResNetRS) else _parts(model))
+    shapes: list[tuple[Shape, ...]] = [()] * len(parts)
+    hooks = []
+    for i, (_, _, modules) in enumerate(parts):
+
+        def leave(module: nn.Module, args: object, output: object, i: int = i) -> None:
+            shapes[i] = tuple(_shapes(output, image))
+
+        hooks.append(modules[-1].register_forward_hook(leave))
+    modules = [module for _, _, modules in parts for module in modules]
+    total, *each = _macs(model, shape, [model, *modules])
+    for hook in hooks:
+        hook.remove()
+    counts = zip(_parameters(modules), each, strict=True)
+    lines = []
+    for (name, what, modules), out in zip(parts, shapes, strict=True):
+        parameters, multiplied = map(sum, zip(*itertools.islice(counts, len(modules)), strict=True))
+        lines.append(Stage(name, what, out, parameters, multiplied))
+    rest = _parameters([model])[0] - sum(line.parameters for line in lines), total - sum(line.macs for line in lines)
+    return [*lines, Stage("other", "", (), *rest)] if any(rest) else lines
+
+
+Part = tuple[str, str, list[nn.Module]]  # name, what it is, what runs
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[Part]:
+    """Children; lists, which are never called, and the network inside a wrapper give theirs."""
+    for name, child in module.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)) or not prefix and name == "network":
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, type(child).__name__, [child]
+
+
+def _family_parts(model: ResNetRS, image: bool) -> Iterator[Part]:
+    for name, layer in model.stem.named_children():
+        pool = isinstance(layer, MaxPool)
+        what = f"max pool {_times(layer.kernel, image)}" if pool else _conv(layer.conv, image)
+        yield f"stem.{name}", what + _strided(layer.stride if pool else layer.conv.stride, image), [layer]
+    for i, blocks in enumerate(model.stages):
+        yield f"stages.{i}", _bottlenecks(list(blocks), model.layout, image), list(blocks)
+    yield "head", f"mean, dropout {model.dropout.rate:g}, linear", [model.head]
+
+
+def _bottlenecks(blocks: list[Bottleneck], layout: Layout, image: bool) -> str:
+    first = blocks[0]
+    kernels = " or ".join(dict.fromkeys(_conv(block.conv1.conv, image) for block in blocks))
+    layers = [kernels, _conv(first.conv2.conv, image), _conv(first.conv3.conv, image)]
+    gates = ["SE"] * bool(layout.se_ratio) + ["self-gating in the last"] * layout.self_gating
+    stride = (first.conv1.conv.stride[0], *first.conv2.conv.stride[1:])
+    return ", ".join([f"{len(blocks)} x [{'; '.join(layers)}]", *gates]) + _strided(stride, image)
+
+
+def _conv(conv: nn.Conv3d, image: bool) -> str:
+    return f"{_times(conv.kernel_size, image)}, {conv.out_channels}"
+
+
+def _strided(stride: Shape, image: bool) -> str:
+    return "" if set(stride) == {1} else f", stride {_times(stride, image)}"
+
+
+def _times(numbers: Shape, image: bool) -> str:
+    return "x".join(map(str, numbers[image:]))
+
+
+def _shapes(output: object, image: bool) -> Iterator[Shape]:
+    """Of all tensors in an output, without the batch, and without the one frame of an image."""
+    if isinstance(output, (list, tuple)):
+        for item in output:
+            yield from _shapes(item, image)
+    elif isinstance(output, Tensor):
+        shape = tuple(output.shape[1:])
+        yield (shape[0], *shape[2:]) if image and len(shape) == 4 else shape
