@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from video_rs import checkpoint, download, runtime
 from video_rs.contract import DataContract
@@ -21,7 +21,7 @@ from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
 from video_rs.evaluation.multiview import view_probs
-from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.external import is_external
 from video_rs.models.zoo import create_model
 
 
@@ -57,7 +57,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     return Classifier(model_from_checkpoint(checkpoint.load_run(download.local(path)), str(path)), chosen)
 
 
-def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> ResNetRS:
+def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> nn.Module:
     """The network of a checkpoint, in ``eval()`` mode on the CPU.
 
     Raises:
@@ -68,9 +68,7 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     if unknown := state["model_args"].keys() - known:
         raise UserError(f"{name} has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
     try:
-        with torch.device("meta"):  # its random weights would be thrown away
-            model = create_model(**state["model_args"], contract=contract)
-        model.to_empty(device="cpu")
+        model = _empty_model(state["model_args"], contract)
     except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name}: no network can be made of its model_args: {reason}") from None
@@ -82,6 +80,16 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     if contract.class_names and len(contract.class_names) != model.num_classes:
         raise UserError(f"{name} is damaged: {len(contract.class_names)} class names, {model.num_classes} classes")
     return model.eval()
+
+
+def _empty_model(model_args: Mapping[str, Any], contract: DataContract) -> nn.Module:
+    """The network without its random weights, which would be thrown away."""
+    if is_external(model_args["name"]):  # may hold tensors that no state dict has
+        with torch.random.fork_rng([]):
+            return create_model(**model_args, contract=contract)
+    with torch.device("meta"):
+        model = create_model(**model_args, contract=contract)
+    return model.to_empty(device="cpu")
 
 
 class Classifier:
@@ -97,7 +105,7 @@ class Classifier:
         class_names: in the order of the logits; numbers where the contract has no names.
     """
 
-    def __init__(self, model: ResNetRS, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last_3d)
         self.contract, self.views_per_forward = model.contract, views_per_forward
