@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_rs.cli.build import build_model
 from video_rs.config import config_folder, load_config
@@ -27,12 +28,18 @@ def test_header_and_model(path):
     assert all(word in header for word in ("Expected accuracy:", "Cost:", f"--cfg {path.name}"))
     readme = re.search(r"datasets/\w+/README.md", header)
     assert readme and (Path(__file__).parents[1] / readme[0]).is_file()
-    assert config.model.name.startswith("resnet_rs_" if config.data.num_frames == 1 else "resnet3d_rs_")
+    videos = ("resnet3d_rs_", "garden_resnet3d_rs_", "pytorchvideo/")
+    assert config.model.name.startswith(("resnet_rs_", "timm/") if config.data.num_frames == 1 else videos)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_model_exists(path):
-    assert load_config(path.stem).model.name in list_models()
+    config = load_config(path.stem)
+    if "/" in config.model.name:
+        with torch.device("meta"):
+            assert build_model(config, ("a", "b")).num_classes == 2
+    else:
+        assert config.model.name in list_models()
 
 
 @pytest.mark.parametrize(("overrides", "rates"), [([], [0.04, 0.04]), (["model.drop_path_rule=block"], [0, 0.1 / 7])])
@@ -82,6 +89,33 @@ def test_imagenet_recipe(depth, size, dropout, drop_path, magnitude):
     assert (c.data.area, c.data.aspect) == ((0.08, 1.0), pytest.approx((3 / 4, 4 / 3)))
     assert (c.optim.lr, c.optim.lr_batch, c.optim.weight_decay, c.optim.warmup_epochs) == (1.6, 4096, 4e-5, 5)
     assert (c.train.epochs, c.train.batch_size, c.train.label_smoothing, c.train.ema_decay) == (350, 4096, 0.1, 0.9999)
+
+
+def test_slow_r50_recipe():
+    """facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/SLOW_8x8_R50.yaml and slowfast/config/defaults.py."""
+    from video_rs.models.external_pytorchvideo import ENTRIES
+
+    c = load_config("k400_slow_r50")
+    assert (c.model.name, c.model.dropout, c.model.drop_path) == ("pytorchvideo/slow_r50", 0.5, None)
+    assert c.contract() == ENTRIES["slow_r50"].contract  # so that its public weights fit
+    assert (c.test.clips, c.test.crops, c.data.rand_augment_layers, c.data.mixup) == (10, 3, 0, 0)
+    assert (c.optim.lr, c.optim.lr_batch, c.optim.momentum, c.optim.nesterov) == (0.1, 64, 0.9, True)
+    assert (c.optim.weight_decay, c.optim.warmup_epochs, c.optim.schedule) == (1e-4, 34, "cosine")
+    assert (c.train.epochs, c.train.batch_size, c.train.micro_batch) == (196, 64, 8)
+    assert (c.train.label_smoothing, c.train.ema_decay) == (0, 0)
+    theirs = [224**2 / (side**2 * ratio) for side, ratio in ((320, 16 / 9), (256, 4 / 3))]  # short side, then the crop
+    assert c.data.area == pytest.approx(theirs, abs=0.005)
+
+
+def test_efficientnet_recipe():
+    """The RS recipe, but for what arXiv 2103.07579 section 7.2 and EfficientNet's own code say of B4."""
+    from video_rs.config import flatten
+
+    c, rs = load_config("imagenet_efficientnet_rs"), load_config("imagenet_rs152")
+    differ = {key for key, value in flatten(c).items() if value != flatten(rs)[key]}
+    assert differ == {"out", "model.name", "model.dropout", "model.drop_path", "model.bn_momentum"}
+    assert (c.model.name, c.model.dropout, c.model.drop_path) == ("timm/tf_efficientnet_b4", 0.4, 0.2)
+    assert c.data.rand_augment_magnitude == 15  # between 224 and 320 pixels
 
 
 def test_the_control_differs_in_its_frames_alone():

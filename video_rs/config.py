@@ -46,13 +46,15 @@ def _key(
 class ModelConfig:
     """The network."""
 
-    name: str = _key("resnet3d_rs_50", "a name of video_rs.list_models()")
+    name: str = _key("resnet3d_rs_50", "a name of video_rs.list_models(), timm/<name> or pytorchvideo/<name>")
     num_classes: int = _key(0, "classes; 0: as many as the data has", low=0)
-    width: float = _key(1.0, "multiplier of all channel counts", low=0.05, high=8)
+    width: float = _key(1.0, "multiplier of all channel counts; ResNet-RS only", low=0.05, high=8)
     dropout: float | None = _key(None, "before the head; null: the model's own", low=0, high=0.95)
     drop_path: float | None = _key(None, "rate of the last stage; null: the model's own", low=0, high=0.95)
     drop_path_rule: str = _key("stage", "rate by the paper's stage, or by timm's block", choices=DROP_PATH_RULES)
-    bn_momentum: float | None = _key(None, "torch's; null: 1.0 with weight EMA, else 0.1", low=1e-4, high=1)
+    bn_momentum: float | None = _key(
+        None, "torch's; null: 1.0 with weight EMA, else 0.1; others: theirs", low=1e-4, high=1
+    )
     temporal_padding: str | None = _key(
         None, "before the first and after the last frame; null: the layout's", choices=TEMPORAL_PADDINGS
     )

@@ -48,7 +48,7 @@ def check_media(config: Config, records: Records) -> None:
     if config.data.num_frames > 1 and is_image(records.path(0)):
         raise UserError(
             f"the data are images ({records.path(0)}), data.num_frames={config.data.num_frames} is for videos; "
-            "use an image config (imagenet_rs*.yaml, or data.num_frames=1 model.name=resnet_rs_*)"
+            "use an image config (imagenet_rs*.yaml, or data.num_frames=1 and model.name=resnet_rs_* or timm/*)"
         )
 
 
