@@ -308,6 +308,40 @@ def test_weights_by_address(server, tmp_path, capsys, make_video):
         assert out == "" and len(err.splitlines()) == 1 and f"{server.base}/{name}" in err
 
 
+def test_the_test_takes_an_address(server, tmp_path, capsys, make_video):
+    """``video-rs test weights=...``: what it says and what it advises is the address, not a file of the cache."""
+    import torch
+
+    import video_rs
+    from video_rs import checkpoint
+    from video_rs.cli import test
+    from video_rs.config import load_config
+
+    torch.set_num_threads(1)
+    (tmp_path / "tiny.yaml").write_text("""
+model: {name: resnet3d_rs_26, width: 0.125}
+data: {num_frames: 2, stride: 1, train_size: 32, short_side: 32, test_size: 32, workers: 0}
+test: {clips: 1, crops: 1}
+train: {device: cpu, threads: 1}
+""")
+    for name in ("archery", "yoga"):
+        make_video(tmp_path / "data" / "test" / name / "0.mp4", num_frames=6)
+    arguments = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
+    contract = load_config(tmp_path / "tiny.yaml").contract(("archery", "yoga"))
+    state = {"format": 1, "config": {}, "model_args": arguments, "contract": contract.to_dict(), "ema": None}
+    checkpoint.save(tmp_path / "a.safetensors", {**state, "model": video_rs.create_model(**arguments).state_dict()})
+    server.files["/a.safetensors"] = (tmp_path / "a.safetensors").read_bytes()
+    settings = ["--cfg", f"{tmp_path}/tiny.yaml", f"data.root={tmp_path}/data", f"out={tmp_path}/run"]
+    address = f"{server.base}/a.safetensors"
+    assert run(test.main, [*settings, f"weights={address}"]) == 0
+    out = capsys.readouterr().out
+    assert f"from {address}, step" in out and f"--weights {address} " in out and str(cache_folder()) not in out
+    assert address in (tmp_path / "run" / "test" / "report.html").read_text()
+    assert run(test.main, [*settings, f"weights={address}", "model.width=0.25"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and address in error and "config.yaml" not in error
+
+
 def test_importing_it_leaves_torch_alone():
     code = "import sys, video_rs.download; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -264,5 +264,5 @@ def _bar(address: str, total: int | None):
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=f"fetching {address}", unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=address.rpartition("/")[2], unit="B", unit_scale=True, dynamic_ncols=True) as bar:
         yield bar.update
