@@ -152,8 +152,8 @@ def _test_row(preset: Preset) -> list[str]:
 
 
 def _accuracy(published: Published) -> list[str]:
-    top5 = "" if published.top5 is None else f"{published.top5:g}"
-    return [published.dataset, published.views, f"{published.top1:g}", top5, published.source]
+    top5 = "" if published.top5 is None else str(published.top5)
+    return [published.dataset, published.views, str(published.top1), top5, published.source]
 
 
 def one(name: str) -> Iterator[str]:
@@ -202,5 +202,5 @@ def _known(preset: Preset) -> Iterator[str]:
         yield f"Reference: {counted.parameters:,} parameters, {counted.gmacs:g} GMACs ({counted.source})"
     yield "Published accuracies, none reproduced here:" if preset.published else "No accuracy is published for it."
     for p in preset.published:
-        top5 = "" if p.top5 is None else f", top-5 {p.top5:g}"
-        yield f"  {p.dataset}, {p.views}: top-1 {p.top1:g}{top5} ({p.source})"
+        top5 = "" if p.top5 is None else f", top-5 {p.top5}"
+        yield f"  {p.dataset}, {p.views}: top-1 {p.top1}{top5} ({p.source})"
