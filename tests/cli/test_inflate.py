@@ -138,7 +138,12 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         "resnet3d_rs_26": ["--from", str(source), "--model", "resnet3d_rs26"],
         "does not exist": ["--from", str(tmp_path / "none.pth")],
         "not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],
-        "has depth 26 (blocks 2, 2, 2, 2), this one 50": ["--from", str(source), "--model", "resnet3d_rs_50"],
+        "has blocks 2, 2, 2, 2 (depth 26), this one 3, 4, 6, 3 (depth 50)": [
+            "--from",
+            str(source),
+            "--model",
+            "resnet3d_rs_50",
+        ],
     }
     for message, arguments in cases.items():
         assert run(inflate.main, [*arguments, "--out", out]) == 2

@@ -160,7 +160,7 @@ def test_init_from_is_strict(tmp_path):
         "it has no head.bias$": {name: tensor + 1 for name, tensor in state.items() if name != "head.bias"},
         "this network has no extra.weight$": {**state, "extra.weight": torch.zeros(1)},
         r"shapes: head.weight is \[3, 5\] but \[3, 256\]": {**state, "head.weight": torch.zeros(3, 5)},
-        r"depth 50 \(blocks 3, 4, 6, 3\), this one 26 \(blocks 2, 2, 2, 2\)$": small("resnet_rs_50").state_dict(),
+        r"blocks 3, 4, 6, 3 \(depth 50\), this one 2, 2, 2, 2 \(depth 26\)$": small("resnet_rs_50").state_dict(),
         r"width 0.25 \(16 channels in the first stage\), this one 0.125 \(8 ": wide.state_dict(),
         r"not those of a ResNet-RS: blocks by stage \[2, 2, 2, 0\]": blocks,
         r"not those of a ResNet-RS: blocks by stage \[0, 0, 0, 0\]": {"conv.weight": torch.zeros(1)},
@@ -262,6 +262,72 @@ def test_what_is_beyond_the_ends_of_a_clip_is_told_but_no_error(tmp_path):
     report = init_from(small("resnet3d_rs_26"), path)
     assert report.differences == {"temporal_padding": ("replicate", "zeros")}
     assert not init_from(small("resnet3d_rs_26", temporal_padding="replicate"), path).differences
+
+
+def external(name="timm/test_resnet", **kwargs):
+    pytest.importorskip("timm")
+    model = create_model(name, **{"num_classes": 3, **kwargs})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["theirs", "ours", "wrapped", "run"])
+def test_networks_of_other_packages(tmp_path, kind):
+    source, model, path = external(), external(), tmp_path / "weights.pt"
+    state = source.state_dict()
+    theirs = source.network.state_dict()
+    kinds = {"theirs": theirs, "ours": state, "wrapped": {"model_state": theirs, "epoch": 1}}
+    source.contract = dataclasses.replace(source.contract, class_names=NAMES, std=(0.1, 0.2, 0.3))
+    save_run(path, source, name=f"{source.name}.r160_in1k") if kind == "run" else torch.save(kinds[kind], path)
+    report = init_from(model, path)
+    assert same(model.state_dict(), state) and not report.weights.adapted
+    assert (model.contract == source.contract) == (kind == "run")
+
+
+def test_heads_of_networks_of_other_packages(tmp_path):
+    path = save_run(tmp_path / "run.pt", external(), name="timm/test_resnet")
+    model = external(num_classes=5)
+    head = model.get_parameter("network.fc.weight").clone()
+    report = init_from(model, path)
+    assert report.weights.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, starts anew")
+    assert torch.equal(model.get_parameter("network.fc.weight"), head)
+    assert len(report.weights.matched) == len(model.state_dict()) - 2
+
+
+def test_networks_of_other_packages_take_their_own_weights_alone(tmp_path):
+    source, path = external(), tmp_path / "weights.pt"
+    wrong = {
+        "its network is timm/test_resnet, this one timm/test_vit": external("timm/test_vit"),
+        r"conv1.0.weight is .* \(weights for other input channels are adapted for the ResNet-RS": external(
+            in_channels=1
+        ),
+    }
+    save_run(path, source, name="timm/test_resnet")
+    for message, model in wrong.items():
+        with pytest.raises(UserError, match=message):
+            init_from(model, path)
+    save_run(path, small(), name="resnet_rs_26")
+    with pytest.raises(UserError, match="its network is resnet_rs_26, this one timm/test_resnet"):
+        init_from(external(), path)
+    torch.save({**source.network.state_dict(), "extra": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="this network has no network.extra$"):
+        init_from(external(), path)
+    torch.save(source.state_dict(), path)
+    with pytest.raises(UserError, match=r"its network has blocks 1, 1, 1, 1, this one 2, 2, 2, 2 \(depth 26\)$"):
+        init_from(small(), path)
+    save_run(path, source, name="timm/test_resnet")
+    with pytest.raises(UserError, match="its network is timm/test_resnet, this one a ResNet-RS$"):
+        init_from(small(), path)
+
+
+def test_timms_own_resnetrs_trained_here_goes_into_the_family(tmp_path):
+    source = small()
+    theirs = {f"network.{name}": tensor for name, tensor in to_timm(source.state_dict()).items()}
+    torch.save(theirs, tmp_path / "weights.pt")
+    model = small("resnet3d_rs_26")
+    assert init_from(model, tmp_path / "weights.pt").weights.inflated
+    assert torch.equal(model.head.weight, source.head.weight)
 
 
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "garden_resnet_rs_50", "garden_resnet3d_rs_50", "resnet_rs_50"])

@@ -15,6 +15,7 @@ from video_rs import checkpoint, download
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import MachineError, UserError
 from video_rs.models.convert import State, looks_like_timm, ours, strip_prefixes
+from video_rs.models.external import PREFIX
 from video_rs.models.inflate import InflationReport, match, summary
 from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D, Layout
 from video_rs.models.presets import BLOCKS, PRESETS
@@ -26,9 +27,6 @@ LAYOUT_WEIGHTS = ("stem.pool.", ".gating.", ".se.")
 
 Differences = dict[str, tuple[Any, Any]]
 """Of two layouts: ``{field: (the source's, the network's)}``."""
-
-WRAPPED = "network."
-"""What the names of networks from other zoos begin with here."""
 
 TIMM_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 TIMM_CONTRACT = DataContract(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter="bicubic")
@@ -111,11 +109,12 @@ def sizes(source: Source) -> dict[str, Any]:
 def _bare(saved: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(saved.get("model"), Mapping):
         return checkpoint.weights(saved)
-    return saved["state_dict"] if isinstance(saved.get("state_dict"), Mapping) else dict(saved)
+    wrapped = next((key for key in ("state_dict", "model_state") if isinstance(saved.get(key), Mapping)), None)
+    return dict(saved[wrapped] if wrapped else saved)
 
 
 def _unwrapped(state: State) -> dict[str, Tensor]:
-    return {name.removeprefix(WRAPPED): tensor for name, tensor in state.items()}
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
 def read_timm(blocks: tuple[int, ...]) -> Source:
@@ -226,11 +225,14 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
 def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Differences]:
     """The weights with the network's names, and how the layouts differ. UserError where one or the other cannot be."""
     if isinstance(model, ResNetRS):
+        if "/" in source.name and not source.name.startswith("timm/resnetrs"):
+            raise UserError(f"its network is {source.name}, this one a ResNet-RS")
         _check_size(source.state, model)
         return source.state, _layout_differences(source, model)
-    if source.name and source.name != model.name:
+    theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # timm's go on with ".<which weights>"
+    if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, this one {model.name}")
-    return {WRAPPED + key: value for key, value in _unwrapped(source.weights).items()}, {}
+    return {PREFIX + key: value for key, value in _unwrapped(source.weights).items()}, {}
 
 
 def _unexplained(names: list[str], others: State) -> list[str]:
@@ -256,8 +258,7 @@ def _check_size(state: State, model: ResNetRS) -> None:
     """Raises UserError, in words, for another depth or width than the network's."""
     theirs, own = blocks_of(state), model.blocks
     if theirs != own:
-        shown = [f"{_depth(blocks)} (blocks {', '.join(map(str, blocks))})" for blocks in (theirs, own)]
-        raise UserError(f"its network has depth {shown[0]}, this one {shown[1]}")
+        raise UserError(f"its network has blocks {_depth(theirs)}, this one {_depth(own)}")
     first = "stages.0.0.conv1.conv.weight"
     kernels = state.get(first), model.state_dict()[first]
     if kernels[0] is not None and len(kernels[0]) != len(kernels[1]):
@@ -265,8 +266,9 @@ def _check_size(state: State, model: ResNetRS) -> None:
         raise UserError(f"its network has width {wide[0]}, this one {wide[1]}")
 
 
-def _depth(blocks: tuple[int, ...]) -> int | str:
-    return next((depth for depth, known in BLOCKS.items() if known == blocks), "unknown")
+def _depth(blocks: tuple[int, ...]) -> str:
+    depth = [f" (depth {depth})" for depth, known in BLOCKS.items() if known == blocks]
+    return ", ".join(map(str, blocks)) + "".join(depth)
 
 
 def _width(kernel: Tensor) -> float:
