@@ -22,6 +22,7 @@ def test_a_missing_package_is_one_line(name, script):
         "make-motion": [],
         "models": [],
         "inflate": ["--from=x.pt", "--out=y.pt"],
+        "convert": ["--from=timm", "--model=resnet_rs_50", "--out=y.pt"],
     }
     command = [sys.executable, "-S", str(tool), *arguments.get(name, ["--cfg=k400_rs50"])]  # without site-packages
     done = subprocess.run(command, capture_output=True, text=True)
