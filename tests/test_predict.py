@@ -333,7 +333,8 @@ def test_names_that_are_not_utf8(weights, video, tmp_path):
     odd = tmp_path / os.fsdecode(b"odd\xff.mp4")
     shutil.copy(video, odd)
     tool = [sys.executable, "tools/predict.py", "--device", "cpu", "--weights", weights]
-    done = subprocess.run([*tool, odd, video], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    options = {"cwd": Path(__file__).parents[1], "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    done = subprocess.run([*tool, odd, video], capture_output=True, text=True, **options)
     assert done.returncode == 2 and video in done.stdout
     line, summary = done.stderr.splitlines()
     assert line.endswith("odd\\udcff.mp4: its name is not UTF-8: rename it")

@@ -3,7 +3,7 @@
     import video_rs
 
     model = video_rs.create_model("resnet3d_rs_50", num_classes=400)  # [N, 3, T, H, W] -> logits [N, 400]
-    classifier = video_rs.load("runs/k400_rs50/best.pt")
+    classifier = video_rs.load("runs/k400_rs50/best.pt")  # or .safetensors, https://..., hf-hub:owner/name
     classifier.predict("clip.mp4", top_k=5)
 
 Nothing here imports torch before it is used.

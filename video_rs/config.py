@@ -153,7 +153,7 @@ class Config:
     """Everything a command needs to know."""
 
     out: str = _key("", "run folder; empty: runs/<name of the config>", free=True)
-    weights: str = _key("", "checkpoint to test; empty: <out>/best.pt", free=True)
+    weights: str = _key("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt", free=True)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
