@@ -1,24 +1,28 @@
 """Every config in configs/: it loads, says in its header what DESIGN asks of it, and carries the published recipe."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from video_rs.cli.build import build_model
-from video_rs.config import config_folder, load_config
+from video_rs.cli.build import build_model, model_args
+from video_rs.config import config_folder, find_config, flatten, load_config
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD
-from video_rs.models.presets import list_models
+from video_rs.data.transforms import random_area_crop
+from video_rs.models.layout import GARDEN_3D
+from video_rs.models.presets import PRESETS, list_models
 
 CONFIGS = sorted(config_folder().glob("*.yaml"))
-DEPTHS_3D, DEPTHS_2D = (50, 101, 152, 200), (50, 101, 152, 200, 270, 350, 420)
+DEPTHS_3D = (50, 101, 152, 200)
 
 
 def test_the_set_is_complete():
     names = {path.stem for path in CONFIGS}
-    assert names >= {f"k400_rs{d}" for d in DEPTHS_3D} | {f"imagenet_rs{d}" for d in DEPTHS_2D}
-    assert names >= {"k600_rs50", "finetune_rs50", "motion_rs", "motion_rs_one_frame"}
+    assert names >= {f"k400_rs{d}" for d in DEPTHS_3D} | {f"imagenet_rs{name}" for name in IMAGENET}
+    assert names >= {"k400_garden_rs50", "k600_rs50", "finetune_rs50", "motion_rs", "motion_rs_one_frame"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -65,22 +69,29 @@ def test_kinetics_recipe(depth):
     assert (c.train.epochs, c.train.batch_size, c.train.ema_decay) == (350, 1024, 0.9999)
 
 
-@pytest.mark.parametrize(
-    "depth, size, dropout, drop_path, magnitude",
-    [
-        (50, 160, 0.25, 0.0, 10),
-        (101, 192, 0.25, 0.0, 15),
-        (152, 256, 0.25, 0.0, 15),
-        (200, 256, 0.25, 0.1, 15),
-        (270, 256, 0.25, 0.1, 15),
-        (350, 256, 0.25, 0.1, 15),
-        (420, 320, 0.4, 0.1, 15),
-    ],
-)
-def test_imagenet_recipe(depth, size, dropout, drop_path, magnitude):
+IMAGENET = {  # size, dropout, drop path, RandAugment's magnitude, top-1
+    "50": (160, 0.25, 0.0, 10, 78.8),
+    "101_i160": (160, 0.25, 0.0, 10, 80.3),
+    "101": (192, 0.25, 0.0, 15, 81.2),
+    "152_i192": (192, 0.25, 0.0, 15, 82.0),
+    "152_i224": (224, 0.25, 0.0, 15, 82.2),
+    "152": (256, 0.25, 0.0, 15, 83.0),
+    "200": (256, 0.25, 0.1, 15, 83.4),
+    "270": (256, 0.25, 0.1, 15, 83.8),
+    "350": (256, 0.25, 0.1, 15, 84.0),
+    "350_i320": (320, 0.4, 0.1, 15, 84.2),
+    "420": (320, 0.4, 0.1, 15, 84.4),
+}
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_recipe(name):
     """tensorflow/tpu, models/official/resnet/resnet_rs/configs/*.yaml."""
-    c = load_config(f"imagenet_rs{depth}")
-    assert c.model.name == f"resnet_rs_{depth}"
+    size, dropout, drop_path, magnitude, top1 = IMAGENET[name]
+    c = load_config(f"imagenet_rs{name}")
+    assert c.model.name == f"resnet_rs_{name}"
+    assert f"Expected accuracy: {top1} top-1 published" in find_config(f"imagenet_rs{name}").read_text()
+    assert PRESETS[c.model.name].published[0].top1 == top1
     assert (c.data.train_size, c.data.test_size) == (size, size)
     assert c.data.short_side == size + round(size * (1 / 0.875 - 1))
     assert (c.model.dropout, c.model.drop_path) == (dropout, drop_path)
@@ -118,9 +129,52 @@ def test_efficientnet_recipe():
     assert c.data.rand_augment_magnitude == 15  # between 224 and 320 pixels
 
 
-def test_the_control_differs_in_its_frames_alone():
-    from video_rs.config import flatten
+FAMILY = [path.stem for path in CONFIGS if path.stem.startswith(("imagenet_rs", "k400_rs", "k400_garden", "k600_rs"))]
 
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_regularisation_and_sizes_are_the_presets(name):
+    c = load_config(name)
+    preset = PRESETS[c.model.name]
+    assert (c.model.dropout, c.model.drop_path) == (preset.dropout, preset.drop_path)
+    magnitude = c.data.rand_augment_magnitude if c.data.rand_augment_layers else None
+    assert magnitude == preset.rand_augment
+    assert c.contract() == preset.contract
+
+
+def test_the_published_recipe_on_the_published_layout():
+    """tensorflow/models, k400_resnet3drs_50_tpu.yaml, item by item."""
+    c = load_config("k400_garden_rs50")
+    recipe = yaml.safe_load(find_config("k400_garden_rs50").read_text())
+    assert c.model.name == "garden_resnet3d_rs_50" and PRESETS[c.model.name].layout == GARDEN_3D
+    assert recipe["data"] == {
+        "root": "data/k400",
+        **{"num_frames": 32, "stride": 2, "train_size": 224},
+        **{"short_side": 256, "test_size": 256},
+        **{"area": [0.08, 1.0], "aspect": [0.5, 2.0], "min_covered": 0.1, "flip": 0.5, "filter": "bilinear"},
+        **{"mean": [0, 0, 0], "std": [1, 1, 1]},
+        **{"rand_augment_layers": 0, "mixup": 0, "cutmix": 0},
+    }
+    assert inspect.signature(random_area_crop).parameters["attempts"].default == 100
+    assert recipe["model"].items() >= {"dropout": 0.5, "drop_path": 0.1, "drop_path_rule": "stage"}.items()
+    assert model_args(c, 400)["bn_momentum"] == 1.0  # TensorFlow's 0
+    assert (c.optim.lr, c.optim.lr_batch, c.train.batch_size, c.optim.schedule) == (0.8, 1024, 1024, "cosine")
+    assert (c.optim.momentum, c.optim.nesterov, c.optim.weight_decay) == (0.9, True, 4e-5)
+    assert c.train.epochs * 215_570 / c.train.batch_size == pytest.approx(73_682, abs=2)
+    assert c.optim.warmup_epochs * (215_570 // c.train.batch_size) == 1_050
+    assert (c.train.label_smoothing, c.train.ema_decay, c.train.precision) == (0.1, 0.9999, "auto")
+    assert (c.test.clips, c.test.crops) == (10, 3)
+    published = PRESETS[c.model.name].published[0]
+    text = find_config("k400_garden_rs50").read_text()
+    assert f"Expected accuracy: {published.top1} top-1, {published.top5} top-5" in text
+
+
+def test_the_published_recipe_is_that_of_our_own_layout():
+    theirs, ours = (flatten(load_config(name)) for name in ("k400_garden_rs50", "k400_rs50"))
+    assert {key for key in ours if theirs[key] != ours[key]} == {"out", "model.name"}
+
+
+def test_the_control_differs_in_its_frames_alone():
     clips, frames = (flatten(load_config(name)) for name in ("motion_rs", "motion_rs_one_frame"))
     assert {key for key in clips if clips[key] != frames[key]} <= {"out", "model.name", "data.num_frames", "test.clips"}
     assert clips["data.flip"] == 0
