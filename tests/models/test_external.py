@@ -1,6 +1,7 @@
 """Networks of timm and PyTorchVideo: built, checked against the bare packages, refused in one line."""
 
 import copy
+import dataclasses
 import subprocess
 import sys
 
@@ -19,20 +20,20 @@ NAMES = sorted(ENTRIES)
 MVIT = [name for name in NAMES if name.startswith("mvit")]
 LARGE = ("c2d_r50", "x3d_m", "x3d_l", "slowfast_r101", "slowfast_16x8_r101_50_50", "csn_r101")
 SLOW = (pytest.mark.slow,)
-PUBLISHED = {  # millions of parameters: docs/source/model_zoo.md of PyTorchVideo
-    "c2d_r50": 24.33,
-    "i3d_r50": 28.04,
-    "slow_r50": 32.45,
-    "slowfast_r50": 34.57,
-    "slowfast_r101": 62.83,
-    "slowfast_16x8_r101_50_50": 53.77,
-    "csn_r101": 22.21,
-    "r2plus1d_r50": 28.11,
-    "x3d_xs": 3.79,
-    "x3d_s": 3.79,
-    "x3d_m": 3.79,
-    "x3d_l": 6.15,
-    "mvit_base_16x4": 36.61,
+PUBLISHED = {  # millions of parameters, GFLOPs of a test view: docs/source/model_zoo.md of PyTorchVideo
+    "c2d_r50": (24.33, 25.89),
+    "i3d_r50": (28.04, 37.53),
+    "slow_r50": (32.45, 54.52),
+    "slowfast_r50": (34.57, 65.71),
+    "slowfast_r101": (62.83, 127.20),
+    "slowfast_16x8_r101_50_50": (53.77, 215.61),
+    "csn_r101": (22.21, 75.62),
+    "r2plus1d_r50": (28.11, 76.45),
+    "x3d_xs": (3.79, 0.91),
+    "x3d_s": (3.79, 2.96),
+    "x3d_m": (3.79, 6.72),
+    "x3d_l": (6.15, 26.64),
+    "mvit_base_16x4": (36.61, 70.80),
 }
 
 
@@ -74,17 +75,23 @@ def two_paths(x):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW if n in LARGE else ()) for n in NAMES if n not in MVIT])
 def test_convolutional_networks_on_their_own_clips(name):
-    """Without memory or arithmetic: parameters as published, windows as the hub's, FLOPs counted, one row of logits."""
+    """Without memory or arithmetic: parameters and FLOPs as published, windows as the hub's, one row of logits.
+
+    Their FLOPs are multiply-adds, and for most networks count batch norm and activations beside the products.
+    """
     with torch.device("meta"):
         model = create_model(f"pytorchvideo/{name}").eval()
         bare = theirs(name)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(PUBLISHED[name], abs=0.005)
+    parameters, gflops = PUBLISHED[name]
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(parameters, abs=0.005)
     windows = [m.window for m in model.modules() if isinstance(m, AveragePool)]
     assert windows == [tuple(m.kernel_size) for m in bare.modules() if isinstance(m, nn.AvgPool3d)]
     with FlopCounterMode(display=False) as flops:
-        logits = model(torch.empty(2, 3, model.contract.num_frames, *[model.contract.train_size] * 2, device="meta"))
-    assert logits.shape == (2, 400)
-    assert flops.get_total_flops() > 2e8
+        logits = model(torch.empty(1, 3, model.contract.num_frames, *[model.contract.test_size] * 2, device="meta"))
+    assert logits.shape == (1, 400)
+    counted = flops.get_total_flops() / 2e9
+    exact = name in ("slow_r50", "slowfast_r50")
+    assert counted == pytest.approx(gflops, abs=0.005) if exact else 0.92 * gflops < counted < gflops
     assert (model.contract.mean, model.contract.std) == ((0.45,) * 3, (0.225,) * 3)
     head, bias = (model.get_parameter(key) for key in model.head_names)
     assert (head.shape[0], bias.shape) == (400, (400,))
@@ -120,7 +127,7 @@ def test_equal_to_the_hubs_at_native_sizes(name):
     model = shake(create_model(f"pytorchvideo/{name}")).eval()
     bare = theirs(name, **({"head_num_classes": 1000} if name == "mvit_base_16" else {}))
     bare.load_state_dict(model.network.state_dict())
-    for size in {model.contract.train_size, model.contract.test_size}:
+    for size in {model.contract.train_size, model.contract.train_size if name in LARGE else model.contract.test_size}:
         x = clips(model.contract, size)
         given = two_paths(x) if "slowfast" in name else x.squeeze(2) if name == "mvit_base_16" else x
         with torch.no_grad():
@@ -142,7 +149,7 @@ def test_logits_in_training_too():
 def test_mvit(name):
     if name == "mvit_base_16x4":  # of the other, test_equal_to_the_hubs_at_native_sizes loads the weights
         whole = create_model(f"pytorchvideo/{name}")
-        assert sum(p.numel() for p in whole.parameters()) / 1e6 == pytest.approx(PUBLISHED[name], abs=0.005)
+        assert sum(p.numel() for p in whole.parameters()) / 1e6 == pytest.approx(PUBLISHED[name][0], abs=0.005)
     frames = 1 if name == "mvit_base_16" else 4
     model = create_model(f"pytorchvideo/{name}", num_classes=5, contract=contract(frames)).eval()
     bare = theirs(name, head_num_classes=5, spatial_size=32, temporal_size=frames)
@@ -262,6 +269,7 @@ class Finder(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Finder())
 from video_rs.cli.common import run
 from video_rs.models.zoo import create_model
+assert not {{"timm", "pytorchvideo", "torchvision"}} & sys.modules.keys()
 sys.exit(run(lambda argv: create_model({model!r}), []))
 """
 
@@ -344,6 +352,28 @@ def public(tmp_path, monkeypatch):
     state = shake(theirs("x3d_xs")).state_dict()
     torch.save({"model_state": state}, tmp_path / "X3D_XS.pyth")
     return state
+
+
+def test_public_weights_of_timm(tmp_path, monkeypatch):
+    """A file in the place of the address; timm fits channels and position embeddings itself."""
+    import timm
+    from timm.models import _registry
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    torch.manual_seed(4)
+    for name in ("test_resnet.r160_in1k", "test_vit.r160_in1k"):
+        state = timm.create_model(name).state_dict()
+        torch.save(state, tmp_path / f"{name}.pth")
+        cfg = dataclasses.replace(timm.get_pretrained_cfg(name), file=str(tmp_path / f"{name}.pth"))
+        for key in (name, name.partition(".")[0]):
+            monkeypatch.setitem(_registry._model_pretrained_cfgs, key, cfg)
+    resnet = create_model("timm/test_resnet", pretrained=True)
+    weights = torch.load(tmp_path / "test_resnet.r160_in1k.pth")
+    assert all(torch.equal(value, weights[key.removeprefix("network.")]) for key, value in resnet.state_dict().items())
+    vit = create_model("timm/test_vit.r160_in1k", num_classes=5, contract=contract(1, 64))
+    assert set(vit.load_public()) == {"network.head.weight", "network.head.bias"}
+    assert torch.equal(vit.state_dict()["network.cls_token"], state["cls_token"])
+    assert (vit.contract.mean, vit.contract.filter) == ((0.5,) * 3, "bicubic-antialias")
 
 
 def test_public_weights_of_pytorchvideo(public):
