@@ -129,7 +129,7 @@ class External(nn.Module):
                 f"the public weights of {self.name} are not of this network ({strange[0]} is in one of them only); "
                 f"they were made for another version of {self.name.partition('/')[0]}"
             )
-        for name in own.keys() & weights.keys() - head:
+        for name in (own.keys() & weights.keys()) - head:
             if weights[name].shape != own[name].shape:
                 raise UserError(
                     f"the public weights of {self.name} are for other sizes ({name}: {list(weights[name].shape)}, here "
@@ -242,7 +242,10 @@ def first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def drawn_from(keys: Tensor) -> Iterator[None]:
-    """Inside, torch's generators draw what these keys say; afterwards they are as they were."""
+    """Inside, torch's generators draw what these keys say; afterwards they are as they were.
+
+    On a GPU this waits for the device, once a micro-batch: generators are seeded from the host.
+    """
     weights = 2 * torch.arange(len(keys), device=keys.device) + 1  # so that their order counts
     seed = int((keys * weights).sum())
     with torch.random.fork_rng([keys.device] if keys.device.type == "cuda" else []):
