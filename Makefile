@@ -6,6 +6,8 @@ PYTHON ?= python3
 TEST_JOBS ?= 2
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.video_rs_is_set_up
+VENV_TF ?= .venv-tf
+STAMP_TF := $(VENV_TF)/.video_rs_is_set_up
 
 define RESULTS
 import json
@@ -16,12 +18,13 @@ for run, text in {"motion_rs": "clips of 16 frames", "motion_rs_one_frame": "sin
 endef
 export RESULTS
 
-.PHONY: help setup train train-one-frame test lint
+.PHONY: help setup train train-one-frame test test-tf lint
 help:
 	@echo "make setup            create $(VENV) and install this package with the tested versions (once)"
 	@echo "make train            set up, make data/motion, train motion_rs and its one-frame twin, test both"
 	@echo "make train-one-frame  the same network on single frames only: it must not learn the motion"
 	@echo "make test             set up and run the tests"
+	@echo "make test-tf          create $(VENV_TF) with TensorFlow and compare whole networks with its own"
 	@echo "make lint             ruff check and ruff format --check"
 
 setup: $(STAMP)
@@ -49,6 +52,16 @@ train-one-frame: setup
 
 test: setup
 	$(PY) -m pytest -n $(TEST_JOBS)
+
+# TensorFlow and its Model Garden want other versions than constraints.txt has: an environment of their own.
+$(STAMP_TF): pyproject.toml setup.py tests/tf/requirements.txt
+	@echo "== Setting up $(VENV_TF): TensorFlow, its Model Garden and torch (nine gigabytes, once)"
+	test -x $(VENV_TF)/bin/python || $(PYTHON) -m venv $(VENV_TF)
+	$(VENV_TF)/bin/python -m pip install --disable-pip-version-check -q -r tests/tf/requirements.txt -e ".[tf]"
+	@touch $@
+
+test-tf: $(STAMP_TF)
+	$(VENV_TF)/bin/python -m pytest -m tf -W ignore tests/tf
 
 lint: setup
 	$(PY) -m ruff check .

@@ -1,16 +1,15 @@
-"""timm's weights, prefixes, and starting a network from files."""
+"""timm's names and prefixes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from video_rs import checkpoint
 from video_rs.errors import UserError
 from video_rs.models.convert import from_timm, strip_prefixes, to_timm
+from video_rs.models.init import TIMM_DEPTHS
+from video_rs.models.presets import BLOCKS
 from video_rs.models.zoo import create_model
-
-NAMES = ("a", "b", "c")
 
 
 @pytest.fixture(autouse=True)
@@ -30,20 +29,28 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def save_run(path, model, ema=None, **model_args):
-    checkpoint.save(
-        path,
-        {
-            "format": 1,
-            "config": {},
-            "model_args": {"num_classes": model.num_classes, "width": 0.125, **model_args},
-            "contract": model.contract.to_dict(),
-            "model": model.state_dict(),
-            "ema": ema,
-            "step": 3,
-        },
-    )
-    return path
+@pytest.mark.parametrize("depth", TIMM_DEPTHS)
+def test_all_of_timms_depths_there_and_back(depth):
+    state = {name: torch.rand_like(tensor.float()) for name, tensor in small(f"resnet_rs_{depth}").state_dict().items()}
+    theirs = to_timm(state)
+    assert len(theirs) == len(state) and max(tensor.ndim for tensor in theirs.values()) == 4
+    last = BLOCKS[depth][2] - 1
+    assert torch.equal(theirs[f"layer3.{last}.se.fc2.bias"], state[f"stages.2.{last}.se.expand.bias"])
+    assert torch.equal(theirs["layer4.0.downsample.1.weight"], state["stages.3.0.shortcut.conv.weight"][:, :, 0])
+    assert same(from_timm(theirs), state)
+
+
+def test_timms_weights_are_whole():
+    theirs = to_timm(small().state_dict())
+    counters = {name for name in theirs if name.endswith("num_batches_tracked")}
+    bare = {name: tensor for name, tensor in theirs.items() if name not in counters}
+    assert from_timm(bare).keys() == from_timm(theirs).keys()
+    with pytest.raises(UserError, match=r"2 weights are missing: .*stages.1.0.se.reduce.weight, head.bias$"):
+        from_timm({name: tensor for name, tensor in bare.items() if name not in ("layer2.0.se.fc1.weight", "fc.bias")})
+    with pytest.raises(UserError, match="1 weights are not the network's: stages.0.1.shortcut.conv.weight"):
+        from_timm({**bare, "layer1.1.downsample.1.weight": torch.zeros(1)})
+    with pytest.raises(UserError, match="blocks by stage"):
+        from_timm({name: tensor for name, tensor in bare.items() if not name.startswith("layer2")})
 
 
 def test_only_image_networks_go_to_timm():

@@ -129,7 +129,7 @@ def _tell(args: argparse.Namespace, weights: Weights, model: nn.Module) -> None:
     print(f"matched: {tensors} tensors, all that the network has")
     print(f"moving averages: {weights.averages}")
     entries = "1 entry" if len(weights.ignored) == 1 else f"{len(weights.ignored)} entries"
-    print(f"ignored: {f'{entries}: {few(weights.ignored)}' if weights.ignored else 'nothing'}")
+    print(f"ignored: {f'{entries}: {few(weights.ignored, 2)}' if weights.ignored else 'nothing'}")
 
 
 def _called(args: argparse.Namespace) -> str:
@@ -275,6 +275,8 @@ def _read_garden(args: argparse.Namespace) -> Weights:
             continue
         if swapped:
             weights.averages = f"all tensors: {variables.prefix.name} holds them in place of the variables"
+        elif args.no_averages:
+            weights.averages = "not taken, as --no-averages says"
         elif found.averaged:
             weights.averages += f". If the file was named {SWAPPED[0]}* when it was written, give --no-averages"
         return weights

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from video_rs.errors import UserError
 from video_rs.models.layout import Layout
-from video_rs.models.resnet_rs import EXPANSION, STAGES, ResNetRS
+from video_rs.models.resnet_rs import STAGES, ResNetRS
 
 State = Mapping[str, Tensor]
 
 _COUNTER = "num_batches_tracked"
 """Of batch normalisation: nobody else's networks have it, and with a momentum nothing depends on it."""
+
+_SIZES = ("stages.3.0.conv2.conv.weight", "stem.conv1.conv.weight", "head.weight")
+"""The weights that tell width, channels and classes; the widest tells the width best, as all are rounded."""
 
 
 def few(names: Sequence[str], limit: int = 4) -> str:
@@ -35,10 +38,9 @@ def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
 
 def skeleton(state: State, layout: Layout) -> ResNetRS:
     """The network that the sizes in ``state`` speak of, on the meta device: names and shapes without memory."""
-    head, pixels = state.get("head.weight"), state.get("stem.conv1.conv.weight")
-    features = EXPANSION * STAGES[-1][0]
-    width = 1.0 if head is None else head.shape[1] / features
-    classes, channels = 1 if head is None else head.shape[0], 3 if pixels is None else pixels.shape[1]
+    widest, pixels, head = (state.get(name) for name in _SIZES)
+    width = 1.0 if widest is None else widest.shape[0] / STAGES[-1][0]
+    channels, classes = 3 if pixels is None else pixels.shape[1], 1 if head is None else head.shape[0]
     with torch.device("meta"):
         return ResNetRS(layout, blocks_of(state), classes, in_channels=channels, width=width)
 

@@ -26,7 +26,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
         with _one_line(f"checkpoint {prefix}"):
-            self._reader = _tensorflow().train.load_checkpoint(str(prefix))
+            self._reader = import_tensorflow().train.load_checkpoint(str(prefix))
             self._shapes = self._reader.get_variable_to_shape_map()
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -83,7 +83,8 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _tensorflow():
+def import_tensorflow():
+    """The module, imported so that torch survives it. UserError where it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it greets with a page on the machine
     with suppress(ImportError):  # torch would load it later, and after TensorFlow that ends the process
         import triton  # noqa: F401
@@ -104,7 +105,7 @@ def _prefix(path: Path) -> Path:
 def _newest(folder: Path) -> Path:
     """What TensorFlow's own record in the folder names, or else the only checkpoint there."""
     with _one_line(f"the record of checkpoints in {folder}"):
-        newest = _tensorflow().train.latest_checkpoint(str(folder))
+        newest = import_tensorflow().train.latest_checkpoint(str(folder))
     if newest is not None:
         return Path(newest)
     found = sorted(path.with_suffix("") for path in folder.glob("*.index"))
