@@ -58,16 +58,12 @@ def tf():
 
 
 @pytest.fixture(scope="module")
-def show(request) -> Callable[[str], None]:
-    """Prints a row of the table, past pytest's capture."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def line(text: str) -> None:
-        with capture.global_and_fixture_disabled():
-            print(text, flush=True)
-
-    line(f"\n| relative error of | input | {' | '.join(NAMES)} |\n|{' --- |' * (2 + len(NAMES))}")
-    return line
+def table(request) -> Iterator[list[list[str]]]:
+    """Rows that are printed at the end, past pytest's capture."""
+    rows = [["relative error of", "input", *NAMES], ["---"] * (2 + len(NAMES))]
+    yield rows
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n", *(f"| {' | '.join(row)} |" for row in rows), sep="\n", flush=True)
 
 
 def inputs(sizes) -> list[np.ndarray]:
@@ -281,12 +277,12 @@ def relative_errors(state: dict, case: Case) -> Iterator[tuple[str, dict[str, fl
 
 
 @pytest.mark.parametrize("make", [garden_3d, garden_2d, keras, tpu], ids=lambda make: make.__name__)
-def test_equals_tensorflow(tf, show, tmp_path, make):
+def test_equals_tensorflow(tf, table, tmp_path, make):
     case = make(tf, tmp_path)
     state = converted(case, tmp_path / "converted.safetensors")
     assert state["model_args"]["name"] == case.model
     for size, errors in relative_errors(state, case):
-        show(f"| `{case.model}` ({case.source}) | {size} | {' | '.join(f'{errors[name]:.1e}' for name in NAMES)} |")
+        table.append([f"`{case.model}` ({case.source})", size, *(f"{errors[name]:.1e}" for name in NAMES)])
         assert max(errors.values()) < TOLERANCE
     if case.source == "garden":
         check_averages(case, state, tmp_path)
