@@ -258,8 +258,9 @@ def test_without_tensorflow(tmp_path, monkeypatch):
             read_checkpoint(path)
     with pytest.raises(UserError, match=r"needs h5py: pip install 'video-rs\[tf\]'"):
         read_h5(tmp_path / "weights.h5")
-    with pytest.raises(UserError, match="ckpt-2 does not exist"):
-        read_checkpoint(tmp_path / "ckpt-2")
+    for name, message in {"ckpt-2": "ckpt-2 does not exist", "a.tar.gz": "unpack it and give the folder"}.items():
+        with pytest.raises(UserError, match=message):
+            read_checkpoint(tmp_path / name)
 
 
 def test_h5_files(tmp_path):

@@ -106,7 +106,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="garden: take the variables even where the optimizer keeps averages of them. Right for exports in which "
         f"the two have changed places, and done for those that are named {' or '.join(SWAPPED)}*",
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="may be left out for timm's public weights")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="video_rs, timm, keras: also https://... or hf-hub:...; may be left out for timm's public weights",
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help=f"to write: {', '.join(SUFFIXES)}")
     args = parser.parse_intermixed_args(argv)
     if Path(args.out).suffix not in SUFFIXES:
@@ -209,10 +214,10 @@ def _read(args: argparse.Namespace) -> Weights:
 
 
 def _read_video_rs(args: argparse.Namespace) -> Weights:
-    from video_rs import checkpoint
+    from video_rs import checkpoint, download
     from video_rs.models import convert, init, zoo
 
-    saved = checkpoint.load(args.file)
+    saved = checkpoint.load(download.local(args.file))
     if checkpoint.is_run(saved):
         checkpoint.check_format(saved, args.file)
         model_args = saved["model_args"]
@@ -250,9 +255,10 @@ def _read_tpu(args: argparse.Namespace) -> Weights:
 
 
 def _read_keras(args: argparse.Namespace) -> Weights:
+    from video_rs import download
     from video_rs.models import convert_tensorflow, tensorflow_files
 
-    variables = tensorflow_files.read_h5(args.file)
+    variables = tensorflow_files.read_h5(download.local(args.file))
     return _built(args, convert_tensorflow.find_keras(variables), variables)
 
 

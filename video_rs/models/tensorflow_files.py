@@ -96,6 +96,8 @@ def import_tensorflow():
 
 
 def _prefix(path: Path) -> Path:
+    if path.suffix in (".gz", ".tgz", ".tar", ".zip"):  # as they are published
+        raise UserError(f"{path} is an archive: unpack it and give the folder")
     prefix = path.with_name(_PART.sub("", path.name))
     if not os.path.exists(f"{prefix}.index") and (prefix != path or not path.exists()):
         raise UserError(f"checkpoint {prefix} does not exist: there is no {prefix.name}.index in {prefix.parent}")
