@@ -94,3 +94,21 @@ def assets() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("VIDEO_RS_TEST_ASSETS is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """Networks this small only wait for more; and the same random weights every time."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def same(state, expected) -> bool:
+    """Whether two state dicts hold the same names, in any order, and the same bits."""
+    import torch
+
+    if state.keys() != expected.keys():
+        return False
+    return all(state[name].dtype == value.dtype and torch.equal(state[name], value) for name, value in expected.items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from video_rs.cli.common import command, config_parser, counter
 from video_rs.config import Config, load_config
 from video_rs.contract import DataContract
-from video_rs.download import local
+from video_rs.download import local, shown
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def test(config: Config) -> dict[str, Any]:
     if not config.weights and not Path(weights).exists():
         raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
     file = local(weights)
+    # an address with a query, which may be a token, is not repeated
+    weights, again = shown(weights), weights if weights == shown(weights) else str(file)
     state = checkpoint.load_run(file)
     records = build.build_records(config, (split,))[split]
     names = build.class_names(config, records)
@@ -101,7 +103,7 @@ def test(config: Config) -> dict[str, Any]:
     for index, reason in scores.errors[:3]:
         print(f"not scored: {records.path(index)}: {reason}")
     print(f"report: {report}")
-    print(f"next: {command('predict', '--weights', weights, records.path(int(scores.scored.argmax())))}")
+    print(f"next: {command('predict', '--weights', again, records.path(int(scores.scored.argmax())))}")
     return metrics
 
 
