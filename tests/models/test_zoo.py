@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.models.layers import Conv
 from video_rs.models.zoo import create_model
@@ -38,3 +39,20 @@ def test_temporal_padding_reaches_the_convolutions():
     assert (frames[1] - frames[1][:, :, :1]).abs().max() > 1e-3
     with pytest.raises(UserError, match="temporal_padding is one of zeros, replicate, not 'reflect'"):
         create_model("resnet3d_rs_26", **TINY, temporal_padding="reflect")
+
+
+@pytest.mark.parametrize("name", ["resnet_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
+def test_channels_and_contract_must_agree(name):
+    """Otherwise the pixels would be normalised by the statistics of other channels, or not at all."""
+    with torch.device("meta"), pytest.raises(UserError) as error:
+        create_model(name, in_channels=1, contract=DataContract(8, 1))
+    assert str(error.value) == "in_channels=1, but the contract is for 3 channels; make them agree"
+    with torch.device("meta"), pytest.raises(UserError, match="in_channels=3, but the contract is for 1 channels"):
+        create_model(name, contract=DataContract().with_channels(1))
+
+
+def test_unknown_names_of_all_packages():
+    with pytest.raises(UserError, match="no model 'resnet_rs_51'; did you mean resnet_rs_50 or "):
+        create_model("resnet_rs_51")
+    with pytest.raises(UserError, match="no model 'pytorchvideo/x3d'; did you mean pytorchvideo/x3d_"):
+        create_model("pytorchvideo/x3d")

@@ -175,7 +175,8 @@ def one(name: str) -> Iterator[str]:
 
 def _measured(model: nn.Module) -> tuple[DataContract, Cost, int, list[str]]:
     """Its contract, its cost, MACs of a test crop, and the lines of its stages."""
-    from video_rs.models.cost import input_shape, macs, measure, stages
+    from video_rs.models.cost import input_shape, macs, measure
+    from video_rs.models.stages import stages
 
     rows = [("", "output", "parameters", "GMACs", "")]
     for stage in stages(model, input_shape(model.contract)):

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates (MACs), activation memory, and its stages one by one.
+"""What a network costs: parameters, multiply-accumulates (MACs) and activation memory.
 
     >>> cost("resnet_rs_50")
     Cost(parameters=35691912, macs=2278629376, activation_bytes=...)
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,10 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_rs.contract import DataContract
-from video_rs.models.layers import MaxPool
-from video_rs.models.layout import Layout
 from video_rs.models.presets import PRESETS, Preset
-from video_rs.models.resnet_rs import Bottleneck, ResNetRS
+from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.zoo import create_model
 
 Shape = tuple[int, ...]
@@ -47,24 +44,6 @@ class Cost:
     parameters: int
     macs: int
     activation_bytes: int
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A line of :func:`stages`.
-
-    Attributes:
-        name: in the network.
-        what: its layers in words.
-        shapes: of its outputs, without the batch: ``(C, T, H, W)``, of images ``(C, H, W)``.
-        parameters, macs: as in :class:`Cost`.
-    """
-
-    name: str
-    what: str
-    shapes: tuple[Shape, ...]
-    parameters: int
-    macs: int
 
 
 def input_shape(contract: DataContract, size: int | None = None) -> Shape:
@@ -110,11 +89,11 @@ def measure(model: nn.Module, size: int | None = None) -> Cost:
 
 def _costs(model: nn.Module, modules: Sequence[nn.Module], size: int | None) -> list[Cost]:
     shape = input_shape(model.contract, size)
-    columns = _parameters(modules), _macs(model, shape, modules), _activation_bytes(model, shape, modules)
+    columns = parameters_of(modules), macs_of(model, shape, modules), _activation_bytes(model, shape, modules)
     return [Cost(*row) for row in zip(*columns, strict=True)]
 
 
-def _parameters(modules: Iterable[nn.Module]) -> list[int]:
+def parameters_of(modules: Iterable[nn.Module]) -> list[int]:
     return [sum(p.numel() for p in module.parameters()) for module in modules]
 
 
@@ -133,10 +112,10 @@ def without_memory(name: str, function: Callable[[nn.Module], T]) -> T:
 
 def macs(model: nn.Module, shape: Shape) -> int:
     """Multiply-accumulates of one forward pass of a sample of ``shape``, without the batch, in evaluation mode."""
-    return _macs(model, shape, [model])[0]
+    return macs_of(model, shape, [model])[0]
 
 
-def _macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
+def macs_of(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
     """Those of each of the modules, of which one may be the model."""
     training = model.training
     model.eval()
@@ -219,84 +198,3 @@ def _storage(tensor: Tensor) -> int:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def stages(model: nn.Module, shape: Shape) -> list[Stage]:
-    """The network stage by stage on a sample of ``shape``; of networks that are not of this family, by top module.
-
-    What lies in none of these is a last line, "other".
-    """
-    image = len(shape) == 3
-    parts = list(_family_parts(model, image) if isinstance(model, ResNetRS) else _parts(model))
-    shapes: list[tuple[Shape, ...]] = [()] * len(parts)
-    hooks = []
-    for i, (_, _, modules) in enumerate(parts):
-
-        def leave(module: nn.Module, args: object, output: object, i: int = i) -> None:
-            shapes[i] = tuple(_shapes(output, image))
-
-        hooks.append(modules[-1].register_forward_hook(leave))
-    modules = [module for _, _, modules in parts for module in modules]
-    total, *each = _macs(model, shape, [model, *modules])
-    for hook in hooks:
-        hook.remove()
-    counts = zip(_parameters(modules), each, strict=True)
-    lines = []
-    for (name, what, modules), out in zip(parts, shapes, strict=True):
-        parameters, multiplied = map(sum, zip(*itertools.islice(counts, len(modules)), strict=True))
-        lines.append(Stage(name, what, out, parameters, multiplied))
-    rest = _parameters([model])[0] - sum(line.parameters for line in lines), total - sum(line.macs for line in lines)
-    return [*lines, Stage("other", "", (), *rest)] if any(rest) else lines
-
-
-Part = tuple[str, str, list[nn.Module]]  # name, what it is, what runs
-
-
-def _parts(module: nn.Module, prefix: str = "") -> Iterator[Part]:
-    """Children; lists, which are never called, and the network inside a wrapper give theirs."""
-    for name, child in module.named_children():
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)) or not prefix and name == "network":
-            yield from _parts(child, f"{prefix}{name}.")
-        else:
-            yield prefix + name, type(child).__name__, [child]
-
-
-def _family_parts(model: ResNetRS, image: bool) -> Iterator[Part]:
-    for name, layer in model.stem.named_children():
-        pool = isinstance(layer, MaxPool)
-        what = f"max pool {_times(layer.kernel, image)}" if pool else _conv(layer.conv, image)
-        yield f"stem.{name}", what + _strided(layer.stride if pool else layer.conv.stride, image), [layer]
-    for i, blocks in enumerate(model.stages):
-        yield f"stages.{i}", _bottlenecks(list(blocks), model.layout, image), list(blocks)
-    yield "head", f"mean, dropout {model.dropout.rate:g}, linear", [model.head]
-
-
-def _bottlenecks(blocks: list[Bottleneck], layout: Layout, image: bool) -> str:
-    first = blocks[0]
-    kernels = " or ".join(dict.fromkeys(_conv(block.conv1.conv, image) for block in blocks))
-    layers = [kernels, _conv(first.conv2.conv, image), _conv(first.conv3.conv, image)]
-    gates = ["SE"] * bool(layout.se_ratio) + ["self-gating in the last"] * layout.self_gating
-    stride = (first.conv1.conv.stride[0], *first.conv2.conv.stride[1:])
-    return ", ".join([f"{len(blocks)} x [{'; '.join(layers)}]", *gates]) + _strided(stride, image)
-
-
-def _conv(conv: nn.Conv3d, image: bool) -> str:
-    return f"{_times(conv.kernel_size, image)}, {conv.out_channels}"
-
-
-def _strided(stride: Shape, image: bool) -> str:
-    return "" if set(stride) == {1} else f", stride {_times(stride, image)}"
-
-
-def _times(numbers: Shape, image: bool) -> str:
-    return "x".join(map(str, numbers[image:]))
-
-
-def _shapes(output: object, image: bool) -> Iterator[Shape]:
-    """Of all tensors in an output, without the batch, and without the one frame of an image."""
-    if isinstance(output, (list, tuple)):
-        for item in output:
-            yield from _shapes(item, image)
-    elif isinstance(output, Tensor):
-        shape = tuple(output.shape[1:])
-        yield (shape[0], *shape[2:]) if image and len(shape) == 4 else shape

@@ -34,12 +34,13 @@ class External(nn.Module):
         name: as for ``create_model``, e.g. "timm/resnet50".
         network: of the other package, with logits for an output.
         num_classes: logits.
-        contract: what the network is trained and tested on; sizes that are fixed at construction are this one's.
+        contract: what the network is trained and tested on.
         native: what its public weights expect to see.
         classifier: names of the modules of ``network`` that depend on the number of classes.
 
     Attributes:
-        name, network, num_classes, contract: as given.
+        name, network, num_classes, contract, native: as given.
+        built_for: the contract as it was given; ``contract`` may become another, sizes fixed at construction stay.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class External(nn.Module):
         classifier: Iterable[str],
     ) -> None:
         super().__init__()
-        self.name, self.num_classes, self.contract, self.native = name, num_classes, contract, native
-        self.network = network
+        self.name, self.network, self.num_classes = name, network, num_classes
+        self.contract, self.built_for, self.native = contract, contract, native
         self._classifier = tuple(classifier)
 
     @property
@@ -125,16 +126,11 @@ class External(nn.Module):
         head = set(self.head_names)
         missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
         if strange := [name for name in (*missing, *(weights.keys() - own.keys())) if name not in head]:
-            raise UserError(
-                f"the public weights of {self.name} are not of this network ({strange[0]} is in one of them only); "
-                f"they were made for another version of {self.name.partition('/')[0]}"
-            )
+            raise of_another_network(self, f"{strange[0]} is in one of them only")
         for name in (own.keys() & weights.keys()) - head:
             if weights[name].shape != own[name].shape:
-                raise UserError(
-                    f"the public weights of {self.name} are for other sizes ({name}: {list(weights[name].shape)}, here "
-                    f"{list(own[name].shape)}); use theirs: {_sizes(self.native)}"
-                )
+                shapes = f"{name}: {list(weights[name].shape)}, here {list(own[name].shape)}"
+                raise of_other_sizes(self, shapes)
 
     def to(self, *args: Any, **kwargs: Any) -> External:
         """As ``nn.Module.to``; channels-last formats of either rank stand for each other, kernel by kernel."""
@@ -184,7 +180,14 @@ def create(
         if given != default:
             refuse(name, key, given, "null" if default is None else default)
     module = importlib.import_module(f"video_rs.models.external_{package}")
-    model = module.create(name, num_classes, in_channels, dropout, drop_path, contract)
+    model = module.create(
+        name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        dropout=dropout,
+        drop_path=drop_path,
+        contract=contract,
+    )
     if bn_momentum is not None:
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -218,22 +221,72 @@ def package(name: str, module: str) -> ModuleType:
     )
 
 
-def known(name: str, model: str, names: Iterable[str]) -> None:
-    """Raises UserError with the nearest names when ``model`` is not one of ``names``."""
+def known(name: str, names: Iterable[str]) -> None:
+    """Checks a model's name.
+
+    Args:
+        name: as for ``create_model``.
+        names: all that there are, in the same form.
+
+    Raises:
+        UserError: ``name`` is none of them; the message has the nearest.
+    """
     names = list(names)
-    if model not in names:
-        prefix = name.partition("/")[0]
-        nearest = difflib.get_close_matches(model, names, n=3, cutoff=0.5) or names[:3]
-        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(f'{prefix}/{n}' for n in nearest)}?")
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
+        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?")
 
 
 @contextlib.contextmanager
 def downloading(name: str) -> Iterator[None]:
-    """Whatever a hub client, urllib or the disk may raise becomes one MachineError."""
+    """Around what fetches the public weights of a network: whatever a hub client, urllib or the disk may raise.
+
+    Raises:
+        MachineError: for all of that.
+    """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         raise MachineError(f"the public weights of {name} could not be downloaded: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def fitting(model: External) -> Iterator[None]:
+    """Around what puts the public weights into a network of the sizes of ``model``.
+
+    Raises:
+        UserError: they do not fit it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" not in first_line(error):
+            raise
+        what = str(error).splitlines()[-1].strip().partition(": copying")[0][:200]  # what does not fit, the last of it
+        raise (of_other_sizes if "size mismatch" in what else of_another_network)(model, what) from None
+
+
+def of_other_sizes(model: External, what: str) -> UserError:
+    native = model.native
+    theirs = f"data.num_frames={native.num_frames} data.train_size={native.train_size}, {native.in_channels} channels"
+    return UserError(f"the public weights of {model.name} are for other sizes ({what}); use theirs: {theirs}")
+
+
+def of_another_network(model: External, what: str) -> UserError:
+    package = model.name.partition("/")[0]
+    return UserError(
+        f"the public weights of {model.name} are not of this network ({what}); they were made for another version of "
+        f"{package}"
+    )
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch could not allocate: a RuntimeError too, but not for what was asked."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def first_line(error: Exception) -> str:
@@ -242,18 +295,32 @@ def first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def drawn_from(keys: Tensor) -> Iterator[None]:
-    """Inside, torch's generators draw what these keys say; afterwards they are as they were.
+    """Inside, torch's generators draw what the keys say; afterwards they are as they were.
 
-    On a GPU this waits for the device, once a micro-batch: generators are seeded from the host.
+    Only the host's and that of the keys' device: other devices' go on undisturbed. On a GPU this waits for the device,
+    once a micro-batch: generators are seeded from the host.
+
+    Args:
+        keys: ``[N]`` int64, on the device that draws; their order counts.
     """
     weights = 2 * torch.arange(len(keys), device=keys.device) + 1  # so that their order counts
     seed = int((keys * weights).sum())
-    with torch.random.fork_rng([keys.device] if keys.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    generators = _generators(keys.device)
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
-def _sizes(contract: DataContract) -> str:
-    return (
-        f"data.num_frames={contract.num_frames} data.train_size={contract.train_size}, {contract.in_channels} channels"
-    )
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """What operations on a device draw from by default, the host's first."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    return generators

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,16 +93,17 @@ ENTRIES = {
 
 def create(
     name: str,
+    *,
     num_classes: int | None,
     in_channels: int,
     dropout: float | None,
     drop_path: float | None,
     contract: DataContract | None,
-) -> External:
+) -> PyTorchVideo:
     """A network of PyTorchVideo's hub with fresh weights; arguments as for ``create_model``. Raises UserError."""
+    known(name, (f"pytorchvideo/{other}" for other in ENTRIES))
     model = name.removeprefix("pytorchvideo/")
-    known(name, model, ENTRIES)
-    hub, entry = package(name, "pytorchvideo.models.hub"), ENTRIES[model]
+    builder, entry = getattr(package(name, "pytorchvideo.models.hub"), model), ENTRIES[model]
     native = entry.contract.with_channels(in_channels)
     contract = contract or native
     if num_classes is None:  # those of its public weights: the hub's builder of the image network forgets to say 1000
@@ -110,41 +111,48 @@ def create(
     channels = (in_channels, in_channels) if entry.is_slowfast else in_channels
     arguments = {entry.num_classes: num_classes, entry.channels: channels}
     if entry.is_mvit:
-        return _mvit(name, getattr(hub, model), arguments, num_classes, dropout, drop_path, contract, native)
+        _refuse_sizes(name, native, contract)
+        arguments |= _mvit_arguments(contract, dropout, drop_path)
+        return MViT(name, builder(**arguments), num_classes, contract, native=native, classifier=["head.proj"])
     if drop_path:
         refuse(name, "model.drop_path", drop_path, "null")
-    network = getattr(hub, model)(**arguments, head_output_with_global_average=False, head_activation=None)
+    network = builder(**arguments, head_output_with_global_average=False, head_activation=None)
     if dropout is not None:
         network.blocks[-1].dropout = nn.Dropout(dropout) if dropout else None
-    return Convolutional(name, network, num_classes, contract, native=native, entry=entry)
+    size = _ceil(contract.train_size, SPATIAL_STRIDE)
+    windows = [(_ceil(contract.num_frames, stride), size, size) for stride in entry.temporal_strides]
+    _replace_pools(network, iter(windows))
+    classifier = [f"blocks.{len(network.blocks) - 1}.proj"]
+    return Convolutional(name, network, num_classes, contract, native=native, classifier=classifier)
 
 
-class Convolutional(External):
+class PyTorchVideo(External):
+    """A network of the hub."""
+
+    @property
+    def _entry(self) -> Entry:
+        return ENTRIES[self.name.removeprefix("pytorchvideo/")]
+
+    def public_weights(self) -> dict[str, Tensor]:
+        if self.contract.in_channels != 3:
+            raise UserError(f"the public weights of {self.name} are for 3 channels, not {self.contract.in_channels}")
+        hub, name = package(self.name, "pytorchvideo.models.hub"), self.name.removeprefix("pytorchvideo/")
+        address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
+        with downloading(self.name):  # as the hub does, but for code in the file
+            saved = torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
+        return {PREFIX + key: value for key, value in saved["model_state"].items()}
+
+
+class Convolutional(PyTorchVideo):
     """All networks of the hub but MViT."""
-
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        num_classes: int,
-        contract: DataContract,
-        *,
-        native: DataContract,
-        entry: Entry,
-    ) -> None:
-        classifier = f"blocks.{len(network.blocks) - 1}.proj"
-        super().__init__(name, network, num_classes, contract, native=native, classifier=(classifier,))
-        self._entry, self._frames = entry, contract.num_frames
-        size = _ceil(contract.train_size, SPATIAL_STRIDE)
-        windows = [(_ceil(contract.num_frames, stride), size, size) for stride in entry.temporal_strides]
-        _replace_pools(network, iter(windows))
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         if num_frames < self._entry.min_frames:
             raise UserError(f"{self.name} needs clips of {self._entry.min_frames} frames or more, not {num_frames}")
-        if self._entry.is_slowfast and (num_frames % ALPHA or num_frames > self._frames):
+        most = self.built_for.num_frames
+        if self._entry.is_slowfast and (num_frames % ALPHA or num_frames > most):
             raise UserError(
-                f"{self.name} was built for clips of {self._frames} frames and cannot take {num_frames}: its slow "
+                f"{self.name} was built for clips of {most} frames and cannot take {num_frames}: its slow "
                 f"pathway sees every {ALPHA}th, so data.num_frames must be a multiple of {ALPHA}"
             )
 
@@ -155,46 +163,26 @@ class Convolutional(External):
             return windows.log_softmax(1).logsumexp(2) - math.log(windows.shape[2])
         return windows.mean(2)
 
-    def public_weights(self) -> dict[str, Tensor]:
-        return _public_weights(self)
 
-
-class MViT(External):
+class MViT(PyTorchVideo):
     """MViT (Fan et al. 2021, arXiv 2104.11227), whose position embeddings know clips of one size alone."""
 
-    def __init__(
-        self, name: str, network: nn.Module, num_classes: int, contract: DataContract, *, native: DataContract
-    ):
-        super().__init__(name, network, num_classes, contract, native=native, classifier=("head.proj",))
-        self._clip = (contract.num_frames, contract.train_size, contract.train_size)
-
     def check(self, num_frames: int, height: int, width: int) -> None:
-        if (num_frames, height, width) != self._clip:
-            frames, size, _ = self._clip
+        frames, size = self.built_for.num_frames, self.built_for.train_size
+        if (num_frames, height, width) != (frames, size, size):
             raise UserError(
                 f"{self.name} was built for clips of {frames} frames of {size}x{size} and cannot take {num_frames} of "
                 f"{height}x{width}; set data.test_size to data.train_size"
             )
 
     def logits(self, clips: Tensor) -> Tensor:
-        if self._clip[0] == 1:
+        if clips.shape[2] == 1:
             return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))
         return self.network(clips.contiguous(memory_format=torch.channels_last_3d))
 
-    def public_weights(self) -> dict[str, Tensor]:
-        return _public_weights(self)
 
-
-def _mvit(
-    name: str,
-    builder: Callable[..., nn.Module],
-    arguments: dict[str, Any],
-    num_classes: int,
-    dropout: float | None,
-    drop_path: float | None,
-    contract: DataContract,
-    native: DataContract,
-) -> MViT:
+def _refuse_sizes(name: str, native: DataContract, contract: DataContract) -> None:
+    """Raises UserError for clips that no MViT of this name can be built for."""
     frames, size = contract.num_frames, contract.train_size
     image = native.num_frames == 1
     if image and frames > 1:
@@ -204,10 +192,12 @@ def _mvit(
             f"{name} needs a data.train_size that is a multiple of 4 and an even data.num_frames, "
             f"not {size} and {frames}"
         )
-    arguments |= {"spatial_size": size, "temporal_size": frames}
-    arguments |= {} if dropout is None else {"head_dropout_rate": dropout}
-    arguments |= {} if drop_path is None else {"droppath_rate_block": drop_path}
-    return MViT(name, builder(**arguments), num_classes, contract, native=native)
+
+
+def _mvit_arguments(contract: DataContract, dropout: float | None, drop_path: float | None) -> dict[str, Any]:
+    rates = {"head_dropout_rate": dropout, "droppath_rate_block": drop_path}
+    sizes = {"spatial_size": contract.train_size, "temporal_size": contract.num_frames}
+    return sizes | {name: rate for name, rate in rates.items() if rate is not None}
 
 
 class AveragePool(nn.Module):
@@ -238,16 +228,6 @@ def _pathways(clips: Tensor) -> list[Tensor]:
     num_frames = clips.shape[2]
     slow = torch.linspace(0, num_frames - 1, num_frames // ALPHA).long()
     return [clips.index_select(2, slow.to(clips.device)), clips]
-
-
-def _public_weights(model: External) -> dict[str, Tensor]:
-    if model.contract.in_channels != 3:
-        raise UserError(f"the public weights of {model.name} are for 3 channels, not {model.contract.in_channels}")
-    hub, name = package(model.name, "pytorchvideo.models.hub"), model.name.removeprefix("pytorchvideo/")
-    address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
-    with downloading(model.name):  # as the hub does, but for code in the file
-        saved = torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
-    return {PREFIX + key: value for key, value in saved["model_state"].items()}
 
 
 def _ceil(size: int, stride: int) -> int:

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
-from video_rs.models.external import PREFIX, External, downloading, first_line, known, package, refuse
+from video_rs.models.external import (
+    PREFIX,
+    External,
+    downloading,
+    first_line,
+    fitting,
+    known,
+    out_of_memory,
+    package,
+    refuse,
+)
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
 """timm's argument: what sets it here."""
@@ -23,6 +33,7 @@ KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate
 
 def create(
     name: str,
+    *,
     num_classes: int | None,
     in_channels: int,
     dropout: float | None,
@@ -32,9 +43,10 @@ def create(
     """A network of timm with fresh weights; arguments as for ``create_model``. Raises UserError."""
     timm = package(name, "timm")
     model = name.removeprefix("timm/")
-    known(name, model.partition(".")[0], timm.list_models())
-    if "." in model:
-        known(name, model, timm.list_pretrained(f"{model.partition('.')[0]}.*"))
+    architecture = model.partition(".")[0]
+    known(f"timm/{architecture}", (f"timm/{other}" for other in timm.list_models()))
+    if model != architecture:
+        known(name, (f"timm/{other}" for other in timm.list_pretrained(f"{architecture}.*")))
     cfg = timm.get_pretrained_cfg(model)
     native = native_contract(cfg).with_channels(in_channels)
     contract = contract or native
@@ -47,29 +59,20 @@ def create(
     classes = getattr(network, "num_classes", 0) if num_classes is None else num_classes
     if not classes:
         raise UserError(f"{name} has no classes of its own; say how many with num_classes (model.num_classes)")
-    model = TimmNetwork(name, network, classes, contract, native=native, fixed_size=cfg.fixed_input_size)
+    classifier = cfg.classifier or ()
+    classifier = (classifier,) if isinstance(classifier, str) else classifier
+    model = TimmNetwork(name, network, classes, contract, native=native, classifier=classifier)
     for size in {contract.train_size, contract.test_size} - {native.train_size, native.test_size}:
-        _try(model, contract, size)
+        _try(model, size)
     return model
 
 
 class TimmNetwork(External):
-    """An image network: clips of one frame only. ``fixed_size``: it takes images of ``contract.train_size`` alone."""
+    """An image network: clips of one frame only, and of those with ``fixed_input_size`` images of one size alone."""
 
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        num_classes: int,
-        contract: DataContract,
-        *,
-        native: DataContract,
-        fixed_size: bool,
-    ) -> None:
-        classifier = network.pretrained_cfg.get("classifier") or ()
-        classifier = (classifier,) if isinstance(classifier, str) else classifier
-        super().__init__(name, network, num_classes, contract, native=native, classifier=classifier)
-        self._size = contract.train_size if fixed_size else None
+    @property
+    def _size(self) -> int | None:
+        return self.built_for.train_size if self.network.pretrained_cfg["fixed_input_size"] else None
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         if num_frames > 1:
@@ -93,7 +96,7 @@ class TimmNetwork(External):
             raise UserError(f"timm has no weights for {self.name}; train it, or name a file of weights")
         sizes = {} if self._size in (None, self.native.train_size) else {"img_size": self._size}
         channels = {} if self.contract.in_channels == 3 else {"in_chans": self.contract.in_channels}
-        with torch.random.fork_rng([]), downloading(self.name):
+        with torch.random.fork_rng([]), downloading(self.name), fitting(self):
             network = timm.create_model(model, pretrained=True, **sizes, **channels)
         return {PREFIX + key: value for key, value in network.state_dict().items()}
 
@@ -118,13 +121,15 @@ def native_contract(cfg: Any) -> DataContract:
 
 
 @torch.no_grad()
-def _try(model: TimmNetwork, contract: DataContract, size: int) -> None:
+def _try(model: TimmNetwork, size: int) -> None:
     """Raises UserError where images of this size do not pass: networks of windows and patches may tell only then."""
-    model.check(contract.num_frames, size, size)
-    image = torch.zeros(1, contract.in_channels, size, size, device=next(model.parameters()).device)
+    model.check(model.contract.num_frames, size, size)
+    image = torch.zeros(1, model.contract.in_channels, size, size, device=next(model.parameters()).device)
     try:
         model.eval()(image)
     except (AssertionError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         reason = "" if not str(error) else f" ({first_line(error)[:100]})"
         raise UserError(
             f"{model.name} cannot take images of {size}x{size}{reason}; its own are of {model.native.train_size}"
@@ -144,4 +149,6 @@ def _build(name: str, timm: Any, arguments: dict[str, Any], contract: DataContra
             raise
         refuse(name, KEYS[argument[1]], arguments[argument[1]], 3 if argument[1] == "in_chans" else "null")
     except (AssertionError, ValueError, RuntimeError) as error:  # sizes that a patch or window does not divide
+        if out_of_memory(error):
+            raise
         raise UserError(f"timm cannot build {name} with {arguments}: {first_line(error)[:200]}") from None

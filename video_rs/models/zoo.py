@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
 from torch import nn
 
@@ -49,9 +48,14 @@ def create_model(
         contract: what the weights expect to see.
 
     Raises:
-        UserError: the name, the rule or the padding is unknown; there are no public weights.
+        UserError: the name, the rule or the padding is unknown; the contract has other channels; there are no public
+            weights.
         MachineError: the public weights could not be downloaded.
     """
+    if contract is not None and contract.in_channels != in_channels:
+        raise UserError(
+            f"in_channels={in_channels}, but the contract is for {contract.in_channels} channels; make them agree"
+        )
     arguments = {
         "num_classes": num_classes,
         "in_channels": in_channels,
@@ -106,7 +110,5 @@ def _create(
 
 def find_preset(name: str) -> Preset:
     """The preset called ``name``; ``UserError`` with the nearest names when there is none."""
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5) or list(PRESETS)[:3]
-        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?")
+    external.known(name, PRESETS)
     return PRESETS[name]
