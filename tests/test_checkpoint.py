@@ -16,6 +16,7 @@ import torch
 
 import video_rs
 from video_rs import checkpoint
+from video_rs.contract import DataContract
 from video_rs.errors import MachineError, UserError
 
 
@@ -256,6 +257,42 @@ def with_metadata(path, run, key, text):
 def test_metadata_that_lie(tmp_path, run, key, changes, reason):
     path = with_metadata(tmp_path / "a.safetensors", run, key, json.dumps({**run[key], **changes}))
     assert reason in one_line(path, lambda path: video_rs.load(path, "cpu"))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("step", "3"), ("step", None), ("figures", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("ema", 3)],
+)
+def test_entries_that_may_lack_but_not_be_something_else(tmp_path, run, key, value):
+    checkpoint.save(tmp_path / "a.pt", {**run, key: value})
+    assert f"its {key} is not what it should be" in one_line(tmp_path / "a.pt")
+    checkpoint.save(tmp_path / "b.pt", {name: entry for name, entry in run.items() if name != key})
+    assert checkpoint.load_run(tmp_path / "b.pt").keys() == run.keys() - {key}
+
+
+def test_figures_of_all_kinds(tmp_path, run):
+    figures = {"top1": torch.tensor(0.5), "of": torch.tensor([1, 2]), "loss": float("inf"), "nan": float("nan")}
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {**run, "figures": figures})
+    with safetensors.safe_open(path, "pt") as handle:
+        text = handle.metadata()["figures"]
+    strict = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert strict == checkpoint.load_run(path)["figures"]
+    assert strict == {"top1": 0.5, "of": [1, 2], "loss": None, "nan": None}
+    for odd in ({"top1": object()}, {(1, 2): 0.5}):
+        assert "a.safetensors cannot hold its figures" in (
+            one_line(path, lambda path, figures=odd: checkpoint.save(path, {**run, "figures": figures}))
+        )
+    assert checkpoint.load_run(path)["figures"] == strict
+
+
+def test_a_checkpoint_of_weights(tmp_path, run):
+    contract = DataContract.from_dict(run["contract"])
+    state = checkpoint.of_weights(TINY, contract, run["ema"], config=run["config"], step=7)
+    assert (state["step"], state["config"], state["ema"]) == (7, run["config"], None)
+    assert checkpoint.of_weights(TINY, contract, run["ema"]).items() >= {"step": 0, "config": {}, "format": 1}.items()
+    checkpoint.save(tmp_path / "a.pt", state)
+    assert video_rs.load(tmp_path / "a.pt", "cpu").contract == contract
 
 
 @pytest.mark.parametrize("weights", [{3: torch.ones(1)}, {"head.weight": 3}, [1]])

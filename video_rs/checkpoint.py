@@ -21,6 +21,7 @@ state of an optimizer stays behind.
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -33,12 +34,15 @@ from typing import IO, Any
 import safetensors.torch
 import torch
 
+from video_rs.contract import DataContract
 from video_rs.errors import MachineError, UserError
 
 FORMAT = 1
 RUN = {"format": int, "config": dict, "model_args": dict, "contract": dict, "model": dict}
 """What a checkpoint of this package has at least, whatever wrote it."""
-TRAVELS = ("format", "config", "model_args", "contract", "step", "figures", "fingerprint", "versions")
+RECORD = {"step": int, "figures": dict, "fingerprint": dict, "versions": dict}
+"""What it may say of the run besides."""
+TRAVELS = ("format", "config", "model_args", "contract", *RECORD)
 """The entries that go into the metadata of a safetensors file."""
 
 
@@ -93,6 +97,21 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+
+def of_weights(
+    model_args: Mapping[str, Any], contract: DataContract, weights: Mapping[str, torch.Tensor], **record: Any
+) -> dict[str, Any]:
+    """A checkpoint that no trainer wrote.
+
+    Args:
+        model_args: of ``create_model``.
+        contract: what the weights expect to see.
+        weights: state dict of the network.
+        record: what is known of the run that they come from: ``config`` and the entries of ``RECORD``.
+    """
+    own = {"format": FORMAT, "model_args": dict(model_args), "contract": contract.to_dict()}
+    return {"config": {}, "step": 0, **record, **own, "model": dict(weights), "ema": None}
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -163,11 +182,34 @@ def _to_safetensors(state: Mapping[str, Any], path: str | Path) -> bytes:
     tensors = weights(state) if is_run(state) else state
     if other := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
         raise UserError(f"{path} can hold tensors alone, and {other[0]} is none; choose another suffix, such as .pt")
-    metadata = {key: json.dumps(state[key]) for key in TRAVELS if key in state} if is_run(state) else {"format": "pt"}
+    metadata = _metadata(state, path) if is_run(state) else {"format": "pt"}
     copies = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
     }
     return safetensors.torch.save(copies, metadata)
+
+
+def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
+    texts = {}
+    for key in TRAVELS:
+        if key in state:
+            try:
+                texts[key] = json.dumps(_plain(state[key]) if key == "figures" else state[key])
+            except (TypeError, ValueError, RecursionError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{path} cannot hold its {key}: {reason}; choose another suffix, such as .pt") from None
+    return texts
+
+
+def _plain(value: Any) -> Any:
+    """Measured numbers as every JSON reader takes them: tensors as lists or numbers, None for what is not finite."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_run(state: Mapping[str, Any]) -> bool:
@@ -180,6 +222,7 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
     if isinstance(state.get("format"), int) and state["format"] > FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}: upgrade")
     wrong = [key for key, kind in RUN.items() if not isinstance(state.get(key), kind)]
+    wrong += [key for key, kind in RECORD.items() if key in state and not isinstance(state[key], kind)]
     if not wrong and not isinstance(state["model_args"].get("name"), str):
         wrong = ["model_args"]
     if not wrong and not _are_weights(weights(state)):
