@@ -52,7 +52,9 @@ def test_the_config_of_the_next_command_fits_the_weights(tmp_path, capsys, timm_
     if not timm_names:  # then nothing says what pixels they expect
         torch.save(from_timm(torch.load(source)), source)
     inflate.main(["--from", str(source), "--model", "resnet3d_rs_26", "--out", out])
-    arguments = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+    printed = capsys.readouterr().out
+    assert ("layout of the source unknown: not compared" in printed) == (not timm_names)
+    arguments = shlex.split(printed.rpartition("next: ")[2])
     config = load_config(arguments[arguments.index("--cfg") + 1], arguments[arguments.index("--cfg") + 2 :])
     model = build_model(config, "abcdef")
     before = model.contract
@@ -106,6 +108,14 @@ def test_what_the_inflated_network_will_not_compute_alike_is_said(tmp_path, caps
     assert "--temporal-padding replicate is exact" in printed
 
 
+def test_weights_of_odd_widths(tmp_path, capsys):
+    source, out = tmp_path / "image.pt", tmp_path / "video.pt"
+    torch.save(create_model("resnet_rs_26", num_classes=4, width=0.3).state_dict(), source)
+    inflate.main(["--from", str(source), "--model", "resnet3d_rs_26", "--out", str(out)])
+    assert "model.width=0.3 " in capsys.readouterr().out
+    assert checkpoint.load_run(out)["model_args"]["width"] == 0.3
+
+
 @pytest.mark.parametrize("number", ["-1", "0", "many"])
 def test_no_classes_are_refused(capsys, number):
     assert run(inflate.main, ["--from", "none.pth", "--out", "video.pt", f"--num-classes={number}"]) == 2
@@ -115,6 +125,8 @@ def test_no_classes_are_refused(capsys, number):
 def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
     source, out = image_weights(tmp_path / "image.pth"), str(tmp_path / "video.pt")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    theirs = {name: tensor for name, tensor in torch.load(source).items() if "maxpool" not in name and "se" not in name}
+    torch.save(theirs, tmp_path / "resnet26d.pth")
     garden = saved(tmp_path / "garden.pt", "garden_resnet_rs_50", "abcd")
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     (tmp_path / "names.txt").write_text("a\nb\n")
@@ -138,6 +150,9 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         "resnet3d_rs_26": ["--from", str(source), "--model", "resnet3d_rs26"],
         "does not exist": ["--from", str(tmp_path / "none.pth")],
         "not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],
+        "resnet26d.pth does not fit: the weights are not those of a ResNet-RS: they have no stages, the first": [
+            *("--from", str(tmp_path / "resnet26d.pth"), "--model", "resnet3d_rs_26")
+        ],
         "has blocks 2, 2, 2, 2 (depth 26), this one 3, 4, 6, 3 (depth 50)": [
             "--from",
             str(source),

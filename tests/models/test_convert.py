@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
-from video_rs.models.convert import from_timm, strip_prefixes, to_timm
+from video_rs.models.convert import from_timm, looks_like_timm, strip_prefixes, to_timm
 from video_rs.models.init import TIMM_DEPTHS
+from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D
 from video_rs.models.presets import BLOCKS
+from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
+from video_rs.models.state_dict import skeleton, width_of
 from video_rs.models.zoo import create_model
 
 
@@ -62,8 +65,37 @@ def test_only_image_networks_go_to_timm():
         from_timm({"layer1.0.attn.weight": torch.zeros(1)})
 
 
+def test_other_networks_of_timm_are_not_its_resnetrs():
+    """Its resnet50d has a deep stem too, without squeeze-and-excitation and with a pool that has no weights."""
+    theirs = to_timm(small().state_dict())
+    assert looks_like_timm(theirs)
+    for missing in ("conv1.0.", "maxpool.", ".se."):
+        assert not looks_like_timm({name: tensor for name, tensor in theirs.items() if missing not in name})
+
+
+@pytest.mark.parametrize("layout", [RESNET_RS_2D, GARDEN_3D])
+def test_the_width_is_known_from_the_shapes(layout):
+    """Channels are rounded to multiples of 8, and no one stage tells those of all others."""
+    for width in (0.125, 0.25, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 0.95, 0.26875):
+        with torch.device("meta"):
+            model = ResNetRS(layout, (1, 1, 1, 1), 5, in_channels=2, width=width)
+        state = model.state_dict()
+        shapes = {name: tensor.shape for name, tensor in skeleton(state, layout).state_dict().items()}
+        assert shapes == {name: tensor.shape for name, tensor in state.items()}
+        if width <= 2 and width * 8 % 1 == 0 or width == 0.3:
+            assert width_of(state) == width
+    for thousandths in range(5, 2100):
+        state = {
+            f"stages.{i}.0.conv2.conv.weight": range(scaled(c, thousandths / 1000)) for i, (c, _) in enumerate(STAGES)
+        }
+        assert all(scaled(c, width_of(state)) == len(state[name]) for (c, _), name in zip(STAGES, state, strict=True))
+
+
 def test_prefixes():
     state = small().state_dict()
+    assert same(strip_prefixes({f"module.network.{name}": tensor for name, tensor in state.items()}), state)
+    some = {"network.0.weight": torch.zeros(1), "head.weight": torch.zeros(1)}
+    assert same(strip_prefixes({f"network.{name}": tensor for name, tensor in some.items()}), some)
     assert same(strip_prefixes({f"module._orig_mod.{name}": tensor for name, tensor in state.items()}), state)
     assert same(strip_prefixes(state), state)
     assert strip_prefixes({}) == {}

@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 
 from video_rs import checkpoint
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import UserError
 from video_rs.models import init
 from video_rs.models.convert import to_timm
 from video_rs.models.init import init_from
-from video_rs.models.presets import PRESETS
+from video_rs.models.layout import GARDEN_3D
+from video_rs.models.presets import BLOCKS, PRESETS
+from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.zoo import create_model
 
 NAMES = ("a", "b", "c")
@@ -79,8 +81,9 @@ def test_init_from_bare_weights(tmp_path, kind):
         torch.save(kinds.get(kind, state), path)
     report = init_from(model, path)
     assert same(model.state_dict(), state)
-    assert len(report.weights.matched) == len(state) and str(report) == f"{len(state)} weights as they are"
-    assert (report.contract is None) == (kind != "timm")
+    assert len(report.weights.matched) == len(state)
+    unknown = ", layout of the source unknown: not compared"
+    assert str(report) == f"{len(state)} weights as they are" + ("" if kind == "timm" else unknown)
 
 
 def test_init_from_a_run_prefers_the_average_and_takes_its_contract(tmp_path):
@@ -134,6 +137,11 @@ def test_runs_of_a_newer_version_are_refused(tmp_path):
     checkpoint.save(path, {**state, "contract": {**state["contract"], "audio": 1}})
     with pytest.raises(UserError, match=r"new.pt has data contract fields \['audio'\]"):
         init_from(small(), path)
+    save_run(path, small(), name="resnet_rs_9")
+    with pytest.raises(
+        UserError, match="new.pt holds resnet_rs_9, a network unknown to this version of .* upgrade it$"
+    ):
+        init_from(small(), path)
 
 
 def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
@@ -161,10 +169,10 @@ def test_init_from_is_strict(tmp_path):
         "this network has no extra.weight$": {**state, "extra.weight": torch.zeros(1)},
         r"shapes: head.weight is \[3, 5\] but \[3, 256\]": {**state, "head.weight": torch.zeros(3, 5)},
         r"blocks 3, 4, 6, 3 \(depth 50\), this one 2, 2, 2, 2 \(depth 26\)$": small("resnet_rs_50").state_dict(),
-        r"width 0.25 \(16 channels in the first stage\), this one 0.125 \(8 ": wide.state_dict(),
+        r"width 0.25 \(channels 16, 32, 64, 128\), this one 0.125 \(8, 16, 32, 64\)$": wide.state_dict(),
         r"not those of a ResNet-RS: blocks by stage \[2, 2, 2, 0\]": blocks,
-        r"not those of a ResNet-RS: blocks by stage \[0, 0, 0, 0\]": {"conv.weight": torch.zeros(1)},
-        r"it has no stages.0.0.se.reduce.weight, .*\(28 more\)": without_se,
+        "not those of a ResNet-RS: they have no stages, the first is conv.weight$": {"conv.weight": torch.zeros(1)},
+        "it has no stages.0.0.se.reduce.weight, .* and 28 more$": without_se,
         "layer1.0.attn.weight is not a weight of the image ResNet-RS": {
             **to_timm(state),
             "layer1.0.attn.weight": state["head.bias"],
@@ -236,6 +244,56 @@ def test_images_go_into_video_layouts_with_other_2d_parts(tmp_path):
         init_from(small("garden_resnet3d_rs_50"), tmp_path / "broken.pt")
 
 
+def without(state, *parts):
+    return {name: tensor for name, tensor in state.items() if not any(part in name for part in parts)}
+
+
+@pytest.mark.parametrize("kind", ["ours", "run", "timm"])
+@pytest.mark.parametrize("parts", [(".se.",), ("stem.pool.",), (".se.", "stem.pool.")])
+def test_parts_that_both_layouts_have_are_wanted(tmp_path, kind, parts):
+    """timm's resnet50d has ResNet-RS's names but for squeeze-and-excitation and the stem's pool."""
+    source, path = small(), tmp_path / "image.pt"
+    state = without(source.state_dict(), *parts)
+    if kind == "run":
+        checkpoint.save(path, {**checkpoint.load(save_run(path, source, name="resnet_rs_26")), "model": state})
+    else:
+        torch.save(to_timm(state) if kind == "timm" else state, path)
+    for model in (small("resnet3d_rs_26"), small()):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        said = "they have no stages, the first is conv1.0.weight" if kind == "timm" else f"it has no .*{parts[-1]}"
+        with pytest.raises(UserError, match=f"image.pt does not fit: .*{said}") as error:
+            init_from(model, path)
+        assert "\n" not in str(error.value) and same(model.state_dict(), before)
+
+
+def test_parts_that_one_layout_has_alone(tmp_path):
+    """A source whose layout is unknown may lack self-gating and have a pool too many, nothing else."""
+    source, path = small(), tmp_path / "image.pt"
+    torch.save(source.state_dict(), path)
+    layout = dataclasses.replace(GARDEN_3D, padding="symmetric")
+    report = init_from(ResNetRS(layout, BLOCKS[26], 3, width=0.125), path)
+    assert {name.split(".")[-2] for name in report.weights.missing} == {"gating"}
+    assert "layout of the source unknown: not compared" in str(report)
+    no_excite = ResNetRS(dataclasses.replace(layout, se_ratio=0.0), BLOCKS[26], 3, width=0.125)
+    with pytest.raises(UserError, match="image.pt does not fit: this network has no stages.0.0.se.reduce.weight"):
+        init_from(no_excite, path)
+    report = init_from(no_excite, save_run(path, source, name="resnet_rs_26"))
+    assert report.differences["se_ratio"] == (0.25, 0.0) and "unknown" not in str(report)
+    torch.save(without(small("garden_resnet3d_rs_50").state_dict(), ".gating."), path)
+    with pytest.raises(UserError, match="it has no stages.0.2.gating.weight"):  # nothing is inflated here
+        init_from(small("garden_resnet3d_rs_50"), path)
+
+
+@pytest.mark.parametrize("width", [0.3, 0.95, 0.26875])
+def test_the_width_of_bare_weights(tmp_path, width):
+    source = create_model("resnet_rs_26", num_classes=3, width=width)
+    torch.save(source.state_dict(), tmp_path / "image.pt")
+    model = create_model("resnet3d_rs_26", **init.sizes(init.read(tmp_path / "image.pt")))
+    assert init_from(model, tmp_path / "image.pt").weights.inflated
+    with pytest.raises(UserError, match="no public weights of this network"):
+        init_from(create_model("resnet_rs_50", width=width), "pretrained")
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("video", ["resnet3d_rs_50", "inflated_garden_resnet_rs_50"])
 def test_images_go_into_their_video_layout_exactly(tmp_path, video, suffix):
@@ -262,103 +320,3 @@ def test_what_is_beyond_the_ends_of_a_clip_is_told_but_no_error(tmp_path):
     report = init_from(small("resnet3d_rs_26"), path)
     assert report.differences == {"temporal_padding": ("replicate", "zeros")}
     assert not init_from(small("resnet3d_rs_26", temporal_padding="replicate"), path).differences
-
-
-def external(name="timm/test_resnet", **kwargs):
-    pytest.importorskip("timm")
-    model = create_model(name, **{"num_classes": 3, **kwargs})
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter)
-    return model
-
-
-@pytest.mark.parametrize("kind", ["theirs", "ours", "wrapped", "run"])
-def test_networks_of_other_packages(tmp_path, kind):
-    source, model, path = external(), external(), tmp_path / "weights.pt"
-    state = source.state_dict()
-    theirs = source.network.state_dict()
-    kinds = {"theirs": theirs, "ours": state, "wrapped": {"model_state": theirs, "epoch": 1}}
-    source.contract = dataclasses.replace(source.contract, class_names=NAMES, std=(0.1, 0.2, 0.3))
-    save_run(path, source, name=f"{source.name}.r160_in1k") if kind == "run" else torch.save(kinds[kind], path)
-    report = init_from(model, path)
-    assert same(model.state_dict(), state) and not report.weights.adapted
-    assert (model.contract == source.contract) == (kind == "run")
-
-
-def test_heads_of_networks_of_other_packages(tmp_path):
-    path = save_run(tmp_path / "run.pt", external(), name="timm/test_resnet")
-    model = external(num_classes=5)
-    head = model.get_parameter("network.fc.weight").clone()
-    report = init_from(model, path)
-    assert report.weights.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, starts anew")
-    assert torch.equal(model.get_parameter("network.fc.weight"), head)
-    assert len(report.weights.matched) == len(model.state_dict()) - 2
-
-
-def test_networks_of_other_packages_take_their_own_weights_alone(tmp_path):
-    source, path = external(), tmp_path / "weights.pt"
-    wrong = {
-        "its network is timm/test_resnet, this one timm/test_vit": external("timm/test_vit"),
-        r"conv1.0.weight is .* \(weights for other input channels are adapted for the ResNet-RS": external(
-            in_channels=1
-        ),
-    }
-    save_run(path, source, name="timm/test_resnet")
-    for message, model in wrong.items():
-        with pytest.raises(UserError, match=message):
-            init_from(model, path)
-    save_run(path, small(), name="resnet_rs_26")
-    with pytest.raises(UserError, match="its network is resnet_rs_26, this one timm/test_resnet"):
-        init_from(external(), path)
-    torch.save({**source.network.state_dict(), "extra": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="this network has no network.extra$"):
-        init_from(external(), path)
-    torch.save(source.state_dict(), path)
-    with pytest.raises(UserError, match=r"its network has blocks 1, 1, 1, 1, this one 2, 2, 2, 2 \(depth 26\)$"):
-        init_from(small(), path)
-    save_run(path, source, name="timm/test_resnet")
-    with pytest.raises(UserError, match="its network is timm/test_resnet, this one a ResNet-RS$"):
-        init_from(small(), path)
-
-
-def test_timms_own_resnetrs_trained_here_goes_into_the_family(tmp_path):
-    source = small()
-    theirs = {f"network.{name}": tensor for name, tensor in to_timm(source.state_dict()).items()}
-    torch.save(theirs, tmp_path / "weights.pt")
-    model = small("resnet3d_rs_26")
-    assert init_from(model, tmp_path / "weights.pt").weights.inflated
-    assert torch.equal(model.head.weight, source.head.weight)
-
-
-@pytest.mark.parametrize("name", ["resnet3d_rs_26", "garden_resnet_rs_50", "garden_resnet3d_rs_50", "resnet_rs_50"])
-def test_networks_without_public_weights(name):
-    """The last one because of its width. No download is tried."""
-    with pytest.raises(UserError, match="no public weights of this network; timm has those of .*from a file instead"):
-        init_from(small(name), "pretrained")
-
-
-def test_timms_weights_are_asked_for_by_depth(monkeypatch):
-    timm = pytest.importorskip("timm")
-    asked = []
-    create = timm.create_model
-
-    def fake(name, pretrained):
-        asked.append((name, pretrained))
-        return create(name)
-
-    monkeypatch.setattr(timm, "create_model", fake)
-    with torch.device("meta"):
-        source = init.read_timm((3, 4, 6, 3))
-    assert asked == [("resnetrs50", True)] and "stages.0.0.conv1.conv.weight" in source.state
-
-    def offline(name, pretrained):
-        raise OSError("no route to host\nand so on")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(MachineError, match="weights of resnetrs101: no route to host$"):
-        init.read_timm((3, 4, 23, 3))
-    with pytest.raises(UserError, match="depths 50, 101"):
-        init_from(small(), "timm")
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(UserError, match="pip install timm"):
-        init.read_timm((3, 4, 6, 3))

@@ -141,7 +141,7 @@ def test_public_weights_are_fetched_once_and_give_timms_logits(weights, tmp_path
 def assert_one_line(done: subprocess.CompletedProcess) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 3, done.stderr
-    assert last.startswith("error: timm could not get the weights of resnetrs50: ") and len(last) > 60
+    assert last.startswith("error: the public weights of timm/resnetrs50 could not be downloaded: ") and len(last) > 80
     assert "Traceback" not in done.stderr
 
 

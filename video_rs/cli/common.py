@@ -56,6 +56,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help tells more")
 
 
+def positive(text: str) -> int:
+    """A whole number above 0; an argparse type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def config_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with ``--cfg`` and ``key=value`` overrides, whose ``--help`` lists every key of the schema."""
     from video_rs import config

@@ -6,8 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from video_rs.cli.common import Parser, command, program
-from video_rs.cli.predict import positive
+from video_rs.cli.common import Parser, command, positive, program
 from video_rs.config import load_config
 from video_rs.errors import UserError
 from video_rs.models.layout import INFLATIONS, TEMPORAL_PADDINGS
@@ -54,23 +53,14 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     names = _class_names(args.class_names, args.num_classes)
 
-    from video_rs import checkpoint
+    from video_rs import checkpoint, download
 
     model, model_args, report = _inflated(args, names)
-    state = {
-        "format": checkpoint.FORMAT,
-        "config": {},
-        "model_args": model_args,
-        "contract": model.contract.to_dict(),
-        "model": model.state_dict(),
-        "ema": None,
-        "step": 0,
-    }
-    checkpoint.save(args.out, state)
-    print(f"{args.source} into {args.model}, {model.num_classes} classes, method {args.method}")
+    checkpoint.save(args.out, checkpoint.of_weights(model_args, model.contract, model.state_dict()))
+    print(f"{download.shown(args.source)} into {args.model}, {model.num_classes} classes, method {args.method}")
     print(report.weights)
-    if report.differences:
-        print(report.differing())
+    if said := report.about_layouts():
+        print(said)
     if args.method == "average" and model.layout.temporal_padding == "zeros":
         print("the ends of a clip see less than whole kernels: --temporal-padding replicate is exact on still clips")
     overrides = [f"train.init_from={args.out}", *next_overrides(model_args, model.contract)]
@@ -83,10 +73,13 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
     from video_rs.models import init, zoo
 
     preset = zoo.find_preset(args.model)
-    if init.for_images(preset.layout):
+    if preset.layout.for_images:
         raise UserError(f"--model {args.model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
     source = init.read_timm(preset.blocks) if args.source == "timm" else init.read(args.source)
-    model_args = {"name": args.model, **init.sizes(source)}
+    try:
+        model_args = {"name": args.model, **init.sizes(source)}
+    except UserError as error:
+        raise UserError(f"{args.source} does not fit: {error}") from None
     model_args["num_classes"] = len(names) or args.num_classes or model_args["num_classes"]
     if args.temporal_padding:
         model_args["temporal_padding"] = args.temporal_padding

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_rs.cli.common import Parser, program, progress
+from video_rs.cli.common import Parser, positive, program, progress
 from video_rs.errors import MediaError
 
 if TYPE_CHECKING:
@@ -89,12 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="one JSON object a line per file (with --every: per window)")
     form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")
     return parser
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Namespace) -> Iterator[tuple]:

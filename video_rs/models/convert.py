@@ -12,13 +12,17 @@ from torch import Tensor
 
 from video_rs.errors import UserError
 from video_rs.models.convert_tensorflow import from_garden, from_keras, from_tpu
+from video_rs.models.external import PREFIX
 from video_rs.models.layout import RESNET_RS_2D
 from video_rs.models.state_dict import State, complete, skeleton
 
 __all__ = ["from_garden", "from_keras", "from_timm", "from_tpu", "looks_like_timm", "ours", "strip_prefixes", "to_timm"]
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and trainers put before every name."""
+PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
+"""What DistributedDataParallel, torch.compile, trainers and our own wrapper of others put before every name."""
+
+_TIMM_HAS = ("conv1.0.weight", "maxpool.0.weight", "layer1.0.conv1.weight", "layer1.0.se.fc1.weight")
+"""A deep stem, a convolution for its pool, bottlenecks, squeeze-and-excitation: no other network of timm has all."""
 
 _TIMM_STEM = {
     "stem.conv1.conv": "conv1.0",
@@ -102,7 +106,7 @@ def strip_prefixes(state: State) -> dict[str, Tensor]:
 
 def looks_like_timm(state: State) -> bool:
     """Whether the names are those of timm's ``resnetrs*``."""
-    return "conv1.0.weight" in state and "layer1.0.conv1.weight" in state
+    return all(name in state for name in _TIMM_HAS)
 
 
 def ours(state: State) -> dict[str, Tensor]:

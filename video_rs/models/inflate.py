@@ -24,6 +24,7 @@ from video_rs.errors import UserError
 from video_rs.models.convert import State, ours
 from video_rs.models.layout import INFLATIONS
 from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.state_dict import few
 
 
 @dataclass
@@ -53,17 +54,14 @@ class InflationReport:
             "unused": self.unused,
             "missing": self.missing,
         }
-        return "\n".join(f"{row:<9}{len(names):5d}  {summary(names)}".rstrip() for row, names in rows.items())
-
-
-def summary(names: list[str], limit: int = 4) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f", ... ({len(names) - limit} more)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+        return "\n".join(f"{row:<9}{len(names):5d}  {few(names)}".rstrip() for row, names in rows.items())
 
 
 def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -> InflationReport:
-    """Loads image weights into a video network, in place.
+    """Loads image weights into a video network, in place, by their names and shapes alone.
+
+    Whether the two networks compute alike (activation, padding, ...) is not asked, and what only one of them has is no
+    error: read the report. ``video_rs.models.init.init_from`` compares the layouts and is strict.
 
     Args:
         state_dict_2d: of an image network, this package's or timm's. Kernels that have the network's temporal extent

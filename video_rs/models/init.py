@@ -9,28 +9,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from video_rs import checkpoint, download
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import UserError
 from video_rs.models.convert import State, looks_like_timm, ours, strip_prefixes
-from video_rs.models.external import PREFIX
-from video_rs.models.inflate import InflationReport, match, summary
-from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D, Layout
+from video_rs.models.external import create, is_external
+from video_rs.models.inflate import InflationReport, match
+from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D, Differences, Layout
 from video_rs.models.presets import BLOCKS, PRESETS
-from video_rs.models.resnet_rs import STAGES, ResNetRS
-from video_rs.models.state_dict import blocks_of
+from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.state_dict import blocks_of, channels_of, few, width_of
 
-LAYOUT_WEIGHTS = ("stem.pool.", ".gating.", ".se.")
-"""What image and video networks of different layouts may lack of each other, all of it or none."""
+PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
+"""The fields of a layout by which networks have parts of their own, and what is in the names of the weights there."""
 
-Differences = dict[str, tuple[Any, Any]]
-"""Of two layouts: ``{field: (the source's, the network's)}``."""
+_ENTRIES = ("state_dict_ema", "model_ema", "ema", "model", "state_dict", "model_state")
+"""Where trainers keep weights, timm's among them: moving averages come first, as they do with ``timm.models``."""
 
 TIMM_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
-TIMM_CONTRACT = DataContract(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter="bicubic")
-"""What all of timm's ResNet-RS weights expect (its ``pretrained_cfg``), sizes apart."""
 
 
 @dataclass
@@ -39,18 +38,22 @@ class Source:
 
     Attributes:
         weights: with the names of their file, without what wrappers put before them.
-        contract: what they expect to see; None when unknown.
+        contract: what they expect to see, as their file says; None when it does not.
         model_args: the arguments of ``create_model`` for their network; None when unknown.
+        entry: what they are called in their file; "" where it holds nothing else.
+        ignored: the file's other entries.
     """
 
     weights: dict[str, Tensor]
     contract: DataContract | None = None
     model_args: dict[str, Any] | None = None
+    entry: str = ""
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """The weights with the names of the ResNet-RS family."""
-        return ours(_unwrapped(self.weights))
+        return ours(self.weights)
 
     @property
     def name(self) -> str:
@@ -64,7 +67,13 @@ class Source:
             padding = (self.model_args or {}).get("temporal_padding")
             layout = PRESETS[self.name].layout
             return dataclasses.replace(layout, temporal_padding=padding) if padding else layout
-        return RESNET_RS_2D if looks_like_timm(_unwrapped(self.weights)) else None
+        return RESNET_RS_2D if looks_like_timm(self.weights) else None
+
+    def contract_for(self, model: nn.Module) -> DataContract | None:
+        """What the weights expect to see of pixels where they go into ``model``; None when unknown."""
+        if self.contract is None and isinstance(model, ResNetRS) and looks_like_timm(self.weights):
+            return timm_contract(model.blocks)
+        return self.contract
 
 
 def read(path: str | Path) -> Source:
@@ -79,42 +88,49 @@ def read(path: str | Path) -> Source:
         UserError: the file is missing, damaged, of a newer version, or holds something else.
         MachineError: it could not be fetched.
     """
-    saved = checkpoint.load(download.local(path))
+    return source_of(checkpoint.load(download.local(path)), download.shown(path))
+
+
+def source_of(saved: Mapping[str, Any], path: str) -> Source:
+    """:func:`read` for the contents of a file, ``checkpoint.load``'s; ``path`` is for messages."""
     if is_run := checkpoint.is_run(saved):
         checkpoint.check_format(saved, path)
-    weights = _bare(saved)
+    entry = _entry(saved)
+    weights = saved[entry] if entry else saved
     if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} holds no weights: neither a checkpoint nor a state dict")
     if spoilt := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise UserError(f"{path} is damaged: {spoilt[0]} and {len(spoilt) - 1} more weights are not finite")
-    source = Source(strip_prefixes(weights))
+    ignored = tuple(sorted(map(str, saved.keys() - {entry}))) if entry else ()
+    source = Source(strip_prefixes(weights), entry=entry, ignored=ignored)
     if is_run:
         source.contract, source.model_args = DataContract.from_dict(saved["contract"], path), saved["model_args"]
-    elif looks_like_timm(source.weights):
-        source.contract = TIMM_CONTRACT
+        if source.name not in PRESETS and not is_external(source.name):
+            raise UserError(f"{path} holds {source.name}, a network unknown to this version of video_rs: upgrade it")
     return source
 
 
 def sizes(source: Source) -> dict[str, Any]:
-    """The arguments of ``create_model`` that make a network as wide, and for as many classes and channels."""
+    """The arguments of ``create_model`` that make a network as wide, and for as many classes and channels.
+
+    Raises:
+        UserError: the weights are not those of a ResNet-RS.
+    """
+    blocks_of(source.state)
     try:
         classes = source.state["head.weight"].shape[0]
-        stem, pixels = source.state["stages.0.0.conv1.conv.weight"], source.state["stem.conv1.conv.weight"]
+        pixels = source.state["stem.conv1.conv.weight"]
     except KeyError as error:
         raise UserError(f"the weights lack {error.args[0]}: they are not those of a ResNet-RS") from None
-    width = (source.model_args or {}).get("width", _width(stem))
+    width = (source.model_args or {}).get("width") or width_of(source.state)
     return {"num_classes": classes, "in_channels": pixels.shape[1], "width": width}
 
 
-def _bare(saved: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(saved.get("model"), Mapping):
-        return checkpoint.weights(saved)
-    wrapped = next((key for key in ("state_dict", "model_state") if isinstance(saved.get(key), Mapping)), None)
-    return dict(saved[wrapped] if wrapped else saved)
-
-
-def _unwrapped(state: State) -> dict[str, Tensor]:
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+def _entry(saved: Mapping[str, Any]) -> str:
+    """Under which name a file holds the weights to predict with; "" where they are all that it holds."""
+    if checkpoint.is_run(saved):
+        return "model" if saved.get("ema") is None else "ema"
+    return next((key for key in _ENTRIES if isinstance(saved.get(key), Mapping) and saved[key]), "")
 
 
 def read_timm(blocks: tuple[int, ...]) -> Source:
@@ -128,47 +144,51 @@ def read_timm(blocks: tuple[int, ...]) -> Source:
     if depth is None:
         depths = ", ".join(map(str, TIMM_DEPTHS))
         raise UserError(f"timm has ResNet-RS of depths {depths}, none with blocks {list(blocks)}; give a file")
-    try:
-        import timm
-    except (ImportError, RuntimeError):  # the latter where torchvision does not fit torch
-        raise UserError("weights from timm need timm: pip install timm, or give a file of weights") from None
-    try:
-        model = timm.create_model(f"resnetrs{depth}", pretrained=True)
-    except Exception as error:  # whatever its hub client, urllib or the disk may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MachineError(f"timm could not get the weights of resnetrs{depth}: {reason}") from error
-    return Source(model.state_dict(), TIMM_CONTRACT)
+    with torch.device("meta"):  # it is asked for its public weights alone
+        network = create(f"timm/resnetrs{depth}")
+    return Source(strip_prefixes(network.public_weights()))
+
+
+def timm_contract(blocks: tuple[int, ...]) -> DataContract:
+    """What timm's ResNet-RS weights for the network with these blocks expect, sizes apart.
+
+    All but depth 200 are the moving averages of the TPU repository's checkpoints (timm's ``default_cfgs`` take them
+    from its release v0.1-rs-weights, ``*_ema-*.pth``), which were trained with TensorFlow 1's bicubic resizing: without
+    antialiasing, whatever timm itself resizes with. Depth 200 was trained by timm (v0.1-tpu-weights,
+    ``resnetrs200_c-*.pth``), on what PIL's bicubic filter makes of images, which antialiases.
+    """
+    filter = "bicubic-antialias" if tuple(blocks) == BLOCKS[200] else "bicubic"
+    return DataContract(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
 
 
 @dataclass
 class InitReport:
-    """Where a network's weights came from and what became of them.
+    """What became of the weights that a network was started from.
 
     Attributes:
-        source: as it was named.
         weights: what was matched, inflated, adapted and left.
-        contract: what the source expected to see; None when unknown.
         differences: of the layouts, ``{field: (the source's, the network's)}``; with any, a still clip does not give
             the source's logits.
+        compared: whether the layouts were; they are not where nothing tells that of the source.
     """
 
-    source: str
     weights: InflationReport
-    contract: DataContract | None
     differences: Differences = field(default_factory=dict)
+    compared: bool = True
 
     def __str__(self) -> str:
         weights = self.weights
         parts = [f"{len(weights.matched)} weights as they are"]
         parts += [f"{len(weights.inflated)} inflated"] if weights.inflated else []
         parts += [f"{name} {how}" for name, how in weights.adapted.items() if name.endswith("weight")]
-        parts += [f"not used: {summary(weights.unused)}"] if weights.unused else []
-        parts += [f"not in the source: {summary(weights.missing)}"] if weights.missing else []
-        parts += [self.differing()] if self.differences else []
-        return ", ".join(parts)
+        parts += [f"not used: {few(weights.unused)}"] if weights.unused else []
+        parts += [f"not in the source: {few(weights.missing)}"] if weights.missing else []
+        return ", ".join(filter(None, [*parts, self.about_layouts()]))
 
-    def differing(self) -> str:
-        """The differences of the layouts and what they mean, in a line; "" without any."""
+    def about_layouts(self) -> str:
+        """The differences of the layouts and what they mean, or that they are unknown, in a line; "" without any."""
+        if not self.compared:
+            return "layout of the source unknown: not compared"
         shown = ", ".join(f"{name} {theirs} -> {own}" for name, (theirs, own) in self.differences.items())
         return f"differs from the source: {shown} (its logits will not be the source's)" if shown else ""
 
@@ -192,8 +212,10 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
         MachineError: they could not be downloaded.
     """
     if str(source) not in ("pretrained", "timm"):
-        return load_into(model, read(source), str(source), method=method)
+        return load_into(model, read(source), download.shown(source), method=method)
     if not isinstance(model, ResNetRS):
+        if source == "timm":
+            raise UserError(f"the source timm is for the ResNet-RS family; for {model.name} say pretrained")
         return _load_public(model)
     if source == "pretrained":
         _check_public(model)
@@ -202,24 +224,28 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
 
 def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InitReport:
     """:func:`init_from` for weights that were read already; ``name`` is for messages."""
-    class_names = source.contract.class_names if source.contract else ()
+    contract = source.contract_for(model)
+    class_names = contract.class_names if contract else ()
     try:
         state, differences = _fitting(source, model)
         weights, report = match(state, model, method, class_names)
     except UserError as error:
         raise UserError(f"{name} does not fit: {error}") from None
-    lost, wanting = report.unused, report.missing
+    compared = not isinstance(model, ResNetRS) or source.layout is not None
+    surplus, wanting = report.unused, report.missing
     if report.inflated:
-        lost, wanting = _unexplained(lost, model.state_dict()), _unexplained(wanting, state)
-    if lost or wanting:
-        faults = [f"this network has no {summary(lost)}"] if lost else []
-        faults += [f"it has no {summary(wanting)}"] if wanting else []
+        apart = set(PARTS) & differences.keys()
+        surplus = _unexplained(surplus, apart if compared else {"stem_pool"}, model.state_dict())
+        wanting = _unexplained(wanting, apart if compared else {"self_gating"}, state)
+    if surplus or wanting:
+        faults = [f"this network has no {few(surplus)}"] if surplus else []
+        faults += [f"it has no {few(wanting)}"] if wanting else []
         raise UserError(f"{name} does not fit: {'; '.join(faults)}")
     model.load_state_dict(weights, strict=False)
-    if source.contract is not None:
+    if contract is not None:
         changed = any(head in report.adapted for head in model.head_names)
-        model.contract = _contract(model.contract, source.contract, same_head=not changed)
-    return InitReport(name, report, source.contract, differences)
+        model.contract = _contract(model.contract, contract, same_head=not changed)
+    return InitReport(report, differences, compared)
 
 
 def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Differences]:
@@ -232,13 +258,14 @@ def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Diffe
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # timm's go on with ".<which weights>"
     if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, this one {model.name}")
-    return {PREFIX + key: value for key, value in _unwrapped(source.weights).items()}, {}
+    first, bare = (next(iter(names), "") for names in (model.state_dict(), strip_prefixes(model.state_dict())))
+    return {first.removesuffix(bare) + key: value for key, value in source.weights.items()}, {}
 
 
-def _unexplained(names: list[str], others: State) -> list[str]:
-    """Those of ``names`` that the other side cannot lack by its layout: it has parts of the kind."""
-    without = [part for part in LAYOUT_WEIGHTS if not any(part in other for other in others)]
-    return [name for name in names if not any(part in name for part in without)]
+def _unexplained(names: list[str], apart: set[str], others: State) -> list[str]:
+    """Those of ``names`` that the other side should have; parts that it may lack (``apart``) it must lack wholly."""
+    lacking = [PARTS[key] for key in apart if not any(PARTS[key] in other for other in others)]
+    return [name for name in names if not any(part in name for part in lacking)]
 
 
 def _contract(own: DataContract, source: DataContract, *, same_head: bool) -> DataContract:
@@ -259,21 +286,19 @@ def _check_size(state: State, model: ResNetRS) -> None:
     theirs, own = blocks_of(state), model.blocks
     if theirs != own:
         raise UserError(f"its network has blocks {_depth(theirs)}, this one {_depth(own)}")
-    first = "stages.0.0.conv1.conv.weight"
-    kernels = state.get(first), model.state_dict()[first]
-    if kernels[0] is not None and len(kernels[0]) != len(kernels[1]):
-        wide = [f"{_width(kernel):g} ({len(kernel)} channels in the first stage)" for kernel in kernels]
-        raise UserError(f"its network has width {wide[0]}, this one {wide[1]}")
+    weights = model.state_dict()
+    channels = channels_of(state), channels_of(weights)
+    if len(channels[0]) == len(channels[1]) and channels[0] != channels[1]:
+        shown = [", ".join(map(str, counts)) for counts in channels]
+        raise UserError(
+            f"its network has width {width_of(state):g} (channels {shown[0]}), "
+            f"this one {width_of(weights):g} ({shown[1]})"
+        )
 
 
 def _depth(blocks: tuple[int, ...]) -> str:
     depth = [f" (depth {depth})" for depth, known in BLOCKS.items() if known == blocks]
     return ", ".join(map(str, blocks)) + "".join(depth)
-
-
-def _width(kernel: Tensor) -> float:
-    """The multiplier of widths, of the first bottleneck's first kernel."""
-    return len(kernel) / STAGES[0][0]
 
 
 def _layout_differences(source: Source, model: ResNetRS) -> Differences:
@@ -286,39 +311,23 @@ def _layout_differences(source: Source, model: ResNetRS) -> Differences:
     """
     if (theirs := source.layout) is None:
         return {}
-    images = for_images(model.layout)
-    if images and not for_images(theirs):
+    images = model.layout.for_images
+    if images and not theirs.for_images:
         raise UserError("its network is for videos, this one for images")
-    inflating = for_images(theirs) and not images
-    differing = _differing(theirs, model.layout, flat=inflating)
+    inflating = theirs.for_images and not images
+
+    def compare(own: Layout) -> Differences:
+        return theirs.flat().differences(own.flat()) if inflating else theirs.differences(own)
+
+    differing = compare(model.layout)
     wrong = differing.keys() & {"activation"} if inflating else differing.keys() - {"temporal_padding"}
     if wrong:
         shown = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in differing.items())
-        candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and for_images(p.layout) == images]
-        fitting = [p.name for p in candidates if not _differing(theirs, p.layout, flat=inflating)]
+        candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and p.layout.for_images == images]
+        fitting = [p.name for p in candidates if not compare(p.layout)]
         hint = f". They fit {fitting[0]}" if fitting else ""
         raise UserError(f"its network ({source.name or 'of timm'}) has another layout: {shown}{hint}")
     return differing
-
-
-def for_images(layout: Layout) -> bool:
-    """Whether networks of a layout see every frame by itself."""
-    return dataclasses.replace(_flat(layout), temporal_padding=layout.temporal_padding) == layout
-
-
-def _flat(layout: Layout) -> Layout:
-    """The layout without its temporal extents."""
-    temporal = {f.name: f.default for f in dataclasses.fields(Layout) if "temporal" in f.name}
-    return dataclasses.replace(layout, **temporal)
-
-
-def _differing(theirs: Layout, own: Layout, *, flat: bool = False) -> Differences:
-    """The fields that differ (``flat``: of those without time), save for how the training of new weights begins."""
-    if flat:
-        theirs, own = _flat(theirs), _flat(own)
-    names = [f.name for f in dataclasses.fields(Layout) if f.name != "zero_init_last_gamma"]
-    pairs = {name: (getattr(theirs, name), getattr(own, name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 # Public weights ------------------------------------------------------------------------------------------------------
@@ -326,9 +335,9 @@ def _differing(theirs: Layout, own: Layout, *, flat: bool = False) -> Difference
 
 def _check_public(model: ResNetRS) -> None:
     """Raises UserError unless timm's public weights are exactly those of the network, or inflate exactly into it."""
-    like = RESNET_RS_2D if for_images(model.layout) else RESNET_RS_3D
-    differing = _differing(like, dataclasses.replace(model.layout, temporal_padding=like.temporal_padding))
-    if model.blocks in map(BLOCKS.get, TIMM_DEPTHS) and not differing and len(model.stem.conv3.conv.weight) == 64:
+    like = RESNET_RS_2D if model.layout.for_images else RESNET_RS_3D
+    differing = like.differences(model.layout).keys() - {"temporal_padding"}
+    if model.blocks in map(BLOCKS.get, TIMM_DEPTHS) and not differing and width_of(model.state_dict()) == 1:
         return
     depths = ", ".join(map(str, TIMM_DEPTHS))
     raise UserError(
@@ -343,4 +352,4 @@ def _load_public(model: nn.Module) -> InitReport:
     anew = model.load_public()
     adapted = {name: "starts anew" for name in model.head_names if name in anew}
     matched = [name for name in model.state_dict() if name not in adapted]
-    return InitReport("pretrained", InflationReport(matched, adapted=adapted), model.contract)
+    return InitReport(InflationReport(matched, adapted=adapted))

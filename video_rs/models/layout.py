@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from video_rs.errors import UserError
 
@@ -14,6 +15,9 @@ DROP_PATH_RULES = ("stage", "block")
 
 TEMPORAL_PADDINGS = ("zeros", "replicate")
 """What convolutions see before the first and after the last frame."""
+
+Differences = dict[str, tuple[Any, Any]]
+"""Of two layouts: ``{field: (the one's, the other's)}``."""
 
 _CHOICES = {
     "stem_pool": ("conv", "max"),
@@ -74,6 +78,21 @@ class Layout:
         """The temporal kernel of block ``block`` of stage ``stage`` (both from 0)."""
         kernels = self.temporal_kernels[stage]
         return kernels if isinstance(kernels, int) else kernels[block % len(kernels)]
+
+    @property
+    def for_images(self) -> bool:
+        """Whether networks of the layout see every frame by itself."""
+        return replace(self.flat(), temporal_padding=self.temporal_padding) == self
+
+    def flat(self) -> Layout:
+        """The layout without its temporal extents."""
+        return replace(self, **{field.name: field.default for field in fields(self) if "temporal" in field.name})
+
+    def differences(self, other: Layout) -> Differences:
+        """The fields that differ, save for how the training of new weights begins."""
+        names = [field.name for field in fields(self) if field.name != "zero_init_last_gamma"]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 RESNET_RS_2D = Layout()

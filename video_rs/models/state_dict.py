@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -10,15 +11,12 @@ from torch import Tensor, nn
 
 from video_rs.errors import UserError
 from video_rs.models.layout import Layout
-from video_rs.models.resnet_rs import STAGES, ResNetRS
+from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
 
 State = Mapping[str, Tensor]
 
 _COUNTER = "num_batches_tracked"
 """Of batch normalisation: nobody else's networks have it, and with a momentum nothing depends on it."""
-
-_SIZES = ("stages.3.0.conv2.conv.weight", "stem.conv1.conv.weight", "head.weight")
-"""The weights that tell width, channels and classes; the widest tells the width best, as all are rounded."""
 
 
 def few(names: Sequence[str], limit: int = 4) -> str:
@@ -29,6 +27,9 @@ def few(names: Sequence[str], limit: int = 4) -> str:
 
 def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
     """Bottlenecks by stage, from the names of a state dict. UserError where a stage has none."""
+    if not any(name.startswith("stages.") for name in names):
+        first = f", the first is {next(iter(names))}" if names else ""
+        raise UserError(f"the weights are not those of a ResNet-RS: they have no stages{first}")
     places = {tuple(map(int, found.groups())) for name in names if (found := re.match(r"stages\.(\d+)\.(\d+)\.", name))}
     blocks = tuple(sum(stage == i for stage, _ in places) for i in range(len(STAGES)))
     if not all(blocks) or sum(blocks) != len(places):
@@ -36,13 +37,36 @@ def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
     return blocks
 
 
+def channels_of(state: State) -> tuple[int, ...]:
+    """Channels of the bottlenecks by stage, without the stages that are not there."""
+    kernels = (state.get(f"stages.{i}.0.conv2.conv.weight") for i in range(len(STAGES)))
+    return tuple(len(kernel) for kernel in kernels if kernel is not None)
+
+
+def width_of(state: State) -> float:
+    """The multiplier of widths that gives the channels of all stages, which are rounded to multiples of 8.
+
+    Many do, and all of them make the same network: of these the fraction with the smallest denominator. Channels that
+    no network of the family has give the nearest multiplier.
+    """
+    channels, bases = channels_of(state), [base for base, _ in STAGES]
+    if len(channels) != len(bases):
+        return channels[-1] / bases[len(channels) - 1] if channels else 1.0
+    nearest = channels[-1] / bases[-1]
+    for denominator in range(1, bases[-1]):
+        for numerator in (math.floor(nearest * denominator), math.ceil(nearest * denominator)):
+            width = numerator / denominator
+            if width and all(scaled(base, width) == count for base, count in zip(bases, channels, strict=True)):
+                return width
+    return nearest
+
+
 def skeleton(state: State, layout: Layout) -> ResNetRS:
     """The network that the sizes in ``state`` speak of, on the meta device: names and shapes without memory."""
-    widest, pixels, head = (state.get(name) for name in _SIZES)
-    width = 1.0 if widest is None else widest.shape[0] / STAGES[-1][0]
+    pixels, head = state.get("stem.conv1.conv.weight"), state.get("head.weight")
     channels, classes = 3 if pixels is None else pixels.shape[1], 1 if head is None else head.shape[0]
     with torch.device("meta"):
-        return ResNetRS(layout, blocks_of(state), classes, in_channels=channels, width=width)
+        return ResNetRS(layout, blocks_of(state), classes, in_channels=channels, width=width_of(state))
 
 
 def complete(state: State, model: nn.Module, *, shapes: bool = True) -> dict[str, Tensor]:
