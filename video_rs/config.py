@@ -120,7 +120,11 @@ class TrainConfig:
     class_weights: str = _key("none", "weigh the loss by inverse class frequency", choices=("none", "balanced"))
     balanced_sampling: bool = _key(False, "draw every class equally often")
     seed: int = _key(0, "of everything random", low=0, high=2**32 - 1)
-    init_from: str = _key("", "start from weights: a checkpoint, a state dict, or pretrained (public ones)")
+    init_from: str = _key(
+        "",
+        "a file of weights; pretrained: the network's public ones (of ResNet-RS timm's, exact layouts only); timm: "
+        "timm's ResNet-RS of that depth, into any layout of the family",
+    )
     inflate: str = _key("center", "how 2D weights become 3D", choices=INFLATIONS)
     device: str = _key("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda", "mps"), free=True)
     precision: str = _key(

@@ -138,6 +138,7 @@ class _Image(NamedTuple):
 
 
 _IMAGES = (
+    # depth[_i size], size, dropout, drop path, RandAugment there and in the Garden, parameters, GMACs, top-1, Garden's
     _Image("26", 160, 0.25, 0.0, 10, 10),
     _Image("50", 160, 0.25, 0.0, 10, 10, 35_691_912, 2.279, 78.8, (79.1, 94.5)),
     _Image("101_i160", 160, 0.25, 0.0, 10, 15, 63_618_696, 4.182, 80.3, (80.2, 94.9)),
@@ -221,13 +222,13 @@ def _image(row: _Image) -> Preset:
         row.depth,
         BLOCKS[row.depth],
         RESNET_RS_2D,
-        1000,
-        row.dropout,
-        row.drop_path,
-        _image_contract(row.size, "bicubic"),
-        row.magnitude,
-        own + others,
-        Reference(row.parameters, row.gmacs, _COUNTED) if row.parameters else None,
+        num_classes=1000,
+        dropout=row.dropout,
+        drop_path=row.drop_path,
+        contract=_image_contract(row.size, "bicubic"),
+        rand_augment=row.magnitude,
+        published=own + others,
+        reference=Reference(row.parameters, row.gmacs, _COUNTED) if row.parameters else None,
     )
 
 
@@ -237,14 +238,14 @@ def _garden_image(row: _Image) -> Preset:
         row.depth,
         BLOCKS[row.depth],
         GARDEN_2D,
-        1001,
-        row.dropout,
-        row.drop_path,
-        _image_contract(row.size, "bilinear"),
-        row.garden_magnitude,
-        (Published("ImageNet", f"{row.size}x{row.size}", *row.garden, _GARDEN),),
+        num_classes=1001,
+        dropout=row.dropout,
+        drop_path=row.drop_path,
+        contract=_image_contract(row.size, "bilinear"),
+        rand_augment=row.garden_magnitude,
+        published=(Published("ImageNet", f"{row.size}x{row.size}", *row.garden, _GARDEN),),
         # Counted with 1000 classes: one more has 2048 weights and a bias.
-        Reference(row.parameters + 2049, row.gmacs, _COUNTED),
+        reference=Reference(row.parameters + 2049, row.gmacs, _COUNTED),
     )
 
 
@@ -258,9 +259,18 @@ def _video(
     drop_path: float = 0.1,
     reference: Reference | None = None,
 ) -> Preset:
-    published = tuple(Published(*row) for row in _KINETICS.get(name, ()))
-    recipe = (dropout, drop_path, contract or DataContract(), None)
-    return Preset(name, depth, BLOCKS[depth], layout, 400, *recipe, published, reference)
+    return Preset(
+        name,
+        depth,
+        BLOCKS[depth],
+        layout,
+        num_classes=400,
+        dropout=dropout,
+        drop_path=drop_path,
+        contract=contract or DataContract(),
+        published=tuple(Published(*row) for row in _KINETICS.get(name, ())),
+        reference=reference,
+    )
 
 
 def _garden_video(depth: int) -> Preset:

@@ -15,8 +15,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: weights of convolutions and linear layers decay; biases, batch norm and self-gating do not.
 
     By module type, squeeze-and-excitation and the head included, as the published video recipe does (its L2 term is on
-    the kernels that have a regulariser; the self-gating kernel has none). What a network of another package holds
-    itself (class tokens, position embeddings) does not decay either, nor what its ``no_weight_decay()`` names.
+    the kernels that have a regulariser; the self-gating kernel has none). In networks of other packages, parameters
+    that lie in no layer of torch's do not decay either: class tokens, position embeddings, but also the kernels of
+    their own convolutions (timm's ``CondConv2d``). Nor does what ``no_weight_decay()`` names.
+
+    Args:
+        model: as built: names of ``no_weight_decay()`` are without the prefixes of DistributedDataParallel or
+            ``torch.compile``.
+        weight_decay: of the first group.
     """
     spared = getattr(model, "no_weight_decay", set)()
     kept = {id(p) for name, p in model.named_parameters() if name in spared}

@@ -1,0 +1,36 @@
+"""What the tests of the recipe share: mutations, and runs of small networks with the recipe of a config."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from video_rs import config
+from video_rs.cli.job import Job
+
+
+@pytest.fixture
+def mutated(request, monkeypatch):
+    if request.param is None:
+        return nullcontext()
+    request.param(monkeypatch)
+    return pytest.raises((AssertionError, pytest.fail.Exception))
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A run of a small network with the recipe of a config: 40 training samples, 4 a step, two at once."""
+    torch.set_num_threads(1)
+
+    def make(name="k400_rs50", *overrides):
+        image = name.startswith("imagenet")
+        root = tmp_path / ("images" if image else "videos")
+        for folder in (root / split / label for split in ("train", "val") for label in "ab"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(20):
+                (folder / f"{i:02}.{'png' if image else 'mp4'}").touch()
+        small = [f"data.root={root}", "train.batch_size=4", "train.micro_batch=2", "train.device=cpu"]
+        small += ["model.width=0.125", f"model.name={'resnet_rs_26' if image else 'resnet3d_rs_26'}"]
+        return Job(config.load_config(name, [*small, "train.precision=float64", *overrides]))
+
+    return make

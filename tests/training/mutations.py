@@ -1,0 +1,21 @@
+"""Tests of the table "Recipe decisions" of DESIGN.md: what passes on the code as it is and fails under mutations."""
+
+import pkgutil
+
+import pytest
+
+
+def under(**mutations):
+    """Parametrizes a test: ``with mutated:`` around what passes on the code and must fail under each mutation."""
+    cases = [pytest.param(None, id="as_it_is"), *(pytest.param(m, id=name) for name, m in mutations.items())]
+    return pytest.mark.parametrize("mutated", cases, indirect=True)
+
+
+def replaced(target, make):
+    """A mutation: what is at ``target`` becomes ``make(what was there)``."""
+    return lambda patch: patch.setattr(target, make(pkgutil.resolve_name(target)))
+
+
+def overridden(*settings):
+    """A mutation: every config has other values."""
+    return replaced("video_rs.config.load_config", lambda load: lambda name, more=(): load(name, [*more, *settings]))
