@@ -21,8 +21,7 @@ from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
 from video_rs.evaluation.multiview import view_probs
-from video_rs.models.external import is_external
-from video_rs.models.zoo import create_model
+from video_rs.models.zoo import create_model, empty_model
 
 
 class Prediction(NamedTuple):
@@ -54,7 +53,8 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
         MachineError: it could not be fetched from its address.
     """
     chosen = runtime.select_device(device)
-    return Classifier(model_from_checkpoint(checkpoint.load_run(download.local(path)), str(path)), chosen)
+    state = checkpoint.load_run(download.local(path))
+    return Classifier(model_from_checkpoint(state, download.shown(path)), chosen)
 
 
 def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> nn.Module:
@@ -68,7 +68,7 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     if unknown := state["model_args"].keys() - known:
         raise UserError(f"{name} has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
     try:
-        model = _empty_model(state["model_args"], contract)
+        model = empty_model(state["model_args"], contract)
     except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name}: no network can be made of its model_args: {reason}") from None
@@ -80,16 +80,6 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     if contract.class_names and len(contract.class_names) != model.num_classes:
         raise UserError(f"{name} is damaged: {len(contract.class_names)} class names, {model.num_classes} classes")
     return model.eval()
-
-
-def _empty_model(model_args: Mapping[str, Any], contract: DataContract) -> nn.Module:
-    """The network without its random weights, which would be thrown away."""
-    if is_external(model_args["name"]):  # may hold tensors that no state dict has
-        with torch.random.fork_rng([]):
-            return create_model(**model_args, contract=contract)
-    with torch.device("meta"):
-        model = create_model(**model_args, contract=contract)
-    return model.to_empty(device="cpu")
 
 
 class Classifier:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import same as same_state
 from video_rs.errors import UserError
 from video_rs.models.convert import from_garden, from_keras, from_tpu
+from video_rs.models.convert_tensorflow import find_garden
 from video_rs.models.layout import GARDEN_2D, GARDEN_3D
 from video_rs.models.presets import PRESETS
 from video_rs.models.tensorflow_files import read_checkpoint, read_h5
@@ -22,10 +25,7 @@ STEM = ("conv1", "conv2", "conv3", "pool")
 KINDS = {"norm.weight": "gamma", "norm.bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(name: str, **options):
@@ -125,8 +125,7 @@ def to_keras(model) -> dict[str, np.ndarray]:
 
 def same(state, model) -> bool:
     expected = model.state_dict()
-    assert list(state) == list(expected)
-    return all(torch.equal(state[name], value) for name, value in expected.items())
+    return list(state) == list(expected) and same_state(state, expected)
 
 
 GARDENS = [
@@ -186,6 +185,25 @@ def test_moving_averages_come_first():
         assert torch.equal(mixed[name], value + 1 if name.endswith("running_mean") else value)
 
 
+def test_frozen_variables_have_no_averages():
+    model = network("garden_resnet_rs_50")
+    saved = trained(to_garden(model))
+    frozen = [name for name in saved if "layer_with_weights-3/" in name and "average" in name]
+    found = find_garden({name: value for name, value in saved.items() if name not in frozen}, model.layout)
+    owners = [name.partition("/.")[0] for name in frozen if "moving" not in name]
+    assert sorted(found.unaveraged) == sorted(f"{owner}{VALUE}" for owner in owners) and len(owners) == 2
+    assert not find_garden(saved, model.layout).unaveraged
+    assert not find_garden(to_garden(model), model.layout).unaveraged
+    statistics_alone = {name: value for name, value in saved.items() if not ("moving" in name and "average" in name)}
+    assert not find_garden(statistics_alone, model.layout).unaveraged
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_all_weights_are_float32(dtype):
+    state = from_keras({name: value.astype(dtype) for name, value in to_keras(network("resnet_rs_26")).items()})
+    assert {value.dtype for name, value in state.items() if "num_batches" not in name} == {torch.float32}
+
+
 def test_garden_faults():
     model = network("garden_resnet_rs_50")
     variables = to_garden(model)
@@ -210,6 +228,12 @@ def test_garden_faults():
         **{f"{head}/{kind}{VALUE}": None for kind in ("bias", "kernel")},
     )
     refused("not finite: .*_norm2/gamma", **{f"{block}/_norm2/gamma{VALUE}": np.full(8, np.nan, np.float32)})
+    negative = np.full(8, 0.1, np.float32) - np.eye(8, dtype=np.float32)[3]
+    refused(
+        "^1 variances are below zero: .*_norm2/moving_variance", **{f"{block}/_norm2/moving_variance{VALUE}": negative}
+    )
+    large = np.full(8, 1e39)
+    refused("not finite: .*_norm2/gamma", **{f"{block}/_norm2/gamma{VALUE}": large})
     refused("zero.*_norm2/moving_variance", **{f"{block}/_norm2/moving_variance{VALUE}": np.zeros(8, np.float32)})
     twice = {f"{block}/_temporal_conv/kernel{VALUE}": zeros}
     refused("^1 variables are not those of .*_temporal_conv/kernel", **twice)
@@ -245,6 +269,14 @@ def test_tpu_and_keras_faults():
     variables = to_keras(model)
     with pytest.raises(UserError, match="1 variables are not those of Keras's ResNet-RS: conv5/conv5/kernel:0"):
         from_keras({**variables, "conv5/conv5/kernel:0": np.zeros(1)})
+    double = "stem_1_stem_conv_1/stem_1_stem_conv_1/kernel"
+    with pytest.raises(UserError, match=f"1 weights of Keras's ResNet-RS are there twice: {double}$"):
+        from_keras({**variables, double: variables[f"{double}:0"] + 1})
+    longer = "BlockGroup2__block_0__conv_1-copy/kernel:0"
+    with pytest.raises(UserError, match=f"1 variables are not those of Keras's ResNet-RS: {longer}"):
+        from_keras(
+            {**variables, longer: variables["BlockGroup2__block_0__conv_1/BlockGroup2__block_0__conv_1/kernel:0"]}
+        )
     with pytest.raises(UserError, match="2 weights are missing: head.weight, head.bias"):
         from_keras({name: value for name, value in variables.items() if "predictions" not in name})
 
@@ -258,13 +290,16 @@ def test_without_tensorflow(tmp_path, monkeypatch):
             read_checkpoint(path)
     with pytest.raises(UserError, match=r"needs h5py: pip install 'video-rs\[tf\]'"):
         read_h5(tmp_path / "weights.h5")
+    with pytest.raises(
+        UserError, match="^https://host/ckpt.tar.gz is an address, and a TensorFlow checkpoint is several"
+    ):
+        read_checkpoint("https://host/ckpt.tar.gz?token=1")
     for name, message in {"ckpt-2": "ckpt-2 does not exist", "a.tar.gz": "unpack it and give the folder"}.items():
         with pytest.raises(UserError, match=message):
             read_checkpoint(tmp_path / name)
 
 
 def test_h5_files(tmp_path):
-    h5py = pytest.importorskip("h5py")
     model = network("resnet_rs_26")
     for name, group in {"weights.h5": "", "model.h5": "model_weights/"}.items():
         with h5py.File(tmp_path / name, "w") as file:

@@ -16,6 +16,7 @@ from video_rs.config import Config
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream
+from video_rs.download import shown
 from video_rs.errors import UserError
 from video_rs.evaluation.metrics import summarize
 from video_rs.evaluation.multiview import score
@@ -119,7 +120,8 @@ class Job:
             f"steps: {plan.num_steps} ({plan.epoch(plan.num_steps):.4g} epochs), learning rate up to "
             f"{_peak_rate(config):.4g} = {config.optim.lr:g} x {plan.batch_size} / {config.optim.lr_batch}",
         ]
-        return lines + ([f"started from {config.train.init_from}: {self.started_from}"] if self.started_from else [])
+        source = shown(config.train.init_from)
+        return lines + ([f"started from {source}: {self.started_from}"] if self.started_from else [])
 
 
 def _trainer(config: Config, model: torch.nn.Module, records: Records, precision: str) -> Trainer:
@@ -170,8 +172,8 @@ def _init_from(model: torch.nn.Module, config: Config) -> str:
     report = init_from(model, config.train.init_from, method=config.train.inflate)
     changed = config.contract().differences(model.contract, ("mean", "std", "filter"))
     if changed:
-        shown = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
+        wrong = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
         raise UserError(
-            f"the config does not fit the weights {config.train.init_from}: {shown}; set the config to theirs"
+            f"the config does not fit the weights {shown(config.train.init_from)}: {wrong}; set the config to theirs"
         )
     return str(report)

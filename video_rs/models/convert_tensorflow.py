@@ -2,9 +2,11 @@
 
 Three implementations, each with names of its own for one and the same network:
 
-* the TF Model Garden (``official/vision``, images and videos): object-based checkpoints, a number for each layer;
-* the TPU repository (``models/official/resnet``, the paper's own code): TF1 names, numbered as they were created;
-* Keras (``tf_keras.applications.resnet_rs``): layer names in an h5 file.
+* the TF Model Garden, tensorflow/models ``official/vision/modeling/backbones/resnet.py`` (images) and ``resnet_3d.py``
+  (videos): object-based checkpoints, a number for each layer;
+* the TPU repository, tensorflow/tpu ``models/official/resnet/resnet_model.py``, the paper's own code: TF1 names,
+  numbered as they were created;
+* Keras, keras-team/tf-keras ``tf_keras/applications/resnet_rs.py``: layer names in an h5 file.
 
 The first two train with a batch-normalisation momentum of 0, so that what predicts well is the moving average alone.
 """
@@ -74,11 +76,13 @@ class Found:
     Attributes:
         names: this package's name of a weight: the variable's.
         averaged: how many of the variables are moving averages.
+        unaveraged: variables that training changes and that have no average, where others have one: what was frozen.
         ignored: variables that are no weights, such as the slots of optimizers.
     """
 
     names: dict[str, str] = field(default_factory=dict)
     averaged: int = 0
+    unaveraged: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
 
@@ -87,14 +91,15 @@ def from_garden(variables: Variables, layout: Layout, *, averages: bool = True) 
 
     Args:
         variables: by their names in the checkpoint, whether it was saved as ``model=``, as ``backbone=`` and ``model=``
-            or by ``save_weights``.
+            or by ``save_weights``. Kernels are ``[H, W, I, O]`` of images and ``[D, H, W, I, O]`` of videos, the head's
+            is ``[I, O]``; in the result they are ``[O, I, D, H, W]`` and ``[O, I]``.
         layout: of a preset: ``PRESETS["garden_resnet_rs_50"].layout``; stages are told apart by their shortcuts.
         averages: take the moving average that the optimizer keeps of a variable, where there is one. False for
             the exports ``best_ckpt-*`` and ``average_weights-*`` of the garden's trainer, which swaps the two before it
             writes these.
 
     Raises:
-        UserError: names what is missing, left over or of another shape.
+        UserError: names what is missing, left over, of another shape, or no number that training arrives at.
     """
     return build(find_garden(variables, layout, averages=averages), variables, layout)
 
@@ -103,7 +108,8 @@ def from_tpu(variables: Variables, blocks: Sequence[int] | None = None) -> dict[
     """The state dict of a TF1 checkpoint of the TPU repository: of its moving averages.
 
     Args:
-        variables: by their names in the checkpoint.
+        variables: by their names in the checkpoint: kernels ``[H, W, I, O]``, the head's ``[I, O]``; in the result
+            they are ``[O, I, 1, H, W]`` and ``[O, I]``.
         blocks: bottlenecks by stage; None tells the stages apart by their shortcuts.
 
     Raises:
@@ -114,6 +120,10 @@ def from_tpu(variables: Variables, blocks: Sequence[int] | None = None) -> dict[
 
 def from_keras(variables: Variables) -> dict[str, Tensor]:
     """The state dict of an h5 file of ``tf_keras.applications.resnet_rs``, of weights or of a whole model.
+
+    Args:
+        variables: by their paths in the file: kernels ``[H, W, I, O]``, the head's ``[I, O]``; in the result they are
+            ``[O, I, 1, H, W]`` and ``[O, I]``.
 
     Raises:
         UserError: names what is missing, left over or of another shape.
@@ -127,15 +137,18 @@ def build(found: Found, variables: Variables, layout: Layout) -> dict[str, Tenso
     state = complete(state, skeleton(state, layout))
     if spoilt := [found.names[name] for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(f"{len(spoilt)} variables are not finite: {few(spoilt)}")
-    if empty := [found.names[name] for name in state if name.endswith("running_var") and not state[name].any()]:
+    variances = {found.names[name]: tensor for name, tensor in state.items() if name.endswith("running_var")}
+    if negative := [name for name, variance in variances.items() if (variance < 0).any()]:
+        raise UserError(f"{len(negative)} variances are below zero: {few(negative)}")
+    if empty := [name for name, variance in variances.items() if not variance.any()]:
         raise UserError(f"the statistics are zero, as before the first step of training: {few(empty)}")
     return state
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """[D]HWIO kernels as ``[O, I, D, H, W]``, with D = 1 where there is none; ``[I, O]`` as ``[O, I]``."""
-    array = np.asarray(array)
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=None if array.dtype == np.float64 else np.float32))
+    """[D]HWIO kernels as float32 ``[O, I, D, H, W]``, with D = 1 where there is none; ``[I, O]`` as ``[O, I]``."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found as such
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     if tensor.ndim == 5:
         tensor = tensor.permute(4, 3, 0, 1, 2)
     elif tensor.ndim == 4:
@@ -152,7 +165,10 @@ _GARDEN_LAYER = re.compile(r"(?:model/)?(?:backbone|layer_with_weights-0)/layer_
 
 
 def find_garden(variables: Variables, layout: Layout, *, averages: bool = True) -> Found:
-    """Names of a Model Garden checkpoint; arguments and errors as for :func:`from_garden`."""
+    """Names of a Model Garden checkpoint; arguments and errors as for :func:`from_garden`.
+
+    Only the names and shapes of ``variables`` are read; of the layout, how many kernels the stem has.
+    """
     found, plain, slots = Found(), {}, {}
     for name in variables:
         owner, _, slot = name.removesuffix(_GARDEN_VALUE).partition(_GARDEN_SLOT)
@@ -173,6 +189,8 @@ def find_garden(variables: Variables, layout: Layout, *, averages: bool = True) 
         else:
             found.names[ours] = slots.get(owner, name)
             found.ignored += [name] if owner in slots else []
+            if slots and owner not in slots and "/moving_" not in owner:
+                found.unaveraged.append(name)
     _refuse(unknown, "the Model Garden's ResNet-RS")
     found.averaged = len(slots)
     return found
@@ -270,17 +288,21 @@ _KERAS_PLACE = re.compile(r"BlockGroup(\d)__block_(\d+)_+(\w+)")
 
 def find_keras(variables: Variables) -> Found:
     """Names of a Keras h5 file; errors as for :func:`from_keras`."""
-    found, unknown = Found(), []
+    found, unknown, twice = Found(), [], []
     for name in variables:
         path = name.removesuffix(":0")
         layer, _, kind = path.rpartition("/")
         if _KERAS_OTHER.match(path):
             found.ignored.append(name)
         elif (place := _keras_place(layer.rpartition("/")[2])) and kind in _KINDS:
-            found.names[f"{place}.{_KINDS[kind]}"] = name
+            ours = f"{place}.{_KINDS[kind]}"
+            twice += [name] if ours in found.names else []
+            found.names[ours] = name
         else:
             unknown.append(name)
     _refuse(unknown, "Keras's ResNet-RS")
+    if twice:
+        raise UserError(f"{len(twice)} weights of Keras's ResNet-RS are there twice: {few(twice)}")
     return found
 
 

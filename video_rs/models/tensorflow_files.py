@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from video_rs import download
 from video_rs.errors import UserError
 
 _EXTRA = "pip install 'video-rs[tf]'"
@@ -53,8 +54,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             which the newest is taken.
 
     Raises:
-        UserError: it is missing, damaged or something else, or tensorflow is not installed.
+        UserError: it is missing, damaged or something else, or tensorflow is not installed. Addresses are refused.
     """
+    if download.is_address(path):
+        raise UserError(
+            f"{download.shown(path)} is an address, and a TensorFlow checkpoint is several files: fetch them, unpack "
+            "what is an archive, and give the folder"
+        )
     return Checkpoint(_newest(Path(path)) if os.path.isdir(path) else _prefix(Path(path)))
 
 

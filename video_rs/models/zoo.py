@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import nn
 
 from video_rs.contract import DataContract
@@ -75,6 +78,22 @@ def create_model(
 
         init_from(model, "pretrained")
     return model
+
+
+def empty_model(model_args: Mapping[str, Any], contract: DataContract | None = None) -> nn.Module:
+    """:func:`create_model` without random weights, which would be thrown away: memory that nobody has filled.
+
+    Networks of other packages may hold tensors that no state dict has, so these are made as they are.
+
+    Raises:
+        UserError: as :func:`create_model`.
+    """
+    if external.is_external(model_args["name"]):
+        with torch.random.fork_rng([]):
+            return create_model(**model_args, contract=contract)
+    with torch.device("meta"):
+        model = create_model(**model_args, contract=contract)
+    return model.to_empty(device="cpu")
 
 
 def _create(
