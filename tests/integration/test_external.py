@@ -57,7 +57,6 @@ def test_trained_tested_and_predicted_with(tiny_config, tiny_videos, tmp_path, s
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("pytorchvideo/slow_r50", {**VIDEO, "data__num_frames": 4}),
         ("pytorchvideo/slowfast_r50", {**VIDEO, "data__num_frames": 8}),
         ("pytorchvideo/mvit_base_16x4", {**OWN, "data__num_frames": 4}),
         ("timm/tf_efficientnet_b0", IMAGE),

@@ -13,7 +13,7 @@ from video_rs.models.zoo import create_model
 torch.set_num_threads(1)
 NAMES = sorted(ENTRIES)
 MVIT = [name for name in NAMES if name.startswith("mvit")]
-LARGE = ("c2d_r50", "x3d_m", "x3d_l", "slowfast_r101", "slowfast_16x8_r101_50_50", "csn_r101")
+LARGE = ("c2d_r50", "x3d_s", "x3d_m", "x3d_l", "slowfast_r101", "slowfast_16x8_r101_50_50", "csn_r101")
 ONE_OF_EACH = [  # of the networks that differ in numbers alone, the small one
     *("slow_r50", "c2d_r50", "i3d_r50", "csn_r101", "r2plus1d_r50", "x3d_xs", "slowfast_r50"),
     *("mvit_base_16", "mvit_base_16x4"),
