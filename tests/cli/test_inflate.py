@@ -149,7 +149,7 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         "'same' (choose from": ["--from", str(source), "--temporal-padding", "same"],
         "resnet3d_rs_26": ["--from", str(source), "--model", "resnet3d_rs26"],
         "does not exist": ["--from", str(tmp_path / "none.pth")],
-        "not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],
+        "other.pth does not fit: the weights are not those of a ResNet-RS": ["--from", str(tmp_path / "other.pth")],
         "resnet26d.pth does not fit: the weights are not those of a ResNet-RS: they have no stages, the first": [
             *("--from", str(tmp_path / "resnet26d.pth"), "--model", "resnet3d_rs_26")
         ],

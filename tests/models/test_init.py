@@ -118,7 +118,7 @@ def test_classes_are_known_by_name(tmp_path, theirs, how):
     fresh = model.head.weight.clone(), model.head.bias.clone()
     report = init_from(model, save_run(tmp_path / "best.pt", source, name="resnet_rs_26"))
     assert report.weights.adapted == ({"head.weight": how, "head.bias": how} if how else {})
-    assert f"head.weight {how}" in str(report) or not how
+    assert f", head.weight ({how})" in str(report) or not how
     rows = [theirs.index(name) if name in theirs else None for name in NAMES] if theirs else [0, 1, 2]
     heads = (model.head.weight, source.head.weight, fresh[0]), (model.head.bias, source.head.bias, fresh[1])
     for ours, trained, before in heads:
@@ -154,7 +154,7 @@ def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
     torch.testing.assert_close(model.stem.conv1.conv.weight, kernel.expand(-1, -1, 5, -1, -1) / 5)
     assert model.contract.mean == IMAGENET_MEAN and model.contract.filter == "bicubic"
     assert model.contract.num_frames == 32
-    assert "5 inflated" in str(report) and "head.weight 7 -> 3 classes, starts anew" in str(report)
+    assert "5 inflated" in str(report) and "head.weight (7 -> 3 classes, starts anew)" in str(report)
 
 
 def test_init_from_is_strict(tmp_path):

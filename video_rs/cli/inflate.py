@@ -70,8 +70,10 @@ def main(argv: list[str]) -> int:
 
 def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetRS, dict[str, Any], InitReport]:
     """The network, the arguments of ``create_model`` for it, and what became of the weights."""
+    from video_rs import download
     from video_rs.models import init, zoo
 
+    name = download.shown(args.source)
     preset = zoo.find_preset(args.model)
     if preset.layout.for_images:
         raise UserError(f"--model {args.model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
@@ -79,13 +81,13 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
     try:
         model_args = {"name": args.model, **init.sizes(source)}
     except UserError as error:
-        raise UserError(f"{args.source} does not fit: {error}") from None
+        raise UserError(f"{name} does not fit: {error}") from None
     model_args["num_classes"] = len(names) or args.num_classes or model_args["num_classes"]
     if args.temporal_padding:
         model_args["temporal_padding"] = args.temporal_padding
     model = zoo.create_model(**model_args)
     model.contract = dataclasses.replace(model.contract, class_names=names)
-    return model, model_args, init.load_into(model, source, args.source, method=args.method)
+    return model, model_args, init.load_into(model, source, name, method=args.method)
 
 
 def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:

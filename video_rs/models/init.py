@@ -180,7 +180,7 @@ class InitReport:
         weights = self.weights
         parts = [f"{len(weights.matched)} weights as they are"]
         parts += [f"{len(weights.inflated)} inflated"] if weights.inflated else []
-        parts += [f"{name} {how}" for name, how in weights.adapted.items() if name.endswith("weight")]
+        parts += [f"{name} ({how})" for name, how in weights.adapted.items() if name.endswith("weight")]
         parts += [f"not used: {few(weights.unused)}"] if weights.unused else []
         parts += [f"not in the source: {few(weights.missing)}"] if weights.missing else []
         return ", ".join(filter(None, [*parts, self.about_layouts()]))
