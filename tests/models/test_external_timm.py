@@ -15,7 +15,7 @@ from video_rs.models.zoo import create_model
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "resnet18"])
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "test_resnet"])
 def test_timm_is_timms(name):
     import timm
 
@@ -82,12 +82,12 @@ def test_public_weights(public):
 
 
 def test_public_weights_of_other_sizes(public):
-    """MLP-Mixers have layers as wide as the image; nothing resamples those."""
-    public("mixer_s32_224")
+    """gMLPs have layers as wide as the image; nothing resamples those."""
+    public("gmlp_ti16_224")
     with pytest.raises(UserError) as error:
-        create_model("timm/mixer_s32_224", contract=contract(1, 64), pretrained=True)
+        create_model("timm/gmlp_ti16_224", contract=contract(1, 64), pretrained=True)
     message = str(error.value)
-    assert message.startswith("the public weights of timm/mixer_s32_224 are for other sizes (size mismatch for blocks.")
+    assert message.startswith("the public weights of timm/gmlp_ti16_224 are for other sizes (size mismatch for blocks.")
     assert message.endswith("); use theirs: data.num_frames=1 data.train_size=224, 3 channels") and len(message) < 200
 
 
