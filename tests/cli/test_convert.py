@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.models.test_convert_tensorflow import EMA, network, to_garden, to_keras, to_tpu, trained
+from tests.conftest import same
+from tests.models.test_convert_tensorflow import EMA as AVERAGE
+from tests.models.test_convert_tensorflow import network, to_garden, to_keras, to_tpu, trained
 from video_rs import checkpoint
 from video_rs.cli import convert
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.models import tensorflow_files
 from video_rs.models.convert import to_timm
+from video_rs.models.init import init_from
 from video_rs.models.presets import PRESETS
 from video_rs.models.zoo import create_model
+from video_rs.training.ema import EMA
+from video_rs.training.loop import Plan, Trainer
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Variables(dict):
@@ -46,11 +50,6 @@ def file_holds(monkeypatch):
             monkeypatch.setattr(tensorflow_files, reader, lambda path: variables)
 
     return hold
-
-
-def same(state, model) -> bool:
-    expected = model.state_dict()
-    return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in expected)
 
 
 def save_run(path, model, **entries):
@@ -80,7 +79,9 @@ def test_the_gardens_weights_tell_their_network(tmp_path, capsys, file_holds, na
     assert convert.main(["--from", "garden", "ckpt-1", "--out", str(out)]) == 0
     state = checkpoint.load_run(out)
     assert state["model_args"] == {"name": name, "num_classes": 5, "in_channels": 3, "width": 0.125}
-    assert DataContract.from_dict(state["contract"]) == PRESETS[name].contract and same(state["model"], model)
+    assert DataContract.from_dict(state["contract"]) == PRESETS[name].contract and same(
+        state["model"], model.state_dict()
+    )
     create_model(**state["model_args"]).load_state_dict(state["model"])
     tensors = sum("num_batches" not in key for key in model.state_dict())
     said = capsys.readouterr().out
@@ -98,7 +99,7 @@ def test_exports_hold_their_averages_as_variables(tmp_path, capsys, file_holds):
     for prefix, (options, expected) in {**cases, "model.ckpt-9": ([], model)}.items():
         file_holds(saved, prefix)
         convert.main(["--from", "garden", prefix, "--out", str(tmp_path / "out.pt"), *options])
-        assert same(checkpoint.load_run(tmp_path / "out.pt")["model"], expected)
+        assert same(checkpoint.load_run(tmp_path / "out.pt")["model"], expected.state_dict())
         assert (f"{prefix} holds them in place of the variables" in capsys.readouterr().out) == ("_" in prefix)
 
 
@@ -116,7 +117,7 @@ def test_tpu_and_keras(tmp_path, file_holds, source, to_theirs):
     file_holds(to_theirs(model))
     convert.main(["--from", source, "weights", "--out", str(tmp_path / "out.pt")])
     state = checkpoint.load_run(tmp_path / "out.pt")
-    assert state["model_args"]["name"] == "resnet_rs_101" and same(state["model"], model)
+    assert state["model_args"]["name"] == "resnet_rs_101" and same(state["model"], model.state_dict())
     assert DataContract.from_dict(state["contract"]) == PRESETS["resnet_rs_101"].contract
 
 
@@ -152,12 +153,12 @@ def test_what_is_left_over_or_missing_is_named_and_nothing_written(tmp_path, fil
     out = tmp_path / "out.pt"
     out.write_text("before")
     variables = to_tpu(network("resnet_rs_26"))
-    file_holds({**variables, "conv2d_77/kernel": variables[f"conv2d/kernel{EMA}"]})
+    file_holds({**variables, "conv2d_77/kernel": variables[f"conv2d/kernel{AVERAGE}"]})
     assert refused("--from", "tpu", "ckpt-1", "--out", out).endswith("conv2d_77/kernel")
     file_holds({name: value for name, value in variables.items() if "dense" not in name})
     message = refused("--from", "tpu", "ckpt-1", "--out", out)
     assert message == "ckpt-1 does not fit resnet_rs_26: 2 weights are missing: head.weight, head.bias"
-    file_holds({name.removesuffix(EMA): value for name, value in variables.items()})
+    file_holds({name.removesuffix(AVERAGE): value for name, value in variables.items()})
     assert "no moving average" in refused("--from", "tpu", "ckpt-1", "--out", out)
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"] and out.read_text() == "before"
 
@@ -180,10 +181,10 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     convert.main(["--from", "video_rs", run, "--out", str(out)])
     said = capsys.readouterr().out
     assert (
-        "moving averages: all tensors are those of the run" in said and "ignored: 2 entries: optimizer, model" in said
+        "moving averages: all tensors are those of the run" in said and "ignored: 2 entries: model, optimizer" in said
     )
     state = checkpoint.load_run(out)
-    assert same(state["model"], averaged) and DataContract.from_dict(state["contract"]) == model.contract
+    assert same(state["model"], averaged.state_dict()) and DataContract.from_dict(state["contract"]) == model.contract
     assert state["step"] == 3 and state["config"] == {"a": 1} and state["figures"] == {"top1": 0.5}
     assert "holds resnet_rs_26, not resnet_rs_50" in (
         refused("--from", "video_rs", run, "--model", "resnet_rs_50", "--out", tmp_path / "o.pt")
@@ -193,7 +194,7 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     assert "do not tell of which network: give --model" in refused(*bare)
     assert "does not fit resnet3d_rs_26: " in refused(*bare, "--model", "resnet3d_rs_26")
     convert.main([*map(str, bare), "--model", "resnet_rs_26"])
-    assert same(checkpoint.load_run(tmp_path / "o.pt")["model"], model)
+    assert same(checkpoint.load_run(tmp_path / "o.pt")["model"], model.state_dict())
 
 
 def test_timms_files(tmp_path):
@@ -202,7 +203,7 @@ def test_timms_files(tmp_path):
     out = tmp_path / "o.pt"
     convert.main(["--from", "timm", str(tmp_path / "timm.pth"), "--out", str(out)])
     state = checkpoint.load_run(out)
-    assert state["model_args"]["name"] == "resnet_rs_50" and same(state["model"], model)
+    assert state["model_args"]["name"] == "resnet_rs_50" and same(state["model"], model.state_dict())
     assert DataContract.from_dict(state["contract"]) == PRESETS["resnet_rs_50"].contract
     assert "has timm's names: give --from timm" in (
         refused("--from", "video_rs", tmp_path / "timm.pth", "--model", "resnet_rs_50", "--out", tmp_path / "p.pt")
@@ -210,19 +211,139 @@ def test_timms_files(tmp_path):
     assert "does not have the names of timm's" in refused("--from", "timm", out, "--out", tmp_path / "p.pt")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_timm_loads_what_goes_to_it(tmp_path, capsys, suffix):
+CASES = {
+    "resnet_rs_50": {"num_classes": 5, "in_channels": 4},
+    "timm/test_resnet.r160_in1k": {"num_classes": 5, "in_channels": 1},
+    "timm/test_vit": {"num_classes": 3, "contract": DataContract(1, 1, train_size=96, short_side=96, test_size=96)},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_timm_loads_what_goes_to_it(tmp_path, capsys, name):
     timm = pytest.importorskip("timm")
-    model = create_model("resnet_rs_50", num_classes=5)
-    torch.nn.init.normal_(model.head.bias)
-    state = {"format": 1, "config": {}, "contract": model.contract.to_dict(), "model": model.state_dict(), "ema": None}
-    checkpoint.save(tmp_path / "run.pt", {**state, "model_args": {"name": "resnet_rs_50", "num_classes": 5}, "step": 0})
-    out = tmp_path / f"timm{suffix}"
+    model = create_model(name, **CASES[name])
+    args = {"name": name, **CASES[name]}
+    args.pop("contract", None)
+    checkpoint.save(tmp_path / "run.pt", checkpoint.of_weights(args, model.contract, model.state_dict()))
+    out = tmp_path / "timm.safetensors"
     convert.main(["--from", "video_rs", "--to", "timm", str(tmp_path / "run.pt"), "--out", str(out)])
     call = capsys.readouterr().out.rpartition("next: ")[2].removesuffix(" in Python\n")
-    theirs = eval(call, {"timm": timm})
-    expected = to_timm(model.state_dict())
-    assert all(torch.equal(value, expected[name]) for name, value in theirs.state_dict().items())
+    theirs = eval(call, {"timm": timm}).state_dict()
+    own = model.network.state_dict() if "/" in name else to_timm(model.state_dict())
+    assert same(theirs, own)
+
+
+def test_another_packages_run(tmp_path, capsys):
+    """MViT computes tables as it is made, which no meta device does."""
+    contract = DataContract(4, 2, train_size=32, short_side=32, test_size=32)
+    model = create_model("pytorchvideo/mvit_base_16x4", num_classes=3, contract=contract)
+    run = save_run(tmp_path / "run.pt", model, model_args={"name": model.name, "num_classes": 3})
+    convert.main(["--from", "video_rs", run, "--out", str(tmp_path / "o.safetensors")])
+    assert f"-> {model.name}, 3 classes" in capsys.readouterr().out
+    assert same(checkpoint.load_run(tmp_path / "o.safetensors")["model"], model.state_dict())
+    message = refused("--from", "video_rs", "--to", "timm", run, "--out", tmp_path / "o.pth")
+    assert "it has no pytorchvideo/mvit_base_16x4" in message
+
+
+def test_what_a_checkpoint_asks_for_is_not_done(tmp_path):
+    for args in ({"pretrained": True}, {"heads": 2}, {"num_classes": -1}):
+        run = save_run(tmp_path / "run.pt", network("resnet_rs_26"), model_args={"name": "resnet_rs_26", **args})
+        assert "model_args" in refused("--from", "video_rs", run, "--out", tmp_path / "o.pt")
+
+
+def said_of(capsys, tmp_path, source: str, path: object, *options: str) -> tuple[str, dict]:
+    """What the command prints of a file, and the checkpoint."""
+    out = tmp_path / "said.pt"
+    assert convert.main(["--from", source, str(path), "--out", str(out), *options]) == 0
+    return capsys.readouterr().out, checkpoint.load_run(out)
+
+
+def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
+    """``best.pt`` has them as ``model``, and no ``ema``."""
+    for decay, said in ((0.99, "all tensors, as the run kept them (decay 0.99)"), (0.0, "none, the run kept none")):
+        model = network("resnet_rs_26")
+        trained = Trainer(
+            model,
+            Plan(num_samples=4, num_steps=1, batch_size=2, micro_batch=2, seed=0),
+            criterion=torch.nn.Identity(),
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+            learning_rate=float,
+            ema=EMA(model, decay) if decay else None,
+        )
+        trained._folder, trained._log = tmp_path, SimpleNamespace(metrics=lambda *_: None, say=lambda _: None)
+        trained._identity = {"format": 1, "config": {"train": {"ema_decay": decay}}, "fingerprint": {}, "versions": {}}
+        trained._identity |= {"contract": model.contract.to_dict()}
+        trained._identity |= {"model_args": {"name": "resnet_rs_26", "num_classes": 5, "width": 0.125}}
+        trained._validate(lambda *_: {"top1": 0.5, "loss": 1.0}, SimpleNamespace(check=None))
+        out, state = said_of(capsys, tmp_path, "video_rs", tmp_path / "best.pt")
+        assert f"moving averages: {said}\n" in out and same(state["model"], model.state_dict())
+        assert state["figures"] == {"top1": 0.5, "loss": 1.0} and "ignored: nothing" in out
+        out, _ = said_of(capsys, tmp_path, "video_rs", tmp_path / "last.pt")
+        assert f"averages: {'all tensors are those of the run' if decay else said}\n" in out
+        out, _ = said_of(capsys, tmp_path, "video_rs", shutil.copy(tmp_path / "said.pt", tmp_path / "again.pt"))
+        assert "as the run kept them" in out or "none, the run kept none" in out
+
+
+def test_timms_averages_come_first(tmp_path, capsys):
+    """timm's own ``load_checkpoint`` takes them too, and its trainer writes both."""
+    model, averaged = network("resnet_rs_50"), network("resnet_rs_50")
+    raw, ema = (to_timm(each.state_dict()) for each in (model, averaged))
+    saved = {"epoch": 3, "arch": "resnetrs50", "state_dict": raw, "metric": 0.5}
+    for name, entries, expected, said in (
+        ("both.pth.tar", {"state_dict_ema": ema}, averaged, "all tensors, the entry state_dict_ema of the file"),
+        ("other.pth.tar", {"model_ema": ema}, averaged, "all tensors, the entry model_ema of the file"),
+        ("one.pth.tar", {}, model, "none, the entry state_dict of the file was taken"),
+    ):
+        torch.save({**saved, **entries}, tmp_path / name)
+        out, state = said_of(capsys, tmp_path, "timm", tmp_path / name)
+        assert same(state["model"], expected.state_dict()) and f"moving averages: {said}\n" in out
+        assert ("ignored: 4 entries: arch, epoch, metric and 1 more" if entries else "ignored: 3 entries") in out
+        started = network("resnet_rs_50")
+        init_from(started, tmp_path / name)
+        assert same(started.state_dict(), expected.state_dict())
+
+
+def test_what_weights_do_not_tell_is_said(tmp_path, capsys, file_holds):
+    """The resolution, the clip and the activation: as the name of the file or its folder says, if it does."""
+    cases = {
+        ("garden", "ckpt-1"): ("garden_resnet_rs_101 (192 px); also garden_resnet_rs_101_i160 (160 px): give", 192),
+        ("garden", "w/resnet-rs-101-i160/ckpt-1"): (
+            "garden_resnet_rs_101_i160 (160 px), as in the name resnet-rs-",
+            160,
+        ),
+        ("keras", "resnet-rs-101-i192.h5"): ("resnet_rs_101 (192 px), as in the name resnet-rs-101-i192.h5", 192),
+        ("tpu", "resnetrs101_i160/model.ckpt"): ("resnet_rs_101_i160 (160 px), as in the name resnetrs101_i160", 160),
+        ("tpu", "i1600/model.ckpt"): ("resnet_rs_101 (192 px); also resnet_rs_101_i160", 192),
+    }
+    makers = {"garden": to_garden, "keras": to_keras, "tpu": to_tpu}
+    for (source, path), (said, size) in cases.items():
+        file_holds(makers[source](network("garden_resnet_rs_101" if source == "garden" else "resnet_rs_101")), path)
+        out, state = said_of(capsys, tmp_path, source, path)
+        assert f"the weights do not tell the resolution: taken as {said}" in out
+        assert state["contract"]["test_size"] == size
+        assert ("do not tell the activation: taken as swish\n" in out) == (source == "garden")
+    file_holds(to_garden(network("garden_slowonly_50")))
+    out, state = said_of(capsys, tmp_path, "garden", "ckpt-1")
+    assert "tell the clip: taken as garden_slowonly_50 (8x8 frames); also garden_slowonly_50_16x4 (16x4 frames)" in out
+    file_holds(to_garden(network("garden_slowonly_50")), "slowonly_16x4/ckpt-1")
+    out, state = said_of(capsys, tmp_path, "garden", "slowonly_16x4")
+    assert (state["contract"]["num_frames"], state["contract"]["stride"]) == (16, 4) and "slowonly_16x4\n" in out
+    torch.save(to_timm(network("resnet_rs_101").state_dict()), tmp_path / "resnetrs101.pth")
+    assert (
+        "the resolution: taken as resnet_rs_101 (192 px); also"
+        in (said_of(capsys, tmp_path, "timm", tmp_path / "resnetrs101.pth")[0])
+    )
+    for name, options in (("garden_resnet3d_rs_50", []), ("garden_resnet_rs_101", ["--model", "garden_resnet_rs_101"])):
+        file_holds(to_garden(network(name)))
+        assert "do not tell the resolution" not in said_of(capsys, tmp_path, "garden", "ckpt-1", *options)[0]
+
+
+def test_frozen_variables_are_named(tmp_path, capsys, file_holds):
+    saved = trained(to_garden(network("garden_resnet_rs_50")))
+    frozen = [name for name in saved if "layer_with_weights-3/" in name and "average" in name]
+    file_holds({name: value for name, value in saved.items() if name not in frozen})
+    out, _ = said_of(capsys, tmp_path, "garden", "ckpt-1")
+    assert ", none of 2 that training changes: backbone/layer_with_weights-3/" in out
 
 
 def test_what_timm_does_not_have(tmp_path, file_holds):
@@ -243,6 +364,9 @@ def test_arguments(tmp_path):
     assert "give the FILE of weights" in refused("--from", "timm", "--out", tmp_path / "o.pt")
     assert "give the FILE of weights" in refused("--from", "keras", "--model", "resnet_rs_50", "--out", "o.pt")
     assert "--no-averages is for" in refused("--from", "video_rs", run, "--no-averages", "--out", tmp_path / "o.pt")
+    for source in ("garden", "tpu"):
+        message = refused("--from", source, "https://host/a.tar.gz?token=1", "--out", tmp_path / "o.pt")
+        assert message.startswith("https://host/a.tar.gz is an address, and") and "token" not in message
     assert "does not exist" in refused("--from", "video_rs", tmp_path / "none.pt", "--out", tmp_path / "o.pt")
     done = subprocess.run([sys.executable, TOOL, "--from", "a", run, "--out", "o"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "invalid choice: 'a'" in done.stderr

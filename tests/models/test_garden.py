@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,16 @@ from video_rs.models.convert import from_garden
 from video_rs.models.layout import GARDEN_2D, GARDEN_3D, Layout
 from video_rs.models.resnet_rs import ResNetRS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Times a width of 1/8: these networks are narrow in the stages alone.
 NARROW_3D = dataclasses.replace(GARDEN_3D, stem_width=512)
 NARROW_2D = dataclasses.replace(GARDEN_2D, stem_width=512, activation="relu")
 
 
-def garden(file: str, layout: Layout) -> tuple[ResNetRS, dict[str, np.ndarray]]:
+def garden(assets: Path, file: str, layout: Layout) -> tuple[ResNetRS, dict[str, np.ndarray]]:
     """The network with the fixture's weights, and the arrays of the file."""
-    folder = os.environ.get("VIDEO_RS_TEST_ASSETS")
-    if not folder:
-        pytest.skip("VIDEO_RS_TEST_ASSETS is not set")
-    with np.load(Path(folder, "fixtures", file)) as arrays:
+    with np.load(assets / "fixtures" / file) as arrays:
         arrays = dict(arrays)
     model = ResNetRS(layout, (2, 2, 2, 2), 10, width=0.125)
     variables = {name.removeprefix("w:"): array for name, array in arrays.items() if name.startswith("w:")}
@@ -60,8 +58,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_equals_the_model_garden(case):
-    assert max(relative_errors(*garden(*case)).values()) < 5e-6
+def test_equals_the_model_garden(assets, case):
+    assert max(relative_errors(*garden(assets, *case)).values()) < 5e-6
 
 
 @pytest.mark.parametrize(
@@ -74,13 +72,13 @@ def test_equals_the_model_garden(case):
         ("3D", {"temporal_padding": "replicate"}),
     ],
 )
-def test_another_layout_does_not(case, change):
+def test_another_layout_does_not(assets, case, change):
     file, layout = CASES[case]
-    assert max(relative_errors(*garden(file, dataclasses.replace(layout, **change))).values()) > 1e-2
+    assert max(relative_errors(*garden(assets, file, dataclasses.replace(layout, **change))).values()) > 1e-2
 
 
-def test_gating_after_squeeze_and_excitation_does_not():
-    model, arrays = garden(*CASES["3D"])
+def test_gating_after_squeeze_and_excitation_does_not(assets):
+    model, arrays = garden(assets, *CASES["3D"])
     for stage in model.stages:
         stage[-1].gating, stage[-1].se = stage[-1].se, stage[-1].gating
     assert max(relative_errors(model, arrays).values()) > 1e-2

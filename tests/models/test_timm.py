@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from video_rs.models.convert import from_timm, looks_like_timm, to_timm
+from video_rs.models.init import TIMM_DEPTHS
 from video_rs.models.zoo import create_model
 
 SIZES = ((64, 64), (65, 49), (50, 74))  # even and odd at every stage, and a mixture
@@ -103,6 +104,21 @@ def logit_errors(twins: Twins, dtype: torch.dtype) -> list[float]:
 def test_logits_equal_timms(twins):
     assert max(logit_errors(twins, torch.float64)) < 1e-9
     assert max(logit_errors(twins, torch.float32)) < 2e-5
+
+
+@pytest.mark.parametrize("depth", TIMM_DEPTHS)
+def test_names_and_shapes_are_timms(depth):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        theirs, ours = (
+            timm.create_model(f"resnetrs{depth}").state_dict(),
+            create_model(f"resnet_rs_{depth}").state_dict(),
+        )
+
+    def shapes(state):
+        return {name: tensor.shape for name, tensor in state.items()}
+
+    assert shapes(from_timm(theirs)) == shapes(ours) and shapes(to_timm(ours)) == shapes(theirs)
 
 
 @depths("state")

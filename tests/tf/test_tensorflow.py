@@ -46,13 +46,15 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def tf():
+def tf(request):
+    """The module. Where these tests were asked for by their marker, its absence is a failure."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tf.compat.v1.layers need it
     try:
         tensorflow = import_tensorflow()
         import tf_keras  # noqa: F401
     except (UserError, ImportError) as error:
-        pytest.skip(str(error))
+        missing = pytest.fail if request.config.option.markexpr == "tf" else pytest.skip
+        missing(f"TensorFlow cannot be used here: {error}")
     tensorflow.random.set_seed(0)
     return tensorflow
 

@@ -6,84 +6,45 @@ tools/convert_weights.py --from timm --model resnet_rs_50 --out rs50.safetensors
 tools/convert_weights.py --from video_rs --to timm runs/images/best.pt --out resnetrs50.safetensors
 
 Every weight must find its place: what is missing, left over or of another shape is named, and nothing is written.
+What the weights do not tell, such as a resolution, is said. From Python: ``video_rs.models.sources.read``.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs.cli.common import Parser, command, program
-from video_rs.contract import DataContract
 from video_rs.errors import UserError
-from video_rs.models.layout import GARDEN_3D
-from video_rs.models.presets import BLOCKS, PRESETS, Preset
+from video_rs.models.presets import PRESETS
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from video_rs.models.convert_tensorflow import Found, Variables
+    from video_rs.models.sources import Weights
 
-NETWORKS = {"timm": "resnet_rs_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*", "garden": "garden_*"}
-"""Which presets compute what the code of each computes; other presets may agree in names and shapes."""
-
-SWAPPED = ("best_ckpt-", "average_weights-")
-"""How the Model Garden's trainer names exports in which averages and variables have changed places."""
-
+SOURCES = ("video_rs", "timm", "garden", "tpu", "keras")
 SUFFIXES = (".pt", ".pth", ".safetensors")
-
-
-@dataclass
-class Weights:
-    """What was read.
-
-    Attributes:
-        state: weights with this package's names.
-        model_args: the arguments of ``create_model`` for their network.
-        contract: what they expect to see; None: what the preset says.
-        kept: entries of the checkpoint they come from that the new one takes over.
-        averages: which of them are moving averages, in words.
-        ignored: what else is in the file.
-    """
-
-    state: Mapping[str, Tensor]
-    model_args: dict[str, Any]
-    contract: DataContract | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
-    averages: str = "none, the file has the weights alone"
-    ignored: list[str] = field(default_factory=list)
 
 
 def main(argv: list[str]) -> int:
     """Parses the arguments, converts, says what was matched and ignored, and writes the file."""
     args = _parse(argv)
-    import torch
+    from video_rs import checkpoint, download
+    from video_rs.models import sources
 
-    from video_rs import checkpoint
-    from video_rs.models import convert, zoo
-    from video_rs.models.state_dict import complete
-
-    weights = _read(args)
-    with torch.device("meta"):
-        model = zoo.create_model(**weights.model_args, contract=weights.contract)
-    try:
-        weights.state = complete(weights.state, model)
-    except UserError as error:
-        raise UserError(f"{_called(args)} does not fit {weights.model_args['name']}: {error}") from None
+    weights = sources.read(args.file, args.source, args.model, averages=not args.no_averages)
     if args.to == "timm":
-        _check_timm_has(weights.model_args)
-        state = convert.to_timm(weights.state)
+        state, after = _for_timm(weights, args.out)
     else:
-        state = {"format": checkpoint.FORMAT, "config": {}, "step": 0, **weights.kept}
-        state |= {"model_args": weights.model_args, "contract": model.contract.to_dict()}
-        state |= {"model": weights.state, "ema": None}
-    _tell(args, weights, model)
+        state = checkpoint.of_weights(weights.model_args, weights.contract, weights.state, **weights.record)
+        media = "image.jpg" if weights.contract.num_frames == 1 else "clip.mp4"
+        after = command("predict", "--weights", args.out, media)
+    _tell(download.shown(args.file) if args.file else "timm's public weights", weights)
     checkpoint.save(args.out, state)
-    print(f"wrote {args.out}; next: {_next(args, model)}")
+    print(f"wrote {args.out}; next: {after}")
     return 0
 
 
@@ -94,7 +55,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--from",
         dest="source",
         required=True,
-        choices=READERS,
+        choices=SOURCES,
         help="whose weights: this package's; timm's resnetrs*; a checkpoint of the TF Model Garden or of the TPU "
         "repository (its prefix, folder or .index file); an h5 file of tf_keras.applications",
     )
@@ -104,7 +65,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--no-averages",
         action="store_true",
         help="garden: take the variables even where the optimizer keeps averages of them. Right for exports in which "
-        f"the two have changed places, and done for those that are named {' or '.join(SWAPPED)}*",
+        "the two have changed places, and done for those that are named best_ckpt-* or average_weights-*",
     )
     parser.add_argument(
         "file",
@@ -125,192 +86,48 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def _tell(args: argparse.Namespace, weights: Weights, model: nn.Module) -> None:
+def _tell(called: str, weights: Weights) -> None:
     from video_rs.models.state_dict import few
 
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{_called(args)} -> {weights.model_args['name']}, {model.num_classes} classes, {parameters:,} parameters")
+    network = weights.network
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{called} -> {weights.model_args['name']}, {network.num_classes} classes, {parameters:,} parameters")
+    for note in weights.notes:
+        print(note)
     tensors = sum(not name.endswith("num_batches_tracked") for name in weights.state)
     print(f"matched: {tensors} tensors, all that the network has")
     print(f"moving averages: {weights.averages}")
     entries = "1 entry" if len(weights.ignored) == 1 else f"{len(weights.ignored)} entries"
-    print(f"ignored: {f'{entries}: {few(weights.ignored, 2)}' if weights.ignored else 'nothing'}")
+    print(f"ignored: {f'{entries}: {few(weights.ignored, 3)}' if weights.ignored else 'nothing'}")
 
 
-def _called(args: argparse.Namespace) -> str:
-    return args.file or "timm's public weights"
+def _for_timm(weights: Weights, out: str) -> tuple[dict[str, Tensor], str]:
+    """The weights with timm's names, and what makes its network of them in Python."""
+    from video_rs.models.convert import to_timm
+    from video_rs.models.external import PREFIX
+
+    name, contract = weights.model_args["name"], weights.contract
+    options: dict[str, Any] = {"num_classes": weights.network.num_classes}
+    if contract.in_channels != 3:
+        options["in_chans"] = contract.in_channels
+    if name.startswith("timm/"):
+        name, state = name.removeprefix("timm/"), {k.removeprefix(PREFIX): v for k, v in weights.state.items()}
+        cfg = weights.network.network.pretrained_cfg
+        if cfg.get("fixed_input_size") and contract.train_size != cfg["input_size"][-1]:
+            options["img_size"] = contract.train_size
+    else:
+        name, state = _timms_name(weights.model_args), to_timm(weights.state)
+    shown = "".join(f", {key}={value!r}" for key, value in (options | {"checkpoint_path": out}).items())
+    return state, f"timm.create_model({name!r}{shown}) in Python"
 
 
-def _next(args: argparse.Namespace, model: nn.Module) -> str:
-    if args.to == "timm":
-        options = f"num_classes={model.num_classes}, checkpoint_path={args.out!r}"
-        return f"timm.create_model('resnetrs{_depth(model.blocks)}', {options}) in Python"
-    return command("predict", "--weights", args.out, "image.jpg" if model.contract.num_frames == 1 else "clip.mp4")
-
-
-def _depth(blocks: tuple[int, ...]) -> int | str:
-    return next((depth for depth, known in BLOCKS.items() if known == blocks), "unknown")
-
-
-def _check_timm_has(model_args: Mapping[str, Any]) -> None:
+def _timms_name(model_args: dict[str, Any]) -> str:
     from video_rs.models.init import TIMM_DEPTHS
+    from video_rs.models.sources import NETWORKS
 
     name, width = model_args["name"], model_args.get("width", 1.0)
     ours = fnmatch.fnmatchcase(name, NETWORKS["timm"]) and PRESETS[name].depth in TIMM_DEPTHS
     if not ours or width != 1:
         known = ", ".join(map(str, TIMM_DEPTHS))
         raise UserError(f"timm has resnet_rs_* of depths {known} and width 1, it has no {name} of width {width:g}")
-
-
-# Which network ------------------------------------------------------------------------------------------------------
-
-
-def _presets(args: argparse.Namespace, names: Mapping[str, object], *, video: bool = False) -> list[Preset]:
-    """The networks that may have weights of these names, the likeliest first; ``--model`` alone, if it may."""
-    from video_rs.models.state_dict import blocks_of
-
-    blocks, like = blocks_of(names), NETWORKS[args.source]
-    depth = f"depth {_depth(blocks)} (blocks {', '.join(map(str, blocks))})"
-    kind = "videos" if video else "images"
-    if args.model:
-        preset = _named(args)
-        if (preset.blocks, _for_videos(preset)) != (blocks, video):
-            own = f"depth {preset.depth} for {'videos' if _for_videos(preset) else 'images'}"
-            raise UserError(f"{_called(args)} holds a network of {depth} for {kind}; {preset.name} is of {own}")
-        return [preset]
-    found = [preset for preset in PRESETS.values() if fnmatch.fnmatchcase(preset.name, like)]
-    found = [preset for preset in found if preset.blocks == blocks and _for_videos(preset) == video]
-    if not found:
-        raise UserError(f"{_called(args)} holds a network of {depth} for {kind}, and no {like} is that")
-    excite = any(".se." in name for name in names)
-    return sorted(found, key=lambda preset: (bool(preset.layout.se_ratio) != excite, len(preset.name)))
-
-
-def _named(args: argparse.Namespace) -> Preset:
-    from video_rs.models.zoo import find_preset
-
-    if args.model in PRESETS and not fnmatch.fnmatchcase(args.model, NETWORKS[args.source]):
-        raise UserError(
-            f"weights of {args.source} are those of {NETWORKS[args.source]}; {args.model} would compute something else "
-            "with them. Convert them as what they are, then start from the result (train.init_from, inflate)"
-        )
-    return find_preset(args.model)
-
-
-def _for_videos(preset: Preset) -> bool:
-    return preset.contract.num_frames > 1
-
-
-# Reading ------------------------------------------------------------------------------------------------------------
-
-
-def _read(args: argparse.Namespace) -> Weights:
-    try:
-        return READERS[args.source](args)
-    except UserError as error:
-        if args.file is None or args.file in str(error):
-            raise
-        raise UserError(f"{args.file}: {error}") from None
-
-
-def _read_video_rs(args: argparse.Namespace) -> Weights:
-    from video_rs import checkpoint, download
-    from video_rs.models import convert, init, zoo
-
-    saved = checkpoint.load(download.local(args.file))
-    if checkpoint.is_run(saved):
-        checkpoint.check_format(saved, args.file)
-        model_args = saved["model_args"]
-        if args.model not in (None, model_args["name"]):
-            raise UserError(f"{args.file} holds {model_args['name']}, not {args.model}; leave --model out")
-        contract = DataContract.from_dict(saved["contract"], args.file)
-        kept = {key: saved[key] for key in checkpoint.TRAVELS if key in saved}
-        averaged = saved.get("ema") is not None
-        ignored = sorted(saved.keys() - checkpoint.RUN.keys() - kept.keys() - {"ema"}) + ["model"] * averaged
-        averages = "all tensors are those of the run" if averaged else Weights.averages
-        return Weights(checkpoint.weights(saved), model_args, contract, kept, averages, ignored)
-    source = init.read(args.file)
-    if convert.looks_like_timm(source.weights):
-        raise UserError(f"{args.file} has timm's names: give --from timm")
-    if not args.model:
-        raise UserError(f"{args.file} holds bare weights, which do not tell of which network: give --model")
-    return Weights(source.state, {"name": zoo.find_preset(args.model).name, **init.sizes(source)})
-
-
-def _read_timm(args: argparse.Namespace) -> Weights:
-    from video_rs.models import convert, init
-
-    source = init.read(args.file) if args.file else init.read_timm(_named(args).blocks)
-    if not convert.looks_like_timm(source.weights):
-        raise UserError(f"{args.file} does not have the names of timm's resnetrs*; are they this package's (video_rs)?")
-    state = convert.from_timm(source.weights)
-    return Weights(state, _model_args(_presets(args, state)[0], state))
-
-
-def _read_tpu(args: argparse.Namespace) -> Weights:
-    from video_rs.models import convert_tensorflow, tensorflow_files
-
-    variables = tensorflow_files.read_checkpoint(args.file)
-    return _built(args, convert_tensorflow.find_tpu(variables), variables)
-
-
-def _read_keras(args: argparse.Namespace) -> Weights:
-    from video_rs import download
-    from video_rs.models import convert_tensorflow, tensorflow_files
-
-    variables = tensorflow_files.read_h5(download.local(args.file))
-    return _built(args, convert_tensorflow.find_keras(variables), variables)
-
-
-def _read_garden(args: argparse.Namespace) -> Weights:
-    from video_rs.models import convert_tensorflow, tensorflow_files
-
-    variables = tensorflow_files.read_checkpoint(args.file)
-    swapped = variables.prefix.name.startswith(SWAPPED)
-    averages = not (swapped or args.no_averages)
-    names = convert_tensorflow.find_garden(variables, GARDEN_3D).names
-    first = names.get("stem.conv1.conv.weight")
-    presets = _presets(args, names, video=first is not None and variables[first].ndim == 5)
-    faults = []
-    for preset in presets:
-        found = convert_tensorflow.find_garden(variables, preset.layout, averages=averages)
-        try:
-            weights = _built(args, found, variables, preset)
-        except UserError as error:
-            faults.append(error)
-            continue
-        if swapped:
-            weights.averages = f"all tensors: {variables.prefix.name} holds them in place of the variables"
-        elif args.no_averages:
-            weights.averages = "not taken, as --no-averages says"
-        elif found.averaged:
-            weights.averages += f". If the file was named {SWAPPED[0]}* when it was written, give --no-averages"
-        return weights
-    raise faults[0]
-
-
-def _built(args: argparse.Namespace, found: Found, variables: Variables, preset: Preset | None = None) -> Weights:
-    from video_rs.models.convert_tensorflow import build
-
-    preset = preset or _presets(args, found.names)[0]
-    try:
-        state = build(found, variables, preset.layout)
-    except UserError as error:
-        raise UserError(f"{args.file} does not fit {preset.name}: {error}") from None
-    averages = f"{found.averaged} of {len(found.names)} tensors" if found.averaged else "none"
-    return Weights(state, _model_args(preset, state), averages=averages, ignored=found.ignored)
-
-
-def _model_args(preset: Preset, state: dict[str, Tensor]) -> dict[str, Any]:
-    from video_rs.models import init
-
-    return {"name": preset.name, **init.sizes(init.Source(state))}
-
-
-READERS = {
-    "video_rs": _read_video_rs,
-    "timm": _read_timm,
-    "garden": _read_garden,
-    "tpu": _read_tpu,
-    "keras": _read_keras,
-}
+    return f"resnetrs{PRESETS[name].depth}"

@@ -26,7 +26,8 @@ from video_rs.models.state_dict import blocks_of, channels_of, few, width_of
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
 """The fields of a layout by which networks have parts of their own, and what is in the names of the weights there."""
 
-_ENTRIES = ("state_dict_ema", "model_ema", "ema", "model", "state_dict", "model_state")
+AVERAGES = ("state_dict_ema", "model_ema", "ema")
+_ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
 """Where trainers keep weights, timm's among them: moving averages come first, as they do with ``timm.models``."""
 
 TIMM_DEPTHS = (50, 101, 152, 200, 270, 350, 420)

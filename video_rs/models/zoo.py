@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,9 +86,24 @@ def empty_model(model_args: Mapping[str, Any], contract: DataContract | None = N
 
     Networks of other packages may hold tensors that no state dict has, so these are made as they are.
 
+    Args:
+        model_args: of ``create_model``, as a checkpoint has them: whatever they are, nothing is downloaded for them.
+        contract: what the weights expect to see.
+
     Raises:
-        UserError: as :func:`create_model`.
+        UserError: there are others than this version knows, or no network can be made of them.
     """
+    known = inspect.signature(create_model).parameters.keys() - {"contract", "pretrained"}
+    if unknown := model_args.keys() - known:
+        raise UserError(f"it has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
+    try:
+        return _empty(model_args, contract)
+    except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"no network can be made of its model_args: {reason}") from None
+
+
+def _empty(model_args: Mapping[str, Any], contract: DataContract | None) -> nn.Module:
     if external.is_external(model_args["name"]):
         with torch.random.fork_rng([]):
             return create_model(**model_args, contract=contract)
