@@ -7,9 +7,7 @@ import torch
 
 from video_rs.errors import UserError
 from video_rs.models.convert import from_timm, looks_like_timm, strip_prefixes, to_timm
-from video_rs.models.init import TIMM_DEPTHS
 from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D
-from video_rs.models.presets import BLOCKS
 from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
 from video_rs.models.state_dict import skeleton, width_of
 from video_rs.models.zoo import create_model
@@ -30,17 +28,6 @@ def small(name="resnet_rs_26", num_classes=3, **kwargs):
 
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize("depth", TIMM_DEPTHS)
-def test_all_of_timms_depths_there_and_back(depth):
-    state = {name: torch.rand_like(tensor.float()) for name, tensor in small(f"resnet_rs_{depth}").state_dict().items()}
-    theirs = to_timm(state)
-    assert len(theirs) == len(state) and max(tensor.ndim for tensor in theirs.values()) == 4
-    last = BLOCKS[depth][2] - 1
-    assert torch.equal(theirs[f"layer3.{last}.se.fc2.bias"], state[f"stages.2.{last}.se.expand.bias"])
-    assert torch.equal(theirs["layer4.0.downsample.1.weight"], state["stages.3.0.shortcut.conv.weight"][:, :, 0])
-    assert same(from_timm(theirs), state)
 
 
 def test_timms_weights_are_whole():
