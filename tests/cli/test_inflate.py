@@ -128,6 +128,11 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
     theirs = {name: tensor for name, tensor in torch.load(source).items() if "maxpool" not in name and "se" not in name}
     torch.save(theirs, tmp_path / "resnet26d.pth")
     garden = saved(tmp_path / "garden.pt", "garden_resnet_rs_50", "abcd")
+    video = saved(tmp_path / "run.pt", "resnet3d_rs_50", "abcd")
+    torch.save(create_model("resnet3d_rs_26", num_classes=3, width=0.125).state_dict(), tmp_path / "bare.pt")
+    timms = create_model("timm/test_resnet", num_classes=4)
+    model_args = {"name": "timm/test_resnet", "num_classes": 4}
+    checkpoint.save(tmp_path / "timm.pt", checkpoint.of_weights(model_args, timms.contract, timms.state_dict()))
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     (tmp_path / "names.txt").write_text("a\nb\n")
     (tmp_path / "none.txt").write_text("\n")
@@ -136,9 +141,21 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
             *("--from", str(source), "--model", "resnet_rs_26")
         ],
         "another layout: shortcut_pool_in_stage1 is True there and False here; activation is swish there and relu "
-        "here; padding is same there and symmetric here. They fit inflated_garden_resnet_rs_50": [
+        "here; padding is same there and symmetric here. They fit inflated_garden_resnet_rs_50: set "
+        "model.name=inflated_garden_resnet_rs_50 (inflate: "
+        "--model inflated_garden_resnet_rs_50)": [
             "--from",
             str(garden),
+        ],
+        "--model pytorchvideo/slow_r50: inflation is for ResNet-RS video networks, such as resnet3d_rs_50": [
+            *("--from", str(source), "--model", "pytorchvideo/slow_r50")
+        ],
+        "timm.pt does not fit: its network is timm/test_resnet, this one a ResNet-RS": [
+            *("--from", str(tmp_path / "timm.pt"))
+        ],
+        f"already a video network (resnet3d_rs_50); start from it with train.init_from={video}": ["--from", str(video)],
+        "bare.pt is already a video network; start from it with": [
+            *("--from", str(tmp_path / "bare.pt"), "--model", "resnet3d_rs_26")
         ],
         "twice.txt: 'a' is in it twice": ["--from", str(source), "--class-names", str(tmp_path / "twice.txt")],
         "nothing.txt: no such file": ["--from", str(source), "--class-names", str(tmp_path / "nothing.txt")],

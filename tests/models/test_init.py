@@ -204,11 +204,16 @@ def test_init_from_is_strict(tmp_path):
         (
             "garden_r3d_50",
             "garden_slowonly_50",
-            "is 5 there and 1 here; stem_temporal_stride is 2 .* They fit garden_r3d_50$",
+            "is 5 there and 1 here; stem_temporal_stride is 2 .*50: set model.name=garden_r3d_50$",
         ),
         ("resnet_rs_50", "inflated_garden_resnet_rs_50", "shortcut_pool_in_stage1 is False there and True here; activ"),
         ("garden_resnet_rs_50", "garden_resnet3d_rs_50", "activation is swish there and relu here.*. They fit infl"),
-        ("garden_resnet_rs_50", "resnet3d_rs_50", "symmetric here. They fit inflated_garden_resnet_rs_50$"),
+        (
+            "garden_resnet_rs_50",
+            "resnet3d_rs_50",
+            "symmetric here. They fit inflated_garden_resnet_rs_50: set model.name=inflated_garden_resnet_rs_50 "
+            r"\(inflate: --model inflated_garden_resnet_rs_50\)$",
+        ),
         ("resnet3d_rs_50", "resnet_rs_50", "its network is for videos, this one for images"),
         ("timm", "garden_resnet_rs_50", r"its network \(of timm\) has another layout: .*activation is relu there"),
     ],
@@ -314,9 +319,39 @@ def test_images_go_into_their_video_layout_exactly(tmp_path, video, suffix):
     assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_what_is_beyond_the_ends_of_a_clip_is_told_but_no_error(tmp_path):
+def test_what_is_beyond_the_ends_of_a_clip_is_part_of_the_layout(tmp_path):
     source = small("resnet3d_rs_26", temporal_padding="replicate")
     path = save_run(tmp_path / "run.pt", source, name="resnet3d_rs_26", temporal_padding="replicate")
-    report = init_from(small("resnet3d_rs_26"), path)
-    assert report.differences == {"temporal_padding": ("replicate", "zeros")}
     assert not init_from(small("resnet3d_rs_26", temporal_padding="replicate"), path).differences
+    with pytest.raises(UserError) as error:
+        init_from(small("resnet3d_rs_26"), path)
+    assert str(error.value) == (
+        f"{path} does not fit: its network (resnet3d_rs_26) has another layout: temporal_padding is replicate there "
+        "and zeros here. Set model.temporal_padding=replicate"
+    )
+    video = small("garden_r3d_50", temporal_padding="replicate")
+    save_run(path, video, name="garden_r3d_50", temporal_padding="replicate")
+    with pytest.raises(UserError, match="set model.name=garden_r3d_50 model.temporal_padding=replicate$"):
+        init_from(small("garden_slowonly_50"), path)
+    save_run(path, small(), name="resnet_rs_26")  # images have no frames before and after
+    for name in ("resnet3d_rs_26", "resnet_rs_26"):
+        assert not init_from(small(name, temporal_padding="replicate"), path).differences
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("pretraned", "pretraned does not exist; did you mean pretrained?"),
+        ("Timm", "Timm does not exist; did you mean timm?"),
+        (
+            "resnet_rs_50",
+            r"resnet_rs_50 is the name of a network \(model.name=resnet_rs_50\), not of a file; start from",
+        ),
+        ("timm/resnet18", "timm/resnet18 is the name of a network .* its address, pretrained or timm$"),
+        ("best.pt", "checkpoint best.pt does not exist$"),
+    ],
+)
+def test_sources_that_are_not_there(tmp_path, monkeypatch, source, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        init_from(small(), source)

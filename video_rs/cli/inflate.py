@@ -74,6 +74,8 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
     from video_rs.models import init, zoo
 
     name = download.shown(args.source)
+    if "/" in args.model:
+        raise UserError(f"--model {args.model}: inflation is for ResNet-RS video networks, such as resnet3d_rs_50")
     preset = zoo.find_preset(args.model)
     if preset.layout.for_images:
         raise UserError(f"--model {args.model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
@@ -82,6 +84,9 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
         model_args = {"name": args.model, **init.sizes(source)}
     except UserError as error:
         raise UserError(f"{name} does not fit: {error}") from None
+    if any(weight.ndim == 5 and weight.shape[2] > 1 for weight in source.state.values()):
+        called = f" ({source.name})" if source.name else ""
+        raise UserError(f"{name} is already a video network{called}; start from it with train.init_from={name}")
     model_args["num_classes"] = len(names) or args.num_classes or model_args["num_classes"]
     if args.temporal_padding:
         model_args["temporal_padding"] = args.temporal_padding

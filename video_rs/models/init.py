@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,12 @@ PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se.
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
 """Where trainers keep weights, timm's among them: moving averages come first, as they do with ``timm.models``."""
+
+PUBLIC = ("pretrained", "timm")
+"""What :func:`init_from` takes besides files."""
+
+PADDING = "temporal_padding"
+"""The field of a layout that is a setting of ``create_model`` too."""
 
 TIMM_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 
@@ -89,7 +96,7 @@ def read(path: str | Path) -> Source:
         UserError: the file is missing, damaged, of a newer version, or holds something else.
         MachineError: it could not be fetched.
     """
-    return source_of(checkpoint.load(download.local(path)), download.shown(path))
+    return source_of(checkpoint.load(path), download.shown(path))
 
 
 def source_of(saved: Mapping[str, Any], path: str) -> Source:
@@ -117,6 +124,7 @@ def sizes(source: Source) -> dict[str, Any]:
     Raises:
         UserError: the weights are not those of a ResNet-RS.
     """
+    _check_family(source)
     blocks_of(source.state)
     try:
         classes = source.state["head.weight"].shape[0]
@@ -212,7 +220,8 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
         UserError: the weights cannot be read or do not fit, or there are none; the message names them.
         MachineError: they could not be downloaded.
     """
-    if str(source) not in ("pretrained", "timm"):
+    if str(source) not in PUBLIC:
+        _check_file(str(source))
         return load_into(model, read(source), download.shown(source), method=method)
     if not isinstance(model, ResNetRS):
         if source == "timm":
@@ -252,8 +261,7 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
 def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Differences]:
     """The weights with the network's names, and how the layouts differ. UserError where one or the other cannot be."""
     if isinstance(model, ResNetRS):
-        if "/" in source.name and not source.name.startswith("timm/resnetrs"):
-            raise UserError(f"its network is {source.name}, this one a ResNet-RS")
+        _check_family(source)
         _check_size(source.state, model)
         return source.state, _layout_differences(source, model)
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # timm's go on with ".<which weights>"
@@ -279,7 +287,24 @@ def _contract(own: DataContract, source: DataContract, *, same_head: bool) -> Da
     return dataclasses.replace(own, **kept)
 
 
+def _check_file(source: str) -> None:
+    """Raises UserError, with what was probably meant, for a source that is not there."""
+    if download.is_address(source) or Path(source).exists():
+        return
+    expected = "start from a file of weights, its address, pretrained or timm"
+    if source in PRESETS or source.startswith(("timm/", "pytorchvideo/")):
+        raise UserError(f"{source} is the name of a network (model.name={source}), not of a file; {expected}")
+    if near := difflib.get_close_matches(source.lower(), PUBLIC, n=1, cutoff=0.7):
+        raise UserError(f"{source} does not exist; did you mean {near[0]}? {expected.capitalize()}")
+
+
 # What must agree ------------------------------------------------------------------------------------------------------
+
+
+def _check_family(source: Source) -> None:
+    """Raises UserError for weights that are known to be another family's."""
+    if is_external(source.name) and not source.name.startswith("timm/resnetrs"):
+        raise UserError(f"its network is {source.name}, this one a ResNet-RS")
 
 
 def _check_size(state: State, model: ResNetRS) -> None:
@@ -321,14 +346,23 @@ def _layout_differences(source: Source, model: ResNetRS) -> Differences:
         return theirs.flat().differences(own.flat()) if inflating else theirs.differences(own)
 
     differing = compare(model.layout)
-    wrong = differing.keys() & {"activation"} if inflating else differing.keys() - {"temporal_padding"}
-    if wrong:
+    if images:  # they see every frame by itself
+        differing.pop(PADDING, None)
+    if differing.keys() & {"activation"} if inflating else differing:
         shown = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in differing.items())
         candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and p.layout.for_images == images]
-        fitting = [p.name for p in candidates if not compare(p.layout)]
-        hint = f". They fit {fitting[0]}" if fitting else ""
+        fitting = [p.name for p in candidates if not compare(p.layout).keys() - {PADDING}]
+        hint = _remedy(differing, fitting) + (f" (inflate: --model {fitting[0]})" if inflating and fitting else "")
         raise UserError(f"its network ({source.name or 'of timm'}) has another layout: {shown}{hint}")
     return differing
+
+
+def _remedy(differing: Differences, fitting: Sequence[str]) -> str:
+    """What to set where layouts differ, as the end of a message; ``fitting``: networks that have the source's."""
+    padding = f"model.{PADDING}={differing[PADDING][0]}" if PADDING in differing else ""
+    if differing.keys() == {PADDING}:
+        return f". Set {padding}"
+    return f". They fit {fitting[0]}: set {f'model.name={fitting[0]} {padding}'.rstrip()}" if fitting else ""
 
 
 # Public weights ------------------------------------------------------------------------------------------------------
