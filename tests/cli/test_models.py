@@ -11,7 +11,8 @@ import torch
 
 from video_rs.cli.common import run
 from video_rs.cli.main import dispatch
-from video_rs.cli.models import LAYOUTS, _beside, markdown, row
+from video_rs.cli.models import COLUMNS, LAYOUTS, _beside, markdown, row
+from video_rs.models.external_pytorchvideo import ENTRIES
 from video_rs.models.presets import PRESETS, list_models
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
@@ -79,12 +80,62 @@ def test_a_network_of_another_package(capsys):
         ("resnet3d_rs50", ["resnet3d_rs50", "did you mean resnet3d_rs_50"]),
         ("resnet9*", ["resnet9*", "lists them all"]),
         ("jax/resnet50", ["jax/resnet50"]),
+        ("jax/*", ["jax/*", "begin with timm/ or pytorchvideo/"]),
+        ("timm/zz*", ["no model matches 'timm/zz*'", "'timm/*' lists all of timm"]),
     ],
 )
 def test_unknown_names_are_one_line(capsys, name, words):
     assert run(dispatch, ["models", name]) == 2
     out, error = capsys.readouterr()
     assert not out and len(error.splitlines()) == 1 and all(word in error for word in words)
+
+
+@pytest.mark.parametrize("name", ["resnet3d_rs_50", "timm/resnet18", "pytorchvideo/*"])
+def test_only_the_tables_are_markdown(capsys, name):
+    assert run(dispatch, ["models", "--markdown", name]) == 2
+    assert capsys.readouterr().err == (
+        "error: --markdown is for tables of our own networks: give a pattern such as 'garden_*', or none\n"
+    )
+
+
+def test_names_of_another_packages_networks(capsys):
+    pytest.importorskip("pytorchvideo")
+    assert run(dispatch, ["models", "pytorchvideo/*"]) == 0
+    out, error = capsys.readouterr()
+    assert (
+        out.splitlines() == [f"pytorchvideo/{name}" for name in ENTRIES] and "NAME prints one stage by stage" in error
+    )
+
+
+def test_a_network_without_classes_of_its_own(capsys):
+    pytest.importorskip("timm")
+    text = "\n".join(models(capsys, "timm/resnet50_clip_gap"))
+    assert "Shown with 1000 classes, for it has none of its own: say how many with model.num_classes\n" in text
+    assert text.startswith("timm/resnet50_clip_gap: 224x224, 25,") and "Data contract" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (200, []),
+        (140, ["reference", "reference GMACs"]),
+        (100, ["reference", "reference GMACs", "published top-1"]),
+        (80, ["layout", "reference", "reference GMACs", "published top-1"]),
+    ],
+)
+def test_narrow_terminals_get_less(capsys, monkeypatch, width, left_out):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = models(capsys, "garden_slowonly_50*")
+    table = lines[: lines.index("")]
+    assert [key for key in COLUMNS if key not in table[0].split("  ") and f"  {key}" not in table[0]] == left_out
+    assert max(map(len, table)) <= width and len(table) == 3
+    assert (lines[-1] == f"Left out for want of width: {', '.join(left_out)}.") == bool(left_out)
+
+
+def test_the_documentation_names_pytorchvideos():
+    section = DOCS.read_text().partition("## Networks of other packages")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in section for name in ENTRIES) and "`features`" in section
 
 
 def test_the_documentation_is_as_generated():

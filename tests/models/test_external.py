@@ -11,6 +11,7 @@ from torch import nn
 from tests.models.clips import clips, contract
 from video_rs.errors import UserError
 from video_rs.models import external
+from video_rs.models.presets import list_models
 from video_rs.models.zoo import create_model
 
 torch.set_num_threads(1)
@@ -34,9 +35,9 @@ torch.set_num_threads(1)
         ("timm/twins_svt_small", {"contract": contract(1, 50)}, "timm cannot build timm/twins_svt_small with"),
         ("timm/levit_128s", {"contract": contract(1, 50)}, "cannot take images of 50x50"),
         ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; say how many with num_classes"),
-        ("pytorchvideo/slowfast_r50", {"contract": contract(6)}, "data.num_frames must be a multiple of 4"),
+        ("pytorchvideo/slowfast_r50", {"contract": contract(6)}, "6 frames: its slow pathway sees every 4th"),
         ("pytorchvideo/i3d_r50", {"contract": contract(1)}, "needs clips of 2 frames or more, not 1"),
-        ("pytorchvideo/mvit_base_16x4", {"contract": contract(4, 32, 40)}, "set data.test_size to data.train_size"),
+        ("pytorchvideo/mvit_base_16x4", {"contract": contract(4, 32, 40)}, "4 frames of 40x40, neither to train"),
         ("pytorchvideo/mvit_base_16x4", {"contract": contract(5)}, "an even data.num_frames, not 32 and 5"),
         ("pytorchvideo/mvit_base_16x4", {"contract": contract(4, 34)}, "a multiple of 4 and an even"),
     ],
@@ -54,9 +55,38 @@ def test_clips_that_the_network_was_not_built_for():
         image(torch.zeros(1, 3, 2, 32, 32))
     with torch.device("meta"):
         slowfast = create_model("pytorchvideo/slowfast_r50", contract=contract(8)).eval()
-    for frames in (6, 16):
-        with pytest.raises(UserError, match=f"clips of 8 frames and cannot take {frames}"):
-            slowfast(torch.zeros(1, 3, frames, 32, 32, device="meta"))
+    with pytest.raises(
+        UserError, match=r"cannot take clips of 6 frames: .* \(data.num_frames\) must be a multiple of 4$"
+    ):
+        slowfast(torch.zeros(1, 3, 6, 32, 32, device="meta"))
+    with pytest.raises(UserError, match=r"built for clips of 8 frames and cannot take more, here 16; .*DataContract\("):
+        slowfast(torch.zeros(1, 3, 16, 32, 32, device="meta"))
+    mvit = create_model("pytorchvideo/mvit_base_16x4", contract=contract(4)).eval()
+    with pytest.raises(UserError) as error:
+        mvit(torch.zeros(1, 3, 2, 64, 48))
+    assert str(error.value) == (
+        "pytorchvideo/mvit_base_16x4 was built for clips of 4 frames of 32x32 and cannot take clips of 2 frames of "
+        "64x48, neither to train nor to test; another size is chosen with contract=DataContract(...) in Python, with "
+        "data.num_frames, data.train_size and data.test_size in a config"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "some", "count"),
+    [
+        ("timm/resnet5*", ["timm/resnet50", "timm/resnet51q"], None),
+        ("timm/resnet50.a*", ["timm/resnet50.a1_in1k"], None),
+        ("timm/resnet50", ["timm/resnet50"], 1),
+        ("pytorchvideo/*", ["pytorchvideo/slow_r50", "pytorchvideo/mvit_base_16"], 15),
+        ("pytorchvideo/x3d_?", ["pytorchvideo/x3d_l"], 3),
+        ("pytorchvideo/zz*", [], 0),
+        ("jax/*", [], 0),
+    ],
+)
+def test_names_by_pattern(pattern, some, count):
+    names = list_models(pattern)
+    assert {*some} <= {*names} and count in (None, len(names))
+    assert all(name.startswith(pattern.rstrip("*?")) for name in names)
 
 
 BROKEN = """
@@ -69,10 +99,12 @@ class Finder(importlib.abc.MetaPathFinder):
             raise RuntimeError("operator torchvision::nms does not exist")
 sys.meta_path.insert(0, Finder())
 from video_rs.cli.common import run
+from video_rs.models.presets import list_models
 from video_rs.models.zoo import create_model
 assert not {"timm", "pytorchvideo", "torchvision"} & sys.modules.keys()
 for name in ("timm/resnet18", "pytorchvideo/slow_r50"):
     assert run(lambda argv: create_model(name), []) == 2
+assert run(lambda argv: list_models("timm/*"), []) == 2
 """
 
 
@@ -80,11 +112,12 @@ def test_missing_and_broken_packages():
     """In a process of its own, so that nothing is imported yet."""
     done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-2:] == [
+    assert done.stderr.splitlines()[-3:] == [
         "error: timm/resnet18 needs the package timm: pip install timm",
         "error: pytorchvideo/slow_r50 needs the package pytorchvideo, which is installed but cannot be imported "
         "(operator torchvision::nms does not exist): torch and torchvision must be a matching pair, install both anew "
         "from one place",
+        "error: timm/* needs the package timm: pip install timm",
     ]
 
 

@@ -1,12 +1,15 @@
 """Networks by name: what create_model's arguments reach."""
 
+import re
+
 import pytest
 import torch
 
+from video_rs import config
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.models.layers import Conv
-from video_rs.models.zoo import create_model
+from video_rs.models.zoo import RANGES, create_model
 
 torch.set_num_threads(1)
 TINY = {"num_classes": 3, "width": 0.125}
@@ -49,6 +52,63 @@ def test_channels_and_contract_must_agree(name):
     assert str(error.value) == "in_channels=1, but the contract is for 3 channels; make them agree"
     with torch.device("meta"), pytest.raises(UserError, match="in_channels=3, but the contract is for 1 channels"):
         create_model(name, contract=DataContract().with_channels(1))
+
+
+@pytest.mark.parametrize("name", ["resnet3d_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("num_classes", 0, "a whole number above 0"),
+        ("num_classes", -1, "a whole number above 0"),
+        ("num_classes", "5", "a whole number above 0"),
+        ("num_classes", 2.5, "a whole number above 0"),
+        ("num_classes", True, "a whole number above 0"),
+        ("in_channels", 0, "a whole number above 0"),
+        ("in_channels", None, "a whole number above 0"),
+        ("width", 0, "a number from 0.05 to 8"),
+        ("width", -1, "a number from 0.05 to 8"),
+        ("width", None, "a number from 0.05 to 8"),
+        ("dropout", -1, "a number from 0 to 0.95"),
+        ("dropout", float("nan"), "a number from 0 to 0.95"),
+        ("drop_path", 2, "a number from 0 to 0.95"),
+        ("bn_momentum", 0, "a number from 0.0001 to 1"),
+    ],
+)
+def test_numbers_out_of_range(name, key, value, wanted):
+    with pytest.raises(UserError, match=re.escape(f"{key} must be {wanted}; found {value!r}") + "$"):
+        create_model(name, **{key: value})
+
+
+def test_ranges_are_the_configs():
+    keys = {key: config._schema()[f"model.{key}"].metadata for key in RANGES}
+    assert {key: (rules["low"], rules["high"]) for key, rules in keys.items()} == RANGES
+
+
+@pytest.mark.parametrize("name", [None, 50])
+def test_names_are_strings(name):
+    with pytest.raises(UserError, match=f"such as 'resnet3d_rs_50'; found {name}$"):
+        create_model(name)
+
+
+@pytest.mark.parametrize("name", ["resnet3d_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
+@pytest.mark.parametrize(
+    ("shape", "ending"),
+    [
+        ((3, 32, 32), ", a sample alone? x[None] is a batch of one"),
+        ((3, 4, 32, 32), ", a sample alone? x[None] is a batch of one"),  # otherwise three images of four channels
+        ((32, 32), ""),
+        ((1, 4, 3, 32, 32), ""),
+        ((1, 1, 3, 4, 32, 32), ""),
+    ],
+)
+def test_what_is_no_batch(name, shape, ending):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3).eval()
+    with pytest.raises(UserError) as error:
+        model(torch.empty(shape, device="meta"))
+    assert str(error.value) == (
+        f"the network takes clips [N, 3, T, H, W] or images [N, 3, H, W]; found {list(shape)}{ending}"
+    )
 
 
 def test_unknown_names_of_all_packages():

@@ -3,13 +3,16 @@
 video-rs models                      all networks of this package
 video-rs models 'garden_*'           those that match
 video-rs models resnet3d_rs_50       one, stage by stage; also timm/resnet50, pytorchvideo/slow_r50, ...
+video-rs models 'pytorchvideo/*'     the names of another package's networks that match, or 'timm/resnet*'
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from video_rs.cli.common import Parser, program
 from video_rs.contract import DataContract
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from video_rs.models.cost import Cost
+
+    Measured = tuple[DataContract, Cost, int, list[str]]
 
 LAYOUTS = {
     layout.RESNET_RS_2D: "image",
@@ -34,6 +39,7 @@ LAYOUTS = {
 }
 """The layouts in words; docs/models.md says what they are."""
 
+PUBLISHED = "published top-1"
 COLUMNS = {  # heading: width, negative for text
     "model": -max(map(len, PRESETS)),
     "layout": -max(map(len, LAYOUTS.values())),
@@ -43,8 +49,12 @@ COLUMNS = {  # heading: width, negative for text
     "GMACs": 8,
     "reference GMACs": 17,
     "MiB": 6,
-    "published top-1": -1,
+    PUBLISHED: -1,
 }
+LESS_WIDE = (("reference", "reference GMACs"), (PUBLISHED,), ("layout",))
+"""What a terminal that is too narrow for the table does without, in this order."""
+CLASSES = 1000
+"""Of a network that has none of its own, where it is shown."""
 TEST_COLUMNS = ("model", "test crop", "GMACs", "reference GMACs")
 PUBLISHED_COLUMNS = ("model", "data", "views", "top-1", "top-5", "source")
 NOTES = """\
@@ -59,34 +69,74 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", nargs="?", default="*", metavar="NAME", help="a network, or a pattern with * and ?")
     parser.add_argument("--markdown", action="store_true", help="print the tables of docs/models.md")
     args = parser.parse_args(argv)
-    exact = args.name in PRESETS or "/" in args.name
-    names = list_models(args.name)
-    if not names and not exact:
-        _unknown(args.name)
-    for line in markdown(names) if args.markdown else one(args.name) if exact else table(names):
+    pattern, others = any(character in args.name for character in "*?["), "/" in args.name
+    if args.markdown and (others or not pattern):
+        raise UserError("--markdown is for tables of our own networks: give a pattern such as 'garden_*', or none")
+    if others and pattern:
+        lines: Iterable[str] = _names_of_others(args.name)
+    elif others or args.name in PRESETS:
+        lines = one(args.name)
+    else:
+        names = list_models(args.name) or _unknown(args.name, pattern)
+        lines = markdown(names) if args.markdown else table(names, _columns(names))
+    for line in lines:
         print(line, flush=True)
+    if others and pattern:
+        print(f"{program('models')} NAME prints one stage by stage", file=sys.stderr)
     return 0
 
 
-def _unknown(name: str) -> None:
+def _unknown(name: str, pattern: bool) -> NoReturn:
     from video_rs.models.zoo import find_preset
 
-    if any(character in name for character in "*?["):
+    if pattern:
         raise UserError(f"no model matches {name!r}; {program('models')} lists them all")
     find_preset(name)  # raises, with the nearest names
+    raise AssertionError(name)
 
 
-def table(names: Sequence[str]) -> Iterator[str]:
+def _names_of_others(pattern: str) -> list[str]:
+    """The names of another package's networks, which are too many to measure each."""
+    from video_rs.models import external
+
+    package = pattern.partition("/")[0]
+    if package not in external.PACKAGES:
+        raise external.no_package(pattern)
+    if names := external.names(pattern):
+        return names
+    raise UserError(f"no model matches {pattern!r}; {program('models')} '{package}/*' lists all of {package}")
+
+
+def table(names: Sequence[str], columns: Sequence[str]) -> Iterator[str]:
     """Aligned lines, each as soon as its network is measured."""
-    yield _aligned(COLUMNS)
+    yield _aligned(COLUMNS, columns)
     for name in names:
-        yield _aligned(row(PRESETS[name]))
+        yield _aligned(row(PRESETS[name]), columns)
     yield f"\n{NOTES}"
+    if left_out := [heading for heading in COLUMNS if heading not in columns]:
+        yield f"Left out for want of width: {', '.join(left_out)}."
 
 
-def _aligned(cells: Sequence[str]) -> str:
-    pairs = zip(cells, COLUMNS.values(), strict=True)
-    return "  ".join(cell.ljust(-width) if width < 0 else cell.rjust(width) for cell, width in pairs).rstrip()
+def _columns(names: Sequence[str]) -> list[str]:
+    """Those of ``COLUMNS`` for which the terminal is wide enough; into files and pipes go all."""
+    columns = list(COLUMNS)
+    if not sys.stdout.isatty():
+        return columns
+    last = max((len(_in_short(PRESETS[name].published[0])) for name in names if PRESETS[name].published), default=0)
+    widths = {key: abs(width) for key, width in COLUMNS.items()} | {PUBLISHED: max(last, len(PUBLISHED))}
+    for leaves_out in LESS_WIDE:
+        if sum(widths[key] + 2 for key in columns) - 2 > shutil.get_terminal_size().columns:
+            columns = [key for key in columns if key not in leaves_out]
+    return columns
+
+
+def _aligned(cells: Iterable[str], columns: Sequence[str]) -> str:
+    parts = [
+        cell.ljust(-width) if width < 0 else cell.rjust(width)
+        for cell, (key, width) in zip(cells, COLUMNS.items(), strict=True)
+        if key in columns
+    ]
+    return "  ".join(parts).rstrip()
 
 
 def row(preset: Preset) -> list[str]:
@@ -158,12 +208,12 @@ def _accuracy(published: Published) -> list[str]:
 
 def one(name: str) -> Iterator[str]:
     """The network stage by stage, then its regularisation, its data contract and its published accuracies."""
-    from video_rs.models.cost import without_memory
-
     preset = PRESETS.get(name)
-    contract, cost, tested, lines = without_memory(name, _measured)
+    (contract, cost, tested, lines), note = _measured_by_name(name)
     words = f"{LAYOUTS[preset.layout]} layout, " if preset else ""
     yield f"{name}: {words}{_input(contract)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs"
+    if note:
+        yield note
     yield from lines
     yield f"On test crops, {_input(contract, contract.test_size)}: {tested / 1e9:.3f} GMACs"
     yield f"Activations that a training step keeps for each clip: {cost.activation_bytes / 2**20:,.0f} MiB in float32"
@@ -173,7 +223,31 @@ def one(name: str) -> Iterator[str]:
     yield from (f"  {key} {value}" for key, value in contract.to_dict().items() if key != "class_names")
 
 
-def _measured(model: nn.Module) -> tuple[DataContract, Cost, int, list[str]]:
+def _measured_by_name(name: str) -> tuple[Measured, str]:
+    """The network measured, and what is to be said of that; those that end in features get ImageNet's classes."""
+    from video_rs.models.cost import without_memory
+    from video_rs.models.external import NoClasses
+
+    try:
+        return without_memory(name, _measured), ""
+    except NoClasses as error:
+        measured = _with_classes(name, error)
+    return measured, f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
+
+
+def _with_classes(name: str, error: UserError) -> Measured:
+    import torch
+
+    from video_rs.models.zoo import create_model
+
+    try:
+        with torch.device("meta"):
+            return _measured(create_model(name, num_classes=CLASSES).to("meta"))
+    except (RuntimeError, TypeError):  # it looks at numbers
+        raise error from None
+
+
+def _measured(model: nn.Module) -> Measured:
     """Its contract, its cost, MACs of a test crop, and the lines of its stages."""
     from video_rs.models.cost import input_shape, macs, measure
     from video_rs.models.stages import stages

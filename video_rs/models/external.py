@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import fnmatch
 import importlib
 import warnings
 from collections.abc import Iterable, Iterator
@@ -21,10 +22,19 @@ from torch import Tensor, nn
 from video_rs.contract import DataContract
 from video_rs.errors import MachineError, UserError
 from video_rs.models.layout import DROP_PATH_RULES
+from video_rs.models.resnet_rs import check_input
 
 PACKAGES = ("timm", "pytorchvideo")
 PREFIX = "network."
 """What our state dicts put before the names that the other package gives its weights."""
+ANOTHER_SIZE = (
+    "another size is chosen with contract=DataContract(...) in Python, with data.num_frames, data.train_size and "
+    "data.test_size in a config"
+)
+
+
+class NoClasses(UserError):
+    """A network that ends in features: only its user knows how many classes it should have."""
 
 
 class External(nn.Module):
@@ -96,7 +106,11 @@ class External(nn.Module):
             x: clips ``[N, C, T, H, W]``, or images ``[N, C, H, W]``: clips of one frame.
             keys: ``[N]`` int64. In training, all that the network draws (dropout, drop path) is a function of the keys
                 of the whole batch; without keys it comes from torch's generator.
+
+        Raises:
+            UserError: the network cannot take ``x``.
         """
+        check_input(x, self.built_for.in_channels)
         clips = x.unsqueeze(2) if x.ndim == 4 else x
         self.check(*clips.shape[2:])
         with drawn_from(keys) if self.training and keys is not None else contextlib.nullcontext():
@@ -150,6 +164,19 @@ def is_external(name: str) -> bool:
     return "/" in name
 
 
+def names(pattern: str) -> list[str]:
+    """The networks of another package that match a shell-style ``pattern``, such as "timm/resnet5*"; [] of none.
+
+    Raises:
+        UserError: the package is missing or broken.
+    """
+    of = pattern.partition("/")[0]
+    if of not in PACKAGES:
+        return []
+    module = importlib.import_module(f"video_rs.models.external_{of}")
+    return [name for name in module.names(pattern) if fnmatch.fnmatchcase(name, pattern)]
+
+
 def create(
     name: str,
     *,
@@ -170,7 +197,7 @@ def create(
     """
     package = name.partition("/")[0]
     if package not in PACKAGES:
-        raise UserError(f"there is no model {name!r}: networks of other packages begin with timm/ or pytorchvideo/")
+        raise no_package(name)
     family_only = {
         "model.width": (width, 1.0),
         "model.drop_path_rule": (drop_path_rule, DROP_PATH_RULES[0]),
@@ -195,6 +222,10 @@ def create(
     for size in (model.contract.train_size, model.contract.test_size):
         model.check(model.contract.num_frames, size, size)
     return model.to(memory_format=torch.channels_last_3d)
+
+
+def no_package(name: str) -> UserError:
+    return UserError(f"there is no model {name!r}: networks of other packages begin with timm/ or pytorchvideo/")
 
 
 def refuse(name: str, key: str, given: Any, instead: Any) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
-from video_rs.models.external import PREFIX, External, downloading, known, package, refuse
+from video_rs.models.external import ANOTHER_SIZE, PREFIX, External, downloading, known, package, refuse
 
 ALPHA = 4
 """SlowFast's slow pathway sees every ALPHA-th frame (arXiv 1812.03982, section 3.2)."""
@@ -91,6 +91,12 @@ ENTRIES = {
 }
 
 
+def names(pattern: str) -> list[str]:
+    """All networks of the hub; ``pattern`` is for messages."""
+    package(pattern, "pytorchvideo.models.hub")
+    return [f"pytorchvideo/{name}" for name in ENTRIES]
+
+
 def create(
     name: str,
     *,
@@ -150,10 +156,15 @@ class Convolutional(PyTorchVideo):
         if num_frames < self._entry.min_frames:
             raise UserError(f"{self.name} needs clips of {self._entry.min_frames} frames or more, not {num_frames}")
         most = self.built_for.num_frames
-        if self._entry.is_slowfast and (num_frames % ALPHA or num_frames > most):
+        if self._entry.is_slowfast and num_frames % ALPHA:
             raise UserError(
-                f"{self.name} was built for clips of {most} frames and cannot take {num_frames}: its slow "
-                f"pathway sees every {ALPHA}th, so data.num_frames must be a multiple of {ALPHA}"
+                f"{self.name} cannot take clips of {num_frames} frames: its slow pathway sees every {ALPHA}th, so "
+                f"their number (data.num_frames) must be a multiple of {ALPHA}"
+            )
+        if self._entry.is_slowfast and num_frames > most:
+            raise UserError(
+                f"{self.name} was built for clips of {most} frames and cannot take more, here {num_frames}; "
+                f"{ANOTHER_SIZE}"
             )
 
     def logits(self, clips: Tensor) -> Tensor:
@@ -171,14 +182,19 @@ class MViT(PyTorchVideo):
         frames, size = self.built_for.num_frames, self.built_for.train_size
         if (num_frames, height, width) != (frames, size, size):
             raise UserError(
-                f"{self.name} was built for clips of {frames} frames of {size}x{size} and cannot take {num_frames} of "
-                f"{height}x{width}; set data.test_size to data.train_size"
+                f"{self.name} was built for {_clips(frames, size, size)} and cannot take "
+                f"{_clips(num_frames, height, width)}, neither to train nor to test; {ANOTHER_SIZE}"
             )
 
     def logits(self, clips: Tensor) -> Tensor:
         if clips.shape[2] == 1:
             return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))
         return self.network(clips.contiguous(memory_format=torch.channels_last_3d))
+
+
+def _clips(num_frames: int, height: int, width: int) -> str:
+    kind = f"clips of {num_frames} frames" if num_frames > 1 else "images"
+    return f"{kind} of {height}x{width}"
 
 
 def _refuse_sizes(name: str, native: DataContract, contract: DataContract) -> None:

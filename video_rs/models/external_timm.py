@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
 from video_rs.models.external import (
+    ANOTHER_SIZE,
     PREFIX,
     External,
+    NoClasses,
     downloading,
     first_line,
     fitting,
@@ -29,6 +31,13 @@ from video_rs.models.external import (
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
 """timm's argument: what sets it here."""
+
+
+def names(pattern: str) -> list[str]:
+    """All networks of timm, those with the tags of their weights if the pattern, which is for messages, has a dot."""
+    timm = package(pattern, "timm")
+    listed = timm.list_pretrained() if "." in pattern else timm.list_models()
+    return [f"timm/{name}" for name in listed]
 
 
 def create(
@@ -58,7 +67,7 @@ def create(
     network = _build(name, timm, {k: v for k, v in arguments.items() if v is not None}, contract)
     classes = getattr(network, "num_classes", 0) if num_classes is None else num_classes
     if not classes:
-        raise UserError(f"{name} has no classes of its own; say how many with num_classes (model.num_classes)")
+        raise NoClasses(f"{name} has no classes of its own; say how many with num_classes (model.num_classes)")
     classifier = cfg.classifier or ()
     classifier = (classifier,) if isinstance(classifier, str) else classifier
     model = TimmNetwork(name, network, classes, contract, native=native, classifier=classifier)
@@ -82,8 +91,8 @@ class TimmNetwork(External):
             )
         if self._size and (height, width) != (self._size, self._size):
             raise UserError(
-                f"{self.name} was built for images of {self._size}x{self._size} and cannot take {height}x{width}; "
-                "set data.test_size to data.train_size"
+                f"{self.name} was built for images of {self._size}x{self._size} and cannot take {height}x{width}, "
+                f"neither to train nor to test; {ANOTHER_SIZE}"
             )
 
     def logits(self, clips: Tensor) -> Tensor:

@@ -303,5 +303,17 @@ PRESETS = {preset.name: preset for preset in _all()}
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the presets that match a shell-style ``pattern``, such as "garden_*_50"."""
+    """The names of the networks that match a shell-style ``pattern``.
+
+    Args:
+        pattern: "garden_*_50": this family's. "timm/resnet5*" or "pytorchvideo/*": of that package, which is imported;
+            timm's have the tags of their weights where the pattern has a dot ("timm/resnet50.*").
+
+    Raises:
+        UserError: the package is missing or broken.
+    """
+    if "/" in pattern:
+        from video_rs.models import external
+
+        return external.names(pattern)
     return [name for name in PRESETS if fnmatch.fnmatchcase(name, pattern)]

@@ -79,6 +79,7 @@ class ResNetRS(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.blocks, self.num_classes = layout, tuple(blocks), num_classes
+        self.in_channels = in_channels
         self.contract = contract or DataContract(in_channels=in_channels)
         self.stem = stem(layout, in_channels, width)
         channels = scaled(layout.stem_width, width)
@@ -121,7 +122,11 @@ class ResNetRS(nn.Module):
 
         Returns:
             ``[N, num_features, T', H', W']``, of images ``[N, num_features, H', W']``.
+
+        Raises:
+            UserError: ``x`` has other dimensions or channels.
         """
+        check_input(x, self.in_channels)
         if x.ndim == 4:
             return self.features(x.unsqueeze(2), keys).squeeze(2)
         if keys is None and self.training:
@@ -226,6 +231,17 @@ def stage(
 def scaled(channels: int, width: float) -> int:
     """``channels * width``, rounded to a multiple of 8."""
     return max(8, 8 * round(channels * width / 8))
+
+
+def check_input(x: Tensor, channels: int) -> None:
+    """Raises UserError unless these are clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]`` of that many channels."""
+    if x.ndim in (4, 5) and x.shape[1] == channels:
+        return
+    alone = x.ndim in (3, 4) and x.shape[0] == channels
+    raise UserError(
+        f"the network takes clips [N, {channels}, T, H, W] or images [N, {channels}, H, W]; found {list(x.shape)}"
+        + (", a sample alone? x[None] is a batch of one" if alone else "")
+    )
 
 
 def draw_keys(x: Tensor) -> Tensor:

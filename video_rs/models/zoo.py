@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,11 @@ from video_rs.errors import UserError
 from video_rs.models import external
 from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.resnet_rs import ResNetRS
+
+COUNTS = ("num_classes", "in_channels")
+RANGES = {"width": (0.05, 8), "dropout": (0, 0.95), "drop_path": (0, 0.95), "bn_momentum": (1e-4, 1)}
+"""Of the numbers that ``create_model`` takes, the lowest and the highest: those of the config's keys."""
+_OPTIONAL = ("num_classes", "dropout", "drop_path", "bn_momentum")
 
 
 def create_model(
@@ -41,25 +47,23 @@ def create_model(
             "pytorchvideo/<name>", see ``video_rs.models.external``.
         pretrained: start from public weights instead of fresh ones: the package's own, and timm's for this family,
             inflated for clips. With another ``num_classes`` the head starts anew. See ``video_rs.models.init``.
-        num_classes: logits.
+        num_classes: logits, 1 or more.
         in_channels: 3 for RGB.
-        width: multiplies all widths; of this family only, as are ``drop_path_rule`` and ``temporal_padding``.
-        dropout: rate before the classifier.
-        drop_path: rate of stochastic depth in the last block.
+        width: multiplies all widths, 0.05 to 8; of this family only, as are ``drop_path_rule`` and
+            ``temporal_padding``.
+        dropout: rate before the classifier, 0 to 0.95.
+        drop_path: rate of stochastic depth in the last block, 0 to 0.95.
         drop_path_rule: "stage" (the paper's) or "block" (timm's), see :class:`ResNetRS`.
-        bn_momentum: torch's momentum of batch normalisation; None: 0.1 in this family, theirs in others.
+        bn_momentum: torch's momentum of batch normalisation; 1e-4 to 1; None: 0.1 in this family, theirs in
+            others.
         temporal_padding: "zeros" or "replicate" (the first and last frame) instead of the layout's.
         contract: what the weights expect to see.
 
     Raises:
-        UserError: the name, the rule or the padding is unknown; the contract has other channels; there are no public
-            weights.
+        UserError: the name, the rule or the padding is unknown; a number is out of its range; the contract has other
+            channels; there are no public weights.
         MachineError: the public weights could not be downloaded.
     """
-    if contract is not None and contract.in_channels != in_channels:
-        raise UserError(
-            f"in_channels={in_channels}, but the contract is for {contract.in_channels} channels; make them agree"
-        )
     arguments = {
         "num_classes": num_classes,
         "in_channels": in_channels,
@@ -71,6 +75,7 @@ def create_model(
         "temporal_padding": temporal_padding,
         "contract": contract,
     }
+    _check(name, arguments)
     model = (
         external.create(name, **arguments) if external.is_external(name) else _create(find_preset(name), **arguments)
     )
@@ -79,6 +84,29 @@ def create_model(
 
         init_from(model, "pretrained")
     return model
+
+
+def _check(name: Any, arguments: Mapping[str, Any]) -> None:
+    """Raises UserError for arguments of :func:`create_model` that no network has."""
+    if not isinstance(name, str):
+        raise UserError(f"the name of a network is a string, such as 'resnet3d_rs_50'; found {name!r}")
+    for key in (*COUNTS, *RANGES):
+        value = arguments[key]
+        if not (value is None and key in _OPTIONAL):
+            _check_number(key, value)
+    contract, in_channels = arguments["contract"], arguments["in_channels"]
+    if contract is not None and contract.in_channels != in_channels:
+        raise UserError(
+            f"in_channels={in_channels}, but the contract is for {contract.in_channels} channels; make them agree"
+        )
+
+
+def _check_number(key: str, value: Any) -> None:
+    kind, (low, high) = (numbers.Integral, (1, None)) if key in COUNTS else (numbers.Real, RANGES[key])
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not (fits and low <= value and (high is None or value <= high)):
+        wanted = "a whole number above 0" if high is None else f"a number from {low:g} to {high:g}"
+        raise UserError(f"{key} must be {wanted}; found {value!r}")
 
 
 def empty_model(model_args: Mapping[str, Any], contract: DataContract | None = None) -> nn.Module:
