@@ -98,6 +98,14 @@ def test_a_full_disk_leaves_the_previous_one_intact(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 65536
 
 
+def test_where_no_file_can_be(tmp_path):
+    (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder.pt", tmp_path / "file" / "a.pt", tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="cannot be written: .*; give another path"):
+            checkpoint.save(path, {"w": torch.ones(1)})
+
+
 # safetensors ---------------------------------------------------------------------------------------------------------
 
 TINY = {"name": "resnet3d_rs_26", "num_classes": 3, "width": 0.125}
@@ -198,7 +206,9 @@ def test_safetensors_that_are_damaged(tmp_path, run):
         assert one_line(path) == f"checkpoint {path} is truncated or damaged"
     assert "does not exist" in one_line(tmp_path / "gone.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    assert "Is a directory" in one_line(tmp_path / "folder.safetensors")
+    assert "is a folder; name a file" in one_line(tmp_path / "folder.safetensors")
+    (tmp_path / "folder.safetensors" / "best.pt").touch()
+    assert "it has a " in (message := one_line(tmp_path / "folder.safetensors")) and "best.pt" in message
     odd = tmp_path / os.fsdecode(b"odd\xff.safetensors")
     odd.write_bytes(data)
     assert "rename it" in one_line(odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_rs import checkpoint, download
 from video_rs.cli.common import run
@@ -358,6 +360,19 @@ def test_weights_by_address(server, tmp_path, capsys, make_video):
         assert run(predict.main, ["--weights", f"{server.base}/{name}", video]) == code
         out, err = capsys.readouterr()
         assert out == "" and len(err.splitlines()) == 1 and f"{server.base}/{name}" in err
+
+
+def test_what_cannot_be_read_is_not_kept(server):
+    address = f"{server.base}/best.pt?token=secret"
+    server.files["/best.pt?token=secret"] = b"no weights"
+    with pytest.raises(UserError) as error:
+        checkpoint.load(address)
+    assert str(error.value) == f"{server.base}/best.pt is not a checkpoint; it was fetched and not kept"
+    assert not kept()
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(2)}, buffer)
+    server.files["/best.pt?token=secret"] = buffer.getvalue()
+    assert torch.equal(checkpoint.load(address)["w"], torch.ones(2))
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -20,6 +20,7 @@ state of an optimizer stays behind.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -34,6 +35,7 @@ from typing import IO, Any
 import safetensors.torch
 import torch
 
+from video_rs import download
 from video_rs.contract import DataContract
 from video_rs.errors import MachineError, UserError
 
@@ -45,12 +47,23 @@ RECORD = {"step": int, "figures": dict, "fingerprint": dict, "versions": dict}
 TRAVELS = ("format", "config", "model_args", "contract", *RECORD)
 """The entries that go into the metadata of a safetensors file."""
 
+_NO_FILE_THERE = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+}
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb"):
     """A file that appears under ``path`` only when the block ended well: temporary file, fsync, rename.
 
     Raises:
+        UserError: when no file can be at that path.
         MachineError: when the disk refuses (full, read-only); what stood under ``path`` before is intact.
     """
     path = Path(path)
@@ -70,6 +83,8 @@ def atomic_write(path: str | Path, mode: str = "wb"):
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
+        if error.errno in _NO_FILE_THERE:
+            raise UserError(f"{path} cannot be written: {error.strerror}; give another path") from None
         raise MachineError(
             f"{path} cannot be written: {error.strerror or error}; what was there before is intact. Make room first"
         ) from error
@@ -119,17 +134,36 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Of a safetensors file without this package's metadata the result is its tensors by name.
 
+    Args:
+        path: of a file, or its address, see ``video_rs.download``. What was fetched and cannot be read isn't kept.
+
     Raises:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).
+        MachineError: it could not be fetched.
     """
+    file = download.local(path)
+    try:
+        return _load(file)
+    except UserError as error:
+        if not download.is_address(path):
+            raise
+        download.forget(path)
+        reason = str(error).replace(str(file), download.shown(path))
+        raise UserError(f"{reason}; it was fetched and not kept") from None
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as handle:
             head = handle.read(9)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
-    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except IsADirectoryError:
+        inside = f", it has a {path / 'best.pt'}" if (path / "best.pt").exists() else ""
+        raise UserError(f"checkpoint {path} is a folder{inside}; name a file") from None
+    except (NotADirectoryError, PermissionError) as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
-    if Path(path).suffix == ".safetensors" or _begins_safetensors(head):
+    if path.suffix == ".safetensors" or _begins_safetensors(head):
         return _load_safetensors(path, head)
     return _load_torch(path, head)
 
@@ -233,10 +267,13 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
 
 def load_run(path: str | Path) -> dict[str, Any]:
     """Like :func:`load`, for a checkpoint of this package; another file is a UserError that says so."""
-    state = load(path)
+    state, name = load(path), download.shown(path)
     if not is_run(state):
-        raise UserError(f"{path} holds bare weights, not a run; start from them with train.init_from={path}")
-    check_format(state, path)
+        raise UserError(
+            f"{name} holds bare weights, not a run; start from them with train.init_from={name}, or make a checkpoint "
+            "of them with video-rs convert"
+        )
+    check_format(state, name)
     return state
 
 

@@ -105,6 +105,13 @@ def local(address: str | Path) -> Path:
     return path
 
 
+def forget(address: str) -> None:
+    """Removes the copy of what is at an address, so that its next use fetches it again."""
+    path = _parse(address).path
+    for kept in (_checksum_file(path), path):
+        kept.unlink(missing_ok=True)
+
+
 def cache_folder() -> Path:
     """Where fetched files are kept. It need not exist."""
     if folder := os.environ.get("VIDEO_RS_CACHE"):

@@ -52,7 +52,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
         MachineError: it could not be fetched from its address.
     """
     chosen = runtime.select_device(device)
-    state = checkpoint.load_run(download.local(path))
+    state = checkpoint.load_run(path)
     return Classifier(model_from_checkpoint(state, download.shown(path)), chosen)
 
 

@@ -208,7 +208,15 @@ def test_timms_files(tmp_path):
     assert "has timm's names: give --from timm" in (
         refused("--from", "video_rs", tmp_path / "timm.pth", "--model", "resnet_rs_50", "--out", tmp_path / "p.pt")
     )
-    assert "does not have the names of timm's" in refused("--from", "timm", out, "--out", tmp_path / "p.pt")
+    assert "this package's names: give --from video_rs" in refused("--from", "timm", out, "--out", tmp_path / "p.pt")
+    lacking = to_timm(model.state_dict())
+    del lacking["layer1.0.conv1.weight"]  # by which timm's names are known
+    torch.save(lacking, tmp_path / "lacking.pth")
+    message = refused("--from", "timm", tmp_path / "lacking.pth", "--out", tmp_path / "p.pt")
+    assert "1 weights are missing: stages.0.0.conv1.conv.weight" in message
+    torch.save({"layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3), "conv1.weight": torch.zeros(8, 3, 7, 7)}, out)
+    message = refused("--from", "timm", out, "--out", tmp_path / "p.pt")
+    assert "not one of timm's resnetrs*" in message and "model.name=timm/<name> train.init_from=FILE" in message
 
 
 CASES = {

@@ -73,7 +73,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="video_rs, timm, keras: also https://... or hf-hub:...; may be left out for timm's public weights",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help=f"to write: {', '.join(SUFFIXES)}")
+    parser.add_argument("--out", required=True, metavar="FILE", help=f"to write, or to replace: {', '.join(SUFFIXES)}")
     args = parser.parse_intermixed_args(argv)
     if Path(args.out).suffix not in SUFFIXES:
         parser.error(f"--out ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, not as {args.out}")

@@ -50,10 +50,9 @@ def test(config: Config) -> dict[str, Any]:
     weights, split = config.weights or str(Path(config.out) / "best.pt"), config.test.split
     if not config.weights and not Path(weights).exists():
         raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
-    file = local(weights)
+    state, file = checkpoint.load_run(weights), local(weights)
     # an address with a query, which may be a token, is not repeated
     weights, again = shown(weights), weights if weights == shown(weights) else str(file)
-    state = checkpoint.load_run(file)
     records = build.build_records(config, (split,))[split]
     names = build.class_names(config, records)
     check_fits(config, names, state, weights)

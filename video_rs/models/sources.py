@@ -106,7 +106,7 @@ def _complete(state: Mapping[str, Tensor], network: nn.Module, name: str) -> dic
 
 
 def _read_video_rs(path: str | Path, model: str | None) -> Weights:
-    saved, called = checkpoint.load(download.local(path)), download.shown(path)
+    saved, called = checkpoint.load(path), download.shown(path)
     source = init.source_of(saved, called)
     if not checkpoint.is_run(saved):
         if convert.looks_like_timm(source.weights):
@@ -144,9 +144,15 @@ def _entries(source: init.Source) -> str:
 
 def _read_timm(path: str | Path | None, model: str | None) -> Weights:
     source = init.read(path) if path else init.read_timm(_named(model, "timm").blocks)
-    if not convert.looks_like_timm(source.weights):
-        raise UserError("it does not have the names of timm's resnetrs*; are they this package's (video_rs)?")
-    state = convert.from_timm(source.weights)
+    if "stem.conv1.conv.weight" in source.weights:
+        raise UserError("it has this package's names: give --from video_rs")
+    try:
+        state = convert.from_timm(source.weights)
+    except UserError as error:
+        raise UserError(
+            f"it is not one of timm's resnetrs*: {error}. Weights of its other networks need no conversion: "
+            "model.name=timm/<name> train.init_from=FILE"
+        ) from None
     preset, notes = _choose("timm", path or "", state, model)
     weights = Weights(state, _model_args(preset, state), notes=notes, ignored=source.ignored)
     weights.averages = _entries(source) if path else "as timm publishes them"
