@@ -20,24 +20,22 @@ state of an optimizer stays behind.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from video_rs import download
 from video_rs.contract import DataContract
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import UserError
+from video_rs.files import atomic_write
 
 FORMAT = 1
 RUN = {"format": int, "config": dict, "model_args": dict, "contract": dict, "model": dict}
@@ -46,51 +44,6 @@ RECORD = {"step": int, "figures": dict, "fingerprint": dict, "versions": dict}
 """What it may say of the run besides."""
 TRAVELS = ("format", "config", "model_args", "contract", *RECORD)
 """The entries that go into the metadata of a safetensors file."""
-
-_NO_FILE_THERE = {
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-}
-
-
-@contextmanager
-def atomic_write(path: str | Path, mode: str = "wb"):
-    """A file that appears under ``path`` only when the block ended well: temporary file, fsync, rename.
-
-    Raises:
-        UserError: when no file can be at that path.
-        MachineError: when the disk refuses (full, read-only); what stood under ``path`` before is intact.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle: IO[Any]
-        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        with tempfile.NamedTemporaryFile(
-            mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text
-        ) as handle:
-            temporary = Path(handle.name)
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.chmod(0o666 & ~_umask())  # temporary files are private, results are not
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _NO_FILE_THERE:
-            raise UserError(f"{path} cannot be written: {error.strerror}; give another path") from None
-        raise MachineError(
-            f"{path} cannot be written: {error.strerror or error}; what was there before is intact. Make room first"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -290,17 +243,3 @@ def _are_weights(state: Any) -> bool:
 def _begins_safetensors(head: bytes) -> bool:
     """Whether a file begins with the length of a header, eight bytes, and the brace of its JSON."""
     return head[4:] == b"\0\0\0\0{"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from video_rs.errors import MachineError, UserError
+from video_rs.files import atomic_write
 
 TIMEOUT = 30.0  # seconds of silence
 CHUNK = 1 << 20  # bytes
@@ -199,8 +200,6 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _fetch(wanted: _Address, path: Path) -> None:
     """Puts a file and its checksum under ``path``, or nothing."""
-    from video_rs.checkpoint import atomic_write  # which needs torch
-
     digest = hashlib.sha256()
     with atomic_write(path) as handle:
         with _failures(wanted.text):

@@ -148,7 +148,7 @@ def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any
 def _report_broken(trainer: Trainer, folder: Path, log: RunLog) -> None:
     if not trainer.broken:
         return
-    from video_rs.checkpoint import atomic_write
+    from video_rs.files import atomic_write
 
     with atomic_write(folder / "broken_files.csv", "w") as handle:
         writer = csv.writer(handle)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from video_rs.checkpoint import atomic_write
 from video_rs.errors import MediaError
 from video_rs.evaluation import html_page
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
 from video_rs.evaluation.metrics import TOP_K, ranking
 from video_rs.evaluation.multiview import Scores
+from video_rs.files import atomic_write
 
 WORST_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from video_rs.checkpoint import atomic_write
+from video_rs.files import atomic_write
 
 
 class RunLog:
