@@ -161,12 +161,15 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
     script = tmp_path / "loop.py"
     script.write_text(
         textwrap.dedent(f"""
+        import signal
+
         from video_rs.data.dataset import ClipDataset
         from video_rs.data.loader import clip_loader
         from video_rs.data.records import Records
         from video_rs.data.sampler import BatchStream
         from video_rs.data.transforms import TrainTransform
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
         records = Records([{records.path(0)!r}], [0], ["a"])
         dataset = ClipDataset(records, num_frames=4, stride=1, transform=TrainTransform(16))
         loader = clip_loader(dataset, BatchStream(1, batch_size=2, num_steps=10**6, seed=0), workers=2)
