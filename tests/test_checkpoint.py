@@ -186,6 +186,21 @@ def test_safetensors_under_another_name(tmp_path, run):
     assert checkpoint.load_run(tmp_path / "a.pt")["step"] == 7
 
 
+def test_records_that_other_programs_wrote(tmp_path, run):
+    path = tmp_path / "a.safetensors"
+    train = {"init_from": "https://host/a.pt?token=secret"}
+    checkpoint.save(path, {**run, "step": 5.0, "figures": None, "config": {**run["config"], "train": train}})
+    state = checkpoint.load_run(path)
+    assert (state["step"], state["figures"]) == (5, None)
+    assert state["config"]["train"]["init_from"] == "https://host/a.pt"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_names_that_no_file_has(name):
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.load(name)
+
+
 def one_line(path, run=checkpoint.load_run):
     with pytest.raises(UserError) as caught:
         run(path)
@@ -271,7 +286,7 @@ def test_metadata_that_lie(tmp_path, run, key, changes, reason):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("step", "3"), ("step", None), ("figures", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("ema", 3)],
+    [("step", "3"), ("figures", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("ema", 3)],
 )
 def test_entries_that_may_lack_but_not_be_something_else(tmp_path, run, key, value):
     checkpoint.save(tmp_path / "a.pt", {**run, key: value})

@@ -40,7 +40,7 @@ from video_rs.files import atomic_write
 FORMAT = 1
 RUN = {"format": int, "config": dict, "model_args": dict, "contract": dict, "model": dict}
 """What a checkpoint of this package has at least, whatever wrote it."""
-RECORD = {"step": int, "figures": dict, "fingerprint": dict, "versions": dict}
+RECORD = {"step": (int, float), "figures": dict, "fingerprint": dict, "versions": dict}
 """What it may say of the run besides."""
 TRAVELS = ("format", "config", "model_args", "contract", *RECORD)
 """The entries that go into the metadata of a safetensors file."""
@@ -94,15 +94,8 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).
         MachineError: it could not be fetched.
     """
-    file = download.local(path)
-    try:
+    with download.readable(path) as file:
         return _load(file)
-    except UserError as error:
-        if not download.is_address(path):
-            raise
-        download.forget(path)
-        reason = str(error).replace(str(file), download.shown(path))
-        raise UserError(f"{reason}; it was fetched and not kept") from None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -114,8 +107,8 @@ def _load(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         inside = f", it has a {path / 'best.pt'}" if (path / "best.pt").exists() else ""
         raise UserError(f"checkpoint {path} is a folder{inside}; name a file") from None
-    except (NotADirectoryError, PermissionError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter for names with a null
+        raise UserError(f"checkpoint {path} cannot be read: {getattr(error, 'strerror', '') or error}") from None
     if path.suffix == ".safetensors" or _begins_safetensors(head):
         return _load_safetensors(path, head)
     return _load_torch(path, head)
@@ -181,11 +174,18 @@ def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
     for key in TRAVELS:
         if key in state:
             try:
-                texts[key] = json.dumps(_plain(state[key]) if key == "figures" else state[key])
+                texts[key] = json.dumps(_public(key, state[key]))
             except (TypeError, ValueError, RecursionError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"{path} cannot hold its {key}: {reason}; choose another suffix, such as .pt") from None
     return texts
+
+
+def _public(key: str, value: Any) -> Any:
+    """An entry as others may read it: without the token of an address that the run was started from."""
+    if key == "config" and isinstance(value.get("train"), Mapping) and value["train"].get("init_from"):
+        return {**value, "train": {**value["train"], "init_from": download.shown(value["train"]["init_from"])}}
+    return _plain(value) if key == "figures" else value
 
 
 def _plain(value: Any) -> Any:
@@ -209,7 +209,7 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
     if isinstance(state.get("format"), int) and state["format"] > FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}: upgrade")
     wrong = [key for key, kind in RUN.items() if not isinstance(state.get(key), kind)]
-    wrong += [key for key, kind in RECORD.items() if key in state and not isinstance(state[key], kind)]
+    wrong += [key for key, kind in RECORD.items() if not isinstance(state.get(key), (kind, type(None)))]
     if not wrong and not isinstance(state["model_args"].get("name"), str):
         wrong = ["model_args"]
     if not wrong and not _are_weights(weights(state)):
@@ -221,6 +221,8 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
 def load_run(path: str | Path) -> dict[str, Any]:
     """Like :func:`load`, for a checkpoint of this package; another file is a UserError that says so."""
     state, name = load(path), download.shown(path)
+    if not is_run(state) and not any(isinstance(value, (torch.Tensor, Mapping)) for value in state.values()):
+        raise UserError(f"{name} holds no weights: neither a checkpoint nor a state dict")
     if not is_run(state):
         raise UserError(
             f"{name} holds bare weights, not a run; start from them with train.init_from={name}, or make a checkpoint "

@@ -123,7 +123,7 @@ class TrainConfig:
     init_from: str = _key(
         "",
         "a file of weights; pretrained: the network's public ones (of ResNet-RS timm's, exact layouts only); timm: "
-        "timm's ResNet-RS of that depth, into any layout of the family",
+        "timm's ResNet-RS of that depth, also into video layouts that differ in more than time",
     )
     inflate: str = _key("center", "how 2D weights become 3D", choices=INFLATIONS)
     device: str = _key("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda", "mps"), free=True)

@@ -8,7 +8,7 @@ of its own.
 Of what fetches files already, ``torch.hub.download_url_to_file`` neither checks what it kept, nor notices a connection
 that ended early, nor gives up on one that hangs, and huggingface_hub, which comes with timm alone, serves one site. So
 this is the standard library's urllib, whose proxies and redirects are all that weights need. Queries may hold tokens:
-no message shows one.
+no message shows one. (A run's own config and checkpoints keep ``train.init_from`` as it was given.)
 """
 
 from __future__ import annotations
@@ -111,6 +111,19 @@ def forget(address: str) -> None:
     path = _parse(address).path
     for kept in (_checksum_file(path), path):
         kept.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def readable(address: str | Path) -> Iterator[Path]:
+    """:func:`local` for a block that reads the file: with its UserError, what was fetched is not kept."""
+    file = local(address)
+    try:
+        yield file
+    except UserError as error:
+        if not is_address(address):
+            raise
+        forget(str(address))
+        raise UserError(f"{str(error).replace(str(file), shown(address))}; it was fetched and not kept") from None
 
 
 def cache_folder() -> Path:

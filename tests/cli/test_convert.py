@@ -214,9 +214,10 @@ def test_timms_files(tmp_path):
     torch.save(lacking, tmp_path / "lacking.pth")
     message = refused("--from", "timm", tmp_path / "lacking.pth", "--out", tmp_path / "p.pt")
     assert "1 weights are missing: stages.0.0.conv1.conv.weight" in message
-    torch.save({"layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3), "conv1.weight": torch.zeros(8, 3, 7, 7)}, out)
-    message = refused("--from", "timm", out, "--out", tmp_path / "p.pt")
-    assert "not one of timm's resnetrs*" in message and "model.name=timm/<name> train.init_from=FILE" in message
+    for name in ("conv1.weight", "cls_token"):  # of timm's ResNets and transformers
+        torch.save({name: torch.zeros(8, 3, 7, 7)}, out)
+        message = refused("--from", "timm", out, "--out", tmp_path / "p.pt")
+        assert "not one of timm's resnetrs*" in message and "model.name=timm/<name> train.init_from=FILE" in message
 
 
 CASES = {

@@ -157,6 +157,22 @@ def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
     assert "5 inflated" in str(report) and "head.weight (7 -> 3 classes, starts anew)" in str(report)
 
 
+def test_averages_of_other_trainers_come_first(tmp_path):
+    """timm's train.py, torchvision's references with AveragedModel, and entries that are not weights."""
+    model, plain, average = small(), small().state_dict(), small().state_dict()
+    averaged = {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in average.items()}
+    files = [
+        ({"epoch": 3, "state_dict": plain, "state_dict_ema": average}, average),
+        ({"model": plain, "model_ema": averaged}, average),
+        (averaged, average),
+        ({"model": plain, "ema": {"decay": 0.99, "shadow": plain}}, plain),
+    ]
+    for saved, expected in files:
+        torch.save(saved, tmp_path / "a.pth")
+        init_from(model, tmp_path / "a.pth")
+        assert same(model.state_dict(), expected)
+
+
 def test_init_from_is_strict(tmp_path):
     model = small()
     state = model.state_dict()

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs.cli.common import Parser, command, program
 from video_rs.errors import UserError
-from video_rs.models.presets import PRESETS
+from video_rs.models.presets import PRESETS, SOURCES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from video_rs.models.sources import Weights
 
-SOURCES = ("video_rs", "timm", "garden", "tpu", "keras")
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
@@ -123,10 +122,9 @@ def _for_timm(weights: Weights, out: str) -> tuple[dict[str, Tensor], str]:
 
 def _timms_name(model_args: dict[str, Any]) -> str:
     from video_rs.models.init import TIMM_DEPTHS
-    from video_rs.models.sources import NETWORKS
 
     name, width = model_args["name"], model_args.get("width", 1.0)
-    ours = fnmatch.fnmatchcase(name, NETWORKS["timm"]) and PRESETS[name].depth in TIMM_DEPTHS
+    ours = fnmatch.fnmatchcase(name, SOURCES["timm"]) and PRESETS[name].depth in TIMM_DEPTHS
     if not ours or width != 1:
         known = ", ".join(map(str, TIMM_DEPTHS))
         raise UserError(f"timm has resnet_rs_* of depths {known} and width 1, it has no {name} of width {width:g}")

@@ -141,7 +141,7 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
 
 def check_unseen(records: Records, state: dict[str, Any], weights: str) -> None:
     """Raises UserError where a split made of training files is not the one that was kept from this checkpoint."""
-    if records.made and state.get("fingerprint", {}).get("val") != records.fingerprint():
+    if records.made and (state.get("fingerprint") or {}).get("val") != records.fingerprint():
         raise UserError(
             f"the data has no such split of its own, and the one made from its training files is not the one that "
             f"{weights} was validated on: it may have been trained on these videos; give the data, data.val_fraction "

@@ -129,7 +129,7 @@ def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any
         if must_resume:
             raise UserError(f"--resume: {path} does not exist; leave --resume out, or name the run folder with out=")
         return None
-    from video_rs import checkpoint
+    from video_rs import checkpoint, download
 
     try:
         saved = checkpoint.load_run(path)
@@ -140,8 +140,9 @@ def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any
         raise UserError(f"{path} holds weights without a training state; start from it with train.init_from={path}")
     changed = configs.differences(saved["config"], config)
     if changed:
-        shown = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changed.items())
-        raise UserError(f"{folder} holds a run of another config ({shown}); choose another out=, or delete the folder")
+        shown = {key: map(download.shown, pair) if key == "train.init_from" else pair for key, pair in changed.items()}
+        text = ", ".join("{} was {!r}, is now {!r}".format(key, *pair) for key, pair in shown.items())
+        raise UserError(f"{folder} holds a run of another config ({text}); choose another out=, or delete the folder")
     return saved
 
 

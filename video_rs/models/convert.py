@@ -67,7 +67,7 @@ def to_timm(state: State) -> dict[str, Tensor]:
     """
     converted = {}
     for name, tensor in state.items():
-        module, suffix = name.rsplit(".", 1)
+        module, _, suffix = name.rpartition(".")
         if tensor.ndim == 5 and tensor.shape[2] > 1:
             raise UserError(f"{name} extends over {tensor.shape[2]} frames; timm's networks are for images")
         if found := re.fullmatch(r"stages\.(\d)\.(\d+)\.(.+)", module):
@@ -82,7 +82,7 @@ def _from_timm(state: State) -> dict[str, Tensor]:
     stem, block = ({theirs: our for our, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
     converted = {}
     for name, tensor in state.items():
-        module, suffix = name.rsplit(".", 1)
+        module, _, suffix = name.rpartition(".")
         if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
             place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
         else:

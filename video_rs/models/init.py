@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,9 @@ PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se.
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
 """Where trainers keep weights, timm's among them: moving averages come first, as they do with ``timm.models``."""
+
+_COUNTER = "n_averaged"
+"""What torch's ``AveragedModel`` puts beside its weights."""
 
 PUBLIC = ("pretrained", "timm")
 """What :func:`init_from` takes besides files."""
@@ -104,8 +108,8 @@ def source_of(saved: Mapping[str, Any], path: str) -> Source:
     if is_run := checkpoint.is_run(saved):
         checkpoint.check_format(saved, path)
     entry = _entry(saved)
-    weights = saved[entry] if entry else saved
-    if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
+    weights = {name: value for name, value in (saved[entry] if entry else saved).items() if name != _COUNTER}
+    if not _are_weights(weights):
         raise UserError(f"{path} holds no weights: neither a checkpoint nor a state dict")
     if spoilt := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise UserError(f"{path} is damaged: {spoilt[0]} and {len(spoilt) - 1} more weights are not finite")
@@ -131,7 +135,8 @@ def sizes(source: Source) -> dict[str, Any]:
         pixels = source.state["stem.conv1.conv.weight"]
     except KeyError as error:
         raise UserError(f"the weights lack {error.args[0]}: they are not those of a ResNet-RS") from None
-    width = (source.model_args or {}).get("width") or width_of(source.state)
+    width = (source.model_args or {}).get("width")
+    width = width if isinstance(width, (int, float)) else width_of(source.state)
     return {"num_classes": classes, "in_channels": pixels.shape[1], "width": width}
 
 
@@ -139,7 +144,12 @@ def _entry(saved: Mapping[str, Any]) -> str:
     """Under which name a file holds the weights to predict with; "" where they are all that it holds."""
     if checkpoint.is_run(saved):
         return "model" if saved.get("ema") is None else "ema"
-    return next((key for key in _ENTRIES if isinstance(saved.get(key), Mapping) and saved[key]), "")
+    return next((key for key in _ENTRIES if _are_weights(saved.get(key))), "")
+
+
+def _are_weights(value: Any) -> bool:
+    named = isinstance(value, Mapping) and bool(value)
+    return named and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def read_timm(blocks: tuple[int, ...]) -> Source:
@@ -213,7 +223,7 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
     Args:
         model: the network, of ``video_rs.create_model``.
         source: a file (see :func:`read`); "pretrained" for the network's public weights; or "timm" for those of timm's
-            ResNet-RS of the same depth, which also inflate into other layouts.
+            ResNet-RS of the same depth, which also inflate into video layouts that differ, see the report.
         method: of inflation, "center" or "average".
 
     Raises:
@@ -289,7 +299,7 @@ def _contract(own: DataContract, source: DataContract, *, same_head: bool) -> Da
 
 def _check_file(source: str) -> None:
     """Raises UserError, with what was probably meant, for a source that is not there."""
-    if download.is_address(source) or Path(source).exists():
+    if download.is_address(source) or os.path.exists(source):  # which takes any string
         return
     expected = "start from a file of weights, its address, pretrained or timm"
     if source in PRESETS or source.startswith(("timm/", "pytorchvideo/")):

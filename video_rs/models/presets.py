@@ -44,6 +44,9 @@ BLOCKS = {
 }
 """Bottlenecks by stage, by depth."""
 
+SOURCES = {"video_rs": "*", "timm": "resnet_rs_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*", "garden": "garden_*"}
+"""Whose weights can be converted, and the presets that compute what their code does; others may agree in shapes."""
+
 CENTER_CROP = 0.875
 """Side of the test crop over the short side of an image, in both image recipes."""
 

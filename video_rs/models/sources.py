@@ -1,7 +1,7 @@
 """Weights of other tools and formats, read as those of one of the networks here: what ``video-rs convert`` writes.
 
     weights = sources.read("resnet-rs-50-i160/", "garden")
-    model = video_rs.create_model(**weights.model_args)
+    model = video_rs.create_model(**weights.model_args, contract=weights.contract)
     model.load_state_dict(weights.state)
 
 Names and shapes tell the depth, the width and most of the layout, but neither the resolution that a network was trained
@@ -27,11 +27,8 @@ from video_rs.errors import UserError
 from video_rs.models import convert, init, tensorflow_files, zoo
 from video_rs.models.convert_tensorflow import Found, Variables, build, find_garden, find_keras, find_tpu
 from video_rs.models.layout import GARDEN_3D
-from video_rs.models.presets import BLOCKS, PRESETS, Preset
+from video_rs.models.presets import BLOCKS, PRESETS, SOURCES, Preset
 from video_rs.models.state_dict import blocks_of, complete, few
-
-NETWORKS = {"timm": "resnet_rs_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*", "garden": "garden_*"}
-"""Which presets compute what the code of each computes; other presets may agree in names and shapes."""
 
 SWAPPED = ("best_ckpt-", "average_weights-")
 """How the Model Garden's trainer names exports in which averages and variables have changed places."""
@@ -52,11 +49,11 @@ class Weights:
         ignored: what else is in the file.
     """
 
-    state: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] = field(repr=False)
     model_args: dict[str, Any]
     contract: DataContract | None = None
     record: dict[str, Any] = field(default_factory=dict)
-    network: nn.Module = field(init=False)
+    network: nn.Module = field(init=False, repr=False)
     averages: str = "none, the file has the weights alone"
     notes: list[str] = field(default_factory=list)
     ignored: Sequence[str] = ()
@@ -78,6 +75,10 @@ def read(path: str | Path | None, source: str, model: str | None = None, *, aver
         UserError: the file is missing, damaged or something else; names what is missing, left over or of another shape.
         MachineError: it could not be fetched.
     """
+    if source not in SOURCES:
+        raise UserError(f"weights are of {', '.join(SOURCES)}, not of {source!r}")
+    if path is None and not (source == "timm" and model):
+        raise UserError("give the file of weights, or, of timm, a model whose public weights to take")
     called = "timm's public weights" if path is None else download.shown(path)
     try:
         if source == "garden":
@@ -172,7 +173,8 @@ def _read_tpu(path: str | Path, model: str | None) -> Weights:
 
 
 def _read_keras(path: str | Path, model: str | None) -> Weights:
-    variables = tensorflow_files.read_h5(download.local(path))
+    with download.readable(path) as file:
+        variables = tensorflow_files.read_h5(file)
     found = find_keras(variables)
     preset, notes = _choose("keras", path, found.names, model)
     return _built(found, variables, preset, notes)
@@ -221,7 +223,7 @@ def _choose(
     Args:
         kernel: shape of the first one, ``[D, H, W, I, O]`` of a network for videos.
     """
-    blocks, frames, like = blocks_of(names), kernel[0] if len(kernel) == 5 else 0, NETWORKS[source]
+    blocks, frames, like = blocks_of(names), kernel[0] if len(kernel) == 5 else 0, SOURCES[source]
     depth = next((f"depth {depth} " for depth, known in BLOCKS.items() if known == blocks), "unknown depth ")
     held = f"it holds a network of {depth}(blocks {', '.join(map(str, blocks))}) for {_KINDS[frames > 0]}"
     if model:
@@ -265,9 +267,9 @@ def _sized(preset: Preset) -> str:
 
 
 def _named(model: str, source: str) -> Preset:
-    if model in PRESETS and not fnmatch.fnmatchcase(model, NETWORKS[source]):
+    if model in PRESETS and not fnmatch.fnmatchcase(model, SOURCES[source]):
         raise UserError(
-            f"weights of {source} are those of {NETWORKS[source]}; {model} would compute something else with them. "
+            f"weights of {source} are those of {SOURCES[source]}; {model} would compute something else with them. "
             "Convert them as what they are, then start from the result (train.init_from, inflate)"
         )
     return zoo.find_preset(model)
