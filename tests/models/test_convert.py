@@ -5,29 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.conftest import same
+from tests.models.test_init import small
 from video_rs.errors import UserError
 from video_rs.models.convert import from_timm, looks_like_timm, strip_prefixes, to_timm
 from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D
 from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
 from video_rs.models.state_dict import skeleton, width_of
-from video_rs.models.zoo import create_model
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
-def small(name="resnet_rs_26", num_classes=3, **kwargs):
-    model = create_model(name, num_classes=num_classes, width=0.125, **kwargs)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return model
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_timms_weights_are_whole():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import same
 from video_rs import checkpoint
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
@@ -22,10 +23,7 @@ from video_rs.models.zoo import create_model
 NAMES = ("a", "b", "c")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(name="resnet_rs_26", num_classes=3, **kwargs):
@@ -44,10 +42,6 @@ def calibrated(model):
             module.momentum = 1.0
     model.train()(torch.randn(8, 3, 64, 64))
     return model
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def save_run(path, model, ema=None, **model_args):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.test_init import NAMES, same, save_run, small
+from tests.conftest import same
+from tests.models.test_init import NAMES, save_run, small
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import MachineError, UserError
 from video_rs.models import init

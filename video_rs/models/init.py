@@ -76,7 +76,7 @@ class Source:
     def layout(self) -> Layout | None:
         """Of their network, if that is one of the family; None when unknown."""
         if self.name in PRESETS:
-            padding = (self.model_args or {}).get("temporal_padding")
+            padding = (self.model_args or {}).get(PADDING)
             layout = PRESETS[self.name].layout
             return dataclasses.replace(layout, temporal_padding=padding) if padding else layout
         return RESNET_RS_2D if looks_like_timm(self.weights) else None
@@ -381,7 +381,7 @@ def _remedy(differing: Differences, fitting: Sequence[str]) -> str:
 def _check_public(model: ResNetRS) -> None:
     """Raises UserError unless timm's public weights are exactly those of the network, or inflate exactly into it."""
     like = RESNET_RS_2D if model.layout.for_images else RESNET_RS_3D
-    differing = like.differences(model.layout).keys() - {"temporal_padding"}
+    differing = like.differences(model.layout).keys() - {PADDING}
     if model.blocks in map(BLOCKS.get, TIMM_DEPTHS) and not differing and width_of(model.state_dict()) == 1:
         return
     depths = ", ".join(map(str, TIMM_DEPTHS))
