@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from video_rs import config
-from video_rs.errors import ConfigError
+from video_rs.contract import DataContract
+from video_rs.errors import ConfigError, UserError
 
 
 @pytest.fixture
@@ -65,6 +66,10 @@ def test_names_of_packaged_configs_work_from_any_folder(tmp_path, monkeypatch):
         ("data.mean=[1, 2]", ["data.mean expects 3 floats"]),
         ("data.area=[0.5, 0.1]", ["data.area is [lowest, highest]"]),
         ("data.filter=lanczos", ["data.filter is one of bilinear", "lanczos"]),
+        ("data.sampling=sparse", ["data.sampling is one of dense, segments", "sparse"]),
+        ("data.fps=-1", ["data.fps must be between 0 and 1000", "-1"]),
+        ("data.repeats=0", ["data.repeats must be between 1 and 64"]),
+        ("data.max_broken=2", ["data.max_broken must be between 0 and 1"]),
         ("data.test_size=300", ["data.test_size=300 does not fit data.short_side=256"]),
         ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple"]),
         ("test.crops=2", ["test.crops is 1"]),
@@ -118,8 +123,38 @@ def test_differences_ignore_free_keys(write):
     assert config.differences(old.to_dict(), free) == {}
     with pytest.raises(ConfigError, match="choose one"):
         config.load_config(path, ["train.class_weights=balanced", "train.balanced_sampling=true"])
+    limits = config.load_config(path, ["data.timeout=5", "data.max_broken=0.5"])
+    assert config.differences(old.to_dict(), limits) == {}
+    strict = config.load_config(path, ["data.fps=15", "data.repeats=2"])
+    assert config.differences(old.to_dict(), strict) == {"data.fps": (0, 15), "data.repeats": (1, 2)}
     strict = config.load_config(path, ["optim.lr=0.3"])
     assert config.differences(old.to_dict(), strict) == {"optim.lr": (0.8, 0.3)}
+
+
+def test_segments_have_no_frame_rate(write):
+    with pytest.raises(ConfigError, match="data.fps=15 says nothing of segments"):
+        config.load_config(write("a.yaml", "data: {sampling: segments}"), ["data.fps=15"])
+
+
+def test_the_temporal_sampling_is_in_the_contract(write):
+    contract = config.load_config(write("a.yaml", ""), ["data.fps=12.5"]).contract()
+    assert (contract.sampling, contract.fps) == ("dense", 12.5)
+    assert DataContract.from_dict(contract.to_dict()) == contract
+    segments = config.load_config(write("a.yaml", ""), ["data.sampling=segments"]).contract()
+    assert contract.differences(segments) == {"sampling": ("dense", "segments"), "fps": (12.5, 0.0)}
+
+
+def test_contracts_of_older_checkpoints_are_dense_at_the_rate_of_the_file():
+    old = {key: value for key, value in DataContract().to_dict().items() if key not in ("sampling", "fps")}
+    assert DataContract.from_dict(old) == DataContract(sampling="dense", fps=0.0)
+    assert DataContract.from_dict(old | {"fps": 30}).fps == 30  # JSON keeps no difference to 30.0
+
+
+@pytest.mark.parametrize("field", [{"sampling": "bilinear"}, {"sampling": ["dense"]}, {"fps": -1}, {"fps": "30"}])
+def test_impossible_temporal_sampling_in_a_contract(field):
+    (name,) = field
+    with pytest.raises(UserError, match=f"x.pt is damaged: its data contract has an impossible {name}"):
+        DataContract.from_dict(field, "x.pt")
 
 
 def test_help_lists_every_key_of_the_schema():

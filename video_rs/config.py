@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.contract import FILTERS, DataContract
+from video_rs.contract import FILTERS, SAMPLINGS, DataContract
 from video_rs.errors import ConfigError
 from video_rs.models.layout import DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
 
@@ -71,12 +71,19 @@ class DataConfig:
     class_names: str = _key("", "file with one class name a line; empty: from the data")
     val_fraction: float = _key(0.1, "part of train set aside where there is no val split", low=0.001, high=0.9)
     max_missing: float = _key(0.05, "part of a list that may be missing on disk", low=0, high=1)
+    max_broken: float = _key(0.05, "part of the training files that may be unreadable", low=0, high=1, free=True)
     decoder: str = _key(
         "auto", "auto: decord where it is right, else PyAV", choices=("auto", "decord", "pyav"), free=True
     )
     workers: int = _key(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256, free=True)
+    timeout: float = _key(120.0, "seconds a worker may hang in one file; 0: for ever", low=0, free=True)
     num_frames: int = _key(32, "frames of a clip; 1 for images", low=1, high=1024)
-    stride: int = _key(2, "source frames from one frame of the clip to the next", low=1, high=1024)
+    stride: int = _key(2, "frames at the rate of fps from one frame of the clip to the next", low=1, high=1024)
+    fps: float = _key(0.0, "frame rate that stride counts in; 0: each file's own", low=0, high=1000)
+    sampling: str = _key(
+        "dense", "dense: frames at the stride; segments: spread over the whole video, as TSN's", choices=SAMPLINGS
+    )
+    repeats: int = _key(1, "samples drawn from one decode of a file: repeated augmentation", low=1, high=64)
     train_size: int = _key(224, "side of a training crop, pixels", low=16, high=2048)
     short_side: int = _key(256, "short side before a test crop, pixels", low=16, high=4096)
     test_size: int = _key(256, "side of a test crop, pixels", low=16, high=2048)
@@ -408,6 +415,8 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"data.{name} is [lowest, highest]; found {[low, high]}")
     if data.test_size > data.short_side:
         raise ConfigError(f"data.test_size={data.test_size} does not fit data.short_side={data.short_side}; raise it")
+    if data.fps and data.sampling == "segments":
+        raise ConfigError(f"data.fps={data.fps:g} says nothing of segments, which divide the whole video; set it to 0")
     if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}"

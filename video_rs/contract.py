@@ -7,6 +7,7 @@ It is saved in every checkpoint and obeyed by training, testing and prediction. 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FILTERS = ("bilinear", "bilinear-antialias", "bicubic", "bicubic-antialias")
+SAMPLINGS = ("dense", "segments")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class DataContract:
 
     Attributes:
         num_frames: frames in a clip; 1 for an image network.
-        stride: source frames from one frame of the clip to the next.
+        stride: frames, at the rate of ``fps``, from one frame of the clip to the next.
+        fps: frames per second that ``stride`` counts in; 0 for the source's own.
+        sampling: which frames make a clip, one of ``SAMPLINGS``; see :class:`video_rs.data.clips.TemporalSampling`.
         mean, std: per channel, on the [0, 1] scale. The published video recipe only divides by 255 (0 and 1 here).
         train_size: height and width of a training crop, in pixels.
         short_side: the short side is resized to this before a test crop, in pixels.
@@ -37,6 +41,8 @@ class DataContract:
 
     num_frames: int = 32
     stride: int = 2
+    fps: float = 0.0
+    sampling: str = "dense"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     train_size: int = 224
@@ -78,8 +84,12 @@ class DataContract:
 
 
 def _possible(value: Any, default: Any) -> bool:
-    """Whether a value is of the default's kind: a filter, or a count or size above 0, or channels, or names."""
+    """Whether a value is of the default's kind: one of the same names, a count or size above 0, a rate, or a tuple."""
     if isinstance(default, tuple):
         kinds = (int, float) if default else str
         return isinstance(value, tuple) and all(isinstance(entry, kinds) for entry in value)
-    return value in FILTERS if isinstance(default, str) else type(value) is int and value > 0
+    if isinstance(default, str):
+        return value in (FILTERS if default in FILTERS else SAMPLINGS)
+    if isinstance(default, float):
+        return type(value) in (int, float) and 0 <= value < math.inf
+    return type(value) is int and value > 0

@@ -95,6 +95,8 @@ def test_workers_score_the_same(job):
         ("model.name=resnet3d_rs_50", ["resnet3d_rs_50 here", "resnet3d_rs_26 there"]),
         ("model.num_classes=5", ["model.num_classes is 5 here, 3 there"]),
         ("data.num_frames=8", ["data.num_frames is 8 here, 4 there"]),
+        ("data.fps=12", ["data.fps is 12.0 here, 0.0 there"]),
+        ("data.sampling=segments", ["data.sampling is segments here, dense there"]),
         ("data.mean=[0.5,0.5,0.5]", ["data.mean is (0.5, 0.5, 0.5) here, (0.0, 0.0, 0.0) there"]),
     ],
 )
