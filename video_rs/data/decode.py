@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from video_rs.data.decode_decord import DecordReader, Unsuitable
-from video_rs.data.decode_pyav import PyAVReader, VideoInfo, header_rate, probe_video, scan
-from video_rs.data.transforms import resize, short_side_size
+from video_rs.data.decode_pyav import PyAVReader
+from video_rs.data.packets import Scan, best_stream, header_rate, open_container
+from video_rs.data.transforms import Box, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
 BACKENDS = ("auto", "decord", "pyav")
@@ -31,13 +33,28 @@ VIDEO_EXTENSIONS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file holds: frames, mean frames per second, upright size in pixels, seconds, codec, and the rotation in
+    degrees (counter-clockwise) that makes its stored frames upright."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    duration: float
+    codec: str
+    rotation: int
+
+
 class Backend(Protocol):
     """What a decoder has to offer to :class:`Video`."""
 
     num_frames: int
 
-    def frames(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """uint8 ``[n, H, W, 3]`` pieces that follow `indices` (ascending, without repeats)."""
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """uint8 ``[n, h, w, 3]`` pieces that follow `indices` (ascending, without repeats), cut to the box that `plan`
+        makes of the upright height and width."""
 
     def close(self) -> None: ...
 
@@ -48,78 +65,149 @@ class Video:
     Attributes:
         path: of the file.
         num_frames: that can be read.
+        fps: mean frames per second; 0 where nothing tells, as of an image.
         backend: "decord", "pyav" or "pil".
     """
 
     def __init__(
-        self, path: str | Path, backend: str, reader: Backend, spare: Callable[[], Backend] | None = None
+        self,
+        path: str | Path,
+        backend: str,
+        reader: Backend,
+        *,
+        fps: float = 0.0,
+        spare: Callable[[], Backend] | None = None,
     ) -> None:
-        self.path, self.backend, self._reader, self._spare = path, backend, reader, spare
+        self.path, self.backend, self.fps, self._reader, self._spare = path, backend, fps, reader, spare
         self.num_frames = reader.num_frames
 
-    def read(self, indices: Sequence[int] | np.ndarray, *, short_side: int | None = None, filter: str = "bilinear"):
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        crop: Box | Callable[[int, int], Box] | None = None,
+        size: int | tuple[int, int] | None = None,
+        short_side: int | None = None,
+        filter: str = "bilinear",
+    ) -> Tensor:
         """Frames by number, in any order, with repeats.
 
         Args:
             indices: ``[T]`` integers in ``[0, num_frames)``.
-            short_side: resize each frame as it is decoded, so that few large ones are in memory at a time.
+            crop: top, left, height and width of the part wanted, in pixels of the upright frame; or a function that
+                makes it of the frame's height and width. Only that part is converted.
+            size: then resize to this height and width (one number for a square);
+            short_side: or until the short side has this length. Both as the frames are decoded, so that few large ones
+                are in memory at a time.
             filter: of the resize, one of ``contract.FILTERS``.
 
         Returns:
             uint8 ``[T, H, W, 3]``, RGB.
 
         Raises:
-            IndexError: for an index out of range.
+            IndexError: for an index out of range, or a box that is not inside the frame.
+            ValueError: for both `size` and `short_side`.
             MediaError: if the file breaks off or cannot be decoded.
         """
+        if size is not None and short_side is not None:
+            raise ValueError("give size or short_side, not both")
+        unique, places = self._unique(indices)
+        frames, done = torch.empty(0), 0
+        for piece in self._pieces(unique, crop if callable(crop) else lambda *size: crop or (0, 0, *size)):
+            if short_side is not None:
+                piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+            elif size is not None:
+                piece = resize(piece, *(size if isinstance(size, tuple) else (size, size)), filter)
+            if len(piece) == len(unique):
+                frames = piece
+                break
+            if not done:  # gathered in place: a clip of large frames would else be in memory twice
+                frames = piece.new_empty(len(unique), *piece.shape[1:])
+            frames[done : done + len(piece)] = piece
+            done += len(piece)
+        return frames if places is None else frames[places]
+
+    def read_crops(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        plan: Callable[[int, int], Sequence[Box]],
+        size: int,
+        *,
+        filter: str = "bilinear",
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Several crops of the same frames, from one decode.
+
+        Args:
+            indices: as for :meth:`read`.
+            plan: called once with the upright height and width of the frames, gives R boxes.
+            size: height and width that each is resized to.
+            filter: of the resize.
+            out: uint8 ``[R, T, size, size, 3]`` to write into.
+
+        Returns:
+            `out`, or a new tensor of its shape.
+
+        Raises:
+            As :meth:`read`.
+        """
+        unique, places = self._unique(indices)
+        boxes: list[Box] = []
+        crops, done = out, 0
+
+        def around(height: int, width: int) -> Box:
+            boxes.extend(plan(height, width))
+            return _around(boxes)
+
+        for piece in self._pieces(unique, around):
+            first_top, first_left, *_ = _around(boxes)
+            if crops is None or places is not None:
+                crops = crops if done else piece.new_empty(len(boxes), len(unique), size, size, 3)
+            for crop, (top, left, height, width) in zip(crops, boxes, strict=True):
+                top, left = top - first_top, left - first_left
+                part = piece[:, top : top + height, left : left + width]
+                crop[done : done + len(piece)] = resize(part, size, size, filter)
+            done += len(piece)
+        if places is None:
+            return crops
+        return crops[:, places] if out is None else out.copy_(crops[:, places])
+
+    def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
+        """As :meth:`read`, but frame by frame ``[H, W, 3]`` and in one pass; `indices` ascend without repeats."""
+        for piece in self._pieces(indices, lambda *size: (0, 0, *size)):
+            yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+
+    def _unique(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Tensor | None]:
+        """The indices ascending without repeats, and where each of those asked for is in them; None for in place."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size == 0 or indices.min() < 0 or indices.max() >= self.num_frames:
             raise IndexError(f"{self.path}: frame indices {indices.tolist()} outside 0..{self.num_frames - 1}")
         unique, places = np.unique(indices, return_inverse=True)
-        with _media_errors(self.path):
-            try:
-                frames = self._frames(unique, short_side, filter)
-            except Unsuitable:
-                self._fall_back()
-                frames = self._frames(unique, short_side, filter)
-        if len(frames) != len(unique):
-            raise MediaError(f"{self.path}: ends after {len(frames)} of the {len(unique)} frames asked for")
-        return frames if np.array_equal(unique, indices) else frames[torch.from_numpy(places)]
+        return unique, None if np.array_equal(unique, indices) else torch.from_numpy(places)
 
-    def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
-        """As :meth:`read`, but frame by frame ``[H, W, 3]`` and in one pass; `indices` ascend without repeats."""
+    def _pieces(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """All frames at `indices`, as the backend or its stand-in delivers them; `plan` is asked once."""
+        planned: list[Box] = []
+
+        def once(height: int, width: int) -> Box:
+            if not planned:
+                planned.append(_checked(plan(height, width), height, width))
+            return planned[0]
+
         done = 0
-        with _media_errors(self.path):
-            while done < len(indices):
+        while done < len(indices):
+            with _media_errors(self.path):
                 try:
-                    for piece in self._reader.frames(indices[done:]):
-                        for frame in resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter):
-                            done += 1
-                            yield frame
+                    for piece in self._reader.frames(indices[done:], once):
+                        done += len(piece)
+                        yield piece
                     if done < len(indices):
                         raise MediaError(f"{self.path}: ends after {done} of the {len(indices)} frames asked for")
                 except Unsuitable:
-                    self._fall_back()
-
-    def _fall_back(self) -> None:
-        """Goes on with PyAV; only where an Unsuitable is being handled."""
-        if self._spare is None:
-            raise
-        self.close()
-        self.backend, self._reader, self._spare = "pyav", self._spare(), None
-
-    def _frames(self, indices: np.ndarray, short_side: int | None, filter: str) -> Tensor:
-        frames, done = torch.empty(0), 0
-        for piece in self._reader.frames(indices):
-            if short_side is not None:
-                piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
-            if len(piece) == len(indices):
-                return piece
-            if not done:  # gathered in place: a clip of large frames would else be in memory twice
-                frames = piece.new_empty(len(indices), *piece.shape[1:])
-            frames[done : done + len(piece)] = piece
-            done += len(piece)
-        return frames[:done]
+                    if self._spare is None:
+                        raise
+                    self.close()
+                    self.backend, self._reader, self._spare = "pyav", self._spare(), None
 
     def close(self) -> None:
         self._reader.close()
@@ -131,31 +219,43 @@ class Video:
         self.close()
 
 
-def open_video(path: str | Path, backend: str = "auto") -> Video:
+def open_video(path: str | Path, backend: str = "auto", scan: Scan | None = None) -> Video:
     """Open a video or an image.
 
     ``auto`` takes decord. Where it is not installed, where it fails, or where a look at the packets (no decoding) says
-    that it would deliver other frames than asked for, it takes PyAV.
+    that it would deliver other frames or colours than a sequential decode, it takes PyAV. Both deliver the same bits.
+
+    Args:
+        path: of the file.
+        backend: "auto", "decord" or "pyav".
+        scan: the file's packets, where they are known already.
 
     Raises:
-        MediaError: the file is missing, empty, damaged, has no video stream, or is not for the backend that was named.
+        MediaError: the file is missing or damaged, has no video stream, or is not for the backend that was named.
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
     with _media_errors(path):
         if is_image(path):
             return Video(path, "pil", _ImageReader(path))
-        packets = scan(path)
-        problem = packets.decord_problem
+        reader = None
+        if scan is None:
+            reader = PyAVReader(path)
+            scan = reader.scan
+        problem = scan.decord_problem
         if backend != "pyav" and not problem:
             try:
-                spare = partial(PyAVReader, path, packets) if backend == "auto" else None
-                return Video(path, "decord", DecordReader(path, packets.num_frames, packets.frame_bytes), spare)
+                decord = DecordReader(path, scan.num_frames, scan.frame_bytes)
             except Unsuitable as error:
                 problem = str(error)
+            else:
+                if reader:
+                    reader.close()
+                spare = partial(PyAVReader, path, scan=scan) if backend == "auto" else None
+                return Video(path, "decord", decord, fps=scan.fps, spare=spare)
         if backend == "decord":
             raise MediaError(f"{path}: decord cannot be trusted with this file ({problem}): set data.decoder=auto")
-        return Video(path, "pyav", PyAVReader(path, packets))
+        return Video(path, "pyav", reader or PyAVReader(path, scan=scan), fps=scan.fps)
 
 
 def read_frames(
@@ -163,12 +263,14 @@ def read_frames(
     indices: Sequence[int] | np.ndarray,
     *,
     short_side: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    crop: Box | Callable[[int, int], Box] | None = None,
     filter: str = "bilinear",
     backend: str = "auto",
 ) -> Tensor:
     """Open, read and close: see :func:`open_video` and :meth:`Video.read`."""
     with open_video(path, backend) as video:
-        return video.read(indices, short_side=short_side, filter=filter)
+        return video.read(indices, crop=crop, size=size, short_side=short_side, filter=filter)
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -190,14 +292,21 @@ def read_image(path: str | Path) -> Tensor:
 
 def probe(path: str | Path) -> VideoInfo:
     """What a video file holds. Decodes one frame, or all where the timestamps are no guide. Raises ``MediaError``."""
-    with _media_errors(path):
-        return probe_video(path)
+    with _media_errors(path), closing(PyAVReader(path)) as reader:
+        frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
+        if frame is None:
+            raise MediaError(f"{path}: no frame can be decoded")
+        height, width = frame.height, frame.width
+        rotation = round(frame.rotation / 90) * 90
+        if rotation % 180:
+            height, width = width, height
+        return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.scan.codec, rotation)
 
 
 def frame_rate(path: str | Path) -> float:
     """Mean frames per second as the file's header tells; 0 where it does not. Raises ``MediaError``."""
-    with _media_errors(path):
-        return header_rate(path)
+    with _media_errors(path), open_container(path) as container:
+        return header_rate(best_stream(container, path))
 
 
 def is_image(path: str | Path) -> bool:
@@ -211,11 +320,25 @@ class _ImageReader:
     def __init__(self, path: str | Path) -> None:
         self._image = read_image(path)
 
-    def frames(self, indices: np.ndarray) -> Iterator[Tensor]:
-        yield self._image
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        top, left, height, width = plan(*self._image.shape[1:3])
+        yield self._image[:, top : top + height, left : left + width]
 
     def close(self) -> None:
         pass
+
+
+def _checked(box: Box, frame_height: int, frame_width: int) -> Box:
+    top, left, height, width = box
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
+        raise IndexError(f"the crop {tuple(box)} is not inside a frame of {frame_height}x{frame_width} pixels")
+    return box
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all."""
+    top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    return top, left, max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from video_rs.data.transforms import Box
 
 CHUNK_BYTES = 64 * 2**20  # of frames that are in memory at full size together, before they are resized
 
@@ -43,14 +45,17 @@ class DecordReader:
         if self.num_frames != num_frames:
             raise Unsuitable(f"decord finds {self.num_frames} frames of {num_frames}")
 
-    def frames(self, indices: np.ndarray) -> Iterator[Tensor]:
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """See ``decode.Backend``."""
         for first in range(0, len(indices), self._chunk):
             try:
                 batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
             except self._errors as error:
                 raise Unsuitable("decord fails: the file is damaged, or not for decord") from error
             # other packages set decord's bridge, a global, to torch
-            yield batch if isinstance(batch, Tensor) else torch.from_numpy(batch.asnumpy())
+            frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
+            top, left, height, width = plan(*frames.shape[1:3])
+            yield frames[:, top : top + height, left : left + width]
 
     def close(self) -> None:
         self._reader = None

@@ -1,160 +1,91 @@
-"""Frames through PyAV (FFmpeg), and what the packets of a file tell without decoding."""
+"""Frames through PyAV (FFmpeg): right for every file, and the fast path.
+
+Only what is asked for is converted to RGB, cropped on the way, in one FFmpeg filter graph a clip; H.264 frames that
+nobody asked for and no other frame refers to are not even decoded.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
 import av
+import av.filter
 import numpy as np
 import torch
 from torch import Tensor
 
+from video_rs.data.packets import (
+    PLAIN_FORMATS,
+    Keyframe,
+    Scan,
+    best_stream,
+    open_container,
+    scan_container,
+)
+from video_rs.data.transforms import Box
 from video_rs.errors import MediaError
 
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file holds: frames, frames per second, upright size in pixels, seconds, codec, and the rotation in degrees
-    (counter-clockwise) that makes its stored frames upright."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    duration: float
-    codec: str
-    rotation: int
-
-
-@dataclass(frozen=True)
-class Keyframe:
-    """A keyframe from which decoding is right: nothing behind it is shown before it. Times in the stream's units."""
-
-    pts: int
-    dts: int | None
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The packets of a file's best video stream.
-
-    Attributes:
-        codec: its name.
-        pts: timestamps of the shown frames, ascending; None where they do not tell which frames will be shown.
-        keyframes: the safe ones, ascending.
-        decord_problem: why decord would not deliver the frames asked for; empty where it does.
-        frame_bytes: of a decoded frame.
-        num_frames: 0 where only decoding can tell.
-    """
-
-    codec: str
-    pts: np.ndarray | None
-    keyframes: list[Keyframe] = field(default_factory=list)
-    decord_problem: str = ""
-    frame_bytes: int = 0
-
-    @property
-    def num_frames(self) -> int:
-        return 0 if self.pts is None else len(self.pts)
-
-
-def scan(path: str | Path) -> Scan:
-    """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
-    with _open(path) as container:
-        stream = _best_stream(container, path)
-        # what is needed of each, for a list of packets would keep the whole file in memory
-        packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in container.demux(stream) if p.size]
-        codec, has_b_frames = stream.codec_context.codec.canonical_name, stream.codec_context.has_b_frames
-        frame_bytes = 3 * stream.codec_context.width * stream.codec_context.height
-        mov, avi = "mov" in container.format.name, container.format.name == "avi"
-        indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-        if any(packet[4] for packet in packets) or (mov and indexed > container.size):
-            raise MediaError(f"{path}: damaged or cut off")
-        # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
-        reliable = (mov or "matroska" in container.format.name or (avi and not has_b_frames)) and codec != "vp8"
-    if not packets:
-        raise MediaError(f"{path}: the video stream is empty")
-    times, dts, is_key, hidden, _ = zip(*packets)
-    if not reliable or None in times:
-        return Scan(codec, None, decord_problem="its timestamps are no guide")
-
-    pts, is_key = np.array(times), np.array(is_key)
-    earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # of this packet and all behind it
-    safe = is_key & (pts == earliest_after)
-    shown = np.sort(pts[~np.array(hidden)])
-    if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
-        return Scan(codec, None, decord_problem="its timestamps are no guide")
-    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
-    problem = ""
-    if codec == "av1":
-        problem = "no AV1"
-    elif len(shown) < len(pts) or shown[0] < 0:
-        problem = "an edit list hides packets"
-    elif (is_key & ~safe).any():
-        problem = "open GOP"
-    return Scan(codec, shown, keyframes, problem, frame_bytes)
-
-
-def probe_video(path: str | Path) -> VideoInfo:
-    """See ``decode.probe``."""
-    reader = PyAVReader(path, scan(path))
-    try:
-        frame = next(reader.decoded(), None)
-        if frame is None:
-            raise MediaError(f"{path}: no frame can be decoded")
-        height, width = frame.height, frame.width
-        rotation = round(frame.rotation / 90) * 90
-        if rotation % 180:
-            height, width = width, height
-        fps = _rate(reader.stream)
-        duration = reader.num_frames / fps if fps else 0.0
-        return VideoInfo(reader.num_frames, fps, height, width, duration, reader.scan.codec, rotation)
-    finally:
-        reader.close()
-
-
-def header_rate(path: str | Path) -> float:
-    """See ``decode.frame_rate``."""
-    with _open(path) as container:
-        return _rate(_best_stream(container, path))
+PIECE_BYTES = 64 * 2**20  # of frames that are in memory at full size together, before they are resized
 
 
 class PyAVReader:
-    """Seeks to safe keyframes only, and counts: when frames do not come as the packets promised, it goes back to the
-    start and numbers them as they come."""
+    """Seeks to safe keyframes only, and checks: when frames do not come as the packets promised, it goes back to the
+    start and numbers them as they come.
 
-    def __init__(self, path: str | Path, scan: Scan) -> None:
-        self.path, self.scan = path, scan
-        self._open()
-        self.num_frames = scan.num_frames or self._count()
+    Args:
+        path: of the file.
+        container: the open file, which the reader closes.
+        scan: its packets, when they are known already.
+    """
 
-    def frames(self, indices: np.ndarray) -> Iterator[Tensor]:
-        done = 0
-        if self.scan.pts is not None:
-            for frame in self._seeking(indices):
-                yield self._rgb(frame)
-                done += 1
-        if done < len(indices):
-            yield from map(self._rgb, self._counting(indices[done:]))
+    def __init__(
+        self, path: str | Path, container: av.container.InputContainer | None = None, scan: Scan | None = None
+    ) -> None:
+        self.path, self._fresh = path, scan is not None
+        self._set_up(container or open_container(path))
+        self.scan = scan or scan_container(self._container, path)
+        self.num_frames = self.scan.num_frames or self._count()
 
-    def decoded(self) -> Iterator[av.VideoFrame]:
-        """All frames, from the start."""
-        if self._used:
-            self.close()
-            self._open()
-        self._used = True
-        return self._decode(self._container.demux(self.stream))
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """See ``decode.Backend``."""
+        convert, piece, filled, left = None, None, 0, len(indices)
+        for frame in self._chosen(indices):
+            convert = convert or _Converter(frame, plan)
+            if piece is None:
+                height, width = convert.size
+                count = min(left, max(1, PIECE_BYTES // (3 * height * width)))
+                piece = torch.empty(count, height, width, 3, dtype=torch.uint8)
+                pixels = piece.numpy()
+            convert(frame, pixels[filled])
+            filled, left = filled + 1, left - 1
+            if filled == len(piece):
+                yield piece
+                piece, filled = None, 0
+        if filled:
+            yield piece[:filled]
+
+    def first(self) -> av.VideoFrame | None:
+        """The first frame, as FFmpeg gives it."""
+        return next(self._decoded(), None)
 
     def close(self) -> None:
         self._container.close()
 
+    def _chosen(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        done = 0
+        if self.scan.pts is not None:
+            for frame in self._seeking(indices):
+                yield frame
+                done += 1
+        if done < len(indices):
+            yield from self._counting(indices[done:])
+
     def _counting(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         wanted = set(indices.tolist())
-        for i, frame in enumerate(self.decoded()):
+        for i, frame in enumerate(self._decoded()):
             if i in wanted:
                 yield frame
             if i >= indices[-1]:
@@ -163,21 +94,39 @@ class PyAVReader:
     def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """The frames at `indices`, as long as their timestamps are the ones expected."""
         times, keys = self.scan.pts, [key.pts for key in self.scan.keyframes]
-        upcoming, frames = 0, self.decoded()
-        for index in indices:
-            key = np.searchsorted(keys, times[index], side="right") - 1
-            start = np.searchsorted(times, keys[key]) if key >= 0 else 0
-            if start > upcoming:
-                upcoming, frames = start, self._decode_from(self.scan.keyframes[key])
-            while upcoming <= index:
+        number = {time: i for i, time in enumerate(times.tolist())}
+        # only H.264 says of each frame that no other refers to it, in a way that FFmpeg goes by
+        wanted = set(times[indices].tolist()) if self.scan.codec == "h264" else None
+        upcoming, frames = 0, None
+        for index in indices.tolist():
+            key = max(0, np.searchsorted(keys, times[index], side="right") - 1)
+            start = int(np.searchsorted(times, keys[key]))
+            if frames is None or start > upcoming:
+                upcoming, frames = start, self._decoded_from(self.scan.keyframes[key], wanted)
+            while True:
                 frame = next(frames, None)
-                if frame is None or frame.pts != times[upcoming]:
+                found = None if frame is None else number.get(frame.pts)
+                if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
                     return
-                upcoming += 1
+                upcoming = found + 1
+                if found == index:
+                    break
             yield frame
 
-    def _decode_from(self, key: Keyframe) -> Iterator[av.VideoFrame]:
-        """The frames from a keyframe on; none if seeking does not lead to it."""
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """All frames, from the start."""
+        if not self._fresh:
+            self.close()
+            self._set_up(open_container(self.path))
+        self._fresh = False
+        return self._decode(self._container.demux(self.stream))
+
+    def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+        """The frames from a keyframe on, at least those with the `wanted` timestamps; none if no seek leads to it."""
+        if self._fresh and key is self.scan.keyframes[0]:
+            self._fresh = False
+            return self._decode(self._container.demux(self.stream), wanted)
+        self._fresh = False
         for time in (key.pts, key.dts):  # some containers are indexed by the one, some by the other
             if time is None:
                 continue
@@ -185,42 +134,90 @@ class PyAVReader:
             packets = self._container.demux(self.stream)
             first = next(packets)
             if first.pts == key.pts:
-                return self._decode(chain([first], packets))
+                return self._decode(chain([first], packets), wanted)
         return iter(())
 
-    @staticmethod
-    def _decode(packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+    def _decode(self, packets: Iterable[av.Packet], wanted: set[int] | None = None) -> Iterator[av.VideoFrame]:
+        context = self.stream.codec_context
+        context.skip_frame = "DEFAULT"
         for packet in packets:
+            if wanted is not None:
+                context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
             yield from packet.decode()
 
     def _count(self) -> int:
-        count = sum(1 for _ in self.decoded())
+        count = sum(1 for _ in self._decoded())
         if not count:
             raise MediaError(f"{self.path}: no frame can be decoded")
         return count
 
-    def _rgb(self, frame: av.VideoFrame) -> Tensor:
-        self._size = self._size or (frame.width, frame.height)  # a stream may change its size on the way
-        pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
-        return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))))[None]
-
-    def _open(self) -> None:
-        self._container = _open(self.path)
-        self.stream = _best_stream(self._container, self.path)
+    def _set_up(self, container: av.container.InputContainer) -> None:
+        self._container = container
+        self.stream = best_stream(container, self.path)
         self.stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
-        self._used, self._size = False, None
 
 
-def _open(path: str | Path) -> av.container.InputContainer:
-    return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
+class _Converter:
+    """Writes the upright RGB pixels of a box of each frame.
+
+    Args:
+        frame: the first one: the others have its size, or are scaled to it (a stream may change its size on the way).
+        plan: the box, of the upright size.
+
+    Attributes:
+        size: height and width of the box, upright.
+    """
+
+    def __init__(self, frame: av.VideoFrame, plan: Callable[[int, int], Box]) -> None:
+        self._kind = frame.format.name, frame.width, frame.height
+        self._turns = round(frame.rotation / 90) % 4
+        box = plan(frame.width, frame.height) if self._turns % 2 else plan(frame.height, frame.width)
+        self.size = box[2:]
+        top, left, height, width = _stored(box, self._turns, frame.height, frame.width)
+        self._place = slice(top, top + height), slice(left, left + width)
+        self._graph = None
+        if frame.format.name in PLAIN_FORMATS and frame.height % 2 == 0:
+            # chroma comes in blocks of 2 x 2: whole ones are converted, and what is too much cut off
+            outer_top, outer_left = top // 2 * 2, left // 2 * 2
+            outer_height = (top + height + 1) // 2 * 2 - outer_top
+            outer_width = min(frame.width, (left + width + 1) // 2 * 2) - outer_left
+            self._graph = _crop_graph(frame, (outer_top, outer_left, outer_height, outer_width))
+            top, left = top - outer_top, left - outer_left
+            self._place_in_graph = slice(top, top + height), slice(left, left + width)
+
+    def __call__(self, frame: av.VideoFrame, out_HWC: np.ndarray) -> None:
+        _, width, height = self._kind
+        if self._graph is not None and (frame.format.name, frame.width, frame.height) == self._kind:
+            self._graph.push(frame)
+            converted = self._graph.pull()
+            rows = np.frombuffer(converted.planes[0], np.uint8).reshape(-1, converted.planes[0].line_size)
+            pixels = rows[:, : 3 * converted.width].reshape(len(rows), converted.width, 3)[self._place_in_graph]
+        else:
+            pixels = frame.to_ndarray(format="rgb24", width=width, height=height)[self._place]
+        np.copyto(out_HWC, np.rot90(pixels, self._turns))
 
 
-def _rate(stream: av.VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 0)
+def _stored(box: Box, turns: int, height: int, width: int) -> Box:
+    """Where a box of the upright frame lies in the stored one, of `height` x `width` pixels."""
+    top, left, h, w = box
+    if turns == 1:
+        return left, width - top - h, w, h
+    if turns == 2:
+        return height - top - h, width - left - w, h, w
+    if turns == 3:
+        return height - left - w, top, w, h
+    return box
 
 
-def _best_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
-    stream = container.streams.best("video")
-    if stream is None:
-        raise MediaError(f"{path}: no video stream in it")
-    return stream
+def _crop_graph(frame: av.VideoFrame, box: Box) -> av.filter.Graph:
+    top, left, height, width = box
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
+        ),
+        graph.add("crop", f"{width}:{height}:{left}:{top}:exact=1"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph

@@ -130,14 +130,21 @@ class TrainTransform:
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
-        height, width = clip_THWC.shape[1:3]
-        top, left, h, w = random_area_crop(height, width, self.area, self.aspect, rng, min_covered=self.min_covered)
-        clip = resize(clip_THWC[:, top : top + h, left : left + w], self.size, self.size, self.filter)
+        top, left, height, width = self.box(*clip_THWC.shape[1:3], rng)
+        clip = clip_THWC[:, top : top + height, left : left + width]
+        return self.finish(resize(clip, self.size, self.size, self.filter), rng)
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
+        """The crop, which a decoder cuts and resizes on the way: see ``Video.read_crops``."""
+        return random_area_crop(height, width, self.area, self.aspect, rng, min_covered=self.min_covered)
+
+    def finish(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
+        """What comes after the resize: flip and RandAugment, uint8 ``[T, size, size, C]``."""
         if rng.random() < self.flip:
-            clip = clip.flip(2)
+            clip_THWC = clip_THWC.flip(2)
         if self.rand_augment is not None:
-            clip = self.rand_augment(clip, rng)
-        return clip.contiguous()
+            clip_THWC = self.rand_augment(clip_THWC, rng)
+        return clip_THWC.contiguous()
 
 
 class ViewTransform:

@@ -1,0 +1,117 @@
+"""What the packets of a video file tell without decoding: which frames there are, where decoding can start, and whether
+decord can be trusted with the file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from video_rs.errors import MediaError
+
+# Of these the chroma of a pixel is that of its 2 x 2 block, whoever converts, in whatever piece, if the height is even.
+# All others are interpolated across blocks, by each decoder in its own way.
+PLAIN_FORMATS = ("yuv420p", "yuvj420p")
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A keyframe from which decoding is right: nothing behind it is shown before it. Times in the stream's units."""
+
+    pts: int
+    dts: int | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The packets of a file's best video stream.
+
+    Attributes:
+        codec: its name.
+        pts: int64 timestamps of the shown frames, ascending; None where they do not tell which frames will be shown.
+        keyframes: the safe ones, ascending.
+        decord_problem: why decord would not deliver the frames asked for; empty where it does.
+        frame_bytes: of a decoded frame.
+        fps: mean frames per second; 0 where nothing tells.
+        num_frames: 0 where only decoding can tell.
+    """
+
+    codec: str
+    pts: np.ndarray | None
+    keyframes: list[Keyframe] = field(default_factory=list)
+    decord_problem: str = ""
+    frame_bytes: int = 0
+    fps: float = 0.0
+
+    @property
+    def num_frames(self) -> int:
+        return 0 if self.pts is None else len(self.pts)
+
+
+def open_container(path: str | Path) -> av.container.InputContainer:
+    """Raises ``av.FFmpegError``."""
+    return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
+
+
+def best_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+    """The video stream that players show; not always the first. Raises ``MediaError`` where there is none."""
+    stream = container.streams.best("video")
+    if stream is None:
+        raise MediaError(f"{path}: no video stream in it")
+    return stream
+
+
+def header_rate(stream: av.VideoStream) -> float:
+    """Mean frames per second as the header tells; 0 where it does not."""
+    return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def scan(path: str | Path) -> Scan:
+    """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
+    with open_container(path) as container:
+        return scan_container(container, path)
+
+
+def scan_container(container: av.container.InputContainer, path: str | Path) -> Scan:
+    """:func:`scan` of an open file, which is read to its end."""
+    stream = best_stream(container, path)
+    context, format_name = stream.codec_context, container.format.name
+    # what is needed of each, for a list of packets would keep the whole file in memory
+    packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in container.demux(stream) if p.size]
+    mov, avi = "mov" in format_name, format_name == "avi"
+    indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if any(packet[4] for packet in packets) or (mov and indexed > container.size):
+        raise MediaError(f"{path}: damaged or cut off")
+    if not packets:
+        raise MediaError(f"{path}: the video stream is empty")
+    codec, rate = context.codec.canonical_name, header_rate(stream)
+    times, dts, is_key, hidden, _ = zip(*packets)
+    # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
+    reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
+    no_guide = Scan(codec, None, decord_problem="its timestamps are no guide", fps=rate)
+    if not reliable or None in times:
+        return no_guide
+
+    pts, is_key = np.array(times), np.array(is_key)
+    earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # of this packet and all behind it
+    safe = is_key & (pts == earliest_after)
+    shown = np.sort(pts[~np.array(hidden)])
+    if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
+        return no_guide
+    if len(shown) > 1:
+        rate = float((len(shown) - 1) / (int(shown[-1] - shown[0]) * Fraction(stream.time_base)))
+    problem = ""
+    if codec == "av1":
+        problem = "no AV1"
+    elif context.pix_fmt not in PLAIN_FORMATS or context.width % 2 or context.height % 2:
+        problem = f"converts {context.pix_fmt} of {context.width}x{context.height} pixels in its own way"
+    elif len(shown) < len(pts) or shown[0] < 0:
+        problem = "an edit list hides packets"
+    elif (is_key & ~safe).any():
+        problem = "open GOP"
+    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
+    return Scan(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
