@@ -82,6 +82,21 @@ def test_balanced_draws_even_out_the_classes():
     assert repeats == list(range(len(repeats))) and len(repeats) > 10
 
 
+@given(layouts(), st.integers(2, 4), st.booleans())
+def test_repeats_follow_each_other_and_change_no_order(layout, repeats, balanced):
+    samples, batch, micro, world, steps = layout
+    options = {"batch_size": batch, "seed": 1, "labels": np.arange(samples) % 3 if balanced else None}
+    once = flat(BatchStream(samples, num_steps=steps, **options))
+    keys = flat(BatchStream(samples, num_steps=steps * repeats, **options, repeats=repeats))
+    assert len(keys) == len(set(keys)) == repeats * len(once)
+    for position, key in enumerate(keys):
+        epoch, index, use = once[position // repeats]
+        assert key == (epoch, index, use * repeats + position % repeats)
+    start = steps // 2
+    rest = BatchStream(samples, num_steps=steps * repeats, start_step=start, **options, repeats=repeats)
+    assert flat(rest) == keys[start * batch :] and len(rest) == steps * repeats - start
+
+
 @pytest.mark.parametrize(
     "options", [{"batch_size": 6, "world_size": 4}, {"batch_size": 8, "micro_batch": 3}, {"batch_size": 0}]
 )

@@ -18,7 +18,8 @@ class SampleKey(NamedTuple):
     Attributes:
         epoch: how often the dataset has been gone through.
         index: into the dataset.
-        copy: tells repeated uses of one index in one epoch apart.
+        copy: tells repeated uses of one index in one epoch apart; with repeats, the R copies ``R*u`` to ``R*u + R-1``
+            are of use ``u`` and share its decode.
     """
 
     epoch: int
@@ -42,6 +43,8 @@ class BatchStream:
         micro_batch: samples per device step; 0 takes a rank's whole share at once.
         rank, world_size: of the processes that share the batch; each takes one contiguous run of whole micro-batches.
         labels: ``[num_samples]``; when given, an epoch draws classes evenly, with replacement.
+        repeats: R copies of each sample, one after the other: repeated augmentation (arXiv 1901.09335). An epoch still
+            goes once over the dataset, and so is R times as long.
 
     Raises:
         UserError: the batch does not divide into equal shares of whole micro-batches.
@@ -59,6 +62,7 @@ class BatchStream:
         rank: int = 0,
         world_size: int = 1,
         labels: np.ndarray | None = None,
+        repeats: int = 1,
     ) -> None:
         if num_samples < 1:
             raise UserError("cannot draw batches from an empty dataset")
@@ -72,7 +76,7 @@ class BatchStream:
                 f"process(es) takes of train.batch_size={batch_size}"
             )
         self.num_samples, self.batch_size, self.num_steps, self.seed = num_samples, batch_size, num_steps, seed
-        self.start_step = start_step
+        self.start_step, self.repeats = start_step, repeats
         self._share = slice(rank * share, (rank + 1) * share)
         self._labels = None if labels is None else np.asarray(labels)
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch may lie across two epochs
@@ -92,9 +96,10 @@ class BatchStream:
         first = step * self.batch_size
         keys = []
         for position in range(first, first + self.batch_size):
-            epoch, place = divmod(position, self.num_samples)
-            indices, copies = self._epoch(epoch)
-            keys.append(SampleKey(epoch, int(indices[place]), int(copies[place])))
+            use, repeat = divmod(position, self.repeats)
+            epoch, place = divmod(use, self.num_samples)
+            indices, uses = self._epoch(epoch)
+            keys.append(SampleKey(epoch, int(indices[place]), int(uses[place]) * self.repeats + repeat))
         return keys
 
     def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
