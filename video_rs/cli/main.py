@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "score a checkpoint by multi-view evaluation and write a report",
     "predict": "name what is in videos or images",
     "show-clips": "draw what the network will see",
+    "index": "look at all videos of a dataset once, so that clips open faster",
     "models": "list the networks, or print one stage by stage",
     "inflate": "turn 2D weights into a 3D checkpoint",
     "convert": "turn weights of timm, TensorFlow or Keras into a checkpoint, or ours into timm's",

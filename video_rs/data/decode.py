@@ -21,7 +21,7 @@ from torch import Tensor
 
 from video_rs.data.decode_decord import DecordReader, Unsuitable
 from video_rs.data.decode_pyav import PyAVReader
-from video_rs.data.packets import Scan, best_stream, header_rate, open_container
+from video_rs.data.packets import Scan, best_stream, header_rate, open_container, scan
 from video_rs.data.transforms import Box, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
@@ -219,7 +219,7 @@ class Video:
         self.close()
 
 
-def open_video(path: str | Path, backend: str = "auto", scan: Scan | None = None) -> Video:
+def open_video(path: str | Path, backend: str = "auto", known: Scan | None = None) -> Video:
     """Open a video or an image.
 
     ``auto`` takes decord. Where it is not installed, where it fails, or where a look at the packets (no decoding) says
@@ -228,7 +228,7 @@ def open_video(path: str | Path, backend: str = "auto", scan: Scan | None = None
     Args:
         path: of the file.
         backend: "auto", "decord" or "pyav".
-        scan: the file's packets, where they are known already.
+        known: the file's packets, where they need not be read again.
 
     Raises:
         MediaError: the file is missing or damaged, has no video stream, or is not for the backend that was named.
@@ -238,24 +238,22 @@ def open_video(path: str | Path, backend: str = "auto", scan: Scan | None = None
     with _media_errors(path):
         if is_image(path):
             return Video(path, "pil", _ImageReader(path))
-        reader = None
-        if scan is None:
-            reader = PyAVReader(path)
-            scan = reader.scan
-        problem = scan.decord_problem
+        reader = None if known else PyAVReader(path)
+        packets = known or reader.scan
+        problem = packets.decord_problem
         if backend != "pyav" and not problem:
             try:
-                decord = DecordReader(path, scan.num_frames, scan.frame_bytes)
+                decord = DecordReader(path, packets.num_frames, packets.frame_bytes)
             except Unsuitable as error:
                 problem = str(error)
             else:
                 if reader:
                     reader.close()
-                spare = partial(PyAVReader, path, scan=scan) if backend == "auto" else None
-                return Video(path, "decord", decord, fps=scan.fps, spare=spare)
+                spare = partial(PyAVReader, path, scan=packets) if backend == "auto" else None
+                return Video(path, "decord", decord, fps=packets.fps, spare=spare)
         if backend == "decord":
             raise MediaError(f"{path}: decord cannot be trusted with this file ({problem}): set data.decoder=auto")
-        return Video(path, "pyav", reader or PyAVReader(path, scan=scan), fps=scan.fps)
+        return Video(path, "pyav", reader or PyAVReader(path, scan=packets), fps=packets.fps)
 
 
 def read_frames(
@@ -301,6 +299,12 @@ def probe(path: str | Path) -> VideoInfo:
         if rotation % 180:
             height, width = width, height
         return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.scan.codec, rotation)
+
+
+def scan_video(path: str | Path) -> Scan:
+    """What the packets of a video file tell, without decoding any. Raises ``MediaError``."""
+    with _media_errors(path):
+        return scan(path)
 
 
 def frame_rate(path: str | Path) -> float:

@@ -55,7 +55,7 @@ class DecordReader:
             # other packages set decord's bridge, a global, to torch
             frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
             top, left, height, width = plan(*frames.shape[1:3])
-            yield frames[:, top : top + height, left : left + width]
+            yield frames[:, top : top + height, left : left + width].contiguous()  # resizing goes row by row
 
     def close(self) -> None:
         self._reader = None

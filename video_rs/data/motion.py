@@ -16,11 +16,8 @@ Each file depends on (seed, split, class, number) alone, whatever the number of 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +26,7 @@ import av
 import numpy as np
 
 from video_rs.errors import UserError
+from video_rs.pool import map_in_processes
 from video_rs.rng import keyed_rng
 
 CLASSES = (
@@ -198,7 +196,7 @@ def make(
     _write_stamp(root, stamp | {"complete": False})
     todo = [item for item in items(counts) if not (root / item.path).exists()]
     write = partial(_write, root=root, size=size, frames=frames, seed=seed)
-    for _ in progress(_map(write, todo, workers or os.cpu_count() or 1), len(todo)):
+    for _ in progress(map_in_processes(write, todo, workers or os.cpu_count() or 1), len(todo)):
         pass
     _write_stamp(root, stamp | {"complete": True})
     return True
@@ -207,24 +205,6 @@ def make(
 def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None:
     rng = keyed_rng(seed, "motion", SPLITS.index(item.split), CLASSES.index(item.name), item.number)
     encode(root / item.path, render(item.name, frames, size, rng))
-
-
-def _map(function: Callable, todo: list, workers: int) -> Iterator:
-    if workers == 1 or len(todo) < 64:  # not worth starting processes for
-        yield from map(function, todo)
-        return
-    # Processes are spawned: the caller may have threads of its own, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_leave_ctrl_c_to_the_parent) as pool:
-        try:
-            yield from pool.map(function, todo, chunksize=16)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _state(root: Path, stamp: dict) -> str:

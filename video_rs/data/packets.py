@@ -107,8 +107,10 @@ def scan_container(container: av.container.InputContainer, path: str | Path) -> 
     problem = ""
     if codec == "av1":
         problem = "no AV1"
-    elif context.pix_fmt not in PLAIN_FORMATS or context.width % 2 or context.height % 2:
-        problem = f"converts {context.pix_fmt} of {context.width}x{context.height} pixels in its own way"
+    elif context.pix_fmt not in PLAIN_FORMATS:
+        problem = f"converts {context.pix_fmt} in its own way"
+    elif context.width % 2 or context.height % 2:
+        problem = "converts odd sizes in its own way"
     elif len(shown) < len(pts) or shown[0] < 0:
         problem = "an edit list hides packets"
     elif (is_key & ~safe).any():

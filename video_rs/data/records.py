@@ -18,12 +18,17 @@ from dataclasses import dataclass
 from hashlib import sha1
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from video_rs.data import lists
 from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image
 from video_rs.errors import UserError
+
+if TYPE_CHECKING:
+    from video_rs.data.index import VideoIndex
+    from video_rs.data.packets import Scan
 
 SPLITS = ("train", "val", "test")
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
@@ -50,10 +55,12 @@ class Records:
         labels: int32 ``[N]``.
         class_names, left_out: as given.
         num_missing, missing: how many listed files are not there, and the first three.
+        index: what the packets of the files tell, a ``VideoIndex``, where ``video-rs index`` has looked.
         made: whether the split was made of training files, for want of one of its own.
         stands_in: whether this validation split is also the test split, for want of one.
     """
 
+    index: VideoIndex | None = None
     made = False
     stands_in = False
 
@@ -84,6 +91,15 @@ class Records:
     def label(self, index: int) -> int:
         """Of one file."""
         return int(self.labels[index])
+
+    def scan(self, index: int) -> Scan | None:
+        """What is known of the packets of one file."""
+        return self.index.scan(int(index), self.path(index)) if self.index else None
+
+    def packed_paths(self) -> bytes:
+        """All paths, ended by zeros, and the folder that relative ones start from."""
+        ended = np.insert(self._bytes, self._ends, 0).tobytes()
+        return ended if os.path.isabs(self.path(0)) else ended + os.fsencode(os.getcwd())
 
     def fingerprint(self) -> str:
         """Of the classes, the file names and their labels, in order, wherever the files lie: 12 hexadecimal digits."""

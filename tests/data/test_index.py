@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+
+from video_rs.data import index, packets
+from video_rs.data.decode import open_video
+from video_rs.data.index import VideoIndex, index_file, load, pack, scan_file
+from video_rs.data.records import Records
+from video_rs.errors import UserError
+
+FILES = {
+    "a.mp4": {},
+    "gops.mp4": {"gop": 2, "options": {"bf": "0"}},
+    "rounded.mkv": {"fps": 30},  # timestamps in whole milliseconds
+    "open_gop.mp4": {"options": {"x264-params": "open-gop=1:bframes=2:b-adapt=0"}},
+    "one.mp4": {"num_frames": 1},
+    "vp8.webm": {"codec": "libvpx"},  # its packets are no guide
+    "transport.ts": {},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(make_video, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index")
+    for name, options in FILES.items():
+        make_video(folder / name, **options)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture
+def records(folder):
+    paths = [str(folder / name) for name in [*FILES, "broken.mp4"]]
+    records = Records(paths, [0] * len(paths), ["all"])
+    records.index = pack((scan_file(path)[:2] for path in paths), len(paths))
+    return records
+
+
+def same(scan, expected):
+    return (
+        np.array_equal(scan.pts, expected.pts)
+        and [key.pts for key in scan.keyframes] == [key.pts for key in expected.keyframes]
+        and all(
+            getattr(scan, name) == getattr(expected, name) for name in ("codec", "decord_problem", "frame_bytes", "fps")
+        )
+    )
+
+
+def test_scans_come_back_as_they_were(records, tmp_path):
+    records.index.save(tmp_path / "index.npz")
+    records.index = load(tmp_path / "index.npz")
+    known = [records.scan(i) for i in range(len(records))]
+    assert [scan is not None for scan in known] == [True] * 5 + [False] * 3
+    for i, scan in enumerate(known[:5]):
+        assert same(scan, packets.scan(records.path(i))), records.path(i)
+
+
+@pytest.mark.parametrize("backend", ["auto", "pyav"])
+def test_frames_are_the_same_with_and_without(records, frame_numbers, backend):
+    for i in range(5):
+        with (
+            open_video(records.path(i), backend, records.scan(i)) as known,
+            open_video(records.path(i), backend) as new,
+        ):
+            assert (known.num_frames, known.fps, known.backend) == (new.num_frames, new.fps, new.backend)
+            wanted = np.arange(known.num_frames)[::-3]
+            assert frame_numbers(known.read(wanted)) == frame_numbers(new.read(wanted)) == wanted.tolist()
+
+
+def test_a_file_that_has_changed_is_looked_at_anew(records, make_video, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 30)
+    changing = Records([str(path)], [0], ["all"])
+    changing.index = pack([scan_file(str(path))[:2]], 1)
+    assert changing.scan(0).num_frames == 30
+    make_video(path, 31)
+    assert changing.scan(0) is None
+    path.unlink()
+    assert changing.scan(0) is None
+
+
+def test_uneven_times_and_far_keyframes_are_not_packed(records):
+    even = packets.scan(records.path(0))
+    uneven = packets.Scan(even.codec, np.sort(even.pts**2), [packets.Keyframe(0)], fps=25.0)
+    far = packets.Scan("h264", np.arange(70000), [packets.Keyframe(0), packets.Keyframe(66000)], fps=25.0)
+    near = packets.Scan("h264", np.arange(70000), [packets.Keyframe(0), packets.Keyframe(65535)], fps=25.0)
+    rows = pack([(10, scan) for scan in (uneven, far, near)], 3).rows
+    assert (rows["bytes"] > 0).tolist() == [False, False, True]
+
+
+def test_more_words_than_fit_are_left_out():
+    scans = [packets.Scan(f"codec{i}", np.arange(3), [packets.Keyframe(0)], fps=1.0) for i in range(300)]
+    packed = pack([(1, scan) for scan in scans], 300)
+    assert all(packed.words[row["codec"]] == f"codec{i}" for i, row in enumerate(packed.rows) if row["bytes"])
+    assert 200 < (packed.rows["bytes"] > 0).sum() < 256
+
+
+def test_a_million_files_take_little(records):
+    one = records.index
+    assert one.rows.itemsize <= 34 and one.gaps.itemsize == 2 and one.ends.itemsize == 8
+
+
+def test_damaged_files(tmp_path, records):
+    for content in (b"", b"PK\x03\x04 no more"):
+        (tmp_path / "index.npz").write_bytes(content)
+        with pytest.raises(UserError, match="index.npz is damaged"):
+            load(tmp_path / "index.npz")
+    old = VideoIndex(np.zeros(2, np.int64), np.zeros(0, np.uint16), np.zeros(2, np.int64), ("",))
+    old.save(tmp_path / "index.npz")
+    with pytest.raises(UserError, match="another version"):
+        load(tmp_path / "index.npz")
+
+
+def test_other_files_have_another_index(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path))
+    names = [["/a/b.mp4"], ["/a/c.mp4"], ["/a/b.mp4", "/a/c.mp4"], ["b.mp4"]]
+    files = [index_file(Records(paths, [0] * len(paths), ["x"])) for paths in names]
+    monkeypatch.chdir(tmp_path)
+    files.append(index_file(Records(["b.mp4"], [0], ["x"])))
+    assert len(set(files)) == 5 and all(file.parent == tmp_path / "index" for file in files)
+    assert index.index_file(Records(["/a/b.mp4"], [0], ["y"])) == files[0]

@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Reads the packets of all videos of a dataset once: ``tools/index_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from video_rs.cli.main import main
+
+    main("index")
