@@ -33,3 +33,19 @@ class Preempted(VideoRSError):
     """The run was asked to leave (SIGTERM) and has saved its state: please requeue it."""
 
     exit_code = 75
+
+
+class StuckWorker(VideoRSError):
+    """A loader worker hangs in a file, or all workers stand still: start again, without the file if there is one.
+
+    Attributes:
+        index, path: of the record; -1 and "" where no worker is in a file.
+        seconds: since it was opened.
+    """
+
+    exit_code = 75
+
+    def __init__(self, index: int, path: str, seconds: float) -> None:
+        what = f"{path} has kept a loader worker busy" if path else "the loader workers have stood still"
+        super().__init__(f"{what} for {seconds:.0f} s, more than data.timeout")
+        self.index, self.path, self.seconds = index, path, seconds

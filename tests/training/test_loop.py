@@ -140,7 +140,7 @@ def test_replaced_files_are_counted():
     job = trainer(plan())
     for batch in list(batches(job.plan))[:3]:
         job.train_step([{**batch, "broken": [("a.mp4", "empty")]}])
-    assert job.broken == {"a.mp4": ["empty", 3]}
+    assert job.ledger.files == {"a.mp4": ["empty", 3]}
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(1, 40), st.integers(0, 3))

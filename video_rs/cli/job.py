@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from video_rs.evaluation.multiview import score
 from video_rs.models.init import init_from
 from video_rs.training import losses, optim
 from video_rs.training.ema import EMA
+from video_rs.training.ledger import Ledger
 from video_rs.training.log import RunLog
-from video_rs.training.loop import Plan, Trainer
+from video_rs.training.loop import Trainer
+from video_rs.training.plan import Plan
 
 
 class Job:
@@ -44,6 +47,7 @@ class Job:
             self.device, runtime.parameter_dtype(self.precision), memory_format=torch.channels_last_3d
         )  # the memory order in which clips arrive
         self.trainer = _trainer(config, self.model, self.records["train"], self.precision)
+        self._val_dataset = build.view_dataset(config, self.records["val"], clips=1, crops=1)
         if saved:
             self._resume(saved)
 
@@ -51,25 +55,26 @@ class Job:
         """Micro-batches of clips from ``start_step`` to the end of the run."""
         plan, records = self.trainer.plan, self.records["train"]
         stream = BatchStream(
-            plan.num_samples,
+            len(records),
             batch_size=plan.batch_size,
             num_steps=plan.num_steps,
             seed=plan.seed,
             start_step=start_step,
             micro_batch=plan.micro_batch,
             labels=records.labels if self.config.train.balanced_sampling else None,
+            repeats=self.config.data.repeats,
         )
-        workers = runtime.loader_workers(self.config.data.workers)
-        return clip_loader(
-            build.train_dataset(self.config, records), stream, workers=workers, pin_memory=self.device.type == "cuda"
-        )
+        dataset = build.train_dataset(self.config, records)
+        dataset.skip = frozenset(self.trainer.ledger.hung)
+        return clip_loader(dataset, stream, pin_memory=self.device.type == "cuda", **_loading(self.config))
 
-    def validate(self, model: torch.nn.Module, check: Callable[[], None]) -> dict[str, float]:
+    def validate(
+        self, model: torch.nn.Module, check: Callable[[], None], say: Callable[[str], None] = print
+    ) -> dict[str, float]:
         """Top-1, top-5 and loss on one centre view of every validation sample."""
-        dataset = build.view_dataset(self.config, self.records["val"], clips=1, crops=1)
         scores = score(
             model,
-            view_loader(dataset, workers=runtime.loader_workers(self.config.data.workers)),
+            view_loader(self._val_dataset, **_loading(self.config)),  # which keeps in mind what hung
             device=self.device,
             precision=self.precision,
             views_per_forward=self.config.test.batch_size,
@@ -77,13 +82,18 @@ class Job:
         )
         if not scores.scored.any():
             raise UserError(f"no validation sample could be scored; the first: {scores.errors[0][1]}")
+        if scores.errors:
+            index, reason = scores.errors[0]
+            first = f"{self.records['val'].path(index)}: {reason}"
+            say(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
         figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
         # a sample that cannot be scored counts as wrong, or the best weights would be those that fail most
         return {"top1": figures["top1_all"], "top5": figures["top5_all"], "loss": figures["loss"]}
 
     def fit(self, folder: Path, log: RunLog) -> None:
         """Trains to the end; see ``Trainer.fit``."""
-        self.trainer.fit(self.loader, self.validate, folder=folder, log=log, identity=self.identity())
+        validate = partial(self.validate, say=log.say)
+        self.trainer.fit(self.loader, validate, folder=folder, log=log, identity=self.identity())
 
     def identity(self) -> dict[str, Any]:
         """What each checkpoint carries besides the trainer's state."""
@@ -126,10 +136,11 @@ class Job:
 
 def _trainer(config: Config, model: torch.nn.Module, records: Records, precision: str) -> Trainer:
     run = config.train
-    per_epoch = len(records) / run.batch_size
+    num_samples = len(records) * config.data.repeats
+    per_epoch = num_samples / run.batch_size
     plan = Plan(
-        num_samples=len(records),
-        num_steps=run.max_steps or optim.num_steps(len(records), run.batch_size, run.epochs),
+        num_samples=num_samples,
+        num_steps=run.max_steps or optim.num_steps(num_samples, run.batch_size, run.epochs),
         batch_size=run.batch_size,
         micro_batch=min(run.micro_batch or run.batch_size, run.batch_size),
         seed=run.seed,
@@ -158,7 +169,12 @@ def _trainer(config: Config, model: torch.nn.Module, records: Records, precision
         mixup=config.data.mixup,
         cutmix=config.data.cutmix,
         clip_grad_norm=config.optim.clip_grad_norm,
+        ledger=Ledger(len(records), config.data.max_broken),
     )
+
+
+def _loading(config: Config) -> dict[str, Any]:
+    return {"workers": runtime.loader_workers(config.data.workers), "timeout": config.data.timeout}
 
 
 def _peak_rate(config: Config) -> float:

@@ -76,7 +76,7 @@ def test(config: Config) -> dict[str, Any]:
 
     scores = score(
         model,
-        view_loader(dataset, workers=runtime.loader_workers(config.data.workers)),
+        view_loader(dataset, workers=runtime.loader_workers(config.data.workers), timeout=config.data.timeout),
         device=device,
         precision=precision,
         views_per_forward=config.test.batch_size,

@@ -10,7 +10,6 @@ A run folder that holds a checkpoint of the same config is resumed where it stop
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import signal
 import time
@@ -20,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from video_rs import config as configs
 from video_rs.cli.common import command, config_parser
 from video_rs.config import Config
-from video_rs.errors import Preempted, UserError
+from video_rs.errors import Preempted, StuckWorker, UserError
 
 if TYPE_CHECKING:
     from video_rs.training.log import RunLog
@@ -76,6 +75,10 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
         if stop.args[0] == signal.SIGTERM:
             raise Preempted(f"asked to leave (SIGTERM) at step {job.trainer.step}; saved in {folder}") from None
         return 130
+    except StuckWorker as stuck:
+        on = f"Go on without {stuck.path}" if stuck.path else "Go on"
+        log.say(f"{stuck}; the state after step {job.trainer.step} is saved. {on} with: {command('train', *argv)}")
+        raise
     finally:
         log.close()
         lock.close()
@@ -147,15 +150,10 @@ def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any
 
 
 def _report_broken(trainer: Trainer, folder: Path, log: RunLog) -> None:
-    if not trainer.broken:
+    ledger = trainer.ledger
+    if not ledger.files:
         return
-    from video_rs.files import atomic_write
-
-    with atomic_write(folder / "broken_files.csv", "w") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["path", "reason", "times_replaced"])
-        writer.writerows([path, *entry] for path, entry in sorted(trainer.broken.items()))
-    log.say(f"{len(trainer.broken)} files could not be read and were replaced by others of their class:")
-    for path, (reason, times) in sorted(trainer.broken.items())[:10]:
+    log.say(f"{len(ledger.files)} files could not be read and were replaced by others of their class:")
+    for path, (reason, times) in sorted(ledger.files.items())[:10]:
         log.say(f"  {path} ({times}x): {reason}")
-    log.say(f"all of them are in {folder / 'broken_files.csv'}")
+    log.say(f"all of them are in {ledger.path(folder)}")

@@ -8,10 +8,8 @@ never stopped.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,53 +20,15 @@ from torch import nn
 from video_rs import checkpoint, runtime
 from video_rs.data.mixing import mix
 from video_rs.data.transforms import normalize
-from video_rs.errors import UserError
+from video_rs.errors import StuckWorker, UserError, VideoRSError
 from video_rs.rng import keyed_rng, sample_keys
 from video_rs.training.ema import EMA, average_buffers
 from video_rs.training.faults import Interrupted, StopSignals
+from video_rs.training.ledger import Ledger
 from video_rs.training.log import RunLog, duration
+from video_rs.training.plan import Plan
 
 Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The arithmetic of a run: how many samples, steps and micro-batches, and how often things are done.
-
-    Attributes:
-        num_samples: in the training split.
-        num_steps: optimizer steps of the whole run.
-        batch_size: the global batch.
-        micro_batch: samples on the device at once; divides batch_size.
-        seed: of the run.
-        val_every: epochs between validations; 0: only at the end.
-        log_every: steps between log lines.
-        checkpoint_minutes: between checkpoints, besides those at epoch ends.
-    """
-
-    num_samples: int
-    num_steps: int
-    batch_size: int
-    micro_batch: int
-    seed: int = 0
-    val_every: int = 1
-    log_every: int = 20
-    checkpoint_minutes: float = 10.0
-
-    def epoch(self, step: int) -> float:
-        """Passes over the data after ``step`` steps."""
-        return step * self.batch_size / self.num_samples
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether step number ``step`` (from 1) was the one that completed an epoch, or the run."""
-        return step == self.num_steps or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
-
-    def validates(self, step: int) -> bool:
-        """Whether a validation follows step number ``step`` (from 1)."""
-        if step == self.num_steps:
-            return True
-        epochs = self.val_every
-        return bool(epochs) and math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
 
 
 class Trainer:
@@ -83,6 +43,7 @@ class Trainer:
         precision: see ``video_rs.runtime``.
         mixup, cutmix: alphas, 0 for off.
         clip_grad_norm: largest norm of the whole gradient, 0 for off.
+        ledger: of the files that cannot be read, with the limit of what the run bears.
     """
 
     def __init__(
@@ -98,6 +59,7 @@ class Trainer:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         clip_grad_norm: float = 0.0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.model, self.plan, self.criterion = model, plan, criterion
         self.optimizer, self.learning_rate, self.ema = optimizer, learning_rate, ema
@@ -109,19 +71,30 @@ class Trainer:
         self.step = 0
         self.best = (-1.0, 0.0)  # top-1 and minus the loss of the best validation
         self.validated = 0  # the last step that was validated
-        self.broken: dict[str, list] = {}  # file -> [reason, times it was replaced]
+        self.ledger = ledger or Ledger()
         self._meter = torch.zeros(3, dtype=torch.float64, device=self.device)  # sums of loss, hits, samples
 
     # One optimizer step ----------------------------------------------------------------------------------------------
 
     def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
-        """One optimizer step on one global batch, whose parts are taken as they are needed."""
+        """One optimizer step on one global batch, whose parts are taken as they are needed.
+
+        When they fail to come (VideoRSError), the state is as it was before the step.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        for number, batch in enumerate(micro_batches):
-            self._forward_backward(batch, number)
-            self._note_broken(batch["broken"])
+        changing = [self._meter, *self.model.buffers()]  # the rest is as it was until all parts are there
+        before = [tensor.clone() for tensor in changing]
+        broken = []
+        try:
+            for number, batch in enumerate(micro_batches):
+                self._forward_backward(batch, number)
+                broken += batch["broken"]
+        except VideoRSError:
+            torch._foreach_copy_(changing, before)
+            raise
+        self.ledger.note(broken)
         if self.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
@@ -156,10 +129,6 @@ class Trainer:
         loss_sum, _, samples = self._meter.tolist()
         return loss_sum / samples
 
-    def _note_broken(self, broken: Iterable[tuple[str, str]]) -> None:
-        for path, reason in broken:
-            self.broken.setdefault(path, [reason, 0])[1] += 1
-
     # The run ---------------------------------------------------------------------------------------------------------
 
     def fit(
@@ -182,7 +151,9 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; the state is saved.
-            UserError: the loss is no longer finite; the last good checkpoint is intact.
+            StuckWorker: a file hangs; the state is saved, and the file is not opened when the run is resumed.
+            UserError: too many files are broken, the state is saved; or the loss is no longer finite, the last good
+                checkpoint is intact.
         """
         self._folder, self._log, self._identity = folder, log, identity
         with StopSignals() as signals:
@@ -197,9 +168,15 @@ class Trainer:
     def _train(self, loader_from: Callable, validate: Validate, signals: StopSignals) -> None:
         parts = self.plan.batch_size // self.plan.micro_batch
         clock, saved = _Clock(self.step), time.monotonic()
+        self.ledger.check(self._folder, self.step)
         batches = iter(loader_from(self.step))
         while self.step < self.plan.num_steps:
-            self.train_step(clock.waiting_for(batches, parts))
+            try:
+                self.train_step(clock.waiting_for(batches, parts))
+                self.ledger.check(self._folder, self.step)
+            except VideoRSError as error:
+                self._stop_for(error)
+                raise
             self._log.bar.update()
             if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
                 self._report(clock)
@@ -211,6 +188,13 @@ class Trainer:
                 self._validate(validate, signals)
                 clock = _Clock(self.step)
             signals.check()
+
+    def _stop_for(self, error: VideoRSError) -> None:
+        """Saves the state when the data cannot be had; nothing of a first step that only a person can mend."""
+        if isinstance(error, StuckWorker) and error.path:
+            self.ledger.note_hung(error.path)
+        if self.step or isinstance(error, StuckWorker):
+            self.save()
 
     def _validate(self, validate: Validate, signals: StopSignals) -> None:
         self._require_finite()
@@ -248,6 +232,7 @@ class Trainer:
             f"loss {figures['loss']:.4f}  accuracy {100 * figures['accuracy']:.1f} %  lr {figures['lr']:.4g}  "
             f"{rate:.1f} clips/s  waiting for data {100 * figures['data_wait']:.0f} %"
         )
+        self.ledger.write(self._folder)
         self._log.bar.set_postfix_str(text)
         self._log.say(f"step {self.step}/{self.plan.num_steps}  epoch {epoch:.2f}  {text}  {duration(left)} left")
 
@@ -266,6 +251,7 @@ class Trainer:
         """Writes ``last.pt``, unless the loss or the weights are no longer finite."""
         self._require_finite()
         checkpoint.save(self._folder / "last.pt", {**self._identity, **self.state_dict()})
+        self.ledger.write(self._folder)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during a run."""
@@ -278,8 +264,8 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "validated": self.validated,
-            "broken": self.broken,
             "meter": self._meter,
+            **self.ledger.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -290,7 +276,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.validated = state["step"], tuple(state["best"]), state["validated"]
-        self.broken = state["broken"]
+        self.ledger.load_state_dict(state)
         self._meter.copy_(state["meter"])
 
 

@@ -1,0 +1,46 @@
+"""The arithmetic of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many samples, steps and micro-batches, and how often things are done.
+
+    Attributes:
+        num_samples: of an epoch: the training files, as often as each is used.
+        num_steps: optimizer steps of the whole run.
+        batch_size: the global batch.
+        micro_batch: samples on the device at once; divides batch_size.
+        seed: of the run.
+        val_every: epochs between validations; 0: only at the end.
+        log_every: steps between log lines.
+        checkpoint_minutes: between checkpoints, besides those at epoch ends.
+    """
+
+    num_samples: int
+    num_steps: int
+    batch_size: int
+    micro_batch: int
+    seed: int = 0
+    val_every: int = 1
+    log_every: int = 20
+    checkpoint_minutes: float = 10.0
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after ``step`` steps."""
+        return step * self.batch_size / self.num_samples
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether step number ``step`` (from 1) was the one that completed an epoch, or the run."""
+        return step == self.num_steps or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows step number ``step`` (from 1)."""
+        if step == self.num_steps:
+            return True
+        epochs = self.val_every
+        return bool(epochs) and math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
