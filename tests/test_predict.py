@@ -19,6 +19,7 @@ from video_rs.cli import predict as cli
 from video_rs.cli.common import run
 from video_rs.contract import DataContract
 from video_rs.data import decode
+from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ViewDataset
 from video_rs.data.decode import open_video
 from video_rs.data.decode_decord import DecordReader, Unsuitable
@@ -29,7 +30,7 @@ from video_rs.data.transforms import ViewTransform
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.multiview import score
 from video_rs.models.zoo import create_model
-from video_rs.predict import Classifier, model_from_checkpoint, window_starts
+from video_rs.predict import Classifier, model_from_checkpoint, window_clips, window_starts
 
 NAMES = ("archery", "juggling", "yoga")
 FPS = 10
@@ -95,8 +96,7 @@ def test_predict_agrees_with_the_test(weights, video, clips, crops):
     classifier = video_rs.load(weights, "cpu")
     dataset = ViewDataset(
         Records([video], [0], NAMES),
-        num_frames=4,
-        stride=2,
+        sampling=TemporalSampling(4, 2),
         clips=clips,
         transform=ViewTransform(40, 32, crops),
     )
@@ -105,6 +105,60 @@ def test_predict_agrees_with_the_test(weights, video, clips, crops):
     np.testing.assert_allclose(by_index(predictions), tested.probs[0], atol=1e-6)
     assert [p.label for p in predictions] == [NAMES[p.index] for p in predictions]
     assert predictions == sorted(predictions, key=lambda p: -p.score)
+
+
+TIMED = dataclasses.replace(CLIPS, fps=5.0)  # half the rate of the video
+SEGMENTS = dataclasses.replace(CLIPS, sampling="segments")
+
+
+@pytest.mark.parametrize("contract", [TIMED, SEGMENTS], ids=["timed", "segments"])
+def test_the_temporal_sampling_of_the_contract_is_obeyed(tmp_path, video, contract):
+    classifier = video_rs.load(save(tmp_path / "a.pt", "resnet3d_rs_26", contract), "cpu")
+    frames = all_frames(video)
+    wanted = [7, 11, 15, 19] if contract.fps else [3, 11, 18, 26]
+    plain = video_rs.load(save(tmp_path / "b.pt", "resnet3d_rs_26", dataclasses.replace(CLIPS, stride=1)), "cpu")
+    expected = by_index(plain.predict(frames[wanted], clips=1))
+    np.testing.assert_allclose(by_index(classifier.predict(video, clips=1)), expected, atol=1e-6)
+    np.testing.assert_allclose(by_index(classifier.predict(frames, clips=1, fps=FPS)), expected, atol=1e-6)
+    dataset = ViewDataset(
+        Records([video], [0], NAMES), sampling=TemporalSampling.of(contract), clips=3, transform=ViewTransform(40, 32)
+    )
+    tested = score(classifier.model, view_loader(dataset), device=torch.device("cpu"))
+    np.testing.assert_allclose(by_index(classifier.predict(video, clips=3)), tested.probs[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("contract", [TIMED, SEGMENTS], ids=["timed", "segments"])
+def test_windows_obey_the_temporal_sampling(tmp_path, video, contract):
+    classifier = video_rs.load(save(tmp_path / "a.pt", "resnet3d_rs_26", contract), "cpu")
+    frames, windows = all_frames(video), list(classifier.predict_windows(video, 0.5))
+    length = 16 if contract.fps else 5  # 4 frames x stride 2 at 5 frames a second; as long as the step
+    assert [round(w.start * FPS) for w in windows] == [*range(0, 30 - length, 5), 30 - length]
+    for window in windows:
+        first, end = round(window.start * FPS), round(window.end * FPS)
+        assert end - first == length
+        expected = classifier.predict(frames[first:end], clips=1, fps=FPS)
+        np.testing.assert_allclose(by_index(window.predictions), by_index(expected), atol=1e-6)
+
+
+@given(
+    st.builds(
+        TemporalSampling,
+        st.integers(1, 20),
+        st.integers(1, 4),
+        st.sampled_from(["dense", "segments"]),
+        st.sampled_from([0.0, 7.5, 24.0, 60.0]),
+    ),
+    st.integers(1, 400),
+    st.sampled_from([10.0, 25.0, 30000 / 1001]),
+    st.floats(0.05, 20),
+)
+def test_clips_of_windows_lie_in_them_and_go_on(sampling, length, fps, every):
+    starts, span, clips = window_clips(sampling, length, fps, every)
+    assert clips.shape == (len(starts), sampling.num_frames) and clips.min() >= 0 and clips.max() < length
+    assert (clips[:, 0] >= starts).all() and (clips.max(1) < starts + span).all()
+    assert all((clip >= clips[:number, :1]).all() for number, clip in enumerate(clips))  # what read_once relies on
+    if every * fps <= span:
+        assert starts[-1] + span >= length  # nothing of the video goes unseen
 
 
 def test_frames_agree_with_their_file(weights, video):
@@ -160,7 +214,7 @@ def test_windows_decode_a_video_once(weights, tmp_path, make_video, monkeypatch,
     frames, decoded = all_frames(path), []
     original = PyAVReader._decode
     monkeypatch.setattr(decode, "DecordReader", lambda *args: (_ for _ in ()).throw(Unsuitable("not here")))
-    monkeypatch.setattr(PyAVReader, "_decode", lambda self, packets: map(tap(decoded), original(packets)))
+    monkeypatch.setattr(PyAVReader, "_decode", lambda self, *options: map(tap(decoded), original(self, *options)))
     windows = list(classifier.predict_windows(path, 0.5))
     assert len(decoded) <= len(frames) * (2 if name == "a.ts" else 1)  # one pass is to count
     assert len(windows) == 12
@@ -177,8 +231,8 @@ def tap(seen):
 def test_a_reader_that_gives_up_midway_is_replaced(video, monkeypatch):
     original = DecordReader.frames
 
-    def frames(self, indices):
-        yield next(original(self, indices[:3]))
+    def frames(self, indices, plan):
+        yield next(original(self, indices[:3], plan))
         raise Unsuitable("gave up")
 
     with open_video(video) as opened:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from video_rs import checkpoint, download, runtime
 from video_rs.contract import DataContract
-from video_rs.data.clips import view_indices
+from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import clip_views
-from video_rs.data.decode import Video, frame_rate, is_image, open_video
+from video_rs.data.decode import Video, is_image, open_video
 from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -97,7 +97,13 @@ class Classifier:
         self.class_names = self.contract.class_names or tuple(str(c) for c in range(model.num_classes))
 
     def predict(
-        self, source: str | Path | Tensor | np.ndarray, top_k: int = 5, *, clips: int = 4, crops: int = 1
+        self,
+        source: str | Path | Tensor | np.ndarray,
+        top_k: int = 5,
+        *,
+        clips: int = 4,
+        crops: int = 1,
+        fps: float = 0.0,
     ) -> list[Prediction]:
         """The most probable classes, most probable first.
 
@@ -108,6 +114,7 @@ class Classifier:
             source: a video or image file; or its frames, uint8 ``[T, H, W, C]`` (RGB), or ``[H, W, C]`` for an image.
             top_k: how many; at most the number of classes.
             clips, crops: views of a video; 10 and 3 are the test protocol of Kinetics. Crops are 1 (centre) or 3.
+            fps: frames per second of a source that is frames; 0: of the rate that the network wants.
 
         Raises:
             MediaError: the file cannot be read, or is an image given to a video network.
@@ -116,11 +123,12 @@ class Classifier:
         if isinstance(source, (str, Path)):
             self._refuse_image(is_image(source), source)
             with open_video(source) as video:
-                indices = self._view_indices(video.num_frames, clips)
+                indices = self._view_indices(video.num_frames, clips, video.fps)
                 probs = self._clip_probs(video.read, indices, crops)
         else:
             frames = self._frames(source)
-            probs = self._clip_probs(partial(_resized, frames), self._view_indices(len(frames), clips), crops)
+            indices = self._view_indices(len(frames), clips, fps)
+            probs = self._clip_probs(partial(_resized, frames), indices, crops)
         return self._top(probs.mean(axis=0), top_k)
 
     def predict_windows(
@@ -128,9 +136,9 @@ class Classifier:
     ) -> Iterator[Window]:
         """Slide over a long video and predict a clip every so often, reading it once, as it goes.
 
-        A window is as long as one clip of the network. One more is added at the end where the video would otherwise
-        end unseen; a video shorter than a clip is looped and is one window. Times are frame numbers over the mean
-        frame rate.
+        A window is as long as one clip of the network, or as ``every_seconds`` where its clips are segments, which have
+        no length of their own. One more is added at the end where the video would otherwise end unseen; a video shorter
+        than a clip is looped and is one window. Times are frame numbers over the mean frame rate.
 
         Args:
             path: of a video file.
@@ -143,14 +151,11 @@ class Classifier:
         """
         if is_image(path):
             raise MediaError(f"{path}: is an image: windows need a video")
-        contract, fps = self.contract, frame_rate(path)
-        if not fps:
-            raise MediaError(f"{path}: has no frame rate, so its windows have no times")
-        group = max(1, self.views_per_forward // crops)
+        contract, group = self.contract, max(1, self.views_per_forward // crops)
         with open_video(path) as video:
-            span = contract.num_frames * contract.stride
-            starts = window_starts(video.num_frames, span, every_seconds * fps)
-            clips = (starts[:, None] + contract.stride * np.arange(contract.num_frames)) % video.num_frames
+            if not (fps := video.fps):
+                raise MediaError(f"{path}: has no frame rate, so its windows have no times")
+            starts, span, clips = window_clips(TemporalSampling.of(contract), video.num_frames, fps, every_seconds)
             read = read_once(video, clips, contract.short_side, contract.filter)
             for first in range(0, len(starts), group):
                 probs = self._clip_probs(read, clips[first : first + group], crops)
@@ -166,8 +171,8 @@ class Classifier:
         probs = [view_probs(self.model, batch, device=self.device) for batch in batches]
         return torch.cat(probs).unflatten(0, (len(indices), crops)).mean(dim=1).numpy()
 
-    def _view_indices(self, length: int, clips: int) -> np.ndarray:
-        return view_indices(length, self.contract.num_frames, self.contract.stride, clips if length > 1 else 1)
+    def _view_indices(self, length: int, clips: int, fps: float) -> np.ndarray:
+        return TemporalSampling.of(self.contract).even_clips(length, clips if length > 1 else 1, fps)
 
     def _frames(self, source: Tensor | np.ndarray) -> Tensor:
         frames = torch.as_tensor(source).cpu()
@@ -217,6 +222,20 @@ def read_once(video: Video, clips: np.ndarray, short_side: int, filter: str) -> 
         return torch.stack([kept[number] for number in wanted.tolist()])
 
     return read
+
+
+def window_clips(
+    sampling: TemporalSampling, length: int, fps: float, every_seconds: float
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """The windows over a video of `length` frames: first frames ``[K]``, frames in each, and their clips ``[K, T]``."""
+    step = every_seconds * fps
+    if sampling.kind == "segments":
+        span = min(length, max(1, round(step)))
+        starts = window_starts(length, span, step)
+        return starts, span, starts[:, None] + sampling.even_clips(span, 1)
+    span = sampling.span(fps)
+    starts = window_starts(length, span, step)
+    return starts, span, sampling.clip_at(starts, length, fps)
 
 
 def window_starts(length: int, span: int, step: float) -> np.ndarray:

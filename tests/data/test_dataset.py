@@ -10,21 +10,35 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from video_rs.contract import FILTERS
-from video_rs.data.clips import view_indices
+from video_rs.data import dataset as dataset_module
+from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset, ViewDataset
-from video_rs.data.decode import read_frames
+from video_rs.data.decode import Video, read_frames
 from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.rand_augment import RandAugment
 from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.transforms import TrainTransform, ViewTransform, resize
 from video_rs.errors import MediaError, UserError
+from video_rs.rng import keyed_rng
 
 
-def whole(clip, rng):
-    """A transform that changes nothing."""
-    return clip
+class Whole:
+    """A transform that shows whole frames, so that the numbers on them can be read."""
+
+    size, filter = 32, "bilinear"
+
+    def box(self, height, width, rng):
+        return 0, 0, height, width
+
+    def finish(self, clip, rng):
+        return clip
+
+
+whole = Whole()
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +49,15 @@ def records(make_video, tmp_path_factory):
     return Records(map(str, paths), [0, 0, 0, 1, 1, 1], ["a", "b"])
 
 
-def clips(records, transform=None, **options):
-    options = {"num_frames": 6, "stride": 2, "seed": 3} | options
-    return ClipDataset(records, transform=transform or TrainTransform(24), **options)
+STRIDED = TemporalSampling(6, 2)
+
+
+def clips(records, transform=None, sampling=STRIDED, **options):
+    return ClipDataset(records, sampling=sampling, transform=transform or TrainTransform(24), **{"seed": 3} | options)
+
+
+def views(records, sampling, clips=1, transform=None, **options):
+    return ViewDataset(records, sampling=sampling, clips=clips, transform=transform or ViewTransform(32, 24), **options)
 
 
 def test_a_clip_is_the_right_file_and_frames(records, frame_numbers):
@@ -114,16 +134,203 @@ def test_a_dataset_that_is_all_broken_is_one_clear_error(tmp_path, workers):
     assert "\n" not in str(error.value)
 
 
+def drawn(dataset, keys):
+    """Of keys one by one: what a batch holds."""
+    samples = [dataset[key] for key in keys]
+    return {
+        "clip": torch.stack([sample["clip"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "index": torch.tensor([sample["index"] for sample in samples]),
+        "broken": [entry for sample in samples for entry in sample["broken"]],
+    }
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The paths that the dataset opens, in order."""
+    paths, original = [], dataset_module.open_video
+
+    def open_video(path, *arguments):
+        paths.append(path)
+        return original(path, *arguments)
+
+    monkeypatch.setattr(dataset_module, "open_video", open_video)
+    return paths
+
+
+KEYS = [SampleKey(0, index, copy) for index, copy in ((4, 0), (1, 0), (1, 1), (3, 0), (0, 2), (4, 1))]
+
+
+@pytest.mark.parametrize("kind", ["dense", "segments"])
+@pytest.mark.parametrize("augment", [None, RandAugment(2, 10)])
+def test_a_batch_is_its_samples(records, kind, augment):
+    transform = TrainTransform(24, rand_augment=augment)
+    dataset = clips(records, transform, TemporalSampling(6, 2, kind))
+    batch, expected = dataset.__getitems__(KEYS), drawn(dataset, KEYS)
+    assert batch["clip"].shape == (6, 6, 24, 24, 3) and batch["clip"].is_contiguous()
+    assert batch.keys() == expected.keys() and batch["broken"] == []
+    for name in ("clip", "label", "index"):
+        assert batch[name].dtype == expected[name].dtype and torch.equal(batch[name], expected[name])
+
+
+def test_a_sample_is_its_crop_and_flip_of_the_frames_it_names(records):
+    """Drawn the long way: whole frames from the file, then the transform with the sample's own generator."""
+    transform = TrainTransform(24)
+    for key in KEYS:
+        sample = clips(records, transform)[key]
+        frames = read_frames(records.path(key.index), sample["frames"])
+        assert torch.equal(sample["clip"], transform(frames, keyed_rng(3, "sample", *key, 0)))
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_copies_share_one_decode_and_are_those_drawn_one_by_one(records, opened, repeats):
+    dataset = clips(records, repeats=repeats)
+    stream = BatchStream(6, batch_size=6 * repeats, num_steps=1, seed=3, repeats=repeats)
+    (keys,) = stream
+    batch = dataset.__getitems__(keys)
+    assert opened == [records.path(key.index) for key in keys[::repeats]]
+    expected = drawn(dataset, keys)
+    assert torch.equal(batch["clip"], expected["clip"]) and torch.equal(batch["index"], expected["index"])
+    for first in range(0, len(keys), repeats):
+        copies = range(first, first + repeats)
+        frames = [dataset[keys[copy]]["frames"].tolist() for copy in copies]
+        assert frames == [frames[0]] * repeats  # the same frames,
+        assert len({batch["clip"][copy].numpy().tobytes() for copy in copies}) == repeats  # differently cropped
+    starts = [{int(dataset[SampleKey(0, i, copy)]["frames"][0]) for copy in (0, repeats)} for i in range(6)]
+    assert sum(map(len, starts)) > 9  # another use of a file has other frames, but by chance
+
+
+def test_copies_in_two_micro_batches_are_the_same(records):
+    dataset, options = clips(records, repeats=3), {"batch_size": 8, "num_steps": 3, "seed": 3, "repeats": 3}
+    whole_batches = [dataset.__getitems__(keys)["clip"] for keys in BatchStream(6, **options)]
+    parts = [dataset.__getitems__(keys)["clip"] for keys in BatchStream(6, **options, micro_batch=2)]
+    assert torch.equal(torch.cat(whole_batches), torch.cat(parts))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_batch_is_its_samples_across_replaced_files(some_broken, repeats):
+    dataset = clips(some_broken, repeats=repeats)
+    for epoch in range(3):
+        keys = [SampleKey(epoch, index, copy) for index in range(6) for copy in range(repeats)]
+        batch, expected = dataset.__getitems__(keys), drawn(dataset, keys)
+        for name in ("clip", "label", "index"):
+            assert torch.equal(batch[name], expected[name])
+        uses = [entry for key in keys[::repeats] for entry in dataset[key]["broken"]]
+        assert batch["broken"] == uses and {path for path, _ in uses} == {some_broken.path(i) for i in (1, 3, 5)}
+
+
+def test_which_file_replaces_another_does_not_depend_on_where_it_broke(records, some_broken, tmp_path):
+    """One decoder may find out when it opens the file, another when it is already reading."""
+    cut = Path(records.path(1)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(cut[: len(cut) // 2] + bytes(len(cut) // 2))
+    paths = [some_broken.path(i) for i in range(6)]
+    for path in (str(tmp_path / "cut.mp4"), str(tmp_path / "gone.mp4")):
+        paths[1] = path
+        other = Records(paths, records.labels, records.class_names)
+        for epoch in range(4):
+            key = SampleKey(epoch, 1)
+            ours, theirs = clips(other)[key], clips(some_broken)[key]
+            if ours["broken"]:
+                assert ours["index"] == theirs["index"] and torch.equal(ours["clip"], theirs["clip"])
+
+
+def test_a_batch_is_made_where_it_travels(records):
+    """In a worker the batch is in shared memory, at its own address, from the first pixel on."""
+
+    class Telling(ClipDataset):
+        def __getitems__(self, keys):
+            batch = super().__getitems__(keys)
+            batch["is_shared"] = batch["clip"].is_shared()
+            return batch
+
+    def loader(workers):
+        dataset = Telling(records, sampling=STRIDED, transform=TrainTransform(24), seed=3)
+        stream = BatchStream(6, batch_size=3, num_steps=2, seed=3)
+        return DataLoader(dataset, batch_sampler=stream, num_workers=workers, collate_fn=lambda batch: batch)
+
+    inside, outside = (list(loader(workers)) for workers in (1, 0))
+    assert [batch["is_shared"] for batch in inside] == [True, True]
+    assert [batch["is_shared"] for batch in outside] == [False, False]
+    assert same(inside, outside)
+
+
+def test_files_that_hung_are_left_alone(records, opened):
+    skipped = records.path(1)
+    for dataset in (clips(records, skip={skipped}), views(records, STRIDED, skip={skipped})):
+        seen = []
+        dataset.watch = seen.append
+        if isinstance(dataset, ClipDataset):
+            sample = dataset[SampleKey(0, 1)]
+            assert sample["broken"] == [(skipped, "hung the decoder")] and sample["index"] in (0, 2)
+            assert seen == [sample["index"], -1]
+        else:
+            assert (dataset[1]["views"], dataset[1]["error"], seen) == (None, "hung the decoder", [])
+            assert dataset[2]["views"] is not None
+    assert skipped not in opened
+
+
+def test_who_watches_is_told_what_is_open(some_broken, opened):
+    dataset, seen = clips(some_broken, repeats=2), []
+    dataset.watch = lambda index: seen.append((index, len(opened)))
+    batch = dataset.__getitems__([SampleKey(0, index, copy) for index in range(6) for copy in range(2)])
+    records_seen, opened_before = zip(*seen)
+    assert opened_before == (*range(len(opened)), len(opened))  # told just before each
+    assert [some_broken.path(index) for index in records_seen[:-1]] == opened and records_seen[-1] == -1
+    assert len(opened) == 6 + len(batch["broken"])
+    tested, seen = views(some_broken, TemporalSampling(4, 1)), []
+    tested.watch = seen.append
+    assert [tested[index]["views"] is None for index in (0, 1)] == [False, True]
+    assert seen == [0, -1, 1, -1]
+
+
+def test_the_frame_rate_of_the_file_counts(make_video, tmp_path, frame_numbers):
+    """The same scene at two rates: clips of the same moments."""
+    paths = [make_video(tmp_path / f"{fps}.mp4", 4 * fps, 32, 32, fps=fps) for fps in (10, 25)]
+    records = Records(map(str, paths), [0, 0], ["a"])
+    sampling = TemporalSampling(5, 2, fps=5)
+    slow, fast = (clips(records, whole, sampling)[SampleKey(0, index)] for index in (0, 1))
+    assert frame_numbers(slow["clip"]) == slow["frames"].tolist() and set(np.diff(slow["frames"])) == {4}
+    assert frame_numbers(fast["clip"]) == fast["frames"].tolist() and set(np.diff(fast["frames"])) == {10}
+    slow, fast = (views(records, sampling, 3)[index]["frames"] for index in (0, 1))
+    assert np.abs((slow + 0.5) / 10 - (fast + 0.5) / 25).max() <= 0.5 / 10 + 0.5 / 25
+
+
+def test_segments_of_a_file(records, frame_numbers):
+    sampling = TemporalSampling(5, kind="segments")
+    item = views(records, sampling, 2, ViewTransform(32, 32))[0]
+    assert item["frames"].tolist() == [[1, 5, 9, 13, 17], [3, 7, 11, 15, 19]]
+    sample = clips(records, whole, sampling)[SampleKey(0, 0)]
+    assert frame_numbers(sample["clip"]) == sample["frames"].tolist()
+    assert (sample["frames"] // 4).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_views_of_a_long_video_hold_its_views_alone(make_video, tmp_path, monkeypatch):
+    """Frames are read once, those of the views and no other, at the size of the views."""
+    path = make_video(tmp_path / "long.mp4", 900, 64, 96, gop=50)
+    dataset, read = views(Records([str(path)], [0], ["a"]), TemporalSampling(4, 2), 3, ViewTransform(24, 16, 3)), []
+    original = Video.read
+
+    def tapped(self, indices, **options):
+        frames = original(self, indices, **options)
+        read.append((list(indices), tuple(frames.shape)))
+        return frames
+
+    monkeypatch.setattr(Video, "read", tapped)
+    item = dataset[0]
+    assert read == [(sorted(item["frames"].flatten().tolist()), (12, 24, 36, 3))]
+    assert item["views"].shape == (9, 4, 16, 16, 3) and item["views"].untyped_storage().nbytes() == 9 * 4 * 16 * 16 * 3
+
+
 def test_views_share_one_decode_and_are_right(records, frame_numbers):
     transform = ViewTransform(32, 32, crops=3)
-    dataset = ViewDataset(records, num_frames=6, stride=2, clips=4, transform=transform)
+    dataset = views(records, STRIDED, 4, transform)
     item = dataset[5]
     assert item["views"].shape == (12, 6, 32, 32, 3) and item["views"].dtype == torch.uint8
     assert (item["label"], item["index"], item["error"]) == (1, 5, None)
-    full = ViewDataset(records, num_frames=6, stride=2, clips=4, transform=lambda clip: clip[None])
+    full = views(records, STRIDED, 4, lambda clip: clip[None])
     full.transform.short_side, full.transform.filter = 32, "bilinear"
     clips_of_it = full[5]["views"]
-    for k, indices in enumerate(view_indices(25, 6, 2, 4)):
+    for k, indices in enumerate(STRIDED.even_clips(25, 4)):
         assert frame_numbers(clips_of_it[k]) == [500 + i for i in indices]
         assert torch.equal(item["views"][3 * k : 3 * k + 3], transform(clips_of_it[k]))
 
@@ -131,14 +338,15 @@ def test_views_share_one_decode_and_are_right(records, frame_numbers):
 @pytest.mark.parametrize("filter", FILTERS)
 def test_views_are_resized_with_the_filter_of_the_transform(records, filter):
     transform = ViewTransform(20, 16, filter=filter)
-    views = ViewDataset(records, num_frames=3, stride=1, clips=1, transform=transform)[0]["views"]
-    frames = read_frames(records.path(0), view_indices(20, 3, 1, 1)[0])
-    assert torch.equal(views[0], resize(frames, 20, 40, filter)[:, 2:18, 12:28])
+    sampling = TemporalSampling(3, 1)
+    seen = views(records, sampling, transform=transform)[0]["views"]
+    frames = read_frames(records.path(0), sampling.even_clips(20, 1)[0])
+    assert torch.equal(seen[0], resize(frames, 20, 40, filter)[:, 2:18, 12:28])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_view_loader_keeps_the_order_and_reports_what_is_broken(some_broken, workers):
-    dataset = ViewDataset(some_broken, num_frames=4, stride=1, clips=1, transform=ViewTransform(32, 24))
+    dataset = views(some_broken, TemporalSampling(4, 1))
     items = list(view_loader(dataset, workers=workers))
     assert [item["index"] for item in items] == list(range(6))
     assert [item["views"] is None for item in items] == [False, True] * 3
@@ -150,11 +358,11 @@ def test_the_view_loader_keeps_the_order_and_reports_what_is_broken(some_broken,
 def test_images_are_videos_of_one_frame(tmp_path):
     Image.new("RGB", (40, 30), (10, 20, 30)).save(tmp_path / "a.png")
     records = Records([str(tmp_path / "a.png")], [0], ["a"])
-    sample = clips(records, num_frames=1, stride=1)[SampleKey(0, 0)]
+    sample = clips(records, sampling=TemporalSampling(1, 1))[SampleKey(0, 0)]
     assert sample["clip"].shape == (1, 24, 24, 3) and sample["clip"][0, 0, 0].tolist() == [10, 20, 30]
     assert clips(records)[SampleKey(0, 0)]["clip"].shape == (6, 24, 24, 3)  # a still clip for a 3D network
-    views = ViewDataset(records, num_frames=1, stride=1, clips=1, transform=ViewTransform(24, 20))[0]["views"]
-    assert views.shape == (1, 1, 20, 20, 3)
+    item = views(records, TemporalSampling(1, 1), transform=ViewTransform(24, 20))[0]
+    assert item["views"].shape == (1, 1, 20, 20, 3)
 
 
 def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
@@ -163,6 +371,7 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
         textwrap.dedent(f"""
         import signal
 
+        from video_rs.data.clips import TemporalSampling
         from video_rs.data.dataset import ClipDataset
         from video_rs.data.loader import clip_loader
         from video_rs.data.records import Records
@@ -171,7 +380,7 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
         records = Records([{records.path(0)!r}], [0], ["a"])
-        dataset = ClipDataset(records, num_frames=4, stride=1, transform=TrainTransform(16))
+        dataset = ClipDataset(records, sampling=TemporalSampling(4, 1), transform=TrainTransform(16))
         loader = clip_loader(dataset, BatchStream(1, batch_size=2, num_steps=10**6, seed=0), workers=2)
         try:
             for i, batch in enumerate(loader):

@@ -54,6 +54,7 @@ def check_media(config: Config, records: Records) -> None:
 
 def train_dataset(config: Config, records: Records) -> ClipDataset:
     """Randomly sampled and augmented clips."""
+    from video_rs.data.clips import TemporalSampling
     from video_rs.data.dataset import ClipDataset
     from video_rs.data.rand_augment import RandAugment
     from video_rs.data.transforms import TrainTransform
@@ -71,24 +72,24 @@ def train_dataset(config: Config, records: Records) -> ClipDataset:
     )
     return ClipDataset(
         records,
-        num_frames=data.num_frames,
-        stride=data.stride,
+        sampling=TemporalSampling.of(config.contract()),
         transform=transform,
         seed=config.train.seed,
         decoder=data.decoder,
+        repeats=data.repeats,
     )
 
 
 def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:
     """All test views of a video as one sample; images have one clip."""
+    from video_rs.data.clips import TemporalSampling
     from video_rs.data.dataset import ViewDataset
     from video_rs.data.transforms import ViewTransform
 
     data = config.data
     return ViewDataset(
         records,
-        num_frames=data.num_frames,
-        stride=data.stride,
+        sampling=TemporalSampling.of(config.contract()),
         clips=clips if data.num_frames > 1 else 1,
         transform=ViewTransform(data.short_side, data.test_size, crops, data.filter),
         decoder=data.decoder,

@@ -81,8 +81,15 @@ def train_rows(dataset: ClipDataset, balanced: bool = False) -> Iterator[Row]:
     """The training samples of epoch 0, in the order of training."""
     from video_rs.data.sampler import BatchStream
 
-    labels = dataset.records.labels if balanced else None
-    for (key,) in BatchStream(len(dataset), batch_size=1, num_steps=len(dataset), seed=dataset.seed, labels=labels):
+    stream = BatchStream(
+        len(dataset),
+        batch_size=1,
+        num_steps=len(dataset) * dataset.repeats,
+        seed=dataset.seed,
+        labels=dataset.records.labels if balanced else None,
+        repeats=dataset.repeats,
+    )
+    for (key,) in stream:
         sample = dataset[key]
         for path, reason in sample["broken"]:
             print(f"replaced {path}: {reason}", file=sys.stderr)

@@ -1,52 +1,121 @@
-"""Which frames make a clip: the temporal sampling of the TF Model Garden (``ops/preprocess_ops_3d.py``).
+"""Which frames make a clip.
 
-A video that is too short is tiled: frame ``i`` of a video of ``length`` frames is frame ``i % length``.
+* dense: frames at a constant stride, the temporal sampling of the TF Model Garden (``ops/preprocess_ops_3d.py``). A
+  video that is too short is tiled: frame ``i`` of a video of ``length`` frames is frame ``i % length``.
+* segments: one frame of each of T equal parts of the whole video, as Temporal Segment Networks (arXiv 1608.00859) take
+  them. A video of fewer than T frames is stretched: its frames are repeated in place.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
+from video_rs.contract import SAMPLINGS, DataContract
 
-def train_indices(length: int, num_frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
-    """A random clip.
+ROUNDING = 1e-6  # frames; a moment that is the very first of a frame must not fall into the one before it
 
-    The start is uniform over all places where the clip ends inside the video, and over the whole video where there is
-    no such place.
 
-    Args:
-        length: frames in the video, at least 1.
-        num_frames: frames in the clip.
-        stride: source frames from one frame of the clip to the next.
+@dataclass(frozen=True)
+class TemporalSampling:
+    """How clips lie in a video.
 
-    Returns:
-        ``[num_frames]`` int64 in ``[0, length)``.
+    With ``fps``, the stride counts frames of that rate, whatever the source's: the frames of a clip are those that are
+    on the screen at equal moments, so that the middle of each lies within half a source frame of its moment, and
+    sources of 25, 30 and 60 frames a second show the same moments of a scene. A source of a lower rate repeats frames.
+
+    Attributes:
+        num_frames: frames of a clip (T).
+        stride: from one frame of a dense clip to the next. Segments have none.
+        kind: "dense" or "segments".
+        fps: frames per second that ``stride`` counts in; 0 for the source's own. Segments have none.
     """
-    _check(length, num_frames, stride)
-    span = (num_frames - 1) * stride
-    start = rng.integers(length - span if length > span else length)
-    return (start + stride * np.arange(num_frames, dtype=np.int64)) % length
+
+    num_frames: int = 32
+    stride: int = 2
+    kind: str = "dense"
+    fps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.num_frames, self.stride) < 1 or self.fps < 0 or self.kind not in SAMPLINGS:
+            raise ValueError(f"need num_frames, stride >= 1, fps >= 0 and a kind of {', '.join(SAMPLINGS)}; got {self}")
+
+    @classmethod
+    def of(cls, contract: DataContract) -> TemporalSampling:
+        """What a network expects."""
+        return cls(contract.num_frames, contract.stride, contract.sampling, contract.fps)
+
+    def step(self, source_fps: float = 0.0) -> float:
+        """Source frames from one frame of a dense clip to the next; need not be whole where ``fps`` is set.
+
+        Args:
+            source_fps: frames per second of the file; 0 where it is unknown, which counts as the rate asked for.
+        """
+        return self.stride * (source_fps / self.fps) if self.fps and source_fps else self.stride
+
+    def span(self, source_fps: float = 0.0) -> int:
+        """Source frames that pass during a dense clip, its last stride too."""
+        return math.ceil(self.num_frames * self.step(source_fps) - ROUNDING)
+
+    def random_clip(self, length: int, rng: np.random.Generator, source_fps: float = 0.0) -> np.ndarray:
+        """A random clip.
+
+        Dense: the start is uniform over all places where the clip ends inside the video, and over the whole video where
+        there is no such place. Segments: the frame is uniform in each segment.
+
+        Args:
+            length: frames in the video, at least 1.
+            source_fps: see :meth:`step`.
+
+        Returns:
+            ``[T]`` int64 in ``[0, length)``.
+        """
+        _check(length)
+        if self.kind == "segments":
+            return self._in_segments(length, rng.random(self.num_frames))
+        span = (self.num_frames - 1) * self.step(source_fps)
+        places = length - span if length > span else length
+        start = rng.random() * places if self.fps else rng.integers(places)  # one draw, one moment at any source rate
+        return self.clip_at(start, length, source_fps)
+
+    def even_clips(self, length: int, clips: int, source_fps: float = 0.0) -> np.ndarray:
+        """Clips for a test.
+
+        Dense: spread evenly over the video; a single one is taken from its middle. Segments: the middles of the
+        segments, or as many places evenly spread in each as there are clips.
+
+        Args:
+            length, source_fps: as for :meth:`random_clip`.
+            clips: how many.
+
+        Returns:
+            ``[clips, T]`` int64 in ``[0, length)``.
+        """
+        _check(length)
+        if clips < 1:
+            raise ValueError(f"clips must be at least 1, got {clips}")
+        if self.kind == "segments":
+            return self._in_segments(length, (2 * np.arange(clips)[:, None] + 1) / (2 * clips))
+        room = max(0, length - self.num_frames * self.step(source_fps))
+        starts = np.linspace(0, room, clips) if clips > 1 else np.array([room / 2])
+        return self.clip_at(starts, length, source_fps)
+
+    def clip_at(self, start: float | np.ndarray, length: int, source_fps: float = 0.0) -> np.ndarray:
+        """The dense clip from a place in the video, tiled where it is too short: ``[...]`` -> ``[..., T]`` int64."""
+        step = self.step(source_fps)
+        moments = np.asarray(start)[..., None] + step * np.arange(self.num_frames)
+        frames = np.floor(moments + ROUNDING).astype(np.int64)
+        return frames % length if length <= (self.num_frames - 1) * step else np.minimum(frames, length - 1)
+
+    def _in_segments(self, length: int, places: np.ndarray) -> np.ndarray:
+        """The frame at a place in ``[0, 1)`` of each segment: places that broadcast to ``[..., T]`` -> int64."""
+        edges = np.arange(self.num_frames + 1) * length // self.num_frames
+        sizes = np.maximum(np.diff(edges), 1)
+        return edges[:-1] + np.minimum(np.floor(places * sizes + ROUNDING).astype(np.int64), sizes - 1)
 
 
-def view_indices(length: int, num_frames: int, stride: int, clips: int) -> np.ndarray:
-    """Clips spread evenly over the video; a single one is taken from its middle.
-
-    Args:
-        length, num_frames, stride: as in :func:`train_indices`.
-        clips: how many.
-
-    Returns:
-        ``[clips, num_frames]`` int64 in ``[0, length)``.
-    """
-    _check(length, num_frames, stride)
-    if clips < 1:
-        raise ValueError(f"clips must be at least 1, got {clips}")
-    room = max(0, length - num_frames * stride)
-    # int(linspace(0, room, clips)) in integers: a float may fall just below the whole number it stands for
-    starts = np.arange(clips, dtype=np.int64) * room // (clips - 1) if clips > 1 else np.array([room // 2])
-    return (starts[:, None] + stride * np.arange(num_frames, dtype=np.int64)) % length
-
-
-def _check(length: int, num_frames: int, stride: int) -> None:
-    if min(length, num_frames, stride) < 1:
-        raise ValueError(f"need length, num_frames, stride >= 1, got {length}, {num_frames}, {stride}")
+def _check(length: int) -> None:
+    if length < 1:
+        raise ValueError(f"a video has at least 1 frame, got {length}")

@@ -1,51 +1,65 @@
-"""Samples: a training clip that depends on its key alone, and all views of a test video from one decode."""
+"""Samples: training clips that depend on their keys alone, and all views of a test video from one decode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from video_rs.data.clips import train_indices, view_indices
+from video_rs.data.clips import TemporalSampling
 from video_rs.data.decode import open_video
+from video_rs.data.packets import Scan
 from video_rs.data.records import Records
 from video_rs.data.sampler import SampleKey
-from video_rs.data.transforms import ViewTransform
+from video_rs.data.transforms import TrainTransform, ViewTransform
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
 MAX_REPLACEMENTS = 10
+HUNG = "hung the decoder"
 
 
 class ClipDataset(Dataset):
     """Training clips of videos; images are videos of one frame.
 
-    A file that cannot be read is replaced by another of its class, drawn from the sample's own key.
+    A file that cannot be read is replaced by another of its class, drawn from the sample's own key. What is drawn for a
+    key is the same whether it is asked for by itself or in a batch, after whatever others.
 
     Args:
         records: the files and their labels.
-        num_frames, stride: of the temporal sampling, in frames.
-        transform: ``transform(clip_THWC, rng) -> clip_THWC``.
+        sampling: which frames make a clip.
+        transform: a ``TrainTransform``, or what has its ``size``, ``filter``, ``box`` and ``finish``.
         seed: of the run.
         decoder: "auto", "decord" or "pyav".
+        repeats: R copies of a sample share the frames of one decode; see :class:`SampleKey`. Crop, flip and
+            augmentation are each copy's own.
+        skip: paths that are never opened, since they hung a worker; they count as files that cannot be read.
+
+    Attributes:
+        watch: called with the number of the record just before its file is opened, and with -1 when the sample or
+            batch is done. Does nothing unless it is set.
     """
 
     def __init__(
         self,
         records: Records,
         *,
-        num_frames: int,
-        stride: int,
-        transform: Callable[[Tensor, np.random.Generator], Tensor],
+        sampling: TemporalSampling,
+        transform: TrainTransform,
         seed: int = 0,
         decoder: str = "auto",
+        repeats: int = 1,
+        skip: Collection[str] = frozenset(),
     ) -> None:
-        self.records, self.num_frames, self.stride = records, num_frames, stride
-        self.transform, self.seed, self.decoder = transform, seed, decoder
+        self.records, self.sampling, self.transform = records, sampling, transform
+        self.seed, self.decoder, self.repeats, self.skip = seed, decoder, repeats, frozenset(skip)
+        self.watch: Callable[[int], None] = _unwatched
 
     def __len__(self) -> int:
         return len(self.records)
@@ -54,35 +68,85 @@ class ClipDataset(Dataset):
         """One sample.
 
         Returns:
-            clip: uint8 ``[T, H, W, C]``; frames: their numbers in the file; label, index: of the file it comes from;
+            clip: uint8 ``[T, S, S, C]``; frames: their numbers in the file; label, index: of the file it comes from;
             broken: ``[(path, reason)]`` of the files it had to replace.
 
         Raises:
             UserError: ten replacements could not be read either.
         """
-        broken: list[tuple[str, str]] = []
-        index = key.index
+        clips = self._empty_clips(1)
+        index, frames, broken = self._fill(clips, [key])
+        self.watch(-1)
+        label = self.records.label(index)
+        return {"clip": clips[0], "frames": frames, "label": label, "index": index, "broken": broken}
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
+        """A batch, written where it stays; consecutive copies of one use are decoded once.
+
+        Returns:
+            clip: uint8 ``[N, T, S, S, C]``; label, index: int64 ``[N]``; broken: the entries of all samples, once for
+            each decode.
+
+        Raises:
+            UserError: ten replacements of a file could not be read either.
+        """
+        clips, broken = self._empty_clips(len(keys)), []
+        labels, indices = torch.empty(2, len(keys), dtype=torch.int64)
+        first = 0
+        for _, copies in groupby(keys, self._use):
+            copies = list(copies)
+            part = slice(first, first + len(copies))
+            index, _, replaced = self._fill(clips[part], copies)
+            labels[part], indices[part] = self.records.label(index), index
+            broken += replaced
+            first = part.stop
+        self.watch(-1)
+        return {"clip": clips, "label": labels, "index": indices, "broken": broken}
+
+    def _use(self, key: SampleKey) -> tuple[int, int, int]:
+        return key.epoch, key.index, key.copy // self.repeats
+
+    def _empty_clips(self, count: int) -> Tensor:
+        return empty(count, self.sampling.num_frames, self.transform.size, self.transform.size, 3)
+
+    def _fill(self, clips: Tensor, copies: list[SampleKey]) -> tuple[int, np.ndarray, list[tuple[str, str]]]:
+        """Draws the copies of one use into ``[R, T, S, S, C]``; gives the record, its frames and what it replaced."""
+        use = self._use(copies[0])
+        index, broken = use[1], []
         for attempt in range(MAX_REPLACEMENTS + 1):
-            rng = keyed_rng(self.seed, "sample", *key, attempt)
+            path = self.records.path(index)
             try:
-                clip, frames = self._clip(index, rng)
+                return index, self._decode(index, path, clips, copies, attempt), broken
             except MediaError as error:
-                path = self.records.path(index)
                 broken.append((path, _reason(error, path)))
+                rng = keyed_rng(self.seed, "replace", *use, attempt)
                 index = self._replacement(index, rng, {path for path, _ in broken})
-            else:
-                label = self.records.label(index)
-                return {"clip": clip, "frames": frames, "label": label, "index": index, "broken": broken}
+        self.watch(-1)
         first = ": ".join(broken[0])
         raise UserError(
             f"{len(broken)} files in a row cannot be read (the first: {first}): check the dataset and the disk"
         )
 
-    def _clip(self, index: int, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
-        with open_video(self.records.path(index), self.decoder) as video:
-            indices = train_indices(video.num_frames, self.num_frames, self.stride, rng)
-            frames = video.read(indices)
-        return self.transform(frames, rng), indices
+    def _decode(self, index: int, path: str, clips: Tensor, copies: list[SampleKey], attempt: int) -> np.ndarray:
+        if path in self.skip:
+            raise MediaError(f"{path}: {HUNG}")
+        self.watch(index)
+        rngs = [keyed_rng(self.seed, "sample", *key, attempt) for key in copies]
+        with open_video(path, self.decoder, self.records.scan(index)) as video:
+            rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
+            frames = self.sampling.random_clip(video.num_frames, rng, video.fps)
+            video.read_crops(
+                frames,
+                lambda height, width: [self.transform.box(height, width, rng) for rng in rngs],
+                self.transform.size,
+                filter=self.transform.filter,
+                out=clips,
+            )
+        for clip, rng in zip(clips, rngs, strict=True):
+            finished = self.transform.finish(clip, rng)
+            if finished is not clip:
+                clip.copy_(finished)
+        return frames
 
     def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
         """Another file of the class; of any class where it has no other."""
@@ -97,24 +161,30 @@ class ClipDataset(Dataset):
 class ViewDataset(Dataset):
     """All views of each test video: one decode, `clips` clips times the transform's crops.
 
+    Only the frames of the views are in memory, at the size of the views, however long the video is.
+
     Args:
-        records, num_frames, stride, decoder: as for :class:`ClipDataset`.
+        records, sampling, decoder, skip: as for :class:`ClipDataset`.
         clips: spread evenly over the video.
         transform: gives the spatial views of a clip.
+
+    Attributes:
+        watch: as of :class:`ClipDataset`.
     """
 
     def __init__(
         self,
         records: Records,
         *,
-        num_frames: int,
-        stride: int,
+        sampling: TemporalSampling,
         clips: int,
         transform: ViewTransform,
         decoder: str = "auto",
+        skip: Collection[str] = frozenset(),
     ) -> None:
-        self.records, self.num_frames, self.stride = records, num_frames, stride
-        self.clips, self.transform, self.decoder = clips, transform, decoder
+        self.records, self.sampling, self.clips = records, sampling, clips
+        self.transform, self.decoder, self.skip = transform, decoder, frozenset(skip)
+        self.watch: Callable[[int], None] = _unwatched
 
     def __len__(self) -> int:
         return len(self.records)
@@ -129,16 +199,20 @@ class ViewDataset(Dataset):
         """
         path = self.records.path(index)
         item = {"views": None, "frames": None, "label": self.records.label(index), "index": index, "error": None}
+        if path in self.skip:
+            return item | {"error": HUNG}
+        self.watch(index)
         try:
-            item["views"], item["frames"] = self.views(path)
+            item["views"], item["frames"] = self.views(path, self.records.scan(index))
         except MediaError as error:
             item["error"] = _reason(error, path)
+        self.watch(-1)
         return item
 
-    def views(self, path: str) -> tuple[Tensor, np.ndarray]:
+    def views(self, path: str, scan: Scan | None = None) -> tuple[Tensor, np.ndarray]:
         """The views of one file and the frame numbers of its clips. Raises ``MediaError``."""
-        with open_video(path, self.decoder) as video:
-            indices = view_indices(video.num_frames, self.num_frames, self.stride, self.clips)
+        with open_video(path, self.decoder, scan) as video:
+            indices = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
             return clip_views(video.read, indices, self.transform), indices
 
 
@@ -153,9 +227,26 @@ def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: View
         uint8 ``[clips * crops, T, size, size, C]``, the crops of the first clip first.
     """
     unique, places = np.unique(indices, return_inverse=True)
-    crops = transform(read(unique, short_side=transform.short_side, filter=transform.filter))
-    views = crops[:, torch.from_numpy(places.reshape(indices.shape))]  # [crops, clips, T, size, size, C]
-    return views.transpose(0, 1).flatten(0, 1)
+    frames = read(unique, short_side=transform.short_side, filter=transform.filter)
+    views = None
+    for number, clip in enumerate(torch.from_numpy(places.reshape(indices.shape))):
+        crops = transform(frames[clip])
+        if views is None:
+            views = empty(len(indices), *crops.shape)
+        views[number] = crops
+    return views.flatten(0, 1)
+
+
+def empty(*shape: int) -> Tensor:
+    """uint8 memory to write into; in a worker it is shared, so that it reaches the main process without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as default_collate; share_memory_() copies
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def _unwatched(index: int) -> None:
+    pass
 
 
 def _reason(error: MediaError, path: str) -> str:
