@@ -1,6 +1,9 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,3 +341,49 @@ def test_a_val_split_that_stands_in_for_the_test_split_says_so(tmp_path):
     assert not load_splits(str(tmp_path))["test"].stands_in
     shutil.rmtree(tmp_path / "test")
     assert load_splits(str(tmp_path))["test"].stands_in
+
+
+SHARED = """
+import os, sys, time
+from video_rs.data.records import load_splits
+
+def pss(process):
+    with open(f"/proc/{process}/smaps_rollup") as lines:
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+records = load_splits(sys.argv[1], val=sys.argv[1] + "/train.csv", splits=("train",))["train"]
+workers = []
+for _ in range(4):
+    read, write = os.pipe()
+    worker = os.fork()
+    if not worker:
+        for index in range(len(records)):
+            records.path(index), records.label(index)
+        os.write(write, b"done")
+        time.sleep(600)
+    os.read(read, 4)
+    workers.append(worker)
+print(len(records), sum(map(pss, [os.getpid(), *workers])))
+for worker in workers:
+    os.kill(worker, 9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what processes share")
+def test_a_million_files_take_less_than_200_megabytes_in_all_workers_together(tmp_path):
+    def measure(folders, files):
+        root = tmp_path / str(folders * files)
+        for folder in range(folders):
+            path = root / "train" / f"class_name_{folder:03d}"
+            path.mkdir(parents=True)
+            for file in range(files):
+                os.close(os.open(path / f"{folder:04d}{file:06d}x_000010_000020.mp4", os.O_CREAT))
+        lines = [f"{file.relative_to(root)} {file.parent.name}\n" for file in sorted(root.glob("train/*/*.mp4"))]
+        (root / "train.csv").write_text("".join(lines))
+        done = subprocess.run([sys.executable, "-c", SHARED, str(root)], capture_output=True, text=True, check=True)
+        return map(int, done.stdout.split())
+
+    (few, base), (many, taken) = measure(2, 5), measure(1000, 1000)
+    assert (few, many) == (10, 1_000_000)
+    assert taken - base < 200e6

@@ -11,6 +11,8 @@ Sources, for each split:
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -84,9 +86,11 @@ class Records:
 
     def path(self, index: int) -> str:
         """Of one file."""
-        index = int(index)
+        return os.fsdecode(self._encoded(int(index)))
+
+    def _encoded(self, index: int) -> bytes:
         start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
+        return self._bytes[start : self._ends[index]].tobytes()
 
     def label(self, index: int) -> int:
         """Of one file."""
@@ -103,10 +107,10 @@ class Records:
 
     def fingerprint(self) -> str:
         """Of the classes, the file names and their labels, in order, wherever the files lie: 12 hexadecimal digits."""
-        names = "\0".join(os.path.basename(self.path(index)) for index in range(len(self)))
-        classes = "\0".join(self.class_names)
         digest = sha1(self.labels.astype("<i4").tobytes())
-        digest.update(f"{classes}\0\0{names}".encode(errors="surrogateescape"))
+        digest.update("\0".join(self.class_names).encode(errors="surrogateescape") + b"\0")
+        for index in range(len(self)):  # one by one: all names at once would take as much memory as the records
+            digest.update(b"\0" + os.path.basename(self._encoded(index)))
         return digest.hexdigest()[:12]
 
     def describe(self) -> str:
@@ -208,6 +212,8 @@ def load_splits(
             raise UserError(f"the {split} split of {source} is empty: {hint}")
     if "train" in splits and len(np.unique(records["train"].labels)) < 2:
         raise UserError(f"the train split of {found['train']} has files of one class only: training needs two or more")
+    del read
+    _return_freed_memory()
     return {split: records[split] for split in splits}
 
 
@@ -245,6 +251,12 @@ def source_of(path: str) -> str:
     stem = Path(path).stem
     match = lists.KINETICS_NAME.fullmatch(stem) or lists.UCF_NAME.fullmatch(stem)
     return match["source"] if match else "/".join(Path(path).parts[-2:])
+
+
+def _return_freed_memory() -> None:
+    """To the system: every worker that is forked would else be charged for what reading a long list took."""
+    with contextlib.suppress(AttributeError, OSError):  # where the C library is another one
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _find(root: str, split: str, given: str) -> str:
