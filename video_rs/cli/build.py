@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from video_rs.data.records import Records
 
 
-def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test")) -> dict[str, Records]:
-    """The records of the splits asked for."""
+def build_records(
+    config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
+) -> dict[str, Records]:
+    """The records of the splits asked for, and the index of their files where one was made."""
+    from video_rs.data.index import attach
     from video_rs.data.records import load_splits
 
     data = config.data
-    return load_splits(
+    records = load_splits(
         data.root,
         data.train,
         data.val,
@@ -31,6 +34,9 @@ def build_records(config: Config, splits: Sequence[str] = ("train", "val", "test
         max_missing=data.max_missing,
         splits=tuple(splits),
     )
+    for of_split in records.values() if indexed else ():
+        attach(of_split)
+    return records
 
 
 def class_names(config: Config, records: Records) -> tuple[str, ...]:

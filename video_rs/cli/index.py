@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     from video_rs.data.decode import is_image
     from video_rs.data.index import index_file
 
-    splits = {index_file(records): (split, records) for split, records in build_records(config).items()}
+    splits = {index_file(records): (split, records) for split, records in build_records(config, indexed=False).items()}
     for file, (split, records) in splits.items():
         if is_image(records.path(0)):
             raise UserError(f"the files of the {split} split are images ({records.path(0)}): only videos need an index")

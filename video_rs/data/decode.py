@@ -21,7 +21,7 @@ from torch import Tensor
 
 from video_rs.data.decode_decord import DecordReader, Unsuitable
 from video_rs.data.decode_pyav import PyAVReader
-from video_rs.data.packets import Scan, best_stream, header_rate, open_container, scan
+from video_rs.data.packets import Scan, scan
 from video_rs.data.transforms import Box, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
@@ -305,12 +305,6 @@ def scan_video(path: str | Path) -> Scan:
     """What the packets of a video file tell, without decoding any. Raises ``MediaError``."""
     with _media_errors(path):
         return scan(path)
-
-
-def frame_rate(path: str | Path) -> float:
-    """Mean frames per second as the file's header tells; 0 where it does not. Raises ``MediaError``."""
-    with _media_errors(path), open_container(path) as container:
-        return header_rate(best_stream(container, path))
 
 
 def is_image(path: str | Path) -> bool:

@@ -1,0 +1,69 @@
+"""``tools/index_dataset.py``: what it says, and that other commands find what it made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from video_rs.cli.build import build_records
+from video_rs.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def dataset(make_video, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            make_video(tmp_path / "data" / split / name / "0.mp4", 20)
+    make_video(tmp_path / "data/train/a/1.ts", 10)
+    (tmp_path / "data/train/b/broken.mp4").write_bytes(b"no video")
+    return tmp_path / "data"
+
+
+def run(root, *overrides):
+    command = [
+        sys.executable,
+        ROOT / "tools/index_dataset.py",
+        "--cfg",
+        "motion_rs.yaml",
+        f"data.root={root}",
+        *overrides,
+    ]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
+    config = load_config("motion_rs.yaml", [f"data.root={dataset}"])
+    assert build_records(config)["train"].index is None
+    done = run(dataset)
+    assert done.returncode == 0, done.stderr
+    assert "train: 4 files, 2 of them in the index" in done.stdout and "val: 2 files, 2 of them" in done.stdout
+    assert "2 for decord" in done.stdout and "1 for PyAV (its timestamps are no guide)" in done.stdout
+    assert "20 to 20 frames" in done.stdout and "1 cannot be read" in done.stdout and "broken.mp4: " in done.stdout
+    records = build_records(config)
+    assert [records["train"].scan(i) is not None for i in range(4)] == [True, False, True, False]
+    assert records["val"].scan(1).num_frames == 20 and records["test"] is records["val"]
+
+
+def test_bad_input(dataset, tmp_path):
+    for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "images"), "are images")):
+        done = run(root)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert run(dataset).returncode == 0
+    for file in (tmp_path / "cache" / "index").iterdir():
+        file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is damaged.*index"):
+        build_records(load_config("motion_rs.yaml", [f"data.root={dataset}"]))
+    assert run(dataset).returncode == 0  # and makes it anew
+
+
+def make_images(root):
+    from PIL import Image
+
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / name / "0.png")
+    return root
