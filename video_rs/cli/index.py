@@ -8,8 +8,8 @@ that use the same files find the result by themselves, in the cache folder ($VID
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video_rs.cli.common import config_parser, progress
@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
     from video_rs.data.decode import is_image
     from video_rs.data.index import index_file
 
-    splits = {index_file(records): (split, records) for split, records in build_records(config, indexed=False).items()}
+    splits: dict[Path, tuple[str, Records]] = {}
+    for split, records in build_records(config, indexed=False).items():
+        splits.setdefault(index_file(records), (split, records))  # val may stand in for test
     for file, (split, records) in splits.items():
         if is_image(records.path(0)):
             raise UserError(f"the files of the {split} split are images ({records.path(0)}): only videos need an index")
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def make(records: Records, split: str, file: os.PathLike, workers: int) -> list[str]:
+def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
     """Makes and saves the index of one split; returns what there is to say about its files."""
     from video_rs.data.index import pack, scan_file
     from video_rs.pool import map_in_processes
