@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
+from video_rs.data.watch import Slots, Watch
 from video_rs.errors import StuckWorker, VideoRSError
 
 
@@ -74,72 +72,31 @@ class ViewLoader:
 
 
 class _Loader(DataLoader):
-    """A DataLoader whose workers tell in ``slots``, which all processes share, what they are at: int64
-    ``[workers, 2]``, the index of the record (-1: in none) and since when, in nanoseconds of the monotonic clock."""
-
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
-        self.patience = timeout
-        self.slots = torch.full((workers, 2), -1).share_memory_()
+        self.slots, self.patience = Slots(workers), timeout
         if workers:
             options |= {"worker_init_fn": partial(_start_worker, self.slots), "num_workers": workers}
             options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
-            options |= {"timeout": min(5.0, timeout / 4)}  # how often it looks whether a worker hangs
         super().__init__(_Guarded(dataset), collate_fn=_as_is, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.slots.fill_(-1)
+        self.slots.clear()
         batches = super().__iter__()
         try:
-            for batch in self._watched(batches):
+            for batch in self._watched(batches) if self.num_workers and self.patience else batches:
                 if isinstance(batch, VideoRSError):
                     raise batch
                 yield batch
         finally:
-            self._end_workers(batches)
+            _end_workers(batches)
 
     def _watched(self, batches: Iterator) -> Iterator[Any]:
-        """The batches; raises ``StuckWorker``."""
-        waited = 0.0
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader timed out" not in str(error):
-                    raise
-                waited += self.timeout  # added up, for while a job is suspended the clocks run on
-                if waited >= self.patience:
-                    self._look_for_stuck(waited)
-            else:
-                waited = 0.0
-                yield batch
-
-    def _look_for_stuck(self, waited: float) -> None:
-        busy = [(self._age(slot), int(slot[0])) for slot in self.slots if slot[0] >= 0]
-        if not busy:  # stopped or dead-locked between two files
-            raise StuckWorker(-1, "", waited)
-        age, index = max(busy)
-        if age > self.patience:
-            raise StuckWorker(index, self.dataset.dataset.records.path(index), age)
-
-    @staticmethod
-    def _age(slot: Tensor) -> float:
-        return (time.monotonic_ns() - int(slot[1])) / 1e9
-
-    def _end_workers(self, batches: Iterator) -> None:
-        """Ends the workers at once, also one that hangs in a file."""
-        if not self.num_workers:
-            return
-        for slot, worker in zip(self.slots, batches._workers):
-            if self.patience and slot[0] >= 0 and self._age(slot) > self.patience:
-                with contextlib.suppress(RuntimeError):  # torch's, raised when a worker is killed
-                    worker.kill()
-                    worker.join(5)
-                worker.join(5)
-        batches._shutdown_workers()
-        for worker in batches._workers:
-            worker.kill()
+        watch = Watch(batches._workers, self.slots, self.patience, self.dataset.dataset.records.path)
+        watch.start()
+        try:
+            yield from watch.batches(batches)
+        finally:
+            watch.end()
 
 
 class _Guarded(Dataset):
@@ -159,25 +116,16 @@ class _Guarded(Dataset):
 
     def __getitems__(self, keys: list) -> Any:
         try:
-            return _collate([self.dataset[key] for key in keys])
+            return self.dataset.__getitems__(keys)
         except VideoRSError as error:
             return error
-
-
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "clip": torch.stack([sample["clip"] for sample in samples]),
-        "label": torch.tensor([sample["label"] for sample in samples]),
-        "index": torch.tensor([sample["index"] for sample in samples]),
-        "broken": [entry for sample in samples for entry in sample["broken"]],
-    }
 
 
 def _as_is(item: Any) -> Any:
     return item
 
 
-def _start_worker(slots: Tensor, worker: int) -> None:
+def _start_worker(slots: Slots, worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C and a scheduler's SIGTERM reach every process of a job. The main process saves, then ends the workers; they
     # leave without a word, also when it hangs up while it takes a batch from one of them (multiprocessing reports that
@@ -185,13 +133,15 @@ def _start_worker(slots: Tensor, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.excepthook = _report_unless_hung_up
-    get_worker_info().dataset.dataset.watch = partial(_tell, slots[worker])
+    get_worker_info().dataset.dataset.watch = slots.of(worker)
 
 
-def _tell(slot: Tensor, index: int) -> None:
-    """The time first: the new one with the old record is harmless, the old one with the new record looks stuck."""
-    slot[1] = time.monotonic_ns()
-    slot[0] = index
+def _end_workers(batches: Iterator) -> None:
+    """Ends the workers at once, also one that hangs."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            worker.kill()
 
 
 def _report_unless_hung_up(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

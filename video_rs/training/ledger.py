@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from video_rs.data.dataset import HUNG
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
 
@@ -43,7 +44,7 @@ class Ledger:
 
     def note_hung(self, path: str) -> None:
         """A file that is not to be opened again."""
-        self.files.setdefault(path, ["hung the decoder", 0])
+        self.files.setdefault(path, [HUNG, 0])
         self.hung.append(path)
         self._is_written = False
 

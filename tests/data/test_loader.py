@@ -1,0 +1,219 @@
+"""Loaders whose workers hang, in a real file that takes minutes to decode or because something stops them."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.hanging import write_hanging_video
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
+from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.records import Records
+from video_rs.data.sampler import BatchStream
+from video_rs.data.transforms import TrainTransform, ViewTransform
+from video_rs.errors import StuckWorker
+
+SAMPLING = TemporalSampling(4, 2)
+
+
+@pytest.fixture(scope="module")
+def paths(make_video, tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    return [str(make_video(root / f"{i}.mp4", 20 + i, 32, 48)) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def hanging_video(tmp_path_factory):
+    return str(write_hanging_video(tmp_path_factory.mktemp("hanging") / "hanging.mkv"))
+
+
+def records_of(paths):
+    return Records(paths, [i % 2 for i in range(len(paths))], ["a", "b"])
+
+
+def clip_batches(paths, *, transform=None, workers=2, timeout=1.0, steps=4, skip=()):
+    """The loader of `steps` batches of 4; an epoch is one of six files."""
+    transform = transform or TrainTransform(24)
+    dataset = ClipDataset(records_of(paths), sampling=SAMPLING, transform=transform, seed=3, skip=skip)
+    stream = BatchStream(len(paths), batch_size=4, num_steps=steps, seed=3, micro_batch=2)
+    return clip_loader(dataset, stream, workers=workers, timeout=timeout)
+
+
+def views(paths, **options):
+    dataset = ViewDataset(records_of(paths), sampling=SAMPLING, clips=1, transform=ViewTransform(32, 24))
+    return view_loader(dataset, **{"workers": 2, "timeout": 1.0, **options})
+
+
+def taken_until_stuck(loader):
+    batches = []
+    with pytest.raises(StuckWorker) as error:
+        for batch in loader:
+            batches.append(batch)
+    return batches, error.value
+
+
+def assert_no_worker_left():
+    listed = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True).stdout
+    assert not [name for name in listed.split() if name.startswith("pt_")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
+    reference = list(clip_batches(paths, workers=0))
+    batches, stuck = taken_until_stuck(clip_batches([*paths[:4], hanging_video, paths[5]], workers=workers))
+    assert (stuck.index, stuck.path) == (4, hanging_video)
+    assert hanging_video in str(stuck) and "data.timeout" in str(stuck) and stuck.seconds > 1
+    for batch, expected in zip(batches, reference):  # what came before it is what would have come anyhow
+        assert 4 not in expected["index"] and torch.equal(batch["clip"], expected["clip"])
+    assert 4 in reference[len(batches)]["index"]
+    assert_no_worker_left()
+
+
+def test_without_the_file_it_goes_on(paths, hanging_video):
+    reference = list(clip_batches(paths, workers=0))
+    batches = list(clip_batches([hanging_video, *paths[1:]], skip=[hanging_video]))
+    for batch, expected in zip(batches, reference, strict=True):
+        assert [path for path, _ in batch["broken"]] == [hanging_video] * int((expected["index"] == 0).sum())
+        for i, index in enumerate(expected["index"]):
+            assert torch.equal(batch["clip"][i], expected["clip"][i]) == (index != 0)
+
+
+class Stopping(TrainTransform):
+    """Stops its worker, as a debugger or a scheduler does, at the second clip it is to augment."""
+
+    count = 0
+
+    def finish(self, clip, rng):
+        self.count += 1
+        if self.count == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().finish(clip, rng)
+
+
+def test_a_worker_that_is_stopped_in_a_file(paths):
+    _, stuck = taken_until_stuck(clip_batches(paths, transform=Stopping(24), workers=1))
+    assert stuck.path in paths
+    assert_no_worker_left()
+
+
+class Pausing(Stopping):
+    """The same, but something lets it go on after longer than the timeout, though less than that after each look."""
+
+    def finish(self, clip, rng):
+        if not self.count:
+            subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+        return super().finish(clip, rng)
+
+
+def test_workers_that_are_stopped_between_files(paths):
+    loader = clip_batches(paths, workers=2, timeout=3.0, steps=100)
+    batches = iter(loader)
+    next(batches)
+    time.sleep(0.2)
+    while loader.slots.busy():  # they run ahead by two batches each
+        time.sleep(0.01)
+    for worker in torch.multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(StuckWorker, match="stood still") as error:
+        list(batches)
+    assert (error.value.index, error.value.path) == (-1, "")
+    assert_no_worker_left()
+
+
+def test_slow_is_not_stuck(paths):
+    """Files that take less than the timeout, batches that take more, and a consumer that takes its time."""
+
+    class Slow(TrainTransform):
+        def finish(self, clip, rng):
+            time.sleep(0.7)
+            return super().finish(clip, rng)
+
+    for batch in clip_batches(paths, transform=Slow(24), workers=1, timeout=1.0, steps=1):
+        assert batch["clip"].shape == (2, 4, 24, 24, 3)
+        time.sleep(1.2)
+
+
+def test_without_a_timeout_it_waits(paths):
+    reference = list(clip_batches(paths, workers=0))
+    batches = list(clip_batches(paths, transform=Pausing(24), workers=1, timeout=0))
+    assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(batches, reference, strict=True))
+
+
+def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monkeypatch):
+    os.link(hanging_video, tmp_path / "another.mkv")
+    mixed = [paths[0], hanging_video, paths[2], paths[3], str(tmp_path / "another.mkv"), paths[5]]
+    loader = views(mixed)
+    items = list(loader)
+    assert [item["index"] for item in items] == list(range(6))
+    assert [item["error"] for item in items] == [None, "hung the decoder", None, None, "hung the decoder", None]
+    for item, expected in zip(items, views(paths, workers=0)):
+        assert item["label"] == expected["label"]
+        assert item["error"] or torch.equal(item["views"], expected["views"])
+    assert_no_worker_left()
+    looks = []
+    monkeypatch.setattr("video_rs.data.watch.Watch._look", lambda self, waited: looks.append(waited))
+    assert [item["error"] is None for item in loader] == [True, False, True, True, False, True]
+    assert not looks  # they are not waited for a second time
+
+
+def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
+    links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_REPLACEMENTS + 3)]
+    for link in links:
+        os.link(hanging_video, link)
+    with pytest.raises(StuckWorker):
+        list(views(links, timeout=0.1))
+
+
+def test_a_worker_that_is_killed_is_another_thing(paths):
+    class Dying(TrainTransform):
+        def finish(self, clip, rng):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="is killed by signal|exited unexpectedly"):
+        list(clip_batches(paths, transform=Dying(24)))
+
+
+def test_ctrl_c_leaves_the_workers_silent(paths, tmp_path):
+    script = tmp_path / "loop.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import signal
+
+        from video_rs.data.clips import TemporalSampling
+        from video_rs.data.dataset import ClipDataset
+        from video_rs.data.loader import clip_loader
+        from video_rs.data.records import Records
+        from video_rs.data.sampler import BatchStream
+        from video_rs.data.transforms import TrainTransform
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
+        records = Records([{paths[0]!r}], [0], ["a"])
+        dataset = ClipDataset(records, sampling=TemporalSampling(4, 1), transform=TrainTransform(16))
+        loader = clip_loader(dataset, BatchStream(1, batch_size=2, num_steps=10**6, seed=0), workers=2, timeout=60)
+        try:
+            for i, batch in enumerate(loader):
+                print("batch", flush=True)
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+        """)
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "batch\n"
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the whole group gets it
+    output, errors = process.communicate(timeout=60)
+    assert output.endswith("stopped\n") and "Traceback" not in errors

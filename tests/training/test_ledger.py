@@ -1,0 +1,168 @@
+"""The ledger of broken files, the limit of what a run bears, and what is saved when the data fail."""
+
+import csv
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.test_loop import batches, fit, plan, trainer
+from video_rs import checkpoint
+from video_rs.errors import StuckWorker, UserError
+from video_rs.training.ledger import Ledger
+
+
+def rows(folder):
+    with open(folder / "broken_files.csv", newline="") as handle:
+        return list(csv.reader(handle))[1:]
+
+
+def with_broken(files):
+    """Batches of which the first of step s had to replace ``files[s]``."""
+
+    def make(plan, start=0):
+        parts = plan.batch_size // plan.micro_batch
+        for number, batch in enumerate(batches(plan, start), start * parts):
+            yield {**batch, "broken": [] if number % parts else files.get(number // parts, [])}
+
+    return make
+
+
+def failing(error, step, part=0):
+    """Batches that end with an error where those of a step, or its later parts, should come."""
+
+    def make(plan, start=0):
+        parts = plan.batch_size // plan.micro_batch
+        for number, batch in enumerate(batches(plan, start), start * parts):
+            if number == step * parts + part:
+                raise error
+            yield {**batch, "broken": [("late.mp4", "empty")] if number == step * parts else []}
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("num_files", "max_broken", "allowed"),
+    [(10, 0.05, 1), (19, 0.05, 1), (20, 0.05, 1), (40, 0.05, 2), (100, 0.29, 29), (10, 0.0, 0), (3, 1.0, 3)],
+)
+def test_how_many_files_may_be_broken(num_files, max_broken, allowed, tmp_path):
+    ledger = Ledger(num_files, max_broken)
+    ledger.note([(f"{i}.mp4", "empty") for i in range(allowed)] * 2)  # how often does not matter
+    ledger.check(tmp_path, 1)
+    ledger.note([("more.mp4", "empty")])
+    if allowed < num_files:
+        with pytest.raises(UserError, match=f"{allowed + 1} of {num_files} .*data.max_broken={max_broken:g}"):
+            ledger.check(tmp_path, 1)
+
+
+def test_the_ledger_grows_while_the_run_goes_on(tmp_path):
+    files = {0: [("b, c.mp4", "empty"), ("a.mp4", "cut off")], 2: [("a.mp4", "cut off")], 4: [("a.mp4", "cut off")]}
+    seen = {}
+
+    def watching(plan, start):
+        for step, batch in enumerate(with_broken(files)(plan, start)):
+            seen[step] = rows(tmp_path) if (tmp_path / "broken_files.csv").exists() else None
+            yield batch
+
+    fit(trainer(plan(log_every=1)), tmp_path, batches=watching)
+    assert seen[0] is None
+    assert seen[1] == seen[2] == [["a.mp4", "cut off", "1"], ["b, c.mp4", "empty", "1"]]
+    assert seen[3] == [["a.mp4", "cut off", "2"], ["b, c.mp4", "empty", "1"]]
+    assert rows(tmp_path)[0] == ["a.mp4", "cut off", "3"]
+
+
+def test_no_ledger_where_all_is_well(tmp_path):
+    fit(trainer(plan()), tmp_path)
+    assert not (tmp_path / "broken_files.csv").exists()
+
+
+def test_the_ledger_is_part_of_the_state(tmp_path):
+    files = {0: [("b.mp4", "empty")], 4: [("a.mp4", "cut off")]}
+    fit(trainer(plan(num_steps=3)), tmp_path, batches=with_broken(files))
+    (tmp_path / "broken_files.csv").unlink()
+    resumed = trainer(plan())
+    resumed.load_state_dict(checkpoint.load(tmp_path / "last.pt"))
+    fit(resumed, tmp_path, batches=with_broken(files))
+    assert rows(tmp_path) == [["a.mp4", "cut off", "1"], ["b.mp4", "empty", "1"]]
+
+
+def test_the_limit(tmp_path):
+    """The state is saved, and a larger limit lets the run go on to where it would have come."""
+    files = {step: [(f"{step}.mp4", "empty")] for step in range(3)}
+    undisturbed = fit(trainer(plan()), tmp_path / "undisturbed", batches=with_broken(files))
+    job = trainer(plan(), ledger=Ledger(20, 0.1))
+    with pytest.raises(UserError) as error:
+        fit(job, tmp_path, batches=with_broken(files))
+    for word in ("3 of 20", "data.max_broken=0.1", "0.mp4: empty", str(tmp_path / "broken_files.csv"), "step 3"):
+        assert word in str(error.value)
+    assert len(rows(tmp_path)) == 3
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert saved["step"] == 3
+
+    again = trainer(plan(), ledger=Ledger(20, 0.1))
+    again.load_state_dict(saved)
+    with pytest.raises(UserError, match="3 of 20"):
+        fit(again, tmp_path, batches=lambda plan, start: pytest.fail("it trains on"))
+    again = trainer(plan(), ledger=Ledger(20, 0.15))
+    again.load_state_dict(saved)
+    assert torch.equal(fit(again, tmp_path, batches=with_broken(files))["head.weight"], undisturbed["head.weight"])
+
+
+class WithStatistics(nn.Module):
+    """Batch norm in front of the model: each forward changes its buffers."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.contract, self.num_classes = model.contract, model.num_classes
+        self.norm, self.model = nn.BatchNorm3d(3).double(), model
+
+    def forward(self, clips, keys=None):
+        return self.model(self.norm(clips))
+
+
+def with_statistics():
+    job = trainer(plan(micro_batch=2))
+    job.model = WithStatistics(job.model)
+    return job
+
+
+STUCK = StuckWorker(7, "late.mp4", 130.0)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("step", [0, 4])
+@pytest.mark.parametrize("error", [STUCK, UserError("11 files in a row cannot be read")])
+def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
+    """What is saved is the state before the step, so that nothing counts twice."""
+    undisturbed = fit(with_statistics(), tmp_path / "undisturbed")
+    meter = checkpoint.load(tmp_path / "undisturbed" / "last.pt")["meter"]
+    with pytest.raises(type(error)):
+        fit(with_statistics(), tmp_path, batches=failing(error, step, part))
+    if step == 0 and error is not STUCK:
+        assert not (tmp_path / "last.pt").exists()  # nothing is worth keeping, and the person may change the config
+        return
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert saved["step"] == step
+    assert saved["broken"] == ({"late.mp4": ["hung the decoder", 0]} if error is STUCK else {})
+    assert saved["hung"] == (["late.mp4"] if error is STUCK else [])
+    job = with_statistics()
+    job.load_state_dict(saved)
+    resumed = fit(job, tmp_path)
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+    assert torch.equal(checkpoint.load(tmp_path / "last.pt")["meter"], meter)
+
+
+def test_workers_that_stand_still_are_nobodys_fault(tmp_path):
+    with pytest.raises(StuckWorker):
+        fit(trainer(plan()), tmp_path, batches=failing(StuckWorker(-1, "", 130.0), 2))
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert (saved["step"], saved["broken"], saved["hung"]) == (2, {}, [])
+
+
+def test_checkpoints_from_before_files_could_hang(tmp_path):
+    fit(trainer(plan(num_steps=3)), tmp_path)
+    saved = checkpoint.load(tmp_path / "last.pt")
+    del saved["hung"]
+    job = trainer(plan())
+    job.load_state_dict(saved)
+    assert job.ledger.hung == []
