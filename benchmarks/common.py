@@ -1,0 +1,125 @@
+"""What the benchmarks share: their videos, the time and memory of a tree of processes, how they end. Linux only."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import platform
+import re
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from video_rs.errors import UserError
+
+PACKAGES = ("torch", "torchvision", "av", "decord", "pytorchvideo")
+
+
+def find_videos(inputs: list[str]) -> list[str]:
+    """The files named, and those in the folders named; ``UserError`` for what is not there."""
+    from video_rs.data.decode import VIDEO_EXTENSIONS
+    from video_rs.data.lists import media_below
+
+    files: list[str] = []
+    for entry in inputs:
+        if not os.path.exists(entry):
+            raise UserError(f"{entry}: no such file or folder")
+        found = media_below(entry, VIDEO_EXTENSIONS) if os.path.isdir(entry) else [entry]
+        if not found:
+            raise UserError(f"{entry}: no videos in this folder")
+        files += found
+    return files
+
+
+def missing(package: str) -> str:
+    """Why a package can't be used here; empty if it can."""
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError) as error:
+        return f"{package} is not installed ({str(error).splitlines()[0]})"
+    return ""
+
+
+def fresh_process() -> ProcessPoolExecutor:
+    """One process that has inherited nothing, and starts others as this one would; it lives until ``shutdown()``."""
+    return ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_processes_by,
+        initargs=(multiprocessing.get_start_method(),),
+    )
+
+
+def _start_processes_by(method: str) -> None:
+    multiprocessing.set_start_method(method, force=True)
+
+
+def process_tree() -> list[int]:
+    """This process and its workers."""
+    return [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU time that processes have used, all threads, user and system."""
+    return sum(time.clock_gettime(_cpu_clock(pid)) for pid in pids)
+
+
+def _cpu_clock(pid: int) -> int:
+    """What clock_getcpuclockid(3) gives on Linux; Python does not have it."""
+    return ~pid << 3 | 2
+
+
+def memory_mb(pids: list[int]) -> float:
+    """Memory of processes: private pages, each shared page once (PSS), and the pages of libraries and other files once.
+
+    The PSS of file pages is left out, as it depends on who else on the machine has the same library open.
+    """
+    pages, files = 0, 0
+    for pid in pids:
+        values = _kilobytes(pid, "smaps_rollup")
+        pages += values["Pss_Anon"] + values["Pss_Shmem"]
+        files = max(files, _kilobytes(pid, "status")["RssFile"])
+    return (pages + files) / 1024
+
+
+def peak_rss_mb() -> float:
+    """The largest RSS that this process has had (``ru_maxrss`` begins with that of the process that started it)."""
+    return _kilobytes(os.getpid(), "status")["VmHWM"] / 1024
+
+
+def _kilobytes(pid: int, name: str) -> dict[str, int]:
+    text = Path(f"/proc/{pid}/{name}").read_text()
+    return {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+
+
+def environment() -> str:
+    """One line: the processor, its cores, Python and the packages that matter."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    parts = [f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"]
+    parts.append(f"Python {platform.python_version()}")
+    for package in PACKAGES:
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            parts.append(f"no {package}")
+    return ", ".join(parts)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown: the first column to the left, the others to the right, padded to be read as text too."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [header, rule, *rows]
+    return "\n".join(
+        "| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))) + " |"
+        for line in lines
+    )
+
+
+def note(text: str) -> None:
+    """What a reader of the table should know, or progress: on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""The ways to a training clip that data_loading.py compares: each makes an iterable of batches of a :class:`Task`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.dataset import ClipDataset
+from video_rs.data.decode import probe
+from video_rs.data.loader import clip_loader
+from video_rs.data.records import Records
+from video_rs.data.sampler import BatchStream, SampleKey
+from video_rs.data.transforms import TrainTransform
+from video_rs.errors import MediaError
+
+SEED = 0
+BARE = "bare decode"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to read, the same for all ways.
+
+    Attributes:
+        paths: the file of each record.
+        num_frames, stride, size: of a clip.
+        batch: clips in a batch.
+        workers: processes that read.
+        window: batches in a turn that are timed.
+        frames: the frame numbers of each clip.
+    """
+
+    paths: list[str]
+    num_frames: int
+    stride: int
+    size: int
+    batch: int
+    workers: int
+    window: int
+    frames: dict[SampleKey, np.ndarray]
+
+    @property
+    def steps(self) -> int:
+        """Batches of a turn: one per worker to warm up, those timed, one per worker to see the memory, and four per
+        worker so that none falls idle before the end."""
+        return self.window + 6 * self.workers
+
+    def stream(self, steps: int = 0) -> BatchStream:
+        return BatchStream(len(self.paths), batch_size=self.batch, num_steps=steps or self.steps, seed=SEED)
+
+    def dataset(self, decoder: str) -> ClipDataset:
+        records = Records(self.paths, [0] * len(self.paths), ["video"])
+        sampling = TemporalSampling(self.num_frames, self.stride)
+        return ClipDataset(records, sampling=sampling, transform=TrainTransform(self.size), seed=SEED, decoder=decoder)
+
+    def with_frames(self) -> Task:
+        """With the frame numbers that ``ClipDataset`` takes for each clip."""
+        dataset = self.dataset("pyav")
+        keys = itertools.chain.from_iterable(self.stream())
+        return replace(self, frames={key: dataset[key]["frames"] for key in keys})
+
+
+def ours(decoder: str, task: Task, steps: int = 0) -> Iterable[dict[str, Any]]:
+    return clip_loader(task.dataset(decoder), task.stream(steps), workers=task.workers)
+
+
+class Peer(Dataset):
+    """Another way to the clips of a task; ``read(path, frames)`` gives something that a DataLoader can collate."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        return self.read(self.task.paths[key.index], self.task.frames[key])
+
+    def loader(self) -> DataLoader:
+        return DataLoader(self, batch_sampler=self.task.stream(), num_workers=self.task.workers)
+
+
+class BareDecode(Peer):
+    """Decodes what a clip cannot do without. Where its keyframe is, is found beforehand, at no cost."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.times = {path: self._times(path) for path in dict.fromkeys(task.paths)}
+
+    @staticmethod
+    def _times(path: str) -> tuple[np.ndarray, np.ndarray]:
+        """Timestamps of the frames and of the keyframes, ascending."""
+        with av.open(path) as container:
+            packets = [packet for packet in container.demux(container.streams.best("video")) if packet.size]
+        return np.sort([p.pts for p in packets]), np.sort([p.pts for p in packets if p.is_keyframe])
+
+    def read(self, path: str, frames: np.ndarray) -> int:
+        times, keys = self.times[path]
+        first, last = times[frames[0]], times[frames[-1]]
+        with av.open(path) as container:
+            stream = container.streams.best("video")
+            stream.codec_context.thread_count = 1
+            key = keys[np.searchsorted(keys, first, side="right") - 1]
+            if key > keys[0]:
+                container.seek(int(key), stream=stream)
+            decoded = itertools.takewhile(lambda frame: frame.pts < last, container.decode(stream))
+            count = 1 + sum(frame.pts >= first for frame in decoded)  # takewhile has also taken the last
+        if count != frames[-1] - frames[0] + 1:
+            raise MediaError(f"{path}: bare decoding finds {count} frames in frames {frames[0]} to {frames[-1]}")
+        return count
+
+
+class WholeFrames(Peer):
+    def read(self, path: str, frames: np.ndarray) -> int:
+        import decord
+
+        return len(decord.VideoReader(path, num_threads=1).get_batch(frames.tolist()).asnumpy())
+
+
+class PyTorchVideo(Peer):
+    """Its fastest settings: no audio, ``close()`` after each clip, as many seconds as the clip lasts."""
+
+    def __init__(self, decoder: str, task: Task) -> None:
+        super().__init__(task)
+        self.decoder = decoder
+        self.rates = {path: probe(path).fps for path in dict.fromkeys(task.paths)}
+        shim_torchvision()
+        from pytorchvideo import transforms as T
+        from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip
+
+        steps = [T.UniformTemporalSubsample(task.num_frames), T.Div255(), T.Normalize((0.45,) * 3, (0.225,) * 3)]
+        short_side = [round(task.size * 256 / 224), round(task.size * 320 / 224)]
+        self.transform = Compose(
+            [*steps, T.RandomShortSideScale(*short_side), RandomCrop(task.size), RandomHorizontalFlip()]
+        )
+
+    def read(self, path: str, frames: np.ndarray) -> torch.Tensor:
+        from pytorchvideo.data.encoded_video import EncodedVideo
+
+        video = EncodedVideo.from_path(path, decode_audio=False, decoder=self.decoder)
+        start = frames[0] / self.rates[path]
+        clip = video.get_clip(start, start + self.task.num_frames * self.task.stride / self.rates[path])["video"]
+        video.close()
+        return self.transform(clip)
+
+
+def shim_torchvision() -> None:
+    """PyTorchVideo 0.1.5 imports a module of torchvision that has since been renamed: put it under its old name."""
+    from torchvision.transforms import _functional_tensor
+
+    sys.modules.setdefault("torchvision.transforms.functional_tensor", _functional_tensor)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of torch.jit, at its import
+
+
+WAYS: dict[str, Callable[[Task], Iterable[Any]]] = {
+    BARE: lambda task: BareDecode(task).loader(),
+    "video_rs, pyav": partial(ours, "pyav"),
+    "video_rs, decord": partial(ours, "decord"),
+    "video_rs, auto": partial(ours, "auto"),
+    "decord, whole frames": lambda task: WholeFrames(task).loader(),
+    "PyTorchVideo, pyav": lambda task: PyTorchVideo("pyav", task).loader(),
+    "PyTorchVideo, decord": lambda task: PyTorchVideo("decord", task).loader(),
+}
