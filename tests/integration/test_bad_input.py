@@ -167,7 +167,7 @@ def damaged_videos(tiny_videos, tmp_path, make_video):
 def test_broken_videos_in_training_testing_and_prediction(tiny_config, run_tool, damaged_videos, tmp_path):
     root, names = damaged_videos
     path = tiny_config(data__root=str(root))
-    done = run_tool("train_net.py", "--cfg", path, "train.epochs=1")
+    done = run_tool("train_net.py", "--cfg", path, "train.epochs=1", "data.max_broken=0.2")
     assert done.returncode == 0, done.stderr
     ledger = (tmp_path / "run" / "broken_files.csv").read_text()
     for name in names:

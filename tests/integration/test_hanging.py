@@ -1,0 +1,88 @@
+"""A file that hangs the decoder, and more broken files than the run bears: the real commands, on real files."""
+
+import csv
+import shutil
+
+import pytest
+
+from tests.data.hanging import write_hanging_video
+from tests.integration.test_bad_input import assert_one_line
+from video_rs import checkpoint
+
+
+@pytest.fixture(scope="session")
+def hanging_video(tmp_path_factory):
+    return write_hanging_video(tmp_path_factory.mktemp("hanging") / "hanging.mkv")
+
+
+@pytest.fixture
+def dataset(tiny_videos, tmp_path):
+    """A copy of the tiny dataset, to be spoiled."""
+    shutil.copytree(tiny_videos, tmp_path / "videos")
+    return tmp_path / "videos"
+
+
+def ledger(folder):
+    with open(folder / "broken_files.csv", newline="") as handle:
+        return [tuple(row) for row in csv.reader(handle)][1:]
+
+
+@pytest.mark.slow
+def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, hanging_video, tmp_path):
+    shutil.copy(hanging_video, dataset / "train" / "zoom_in")
+    shutil.copy(hanging_video, dataset / "test" / "zoom_in")
+    bad = dataset / "train" / "zoom_in" / "hanging.mkv"
+    # 25 files: in two epochs the file comes twice
+    path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=3, train__micro_batch=4)
+    run = tmp_path / "run"
+
+    done = run_tool("train_net.py", "--cfg", path)
+    assert_one_line(done, 75, bad, "data.timeout")
+    assert f"Go on without {bad} with: " in done.stdout
+    assert ledger(run) == [(str(bad), "hung the decoder", "0")]
+    saved = checkpoint.load(run / "last.pt")
+    assert saved["hung"] == [str(bad)]
+
+    done = run_tool("train_net.py", "--cfg", path)
+    assert done.returncode == 0, done.stderr
+    assert f"at step {saved['step']} of 7" in done.stdout
+    assert [(row[:2], int(row[2]) > 0) for row in ledger(run)] == [((str(bad), "hung the decoder"), True)]
+    assert "1 files could not be read" in done.stdout
+
+    done = run_tool("test_net.py", "--cfg", path)
+    assert done.returncode == 0, done.stderr
+    assert "8 of 9 scored" in done.stdout
+    assert f"not scored: {dataset / 'test' / 'zoom_in' / 'hanging.mkv'}: hung the decoder" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_hanging_file_in_validation(tiny_config, run_tool, dataset, hanging_video, tmp_path):
+    shutil.copy(hanging_video, dataset / "val" / "zoom_in")
+    bad = dataset / "val" / "zoom_in" / "hanging.mkv"
+    done = run_tool("train_net.py", "--cfg", tiny_config(data__root=str(dataset)), "data.workers=2", "data.timeout=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"validation: 1 not scored, counted as wrong; the first: {bad}: hung the decoder") == 2
+    assert not (tmp_path / "run" / "broken_files.csv").exists()  # that is about training
+
+
+def test_the_limit_of_broken_files(tiny_config, run_tool, dataset, tmp_path):
+    bad = sorted(dataset.glob("train/*/*.mp4"))[:6:2]
+    for file in bad:
+        file.write_bytes(b"")
+    path, run = tiny_config(data__root=str(dataset), data__workers=1), tmp_path / "run"
+    done = run_tool("train_net.py", "--cfg", path)
+    assert_one_line(done, 2, "of 24 training files", "data.max_broken=0.05 allows 1", "empty", run / "broken_files.csv")
+    assert {row[0] for row in ledger(run)} <= set(map(str, bad)) and len(ledger(run)) > 1
+    step = checkpoint.load(run / "last.pt")["step"]
+    assert step > 0
+
+    done = run_tool("train_net.py", "--cfg", path, "data.max_broken=0.2")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming at step {step} of 6" in done.stdout
+    assert {row[0] for row in ledger(run)} == set(map(str, bad))
+
+
+def test_a_small_dataset_bears_one_broken_file(tiny_config, run_tool, dataset):
+    next(dataset.glob("train/*/*.mp4")).write_bytes(b"")
+    done = run_tool("train_net.py", "--cfg", tiny_config(data__root=str(dataset)), "data.max_broken=0.001")
+    assert done.returncode == 0, done.stderr
