@@ -57,6 +57,15 @@ def test_balanced_sampling_is_shown_as_it_trains(root):
     assert [row.path for row in rows] != [row.path for row in show_clips.train_rows(dataset)]
 
 
+def test_repeated_augmentation_is_shown_copy_by_copy(root):
+    twice = config(root, "data.repeats=2", "data.area=[0.5,0.8]")
+    rows = list(show_clips.train_rows(train_dataset(twice, build_records(twice, ["train"])["train"])))
+    assert len(rows) == 2 * 5
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first.path, first.frames) == (second.path, second.frames)
+        assert (first.clip_THWC != second.clip_THWC).any()
+
+
 def test_views_carry_their_frame_numbers(root, frame_numbers, capsys):
     records = build_records(config(root), ["val"])["val"]
     rows = list(show_clips.view_rows(view_dataset(config(root), records, clips=2, crops=3)))
