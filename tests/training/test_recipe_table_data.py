@@ -117,8 +117,8 @@ HALVED = {
 
 
 def resized_by(place, filter):
-    make = "video_rs.data.transforms.resize" if place == "train" else "video_rs.data.decode.resize"
-    return replaced(make, lambda original: lambda clip, height, width, *_: original(clip, height, width, filter))
+    read = "video_rs.data.decode.Video." + ("read_crops" if place == "train" else "read")
+    return replaced(read, lambda original: lambda *args, **options: original(*args, **{**options, "filter": filter}))
 
 
 @under(
