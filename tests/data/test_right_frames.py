@@ -24,30 +24,6 @@ DECORD = find_spec("decord") is not None
 ASSETS = Path(os.environ.get("VIDEO_RS_TEST_ASSETS", ""), "videos")
 RECORDED = sorted(path.name for path in ASSETS.iterdir()) if os.environ.get("VIDEO_RS_TEST_ASSETS") else []
 
-KNOWN = {  # (name, backend): what is wrong
-    ("intra_refresh.mp4", "decord"): "keyframes that are no IDR frames",
-    ("h264_no_b.avi", "decord"): "decord cannot seek in it",
-    ("false_keyframes.mp4", "decord"): "the index names keyframes that are none",
-    ("false_keyframes_mpeg4.avi", "decord"): "the index names keyframes that are none",
-    ("two_streams_alike.mp4", "decord"): "decord takes the other stream",
-    ("with_holes.mp4", "pyav"): "what stands for a lost packet depends on the frames that were decoded",
-    ("with_holes.mkv", "pyav"): "what stands for a lost packet depends on the frames that were decoded",
-    ("no_hint_late.mkv", "pyav"): "FFmpeg drops frames until it knows how late they come",
-    ("no_hint_late.mkv", "decord"): "FFmpeg drops frames until it knows how late they come",
-    ("new_size.mkv", "pyav"): "of the size of the first frame asked for",
-    ("new_size.mp4", "pyav"): "of the size of the first frame asked for",
-    ("new_size_vp9.webm", "pyav"): "of the size of the first frame asked for",
-    ("new_size.ts", "pyav"): "of the size of the first frame asked for",
-    ("new_size.mkv", "decord"): "decord scales in its own way",
-    ("new_size.mp4", "decord"): "decord scales in its own way",
-}
-OTHER = {"new_size_vp9.webm": "pyav", "new_size.ts": "pyav", "with_holes.mp4": "decord", "with_holes.mkv": "decord"}
-KNOWN |= {
-    (name, "auto"): reason
-    for (name, backend), reason in list(KNOWN.items())
-    if backend == OTHER.get(name, "decord") and name not in ("with_holes.mp4", "with_holes.mkv")
-}
-
 # what people have: the fast decoder must not be lost on these
 COMMON = [
     "h264.mp4",
@@ -145,14 +121,12 @@ def claimed(path, backend, indices, **options):
 
 
 def each(names, backends=BACKENDS, slow=lambda name, backend: False):
-    """A parametrization over files and backends; what is known to be wrong must be wrong."""
+    """A parametrization over files and backends."""
     cases = []
     for name in names:
         for backend in backends:
             marks = [pytest.mark.skipif(not DECORD, reason="decord is not installed")] if backend == "decord" else []
             marks += [pytest.mark.slow] * slow(name, backend)
-            if (name, backend) in KNOWN:
-                marks.append(pytest.mark.xfail(strict=True, reason=KNOWN[name, backend]))
             cases.append(pytest.param(name, backend, marks=marks))
     return pytest.mark.parametrize(("name", "backend"), cases)
 
@@ -297,7 +271,7 @@ def test_indices_out_of_range(name, backend, videos):
                 video.read_crops(bad, lambda height, width: [(0, 0, 4, 4)], 8)
         height, width = truth.shape[1:3]
         for box in ((0, 0, height + 1, 4), (0, width, 4, 1), (-1, 0, 4, 4), (0, 0, 0, 4), (height - 1, 0, 2, 2)):
-            with pytest.raises(IndexError):
+            with pytest.raises(IndexError, match=name):
                 video.read([0], crop=box)
         assert torch.equal(video.read([0]), truth[:1])  # and the file is still good
 

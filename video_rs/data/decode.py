@@ -191,7 +191,7 @@ class Video:
 
         def once(height: int, width: int) -> Box:
             if not planned:
-                planned.append(_checked(plan(height, width), height, width))
+                planned.append(self._checked(plan(height, width), height, width))
             return planned[0]
 
         done = 0
@@ -208,6 +208,13 @@ class Video:
                         raise
                     self.close()
                     self.backend, self._reader, self._spare = "pyav", self._spare(), None
+
+    def _checked(self, box: Box, frame_height: int, frame_width: int) -> Box:
+        top, left, height, width = box
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
+            size = f"{frame_height}x{frame_width}"
+            raise IndexError(f"{self.path}: the crop {tuple(box)} is not inside a frame of {size} pixels")
+        return box
 
     def close(self) -> None:
         self._reader.close()
@@ -324,13 +331,6 @@ class _ImageReader:
 
     def close(self) -> None:
         pass
-
-
-def _checked(box: Box, frame_height: int, frame_width: int) -> Box:
-    top, left, height, width = box
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
-        raise IndexError(f"the crop {tuple(box)} is not inside a frame of {frame_height}x{frame_width} pixels")
-    return box
 
 
 def _around(boxes: Sequence[Box]) -> Box:

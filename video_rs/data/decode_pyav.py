@@ -53,7 +53,7 @@ class PyAVReader:
         """See ``decode.Backend``."""
         convert, piece, filled, left = None, None, 0, len(indices)
         for frame in self._chosen(indices):
-            convert = convert or _Converter(frame, plan)
+            convert = convert or _Converter(self._like_the_first(frame), plan)
             if piece is None:
                 height, width = convert.size
                 count = min(left, max(1, PIECE_BYTES // (3 * height * width)))
@@ -66,6 +66,13 @@ class PyAVReader:
                 piece, filled = None, 0
         if filled:
             yield piece[:filled]
+
+    def _like_the_first(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame of the first one's size: a stream may change its size on the way."""
+        if (frame.width, frame.height) == self._size:
+            return frame
+        with open_container(self.path) as container:
+            return next(container.decode(best_stream(container, self.path)))
 
     def first(self) -> av.VideoFrame | None:
         """The first frame, as FFmpeg gives it."""
@@ -96,7 +103,9 @@ class PyAVReader:
         times, keys = self.scan.pts, [key.pts for key in self.scan.keyframes]
         number = {time: i for i, time in enumerate(times.tolist())}
         # only H.264 says of each frame that no other refers to it, in a way that FFmpeg goes by
-        wanted = set(times[indices].tolist()) if self.scan.codec == "h264" else None
+        steady = len(times) < 3 or np.diff(times).max() < 1.5 * np.diff(times).min()
+        # a gap may be a lost packet: what FFmpeg puts in its place depends on all frames before it
+        wanted = set(times[indices].tolist()) if self.scan.codec == "h264" and steady else None
         upcoming, frames = 0, None
         for index in indices.tolist():
             key = max(0, np.searchsorted(keys, times[index], side="right") - 1)
@@ -155,6 +164,7 @@ class PyAVReader:
         self._container = container
         self.stream = best_stream(container, self.path)
         self.stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
+        self._size = self.stream.codec_context.width, self.stream.codec_context.height
 
 
 class _Converter:

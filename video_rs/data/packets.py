@@ -4,6 +4,7 @@ decord can be trusted with the file."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from video_rs.errors import MediaError
 # Of these the chroma of a pixel is that of its 2 x 2 block, whoever converts, in whatever piece, if the height is even.
 # All others are interpolated across blocks, by each decoder in its own way.
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
+ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: what decord knows nothing of
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,41 @@ def header_rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or 0)
 
 
+class _Starts:
+    """What the keyframes of H.264 hold: whether decoding can start anew at all of them. Other codecs say it elsewhere.
+
+    Attributes:
+        problem: why it cannot, or not as decord does it; empty if it can.
+    """
+
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
+        self._codec, self._headers, self.problem = codec, set(), ""
+        # mp4 and Matroska put the length before a NAL unit, other containers a start code
+        self._length = extradata[4] % 4 + 1 if extradata and extradata[0] == 1 and len(extradata) > 6 else 0
+        if codec == "h264" and self._length and extradata[5] % 32:
+            self._headers.add(extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")])
+
+    def look_at(self, packet: bytes) -> None:
+        """At one keyframe."""
+        if self._codec == "h264":
+            units = list(self._units(packet))
+            self._headers.update(unit for unit in units if unit[:1] and unit[0] % 32 == 7)
+            if not any(unit[0] % 32 == 5 for unit in units if unit):
+                self.problem = "keyframes that are no IDR frames"
+            if len(self._headers) > 1:
+                self.problem = "the stream changes on the way"
+
+    def _units(self, packet: bytes) -> Iterator[bytes]:
+        if not self._length:
+            yield from (unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1")[1:])
+            return
+        at = 0
+        while at < len(packet):
+            size = int.from_bytes(packet[at : at + self._length], "big")
+            yield packet[at + self._length : at + self._length + size]
+            at += self._length + size
+
+
 def scan(path: str | Path) -> Scan:
     """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
     with open_container(path) as container:
@@ -81,7 +118,12 @@ def scan_container(container: av.container.InputContainer, path: str | Path) -> 
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
     # what is needed of each, for a list of packets would keep the whole file in memory
-    packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in container.demux(stream) if p.size]
+    packets, starts = [], _Starts(context.codec.canonical_name, context.extradata)
+    for p in container.demux(stream):
+        if p.size:
+            packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
+            if p.is_keyframe:
+                starts.look_at(bytes(p))
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
@@ -102,6 +144,9 @@ def scan_container(container: av.container.InputContainer, path: str | Path) -> 
     shown = np.sort(pts[~np.array(hidden)])
     if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
         return no_guide
+    late = np.arange(len(pts)) - np.argsort(np.argsort(pts))  # places by which frames come after their turn
+    if late.max() > context.reorder_depth:  # the decoder does not wait long enough, and drops frames until it learns
+        return no_guide
     if len(shown) > 1:
         rate = float((len(shown) - 1) / (int(shown[-1] - shown[0]) * Fraction(stream.time_base)))
     problem = ""
@@ -109,11 +154,21 @@ def scan_container(container: av.container.InputContainer, path: str | Path) -> 
         problem = "no AV1"
     elif context.pix_fmt not in PLAIN_FORMATS:
         problem = f"converts {context.pix_fmt} in its own way"
+    elif context.colorspace in ODD_COLORS:
+        problem = "knows nothing of its colour space"
     elif context.width % 2 or context.height % 2:
         problem = "converts odd sizes in its own way"
     elif len(shown) < len(pts) or shown[0] < 0:
         problem = "an edit list hides packets"
     elif (is_key & ~safe).any():
         problem = "open GOP"
+    elif (mov or avi) and sum(entry.is_keyframe for entry in stream.index_entries) != is_key.sum():
+        problem = "its index is wrong about keyframes"
+    elif starts.problem:
+        problem = starts.problem
+    elif len(container.streams.video) > 1:
+        problem = "several video streams"  # decord has its own idea of the best one
+    elif avi and times != dts:
+        problem = "no times in the file"
     keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
     return Scan(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
