@@ -11,7 +11,7 @@ medians over the rounds.
 
   bare decode              PyAV, one thread: from the keyframe before the clip to its last frame; no colours, no copies
   video_rs, <decoder>      clip_loader, ClipDataset and TrainTransform: random crops resized to --size and flipped, in
-                           one uint8 batch [N, T, H, W, C]
+                           one uint8 batch [N, T, H, W, C]; "index" is with what video-rs index knows of the files
   decord, whole frames     one thread, the frames of the clip as RGB at the file's size: no crop, no batch
   PyTorchVideo, <decoder>  the pipeline of its tutorials: EncodedVideo, UniformTemporalSubsample, / 255, Normalize,
                            RandomShortSideScale(256, 320), RandomCrop, RandomHorizontalFlip; float [N, C, T, H, W]
@@ -34,7 +34,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -49,7 +49,9 @@ from common import cpu_seconds, environment, find_videos, fresh_process, memory_
 from ways import BARE, SEED, WAYS, Task, ours
 
 from video_rs.cli.common import Parser, positive, run
+from video_rs.data.dataset import ClipDataset
 from video_rs.data.decode import open_video, probe
+from video_rs.data.sampler import SampleKey
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
@@ -87,7 +89,8 @@ def turn(way: str, task: Task) -> Turn:
 
 
 def _take(batches: Iterator[Any], count: int) -> None:
-    for batch in itertools.islice(batches, count):
+    for _ in range(count):
+        batch = next(batches)
         broken = batch["broken"] if isinstance(batch, dict) else []
         if broken:
             raise MediaError(": ".join(broken[0]))
@@ -114,49 +117,58 @@ def peak_memory(pids: list[int], every: float = 0.02) -> Iterator[list[float]]:
 def stages(decoder: str, task: Task) -> dict[str, float]:
     """CPU ms a clip of each step, in this process. A step that cannot run alone is the difference of two reads."""
     torch.set_num_threads(1)
-    dataset, keys = task.dataset(decoder), list(itertools.islice(task.stream(), task.window))
+    dataset, batches = task.dataset(decoder), list(itertools.islice(task.stream(), task.window))
     total = dict.fromkeys(("open", "decode", "crop", "resize", "flip", "batch"), 0.0)
-    dataset.__getitems__(keys[0])  # brings libraries and files into memory
-    for batch in keys:
+    for batch in batches:
         for key in batch:
-            path, frames, rng = task.paths[key.index], task.frames[key], keyed_rng(SEED, "benchmark", *key)
-            info = probe(path)
-            box = dataset.transform.box(info.height, info.width, rng)
-            clock = time.process_time()
-            open_video(path, decoder).close()
-            total["open"] += time.process_time() - clock
-            for step, options in {
+            path, frames, info = task.paths[key.index], task.frames[key], probe(task.paths[key.index])
+            box = dataset.transform.box(info.height, info.width, keyed_rng(SEED, "benchmark", *key))
+            reads = {
+                "open": None,
                 "decode": {"crop": (0, 0, 2, 2)},  # next to nothing to convert
                 "crop": {"crop": box},
                 "resize": {"crop": box, "size": task.size},
-            }.items():
-                with open_video(path, decoder) as video:
-                    clock = time.process_time()
-                    clip = video.read(frames, **options)
-                    total[step] += time.process_time() - clock
-            clock = time.process_time()
-            dataset.transform.finish(clip, rng)
-            total["flip"] += time.process_time() - clock
-        clock = time.process_time()
-        dataset.__getitems__(batch)
-        total["batch"] += time.process_time() - clock
+            }
+            for step, options in reads.items():
+                total[step] += least_cpu(read, path, decoder, frames, options)
+            total["flip"] += least_cpu(finish, dataset, read(path, decoder, frames, reads["resize"]), key)
+        total["batch"] += least_cpu(dataset.__getitems__, batch)
     ms = {step: 1000 * seconds / (task.window * task.batch) for step, seconds in total.items()}
     return {
         "open, packets": ms["open"],
-        "decode": ms["decode"],
+        "decode": ms["decode"] - ms["open"],
         "crop, RGB": ms["crop"] - ms["decode"],
         "resize": ms["resize"] - ms["crop"],
         "flip": ms["flip"],
-        "into the batch": ms["batch"] - ms["open"] - ms["resize"] - ms["flip"],
+        "into the batch": ms["batch"] - ms["resize"] - ms["flip"],
     }
+
+
+def read(path: str, decoder: str, frames: np.ndarray, options: dict[str, Any] | None) -> torch.Tensor | None:
+    """The frames of a clip; with None the file is only opened."""
+    with open_video(path, decoder) as video:
+        return None if options is None else video.read(frames, **options)
+
+
+def finish(dataset: ClipDataset, clip_THWC: torch.Tensor, key: SampleKey) -> torch.Tensor:
+    return dataset.transform.finish(clip_THWC, keyed_rng(SEED, "benchmark", *key))
+
+
+def least_cpu(function: Callable[..., Any], *arguments: Any) -> float:
+    """CPU seconds of a call, the least of three: the others were disturbed."""
+    times = []
+    for _ in range(3):
+        begin = time.process_time()
+        function(*arguments)
+        times.append(time.process_time() - begin)
+    return min(times)
 
 
 def soak(decoder: str, task: Task, count: int) -> list[tuple[int, float]]:
     """(clips read so far, MB of memory) at every tenth of `count` clips: the median over the batches just before."""
-    batches = iter(ours(decoder, task, steps=count // task.batch + 8 * task.workers))
-    checkpoints = []
     per_checkpoint = math.ceil(count / task.batch / CHECKPOINTS)
-    looks = max(1, per_checkpoint // 2)
+    batches = iter(ours(decoder, task, steps=CHECKPOINTS * per_checkpoint + 4 * task.workers))
+    checkpoints, looks = [], max(1, per_checkpoint // 2)
     for number in range(1, CHECKPOINTS + 1):
         _take(batches, per_checkpoint - looks)
         seen = []

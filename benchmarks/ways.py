@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset
 from video_rs.data.decode import probe
+from video_rs.data.index import pack, scan_file
 from video_rs.data.loader import clip_loader
 from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream, SampleKey
@@ -59,8 +60,10 @@ class Task:
     def stream(self, steps: int = 0) -> BatchStream:
         return BatchStream(len(self.paths), batch_size=self.batch, num_steps=steps or self.steps, seed=SEED)
 
-    def dataset(self, decoder: str) -> ClipDataset:
+    def dataset(self, decoder: str, *, indexed: bool = False) -> ClipDataset:
         records = Records(self.paths, [0] * len(self.paths), ["video"])
+        if indexed:
+            records.index = pack((scan_file(path)[:2] for path in self.paths), len(self.paths))
         sampling = TemporalSampling(self.num_frames, self.stride)
         return ClipDataset(records, sampling=sampling, transform=TrainTransform(self.size), seed=SEED, decoder=decoder)
 
@@ -71,8 +74,8 @@ class Task:
         return replace(self, frames={key: dataset[key]["frames"] for key in keys})
 
 
-def ours(decoder: str, task: Task, steps: int = 0) -> Iterable[dict[str, Any]]:
-    return clip_loader(task.dataset(decoder), task.stream(steps), workers=task.workers)
+def ours(decoder: str, task: Task, *, indexed: bool = False, steps: int = 0) -> Iterable[dict[str, Any]]:
+    return clip_loader(task.dataset(decoder, indexed=indexed), task.stream(steps), workers=task.workers)
 
 
 class Peer(Dataset):
@@ -165,6 +168,8 @@ WAYS: dict[str, Callable[[Task], Iterable[Any]]] = {
     "video_rs, pyav": partial(ours, "pyav"),
     "video_rs, decord": partial(ours, "decord"),
     "video_rs, auto": partial(ours, "auto"),
+    "video_rs, pyav, index": partial(ours, "pyav", indexed=True),
+    "video_rs, decord, index": partial(ours, "decord", indexed=True),
     "decord, whole frames": lambda task: WholeFrames(task).loader(),
     "PyTorchVideo, pyav": lambda task: PyTorchVideo("pyav", task).loader(),
     "PyTorchVideo, decord": lambda task: PyTorchVideo("decord", task).loader(),

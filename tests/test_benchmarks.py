@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-WAYS = ["bare decode", "video_rs, pyav", "video_rs, decord", "video_rs, auto", "decord, whole frames"]
-WAYS += ["PyTorchVideo, pyav", "PyTorchVideo, decord"]
+WAYS = ["bare decode", "video_rs, pyav", "video_rs, decord", "video_rs, auto", "video_rs, pyav, index"]
+WAYS += ["video_rs, decord, index", "decord, whole frames", "PyTorchVideo, pyav", "PyTorchVideo, decord"]
 TINY = ["--workers", "1", "--clips", "2", "--rounds", "1", "--batch", "2", "--frames", "4", "--size", "32"]
 
 
