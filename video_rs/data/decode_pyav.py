@@ -222,6 +222,7 @@ def _stored(box: Box, turns: int, height: int, width: int) -> Box:
 def _crop_graph(frame: av.VideoFrame, box: Box) -> av.filter.Graph:
     top, left, height, width = box
     graph = av.filter.Graph()
+    graph.threads = 1  # more would only wait for each other over so small a frame
     graph.link_nodes(
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def _as_is(item: Any) -> Any:
 
 def _start_worker(slots: Slots, worker: int) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # else every collection goes through all that was imported, and makes copies of the parent's pages
     # Ctrl-C and a scheduler's SIGTERM reach every process of a job. The main process saves, then ends the workers; they
     # leave without a word, also when it hangs up while it takes a batch from one of them (multiprocessing reports that
     # through sys.excepthook).
