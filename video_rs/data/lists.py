@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
+from itertools import chain
+
+import numpy as np
 
 from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.data.paths import Paths
 from video_rs.errors import UserError
-
-KINETICS_NAME = re.compile(r"(?P<source>.{11})_\d{6}_\d{6}")  # <youtube id>_<start>_<end>, in seconds
-UCF_NAME = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_<class>_g<group>_c<clip>
 
 _EXTENSIONS = "|".join(re.escape(e) for e in sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS))
 # up to the last extension a path may hold spaces and commas; without one, the last field is the label
@@ -27,8 +28,8 @@ _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
 Entry = tuple[str, str, int]  # path, label as written, line number
 
 
-def read_list(file: str, root: str = "") -> tuple[list[Entry], list[Entry]]:
-    """The entries of a list whose files are there, and those whose files are not.
+def read_list(file: str, root: str = "") -> Iterator[Entry]:
+    """The entries of a list, one by one; their files may be missing.
 
     Args:
         file: the list.
@@ -38,39 +39,54 @@ def read_list(file: str, root: str = "") -> tuple[list[Entry], list[Entry]]:
         UserError: for a line that cannot be read, naming file and line.
     """
     base = root or os.path.dirname(file)
+    lines = _lines(file)
+    first = next(lines, "")
+    header = _fields(first)
+    if "youtube_id" in header:
+        yield from _kinetics_entries(file, header, lines, base)
+    else:
+        for path, label, number in _entries(file, chain([first], lines)):
+            yield os.path.join(base, path), label, number
+
+
+def _lines(file: str) -> Iterator[str]:
+    """One by one, ended by whatever `str.splitlines` takes for an end. Raises UserError for what is not UTF-8."""
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            lines = stream.read().splitlines()
+        with open(file, encoding="utf-8-sig") as stream:
+            for line in stream:
+                yield from line.splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not a text file in UTF-8") from error
-    if lines and "youtube_id" in _header(lines):
-        return _split_missing(_kinetics_entries(file, lines, base))
-    return _split_missing((os.path.join(base, path), label, line) for path, label, line in _entries(file, lines))
 
 
-def _entries(file: str, lines: list[str]) -> Iterator[Entry]:
+def _entries(file: str, lines: Iterable[str]) -> Iterator[Entry]:
+    good: set[str] = set()  # labels
     for number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or (number == 1 and _HEADER.fullmatch(line)):
             continue
         match = _WITH_EXTENSION.fullmatch(line) or _LAST_FIELD.fullmatch(line)
-        path, label = (match[name].strip().strip('"') for name in ("path", "label")) if match else ("", "")
+        path, label = (field.strip().strip('"') for field in match.groups()) if match else ("", "")
         if not path or not label:
             raise UserError(f"{file}:{number}: '{line[:80]}' is not a line 'path label'")
-        if _NUMBERS.fullmatch(label):
-            raise UserError(f"{file}:{number}: '{label}' are several numbers after the path: keep the label alone")
-        if _NO_CLASS.fullmatch(label):
-            raise UserError(f"{file}:{number}: label '{label}' is neither a class number (0, 1, ...) nor a name")
+        if label not in good:
+            if _NUMBERS.fullmatch(label):
+                raise UserError(f"{file}:{number}: '{label}' are several numbers after the path: keep the label alone")
+            if _NO_CLASS.fullmatch(label):
+                raise UserError(f"{file}:{number}: label '{label}' is neither a class number (0, 1, ...) nor a name")
+            good.add(label)
         yield path, label, number
 
 
-def _kinetics_entries(file: str, lines: list[str], root: str) -> Iterator[Entry]:
-    reader = csv.DictReader(lines[1:], _header(lines), skipinitialspace=True)
-    if "label" not in reader.fieldnames:
+def _kinetics_entries(file: str, header: list[str], lines: Iterator[str], root: str) -> Iterator[Entry]:
+    line = [""]  # the one read last, for messages
+    reader = csv.DictReader((line[0] for line[0] in lines), header, skipinitialspace=True)
+    if "label" not in header:
         raise UserError(f"{file}:1: this Kinetics csv has no column 'label', so it cannot be trained or tested on")
-    by_stem: dict[str, str] = {}
-    for path in media_below(root, VIDEO_EXTENSIONS):
-        by_stem.setdefault(os.path.splitext(os.path.basename(path))[0], path)
+    files = Paths(_media_below(root, VIDEO_EXTENSIONS))
+    stems = np.fromiter((hash(os.path.splitext(os.path.basename(path))[0]) for path in files), np.int64, len(files))
+    order = np.argsort(stems, kind="stable")  # the first of several copies stays the first
+    stems = stems[order]
     for row in reader:
         number = reader.line_num + 1  # the header came first
         try:
@@ -79,14 +95,15 @@ def _kinetics_entries(file: str, lines: list[str], root: str) -> Iterator[Entry]
             stem = f"{row['youtube_id'].strip()}_{start:06d}_{end:06d}"
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
-                f"{file}:{number}: '{lines[number - 1][:80]}' is not a line "
-                "'label,youtube_id,time_start,time_end,split'"
+                f"{file}:{number}: '{line[0][:80]}' is not a line 'label,youtube_id,time_start,time_end,split'"
             ) from None
-        yield by_stem.get(stem) or os.path.join(root, stem + ".mp4"), label, number
+        at = stems.searchsorted(hash(stem))
+        found = at < len(stems) and stems[at] == hash(stem)
+        yield files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number
 
 
-def _header(lines: list[str]) -> list[str]:
-    return [name.strip() for name in next(csv.reader(lines[:1], skipinitialspace=True), [])]
+def _fields(line: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([line], skipinitialspace=True), [])]
 
 
 def media_below(folder: str, extensions: Container[str]) -> list[str]:
@@ -94,7 +111,10 @@ def media_below(folder: str, extensions: Container[str]) -> list[str]:
 
     Links are followed, but no folder is entered twice; names that start with a dot are left out.
     """
-    files: list[str] = []
+    return list(_media_below(folder, extensions))
+
+
+def _media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         stat = os.stat(place)
@@ -105,20 +125,4 @@ def media_below(folder: str, extensions: Container[str]) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
-                files.append(os.path.join(place, name))
-    return files
-
-
-def _split_missing(entries: Iterator[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Look each folder up once: asking for 240,000 files one by one takes minutes on network storage."""
-    folders: dict[str, set[str]] = {}
-    there, missing = [], []
-    for entry in entries:
-        folder, name = os.path.split(entry[0])
-        if folder not in folders:
-            folders[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
-        if name in folders[folder]:
-            there.append(entry)
-        else:
-            missing.append(entry)
-    return there, missing
+                yield os.path.join(place, name)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha1
-from operator import itemgetter
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ import numpy as np
 
 from video_rs.data import lists
 from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image
+from video_rs.data.paths import Paths, present
+from video_rs.data.split import split_off
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,10 +76,8 @@ class Records:
         missing: Sequence[str] = (),
         left_out: Sequence[str] = (),
     ) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-        self.labels = np.asarray(list(labels), dtype=np.int32)
+        self._paths = paths if isinstance(paths, Paths) else Paths(map(os.fspath, paths))
+        self.labels = np.fromiter(labels, np.int32)
         self.class_names, self.left_out = tuple(class_names), tuple(left_out)
         self.num_missing, self.missing = len(missing), list(missing[:3])
 
@@ -86,11 +86,7 @@ class Records:
 
     def path(self, index: int) -> str:
         """Of one file."""
-        return os.fsdecode(self._encoded(int(index)))
-
-    def _encoded(self, index: int) -> bytes:
-        start = self._ends[index - 1] if index else 0
-        return self._bytes[start : self._ends[index]].tobytes()
+        return self._paths[int(index)]
 
     def label(self, index: int) -> int:
         """Of one file."""
@@ -102,15 +98,15 @@ class Records:
 
     def packed_paths(self) -> bytes:
         """All paths, ended by zeros, and the folder that relative ones start from."""
-        ended = np.insert(self._bytes, self._ends, 0).tobytes()
+        ended = bytes(self._paths.packed)
         return ended if os.path.isabs(self.path(0)) else ended + os.fsencode(os.getcwd())
 
     def fingerprint(self) -> str:
         """Of the classes, the file names and their labels, in order, wherever the files lie: 12 hexadecimal digits."""
         digest = sha1(self.labels.astype("<i4").tobytes())
         digest.update("\0".join(self.class_names).encode(errors="surrogateescape") + b"\0")
-        for index in range(len(self)):  # one by one: all names at once would take as much memory as the records
-            digest.update(b"\0" + os.path.basename(self._encoded(index)))
+        for index in range(len(self)):
+            digest.update(b"\0" + os.path.basename(self._paths.encoded(index)))
         return digest.hexdigest()[:12]
 
     def describe(self) -> str:
@@ -125,24 +121,29 @@ class Records:
 
     def subset(self, indices: np.ndarray) -> Records:
         """Some of the files, with the same classes."""
-        return Records([self.path(i) for i in indices], self.labels[indices], self.class_names)
+        return Records((self.path(i) for i in indices), self.labels[indices], self.class_names)
 
 
 @dataclass
 class _Split:
-    """One split before its labels are numbers: paths, labels as written, and where each was written, for messages."""
+    """One split before its labels are numbers, packed line by line or class by class."""
 
     source: str
-    paths: list[str]
-    labels: list[str]
-    places: list[str]
-    missing: list[str]
-    left_out: list[str]
-    first_place: dict[str, str]  # of each label, missing files' too: a class is one wherever its files are
+    paths: Paths = field(default_factory=Paths)
+    labels: array[int] = field(default_factory=lambda: array("i"))  # one per path: which key of `first_place`
+    lines: array[int] = field(default_factory=lambda: array("i"))  # one per path of a list, for messages
+    first_place: dict[str, str] = field(default_factory=dict)  # missing files' too: a class is one wherever they are
+    num_missing: int = 0
+    missing: list[str] = field(default_factory=list)  # the first three
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def is_list(self) -> bool:
         return not os.path.isdir(self.source)
+
+    def place(self, index: int) -> str:
+        """Where one path was found, for messages."""
+        return f"{self.source}:{self.lines[index]}" if self.is_list else self.paths[index]
 
 
 def load_splits(
@@ -178,7 +179,7 @@ def load_splits(
     found = {split: _find(root, split, given) for split, given in zip(SPLITS, (train, val, test), strict=True)}
     if root and not os.path.isdir(root):
         raise UserError(f"data.root={root}: no such folder")
-    if not any(found.values()) and root and any(_class_folders(root).values()):
+    if not any(found.values()) and root and any(files for _, files in _class_folders(root)):
         found["train"] = root
     if not any(found.values()):
         if not root:
@@ -217,44 +218,9 @@ def load_splits(
     return {split: records[split] for split in splits}
 
 
-def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
-    """Two parts of a dataset: all but `fraction` of every class, and that fraction.
-
-    Files cut from one source video (:func:`source_of`) stay together, so that the fraction is met only as nearly as
-    whole sources allow, and the last source of a class stays in the first part. Which go where depends on their names
-    alone: not on their order, the machine or the seed of a run, so that runs can be compared and averaged.
-    """
-    sources = [source_of(records.path(i)) for i in range(len(records))]
-    classes: dict[str, set[int]] = {}
-    for source, label in zip(sources, records.labels.tolist(), strict=True):
-        classes.setdefault(source, set()).add(label)
-    left = Counter(label for labels in classes.values() for label in labels)  # sources of each class in the first part
-    to_val: dict[str, bool] = {}
-    for label in np.unique(records.labels):
-        groups = Counter(sources[i] for i in np.flatnonzero(records.labels == label))
-        wanted = max(1, round(fraction * groups.total())) if fraction > 0 else 0
-        wanted -= sum(count for name, count in groups.items() if to_val.get(name))
-        fresh = [name for name in groups if name not in to_val]
-        for name in sorted(fresh, key=lambda name: sha1(name.encode(errors="surrogateescape")).digest()):
-            to_val[name] = groups[name] < 2 * wanted and all(left[other] > 1 for other in classes[name])
-            if to_val[name]:
-                wanted -= groups[name]
-                left.subtract(classes[name])
-    mask = np.array([to_val[source] for source in sources], dtype=bool)
-    train = records.subset(np.flatnonzero(~mask))
-    train.num_missing, train.missing, train.left_out = records.num_missing, records.missing, records.left_out
-    return train, records.subset(np.flatnonzero(mask))
-
-
-def source_of(path: str) -> str:
-    """The source video of a clip: the id in a Kinetics file name, the group in a UCF-101 one, else the file itself."""
-    stem = Path(path).stem
-    match = lists.KINETICS_NAME.fullmatch(stem) or lists.UCF_NAME.fullmatch(stem)
-    return match["source"] if match else "/".join(Path(path).parts[-2:])
-
-
 def _return_freed_memory() -> None:
-    """To the system: every worker that is forked would else be charged for what reading a long list took."""
+    """To the system: what growing buffers and sorted copies of them leave behind, some 70 bytes a file where a
+    validation split is made, would else stay on the heap of the run."""
     with contextlib.suppress(AttributeError, OSError):  # where the C library is another one
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -276,33 +242,41 @@ def _find(root: str, split: str, given: str) -> str:
 def _read(source: str, root: str) -> _Split:
     if os.path.isdir(source):
         return _read_folder(source)
-    entries, missing = lists.read_list(source, root)
-    first_place = {
-        label: f"{source}:{line}" for _, label, line in sorted(entries + missing, key=itemgetter(2), reverse=True)
-    }
-    paths, labels, lines = zip(*entries, strict=True) if entries else ((), (), ())
-    places = [f"{source}:{line}" for line in lines]
-    return _Split(source, list(paths), list(labels), places, [entry[0] for entry in missing], [], first_place)
-
-
-def _read_folder(folder: str) -> _Split:
-    part = _Split(folder, [], [], [], [], [], {})
-    for name, files in _class_folders(folder).items():
-        if not files:
-            part.left_out.append(name)
-            continue
-        part.paths += [os.path.join(folder, name, file) for file in files]
-        part.labels += [name] * len(files)
-        part.first_place[name] = os.path.join(folder, name)
-    part.places = part.paths
+    part, numbers = _Split(source), {}
+    for path, label, line in lists.read_list(source, root):
+        if label not in numbers:
+            numbers[label] = len(numbers)
+            part.first_place[label] = f"{source}:{line}"
+        part.paths.append(path)
+        part.labels.append(numbers[label])
+        part.lines.append(line)
+    there = present(part.paths)
+    if (gone := np.flatnonzero(~there)).size:
+        kept = np.flatnonzero(there)
+        part.num_missing, part.missing = len(gone), [part.paths[i] for i in gone[:3]]
+        part.paths = Paths(part.paths[i] for i in kept)
+        part.labels, part.lines = (array("i", np.asarray(each)[kept].tobytes()) for each in (part.labels, part.lines))
     return part
 
 
-def _class_folders(folder: str) -> dict[str, list[str]]:
-    """``{class: its video and image files}``, sorted; what is hidden is left out."""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return {entry.name: sorted(filter(_is_media, os.listdir(entry.path))) for entry in folders}
+def _read_folder(folder: str) -> _Split:
+    part = _Split(folder)
+    for name, files in _class_folders(folder):
+        if not files:
+            part.left_out.append(name)
+            continue
+        part.labels.extend(repeat(len(part.first_place), len(files)))
+        part.first_place[name] = os.path.join(folder, name)
+        for file in files:
+            part.paths.append(os.path.join(folder, name, file))
+    return part
+
+
+def _class_folders(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Each class and its video and image files, sorted; what is hidden is left out."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield entry.name, sorted(filter(_is_media, os.listdir(entry.path)))
 
 
 def _no_classes(folder: str, split: str = "train") -> str:
@@ -332,10 +306,8 @@ def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[
             "use one kind, or give data.class_names"
         )
     largest = max(listed, key=int)
-    if (
-        not num_classes
-        and int(largest) >= 10 * sum(len(part.paths) + len(part.missing) for part in read.values()) + 1000
-    ):
+    lines = sum(len(part.paths) + part.num_missing for part in read.values())
+    if not num_classes and int(largest) >= 10 * lines + 1000:
         raise UserError(f"{listed[largest]}: label '{largest}' is too large for so short a list: set model.num_classes")
     return tuple(str(i) for i in range(num_classes or 1 + int(largest)))
 
@@ -356,28 +328,31 @@ def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...
 
 
 def _resolve(part: _Split, names: tuple[str, ...], names_file: str, max_missing: float) -> Records:
-    total = len(part.paths) + len(part.missing)
-    if len(part.missing) > max_missing * total:
+    total = len(part.paths) + part.num_missing
+    if part.num_missing > max_missing * total:
         raise UserError(
-            f"{part.source}: {len(part.missing)} of {total} listed files are missing, more than data.max_missing="
-            f"{max_missing:g} allows; the first: {', '.join(part.missing[:3])}"
+            f"{part.source}: {part.num_missing} of {total} listed files are missing, more than data.max_missing="
+            f"{max_missing:g} allows; the first: {', '.join(part.missing)}"
         )
     numbered = bool(names_file) or names == tuple(map(str, range(len(names))))
     number = {name: i for i, name in enumerate(names)}
-    labels = []
-    for label, place in zip(part.labels, part.places, strict=True):
-        index = number.get(label)
-        if index is None and numbered and part.is_list and label.isdecimal() and int(label) < len(names):
-            index = int(label)
-        if index is None:
-            known = f"0 to {len(names) - 1}" if label.isdecimal() and numbered else f"the {len(names)} class names"
-            hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not numbered else ""
-            raise UserError(f"{place}: label '{label}' is not one of {known}{hint}")
-        labels.append(index)
+    written = list(part.first_place)
+    for label in written:
+        if label not in number and numbered and part.is_list and label.isdecimal() and int(label) < len(names):
+            number[label] = int(label)
+    labels = np.array([number.get(label, -1) for label in written], np.int32)[np.asarray(part.labels)]
+    if (unknown := np.flatnonzero(labels < 0)).size:
+        label = written[part.labels[unknown[0]]]
+        known = f"0 to {len(names) - 1}" if label.isdecimal() and numbered else f"the {len(names)} class names"
+        hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not numbered else ""
+        raise UserError(f"{part.place(unknown[0])}: label '{label}' is not one of {known}{hint}")
+    images = 0
     for path in part.paths:
-        if path != (printable := os.fsencode(path).decode(errors="backslashreplace")):
+        if not path.isascii() and path != (printable := os.fsencode(path).decode(errors="backslashreplace")):
             raise UserError(f"{printable}: the file name is not UTF-8: rename it")
-    kinds = {is_image(path) for path in part.paths}
-    if len(kinds) > 1:
+        images += is_image(path)
+    if images not in (0, len(labels)):
         raise UserError(f"{part.source}: images and videos are mixed: keep them in separate datasets")
-    return Records(part.paths, labels, names, part.missing, part.left_out)
+    records = Records(part.paths, labels, names, left_out=part.left_out)
+    records.num_missing, records.missing = part.num_missing, part.missing
+    return records

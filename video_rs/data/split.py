@@ -1,0 +1,62 @@
+"""A validation split made of a share of the training files."""
+
+from __future__ import annotations
+
+import os
+import re
+from hashlib import sha1
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from video_rs.data.records import Records
+
+KINETICS_NAME = re.compile(r"(?P<source>.{11})_\d{6}_\d{6}")  # <youtube id>_<start>_<end>, in seconds
+UCF_NAME = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_<class>_g<group>_c<clip>
+
+
+def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
+    """Two parts of a dataset: all but `fraction` of every class, and that fraction.
+
+    Files cut from one source video (:func:`source_of`) stay together, so that the fraction is met only as nearly as
+    whole sources allow, and the last source of a class stays in the first part. Which go where depends on their names
+    alone: not on their order, the machine or the seed of a run, so that runs can be compared and averaged.
+    """
+    # 8 bytes of a digest tell millions of sources apart, and are not an object each
+    digests = (sha1(source_of(records.path(i)).encode(errors="surrogateescape")).digest() for i in range(len(records)))
+    short = np.fromiter((int.from_bytes(digest[:8], "big") for digest in digests), np.uint64, len(records))
+    source = np.unique(short, return_inverse=True)[1]  # a number per file, in the order of the digests
+    classes = 1 + int(records.labels.max(initial=0))
+    # a pair is a source and a class that it has files in, `counts` of them; sorted by source
+    pairs, counts = np.unique(source * classes + records.labels, return_counts=True)
+    of_source, of_class = np.divmod(pairs, classes)
+    first = np.searchsorted(of_source, np.arange(of_source.max(initial=-1) + 2))  # pair of each source
+    left = np.bincount(of_class, minlength=classes)  # sources of each class in the first part
+    to_val, decided = np.zeros((2, len(first)), bool)
+    for mine in np.split(np.argsort(of_class, kind="stable"), np.cumsum(left)[:-1]):
+        groups = of_source[mine]
+        wanted = max(1, round(fraction * int(counts[mine].sum()))) if fraction > 0 else 0
+        wanted -= int(counts[mine][to_val[groups]].sum())
+        for pair in mine[~decided[groups]]:
+            if wanted <= 0:
+                break
+            group = of_source[pair]
+            others = of_class[first[group] : first[group + 1]]
+            if counts[pair] < 2 * wanted and (left[others] > 1).all():
+                to_val[group] = True
+                wanted -= int(counts[pair])
+                left[others] -= 1
+        decided[groups] = True
+    mask = to_val[source]
+    train = records.subset(np.flatnonzero(~mask))
+    train.num_missing, train.missing, train.left_out = records.num_missing, records.missing, records.left_out
+    return train, records.subset(np.flatnonzero(mask))
+
+
+def source_of(path: str) -> str:
+    """The source video of a clip: the id in a Kinetics file name, the group in a UCF-101 one, else the file itself."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    match = KINETICS_NAME.fullmatch(stem) or UCF_NAME.fullmatch(stem)
+    return match["source"] if match else "/".join(Path(path).parts[-2:])
