@@ -1,3 +1,7 @@
+import contextlib
+import gc
+import os
+import resource
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -9,10 +13,10 @@ import torch
 from PIL import Image
 
 from video_rs.contract import FILTERS
-from video_rs.data import decode, decode_decord, packets
+from video_rs.data import decode, decode_decord, decode_pyav, packets
 from video_rs.data.decode import BACKENDS, open_video, probe, read_frames, read_image
 from video_rs.data.transforms import resize
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import MachineError, MediaError, UserError
 
 HAS_DECORD = find_spec("decord") is not None  # it has no wheels for some platforms
 INSTALLED = ["decord", "pyav"] if HAS_DECORD else ["pyav"]
@@ -290,3 +294,102 @@ def test_gray_palette_and_broken_images(tmp_path):
     for name in ("bad.jpg", "cut.jpg", "missing.jpg"):
         with pytest.raises(MediaError, match=name):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_what_the_caller_gets_wrong_is_not_the_files_fault(backend, make_video, tmp_path):
+    def wrong(*size):
+        raise ValueError("a bug")
+
+    path = make_video(tmp_path / "a.mp4", 8)
+    with open_video(path, backend) as video:
+        with pytest.raises(ValueError, match="^a bug$"):
+            video.read([0], crop=wrong)
+        with pytest.raises(ValueError, match="^a bug$"):
+            video.read_crops([0], wrong, 32)
+        with pytest.raises(ValueError, match="out is"):
+            video.read_crops([0, 1], lambda *size: [(0, 0, 8, 8)], 32, out=torch.empty(1, 9, 32, 32, 3).byte())
+        for indices in ([1.9], [[0, 1]], [], "ab"):
+            with pytest.raises(IndexError, match="a.mp4: frame indices must be"):
+                video.read(indices)
+        with pytest.raises(IndexError, match="a.mp4: frame 8 is not one of its 8 frames"):
+            video.read([3, 8, -1])
+        with pytest.raises(ValueError, match="size or short_side"):
+            video.read([0], size=8, short_side=8)
+
+
+def test_what_the_machine_lacks_is_not_the_files_fault(make_video, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 8)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = [os.open(path, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used[0] + 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many"):
+            while True:
+                used.append(os.open(path, os.O_RDONLY))
+        with pytest.raises(MachineError, match="a.mp4: Too many open files"):
+            open_video(path, "pyav")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in used:
+            os.close(file)
+
+
+@pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed")
+def test_files_are_closed_at_once_also_those_that_are_refused(make_video, tmp_path):
+    good, refused = make_video(tmp_path / "a.mp4", 8), make_video(tmp_path / "a.ts", 8)
+    audio_only(tmp_path / "audio.mp4")
+
+    def opened():
+        return len(os.listdir("/proc/self/fd"))
+
+    with open_video(good, "decord") as video:
+        video.read([0])
+    gc.collect()
+    gc.disable()
+    try:
+        before = opened()
+        for _ in range(5):
+            for path, backend in (
+                (refused, "decord"),
+                (tmp_path / "audio.mp4", "auto"),
+                (good, "decord"),
+                (good, "pyav"),
+            ):
+                with contextlib.suppress(MediaError):
+                    open_video(path, backend).close()
+        assert opened() == before
+    finally:
+        gc.enable()
+
+
+def test_damage_in_the_middle_gives_what_a_sequential_decode_gives(make_video, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 120, gop=60, options={"bf": "0"})
+    honest = packets.scan(path)
+    with av.open(str(path)) as container:
+        spot = [packet for packet in container.demux(video=0) if packet.size][70]
+    data = bytearray(path.read_bytes())
+    for at in range(spot.pos + spot.size // 2, spot.pos + spot.size):
+        data[at] ^= 0x55
+    path.write_bytes(data)
+    truth = sequential(path)
+    assert len(truth) == honest.num_frames
+    with av.open(str(path)) as container:
+        assert any(frame.is_corrupt for frame in container.decode(video=0))
+    for indices in (range(72, 110, 3), [119], [65, 71, 80]):
+        assert torch.equal(read_frames(path, indices, backend="pyav"), truth[list(indices)])
+
+
+def test_only_what_is_needed_is_decoded(make_video, tmp_path, monkeypatch):
+    path = make_video(tmp_path / "a.mp4", 200, gop=50, options={"bf": "3", "b-pyramid": "none"})
+    counts = []
+
+    def decoded(self, *args):
+        for frame in original(self, *args):
+            counts.append(frame.pts)
+            yield frame
+
+    original = decode_pyav.PyAVReader._decode
+    monkeypatch.setattr(decode_pyav.PyAVReader, "_decode", decoded)
+    read_frames(path, range(102, 130, 4), backend="pyav")
+    assert 7 <= len(counts) < 28  # neither those before the keyframe, nor all from there on

@@ -204,4 +204,6 @@ kind("two_streams_alike.mp4", (40, 48, 64), (40, HEIGHT, WIDTH), write=two_strea
 kind("second_is_best.mkv", (3, 48, 64), (40, HEIGHT, WIDTH), write=two_streams, sound=True)
 kind("with_sound.mp4", (40, HEIGHT, WIDTH), write=two_streams, sound=True)
 kind("packed.avi", write=packed)
+kind("packed.mkv", write=packed)
+kind("packed.mp4", write=packed)
 kind(AUDIO_ONLY, write=sound)

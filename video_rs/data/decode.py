@@ -6,9 +6,11 @@ upright (rotation applied), with edit lists honoured, whichever backend delivers
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from video_rs.data.decode_decord import DecordReader, Unsuitable
 from video_rs.data.decode_pyav import PyAVReader
 from video_rs.data.packets import Scan, scan
 from video_rs.data.transforms import Box, resize, short_side_size
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import MachineError, MediaError, UserError, VideoRSError
 
 BACKENDS = ("auto", "decord", "pyav")
 IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
@@ -113,7 +115,7 @@ class Video:
             raise ValueError("give size or short_side, not both")
         unique, places = self._unique(indices)
         frames, done = torch.empty(0), 0
-        for piece in self._pieces(unique, crop if callable(crop) else lambda *size: crop or (0, 0, *size)):
+        for piece in self._pieces(unique, crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)):
             if short_side is not None:
                 piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
             elif size is not None:
@@ -157,6 +159,9 @@ class Video:
 
         def around(height: int, width: int) -> Box:
             boxes.extend(plan(height, width))
+            shape = len(boxes), len(indices), size, size, 3
+            if out is not None and out.shape != shape:
+                raise ValueError(f"out is {list(out.shape)}, the crops are {list(shape)}")
             return _around(boxes)
 
         for piece in self._pieces(unique, around):
@@ -170,7 +175,7 @@ class Video:
             done += len(piece)
         if places is None:
             return crops
-        return crops[:, places] if out is None else out.copy_(crops[:, places])
+        return torch.index_select(crops, 1, places, out=out)
 
     def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
         """As :meth:`read`, but frame by frame ``[H, W, 3]`` and in one pass; `indices` ascend without repeats."""
@@ -179,9 +184,12 @@ class Video:
 
     def _unique(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Tensor | None]:
         """The indices ascending without repeats, and where each of those asked for is in them; None for in place."""
-        indices = np.asarray(indices, dtype=np.int64)
-        if indices.size == 0 or indices.min() < 0 or indices.max() >= self.num_frames:
-            raise IndexError(f"{self.path}: frame indices {indices.tolist()} outside 0..{self.num_frames - 1}")
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+            raise IndexError(f"{self.path}: frame indices must be a list of one or more whole numbers")
+        worst = indices.max() if indices.max() >= self.num_frames else indices.min()
+        if not 0 <= worst < self.num_frames:
+            raise IndexError(f"{self.path}: frame {worst} is not one of its {self.num_frames} frames")
         unique, places = np.unique(indices, return_inverse=True)
         return unique, None if np.array_equal(unique, indices) else torch.from_numpy(places)
 
@@ -191,7 +199,10 @@ class Video:
 
         def once(height: int, width: int) -> Box:
             if not planned:
-                planned.append(self._checked(plan(height, width), height, width))
+                try:
+                    planned.append(self._checked(plan(height, width), height, width))
+                except Exception as error:
+                    raise _InPlan from error
             return planned[0]
 
         done = 0
@@ -206,8 +217,9 @@ class Video:
                 except Unsuitable:
                     if self._spare is None:
                         raise
+                    spare = self._spare()
                     self.close()
-                    self.backend, self._reader, self._spare = "pyav", self._spare(), None
+                    self.backend, self._reader, self._spare = "pyav", spare, None
 
     def _checked(self, box: Box, frame_height: int, frame_width: int) -> Box:
         top, left, height, width = box
@@ -242,10 +254,11 @@ def open_video(path: str | Path, backend: str = "auto", known: Scan | None = Non
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
-    with _media_errors(path):
+    _require_file(path)
+    with _media_errors(path), ExitStack() as stack:
         if is_image(path):
             return Video(path, "pil", _ImageReader(path))
-        reader = None if known else PyAVReader(path)
+        reader = None if known else stack.enter_context(closing(PyAVReader(path)))
         packets = known or reader.scan
         problem = packets.decord_problem
         if backend != "pyav" and not problem:
@@ -254,12 +267,11 @@ def open_video(path: str | Path, backend: str = "auto", known: Scan | None = Non
             except Unsuitable as error:
                 problem = str(error)
             else:
-                if reader:
-                    reader.close()
                 spare = partial(PyAVReader, path, scan=packets) if backend == "auto" else None
                 return Video(path, "decord", decord, fps=packets.fps, spare=spare)
         if backend == "decord":
             raise MediaError(f"{path}: decord cannot be trusted with this file ({problem}): set data.decoder=auto")
+        stack.pop_all()  # the reader stays open
         return Video(path, "pyav", reader or PyAVReader(path, scan=packets), fps=packets.fps)
 
 
@@ -285,6 +297,7 @@ def read_image(path: str | Path) -> Tensor:
     """
     from PIL import Image, ImageOps
 
+    _require_file(path)
     with _media_errors(path, Exception), Image.open(path) as image:  # a damaged image may raise anything in PIL
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("I", "F"):
@@ -297,6 +310,7 @@ def read_image(path: str | Path) -> Tensor:
 
 def probe(path: str | Path) -> VideoInfo:
     """What a video file holds. Decodes one frame, or all where the timestamps are no guide. Raises ``MediaError``."""
+    _require_file(path)
     with _media_errors(path), closing(PyAVReader(path)) as reader:
         frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
         if frame is None:
@@ -310,6 +324,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 def scan_video(path: str | Path) -> Scan:
     """What the packets of a video file tell, without decoding any. Raises ``MediaError``."""
+    _require_file(path)
     with _media_errors(path):
         return scan(path)
 
@@ -339,19 +354,34 @@ def _around(boxes: Sequence[Box]) -> Box:
     return top, left, max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left
 
 
+class _InPlan(Exception):
+    """Carries an error of the caller's past those that are the file's."""
+
+
+def _require_file(path: str | Path) -> None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise MediaError(f"{path}: no such file")
+    if not found.st_size:
+        raise MediaError(f"{path}: the file is empty")
+
+
 @contextmanager
 def _media_errors(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file."""
+    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file, or a ``MachineError``."""
     try:
-        if not Path(path).is_file():
-            raise MediaError(f"{path}: no such file")
-        if Path(path).stat().st_size == 0:
-            raise MediaError(f"{path}: the file is empty")
         yield
-    except MediaError:
+    except VideoRSError:
         raise
+    except _InPlan as error:
+        raise error.__cause__ from None
     except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
         if isinstance(error, UnicodeEncodeError):  # decoders take names as UTF-8
             raise MediaError(f"{path}: its name is not UTF-8: rename it") from None
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise MachineError(f"{path}: {os.strerror(error.errno)}: lower data.workers, or raise the limit") from error
         lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
         raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error

@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 
 from video_rs.data.transforms import Box
 
-CHUNK_BYTES = 64 * 2**20  # of frames that are in memory at full size together, before they are resized
+CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
 
 
 class Unsuitable(Exception):

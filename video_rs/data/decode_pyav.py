@@ -6,6 +6,7 @@ nobody asked for and no other frame refers to are not even decoded.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -28,7 +29,7 @@ from video_rs.data.packets import (
 from video_rs.data.transforms import Box
 from video_rs.errors import MediaError
 
-PIECE_BYTES = 64 * 2**20  # of frames that are in memory at full size together, before they are resized
+PIECE_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
 
 
 class PyAVReader:
@@ -45,9 +46,14 @@ class PyAVReader:
         self, path: str | Path, container: av.container.InputContainer | None = None, scan: Scan | None = None
     ) -> None:
         self.path, self._fresh = path, scan is not None
-        self._set_up(container or open_container(path))
-        self.scan = scan or scan_container(self._container, path)
-        self.num_frames = self.scan.num_frames or self._count()
+        self._container = container or open_container(path)
+        try:
+            self._set_up()
+            self.scan = scan or scan_container(self._container, path)
+            self.num_frames = self.scan.num_frames or self._count()
+        except BaseException:
+            self.close()  # PyAV's objects are in circles: the file would stay open until a collection
+            raise
 
     def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
         """See ``decode.Backend``."""
@@ -72,7 +78,7 @@ class PyAVReader:
         if (frame.width, frame.height) == self._size:
             return frame
         with open_container(self.path) as container:
-            return next(container.decode(best_stream(container, self.path)))
+            return next(container.decode(best_stream(container, self.path)), frame)
 
     def first(self) -> av.VideoFrame | None:
         """The first frame, as FFmpeg gives it."""
@@ -114,7 +120,8 @@ class PyAVReader:
                 upcoming, frames = start, self._decoded_from(self.scan.keyframes[key], wanted)
             while True:
                 frame = next(frames, None)
-                found = None if frame is None else number.get(frame.pts)
+                # what stands for damaged pixels depends on all that was decoded before
+                found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
                 if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
                     return
                 upcoming = found + 1
@@ -126,7 +133,8 @@ class PyAVReader:
         """All frames, from the start."""
         if not self._fresh:
             self.close()
-            self._set_up(open_container(self.path))
+            self._container = open_container(self.path)
+            self._set_up()
         self._fresh = False
         return self._decode(self._container.demux(self.stream))
 
@@ -139,11 +147,12 @@ class PyAVReader:
         for time in (key.pts, key.dts):  # some containers are indexed by the one, some by the other
             if time is None:
                 continue
-            self._container.seek(time, stream=self.stream)
-            packets = self._container.demux(self.stream)
-            first = next(packets)
-            if first.pts == key.pts:
-                return self._decode(chain([first], packets), wanted)
+            with contextlib.suppress(av.FFmpegError):
+                self._container.seek(time, stream=self.stream)
+                packets = self._container.demux(self.stream)
+                first = next(packets)
+                if first.pts == key.pts:
+                    return self._decode(chain([first], packets), wanted)
         return iter(())
 
     def _decode(self, packets: Iterable[av.Packet], wanted: set[int] | None = None) -> Iterator[av.VideoFrame]:
@@ -160,10 +169,8 @@ class PyAVReader:
             raise MediaError(f"{self.path}: no frame can be decoded")
         return count
 
-    def _set_up(self, container: av.container.InputContainer) -> None:
-        self._container = container
-        self.stream = best_stream(container, self.path)
-        self.stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
+    def _set_up(self) -> None:
+        self.stream = best_stream(self._container, self.path)
         self._size = self.stream.codec_context.width, self.stream.codec_context.height
 
 

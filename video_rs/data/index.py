@@ -108,7 +108,7 @@ def load(file: Path) -> VideoIndex:
         with np.load(file, allow_pickle=False) as arrays:
             rows, gaps, ends = (arrays[name] for name in ("rows", "gaps", "ends"))
             words = tuple(arrays["words"].tolist())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
         rows = None
     if rows is None or rows.dtype != ROW or len(ends) != len(rows):
         raise UserError(f"{file} is damaged, or of another version of video_rs: delete it, or run video-rs index again")
@@ -124,7 +124,9 @@ def attach(records: Records) -> None:
 
 def index_file(records: Records) -> Path:
     """Where the index of these files lies, or would lie."""
-    return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths()).hexdigest()[:16]}.npz"
+    from video_rs.data.packets import RULES
+
+    return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths() + bytes([RULES])).hexdigest()[:16]}.npz"
 
 
 def scan_file(path: str) -> tuple[int, Scan | None, str]:

@@ -20,6 +20,9 @@ PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: what decord knows nothing of
 
 
+RULES = 1  # raise it when a scan says anything else than before: indexes of datasets are then made anew
+
+
 @dataclass(frozen=True)
 class Keyframe:
     """A keyframe from which decoding is right: nothing behind it is shown before it. Times in the stream's units."""
@@ -64,6 +67,7 @@ def best_stream(container: av.container.InputContainer, path: str | Path) -> av.
     stream = container.streams.best("video")
     if stream is None:
         raise MediaError(f"{path}: no video stream in it")
+    stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
     return stream
 
 
@@ -147,28 +151,33 @@ def scan_container(container: av.container.InputContainer, path: str | Path) -> 
     late = np.arange(len(pts)) - np.argsort(np.argsort(pts))  # places by which frames come after their turn
     if late.max() > context.reorder_depth:  # the decoder does not wait long enough, and drops frames until it learns
         return no_guide
+    if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
+        return no_guide
     if len(shown) > 1:
         rate = float((len(shown) - 1) / (int(shown[-1] - shown[0]) * Fraction(stream.time_base)))
-    problem = ""
-    if codec == "av1":
-        problem = "no AV1"
-    elif context.pix_fmt not in PLAIN_FORMATS:
-        problem = f"converts {context.pix_fmt} in its own way"
-    elif context.colorspace in ODD_COLORS:
-        problem = "knows nothing of its colour space"
-    elif context.width % 2 or context.height % 2:
-        problem = "converts odd sizes in its own way"
-    elif len(shown) < len(pts) or shown[0] < 0:
+    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
+    if len(shown) < len(pts) or shown[0] < 0:
         problem = "an edit list hides packets"
     elif (is_key & ~safe).any():
         problem = "open GOP"
     elif (mov or avi) and sum(entry.is_keyframe for entry in stream.index_entries) != is_key.sum():
         problem = "its index is wrong about keyframes"
-    elif starts.problem:
-        problem = starts.problem
-    elif len(container.streams.video) > 1:
-        problem = "several video streams"  # decord has its own idea of the best one
     elif avi and times != dts:
         problem = "no times in the file"
-    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
+    else:
+        problem = starts.problem or _problem_of_stream(container, stream)
     return Scan(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
+
+
+def _problem_of_stream(container: av.container.InputContainer, stream: av.VideoStream) -> str:
+    """Why decord would deliver another stream, other colours or nothing; empty where it does not."""
+    context = stream.codec_context
+    if context.codec.canonical_name == "av1":
+        return "no AV1"
+    if context.pix_fmt not in PLAIN_FORMATS:
+        return f"converts {context.pix_fmt} in its own way"
+    if context.colorspace in ODD_COLORS:
+        return "knows nothing of its colour space"
+    if context.width % 2 or context.height % 2:
+        return "converts odd sizes in its own way"
+    return "several video streams" if len(container.streams.video) > 1 else ""  # it has its own idea of the best one
