@@ -45,6 +45,7 @@ def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
     assert "20 to 20 frames" in done.stdout and "1 cannot be read" in done.stdout and "broken.mp4: " in done.stdout
     records = build_records(config)
     assert [records["train"].scan(i) is not None for i in range(4)] == [True, False, True, False]
+    assert ", indexed" in records["train"].describe()
     assert records["val"].scan(1).num_frames == 20 and records["test"] is records["val"]
 
 

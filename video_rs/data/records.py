@@ -110,8 +110,9 @@ class Records:
         return digest.hexdigest()[:12]
 
     def describe(self) -> str:
-        """One phrase for start-up lines: counts, missing files, fingerprint."""
+        """One phrase for start-up lines: counts, fingerprint, whether there is an index, missing files."""
         text = f"{len(self)} files, {len(set(self.labels.tolist()))} classes, fingerprint {self.fingerprint()}"
+        text += ", indexed" if self.index else ""
         if self.num_missing:
             text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
         if self.left_out:
