@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads the packets of all videos of a dataset once: ``tools/index_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
+"""Looks at all videos of a dataset once: ``tools/index_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
 
 import sys
 from pathlib import Path

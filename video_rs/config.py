@@ -71,12 +71,14 @@ class DataConfig:
     class_names: str = _key("", "file with one class name a line; empty: from the data")
     val_fraction: float = _key(0.1, "part of train set aside where there is no val split", low=0.001, high=0.9)
     max_missing: float = _key(0.05, "part of a list that may be missing on disk", low=0, high=1)
-    max_broken: float = _key(0.05, "part of the training files that may be unreadable", low=0, high=1, free=True)
+    max_broken: float = _key(
+        0.05, "part of the training files that may be unreadable, or the run stops", low=0, high=1, free=True
+    )
     decoder: str = _key(
         "auto", "auto: decord where it is right, else PyAV", choices=("auto", "decord", "pyav"), free=True
     )
     workers: int = _key(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256, free=True)
-    timeout: float = _key(120.0, "seconds a worker may hang in one file; 0: for ever", low=0, free=True)
+    timeout: float = _key(120.0, "seconds a worker may hang in one file, then left out; 0: for ever", low=0, free=True)
     num_frames: int = _key(32, "frames of a clip; 1 for images", low=1, high=1024)
     stride: int = _key(2, "frames at the rate of fps from one frame of the clip to the next", low=1, high=1024)
     fps: float = _key(0.0, "frame rate that stride counts in; 0: each file's own", low=0, high=1000)
@@ -415,6 +417,8 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"data.{name} is [lowest, highest]; found {[low, high]}")
     if data.test_size > data.short_side:
         raise ConfigError(f"data.test_size={data.test_size} does not fit data.short_side={data.short_side}; raise it")
+    if 0 < data.timeout < 1:
+        raise ConfigError(f"data.timeout={data.timeout:g} is no time to read a file in; give at least 1 second, or 0")
     if data.fps and data.sampling == "segments":
         raise ConfigError(f"data.fps={data.fps:g} says nothing of segments, which divide the whole video; set it to 0")
     if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:

@@ -42,7 +42,12 @@ def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "train: 4 files, 2 of them in the index" in done.stdout and "val: 2 files, 2 of them" in done.stdout
     assert "2 for decord" in done.stdout and "1 for PyAV (its timestamps are no guide)" in done.stdout
-    assert "20 to 20 frames" in done.stdout and "1 cannot be read" in done.stdout and "broken.mp4: " in done.stdout
+    assert "1 more can be opened" in done.stdout
+    assert (
+        "20 to 20 frames, median 20" in done.stdout
+        and "1 cannot be opened" in done.stdout
+        and "broken.mp4: " in done.stdout
+    )
     records = build_records(config)
     assert [records["train"].scan(i) is not None for i in range(4)] == [True, False, True, False]
     assert ", indexed" in records["train"].describe()
@@ -53,6 +58,11 @@ def test_bad_input(dataset, tmp_path):
     for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "images"), "are images")):
         done = run(root)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    (tmp_path / "file").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDEO_RS_CACHE", str(tmp_path / "file"))
+        done = run(dataset)
+    assert done.returncode == 2 and "set VIDEO_RS_CACHE" in done.stderr and done.stderr.count("\n") == 1
     assert run(dataset).returncode == 0
     for file in (tmp_path / "cache" / "index").iterdir():
         file.write_bytes(b"damaged")

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -71,8 +73,14 @@ def test_a_file_that_has_changed_is_looked_at_anew(records, make_video, tmp_path
     changing = Records([str(path)], [0], ["all"])
     changing.index = pack([scan_file(str(path))[:2]], 1)
     assert changing.scan(0).num_frames == 30
+    content, changed = path.read_bytes(), path.stat().st_mtime
     make_video(path, 31)
     assert changing.scan(0) is None
+    path.write_bytes(content[::-1])
+    os.utime(path, (changed, changed + 1))
+    assert changing.scan(0) is None
+    os.utime(path, (changed, changed))
+    assert changing.scan(0) is not None
     path.unlink()
     assert changing.scan(0) is None
 
@@ -82,20 +90,20 @@ def test_uneven_times_and_far_keyframes_are_not_packed(records):
     uneven = packets.Scan(even.codec, np.sort(even.pts**2), [packets.Keyframe(0)], fps=25.0)
     far = packets.Scan("h264", np.arange(70000), [packets.Keyframe(0), packets.Keyframe(66000)], fps=25.0)
     near = packets.Scan("h264", np.arange(70000), [packets.Keyframe(0), packets.Keyframe(65535)], fps=25.0)
-    rows = pack([(10, scan) for scan in (uneven, far, near)], 3).rows
+    rows = pack([((10, 0), scan) for scan in (uneven, far, near)], 3).rows
     assert (rows["bytes"] > 0).tolist() == [False, False, True]
 
 
 def test_more_words_than_fit_are_left_out():
     scans = [packets.Scan(f"codec{i}", np.arange(3), [packets.Keyframe(0)], fps=1.0) for i in range(300)]
-    packed = pack([(1, scan) for scan in scans], 300)
+    packed = pack([((1, 0), scan) for scan in scans], 300)
     assert all(packed.words[row["codec"]] == f"codec{i}" for i, row in enumerate(packed.rows) if row["bytes"])
     assert 200 < (packed.rows["bytes"] > 0).sum() < 256
 
 
 def test_a_million_files_take_little(records):
     one = records.index
-    assert one.rows.itemsize <= 34 and one.gaps.itemsize == 2 and one.ends.itemsize == 8
+    assert one.rows.itemsize <= 38 and one.gaps.itemsize == 2 and one.ends.itemsize == 8
 
 
 def test_damaged_files(tmp_path, records):

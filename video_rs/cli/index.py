@@ -2,7 +2,7 @@
 
 tools/index_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
 
-It tells which decoder each file will get and why, how long the videos are, and which files cannot be read. Commands
+It tells which decoder each file will get and why, how long the videos are, and which files cannot be opened. Commands
 that use the same files find the result by themselves, in the cache folder ($VIDEO_RS_CACHE, else ~/.cache/video_rs).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from video_rs.cli.common import config_parser, progress
@@ -17,6 +18,10 @@ from video_rs.config import load_config
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from video_rs.data.index import Version
+    from video_rs.data.packets import Scan
     from video_rs.data.records import Records
 
 
@@ -36,7 +41,12 @@ def main(argv: list[str]) -> int:
     for file, (split, records) in splits.items():
         if is_image(records.path(0)):
             raise UserError(f"the files of the {split} split are images ({records.path(0)}): only videos need an index")
-        file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        except OSError as error:
+            raise UserError(
+                f"{file.parent} cannot be made ({error.strerror}): set VIDEO_RS_CACHE to another folder"
+            ) from None
     for file, (split, records) in splits.items():
         for line in make(records, split, file, max(1, runtime.loader_workers(config.data.workers))):
             print(line)
@@ -50,9 +60,9 @@ def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
 
     decoders, lengths, broken = Counter(), [], []
 
-    def scans():
+    def scans() -> Iterator[tuple[Version, Scan | None]]:
         paths = [records.path(number) for number in range(len(records))]
-        for size, scan, problem in progress(
+        for version, scan, problem in progress(
             map_in_processes(scan_file, paths, workers), total=len(paths), desc=split, unit="files"
         ):
             if scan is None:
@@ -60,16 +70,18 @@ def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
             else:
                 decoders[f"PyAV ({scan.decord_problem})" if scan.decord_problem else "decord"] += 1
                 lengths.append(scan.num_frames)
-            yield size, scan
+            yield version, scan
 
     index = pack(scans(), len(records))
     index.save(file)
     known = int((index.rows["bytes"] > 0).sum())
     lines = [f"{split}: {len(records)} files, {known} of them in the index {file}"]
-    lines += [f"  {count} for {decoder}" for decoder, count in decoders.most_common()]
-    counted = sorted(length for length in lengths if length)
-    if counted:
-        lines.append(f"  {counted[0]} to {counted[-1]} frames, {counted[len(counted) // 2]} in the middle of them")
+    if uneven := len(lengths) - known:
+        lines.append(f"  {uneven} more can be opened, but their timestamps are uneven or no guide: no index helps")
+    lines += [f"  {count} for {decoder} where data.decoder=auto" for decoder, count in decoders.most_common()]
+    if counted := [length for length in lengths if length]:
+        lines.append(f"  {min(counted)} to {max(counted)} frames, median {round(median(counted))}")
     if broken:
-        lines += [f"  {len(broken)} cannot be read, the first:", *(f"    {problem}" for problem in broken[:3])]
+        lines.append(f"  {len(broken)} cannot be opened{', the first 20' if len(broken) > 20 else ''}:")
+        lines += [f"    {problem}" for problem in broken[:20]]
     return lines

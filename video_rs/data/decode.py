@@ -113,13 +113,16 @@ class Video:
         """
         if size is not None and short_side is not None:
             raise ValueError("give size or short_side, not both")
+        height_width = (size, size) if isinstance(size, int) else size
+        if any(type(side) is not int or side < 1 for side in (*(height_width or ()), short_side or 1)):
+            raise ValueError(f"size and short_side are whole numbers of pixels, got {size or short_side}")
         unique, places = self._unique(indices)
         frames, done = torch.empty(0), 0
         for piece in self._pieces(unique, crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)):
             if short_side is not None:
                 piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
-            elif size is not None:
-                piece = resize(piece, *(size if isinstance(size, tuple) else (size, size)), filter)
+            elif height_width is not None:
+                piece = resize(piece, *height_width, filter)
             if len(piece) == len(unique):
                 frames = piece
                 break
@@ -364,7 +367,7 @@ def _require_file(path: str | Path) -> None:
     except (OSError, ValueError):
         found = None
     if found is None or not stat.S_ISREG(found.st_mode):
-        raise MediaError(f"{path}: no such file")
+        raise MediaError(f"{path}: {'no such file' if found is None else 'not a file'}")
     if not found.st_size:
         raise MediaError(f"{path}: the file is empty")
 

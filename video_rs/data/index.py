@@ -1,7 +1,7 @@
 """What the packets of all files of a dataset tell, packed, so that opening a file for a clip need not read it all.
 
-``video-rs index`` makes it once; it lies in the cache folder and is found again by the paths of the files. A file whose
-size has changed since, and one whose frames do not come at an even pace, is looked at anew whenever it is opened.
+``video-rs index`` makes it once; it lies in the cache folder and is found again by the paths of the files. A file that
+has changed since, and one whose frames do not come at an even pace, is looked at anew whenever it is opened.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROW = np.dtype(
     [
         ("bytes", "<u4"),  # of the file; 0 for one that has to be looked at anew
+        ("changed", "<u4"),  # when it last was, seconds since 1970
         ("num_frames", "<u4"),
         ("frame_bytes", "<u4"),
         ("first", "<i4"),
@@ -37,6 +38,9 @@ ROW = np.dtype(
         ("problem", "u1"),
     ]
 )
+
+
+Version = tuple[int, int]  # see _version
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,7 @@ class VideoIndex:
         from video_rs.data.packets import Keyframe, Scan
 
         row = self.rows[number]
-        try:
-            if not row["bytes"] or os.path.getsize(path) != row["bytes"]:
-                return None
-        except OSError:
+        if not row["bytes"] or _version(path) != (row["bytes"], row["changed"]):
             return None
         start = self.ends[number - 1] if number else 0
         keys = np.cumsum(self.gaps[start : self.ends[number]], dtype=np.int64)
@@ -86,12 +87,12 @@ class VideoIndex:
             np.savez(handle, rows=self.rows, gaps=self.gaps, ends=self.ends, words=np.array(self.words))
 
 
-def pack(scans: Iterable[tuple[int, Scan | None]], count: int) -> VideoIndex:
-    """The index of `count` files, from the size of each in bytes and its scan; None for one that cannot be read."""
+def pack(scans: Iterable[tuple[Version, Scan | None]], count: int) -> VideoIndex:
+    """The index of `count` files, from the version of each and its scan; None for one that cannot be read."""
     rows, ends = np.zeros(count, ROW), np.zeros(count, np.int64)
     gaps, words, end = [np.zeros(0, np.uint16)], {"": 0}, 0
-    for number, (size, scan) in enumerate(scans):
-        packed = scan and _pack(size, scan)
+    for number, (version, scan) in enumerate(scans):
+        packed = scan and _pack(version, scan)
         if packed and len(words) < 255:
             values, of_file = packed
             codec, problem = (words.setdefault(word, len(words)) for word in (scan.codec, scan.decord_problem))
@@ -103,11 +104,13 @@ def pack(scans: Iterable[tuple[int, Scan | None]], count: int) -> VideoIndex:
 
 
 def load(file: Path) -> VideoIndex:
-    """Raises UserError for a damaged file."""
+    """Raises UserError for a file that is damaged or may not be read."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             rows, gaps, ends = (arrays[name] for name in ("rows", "gaps", "ends"))
             words = tuple(arrays["words"].tolist())
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; set VIDEO_RS_CACHE to one of yours") from None
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
         rows = None
     if rows is None or rows.dtype != ROW or len(ends) != len(rows):
@@ -129,21 +132,31 @@ def index_file(records: Records) -> Path:
     return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths() + bytes([RULES])).hexdigest()[:16]}.npz"
 
 
-def scan_file(path: str) -> tuple[int, Scan | None, str]:
-    """Size in bytes, scan, and what is wrong with the file: its scan is then None."""
+def scan_file(path: str) -> tuple[Version, Scan | None, str]:
+    """Version, scan, and what is wrong with the file: its scan is then None."""
     from video_rs.data.decode import scan_video
 
+    version = _version(path)
     try:
-        return os.path.getsize(path), scan_video(path), ""
-    except (MediaError, OSError) as error:
-        return 0, None, str(error)
+        return version, scan_video(path), ""
+    except MediaError as error:
+        return version, None, str(error)
+
+
+def _version(path: str) -> Version:
+    """Of a file, zeros for none: its size in bytes and when it last changed, seconds since 1970."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, int(found.st_mtime) % 2**32
 
 
 def _even(first: int, step: float, count: int) -> np.ndarray:
     return np.rint(first + step * np.arange(count)).astype(np.int64)
 
 
-def _pack(size: int, scan: Scan) -> tuple[tuple, np.ndarray] | None:
+def _pack(version: Version, scan: Scan) -> tuple[tuple, np.ndarray] | None:
     """The fields of a row but for the words, and the gaps between keyframes; None where they cannot hold the scan."""
     if scan.pts is None:
         return None
@@ -152,11 +165,11 @@ def _pack(size: int, scan: Scan) -> tuple[tuple, np.ndarray] | None:
     keys = np.array([key.pts for key in scan.keyframes], np.int64)
     numbers = np.searchsorted(scan.pts, keys)
     gaps = np.diff(numbers, prepend=0)
-    fits = max(size, scan.frame_bytes, count) < 2**32 and abs(first) < 2**31 and gaps.max() < 2**16
+    fits = max(version[0], scan.frame_bytes, count) < 2**32 and abs(first) < 2**31 and gaps.max() < 2**16
     if (
         not fits
         or not np.array_equal(_even(first, step, count), scan.pts)
         or not np.array_equal(scan.pts[numbers % count], keys)
     ):
         return None
-    return (size, count, scan.frame_bytes, first, step, scan.fps), gaps.astype(np.uint16)
+    return (*version, count, scan.frame_bytes, first, step, scan.fps), gaps.astype(np.uint16)

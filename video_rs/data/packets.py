@@ -173,11 +173,11 @@ def _problem_of_stream(container: av.container.InputContainer, stream: av.VideoS
     """Why decord would deliver another stream, other colours or nothing; empty where it does not."""
     context = stream.codec_context
     if context.codec.canonical_name == "av1":
-        return "no AV1"
+        return "it does not know AV1"
     if context.pix_fmt not in PLAIN_FORMATS:
-        return f"converts {context.pix_fmt} in its own way"
+        return f"it converts {context.pix_fmt} in its own way"
     if context.colorspace in ODD_COLORS:
-        return "knows nothing of its colour space"
+        return "it does not know the colour space"
     if context.width % 2 or context.height % 2:
-        return "converts odd sizes in its own way"
+        return "it converts odd sizes in its own way"
     return "several video streams" if len(container.streams.video) > 1 else ""  # it has its own idea of the best one
