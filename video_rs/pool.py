@@ -12,7 +12,11 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterator[R]:
-    """The results in order, as they come; what a call raises is raised here. Ctrl-C ends it at once."""
+    """The results in order, as they come; what a call raises is raised here.
+
+    Ctrl-C and such an error end it once each process is through with what it has been given: up to 32 calls.
+    ``BrokenProcessPool`` is raised when a process is killed.
+    """
     if workers == 1 or len(todo) < 64:  # not worth starting processes for
         yield from map(function, todo)
         return

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from video_rs.cli import common
+from video_rs.pool import map_in_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +85,13 @@ def test_progress_in_a_log(capsys):
     assert list(common.progress("abcdefghijklmnopqrstuvwxy", desc="drawing", unit="letters"))[-1] == "y"
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 13 and lines[0] == "drawing: 2/25 letters" and lines[-1] == "drawing: 25/25 letters"
+
+
+def _die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_line(capsys):
+    assert common.run(lambda argv: list(map_in_processes(_die, range(64), 2)), []) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: a process of several was killed") and len(error.splitlines()) == 1
