@@ -84,7 +84,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        changing = [self._meter, *self.model.buffers()]  # the rest is as it was until all parts are there
+        in_parts = self.plan.batch_size > self.plan.micro_batch  # else nothing changes before all has come
+        changing = [self._meter, *self.model.buffers()] if in_parts else []  # nothing else does before an update
         before = [tensor.clone() for tensor in changing]
         broken = []
         try:
@@ -92,7 +93,8 @@ class Trainer:
                 self._forward_backward(batch, number)
                 broken += batch["broken"]
         except VideoRSError:
-            torch._foreach_copy_(changing, before)
+            for tensor, value in zip(changing, before, strict=True):
+                tensor.copy_(value)
             raise
         self.ledger.note(broken)
         if self.clip_grad_norm:
@@ -151,7 +153,8 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; the state is saved.
-            StuckWorker: a file hangs; the state is saved, and the file is not opened when the run is resumed.
+            StuckWorker: a training file hangs; the state is saved, and the file is not opened when the run is resumed.
+            MachineError: a whole row of validation files hangs; the state before the validation is saved.
             UserError: too many files are broken, the state is saved; or the loss is no longer finite, the last good
                 checkpoint is intact.
         """
@@ -195,6 +198,7 @@ class Trainer:
             self.ledger.note_hung(error.path)
         if self.step or isinstance(error, StuckWorker):
             self.save()
+        self.ledger.check(self._folder, self.step)  # to start again would be no use
 
     def _validate(self, validate: Validate, signals: StopSignals) -> None:
         self._require_finite()
