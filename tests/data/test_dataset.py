@@ -126,6 +126,13 @@ def test_a_class_that_is_all_broken_borrows_from_another(some_broken):
     assert sample["label"] == 1 and len(sample["broken"]) == 2
 
 
+def test_a_broken_file_that_is_listed_many_times(records, tmp_path):
+    only = Records([str(tmp_path / "gone.mp4")] * 200 + [records.path(0)], [0] * 201, ["a"])
+    for index in range(5):
+        sample = clips(only)[SampleKey(0, index)]
+        assert sample["index"] == 200 and len(sample["broken"]) == 1
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_that_is_all_broken_is_one_clear_error(tmp_path, workers):
     records = Records([str(tmp_path / f"{i}.mp4") for i in range(30)], [0] * 30, ["a"])
@@ -262,7 +269,7 @@ def test_files_that_hung_are_left_alone(records, opened):
         if isinstance(dataset, ClipDataset):
             sample = dataset[SampleKey(0, 1)]
             assert sample["broken"] == [(skipped, "hung the decoder")] and sample["index"] in (0, 2)
-            assert seen == [sample["index"], -1]
+            assert seen == [sample["index"]] * 2 + [-1]  # to open it, and to augment the clip
         else:
             assert (dataset[1]["views"], dataset[1]["error"], seen) == (None, "hung the decoder", [])
             assert dataset[2]["views"] is not None
@@ -273,9 +280,11 @@ def test_who_watches_is_told_what_is_open(some_broken, opened):
     dataset, seen = clips(some_broken, repeats=2), []
     dataset.watch = lambda index: seen.append((index, len(opened)))
     batch = dataset.__getitems__([SampleKey(0, index, copy) for index in range(6) for copy in range(2)])
-    records_seen, opened_before = zip(*seen)
-    assert opened_before == (*range(len(opened)), len(opened))  # told just before each
-    assert [some_broken.path(index) for index in records_seen[:-1]] == opened and records_seen[-1] == -1
+    told = []
+    for number, path in enumerate(opened):  # just before each; and before each copy of those that can be read
+        can_be_read = path in map(some_broken.path, (0, 2, 4))
+        told += [(path, number)] + [(path, number + 1)] * (2 * can_be_read)
+    assert [(some_broken.path(index), before) for index, before in seen[:-1]] == told and seen[-1] == (-1, len(opened))
     assert len(opened) == 6 + len(batch["broken"])
     tested, seen = views(some_broken, TemporalSampling(4, 1)), []
     tested.watch = seen.append
@@ -321,15 +330,20 @@ def test_views_of_a_long_video_hold_its_views_alone(make_video, tmp_path, monkey
     assert item["views"].shape == (9, 4, 16, 16, 3) and item["views"].untyped_storage().nbytes() == 9 * 4 * 16 * 16 * 3
 
 
+class Full(ViewTransform):
+    """One view: the whole frames."""
+
+    def cut(self, clip):
+        return [clip]
+
+
 def test_views_share_one_decode_and_are_right(records, frame_numbers):
     transform = ViewTransform(32, 32, crops=3)
     dataset = views(records, STRIDED, 4, transform)
     item = dataset[5]
     assert item["views"].shape == (12, 6, 32, 32, 3) and item["views"].dtype == torch.uint8
     assert (item["label"], item["index"], item["error"]) == (1, 5, None)
-    full = views(records, STRIDED, 4, lambda clip: clip[None])
-    full.transform.short_side, full.transform.filter = 32, "bilinear"
-    clips_of_it = full[5]["views"]
+    clips_of_it = views(records, STRIDED, 4, Full(32, 32))[5]["views"]
     for k, indices in enumerate(STRIDED.even_clips(25, 4)):
         assert frame_numbers(clips_of_it[k]) == [500 + i for i in indices]
         assert torch.equal(item["views"][3 * k : 3 * k + 3], transform(clips_of_it[k]))

@@ -42,8 +42,8 @@ class ClipDataset(Dataset):
         skip: paths that are never opened, since they hung a worker; they count as files that cannot be read.
 
     Attributes:
-        watch: called with the number of the record just before its file is opened, and with -1 when the sample or
-            batch is done. Does nothing unless it is set.
+        watch: called with the number of the record just before its file is opened and before each copy is augmented,
+            and with -1 when the sample or batch is done. Does nothing unless it is set.
     """
 
     def __init__(
@@ -143,6 +143,7 @@ class ClipDataset(Dataset):
                 out=clips,
             )
         for clip, rng in zip(clips, rngs, strict=True):
+            self.watch(index)
             finished = self.transform.finish(clip, rng)
             if finished is not clip:
                 clip.copy_(finished)
@@ -152,7 +153,7 @@ class ClipDataset(Dataset):
         """Another file of the class; of any class where it has no other."""
         same = np.flatnonzero(self.records.labels == self.records.labels[index])
         for candidates in (same, np.arange(len(self.records))):
-            for candidate in rng.permutation(candidates)[: MAX_REPLACEMENTS + 2]:
+            for candidate in rng.permutation(candidates):
                 if self.records.path(candidate) not in tried:
                     return int(candidate)
         return index
@@ -228,12 +229,11 @@ def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: View
     """
     unique, places = np.unique(indices, return_inverse=True)
     frames = read(unique, short_side=transform.short_side, filter=transform.filter)
-    views = None
-    for number, clip in enumerate(torch.from_numpy(places.reshape(indices.shape))):
-        crops = transform(frames[clip])
-        if views is None:
-            views = empty(len(indices), *crops.shape)
-        views[number] = crops
+    crops = transform.cut(frames)
+    views = empty(len(indices), len(crops), indices.shape[1], *crops[0].shape[1:])
+    for clip, views_of_clip in zip(torch.from_numpy(places.reshape(indices.shape)), views, strict=True):
+        for crop, view in zip(crops, views_of_clip, strict=True):
+            torch.index_select(crop, 0, clip, out=view)
     return views.flatten(0, 1)
 
 

@@ -169,6 +169,10 @@ class ViewTransform:
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
         """uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
+        return torch.stack(self.cut(clip_THWC))
+
+    def cut(self, clip_THWC: Tensor) -> list[Tensor]:
+        """The same as parts of the clip, without a copy."""
         height, width = clip_THWC.shape[1:3]
         if min(height, width) != self.short_side:
             raise ValueError(
@@ -176,7 +180,7 @@ class ViewTransform:
             )
         size = self.size
         boxes = view_boxes(height, width, size, self.crops)
-        return torch.stack([clip_THWC[:, top : top + size, left : left + size] for top, left in boxes])
+        return [clip_THWC[:, top : top + size, left : left + size] for top, left in boxes]
 
 
 def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int, int]]:
