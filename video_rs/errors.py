@@ -41,11 +41,15 @@ class StuckWorker(VideoRSError):
     Attributes:
         index, path: of the record; -1 and "" where no worker is in a file.
         seconds: since it was opened.
+        timeout: that is data.timeout.
     """
 
     exit_code = 75
 
-    def __init__(self, index: int, path: str, seconds: float) -> None:
+    def __init__(self, index: int, path: str, seconds: float, timeout: float) -> None:
         what = f"{path} has kept a loader worker busy" if path else "the loader workers have stood still"
-        super().__init__(f"{what} for {seconds:.0f} s, more than data.timeout")
-        self.index, self.path, self.seconds = index, path, seconds
+        super().__init__(
+            f"{what} for {seconds:.0f} s, more than data.timeout={timeout:g}: start again, or raise data.timeout if "
+            "the storage is that slow"
+        )
+        self.index, self.path, self.seconds, self.timeout = index, path, seconds, timeout

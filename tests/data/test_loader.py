@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -16,7 +17,7 @@ from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream
 from video_rs.data.transforms import TrainTransform, ViewTransform
 from video_rs.data.watch import Slots, Watch
-from video_rs.errors import StuckWorker
+from video_rs.errors import MachineError, StuckWorker
 
 SAMPLING = TemporalSampling(4, 2)
 
@@ -67,7 +68,7 @@ def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
     reference = list(clip_batches(paths, workers=0))
     batches, stuck = taken_until_stuck(clip_batches([*paths[:4], hanging_video, paths[5]], workers=workers))
     assert (stuck.index, stuck.path) == (4, hanging_video)
-    assert hanging_video in str(stuck) and "data.timeout" in str(stuck) and stuck.seconds > 1
+    assert hanging_video in str(stuck) and "data.timeout=1: start again" in str(stuck) and stuck.seconds > 1
     for batch, expected in zip(batches, reference):  # what came before it is what would have come anyhow
         assert 4 not in expected["index"] and torch.equal(batch["clip"], expected["clip"])
     assert 4 in reference[len(batches)]["index"]
@@ -165,8 +166,27 @@ def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
     links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_REPLACEMENTS + 3)]
     for link in links:
         os.link(hanging_video, link)
-    with pytest.raises(StuckWorker):
+    with pytest.raises(
+        MachineError, match=f"^{MAX_REPLACEMENTS + 1} videos in a row .*the last: {tmp_path}.*check the"
+    ):
         list(views(links, timeout=0.1))
+    assert_no_worker_left()
+
+
+def test_an_end_does_not_wait_for_workers_that_hang(paths, hanging_video):
+    batches = iter(clip_batches([paths[0], *[hanging_video] * 5], workers=4, timeout=120, steps=50))
+    other = iter(clip_batches(paths, workers=3, transform=Stopping(24), timeout=120))
+    for loader in (batches, other):
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # as a Ctrl-C while the loader waits
+        signal.alarm(3)
+        start = time.monotonic()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                list(loader)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - start < 3 + 4
+    assert_no_worker_left()
 
 
 def test_a_worker_that_is_killed_is_another_thing(paths):
@@ -198,3 +218,47 @@ def test_the_one_that_is_longest_in_a_file_is_blamed():
     with pytest.raises(StuckWorker, match="^7 has kept a loader worker busy"):
         next(watch.batches(iter([])))
     assert [worker.killed for worker in workers] == [False, True, True]  # the first may be writing a message
+
+
+def script(paths, end, before="", decoder="auto"):
+    """A process that takes one batch of two workers, and what it does then."""
+    code = f"""
+import sys
+{before}
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.dataset import ClipDataset
+from video_rs.data.loader import clip_loader
+from video_rs.data.records import Records
+from video_rs.data.sampler import BatchStream
+from video_rs.data.transforms import TrainTransform
+
+sampling, transform = TemporalSampling(4, 2), TrainTransform(32)  # frames of 32 lines are still resized
+records = Records({paths!r}, [0] * {len(paths)}, ["a"])
+dataset = ClipDataset(records, sampling=sampling, transform=transform, decoder={decoder!r})
+assert not {{"decord", "torchvision"}} & {{name for name, module in sys.modules.items() if module}}
+loader = clip_loader(dataset, BatchStream(len(records), batch_size=2, num_steps=1000, seed=3), workers=2)
+batches = iter(loader)
+{end}
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+
+
+def imported(paths, **options):
+    done = script(paths, "print({'decord', 'torchvision'} & {n for n, m in sys.modules.items() if m})", **options)
+    assert done.returncode == 0, done.stderr
+    return eval(done.stdout)
+
+
+def test_what_the_workers_need_is_imported_once(paths):
+    assert imported(paths) == {"decord", "torchvision"}
+    assert imported(paths, decoder="pyav") == {"torchvision"}
+    assert (
+        imported(paths, before="sys.modules |= {'decord': None, 'torchvision': None}") == set()
+    )  # as if not installed
+
+
+def test_an_iterator_that_is_left_as_it_is_does_not_hold_up_the_exit(paths):
+    start = time.monotonic()
+    done = script(paths, "print(len(next(batches)['clip']))")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+    assert time.monotonic() - start < 60

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.training.test_loop import batches, fit, plan, trainer
 from video_rs import checkpoint
-from video_rs.errors import StuckWorker, UserError
+from video_rs.errors import MachineError, StuckWorker, UserError
 from video_rs.training.ledger import Ledger
 
 
@@ -126,7 +126,7 @@ def with_statistics():
     return job
 
 
-STUCK = StuckWorker(7, "late.mp4", 130.0)
+STUCK = StuckWorker(7, "late.mp4", 130.0, 120.0)
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -154,7 +154,7 @@ def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
 
 def test_workers_that_stand_still_are_nobodys_fault(tmp_path):
     with pytest.raises(StuckWorker):
-        fit(trainer(plan()), tmp_path, batches=failing(StuckWorker(-1, "", 130.0), 2))
+        fit(trainer(plan()), tmp_path, batches=failing(StuckWorker(-1, "", 130.0, 120.0), 2))
     saved = checkpoint.load(tmp_path / "last.pt")
     assert (saved["step"], saved["broken"], saved["hung"]) == (2, {}, [])
 
@@ -166,3 +166,21 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
     job = trainer(plan())
     job.load_state_dict(saved)
     assert job.ledger.hung == []
+
+
+def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):
+    """To start again would be no use: the run says so at once, and what to change."""
+    with pytest.raises(UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*step 4 is saved.*max_broken"):
+        fit(trainer(plan(), ledger=Ledger(20, 0)), tmp_path, batches=failing(STUCK, 4))
+    assert checkpoint.load(tmp_path / "last.pt")["hung"] == ["late.mp4"]
+
+
+def test_the_state_is_saved_before_a_validation_that_fails(tmp_path):
+    def failing_validation(model, check):
+        saved = checkpoint.load(tmp_path / "last.pt")
+        assert saved["validated"] < saved["step"]
+        raise MachineError("11 videos in a row hung the decoder")
+
+    with pytest.raises(MachineError):
+        fit(trainer(plan()), tmp_path, validate=failing_validation)
+    assert (tmp_path / "last.pt").exists()

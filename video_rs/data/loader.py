@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
+import importlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
-from video_rs.data.watch import Slots, Watch
-from video_rs.errors import StuckWorker, VideoRSError
+from video_rs.data.watch import Slots, Watch, bury
+from video_rs.errors import MachineError, StuckWorker, VideoRSError
 
 
 def clip_loader(
@@ -47,7 +50,8 @@ def view_loader(dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0)
 class ViewLoader:
     """The videos in order. One that hangs a worker joins ``dataset.skip``, and the rest come from new workers.
 
-    ``StuckWorker`` comes out of it when many hang in a row, as on a disk that is gone.
+    ``MachineError`` comes out of it when many hang in a row, as on a disk that is gone, and ``StuckWorker`` when the
+    workers stand still in none.
     """
 
     def __init__(self, dataset: ViewDataset, workers: int, timeout: float) -> None:
@@ -66,9 +70,14 @@ class ViewLoader:
                     hung_in_a_row *= item["views"] is None
                     yield item
             except StuckWorker as stuck:
-                hung_in_a_row += 1
-                if not stuck.path or hung_in_a_row > MAX_REPLACEMENTS:
+                if not stuck.path:
                     raise
+                hung_in_a_row += 1
+                if hung_in_a_row > MAX_REPLACEMENTS:
+                    raise MachineError(
+                        f"{hung_in_a_row} videos in a row hung the decoder, the last: {stuck.path}: check the disk "
+                        "that they are on"
+                    ) from stuck
                 self.dataset.skip |= {stuck.path}
 
 
@@ -76,6 +85,7 @@ class _Loader(DataLoader):
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
         self.slots, self.patience = Slots(workers), timeout
         if workers:
+            _import_decoders(dataset.decoder)
             options |= {"worker_init_fn": partial(_start_worker, self.slots), "num_workers": workers}
             options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
         super().__init__(_Guarded(dataset), collate_fn=_as_is, **options)
@@ -83,13 +93,16 @@ class _Loader(DataLoader):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.slots.clear()
         batches = super().__iter__()
+        end = partial(_end_workers, batches, self.slots)
+        atexit.register(end)  # an iterator may be left as it is; at the exit Python waits for workers, torch no longer
         try:
             for batch in self._watched(batches) if self.num_workers and self.patience else batches:
                 if isinstance(batch, VideoRSError):
                     raise batch
                 yield batch
         finally:
-            _end_workers(batches)
+            end()
+            atexit.unregister(end)
 
     def _watched(self, batches: Iterator) -> Iterator[Any]:
         watch = Watch(batches._workers, self.slots, self.patience, self.dataset.dataset.records.path)
@@ -122,6 +135,17 @@ class _Guarded(Dataset):
             return error
 
 
+def _import_decoders(decoder: str) -> None:
+    """What workers need for their first clip, imported once and for all of them.
+
+    They fork, and share it; the time that each would take counts as time in the file. Only decord's readers, not its
+    import, must come after the fork. What is missing or broken says so where it is used.
+    """
+    for name in ("torchvision.transforms.v2.functional", *(["decord"] if decoder != "pyav" else [])):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
 def _as_is(item: Any) -> Any:
     return item
 
@@ -138,12 +162,13 @@ def _start_worker(slots: Slots, worker: int) -> None:
     get_worker_info().dataset.dataset.watch = slots.of(worker)
 
 
-def _end_workers(batches: Iterator) -> None:
-    """Ends the workers at once, also one that hangs."""
+def _end_workers(batches: Iterator, slots: Slots) -> None:
+    """Ends the workers at once, also those that hang: torch would wait for each, and they ignore its SIGTERM."""
     if hasattr(batches, "_shutdown_workers"):
+        batches._workers_done_event.set()  # they begin nothing new
+        bury([batches._workers[number] for number in slots.busy()])
         batches._shutdown_workers()
-        for worker in batches._workers:
-            worker.kill()
+        bury(batches._workers)
 
 
 def _report_unless_hung_up(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -82,7 +82,7 @@ class Watch(threading.Thread):
         if seconds >= self._timeout:
             # while one is in a record, those that are in none may be writing a message
             self._killed = [self._workers[number] for number in busy or range(len(self._workers))]
-            self._stuck = StuckWorker(index, self._path(index) if busy else "", seconds)
+            self._stuck = StuckWorker(index, self._path(index) if busy else "", seconds, self._timeout)
             for worker in self._killed:
                 worker.kill()
 
@@ -98,20 +98,22 @@ class Watch(threading.Thread):
                 if not self._stuck:
                     raise
             if self._stuck:
-                self._bury()
+                bury(self._killed)
                 raise self._stuck
             if batch is None:
                 return
             yield batch
 
-    def _bury(self) -> None:
-        """Torch raises an error wherever the main process is when a worker dies: it is to be here."""
-        for worker in self._killed:
-            with contextlib.suppress(RuntimeError):
-                worker.join(5)
-            worker.join(5)
-
     def end(self) -> None:
         """Looks no more."""
         self._end.set()
         self.join()
+
+
+def bury(workers: Sequence[BaseProcess]) -> None:
+    """Kills workers. Torch raises an error wherever the main process is when one dies: it is to be here."""
+    for worker in workers:
+        with contextlib.suppress(RuntimeError):
+            worker.kill()
+            worker.join(5)
+        worker.join(5)
