@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +32,28 @@ class DecordReader:
     """
 
     def __init__(self, path: str | Path, num_frames: int, frame_bytes: int) -> None:
+        self._path = os.path.abspath(path)  # else "10:30.mp4" is a URL
+        self._reader = self._open()
+        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, frame_bytes))
+        if self.num_frames != num_frames:
+            raise Unsuitable(f"decord finds {self.num_frames} frames of {num_frames}")
+
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """See ``decode.Backend``."""
+        self._reader = self._reader or self._open()
+        for first in range(0, len(indices), self._chunk):
+            try:
+                batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
+            except self._errors as error:
+                raise Unsuitable("decord fails: the file is damaged, or not for decord") from error
+            if first + self._chunk >= len(indices):
+                self.close()  # or it decodes on, while the frames are resized
+            # other packages set decord's bridge, a global, to torch
+            frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
+            top, left, height, width = plan(*frames.shape[1:3])
+            yield frames[:, top : top + height, left : left + width].contiguous()  # resizing goes row by row
+
+    def _open(self) -> Any:
         try:
             import decord
         except (ImportError, OSError) as error:
@@ -38,24 +61,9 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         self._errors = decord.DECORDError  # a plain Exception
         try:
-            self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)  # else "10:30.mp4" is a URL
+            return decord.VideoReader(self._path, num_threads=1)
         except self._errors as error:
             raise Unsuitable("decord cannot open it") from error
-        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, frame_bytes))
-        if self.num_frames != num_frames:
-            raise Unsuitable(f"decord finds {self.num_frames} frames of {num_frames}")
-
-    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """See ``decode.Backend``."""
-        for first in range(0, len(indices), self._chunk):
-            try:
-                batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
-            except self._errors as error:
-                raise Unsuitable("decord fails: the file is damaged, or not for decord") from error
-            # other packages set decord's bridge, a global, to torch
-            frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
-            top, left, height, width = plan(*frames.shape[1:3])
-            yield frames[:, top : top + height, left : left + width].contiguous()  # resizing goes row by row
 
     def close(self) -> None:
         self._reader = None
