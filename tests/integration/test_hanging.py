@@ -1,12 +1,16 @@
 """A file that hangs the decoder, and more broken files than the run bears: the real commands, on real files."""
 
 import csv
+import os
 import shutil
+import signal
+import time
 
 import pytest
 
 from tests.data.hanging import write_hanging_video
 from tests.integration.test_bad_input import assert_one_line
+from tests.integration.test_resume import start, wait_for
 from video_rs import checkpoint
 
 
@@ -53,6 +57,26 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
     assert done.returncode == 0, done.stderr
     assert "8 of 9 scored" in done.stdout
     assert f"not scored: {dataset / 'test' / 'zoom_in' / 'hanging.mkv'}: hung the decoder" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("timeout", "signals"), [(3, 1), (600, 2)])
+def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout, signals):
+    """Once: the run ends as interrupted, not as one to be started again. Twice: at once."""
+    for folder in (dataset / "train").iterdir():  # whatever comes first hangs
+        for file in folder.iterdir():
+            file.unlink()
+            file.symlink_to(hanging_video)
+    process = start(tiny_config(data__root=str(dataset), data__workers=2, data__timeout=timeout))
+    wait_for(process, "starting at step")
+    time.sleep(2)
+    for _ in range(signals):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest and "again stops at once" in rest
+    assert ("Resume with: " in rest) == (signals == 1)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -34,6 +35,8 @@ class StopSignals:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        if number == signal.SIGINT:  # os.write, for the signal may have come in the middle of a print
+            os.write(2, b"\nstopping after this step, with its state saved; Ctrl-C again stops at once\n")
 
     def check(self) -> None:
         """Raises :class:`Interrupted` when a signal has come."""

@@ -179,6 +179,7 @@ class Trainer:
                 self.ledger.check(self._folder, self.step)
             except VideoRSError as error:
                 self._stop_for(error)
+                signals.check()  # somebody who waited for a hanging file may have lost patience
                 raise
             self._log.bar.update()
             if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
