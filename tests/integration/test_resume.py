@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +121,19 @@ def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
             checkpoint.load(tmp_path / "run" / "last.pt")
     assert run(path) == 0
     assert_same(checkpoint.load(tmp_path / "run" / "last.pt"), undisturbed)
+
+
+def test_a_killed_worker(tiny_config, tmp_path):
+    """As the kernel kills one when memory is short: the run ends with its state saved."""
+    process = start(tiny_config(data__workers=2, train__epochs=500, train__checkpoint_minutes=60))
+    wait_for(process, "step 2/")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, rest
+    assert "a loader process died (by signal 9)" in rest and "Traceback" not in rest
+    step = checkpoint.load(tmp_path / "run" / "last.pt")["step"]
+    assert f"the state after step {step} is saved. Go on with: " in rest
 
 
 def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from video_rs import config as configs
 from video_rs.cli.common import command, config_parser
 from video_rs.config import Config
-from video_rs.errors import Preempted, StuckWorker, UserError
+from video_rs.errors import MachineError, Preempted, StuckWorker, UserError
 
 if TYPE_CHECKING:
     from video_rs.training.log import RunLog
@@ -78,6 +78,10 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
     except StuckWorker as stuck:
         on = f"Go on without {stuck.path}" if stuck.path else "Go on"
         log.say(f"{stuck}; the state after step {job.trainer.step} is saved. {on} with: {command('train', *argv)}")
+        raise
+    except MachineError as error:
+        if job.trainer.step:
+            log.say(f"{error}; the state after step {job.trainer.step} is saved. Go on with: {command('train', *argv)}")
         raise
     finally:
         log.close()

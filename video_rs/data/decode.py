@@ -124,7 +124,7 @@ class Video:
             elif height_width is not None:
                 piece = resize(piece, *height_width, filter)
             if len(piece) == len(unique):
-                frames = piece
+                frames = piece if piece.untyped_storage().nbytes() == piece.nbytes else piece.clone()
                 break
             if not done:  # gathered in place: a clip of large frames would else be in memory twice
                 frames = piece.new_empty(len(unique), *piece.shape[1:])

@@ -63,7 +63,10 @@ class PyAVReader:
             if piece is None:
                 height, width = convert.size
                 count = min(left, max(1, PIECE_BYTES // (3 * height * width)))
-                piece = torch.empty(count, height, width, 3, dtype=torch.uint8)
+                needed = count * height * width * 3
+                # always as much: of blocks of every crop's own size, a worker's heap grows for thousands of clips
+                memory = torch.empty(max(needed, PIECE_BYTES), dtype=torch.uint8)
+                piece = memory[:needed].view(count, height, width, 3)
                 pixels = piece.numpy()
             convert(frame, pixels[filled])
             filled, left = filled + 1, left - 1

@@ -36,8 +36,8 @@ def clip_loader(
 
     Returns:
         an iterable of dicts: clip uint8 ``[N, T, H, W, C]``, label int64 ``[N]``, index int64 ``[N]``, broken
-        ``[(path, reason)]``. Errors for the user come out of it as they were raised in the worker, and ``StuckWorker``
-        where one hangs.
+        ``[(path, reason)]``. Errors for the user come out of it as they were raised in the worker, ``StuckWorker``
+        where one hangs, and ``MachineError`` where one was killed.
     """
     return _Loader(dataset, workers, timeout, batch_sampler=stream, pin_memory=pin_memory)
 
@@ -50,8 +50,8 @@ def view_loader(dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0)
 class ViewLoader:
     """The videos in order. One that hangs a worker joins ``dataset.skip``, and the rest come from new workers.
 
-    ``MachineError`` comes out of it when many hang in a row, as on a disk that is gone, and ``StuckWorker`` when the
-    workers stand still in none.
+    ``MachineError`` comes out of it when many hang in a row, as on a disk that is gone, or a worker was killed, and
+    ``StuckWorker`` when the workers stand still in none.
     """
 
     def __init__(self, dataset: ViewDataset, workers: int, timeout: float) -> None:
@@ -91,26 +91,22 @@ class _Loader(DataLoader):
         super().__init__(_Guarded(dataset), collate_fn=_as_is, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._watched() if self.num_workers else super().__iter__():
+            if isinstance(batch, VideoRSError):
+                raise batch
+            yield batch
+
+    def _watched(self) -> Iterator[Any]:
         self.slots.clear()
         batches = super().__iter__()
         end = partial(_end_workers, batches, self.slots)
         atexit.register(end)  # an iterator may be left as it is; at the exit Python waits for workers, torch no longer
-        try:
-            for batch in self._watched(batches) if self.num_workers and self.patience else batches:
-                if isinstance(batch, VideoRSError):
-                    raise batch
-                yield batch
-        finally:
-            end()
-            atexit.unregister(end)
-
-    def _watched(self, batches: Iterator) -> Iterator[Any]:
-        watch = Watch(batches._workers, self.slots, self.patience, self.dataset.dataset.records.path)
-        watch.start()
-        try:
-            yield from watch.batches(batches)
-        finally:
-            watch.end()
+        with Watch(batches._workers, self.slots, self.patience, self.dataset.dataset.records.path) as watch:
+            try:
+                yield from watch.batches(batches)
+            finally:
+                end()
+                atexit.unregister(end)
 
 
 class _Guarded(Dataset):
@@ -164,11 +160,10 @@ def _start_worker(slots: Slots, worker: int) -> None:
 
 def _end_workers(batches: Iterator, slots: Slots) -> None:
     """Ends the workers at once, also those that hang: torch would wait for each, and they ignore its SIGTERM."""
-    if hasattr(batches, "_shutdown_workers"):
-        batches._workers_done_event.set()  # they begin nothing new
-        bury([batches._workers[number] for number in slots.busy()])
-        batches._shutdown_workers()
-        bury(batches._workers)
+    batches._workers_done_event.set()  # they begin nothing new
+    bury([batches._workers[number] for number in slots.busy()])
+    batches._shutdown_workers()
+    bury(batches._workers)
 
 
 def _report_unless_hung_up(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from video_rs.errors import StuckWorker
+from video_rs.errors import MachineError, StuckWorker
 
 
 class Slots:
@@ -44,14 +44,16 @@ def _tell(slot: Tensor, index: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Kills the workers when one hangs in a record: then whatever the main process waits for from them ends.
+    """Makes sure that the main process never waits in vain: a context in which it reads the batches of its workers.
 
-    Its own thread has to look, for the main one may wait for good in a message of which a worker has sent a part.
+    The main process may wait for good in a message of which a worker has sent a part. So a thread looks whether one
+    hangs in a record, and kills it; and a worker that dies breaks off the waiting, and nothing else: torch would raise
+    its error wherever the main process is, in the middle of a training step too.
 
     Args:
         workers: started.
         slots: what they are at.
-        timeout: seconds that a worker may be in one record, and the main process without a batch.
+        timeout: seconds that a worker may be in one record, and the main process without a batch; 0: for ever.
         path: of a record.
     """
 
@@ -65,6 +67,22 @@ class Watch(threading.Thread):
         self._asked, self._waiting = 0, False
         self._stuck: StuckWorker | None = None
         self._killed: list[BaseProcess] = []
+        self._restore: Callable[[], Any] | None = None
+
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGCHLD, self._on_death)
+            self._restore = partial(signal.signal, signal.SIGCHLD, before)
+        if self._timeout:
+            self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end.set()
+        if self._timeout:
+            self.join()
+        if self._restore:
+            self._restore()
 
     def run(self) -> None:
         waited, before = 0.0, 0
@@ -87,33 +105,50 @@ class Watch(threading.Thread):
                 worker.kill()
 
     def batches(self, iterator: Iterator) -> Iterator[Any]:
-        """What comes out of the iterator. Raises ``StuckWorker``."""
+        """What comes out of the iterator. Raises ``StuckWorker``, and ``MachineError`` when a worker died."""
         while True:
             self._asked, self._waiting = self._asked + 1, True
             try:
+                self._on_death()  # of one that died meanwhile, nothing tells any more
                 batch = next(iterator, None)
                 with self._lock:
                     self._waiting = False
-            except Exception:  # a message breaks off, or torch notices that a worker was killed
-                if not self._stuck:
+            except BaseException as error:
+                self._waiting = False
+                if not isinstance(error, Exception):
                     raise
-            if self._stuck:
-                bury(self._killed)
-                raise self._stuck
+                if self._stuck:  # the error is of a death, or of a message that breaks off
+                    bury(self._killed)
+                    raise self._stuck from None
+                dead = [worker.exitcode for worker in self._workers if not worker.is_alive()]
+                if not dead:
+                    raise
+                raise _died(dead) from error
             if batch is None:
                 return
             yield batch
 
-    def end(self) -> None:
-        """Looks no more."""
-        self._end.set()
-        self.join()
+    def _on_death(self, *_: object) -> None:
+        # exit code 0: torch sends them home after the last batch
+        if self._waiting and any(worker.exitcode for worker in self._workers):
+            self._waiting = False  # one error is enough
+            raise _Died
+
+
+class _Died(Exception):
+    """A worker did."""
+
+
+def _died(codes: Sequence[int | None]) -> MachineError:
+    how = " and ".join(f"by signal {-code}" if code and code < 0 else f"with exit code {code}" for code in codes)
+    return MachineError(
+        f"a loader process died ({how}), perhaps for want of memory: lower train.micro_batch (test.batch_size, when "
+        "testing) or data.workers"
+    )
 
 
 def bury(workers: Sequence[BaseProcess]) -> None:
-    """Kills workers. Torch raises an error wherever the main process is when one dies: it is to be here."""
+    """Kills workers, and waits for their end."""
     for worker in workers:
-        with contextlib.suppress(RuntimeError):
-            worker.kill()
-            worker.join(5)
+        worker.kill()
         worker.join(5)

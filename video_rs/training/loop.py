@@ -154,7 +154,8 @@ class Trainer:
         Raises:
             Interrupted: a signal came; the state is saved.
             StuckWorker: a training file hangs; the state is saved, and the file is not opened when the run is resumed.
-            MachineError: a whole row of validation files hangs; the state before the validation is saved.
+            MachineError: a loader process was killed, the state is saved; or a whole row of validation files hangs, the
+                state before the validation is saved.
             UserError: too many files are broken, the state is saved; or the loss is no longer finite, the last good
                 checkpoint is intact.
         """
