@@ -69,6 +69,7 @@ class DataConfig:
     val: str = _key("", "like train; without one a part of train is set aside", free=True)
     test: str = _key("", "like train; without one val is the test split", free=True)
     class_names: str = _key("", "file with one class name a line; empty: from the data")
+    multi_label: bool = _key(False, "any number of labels a file, joined by ; in lists: sigmoid loss, mAP")
     val_fraction: float = _key(0.1, "part of train set aside where there is no val split", low=0.001, high=0.9)
     max_missing: float = _key(0.05, "part of a list that may be missing on disk", low=0, high=1)
     max_broken: float = _key(
@@ -429,6 +430,11 @@ def _check_together(config: Config) -> None:
         raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")
     if train.class_weights != "none" and train.balanced_sampling:
         raise ConfigError("train.class_weights and train.balanced_sampling correct for the same thing; choose one")
+    if data.multi_label and (train.class_weights != "none" or train.balanced_sampling):
+        key = "balanced_sampling" if train.balanced_sampling else "class_weights"
+        raise ConfigError(
+            f"train.{key} is for files of one class, data.multi_label=true allows several; choose one"
+        )
     if config.test.crops == 2:
         raise ConfigError("test.crops is 1 (centre) or 3 (along the longer side); found 2")
     if config.optim.nesterov and not config.optim.momentum:

@@ -37,6 +37,7 @@ class DataContract:
         filter: the resize filter, one of ``FILTERS``; without ``-antialias`` it samples as TensorFlow does.
         in_channels: 3 for RGB.
         class_names: in the order of the logits; empty when unknown.
+        multi_label: whether a sample may be of any number of classes: each logit is a sigmoid's of its own.
     """
 
     num_frames: int = 32
@@ -51,6 +52,7 @@ class DataContract:
     filter: str = "bilinear"
     in_channels: int = 3
     class_names: tuple[str, ...] = ()
+    multi_label: bool = False
 
     def with_channels(self, channels: int) -> DataContract:
         """For another number of channels. RGB statistics say nothing of those: they are only brought to [0, 1]."""
@@ -84,7 +86,10 @@ class DataContract:
 
 
 def _possible(value: Any, default: Any) -> bool:
-    """Whether a value is of the default's kind: one of the same names, a count or size above 0, a rate, or a tuple."""
+    """Whether a value is of the default's kind: a bool, one of the same names, a count or size above 0, a rate, or a
+    tuple."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
     if isinstance(default, tuple):
         kinds = (int, float) if default else str
         return isinstance(value, tuple) and all(isinstance(entry, kinds) for entry in value)

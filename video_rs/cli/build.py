@@ -32,6 +32,7 @@ def build_records(
         num_classes=config.model.num_classes,
         val_fraction=data.val_fraction,
         max_missing=data.max_missing,
+        multi_label=data.multi_label,
         splits=tuple(splits),
     )
     for of_split in records.values() if indexed else ():

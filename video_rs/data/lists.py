@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 
 from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.data.labels import SEPARATOR
 from video_rs.data.paths import Paths
 from video_rs.errors import UserError
 
@@ -18,6 +19,8 @@ _EXTENSIONS = "|".join(re.escape(e) for e in sorted(VIDEO_EXTENSIONS | IMAGE_EXT
 # up to the last extension a path may hold spaces and commas; without one, the last field is the label
 _WITH_EXTENSION = re.compile(rf'(?P<path>.*(?:{_EXTENSIONS}))"?(?:\s*[,\t]\s*|\s+)(?P<label>.+)', re.IGNORECASE)
 _LAST_FIELD = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<label>[^\s,]+)")
+# a file without labels, where there may be several: "path," or a path with an extension alone
+_UNLABELLED = re.compile(rf'(?P<path>.*(?:{_EXTENSIONS})"?|.*[^\s,](?=\s*,))\s*,?(?P<label>)', re.IGNORECASE)
 _HEADER = re.compile(
     r"\W*(path|file|filename|file_name|video|video_path|image)\W+(label|class|class_name)\W*", re.IGNORECASE
 )
@@ -28,12 +31,13 @@ _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
 Entry = tuple[str, str, int]  # path, label as written, line number
 
 
-def read_list(file: str, root: str = "") -> Iterator[Entry]:
+def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
     """The entries of a list, one by one; their files may be missing.
 
     Args:
         file: the list.
         root: what paths are relative to; the folder of the list if empty.
+        multi_label: whether a label may be any number of labels with ";" between them, also none.
 
     Raises:
         UserError: for a line that cannot be read, naming file and line.
@@ -45,7 +49,7 @@ def read_list(file: str, root: str = "") -> Iterator[Entry]:
     if "youtube_id" in header:
         yield from _kinetics_entries(file, header, lines, base)
     else:
-        for path, label, number in _entries(file, chain([first], lines)):
+        for path, label, number in _entries(file, chain([first], lines), multi_label):
             yield os.path.join(base, path), label, number
 
 
@@ -59,21 +63,23 @@ def _lines(file: str) -> Iterator[str]:
         raise UserError(f"{file}: not a text file in UTF-8") from error
 
 
-def _entries(file: str, lines: Iterable[str]) -> Iterator[Entry]:
+def _entries(file: str, lines: Iterable[str], multi_label: bool = False) -> Iterator[Entry]:
     good: set[str] = set()  # labels
     for number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or (number == 1 and _HEADER.fullmatch(line)):
             continue
-        match = _WITH_EXTENSION.fullmatch(line) or _LAST_FIELD.fullmatch(line)
+        match = _WITH_EXTENSION.fullmatch(line) or (multi_label and _UNLABELLED.fullmatch(line))
+        match = match or _LAST_FIELD.fullmatch(line)
         path, label = (field.strip().strip('"') for field in match.groups()) if match else ("", "")
-        if not path or not label:
+        if not path or not (label or multi_label):
             raise UserError(f"{file}:{number}: '{line[:80]}' is not a line 'path label'")
         if label not in good:
             if _NUMBERS.fullmatch(label):
-                raise UserError(f"{file}:{number}: '{label}' are several numbers after the path: keep the label alone")
-            if _NO_CLASS.fullmatch(label):
-                raise UserError(f"{file}:{number}: label '{label}' is neither a class number (0, 1, ...) nor a name")
+                keep = "write 1;2 for two labels" if multi_label else "keep the label alone"
+                raise UserError(f"{file}:{number}: '{label}' are several numbers after the path: {keep}")
+            if wrong := next(filter(_NO_CLASS.fullmatch, label.split(SEPARATOR) if multi_label else [label]), None):
+                raise UserError(f"{file}:{number}: label '{wrong}' is neither a class number (0, 1, ...) nor a name")
             good.add(label)
         yield path, label, number
 

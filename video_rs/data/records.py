@@ -4,7 +4,7 @@ Sources, for each split:
 
 * a folder of class folders, ``root/train/<class>/<file>``, or ``root/<class>/<file>`` for a dataset without splits;
 * a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces; the
-  label is a number or a class name;
+  label is a number or a class name, or any number of them with ";" between where files have several;
 * the official Kinetics csv (``label,youtube_id,time_start,time_end,split``), whose files are found by their names
   ``<youtube_id>_<start>_<end>`` anywhere below the root.
 """
@@ -26,6 +26,7 @@ import numpy as np
 
 from video_rs.data import lists
 from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image
+from video_rs.data.labels import SEPARATOR, LabelSets, split_labels
 from video_rs.data.paths import Paths, present
 from video_rs.data.split import split_off
 from video_rs.errors import UserError
@@ -50,13 +51,14 @@ class Records:
 
     Args:
         paths: of the files.
-        labels: one per path, in ``[0, len(class_names))``.
+        labels: one per path, in ``[0, len(class_names))``; or any number per path, as ``LabelSets``.
         class_names: in the order of the labels.
         missing: listed files that are not there; they are counted and the first three kept.
         left_out: class folders without a video or an image in them.
 
     Attributes:
-        labels: int32 ``[N]``.
+        labels: int32 ``[N]``; of label sets the class written first, -1 for a file without any.
+        label_sets: the classes of each file where it may have any number of them, else None.
         class_names, left_out: as given.
         num_missing, missing: how many listed files are not there, and the first three.
         index: what the packets of the files tell, a ``VideoIndex``, where ``video-rs index`` has looked.
@@ -71,13 +73,14 @@ class Records:
     def __init__(
         self,
         paths: Iterable[str],
-        labels: Iterable[int],
+        labels: Iterable[int] | LabelSets,
         class_names: Sequence[str],
         missing: Sequence[str] = (),
         left_out: Sequence[str] = (),
     ) -> None:
         self._paths = paths if isinstance(paths, Paths) else Paths(map(os.fspath, paths))
-        self.labels = np.fromiter(labels, np.int32)
+        self.label_sets = labels if isinstance(labels, LabelSets) else None
+        self.labels = self.label_sets.first() if self.multi_label else np.fromiter(labels, np.int32)
         self.class_names, self.left_out = tuple(class_names), tuple(left_out)
         self.num_missing, self.missing = len(missing), list(missing[:3])
 
@@ -88,9 +91,22 @@ class Records:
         """Of one file."""
         return self._paths[int(index)]
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a file may have any number of labels."""
+        return self.label_sets is not None
+
     def label(self, index: int) -> int:
-        """Of one file."""
+        """Of one file; the first of several, -1 for none."""
         return int(self.labels[index])
+
+    def label_set(self, index: int) -> np.ndarray:
+        """All labels of one file, int32; one where there are no label sets."""
+        return self.label_sets[int(index)] if self.multi_label else self.labels[index : index + 1]
+
+    def label_names(self, index: int) -> tuple[str, ...]:
+        """The names of :meth:`label_set`."""
+        return tuple(self.class_names[label] for label in self.label_set(index))
 
     def scan(self, index: int) -> Scan | None:
         """What is known of the packets of one file."""
@@ -104,6 +120,9 @@ class Records:
     def fingerprint(self) -> str:
         """Of the classes, the file names and their labels, in order, wherever the files lie: 12 hexadecimal digits."""
         digest = sha1(self.labels.astype("<i4").tobytes())
+        if self.multi_label:
+            digest.update(b"sets" + self.label_sets.ends.astype("<i8").tobytes())
+            digest.update(self.label_sets.values.astype("<i4").tobytes())
         digest.update("\0".join(self.class_names).encode(errors="surrogateescape") + b"\0")
         for index in range(len(self)):
             digest.update(b"\0" + os.path.basename(self._paths.encoded(index)))
@@ -111,7 +130,10 @@ class Records:
 
     def describe(self) -> str:
         """One phrase for start-up lines: counts, fingerprint, whether there is an index, missing files."""
-        text = f"{len(self)} files, {len(set(self.labels.tolist()))} classes, fingerprint {self.fingerprint()}"
+        values = self.label_sets.values if self.multi_label else self.labels
+        text = f"{len(self)} files, {len(np.unique(values))} classes, "
+        text += f"{len(values) / max(len(self), 1):.2f} labels a file, " if self.multi_label else ""
+        text += f"fingerprint {self.fingerprint()}"
         text += ", indexed" if self.index else ""
         if self.num_missing:
             text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
@@ -122,7 +144,8 @@ class Records:
 
     def subset(self, indices: np.ndarray) -> Records:
         """Some of the files, with the same classes."""
-        return Records((self.path(i) for i in indices), self.labels[indices], self.class_names)
+        labels = self.label_sets.take(indices) if self.multi_label else self.labels[indices]
+        return Records((self.path(i) for i in indices), labels, self.class_names)
 
 
 @dataclass
@@ -137,10 +160,23 @@ class _Split:
     num_missing: int = 0
     missing: list[str] = field(default_factory=list)  # the first three
     left_out: list[str] = field(default_factory=list)
+    joined: bool = False  # whether a label as written is any number of labels with ";" between them
 
     @property
     def is_list(self) -> bool:
         return not os.path.isdir(self.source)
+
+    def labels_in(self, written: str) -> tuple[str, ...]:
+        """The labels in one key of `first_place`."""
+        return split_labels(written, self.first_place[written]) if self.joined else (written,)
+
+    def label_places(self) -> dict[str, str]:
+        """Where each label was first found."""
+        places: dict[str, str] = {}
+        for written, place in self.first_place.items():
+            for label in self.labels_in(written):
+                places.setdefault(label, place)
+        return places
 
     def place(self, index: int) -> str:
         """Where one path was found, for messages."""
@@ -157,6 +193,7 @@ def load_splits(
     num_classes: int = 0,
     val_fraction: float = 0.1,
     max_missing: float = 0.05,
+    multi_label: bool = False,
     splits: Sequence[str] = SPLITS,
 ) -> dict[str, Records]:
     """The records of the splits asked for.
@@ -172,6 +209,7 @@ def load_splits(
         num_classes: how many the labels may name; 0 for as many as there are.
         val_fraction: of the validation split that is made.
         max_missing: the largest share of listed files that may be missing.
+        multi_label: whether a file may have any number of labels, which lists join by ";".
         splits: which to return.
 
     Raises:
@@ -189,10 +227,14 @@ def load_splits(
     wanted = {*splits} | ({"val"} if not found["test"] and "test" in splits else set())
     wanted |= {"train"} if not found["val"] and "val" in wanted else set()
     needed = wanted if class_names else wanted | {"train"}  # the training split names the classes
-    read = {split: _read(source, root) for split, source in found.items() if source and split in needed}
+    read = {split: _read(source, root, multi_label) for split, source in found.items() if source and split in needed}
+    for part in read.values():
+        part.joined = multi_label and part.is_list
     names = _class_names(class_names, num_classes, read)
     records = {
-        split: _resolve(part, names, class_names, max_missing) for split, part in read.items() if split in wanted
+        split: _resolve(part, names, class_names, max_missing, multi_label)
+        for split, part in read.items()
+        if split in wanted
     }
     if not found["val"] and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction)
@@ -212,7 +254,9 @@ def load_splits(
             if not made and os.path.isdir(source):
                 hint = _no_classes(source, split)
             raise UserError(f"the {split} split of {source} is empty: {hint}")
-    if "train" in splits and len(np.unique(records["train"].labels)) < 2:
+    if multi_label and "train" in splits and not records["train"].label_sets.values.size:
+        raise UserError(f"the train split of {found['train']} has no labels: training needs some")
+    if not multi_label and "train" in splits and len(np.unique(records["train"].labels)) < 2:
         raise UserError(f"the train split of {found['train']} has files of one class only: training needs two or more")
     del read
     _return_freed_memory()
@@ -240,11 +284,11 @@ def _find(root: str, split: str, given: str) -> str:
     return next(iter(files + [base for base in bases if os.path.isdir(base)]), "")
 
 
-def _read(source: str, root: str) -> _Split:
+def _read(source: str, root: str, multi_label: bool = False) -> _Split:
     if os.path.isdir(source):
         return _read_folder(source)
     part, numbers = _Split(source), {}
-    for path, label, line in lists.read_list(source, root):
+    for path, label, line in lists.read_list(source, root, multi_label):
         if label not in numbers:
             numbers[label] = len(numbers)
             part.first_place[label] = f"{source}:{line}"
@@ -292,11 +336,13 @@ def _is_media(name: str) -> bool:
 
 def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[str, ...]:
     """The classes, from the file, else from the training split, else from all."""
+    names = read_class_names(file) if file else ()
+    _refuse_joined(read, names)
     if file:
-        return read_class_names(file)
+        return names
     parts = [read["train"]] if "train" in read and read["train"].first_place else list(read.values())
-    places = {label: place for part in parts for label, place in part.first_place.items()}
-    listed = {label: place for part in read.values() if part.is_list for label, place in part.first_place.items()}
+    places = {label: place for part in parts for label, place in part.label_places().items()}
+    listed = {label: place for part in read.values() if part.is_list for label, place in part.label_places().items()}
     if not any(part.is_list for part in parts) or not any(label.isdecimal() and label in listed for label in places):
         return tuple(sorted(places))
     named = next((label for label in listed if not label.isdecimal()), None)
@@ -311,6 +357,14 @@ def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[
     if not num_classes and int(largest) >= 10 * lines + 1000:
         raise UserError(f"{listed[largest]}: label '{largest}' is too large for so short a list: set model.num_classes")
     return tuple(str(i) for i in range(num_classes or 1 + int(largest)))
+
+
+def _refuse_joined(read: dict[str, _Split], names: tuple[str, ...]) -> None:
+    """Where each file has one label, one with ";" in it is one only where the names say so."""
+    for part in read.values():
+        for label, place in part.first_place.items():
+            if SEPARATOR in label and part.is_list and not part.joined and label not in names:
+                raise UserError(f"{place}: '{label[:80]}' are several labels of one file: set data.multi_label=true")
 
 
 def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...]:
@@ -328,7 +382,9 @@ def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...
     return names
 
 
-def _resolve(part: _Split, names: tuple[str, ...], names_file: str, max_missing: float) -> Records:
+def _resolve(
+    part: _Split, names: tuple[str, ...], names_file: str, max_missing: float, multi_label: bool = False
+) -> Records:
     total = len(part.paths) + part.num_missing
     if part.num_missing > max_missing * total:
         raise UserError(
@@ -337,13 +393,14 @@ def _resolve(part: _Split, names: tuple[str, ...], names_file: str, max_missing:
         )
     numbered = bool(names_file) or names == tuple(map(str, range(len(names))))
     number = {name: i for i, name in enumerate(names)}
-    written = list(part.first_place)
-    for label in written:
+    for label in part.label_places():
         if label not in number and numbered and part.is_list and label.isdecimal() and int(label) < len(names):
             number[label] = int(label)
-    labels = np.array([number.get(label, -1) for label in written], np.int32)[np.asarray(part.labels)]
-    if (unknown := np.flatnonzero(labels < 0)).size:
-        label = written[part.labels[unknown[0]]]
+    written = [part.labels_in(label) for label in part.first_place]  # what the numbers of `part.labels` stand for
+    numbers = [[number.get(label, -1) for label in labels] for labels in written]
+    wrong = np.array([-1 in each for each in numbers], bool)[np.asarray(part.labels)]
+    if (unknown := np.flatnonzero(wrong)).size:
+        label = next(label for label in written[part.labels[unknown[0]]] if label not in number)
         known = f"0 to {len(names) - 1}" if label.isdecimal() and numbered else f"the {len(names)} class names"
         hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not numbered else ""
         raise UserError(f"{part.place(unknown[0])}: label '{label}' is not one of {known}{hint}")
@@ -352,8 +409,12 @@ def _resolve(part: _Split, names: tuple[str, ...], names_file: str, max_missing:
         if not path.isascii() and path != (printable := os.fsencode(path).decode(errors="backslashreplace")):
             raise UserError(f"{printable}: the file name is not UTF-8: rename it")
         images += is_image(path)
-    if images not in (0, len(labels)):
+    if images not in (0, len(part.paths)):
         raise UserError(f"{part.source}: images and videos are mixed: keep them in separate datasets")
+    if multi_label:
+        labels = LabelSets.of(numbers).take(np.asarray(part.labels))
+    else:
+        labels = np.array([each[0] for each in numbers], np.int32)[np.asarray(part.labels)]
     records = Records(part.paths, labels, names, left_out=part.left_out)
     records.num_missing, records.missing = part.num_missing, part.missing
     return records
