@@ -24,7 +24,10 @@ from video_rs.models.zoo import empty_model
 
 
 class Prediction(NamedTuple):
-    """One class that a video may show: its name, its index and its probability in [0, 1]."""
+    """One class that a video may show: its name, its index and its probability in [0, 1].
+
+    The probabilities of all classes add up to 1, unless a video may show several (``contract.multi_label``).
+    """
 
     label: str
     index: int

@@ -88,8 +88,8 @@ def test_page_stands_alone_and_is_escaped(tmp_path, videos, scores):
 
 def test_worst_mistakes_come_first_and_show_frames(videos, scores, frame_numbers):
     first, second = worst_mistakes(videos, scores, NAMES)
-    assert (first.path, first.label, first.predicted) == (videos[1], NAMES[1], NAMES[0])
-    assert (second.path, second.label_prob) == (videos[2], pytest.approx(0.3))
+    assert (first.path, first.labels[0][0], first.predicted) == (videos[1], NAMES[1], NAMES[0])
+    assert (second.path, second.labels) == (videos[2], [(NAMES[2], pytest.approx(0.3))])
     strip = np.asarray(Image.open(io.BytesIO(first.jpeg)))
     thirds = [strip[:, i * (149 + 2) : i * (149 + 2) + 149] for i in range(3)]  # 64x48 -> 149x112, 2 pixels between
     assert strip.shape == (112, 3 * 149 + 4, 3) and frame_numbers(np.stack(thirds)) == [2, 4, 6]

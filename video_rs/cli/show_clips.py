@@ -110,7 +110,7 @@ def view_rows(dataset: ViewDataset) -> Iterator[Row]:
 
 def _row(clip, frames, dataset: ClipDataset | ViewDataset, index: int) -> Row:
     records = dataset.records
-    return Row(clip.numpy(), frames.tolist(), records.class_names[records.label(index)], records.path(index))
+    return Row(clip.numpy(), frames.tolist(), "; ".join(records.label_names(index)), records.path(index))
 
 
 def grid(rows: list[Row]) -> Image.Image:

@@ -66,7 +66,8 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
             )
             job.fit(folder, log)
         _report_broken(job.trainer, folder, log)
-        log.say(f"best validation top-1 {100 * job.trainer.best[0]:.2f} %, weights in {folder / 'best.pt'}")
+        merit = "mAP" if config.data.multi_label else "top-1"
+        log.say(f"best validation {merit} {100 * job.trainer.best[0]:.2f} %, weights in {folder / 'best.pt'}")
         log.say(f"next: {command('test', *argv)}")
     except Interrupted as stop:
         log.say(

@@ -68,8 +68,8 @@ class ClipDataset(Dataset):
         """One sample.
 
         Returns:
-            clip: uint8 ``[T, S, S, C]``; frames: their numbers in the file; label, index: of the file it comes from;
-            broken: ``[(path, reason)]`` of the files it had to replace.
+            clip: uint8 ``[T, S, S, C]``; frames: their numbers in the file; label, index: of the file it comes from,
+            its label set as :func:`multi_hot`; broken: ``[(path, reason)]`` of the files it had to replace.
 
         Raises:
             UserError: ten replacements could not be read either.
@@ -77,27 +77,29 @@ class ClipDataset(Dataset):
         clips = self._empty_clips(1)
         index, frames, broken = self._fill(clips, [key])
         self.watch(-1)
-        label = self.records.label(index)
+        label = target(self.records, index)
         return {"clip": clips[0], "frames": frames, "label": label, "index": index, "broken": broken}
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
         """A batch, written where it stays; consecutive copies of one use are decoded once.
 
         Returns:
-            clip: uint8 ``[N, T, S, S, C]``; label, index: int64 ``[N]``; broken: the entries of all samples, once for
-            each decode.
+            clip: uint8 ``[N, T, S, S, C]``; label, index: int64 ``[N]``, or label float32 ``[N, classes]`` of label
+            sets, see :func:`multi_hot`; broken: the entries of all samples, once for each decode.
 
         Raises:
             UserError: ten replacements of a file could not be read either.
         """
         clips, broken = self._empty_clips(len(keys)), []
-        labels, indices = torch.empty(2, len(keys), dtype=torch.int64)
+        indices, labels = torch.empty(len(keys), dtype=torch.int64), torch.empty(len(keys), dtype=torch.int64)
+        if self.records.multi_label:
+            labels = torch.empty(len(keys), len(self.records.class_names))
         first = 0
         for _, copies in groupby(keys, self._use):
             copies = list(copies)
             part = slice(first, first + len(copies))
             index, _, replaced = self._fill(clips[part], copies)
-            labels[part], indices[part] = self.records.label(index), index
+            labels[part], indices[part] = target(self.records, index), index
             broken += replaced
             first = part.stop
         self.watch(-1)
@@ -150,7 +152,7 @@ class ClipDataset(Dataset):
         return frames
 
     def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
-        """Another file of the class; of any class where it has no other."""
+        """Another file of the class, of several the one written first; of any class where it has no other."""
         same = np.flatnonzero(self.records.labels == self.records.labels[index])
         for candidates in (same, np.arange(len(self.records))):
             for candidate in rng.permutation(candidates):
@@ -195,11 +197,11 @@ class ViewDataset(Dataset):
 
         Returns:
             views: uint8 ``[V, T, size, size, C]``, the crops of the first clip first; frames: the numbers of each
-            clip's, ``[clips, T]``; both None if the file cannot be read; label, index: of the file; error: the reason,
-            or None.
+            clip's, ``[clips, T]``; both None if the file cannot be read; label, index: of the file, its label set as
+            :func:`multi_hot`; error: the reason, or None.
         """
         path = self.records.path(index)
-        item = {"views": None, "frames": None, "label": self.records.label(index), "index": index, "error": None}
+        item = {"views": None, "frames": None, "label": target(self.records, index), "index": index, "error": None}
         if path in self.skip:
             return item | {"error": HUNG}
         self.watch(index)
@@ -235,6 +237,20 @@ def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: View
         for crop, view in zip(crops, views_of_clip, strict=True):
             torch.index_select(crop, 0, clip, out=view)
     return views.flatten(0, 1)
+
+
+def target(records: Records, index: int) -> int | Tensor:
+    """The label of a file, or its label set as :func:`multi_hot`."""
+    if not records.multi_label:
+        return records.label(index)
+    return multi_hot(records.label_set(index), len(records.class_names))
+
+
+def multi_hot(labels: np.ndarray, num_classes: int) -> Tensor:
+    """float32 ``[classes]``: 1 for each of the labels, 0 for the others."""
+    hot = torch.zeros(num_classes)
+    hot[torch.from_numpy(labels).long()] = 1
+    return hot
 
 
 def empty(*shape: int) -> Tensor:

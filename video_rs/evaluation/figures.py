@@ -56,7 +56,7 @@ def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
-    """Loss, accuracy, learning rate and throughput of a run, from :func:`read_log`."""
+    """Loss, accuracy (or mAP and hit@1), learning rate and throughput of a run, from :func:`read_log`."""
     train, val = log["train"], log["val"]
     fig = Figure(figsize=(11, 6.5), layout="constrained")
     (loss, accuracy), (rate, speed) = fig.subplots(2, 2)
@@ -65,6 +65,9 @@ def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
     _plot(accuracy, train, "accuracy", "training", GREY)
     _plot(accuracy, val, "top1", "validation top-1", BLUE, marker="o")
     _plot(accuracy, val, "top5", "validation top-5", GREEN, marker="o")
+    _plot(accuracy, train, "hit1", "training hit@1", GREY)
+    _plot(accuracy, val, "map", "validation mAP", BLUE, marker="o")
+    _plot(accuracy, val, "hit1", "validation hit@1", GREEN, marker="o")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     accuracy.set_ylim(0, 1.02)
     _plot(rate, train, "lr", "learning rate", ORANGE)
@@ -74,7 +77,8 @@ def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
     _plot(waiting, train, "data_wait", "waiting for data (right)", ORANGE)
     waiting.yaxis.set_major_formatter(PercentFormatter(1))
     waiting.set_ylim(0, 1)
-    for ax, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate"), (speed, "Throughput")):
+    second = "Mean average precision" if "map" in val else "Accuracy"
+    for ax, title in ((loss, "Loss"), (accuracy, second), (rate, "Learning rate"), (speed, "Throughput")):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_xlabel("epoch")
         ax.grid(alpha=0.3)

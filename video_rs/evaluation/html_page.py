@@ -38,11 +38,13 @@ figcaption { padding: .5rem .75rem; font-size: .85rem; overflow-wrap: anywhere }
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer: what it was, what the network took it for, and a picture where the file could be read."""
+    """A wrong answer: what it was, what the network took it for, and a picture where the file could be read.
+
+    ``labels`` are names with the probabilities that the network gave them.
+    """
 
     path: str
-    label: str
-    label_prob: float
+    labels: Sequence[tuple[str, float]]
     predicted: str
     predicted_prob: float
     jpeg: bytes | None
@@ -53,7 +55,7 @@ def render(
     title: str,
     about: Mapping[str, str],
     metrics: Mapping[str, Any],
-    confusion: bytes,
+    confusion: bytes | None,
     curves: bytes | None,
     mistakes: Sequence[Mistake],
     unscored: Sequence[tuple[str, str]],
@@ -65,9 +67,9 @@ def render(
         f"<h1>{escape(title)}</h1>\n<p class='about soft'>{described}</p>",
         _cards(metrics),
         _section("Worst mistakes", _mistakes(mistakes), "wrong answers that the network was most sure of"),
-        _section("Confusion matrix", _figure(confusion, "confusion matrix")),
-        _section("Most confused", _confused(metrics)),
-        _section("Per class", _per_class(metrics), "lowest accuracy first"),
+        _section("Confusion matrix", _figure(confusion, "confusion matrix")) if confusion else "",
+        _section("Most confused", _confused(metrics)) if confusion else "",
+        _section("Per class", *(_precisions(metrics) if "map" in metrics else _accuracies(metrics))),
         _section("Not scored", _table(("file", "reason"), unscored), left_out) if unscored else "",
         _section("Training", _figure(curves, "training curves")) if curves else "",
     ]
@@ -82,29 +84,52 @@ def render(
 
 def _cards(m: Mapping[str, Any]) -> str:
     """The figures over the scored videos; below them, where some are missing, those that count the rest as wrong."""
-    names = {"top1": "top-1", "top5": f"top-{m['top_k']}", "mean_class": "mean of the classes"}
+    if "map" in m:
+        names, loss = {"map": "mAP", "hit1": "hit@1"}, "mean binary cross entropy"
+    else:
+        names = {"top1": "top-1", "top5": f"top-{m['top_k']}", "mean_class": "mean of the classes"}
+        loss = "mean negative log likelihood"
     complete = m["num_scored"] == m["num_videos"]
     cards = []
     for key, name in names.items():
         over_all = "" if complete else f"<br>{_percent(m[key + '_all'])} with unscored as wrong"
         cards.append((_percent(m[key]), name + over_all))
-    cards.append((_number(m["loss"]), "mean negative log likelihood"))
+    cards.append((_number(m["loss"]), loss))
     cards.append((f"{m['num_scored']}&hairsp;/&hairsp;{m['num_videos']}", "scored"))
     return "<div class='cards'>" + "".join(f"<div><b>{v}</b><span>{k}</span></div>" for v, k in cards) + "</div>"
 
 
-def _per_class(metrics: Mapping[str, Any]) -> str:
+def _accuracies(metrics: Mapping[str, Any]) -> tuple[str, str]:
     known = [c for c in metrics["per_class"] if c["scored"]]
     rest = [c for c in metrics["per_class"] if not c["scored"]]
     rows = []
     for c in sorted(known, key=lambda c: c["accuracy"]) + rest:
         width = 100 * c["accuracy"] if c["scored"] else 0
-        bar = f"<div class='bar'><i style='width:{width:.1f}%'></i></div>"
-        cells = f"<td>{escape(c['name'])}</td><td class='n'>{_percent(c['accuracy'])}</td><td>{bar}</td>"
+        cells = f"<td>{escape(c['name'])}</td><td class='n'>{_percent(c['accuracy'])}</td><td>{_bar(width)}</td>"
         rows.append(f"<tr>{cells}<td class='n'>{c['correct']}</td><td class='n'>{c['scored']}</td></tr>")
     numbers = "<th class='n'>correct</th><th class='n'>scored</th>"
     head = f"<tr><th>class</th><th class='n'>accuracy</th><th></th>{numbers}</tr>"
+    return _rows(head, rows), "lowest accuracy first"
+
+
+def _precisions(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    known = [c for c in metrics["per_class"] if c["scored"]]
+    rest = [c for c in metrics["per_class"] if not c["scored"]]
+    rows = []
+    for c in sorted(known, key=lambda c: c["average_precision"]) + rest:
+        precision, width = c["average_precision"], 100 * c["average_precision"] if c["scored"] else 0
+        cells = f"<td>{escape(c['name'])}</td><td class='n'>{_percent(precision)}</td><td>{_bar(width)}</td>"
+        rows.append(f"<tr>{cells}<td class='n'>{c['scored']}</td></tr>")
+    head = "<tr><th>class</th><th class='n'>average precision</th><th></th><th class='n'>videos scored</th></tr>"
+    return _rows(head, rows), "lowest average precision first"
+
+
+def _rows(head: str, rows: Sequence[str]) -> str:
     return f"<div class='scroll'><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
+
+
+def _bar(width: float) -> str:
+    return f"<div class='bar'><i style='width:{width:.1f}%'></i></div>"
 
 
 def _confused(metrics: Mapping[str, Any]) -> str:
@@ -121,9 +146,10 @@ def _mistakes(mistakes: Sequence[Mistake]) -> str:
 
 def _mistake(m: Mistake) -> str:
     picture = _image(m.jpeg, "jpeg", m.path) if m.jpeg else "<div class='none'>no picture</div>"
+    labels = "; ".join(f"{escape(name)} ({_percent(prob)})" for name, prob in m.labels) or "nothing that has a name"
     return (
         f"<figure>{picture}<figcaption><span class='wrong'>{escape(m.predicted)} {_percent(m.predicted_prob)}</span>"
-        f"<br>is {escape(m.label)} ({_percent(m.label_prob)})<br><span class='soft'>{escape(m.path)}</span>"
+        f"<br>is {labels}<br><span class='soft'>{escape(m.path)}</span>"
         "</figcaption></figure>"
     )
 

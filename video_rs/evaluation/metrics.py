@@ -1,4 +1,4 @@
-"""Accuracy and its relatives, from class probabilities (numpy only)."""
+"""Accuracy, average precision and their relatives, from class probabilities (numpy only)."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def summarize(
     labels, scored = np.asarray(labels, dtype=np.int64), np.asarray(scored, dtype=bool)
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(f"labels must lie in [0, {num_classes}), got {labels.min()} to {labels.max()}")
-    names = list(class_names) or [str(c) for c in range(num_classes)]
-    if len(names) != num_classes:
-        raise ValueError(f"{len(names)} class names for {num_classes} classes")
+    names = _names(class_names, num_classes)
 
     true, kept = labels[scored], probs[scored].astype(np.float64)
     top_k = min(TOP_K, num_classes)
@@ -86,12 +84,93 @@ def summarize(
     }
 
 
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The area under the steps of the precision-recall curve: the mean precision at the positives, by falling score.
+
+    Positives with equal scores are found together, at the precision after all that share the score: the order of the
+    samples does not matter. This is scikit-learn's ``average_precision_score``, and the AP of Charades' and AudioSet's
+    scripts where there are no ties.
+
+    Args:
+        scores: ``[N]``; of any scale.
+        positive: ``[N]`` bool.
+
+    Returns:
+        in [0, 1]; NaN without positives.
+    """
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those that share a score
+    found = np.cumsum(positive[order])[last]
+    return float(np.sum(np.diff(found, prepend=0) * found / (last + 1)) / found[-1])
+
+
+def summarize_multi_label(
+    probs: np.ndarray, labels: np.ndarray, scored: np.ndarray, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The figures of one evaluation where a video may be of any number of classes.
+
+    A video that could not be scored is left out of ``map``, ``hit1`` and ``loss``; in ``map_all`` its labels are never
+    found, which adds nothing to the precisions, and in ``hit1_all`` it is a miss.
+
+    Args:
+        probs: ``[N, C]``, each class's own; rows of videos that were not scored are ignored.
+        labels: ``[N, C]`` bool.
+        scored: ``[N]`` bool.
+        class_names: C names; the class numbers when empty.
+
+    Returns:
+        ``num_videos``, ``num_scored``, ``map`` (mean of :func:`average_precision` over the classes that have scored
+        videos), ``hit1`` (share of the videos whose most probable class is one of theirs; of a video without labels
+        none is), their ``_all`` variants, ``loss`` (mean binary cross entropy over videos and classes) and
+        ``per_class`` (a dict per class: name, videos, scored, average_precision).
+    """
+    num_classes = probs.shape[1]
+    labels, scored = np.asarray(labels, dtype=bool), np.asarray(scored, dtype=bool)
+    if labels.shape != probs.shape:
+        raise ValueError(f"labels must be [N, C] as the probabilities, {probs.shape}, got {labels.shape}")
+    names = _names(class_names, num_classes)
+    true, kept = labels[scored], probs[scored].astype(np.float64)
+    precisions = np.array([average_precision(kept[:, c], true[:, c]) for c in range(num_classes)])
+    videos, videos_scored = labels.sum(axis=0), true.sum(axis=0)
+    found = np.where(videos_scored > 0, precisions, 0.0) * videos_scored  # sums of precisions
+    hits = true[np.arange(len(true)), ranking(kept)[:, 0]].sum()
+    likelihood = np.where(true, kept, 1 - kept).clip(np.finfo(np.float32).eps)  # -log(0) would hide the rest
+    return {
+        "num_videos": len(labels),
+        "num_scored": len(true),
+        "map": _mean_ratio(found, videos_scored),
+        "hit1": _ratio(hits, len(true)),
+        "map_all": _mean_ratio(found, videos),
+        "hit1_all": _ratio(hits, len(labels)),
+        "loss": float(-np.log(likelihood).mean()) if len(true) else float("nan"),
+        "per_class": [
+            {
+                "name": name,
+                "videos": int(videos[c]),
+                "scored": int(videos_scored[c]),
+                "average_precision": float(precisions[c]),
+            }
+            for c, name in enumerate(names)
+        ],
+    }
+
+
 def most_confused(confusion: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:
     """The largest entries off the diagonal, as (true class, predicted class, videos), largest first."""
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
     return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p] > 0]
+
+
+def _names(class_names: Sequence[str], num_classes: int) -> list[str]:
+    names = list(class_names) or [str(c) for c in range(num_classes)]
+    if len(names) != num_classes:
+        raise ValueError(f"{len(names)} class names for {num_classes} classes")
+    return names
 
 
 def _ratio(part: Any, whole: Any) -> float:

@@ -1,4 +1,5 @@
-"""Multi-view testing: K clips x C crops of each video, scored with the mean of the softmax over its views.
+"""Multi-view testing: K clips x C crops of each video, scored with the mean of the softmax over its views; of the
+sigmoid, where a video may be of several classes (``contract.multi_label``).
 
 Ten clips and three crops are the protocol of the published Kinetics results (SlowFast, arXiv 1812.03982, section 4;
 the TF Model Garden's configs of 3D ResNet-RS).
@@ -24,9 +25,9 @@ class Scores:
 
     Attributes:
         probs: float32 ``[N, C]``, the mean over the views; zero where ``scored`` is False.
-        labels: int64 ``[N]``.
+        labels: int64 ``[N]``; bool ``[N, C]`` where a video may be of several classes.
         scored: bool ``[N]``; False for a video that could not be read, or whose output is not finite.
-        views: float16 ``[N, V, C]``, the softmax of every view in clip-major order, or None.
+        views: float16 ``[N, V, C]``, the probabilities of every view in clip-major order, or None.
         errors: (index of the video, reason) for each one that was not scored.
     """
 
@@ -41,13 +42,15 @@ class Scores:
 def view_probs(model: nn.Module, views: Tensor, *, device: torch.device, precision: str = "auto") -> Tensor:
     """Class probabilities of uint8 views: ``[n, T, H, W, C]`` -> float32 or float64 ``[n, classes]`` on the host.
 
-    The views are normalised as ``model.contract`` says. The model must be in ``eval()`` mode and on ``device``.
+    The views are normalised as ``model.contract`` says; the probabilities add up to 1, or with its ``multi_label`` each
+    class has its own. The model must be in ``eval()`` mode and on ``device``.
     """
     contract, parameter = model.contract, next(model.parameters())
     clips = normalize(views.to(device), contract.mean, contract.std, dtype=parameter.dtype)
     with runtime.autocast(device, runtime.select_precision(precision, device)):
         logits = model(clips)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1).cpu()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (logits.sigmoid() if contract.multi_label else logits.softmax(dim=1)).cpu()
 
 
 def score(
@@ -75,7 +78,8 @@ def score(
         Scores in the order of the dataset.
     """
     num_videos = len(view_loader.dataset)
-    labels = np.full(num_videos, -1, dtype=np.int64)
+    several = model.contract.multi_label
+    labels = np.zeros((num_videos, model.num_classes), bool) if several else np.full(num_videos, -1, dtype=np.int64)
     errors: list[tuple[int, str]] = []
     sums = np.zeros((num_videos, model.num_classes))
     views: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
@@ -103,11 +107,16 @@ def _readable(
     items: Iterable[dict], labels: np.ndarray, errors: list[tuple[int, str]], progress: Callable[[int], Any] | None
 ) -> Iterator[dict]:
     """Note the labels and errors of all items, and pass on those that have views."""
+    noted = np.zeros(len(labels), bool)
     for item in items:
-        index = item["index"]
-        if labels[index] >= 0:
+        index, label = item["index"], item["label"]
+        if noted[index]:
             raise ValueError(f"the loader delivered item {index} twice")
-        labels[index] = item["label"]
+        noted[index] = True
+        if labels.ndim == 2:  # the network may have more classes than the data
+            labels[index, : len(label)] = label.numpy() > 0
+        else:
+            labels[index] = label
         if item["views"] is None:
             errors.append((int(index), item["error"]))
         else:

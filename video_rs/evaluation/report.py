@@ -1,4 +1,7 @@
-"""The files of one evaluation: predictions.csv, metrics.json, confusion.png, curves.png, views.npz and report.html."""
+"""The files of one evaluation: predictions.csv, metrics.json, confusion.png, curves.png, views.npz and report.html.
+
+Where a video may be of several classes there is no confusion matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from video_rs.data.labels import SEPARATOR
 from video_rs.errors import MediaError
 from video_rs.evaluation import html_page
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
@@ -41,7 +45,7 @@ def write_report(
         folder: made if needed; files of an earlier report in it are replaced.
         paths: of the N videos or images, in the order of the scores.
         scores: from ``multiview.score``; ``views.npz`` is written when it holds the views.
-        metrics: from ``metrics.summarize``.
+        metrics: from ``metrics.summarize``, or ``summarize_multi_label`` where the labels are sets.
         run_dir: a run folder, whose ``metrics.jsonl`` (if there is one) becomes the training curves.
         about: what to say of the run in the report's header: weights, views, device, ...
         decoder: backend that the thumbnails are decoded with.
@@ -52,7 +56,7 @@ def write_report(
     folder = Path(folder)
     log = Path(run_dir) / "metrics.jsonl" if run_dir is not None else None
     curves = curves_png(read_log(log)) if log is not None and log.is_file() else None
-    confusion = confusion_png(metrics["confusion"], class_names)
+    confusion = confusion_png(metrics["confusion"], class_names) if "confusion" in metrics else None
     page = html_page.render(
         title=title,
         about=about or {},
@@ -80,7 +84,10 @@ def write_report(
 
 
 def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
-    """One row per video: path, label, predicted, correct, scored, the top classes with their probabilities, error."""
+    """One row per video: path, label, predicted, correct, scored, the top classes with their probabilities, error.
+
+    Several labels are joined by ";", and correct tells whether the predicted class is one of them.
+    """
     order = ranking(scores.probs)[:, :TOP_K]
     reasons = dict(scores.errors)
     top = [f"{what}_{k}" for k in range(1, order.shape[1] + 1) for what in ("class", "prob")]
@@ -88,10 +95,11 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "predicted", "correct", "scored", *top, "error"])
     for i, path in enumerate(paths):
-        start = [path, class_names[scores.labels[i]]]
+        true = _classes(scores, i)
+        start = [path, SEPARATOR.join(class_names[c] for c in true)]
         if scores.scored[i]:
             ranked = [v for c in order[i] for v in (class_names[c], f"{scores.probs[i, c]:.6f}")]
-            row = [class_names[order[i, 0]], int(order[i, 0] == scores.labels[i]), 1, *ranked, ""]
+            row = [class_names[order[i, 0]], int(order[i, 0] in true), 1, *ranked, ""]
         else:
             row = ["", 0, 0, *[""] * len(top), reasons.get(i, "")]
         writer.writerow([*start, *row])
@@ -100,6 +108,8 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
 
 def metrics_json(metrics: Mapping[str, Any]) -> str:
     """The metrics as JSON, NaN as null, one row of the confusion matrix a line."""
+    if "confusion" not in metrics:
+        return json.dumps(_without_nan(dict(metrics)), indent=2) + "\n"
     confusion = ",\n".join("    " + json.dumps(row) for row in metrics["confusion"].tolist())
     rest = _without_nan({key: value for key, value in metrics.items() if key != "confusion"})
     return json.dumps(rest, indent=2)[:-2] + f',\n  "confusion": [\n{confusion}\n  ]\n}}\n'
@@ -108,22 +118,32 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
 def worst_mistakes(
     paths: Sequence[str], scores: Scores, class_names: Sequence[str], *, decoder: str = "auto"
 ) -> list[html_page.Mistake]:
-    """The wrong answers that the network was most sure of, most sure first, with frames to look at."""
+    """The wrong answers that the network was most sure of, most sure first, with frames to look at.
+
+    Of a video of several classes, the most probable class is wrong where it is none of them.
+    """
     predicted = ranking(scores.probs)[:, 0]
-    wrong = np.flatnonzero(scores.scored & (predicted != scores.labels))
+    several = scores.labels.ndim == 2
+    right = scores.labels[np.arange(len(predicted)), predicted] if several else predicted == scores.labels
+    wrong = np.flatnonzero(scores.scored & ~right)
     confidence = scores.probs[wrong, predicted[wrong]]
     worst = wrong[np.argsort(-confidence, kind="stable")][:WORST_MISTAKES]
     return [
         html_page.Mistake(
             path=paths[i],
-            label=class_names[scores.labels[i]],
-            label_prob=float(scores.probs[i, scores.labels[i]]),
+            labels=[(class_names[c], float(scores.probs[i, c])) for c in _classes(scores, i)],
             predicted=class_names[predicted[i]],
             predicted_prob=float(scores.probs[i, predicted[i]]),
             jpeg=thumbnail(paths[i], decoder),
         )
         for i in worst
     ]
+
+
+def _classes(scores: Scores, index: int) -> list[int]:
+    """The label of a video, or all of them."""
+    label = scores.labels[index]
+    return np.flatnonzero(label).tolist() if scores.labels.ndim == 2 else [int(label)]
 
 
 def thumbnail(path: str, decoder: str = "auto") -> bytes | None:

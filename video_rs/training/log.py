@@ -18,6 +18,7 @@ class RunLog:
 
     ``metrics.jsonl`` has a line per log step, ``{"kind": "train", "step", "epoch", "loss", "accuracy", "lr",
     "clips_per_second", "data_wait"}``, and per validation ``{"kind": "val", "step", "epoch", "top1", "top5", "loss"}``.
+    Where a sample may be of several classes, "hit1" (the top class is one of them) and "map" stand for the accuracies.
 
     Args:
         folder: the run folder.

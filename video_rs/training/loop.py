@@ -28,6 +28,7 @@ from video_rs.training.ledger import Ledger
 from video_rs.training.log import RunLog, duration
 from video_rs.training.plan import Plan
 
+SHOWN = {"map": "mAP", "hit1": "hit@1"}  # figures that a log file calls otherwise
 Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
 
 
@@ -66,10 +67,12 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.precision = precision
         self.mixup, self.cutmix, self.clip_grad_norm = mixup, cutmix, clip_grad_norm
+        self.multi_label = model.contract.multi_label
+        self.merit = "map" if self.multi_label else "top1"  # of a validation: what the best weights are best in
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
         self.step = 0
-        self.best = (-1.0, 0.0)  # top-1 and minus the loss of the best validation
+        self.best = (-1.0, 0.0)  # figure of merit and minus the loss of the best validation
         self.validated = 0  # the last step that was validated
         self.ledger = ledger or Ledger()
         self._meter = torch.zeros(3, dtype=torch.float64, device=self.device)  # sums of loss, hits, samples
@@ -111,10 +114,13 @@ class Trainer:
         contract, dtype = self.model.contract, runtime.parameter_dtype(self.precision)
         labels = batch["label"].to(self.device, non_blocking=True)
         clips = normalize(batch["clip"].to(self.device, non_blocking=True), contract.mean, contract.std, dtype=dtype)
+        if self.multi_label:  # classes that the network has beyond the data's are nobody's
+            labels = F.pad(labels.to(dtype), (0, self.model.num_classes - labels.shape[1]))
         targets = labels
         if self.mixup or self.cutmix:
             rng = keyed_rng(self.plan.seed, "mix", self.step, number)
-            targets = F.one_hot(labels, self.model.num_classes).to(dtype)
+            if not self.multi_label:
+                targets = F.one_hot(labels, self.model.num_classes).to(dtype)
             clips, targets = mix(clips, targets, rng, self.mixup, self.cutmix)
         positions = torch.arange(len(labels)) + number * self.plan.micro_batch
         keys = torch.from_numpy(sample_keys(self.plan.seed, self.step, positions.numpy()))
@@ -123,7 +129,8 @@ class Trainer:
             losses = self.criterion(logits, targets)
         self.scaler.scale(losses.sum() / self.plan.batch_size).backward()
         with torch.no_grad():  # read by the host at log steps only
-            hits = (logits.argmax(1) == labels).double()
+            top = logits.argmax(1)
+            hits = (labels.gather(1, top[:, None])[:, 0] > 0 if self.multi_label else top == labels).double()
             self._meter += torch.stack([losses.double().sum(), hits.sum(), torch.ones_like(hits).sum()])
 
     def mean_loss(self) -> float:
@@ -147,7 +154,7 @@ class Trainer:
         Args:
             loader_from: micro-batches from a step on.
             validate: called with the network to validate and a function to call often, which raises when the run is to
-                stop; returns ``top1`` (0 to 1) and other figures.
+                stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other figures.
             folder: gets ``last.pt`` and ``best.pt``.
             identity: what every checkpoint carries besides the state: config, model_args, contract, ...
 
@@ -207,10 +214,12 @@ class Trainer:
         figures = validate(self.ema.model if self.ema else self.model, signals.check)
         epoch = self.plan.epoch(self.step)
         self.validated = self.step
-        is_best = (figures["top1"], -figures["loss"]) > self.best
-        self.best = max(self.best, (figures["top1"], -figures["loss"]))
+        is_best = (figures[self.merit], -figures["loss"]) > self.best
+        self.best = max(self.best, (figures[self.merit], -figures["loss"]))
         self._log.metrics("val", self.step, epoch, figures)
-        text = "  ".join(f"{k} {100 * v:.2f} %" if k.startswith("top") else f"{k} {v:.4f}" for k, v in figures.items())
+        text = "  ".join(
+            f"{k} {v:.4f}" if k == "loss" else f"{SHOWN.get(k, k)} {100 * v:.2f} %" for k, v in figures.items()
+        )
         self._log.say(f"epoch {epoch:.2f}  validation: {text}{'  (best)' if is_best else ''}")
         if is_best:
             weights = (self.ema or self.model).state_dict()
@@ -224,9 +233,10 @@ class Trainer:
         self._meter.zero_()
         elapsed = max(time.monotonic() - clock.started, 1e-9)
         rate = (self.step - clock.step) * self.plan.batch_size / elapsed
+        hit = "hit1" if self.multi_label else "accuracy"  # hit1: the top class is one of the sample's
         figures = {
             "loss": loss_sum / samples,
-            "accuracy": hits / samples,
+            hit: hits / samples,
             "lr": self.optimizer.param_groups[0]["lr"],
             "clips_per_second": rate,
             "data_wait": clock.waited / elapsed,
@@ -235,7 +245,7 @@ class Trainer:
         left = (self.plan.num_steps - self.step) * self.plan.batch_size / rate
         self._log.metrics("train", self.step, epoch, figures)
         text = (
-            f"loss {figures['loss']:.4f}  accuracy {100 * figures['accuracy']:.1f} %  lr {figures['lr']:.4g}  "
+            f"loss {figures['loss']:.4f}  {SHOWN.get(hit, hit)} {100 * figures[hit]:.1f} %  lr {figures['lr']:.4g}  "
             f"{rate:.1f} clips/s  waiting for data {100 * figures['data_wait']:.0f} %"
         )
         self.ledger.write(self._folder)

@@ -1,4 +1,4 @@
-"""The classification loss."""
+"""The classification losses."""
 
 from __future__ import annotations
 
@@ -30,6 +30,28 @@ class CrossEntropy(nn.Module):
         return F.cross_entropy(
             logits, targets, self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
         )
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Sigmoid and binary cross entropy for samples of any number of classes, one loss per sample.
+
+    The mean over the classes, as SlowFast trains on Charades (``LOSS_FUNC: bce_logit`` is torch's ``BCEWithLogitsLoss``
+    with its mean), so that a learning rate does not depend on how many there are.
+
+    Args:
+        label_smoothing: a target t becomes ``(1 - s) * t + s / 2``, as Keras defines it for binary cross entropy. Where
+            few of many classes are positive, it weighs in heavily: 0 is usual.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """``[N]`` losses of logits ``[N, C]`` and targets ``[N, C]`` in [0, 1]."""
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        targets = torch.lerp(targets.to(logits.dtype), torch.full_like(logits, 0.5), self.label_smoothing)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
