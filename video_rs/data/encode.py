@@ -1,0 +1,259 @@
+"""Videos made fast to read: H.264 of a small size, short closed GOPs, no B-frames, stored upright, without sound.
+
+A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are decoded in vain, each without the parts of
+H.264 that take the most time to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+import av.filter
+
+from video_rs.data.packets import best_stream, open_container, scan
+from video_rs.errors import MachineError, MediaError, UserError
+from video_rs.files import atomic_write
+
+_FULL_RANGE, _RGB, _UNKNOWN = 2, 0, 2  # a colour range and two colour spaces, as FFmpeg numbers them
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns counter-clockwise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How videos are re-encoded.
+
+    Attributes:
+        short_side: of the frames, in pixels, even; smaller sources keep their size.
+        crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
+        gop: frames from one keyframe to the next.
+    """
+
+    short_side: int = 256
+    crf: int = 20
+    gop: int = 16
+
+    def __post_init__(self) -> None:
+        if self.short_side < 2 or self.short_side % 2:
+            raise UserError(f"a short side of {self.short_side} pixels is not possible: give an even number above 0")
+        if not 0 <= self.crf <= 51 or self.gop < 1:
+            raise UserError(f"crf {self.crf}, gop {self.gop} is not possible: crf is 0 to 51, gop at least 1")
+
+
+def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of the copy of an upright ``height`` x ``width`` source: both even, at least 2."""
+    short = min(height, width)
+    if short <= short_side:
+        return max(2, height // 2 * 2), max(2, width // 2 * 2)
+    long = max(2, round(max(height, width) * short_side / short / 2) * 2)
+    return (short_side, long) if height <= width else (long, short_side)
+
+
+def encode_video(source: str | Path, target: str | Path, settings: Settings | None = None) -> int:
+    """Writes an mp4 file with the frames of a video, whole or not at all.
+
+    It has as many frames as a full sequential decode of the source's best video stream, in that order and with those
+    times; but they start at 0 where the source starts before it, and a frame that does not come after the one before
+    it does so by one unit of the source's clock. The bytes depend on the source, the settings and the versions of
+    FFmpeg and x264 alone.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        MediaError: the source is damaged, or cannot be read or encoded; it names the source.
+        MachineError: the disk refuses.
+        UserError: no file can be at ``target``.
+    """
+    settings = settings or Settings()
+    frames = _frames(source)
+    try:
+        first = next(frames, None)
+        if first is None:
+            raise MediaError(f"{source}: no frame can be decoded")
+        with atomic_write(target) as handle:
+            count = _write(source, first, frames, handle.name, settings)
+            _check(source, handle.name, count)
+    finally:
+        frames.close()
+    return count
+
+
+def header_seconds(path: str | Path) -> float:
+    """How long the video stream is, as the header tells; 0 where it does not. Raises ``MediaError``."""
+    try:
+        with open_container(path) as container:
+            stream = best_stream(container, path)
+            if stream.duration and stream.time_base:
+                return float(stream.duration * stream.time_base)
+            return (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
+    """All frames, from the start. Raises ``MediaError`` where the file breaks off."""
+    try:
+        if not os.path.isfile(source):
+            raise MediaError(f"{source}: {'not a file' if os.path.exists(source) else 'no such file'}")
+        promised, count = scan(source).num_frames, 0
+        with open_container(source) as container:
+            for frame in container.decode(best_stream(container, source)):
+                count += 1
+                yield frame
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _unreadable(source, error) from error
+    if promised and count != promised:
+        raise MediaError(f"{source}: {count} of its {promised} frames can be decoded")
+
+
+def _unreadable(path: str | Path, error: Exception) -> MediaError:
+    if isinstance(error, UnicodeEncodeError):  # FFmpeg takes names as UTF-8
+        return MediaError(f"{str(path)!r}: its name is not UTF-8: rename it")
+    lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
+    return MediaError(f"{path}: cannot be decoded ({lines[0]})")
+
+
+def _write(
+    source: str | Path, first: av.VideoFrame, frames: Iterator[av.VideoFrame], file: str, settings: Settings
+) -> int:
+    """Returns the number of frames."""
+    try:
+        with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            upright, clock = _Upright(first, settings.short_side), _Clock(first)
+            stream = _stream(container, first, clock, upright, settings)
+            count = 0
+            for frame in chain([first], frames):
+                image = upright(frame)
+                image.pts, image.time_base, image.duration = clock.time(frame), clock.base, clock.step
+                image.pict_type = 0  # the encoder chooses
+                container.mux(stream.encode(image))
+                count += 1
+            container.mux(stream.encode())
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        if getattr(error, "errno", None) in _DISK:
+            raise OSError(error.errno, os.strerror(error.errno)) from error  # for `atomic_write`
+        raise MediaError(f"{source}: cannot be encoded ({getattr(error, 'strerror', None) or error})") from error
+    return count
+
+
+def _check(source: str | Path, file: str, count: int) -> None:
+    """Packets are cheap to read: what a full disk or a muxer left out must not become a file of the dataset."""
+    try:
+        written = scan(file).num_frames
+    except (MediaError, av.FFmpegError, OSError, ValueError) as error:
+        raise MachineError(f"what was written of {source} cannot be read again ({error}): is the disk full?") from error
+    if written != count:
+        raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames arrive in an mp4 file)")
+
+
+class _Clock:
+    """The times of the frames, in units of ``base``, never before 0 and each after the one before."""
+
+    def __init__(self, first: av.VideoFrame) -> None:
+        self.base = first.time_base or Fraction(1, 90000)
+        self.step = max(1, first.duration or 1)
+        self._shift = max(0, -(first.pts or 0))
+        self._last: int | None = None
+
+    def time(self, frame: av.VideoFrame) -> int:
+        """Of the next frame."""
+        least = 0 if self._last is None else self._last + 1
+        usual = 0 if self._last is None else self._last + self.step
+        self._last = usual if frame.pts is None else max(least, frame.pts + self._shift)
+        return self._last
+
+
+def _stream(
+    container: av.container.OutputContainer,
+    first: av.VideoFrame,
+    clock: _Clock,
+    upright: _Upright,
+    settings: Settings,
+) -> av.VideoStream:
+    gop = str(settings.gop)
+    options = {
+        "crf": str(settings.crf),
+        "tune": "fastdecode",
+        "g": gop,
+        "keyint_min": gop,
+        "sc_threshold": "0",  # a keyframe at every scene cut would make GOPs uneven
+        "bf": "0",
+        "flags": "+cgop",
+    }
+    stream = container.add_stream("libx264", rate=Fraction(1 / (clock.base * clock.step)).limit_denominator(1001))
+    stream.options = options
+    context = stream.codec_context
+    stream.height, stream.width = upright.size
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = context.time_base = clock.base
+    context.thread_count = 1  # x264's threads would change the bytes
+    context.color_range = 1  # the limited one, see _Upright
+    for name, unknown in (("colorspace", _RGB), ("color_primaries", 0), ("color_trc", 0)):
+        value = int(getattr(first, name))
+        setattr(context, name, _UNKNOWN if value == unknown else value)
+    return stream
+
+
+class _Upright:
+    """Turns, scales and converts frames; those of another size than the first's are scaled to that, as readers do.
+
+    Attributes:
+        size: height and width of what comes out.
+    """
+
+    def __init__(self, first: av.VideoFrame, short_side: int) -> None:
+        self._turns = round(first.rotation / 90) % 4
+        stored = (first.height, first.width)
+        self._upright = stored[::-1] if self._turns % 2 else stored
+        self._stored, self.size = stored, even_size(*self._upright, short_side)
+        self._graphs: dict[tuple, av.filter.Graph] = {}
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        kind = frame.format.name, frame.height, frame.width, int(frame.color_range)
+        if kind not in self._graphs:
+            self._graphs = {kind: self._graph(frame)}  # streams that change do so seldom
+        graph = self._graphs[kind]
+        graph.push(frame)
+        return graph.pull()
+
+    def _graph(self, frame: av.VideoFrame) -> av.filter.Graph:
+        graph = av.filter.Graph()
+        graph.threads = 1
+        nodes = [
+            graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format.name,
+                time_base=frame.time_base or Fraction(1),
+            )
+        ]
+        for text in self._filters(frame):
+            name, _, arguments = text.partition("=")
+            nodes.append(graph.add(name, arguments or None))
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        return graph
+
+    def _filters(self, frame: av.VideoFrame) -> list[str]:
+        height, width = self.size if self._turns % 2 == 0 else self.size[::-1]  # as it is stored
+        filters = []
+        cut = all(0 <= old - new < 2 for old, new in zip(self._stored, (height, width)))
+        if cut and (frame.height, frame.width) == self._stored:  # sharper than scaling an odd side by one pixel
+            filters.append(f"crop={width}:{height}:0:0:exact=1")
+        full = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
+        source = "auto" if frame.format.is_rgb else "pc" if full else "tv"
+        scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd:in_range={source}:out_range=tv"
+        # one matrix before and after is none at all: the tag that goes with the copy says what the pixels are
+        filters.append(f"{scale}:in_color_matrix=bt601:out_color_matrix=bt601")
+        filters.append("format=yuv420p")
+        filters += _TURNS[self._turns].split(",") if self._turns else []
+        return filters
