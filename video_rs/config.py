@@ -69,6 +69,7 @@ class DataConfig:
     val: str = _key("", "like train; without one a part of train is set aside", free=True)
     test: str = _key("", "like train; without one val is the test split", free=True)
     class_names: str = _key("", "file with one class name a line; empty: from the data")
+    fold: int = _key(1, "which official split of UCF101 or HMDB51", low=1, high=3)
     multi_label: bool = _key(False, "any number of labels a file, joined by ; in lists: sigmoid loss, mAP")
     val_fraction: float = _key(0.1, "part of train set aside where there is no val split", low=0.001, high=0.9)
     max_missing: float = _key(0.05, "part of a list that may be missing on disk", low=0, high=1)

@@ -89,10 +89,10 @@ def test_a_header_names_without_extension_and_paths_relative_to_the_list(tmp_pat
 
 
 def test_absolute_paths_and_lists_found_under_the_root(tmp_path):
-    touch(tmp_path, "videos/1.mp4")
-    (tmp_path / "mine.txt").write_text(f"{tmp_path}/videos/1.mp4 0\n1.mp4 1\n")
+    touch(tmp_path, "videos/1.mp4", "videos/2.mp4")
+    (tmp_path / "mine.txt").write_text(f"{tmp_path}/videos/1.mp4 0\n2.mp4 1\n")
     splits = load_splits(str(tmp_path / "videos"), train=str(tmp_path / "mine.txt"), val=str(tmp_path / "mine.txt"))
-    assert contents(splits["train"], tmp_path) == [("videos/1.mp4", 0), ("videos/1.mp4", 1)]
+    assert contents(splits["train"], tmp_path) == [("videos/1.mp4", 0), ("videos/2.mp4", 1)]
 
 
 def test_lines_end_as_splitlines_ends_them(tmp_path):
@@ -149,15 +149,15 @@ def test_media_below_follows_links_once_and_sees_nothing_hidden(tmp_path):
 
 
 def test_class_names_from_a_file(tmp_path):
-    touch(tmp_path, "train/b/1.mp4", "train/c/1.mp4", "val/c/1.mp4", "l/1.mp4")
+    touch(tmp_path, "train/b/1.mp4", "train/c/1.mp4", "val/c/1.mp4", "l/1.mp4", "l/2.mp4")
     (tmp_path / "names.txt").write_text("\ufeffa\nb\nc\n", encoding="utf-8")
     splits = load_splits(str(tmp_path), class_names=str(tmp_path / "names.txt"))
     assert splits["train"].label(0) == 1 and splits["val"].label(0) == 2
-    (tmp_path / "list.txt").write_text("l/1.mp4 2\nl/1.mp4 b\n")
+    (tmp_path / "list.txt").write_text("l/1.mp4 2\nl/2.mp4 b\nl/1.mp4 c\n")
     records = load_splits(
         str(tmp_path), test=str(tmp_path / "list.txt"), class_names=str(tmp_path / "names.txt"), splits=["test"]
     )
-    assert list(records["test"].labels) == [2, 1]
+    assert list(records["test"].labels) == [2, 1, 2]
 
 
 def test_missing_files_are_dropped_and_counted(tmp_path):

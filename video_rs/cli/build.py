@@ -33,6 +33,7 @@ def build_records(
         val_fraction=data.val_fraction,
         max_missing=data.max_missing,
         multi_label=data.multi_label,
+        fold=data.fold,
         splits=tuple(splits),
     )
     for of_split in records.values() if indexed else ():

@@ -1,12 +1,13 @@
-"""Dataset lists: lines "path label", and the official Kinetics csv."""
+"""Dataset lists: lines "path label", csv files with named columns, and the official Kinetics csv."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,27 @@ _HEADER = re.compile(
 _NUMBERS = re.compile(r"[-+]?\d+(?:[\s,]+[-+]?\d+)+")  # of frames, and the class: VideoMAE, MMAction2
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
 
-Entry = tuple[str, str, int]  # path, label as written, line number
+_PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path", "image")
+_LABEL_COLUMNS = ("label", "class", "class_name", "labels")
+_SOURCE_COLUMNS = ("source", "group", "video_id")
+
+
+class Entry(NamedTuple):
+    """One file of a list.
+
+    Attributes:
+        path: it may be missing.
+        label: as written.
+        line: its number, from 1.
+        source: the video that the file was cut from, where the list says so, else None.
+        file: the one that the line is in, where it is not the list itself.
+    """
+
+    path: str
+    label: str
+    line: int
+    source: str | None = None
+    file: str = ""
 
 
 def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
@@ -48,9 +69,43 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     header = _fields(first)
     if "youtube_id" in header:
         yield from _kinetics_entries(file, header, lines, base)
+        return
+    if _columns(first):
+        entries = _column_entries(file, first, lines, multi_label)
     else:
-        for path, label, number in _entries(file, chain([first], lines), multi_label):
-            yield os.path.join(base, path), label, number
+        entries = _entries(file, chain([first], lines), multi_label)
+    for entry in entries:
+        yield entry._replace(path=os.path.join(base, entry.path))
+
+
+def is_kinetics(file: str) -> bool:
+    """Whether a list is an official csv of Kinetics."""
+    return "youtube_id" in _fields(next(_lines(file), ""))
+
+
+def conflict(paths: Paths, labels: Sequence[int], same: Callable[[int, int], bool]) -> tuple[int, int] | None:
+    """The first two entries of one path with two labels, if there are any.
+
+    Args:
+        paths: of the entries.
+        labels: one per path.
+        same: whether two labels that differ mean the same.
+    """
+    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+    order = np.argsort(hashes, kind="stable")
+    hashes, numbers = hashes[order], np.asarray(labels)[order]
+    second = 1 + np.flatnonzero((hashes[1:] == hashes[:-1]) & (numbers[1:] != numbers[:-1]))
+    pairs = sorted((int(order[at]), int(order[at - 1])) for at in second)
+    return next(((b, a) for a, b in pairs if paths[a] == paths[b] and not same(int(labels[a]), int(labels[b]))), None)
+
+
+def text_of(file: str) -> str:
+    """All of a small file. Raises UserError for what is not UTF-8."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            return stream.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not a text file in UTF-8") from error
 
 
 def _lines(file: str) -> Iterator[str]:
@@ -78,10 +133,44 @@ def _entries(file: str, lines: Iterable[str], multi_label: bool = False) -> Iter
             if _NUMBERS.fullmatch(label):
                 keep = "write 1;2 for two labels" if multi_label else "keep the label alone"
                 raise UserError(f"{file}:{number}: '{label}' are several numbers after the path: {keep}")
-            if wrong := next(filter(_NO_CLASS.fullmatch, label.split(SEPARATOR) if multi_label else [label]), None):
-                raise UserError(f"{file}:{number}: label '{wrong}' is neither a class number (0, 1, ...) nor a name")
+            _check_label(label, f"{file}:{number}", multi_label)
             good.add(label)
-        yield path, label, number
+        yield Entry(path, label, number)
+
+
+def _check_label(label: str, place: str, multi_label: bool) -> None:
+    if wrong := next(filter(_NO_CLASS.fullmatch, label.split(SEPARATOR) if multi_label else [label]), None):
+        raise UserError(f"{place}: label '{wrong}' is neither a class number (0, 1, ...) nor a name")
+
+
+def _columns(header: str) -> list[str]:
+    """The names of the columns, where the first line names a path, a label and more; else none."""
+    names = [name.strip().lower() for name in next(csv.reader([header], delimiter=_delimiter(header)), [])]
+    named = any(name in _PATH_COLUMNS for name in names) and any(name in _LABEL_COLUMNS for name in names)
+    return names if named and len(names) > 2 else []
+
+
+def _delimiter(header: str) -> str:
+    return "\t" if "\t" in header else ","
+
+
+def _column_entries(file: str, header: str, lines: Iterable[str], multi_label: bool) -> Iterator[Entry]:
+    """Of a csv with a header: its columns for path and label, and for the source video if there is one."""
+    columns, delimiter = _columns(header), _delimiter(header)
+    path, label = (next(columns.index(c) for c in known if c in columns) for known in (_PATH_COLUMNS, _LABEL_COLUMNS))
+    source = next((columns.index(name) for name in _SOURCE_COLUMNS if name in columns), None)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    for row in reader:
+        number = reader.line_num + 1  # the header came first
+        if not any(row):
+            continue
+        if len(row) != len(columns) or not row[path].strip() or not (row[label].strip() or multi_label):
+            expected = delimiter.join(columns)
+            raise UserError(f"{file}:{number}: expected '{expected}'; found '{delimiter.join(row)[:80]}'")
+        _check_label(row[label].strip(), f"{file}:{number}", multi_label)
+        # without a source a file is its own
+        written = None if source is None else row[source].strip() or row[path]
+        yield Entry(row[path].strip(), row[label].strip(), number, written)
 
 
 def _kinetics_entries(file: str, header: list[str], lines: Iterator[str], root: str) -> Iterator[Entry]:
@@ -105,7 +194,7 @@ def _kinetics_entries(file: str, header: list[str], lines: Iterator[str], root: 
             ) from None
         at = stems.searchsorted(hash(stem))
         found = at < len(stems) and stems[at] == hash(stem)
-        yield files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number
+        yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number)
 
 
 def _fields(line: str) -> list[str]:

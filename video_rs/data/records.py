@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from video_rs.data import lists
+from video_rs.data import annotations, lists
 from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image
 from video_rs.data.labels import SEPARATOR, LabelSets, split_labels
 from video_rs.data.paths import Paths, present
-from video_rs.data.split import split_off
+from video_rs.data.split import source_key, split_off
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ class Records:
         class_names, left_out: as given.
         num_missing, missing: how many listed files are not there, and the first three.
         index: what the packets of the files tell, a ``VideoIndex``, where ``video-rs index`` has looked.
+        share: how much of Kinetics it has, for start-up lines; "" for other datasets.
         made: whether the split was made of training files, for want of one of its own.
         stands_in: whether this validation split is also the test split, for want of one.
     """
 
     index: VideoIndex | None = None
+    share = ""
     made = False
     stands_in = False
 
@@ -135,6 +137,7 @@ class Records:
         text += f"{len(values) / max(len(self), 1):.2f} labels a file, " if self.multi_label else ""
         text += f"fingerprint {self.fingerprint()}"
         text += ", indexed" if self.index else ""
+        text += f"; {self.share}" if self.share else ""
         if self.num_missing:
             text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
         if self.left_out:
@@ -160,6 +163,9 @@ class _Split:
     num_missing: int = 0
     missing: list[str] = field(default_factory=list)  # the first three
     left_out: list[str] = field(default_factory=list)
+    class_names: tuple[str, ...] = ()  # in the official order, where annotation files of the dataset give it
+    sources: array[int] = field(default_factory=lambda: array("Q"))  # one per path, or none where a list has none
+    is_kinetics: bool = False  # whether it is an official csv of Kinetics
     joined: bool = False  # whether a label as written is any number of labels with ";" between them
 
     @property
@@ -194,6 +200,7 @@ def load_splits(
     val_fraction: float = 0.1,
     max_missing: float = 0.05,
     multi_label: bool = False,
+    fold: int = 1,
     splits: Sequence[str] = SPLITS,
 ) -> dict[str, Records]:
     """The records of the splits asked for.
@@ -203,13 +210,15 @@ def load_splits(
 
     Args:
         root: folder of the dataset; paths in lists are relative to it, or without it to the folder of the list.
-        train, val, test: a list or a folder of class folders for one split, if it is not found under `root`.
+        train, val, test: a list, an official annotation file or a folder of class folders for one split, if it is not
+            found under `root`.
         class_names: a file with one name a line, in the order of the labels. Else: the names of the folders or those
             in the lists, sorted; for numbered labels "0", "1", ... Only with it may some labels be numbers, some names.
         num_classes: how many the labels may name; 0 for as many as there are.
         val_fraction: of the validation split that is made.
         max_missing: the largest share of listed files that may be missing.
         multi_label: whether a file may have any number of labels, which lists join by ";".
+        fold: which of the official splits of UCF101 or HMDB51, 1 to 3.
         splits: which to return.
 
     Raises:
@@ -218,6 +227,8 @@ def load_splits(
     found = {split: _find(root, split, given) for split, given in zip(SPLITS, (train, val, test), strict=True)}
     if root and not os.path.isdir(root):
         raise UserError(f"data.root={root}: no such folder")
+    if root and not train and not any(_find(root, split, "") for split in SPLITS):
+        found |= {split: path for split, path in annotations.find(root, fold).items() if not found[split]}
     if not any(found.values()) and root and any(files for _, files in _class_folders(root)):
         found["train"] = root
     if not any(found.values()):
@@ -227,7 +238,11 @@ def load_splits(
     wanted = {*splits} | ({"val"} if not found["test"] and "test" in splits else set())
     wanted |= {"train"} if not found["val"] and "val" in wanted else set()
     needed = wanted if class_names else wanted | {"train"}  # the training split names the classes
-    read = {split: _read(source, root, multi_label) for split, source in found.items() if source and split in needed}
+    read = {
+        split: _read(source, root, split, fold, multi_label)
+        for split, source in found.items()
+        if source and split in needed
+    }
     for part in read.values():
         part.joined = multi_label and part.is_list
     names = _class_names(class_names, num_classes, read)
@@ -236,9 +251,12 @@ def load_splits(
         for split, part in read.items()
         if split in wanted
     }
+    shares = {split: _kinetics_share(part, split) for split, part in records.items()}
     if not found["val"] and "train" in records:
-        records["train"], records["val"] = split_off(records["train"], val_fraction)
+        records["train"], records["val"] = split_off(records["train"], val_fraction, read["train"].sources)
         records["val"].made = True
+    for split, share in shares.items():
+        records[split].share = share
     if "test" not in records and "val" in records:
         records["test"] = records["val"]
         records["test"].stands_in = True
@@ -284,24 +302,48 @@ def _find(root: str, split: str, given: str) -> str:
     return next(iter(files + [base for base in bases if os.path.isdir(base)]), "")
 
 
-def _read(source: str, root: str, multi_label: bool = False) -> _Split:
-    if os.path.isdir(source):
+def _kinetics_share(records: Records, split: str) -> str:
+    first = records.path(0) if len(records) else ""
+    return annotations.kinetics_share(len(records.class_names), split, first, len(records))
+
+
+def _read(source: str, root: str, split: str, fold: int, multi_label: bool) -> _Split:
+    official = annotations.read(source, root, split, fold, multi_label)
+    if os.path.isdir(source) and not official:
         return _read_folder(source)
-    part, numbers = _Split(source), {}
-    for path, label, line in lists.read_list(source, root, multi_label):
-        if label not in numbers:
-            numbers[label] = len(numbers)
-            part.first_place[label] = f"{source}:{line}"
-        part.paths.append(path)
-        part.labels.append(numbers[label])
-        part.lines.append(line)
+    part, numbers = _Split(source, class_names=official.class_names if official else ()), {}
+    for entry in official.entries if official else lists.read_list(source, root, multi_label):
+        if entry.label not in numbers:
+            numbers[entry.label] = len(numbers)
+            part.first_place[entry.label] = f"{entry.file or source}:{entry.line}"
+        part.paths.append(entry.path)
+        part.labels.append(numbers[entry.label])
+        part.lines.append(entry.line)
+        if entry.source is not None:
+            part.sources.append(source_key(entry.source))
+    part.is_kinetics = not official and lists.is_kinetics(source)
     there = present(part.paths)
     if (gone := np.flatnonzero(~there)).size:
         kept = np.flatnonzero(there)
         part.num_missing, part.missing = len(gone), [part.paths[i] for i in gone[:3]]
         part.paths = Paths(part.paths[i] for i in kept)
         part.labels, part.lines = (array("i", np.asarray(each)[kept].tobytes()) for each in (part.labels, part.lines))
+        part.sources = array("Q", np.asarray(part.sources)[kept].tobytes()) if part.sources else part.sources
     return part
+
+
+def _refuse_conflict(part: _Split, numbers: list[list[int]]) -> None:
+    """Raises UserError where one file has two labels; `numbers` are the classes of each key of `first_place`. The long
+    lists of Kinetics are taken as they are published."""
+    if part.is_kinetics or not part.lines:
+        return
+    pair = lists.conflict(part.paths, part.labels, lambda a, b: set(numbers[a]) == set(numbers[b]))
+    if pair:
+        written = list(part.first_place)
+        (first, second), (a, b) = (part.lines[i] for i in pair), (written[part.labels[i]] for i in pair)
+        raise UserError(
+            f"{part.source}:{second}: {part.paths[pair[1]]} has label '{b}', but '{a}' in line {first}: keep one"
+        )
 
 
 def _read_folder(folder: str) -> _Split:
@@ -341,6 +383,8 @@ def _class_names(file: str, num_classes: int, read: dict[str, _Split]) -> tuple[
     if file:
         return names
     parts = [read["train"]] if "train" in read and read["train"].first_place else list(read.values())
+    if official := next((part.class_names for part in parts if part.class_names), ()):
+        return official
     places = {label: place for part in parts for label, place in part.label_places().items()}
     listed = {label: place for part in read.values() if part.is_list for label, place in part.label_places().items()}
     if not any(part.is_list for part in parts) or not any(label.isdecimal() and label in listed for label in places):
@@ -404,6 +448,7 @@ def _resolve(
         known = f"0 to {len(names) - 1}" if label.isdecimal() and numbered else f"the {len(names)} class names"
         hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not numbered else ""
         raise UserError(f"{part.place(unknown[0])}: label '{label}' is not one of {known}{hint}")
+    _refuse_conflict(part, numbers)
     images = 0
     for path in part.paths:
         if not path.isascii() and path != (printable := os.fsencode(path).decode(errors="backslashreplace")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +16,32 @@ if TYPE_CHECKING:
 
 KINETICS_NAME = re.compile(r"(?P<source>.{11})_\d{6}_\d{6}")  # <youtube id>_<start>_<end>, in seconds
 UCF_NAME = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_<class>_g<group>_c<clip>
+# <video>_<class>_<visible body part>_<camera motion>_np<people>_<viewpoint>_<quality>_<clip>
+HMDB_NAME = re.compile(r"(?P<source>.+)_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+")
+DIVING_NAME = re.compile(r"(?P<source>.{11})_\d{5}")  # <youtube id>_<clip>
+_NAMES = (KINETICS_NAME, UCF_NAME, HMDB_NAME, DIVING_NAME)
 
 
-def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
+def split_off(records: Records, fraction: float, sources: Sequence[int] = ()) -> tuple[Records, Records]:
     """Two parts of a dataset: all but `fraction` of every class, and that fraction.
 
     Files cut from one source video (:func:`source_of`) stay together, so that the fraction is met only as nearly as
     whole sources allow, and the last source of a class stays in the first part. Which go where depends on their names
-    alone: not on their order, the machine or the seed of a run, so that runs can be compared and averaged.
+    alone: not on their order, the machine or the seed of a run, so that runs can be compared and averaged. A file of
+    several classes counts for the one written first, and those without any are a class of their own.
+
+    Args:
+        records: the dataset.
+        fraction: of each class in the second part.
+        sources: the :func:`source_key` of each file, where a list names the sources; else file names tell them.
     """
-    # 8 bytes of a digest tell millions of sources apart, and are not an object each
-    digests = (sha1(source_of(records.path(i)).encode(errors="surrogateescape")).digest() for i in range(len(records)))
-    short = np.fromiter((int.from_bytes(digest[:8], "big") for digest in digests), np.uint64, len(records))
+    keys = sources or (source_key(source_of(records.path(i))) for i in range(len(records)))
+    short = np.fromiter(keys, np.uint64, len(records))
     source = np.unique(short, return_inverse=True)[1]  # a number per file, in the order of the digests
-    classes = 1 + int(records.labels.max(initial=0))
+    labels = records.labels + 1  # 0 is the class of the files without a label
+    classes = 1 + int(labels.max(initial=0))
     # a pair is a source and a class that it has files in, `counts` of them; sorted by source
-    pairs, counts = np.unique(source * classes + records.labels, return_counts=True)
+    pairs, counts = np.unique(source * classes + labels, return_counts=True)
     of_source, of_class = np.divmod(pairs, classes)
     first = np.searchsorted(of_source, np.arange(of_source.max(initial=-1) + 2))  # pair of each source
     left = np.bincount(of_class, minlength=classes)  # sources of each class in the first part
@@ -55,8 +66,14 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
     return train, records.subset(np.flatnonzero(mask))
 
 
+def source_key(source: str) -> int:
+    """A number for a source video: 8 bytes of a digest tell millions apart, and are not an object each."""
+    return int.from_bytes(sha1(source.encode(errors="surrogateescape")).digest()[:8], "big")
+
+
 def source_of(path: str) -> str:
-    """The source video of a clip: the id in a Kinetics file name, the group in a UCF-101 one, else the file itself."""
+    """The source video of a clip: the id in a Kinetics or Diving48 file name, the group in a UCF101 one, all but the
+    tags in an HMDB51 one, else the file itself."""
     stem = os.path.splitext(os.path.basename(path))[0]
-    match = KINETICS_NAME.fullmatch(stem) or UCF_NAME.fullmatch(stem)
+    match = next(filter(None, (name.fullmatch(stem) for name in _NAMES)), None)
     return match["source"] if match else "/".join(Path(path).parts[-2:])

@@ -1,0 +1,342 @@
+"""The official annotation files of UCF101, HMDB51, Something-Something v2, Diving48 and Charades, a reader for each.
+
+They are recognised below the root of a dataset by their names, and wherever else by their names and what is in them.
+All readers yield the entries of :mod:`video_rs.data.lists`; labels are class names, which come in the official order.
+
+Sources: the annotation files of the datasets' own sites, as ``datasets/<name>/README.md`` links them. Known numbers of
+videos in Kinetics: class docstrings of ``fiftyone/zoo/datasets/base.py`` in voxel51/fiftyone, 000772d8dfc9.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from video_rs.data.decode import VIDEO_EXTENSIONS
+from video_rs.data.lists import Entry, text_of
+from video_rs.data.split import KINETICS_NAME
+from video_rs.errors import UserError
+
+_UCF_LIST = re.compile(r"(?:train|test)list\d+\.txt")
+_HMDB_LIST = re.compile(r"(?P<name>.+)_test_split(?P<fold>\d)\.txt")
+_CHARADES_CLASS = re.compile(r"(?P<code>c\d{3}) (?P<name>.+)")
+
+_UCF_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "")
+_HMDB_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations", "splits")
+_JSON_AND_CSV = (  # in one of _PLACES
+    {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"},
+    {"train": "labels/train.json", "val": "labels/validation.json"},
+    {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"},
+    {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"},
+)
+_PLACES = ("", "annotations", "labels", "Charades")
+
+# (name, {split: videos}): what CVDF hosts; of the first edition of Kinetics-700, what its lists named
+_KINETICS = {
+    400: ("Kinetics-400", {"train": 246_534, "val": 19_906, "test": 39_805}),
+    600: ("Kinetics-600", {"train": 427_549, "val": 29_793, "test": 72_924}),
+    700: ("Kinetics-700 (2020: {2020})", {"train": 529_046, "val": 33_925, "test": 67_446}),
+}
+_KINETICS_2020 = {"train": 534_073, "val": 33_914, "test": 64_260}
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One split of a dataset, as its official files have it.
+
+    Attributes:
+        class_names: in the official order.
+        entries: of the files; they may be missing.
+    """
+
+    class_names: tuple[str, ...]
+    entries: Iterator[Entry]
+
+
+def find(root: str, fold: int = 1) -> dict[str, str]:
+    """The annotation files of the layout that a folder has, ``{split: path}``; empty where it has none of them.
+
+    Args:
+        root: folder of the dataset.
+        fold: which of the three splits of UCF101 and HMDB51. The files of one split of HMDB51 are a folder.
+    """
+    for place in (os.path.join(root, name) for name in _UCF_FOLDERS):
+        lists = {split: os.path.join(place, f"{split}list{fold:02d}.txt") for split in ("train", "test")}
+        if os.path.isfile(os.path.join(place, "classInd.txt")):
+            if not os.path.isfile(lists["train"]):
+                raise UserError(f"data.fold={fold}: no such file {lists['train']}")
+            return {split: path for split, path in lists.items() if os.path.isfile(path)}
+    for place in (os.path.join(root, name) for name in _HMDB_FOLDERS):
+        if _hmdb_lists(place):
+            if not _hmdb_lists(place, fold):
+                raise UserError(f"data.fold={fold}: no files *_test_split{fold}.txt in {place}")
+            return {"train": place, "test": place}
+    for names in _JSON_AND_CSV:
+        for place in _PLACES:
+            paths = {split: os.path.join(root, place, name) for split, name in names.items()}
+            named = "/" not in names["train"] or os.path.isfile(os.path.join(root, place, "labels/labels.json"))
+            if named and os.path.isfile(paths["train"]):  # any dataset may have a train.json, but not labels.json too
+                return {split: path for split, path in paths.items() if os.path.isfile(path)}
+    return {}
+
+
+def read(source: str, root: str, split: str, fold: int = 1, multi_label: bool = False) -> Annotations | None:
+    """What an official annotation file, or HMDB51's folder of them, says of one split; None for any other file.
+
+    Args:
+        source: the file or the folder.
+        root: folder of the dataset; if empty, the videos are looked for beside the file and beside its folder.
+        split: which of HMDB51's files to take, as they name both train and test.
+        fold: which of its three splits.
+        multi_label: whether a file may have any number of labels: Charades' have.
+
+    Raises:
+        UserError: for what does not fit the format, naming file and line.
+    """
+    name = os.path.basename(source)
+    if os.path.isdir(source):
+        lists = _hmdb_lists(source, fold)
+        return _hmdb(lists, _bases(source, root), split) if lists else None
+    if _UCF_LIST.fullmatch(name) and os.path.isfile(os.path.join(os.path.dirname(source), "classInd.txt")):
+        return _ucf(source, _bases(os.path.dirname(source), root))
+    if name.lower().endswith(".json"):
+        return _json(source, _bases(os.path.dirname(source), root))
+    if name.lower().endswith(".csv") and {"id", "actions"} <= set(_header(source)):
+        if not multi_label:
+            raise UserError(f"{source}: videos of Charades have several labels each: set data.multi_label=true")
+        return _charades(source, _bases(os.path.dirname(source), root))
+    return None
+
+
+def kinetics_share(class_count: int, split: str, first_path: str, count: int) -> str:
+    """How much of Kinetics a split has, "239,000 of the 246,534 videos of Kinetics-400"; "" for other datasets.
+
+    Args:
+        class_count: of the dataset.
+        split: "train", "val" or "test".
+        first_path: of a video; those of Kinetics are told by their names.
+        count: files that the split has.
+    """
+    if class_count not in _KINETICS or not KINETICS_NAME.fullmatch(os.path.splitext(os.path.basename(first_path))[0]):
+        return ""
+    name, known = _KINETICS[class_count]
+    return f"{count:,} of the {known[split]:,} videos of {name.replace('{2020}', f'{_KINETICS_2020[split]:,}')}"
+
+
+# One reader each ------------------------------------------------------------------------------------------------------
+
+
+def _ucf(file: str, bases: list[str]) -> Annotations:
+    """Lines ``<class>/<video>.avi <number>``, test lists without the number; classInd.txt has ``<number> <class>``."""
+    class_file = os.path.join(os.path.dirname(file), "classInd.txt")
+    number: dict[str, str] = {}
+    for line, fields in _fields(class_file):
+        if len(fields) != 2 or not fields[0].isdecimal() or int(fields[0]) != len(number) + 1 or fields[1] in number:
+            raise _wrong(class_file, line, f"'{len(number) + 1} ClassName'", " ".join(fields))
+        number[fields[1]] = fields[0]
+
+    def entries() -> Iterator[Entry]:
+        base = ""
+        for line, fields in _fields(file):
+            name = fields[0].split("/")[0]
+            if len(fields) > 2 or fields[0].count("/") != 1 or name not in number:
+                raise _wrong(file, line, "'ClassName/video.avi', of a class in classInd.txt", " ".join(fields))
+            if len(fields) == 2 and fields[1] != number[name]:
+                raise _wrong(file, line, f"the number {number[name]}, as in classInd.txt", fields[1])
+            base = base or _base(bases, ("UCF-101", "UCF101", "videos", ""), name)
+            yield Entry(os.path.join(base, fields[0]), name, line)
+
+    return Annotations(tuple(number), entries())
+
+
+def _hmdb(lists: list[str], bases: list[str], split: str) -> Annotations:
+    """A file per class, lines ``<video>.avi <0: not in this split, 1: train, 2: test>``."""
+    names = tuple(_HMDB_LIST.fullmatch(os.path.basename(file))["name"] for file in lists)
+
+    def entries() -> Iterator[Entry]:
+        base = _base(bases, ("hmdb51_org", "hmdb51", "videos", ""), *names)
+        for file, name in zip(lists, names, strict=True):
+            for line, fields in _fields(file):
+                if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+                    raise _wrong(file, line, "'video.avi 0', 1 or 2", " ".join(fields))
+                if fields[1] == ("1" if split == "train" else "2"):
+                    yield Entry(os.path.join(base, name, fields[0]), name, line, file=file)
+
+    return Annotations(names, entries())
+
+
+def _json(file: str, bases: list[str]) -> Annotations:
+    """A list of objects: with "template" Something-Something's, with "vid_name" Diving48's."""
+    objects = _objects(file)
+    first = next(objects, (1, {}))[1]
+    if "template" in first:
+        return _something(file, bases)
+    if "vid_name" in first:
+        return _diving(file, bases)
+    raise _wrong(
+        file,
+        1,
+        "Something-Something v2's annotations (id, template) or Diving48's (vid_name, label)",
+        ", ".join(first) or "none",
+    )
+
+
+def _something(file: str, bases: list[str]) -> Annotations:
+    """``{"id": ..., "template": "Holding [something]"}``; labels.json numbers the templates without brackets."""
+    class_file = _beside(file, "labels.json", "something-something-v2-labels.json")
+    numbers = _load(class_file)
+    try:
+        names = sorted(numbers, key=lambda name: int(numbers[name]))
+        assert [int(numbers[name]) for name in names] == list(range(len(names)))
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        raise _wrong(class_file, 1, "an object {template: number} with all numbers from 0", "another") from None
+    known = set(names)
+
+    def entries() -> Iterator[Entry]:
+        base, suffix = _flat(bases, ("20bn-something-something-v2", "videos"), ".webm")
+        for line, entry in _objects(file):
+            label = str(entry.get("template", "")).replace("[", "").replace("]", "")
+            if not str(entry.get("id", "")) or label not in known:
+                raise _wrong(file, line, "'id' and a 'template' of labels.json", json.dumps(entry))
+            yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, line)
+
+    return Annotations(tuple(names), entries())
+
+
+def _diving(file: str, bases: list[str]) -> Annotations:
+    """``{"vid_name": ..., "label": 26}``; Diving48_vocab.json lists the four parts of each class."""
+    class_file = _beside(file, "Diving48_vocab.json")
+    vocabulary = _load(class_file)
+    if not isinstance(vocabulary, list) or not all(isinstance(each, list) for each in vocabulary):
+        raise _wrong(class_file, 1, "a list of lists", "another")
+    names = tuple(" ".join(map(str, parts)) for parts in vocabulary)
+
+    def entries() -> Iterator[Entry]:
+        base, suffix = _flat(bases, ("rgb", "videos"), ".mp4")
+        for line, entry in _objects(file):
+            label = entry.get("label")
+            if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
+                raise _wrong(file, line, f"'vid_name' and a 'label' from 0 to {len(names) - 1}", json.dumps(entry))
+            yield Entry(os.path.join(base, f"{entry['vid_name']}{suffix}"), names[label], line)
+
+    return Annotations(names, entries())
+
+
+def _charades(file: str, bases: list[str]) -> Annotations:
+    """A csv; ``actions`` is ``c092 11.90 21.20;c147 0.00 12.60``, codes with times, or empty."""
+    class_file = _beside(file, "Charades_v1_classes.txt")
+    names: dict[str, str] = {}
+    for line, text in enumerate(text_of(class_file).splitlines(), 1):
+        match = _CHARADES_CLASS.fullmatch(text.strip())
+        if not match and text.strip():
+            raise _wrong(class_file, line, "'c000 name of the class'", text)
+        if match:
+            names[match["code"]] = match["name"]
+
+    def entries() -> Iterator[Entry]:
+        base, suffix = _flat(bases, ("Charades_v1_480", "Charades_v1", "videos"), ".mp4")
+        rows = csv.DictReader(text_of(file).splitlines(keepends=True))
+        for row in rows:
+            codes = [action.split(" ")[0] for action in (row["actions"] or "").split(";") if action]
+            if not row["id"] or row["actions"] is None or not set(codes) <= names.keys():
+                raise _wrong(file, rows.line_num, "an id, and actions like 'c092 11.90 21.20'", f"{row['actions']}")
+            labels = ";".join(dict.fromkeys(names[code] for code in codes))
+            yield Entry(os.path.join(base, row["id"] + suffix), labels, rows.line_num)
+
+    return Annotations(tuple(names.values()), entries())
+
+
+# Where things are -----------------------------------------------------------------------------------------------------
+
+
+def _hmdb_lists(folder: str, fold: int | str = "[1-3]") -> list[str]:
+    """The file of each class, sorted by class."""
+    files = glob.glob(os.path.join(glob.escape(folder), f"*_test_split{fold}.txt"))
+    return sorted(files, key=lambda file: _HMDB_LIST.fullmatch(os.path.basename(file))["name"])
+
+
+def _bases(folder: str, root: str) -> list[str]:
+    """Where the folder of the videos may lie."""
+    return [root] if root else [folder, os.path.dirname(os.path.abspath(folder))]
+
+
+def _base(bases: list[str], names: tuple[str, ...], *classes: str) -> str:
+    """The first folder with a folder of one of the classes in it."""
+    places = [os.path.join(base, name) if name else base for base in bases for name in names]
+    return next((p for p in places if any(os.path.isdir(os.path.join(p, c)) for c in classes)), places[0])
+
+
+def _flat(bases: list[str], names: tuple[str, ...], suffix: str) -> tuple[str, str]:
+    """The first of the folders that is there, and the suffix of the first video in it: some are re-encoded."""
+    places = [os.path.join(base, name) for base in bases for name in names]
+    place = next(filter(os.path.isdir, places), bases[0])
+    with os.scandir(place) as files:
+        found = (os.path.splitext(file.name)[1] for file in files if not file.name.startswith("."))
+        return place, next((each for each in found if each.lower() in VIDEO_EXTENSIONS), suffix)
+
+
+def _beside(file: str, *names: str) -> str:
+    folder = os.path.dirname(file)
+    paths = [os.path.join(folder, name) for name in names]
+    paths += [os.path.join(folder, "labels", names[0]), os.path.join(os.path.dirname(folder), names[0])]
+    found = next(filter(os.path.isfile, paths), "")
+    if not found:
+        raise UserError(f"{file}: {names[0]}, which names its classes, is not beside it: put it there")
+    return found
+
+
+# What is in them ------------------------------------------------------------------------------------------------------
+
+
+def _wrong(file: str, line: int, expected: str, found: str) -> UserError:
+    return UserError(f"{file}:{line}: expected {expected}; found '{' '.join(found.split())[:80]}'")
+
+
+def _fields(file: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each line that is not empty."""
+    for line, text in enumerate(text_of(file).splitlines(), 1):
+        if text.strip():
+            yield line, text.split()
+
+
+def _header(file: str) -> list[str]:
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader([stream.readline()]), [])
+    except UnicodeDecodeError:
+        return []
+
+
+def _load(file: str) -> object:
+    text = text_of(file)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _wrong(file, error.lineno, "JSON", text.splitlines()[error.lineno - 1] if text else "") from None
+
+
+def _objects(file: str) -> Iterator[tuple[int, dict]]:
+    """Line number and value of each object in a JSON list, one by one."""
+    text, decoder, line, at = text_of(file), json.JSONDecoder(), 1, 0
+    separator = re.compile(r"\s*([\[\],]?)\s*")
+    expected = "["
+    while True:
+        match = separator.match(text, at)
+        line, at = line + text.count("\n", at, match.end()), match.end()
+        if match[1] == "]" and expected != "[":
+            return
+        try:
+            if match[1] != expected:
+                raise ValueError
+            value, end = decoder.raw_decode(text, at)
+            if not isinstance(value, dict):
+                raise ValueError
+        except ValueError:  # a JSONDecodeError is one
+            raise _wrong(file, line, "a JSON list of objects", text[at : at + 80] or "the end of the file") from None
+        yield line, value
+        line, at, expected = line + text.count("\n", at, end), end, ","
