@@ -73,6 +73,7 @@ def test_names_of_packaged_configs_work_from_any_folder(tmp_path, monkeypatch):
         ("data.test_size=300", ["data.test_size=300 does not fit data.short_side=256"]),
         ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple"]),
         ("test.crops=2", ["test.crops is 1"]),
+        ("data.multi_label=2", ["data.multi_label expects bool"]),
         ("model.temporal_padding=same", ["model.temporal_padding is one of zeros, replicate", "same"]),
         ("train.epochs=0", ["both 0"]),
         ("train.epochs=.inf", ["train.epochs must be at least 0", "inf"]),
@@ -129,6 +130,21 @@ def test_differences_ignore_free_keys(write):
     assert config.differences(old.to_dict(), strict) == {"data.fps": (0, 15), "data.repeats": (1, 2)}
     strict = config.load_config(path, ["optim.lr=0.3"])
     assert config.differences(old.to_dict(), strict) == {"optim.lr": (0.8, 0.3)}
+
+
+@pytest.mark.parametrize("override", ["train.class_weights=balanced", "train.balanced_sampling=true"])
+def test_several_classes_a_file_have_no_balance(write, override):
+    with pytest.raises(ConfigError, match=f"{override.partition('=')[0]} is for files of one class"):
+        config.load_config(write("a.yaml", "data: {multi_label: true}"), [override])
+
+
+def test_several_classes_a_file_are_in_the_contract(write):
+    contract = config.load_config(write("a.yaml", ""), ["data.multi_label=true"]).contract()
+    assert contract.multi_label and DataContract.from_dict(contract.to_dict()) == contract
+    old = {key: value for key, value in contract.to_dict().items() if key != "multi_label"}
+    assert not DataContract.from_dict(old).multi_label
+    with pytest.raises(UserError, match="impossible multi_label"):
+        DataContract.from_dict({**old, "multi_label": 1})
 
 
 def test_segments_have_no_frame_rate(write):

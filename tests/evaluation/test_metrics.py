@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score
 
-from video_rs.evaluation.metrics import most_confused, ranking, summarize
+from video_rs.evaluation.metrics import average_precision, most_confused, ranking, summarize, summarize_multi_label
 
 PROBS = np.array(
     [
@@ -84,3 +85,60 @@ def test_most_confused():
     confusion = np.array([[9, 2, 0], [5, 0, 1], [0, 0, 7]])
     assert most_confused(confusion) == [(1, 0, 5), (0, 1, 2), (1, 2, 1)]
     assert most_confused(confusion, 1) == [(1, 0, 5)]
+
+
+# Several classes a video ---------------------------------------------------------------------------------------------
+
+SEVERAL = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.tuples(
+            hnp.arrays(
+                np.float32, n, elements=st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 1]) | st.floats(0, 1, width=32)
+            ),
+            hnp.arrays(bool, n),
+        )
+    )
+)
+def test_average_precision_is_scikit_learns(drawn):
+    """With ties, which half of the drawn scores are."""
+    scores, positive = drawn
+    if positive.any():
+        assert average_precision(scores, positive) == pytest.approx(
+            average_precision_score(positive, scores), rel=0, abs=1e-9
+        )
+    else:
+        assert math.isnan(average_precision(scores, positive))
+
+
+def test_map_is_scikit_learns_on_many_classes():
+    rng = np.random.default_rng(0)
+    labels, probs = rng.random((500, 157)) < 0.04, rng.random((500, 157), np.float32).round(2)
+    labels[:, 5] = False  # a class without positives does not count
+    kept = np.delete(np.arange(157), 5)
+    expected = average_precision_score(labels[:, kept], probs[:, kept], average="macro")
+    m = summarize_multi_label(probs, labels, np.ones(500, bool))
+    assert m["map"] == m["map_all"] == pytest.approx(expected, rel=0, abs=1e-9)
+    assert math.isnan(m["per_class"][5]["average_precision"])
+
+
+def test_figures_of_several_classes_by_hand():
+    m = summarize_multi_label(PROBS, SEVERAL, SCORED, ["a", "b", "c"])
+    assert (m["num_videos"], m["num_scored"]) == (4, 3)
+    # a: right at rank 1; b: .6 leads; c: .1 is the last of three. The fourth video, of class a, was not scored
+    assert [c["average_precision"] for c in m["per_class"]] == [1, 1, pytest.approx(1 / 3)]
+    assert m["map"] == pytest.approx(7 / 9) and m["map_all"] == pytest.approx((1 / 2 + 1 + 1 / 3) / 3)
+    assert m["hit1"] == pytest.approx(2 / 3) and m["hit1_all"] == 2 / 4
+    right = [0.7, 0.8, 0.1, 0.5, 0.7, 0.8, 0.9, 0.6, 0.7]
+    assert m["loss"] == pytest.approx(-np.log(right).mean())
+    assert m["per_class"][0] == {"name": "a", "videos": 2, "scored": 1, "average_precision": 1.0}
+
+
+def test_several_classes_with_nothing_scored_or_wrong_shapes():
+    m = summarize_multi_label(PROBS, SEVERAL, np.zeros(4, bool))
+    assert math.isnan(m["map"]) and math.isnan(m["hit1"]) and (m["map_all"], m["hit1_all"]) == (0, 0)
+    assert math.isfinite(summarize_multi_label(np.ones((1, 2)), np.zeros((1, 2)), np.ones(1, bool))["loss"])
+    with pytest.raises(ValueError, match=r"labels must be \[N, C\]"):
+        summarize_multi_label(PROBS, SEVERAL[:, :2], SCORED)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,21 @@ def test_nothing_readable(net):
         item |= {"views": None, "error": "gone"}
     scores = score(net, items, device=CPU, keep_views=True)
     assert scores.probs.shape == (2, CLASSES) and not scores.scored.any() and scores.views is None
+
+
+def test_several_classes_are_the_mean_sigmoid_of_the_views(net):
+    items = make_items()
+    for item in items:  # the network has a class more than the data
+        item["label"] = torch.tensor([float(item["index"] % 2), 1.0])
+    items[4]["label"] = torch.zeros(2)
+    net.contract = dataclasses.replace(net.contract, multi_label=True)
+    scores = score(net, items, device=CPU, keep_views=True)
+    pixels = torch.stack([item["views"] for item in items]).double() / 255
+    clips = (pixels - torch.tensor(net.contract.mean)) / torch.tensor(net.contract.std)
+    expected = net.linear(clips.mean(dim=(2, 3, 4))).sigmoid().detach().numpy()
+    np.testing.assert_allclose(scores.probs, expected.mean(1), atol=1e-6)
+    np.testing.assert_allclose(scores.views, expected, atol=1e-3)
+    assert scores.labels.dtype == bool
+    assert scores.labels.astype(int).tolist() == [[0, 1, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
+    with pytest.raises(ValueError, match="item 4 twice"):
+        score(net, Loader([*items[:4], items[4], items[4]]), device=CPU)

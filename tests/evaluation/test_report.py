@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
-from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import Scores
 from video_rs.evaluation.report import worst_mistakes, write_report
 
@@ -145,3 +145,25 @@ def test_pictures_are_embedded_whole(tmp_path, videos, scores):
     page = report(tmp_path, videos, scores)
     embedded = re.search(r"data:image/png;base64,([^']*)", page.read_text())[1]
     assert base64.b64decode(embedded) == (page.parent / "confusion.png").read_bytes()
+
+
+def test_several_classes(tmp_path, videos, scores):
+    (tmp_path / "confusion.png").touch()  # of an earlier report
+    scores.labels = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]], bool)
+    metrics = summarize_multi_label(scores.probs, scores.labels, scores.scored, NAMES)
+    page = write_report(tmp_path, videos, scores, NAMES, metrics)
+    assert not (tmp_path / "confusion.png").exists()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "predictions.csv").read_text())))
+    assert [row["label"] for row in rows] == [f"{NAMES[0]};{NAMES[1]}", NAMES[1], "", NAMES[2]]
+    assert [row["correct"] for row in rows] == ["1", "0", "0", "0"]
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    assert saved["map"] == metrics["map"] and saved["per_class"][2]["average_precision"] is None
+    html = page.read_text()
+    assert "mAP" in html and "lowest average precision first" in html and "Confusion" not in html
+    assert "nothing that has a name" in html and NAMES[0] not in html  # which is markup
+    first = worst_mistakes(videos, scores, NAMES)[0]
+    assert (first.path, first.labels) == (videos[1], [(NAMES[1], pytest.approx(0.05))])
+    log = write_log(
+        tmp_path / "run", TRAIN | {"step": 1, "epoch": 1, "hit1": 0.5}, VAL | {"step": 1, "epoch": 1, "map": 0.3}
+    )
+    assert curves_png(read_log(log)).startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ from torch import nn
 from video_rs.contract import DataContract
 from video_rs.training import loop
 from video_rs.training.ema import EMA, average_buffers
-from video_rs.training.losses import CrossEntropy, balanced_class_weights
+from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, balanced_class_weights
 from video_rs.training.optim import sgd
 
 
@@ -132,3 +132,15 @@ def test_class_weights_average_to_one_over_the_samples():
     logits = torch.zeros(20, 4)
     losses = CrossEntropy(0, weights.float())(logits, torch.from_numpy(labels))
     assert losses.mean().item() == pytest.approx(np.log(4), rel=1e-5)
+
+
+def test_binary_cross_entropy_by_hand():
+    logits, targets = (
+        torch.randn(4, 3, dtype=torch.float64),
+        torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 0.3, 0]]),
+    )
+    smooth, probs = targets.double() * 0.8 + 0.1, logits.sigmoid()
+    expected = -(smooth * probs.log() + (1 - smooth) * (1 - probs).log()).mean(1)
+    torch.testing.assert_close(BinaryCrossEntropy(0.2)(logits, targets), expected)
+    assert BinaryCrossEntropy()(logits.bfloat16(), targets).dtype == torch.float32
+    assert BinaryCrossEntropy()(logits + 1000 * (2 * smooth.round() - 1), targets.round()).max() < 1e-6  # no overflow

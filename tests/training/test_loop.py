@@ -1,5 +1,7 @@
 """The loop's arithmetic: plans, accumulation, averages, and what happens when the loss is not finite."""
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from video_rs.errors import UserError
 from video_rs.training.ema import EMA
 from video_rs.training.log import RunLog, duration
 from video_rs.training.loop import Plan, Trainer
-from video_rs.training.losses import CrossEntropy
+from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import learning_rate, sgd
 
 
@@ -162,3 +164,61 @@ def test_every_epoch_ends_once(num_samples, batch_size, num_steps, val_every):
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (75, "1m15s"), (7500, "2h05m")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+# Several classes a sample --------------------------------------------------------------------------------------------
+
+
+def of_several(plan, **options):
+    """A trainer of a network of three classes; the data have two: red is bright, green is bright."""
+    job = trainer(plan, **options)
+    job.model.contract = dataclasses.replace(job.model.contract, multi_label=True)
+    job = Trainer(
+        job.model,
+        plan,
+        criterion=BinaryCrossEntropy(),
+        optimizer=job.optimizer,
+        learning_rate=lambda step: 3.0,
+        precision="float64",
+        **options,
+    )
+    return job
+
+
+def coloured(plan, start=0):
+    for step in range(start, plan.num_steps):
+        generator = torch.Generator().manual_seed(step)
+        labels = torch.randint(0, 2, (plan.batch_size, 2), generator=generator).float()
+        clips = torch.zeros(plan.batch_size, 1, 2, 2, 3, dtype=torch.uint8)
+        clips[..., :2] = (255 * labels).byte().view(-1, 1, 1, 1, 2)
+        for i in range(0, plan.batch_size, plan.micro_batch):
+            part = slice(i, i + plan.micro_batch)
+            yield {"clip": clips[part], "label": labels[part], "broken": []}
+
+
+def test_several_classes_are_learned_each_by_itself(tmp_path):
+    seen = iter([0.2, 0.6, 0.4])
+    steps = plan(num_steps=60, num_samples=80, log_every=60)
+    job = of_several(steps)
+    fit(job, tmp_path, lambda model, check: {"map": next(seen), "hit1": 0.1, "loss": 1.0}, coloured)
+    colours = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]).double().view(4, 3, 1, 1, 1)
+    found = job.model(colours).sigmoid() > 0.5
+    assert found.int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]
+    assert job.best == (0.6, -1.0) and checkpoint.load(tmp_path / "best.pt")["step"] == 40
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    train = next(each for each in logged if each["kind"] == "train")
+    # of four sets of labels one is empty: its top class is none of its own
+    assert "accuracy" not in train and 0.6 < train["hit1"] < 0.85
+
+
+def test_label_sets_are_mixed(tmp_path):
+    """What a mixed clip shows, it shows to the share it has: the targets are mixed as the pixels are."""
+    job, seen = of_several(plan(num_steps=1), mixup=1.0), []
+    criterion = job.criterion
+    job.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean((2, 3, 4))))
+    job.criterion = lambda logits, targets: seen.append(targets) or criterion(logits, targets)
+    fit(job, tmp_path, lambda model, check: {"map": 0.5, "loss": 1.0}, coloured)
+    colours, targets = seen[:2]
+    assert targets.shape == (4, 3) and targets.dtype == torch.float64
+    torch.testing.assert_close(colours, targets)
+    assert ((targets > 0.01) & (targets < 0.99)).any()

@@ -60,6 +60,12 @@ def check_media(config: Config, records: Records) -> None:
         )
 
 
+def check_labels(records: Records, split: str) -> None:
+    """Without a single label there is no average precision. Raises UserError."""
+    if records.multi_label and not records.label_sets.values.size:
+        raise UserError(f"no file of the {split} split has a label: mAP needs some")
+
+
 def train_dataset(config: Config, records: Records) -> ClipDataset:
     """Randomly sampled and augmented clips."""
     from video_rs.data.clips import TemporalSampling

@@ -19,7 +19,7 @@ from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream
 from video_rs.download import shown
 from video_rs.errors import UserError
-from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import score
 from video_rs.models.init import init_from
 from video_rs.training import losses, optim
@@ -40,6 +40,7 @@ class Job:
         self.precision = runtime.select_precision(config.train.precision, self.device)
         self.records = build.build_records(config, ("train", "val"))
         build.check_media(config, self.records["train"])
+        build.check_labels(self.records["val"], "val")
         names = build.class_names(config, self.records["train"])
         self.model = build.build_model(config, names)
         self.started_from = "" if saved else _init_from(self.model, config)
@@ -71,7 +72,7 @@ class Job:
     def validate(
         self, model: torch.nn.Module, check: Callable[[], None], say: Callable[[str], None] = print
     ) -> dict[str, float]:
-        """Top-1, top-5 and loss on one centre view of every validation sample."""
+        """Top-1, top-5 and loss on one centre view of every validation sample; of label sets mAP, hit@1 and loss."""
         scores = score(
             model,
             view_loader(self._val_dataset, **_loading(self.config)),  # which keeps in mind what hung
@@ -86,8 +87,11 @@ class Job:
             index, reason = scores.errors[0]
             first = f"{self.records['val'].path(index)}: {reason}"
             say(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
-        figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
         # a sample that cannot be scored counts as wrong, or the best weights would be those that fail most
+        if model.contract.multi_label:
+            figures = summarize_multi_label(scores.probs, scores.labels, scores.scored)
+            return {"map": figures["map_all"], "hit1": figures["hit1_all"], "loss": figures["loss"]}
+        figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
         return {"top1": figures["top1_all"], "top5": figures["top5_all"], "loss": figures["loss"]}
 
     def fit(self, folder: Path, log: RunLog) -> None:
@@ -148,13 +152,10 @@ def _trainer(config: Config, model: torch.nn.Module, records: Records, precision
         log_every=run.log_every,
         checkpoint_minutes=run.checkpoint_minutes,
     )
-    class_weights = None
-    if run.class_weights == "balanced":
-        class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))
     return Trainer(
         model,
         plan,
-        criterion=losses.CrossEntropy(run.label_smoothing, class_weights),
+        criterion=_criterion(config, model, records),
         optimizer=optim.sgd(
             model,
             momentum=config.optim.momentum,
@@ -171,6 +172,16 @@ def _trainer(config: Config, model: torch.nn.Module, records: Records, precision
         clip_grad_norm=config.optim.clip_grad_norm,
         ledger=Ledger(len(records), config.data.max_broken),
     )
+
+
+def _criterion(config: Config, model: torch.nn.Module, records: Records) -> torch.nn.Module:
+    run = config.train
+    if config.data.multi_label:
+        return losses.BinaryCrossEntropy(run.label_smoothing)
+    class_weights = None
+    if run.class_weights == "balanced":
+        class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))
+    return losses.CrossEntropy(run.label_smoothing, class_weights)
 
 
 def _loading(config: Config) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def test(config: Config) -> dict[str, Any]:
     from video_rs import checkpoint, runtime
     from video_rs.cli import build
     from video_rs.data.loader import view_loader
-    from video_rs.evaluation.metrics import summarize
+    from video_rs.evaluation.metrics import summarize, summarize_multi_label
     from video_rs.evaluation.multiview import score
     from video_rs.evaluation.report import write_report
     from video_rs.predict import model_from_checkpoint
@@ -54,6 +54,7 @@ def test(config: Config) -> dict[str, Any]:
     # an address with a query, which may be a token, is not repeated
     weights, again = shown(weights), weights if weights == shown(weights) else str(file)
     records = build.build_records(config, (split,))[split]
+    build.check_labels(records, split)
     names = build.class_names(config, records)
     check_fits(config, names, state, weights)
     check_unseen(records, state, weights)
@@ -86,7 +87,9 @@ def test(config: Config) -> dict[str, Any]:
     if not scores.scored.any():
         index, reason = scores.errors[0]
         raise UserError(f"none of the {len(records)} videos can be scored; the first, {records.path(index)}: {reason}")
-    metrics = summarize(scores.probs, scores.labels, scores.scored, names)
+    metrics = (summarize_multi_label if records.multi_label else summarize)(
+        scores.probs, scores.labels, scores.scored, names
+    )
     report = write_report(
         folder,
         [records.path(i) for i in range(len(records))],
@@ -108,7 +111,10 @@ def test(config: Config) -> dict[str, Any]:
 
 def table(metrics: dict[str, Any]) -> str:
     """The figures for a terminal; the second column counts videos that could not be scored as wrong."""
-    rows = [("top-1", "top1"), (f"top-{metrics['top_k']}", "top5"), ("mean of the classes", "mean_class")]
+    if "map" in metrics:
+        rows = [("mAP", "map"), ("hit@1", "hit1")]
+    else:
+        rows = [("top-1", "top1"), (f"top-{metrics['top_k']}", "top5"), ("mean of the classes", "mean_class")]
     lines = [f"{metrics['num_scored']} of {metrics['num_videos']} scored"]
     columns = [""]
     if metrics["num_scored"] < metrics["num_videos"]:
