@@ -6,7 +6,8 @@ Sources, for each split:
 * a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces; the
   label is a number or a class name, or any number of them with ";" between where files have several;
 * the official Kinetics csv (``label,youtube_id,time_start,time_end,split``), whose files are found by their names
-  ``<youtube_id>_<start>_<end>`` anywhere below the root.
+  ``<youtube_id>_<start>_<end>`` anywhere below the root;
+* the annotation files of UCF101, HMDB51, Something-Something v2, Diving48 and Charades (annotations.py).
 """
 
 from __future__ import annotations
