@@ -19,6 +19,7 @@ SCRIPTS = {
     "test": "test_net.py",
     "predict": "predict.py",
     "show-clips": "show_clips.py",
+    "prepare": "prepare_dataset.py",
     "index": "index_dataset.py",
     "models": "list_models.py",
     "inflate": "inflate_weights.py",

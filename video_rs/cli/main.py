@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "score a checkpoint by multi-view evaluation and write a report",
     "predict": "name what is in videos or images",
     "show-clips": "draw what the network will see",
+    "prepare": "re-encode all videos of a dataset once, so that training reads them fast",
     "index": "look at all videos of a dataset once, so that clips open faster",
     "models": "list the networks, or print one stage by stage",
     "inflate": "turn 2D weights into a 3D checkpoint",

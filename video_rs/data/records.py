@@ -65,12 +65,14 @@ class Records:
         index: what the packets of the files tell, a ``VideoIndex``, where ``video-rs index`` has looked.
         share: how much of Kinetics it has, for start-up lines; "" for other datasets.
         made: whether the split was made of training files, for want of one of its own.
+        by_listed_sources: whether it was made by the sources that a column of the training list names.
         stands_in: whether this validation split is also the test split, for want of one.
     """
 
     index: VideoIndex | None = None
     share = ""
     made = False
+    by_listed_sources = False
     stands_in = False
 
     def __init__(
@@ -255,7 +257,7 @@ def load_splits(
     shares = {split: _kinetics_share(part, split) for split, part in records.items()}
     if not found["val"] and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction, read["train"].sources)
-        records["val"].made = True
+        records["val"].made, records["val"].by_listed_sources = True, bool(read["train"].sources)
     for split, share in shares.items():
         records[split].share = share
     if "test" not in records and "val" in records:

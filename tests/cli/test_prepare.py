@@ -1,0 +1,319 @@
+"""``tools/prepare_dataset.py``: what it writes, that the result trains, that no interruption changes it, bad input."""
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_video
+from tests.integration.conftest import TINY, tool
+from video_rs.cli.build import build_records
+from video_rs.cli.common import run
+from video_rs.cli.prepare import main
+from video_rs.config import load_config
+from video_rs.data import records
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two classes with names of spaces; train and val; a file that is no video, and two whose names would collide."""
+    root = tmp_path_factory.mktemp("source") / "data"
+    for split, count in (("train", 3), ("val", 2)):
+        for k, name in enumerate(("juggling balls", "tap, dancing")):
+            for i in range(count):
+                write_video(root / split / name / f"{i}.mp4", 20, first_number=100 * k + 10 * i, width=80)
+    shutil.copy(root / "train/tap, dancing/1.mp4", root / "train/tap, dancing/1.mkv")
+    (root / "train/juggling balls/broken.mp4").write_text("no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    """(finished process, OUT)"""
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    return prepare(source, out), out
+
+
+def prepare(root, out, *arguments, **options):
+    return tool(
+        "prepare_dataset.py", "--cfg", "motion_rs.yaml", f"data.root={root}", "--out", out, *arguments, **options
+    )
+
+
+def here(*arguments):
+    """The command in this process, which is faster, and in no other."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = run(main, ["--cfg", "motion_rs.yaml", "--workers", "1", *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def prepare_here(root, out, *arguments):
+    return here(f"data.root={root}", "--out", out, *arguments)
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def test_what_it_writes(source, prepared):
+    done, out = prepared
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "10 videos" not in done.stdout and "11 videos" in done.stdout and "prepare: 12/12 videos" in done.stdout
+    assert "1 could not be re-encoded" in done.stdout and f"data.root={out}" in done.stdout.splitlines()[-1]
+    assert (out / "class_names.txt").read_text() == "juggling balls\ntap, dancing\n"
+    assert not (out / "test.csv").exists()
+    assert (out / "val.csv").read_text().splitlines()[:2] == [
+        "path,label",
+        "videos/val/juggling balls/0.mp4,juggling balls",
+    ]
+    failed = list(csv.reader((out / "failed.csv").open()))
+    assert failed[0] == ["path", "reason"] and failed[1][0].endswith("broken.mp4") and len(failed) == 2
+    assert "videos_2/train/tap, dancing/1.mp4" in (out / "train.csv").read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["files"], summary["failed"]) == (11, 1)
+    assert summary["seconds_before"] == summary["seconds_after"] == pytest.approx(11 * 0.8, abs=0.01)
+    assert summary["bytes_after"] == sum(file.stat().st_size for file in out.rglob("*.mp4"))
+    assert summary["settings"] == {"short_side": 256, "crf": 20, "gop": 16}
+
+
+def test_the_records_are_the_same(source, prepared, frame_numbers):
+    from video_rs.data.decode import read_frames
+
+    overrides = [f"data.root={prepared[1]}", f"data.class_names={prepared[1] / 'class_names.txt'}"]
+    before = build_records(load_config("motion_rs.yaml", [f"data.root={source}"]))
+    after = build_records(load_config("motion_rs.yaml", overrides))
+    for split in ("train", "val"):
+        old = [i for i in range(len(before[split])) if "broken" not in before[split].path(i)]
+        assert before[split].labels[old].tolist() == after[split].labels.tolist()
+        assert before[split].class_names == after[split].class_names
+        for i, j in zip(old, range(len(after[split]))):
+            numbers = [
+                frame_numbers(read_frames(r.path(k), [0, 7])) for r, k in ((before[split], i), (after[split], j))
+            ]
+            assert numbers[0] == numbers[1]
+    assert after["test"] is after["val"]
+
+
+def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(prepared[1], out)
+    kept, gone = out / "videos/val/juggling balls/0.mp4", out / "videos/val/juggling balls/1.mp4"
+    gone.unlink()
+    for name in ("train.csv", "summary.json"):
+        (out / name).unlink()
+    (out / "videos/val/.1.mp4.a1b2c3d4").write_text("left behind by a process that was killed")
+    (out / "test.csv").write_text("of another time")
+    before = kept.stat()
+    assert prepare_here(source, out).returncode == 0
+    assert tree(out) == tree(prepared[1]) and kept.stat().st_mtime_ns == before.st_mtime_ns
+    assert kept.stat().st_ino == before.st_ino
+
+
+def test_lists_without_a_validation_split_and_several_labels(source, tmp_path):
+    """One list of files in two folders, a root that holds neither, numbers and sets for labels."""
+    lines = [f"{source}/train/juggling balls/{i}.mp4 {label}" for i, label in enumerate(("0;2", "1", ""))]
+    lines += [f"{source}/val/tap, dancing/{i}.mp4,{i}" for i in range(2)]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    config = ["data.root=", "data.multi_label=true", f"data.train={tmp_path / 'list.txt'}"]
+    done = here(*config, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/train.csv").read_text().splitlines() == [
+        "path,label",
+        "videos/train/juggling balls/0.mp4,0;2",
+        "videos/train/juggling balls/1.mp4,1",
+        "videos/train/juggling balls/2.mp4,",
+        "videos/val/tap, dancing/0.mp4,0",
+        "videos/val/tap, dancing/1.mp4,1",
+    ]
+    assert not (tmp_path / "out/val.csv").exists()
+    told = [part for part in done.stdout.splitlines()[-1].split() if "=" in part]
+    assert f"data.train={tmp_path / 'out/train.csv'}" in told
+    assert build_records(load_config("motion_rs.yaml", told))["train"].multi_label
+
+
+def test_a_split_by_listed_sources_is_kept(source, tmp_path):
+    lines = [f"train/juggling balls/{i}.mp4,{i % 2},s{i % 2}" for i in range(3)]
+    lines += [f"clips/tap/{i}.mp4,{i},t{i}" for i in range(2)]
+    (tmp_path / "list.csv").write_text("path,label,source\n" + "\n".join(lines))
+    root = tmp_path / "root"
+    shutil.copytree(source, root)
+    (root / "val").rename(root / "clips")
+    (root / "clips/tap, dancing").rename(root / "clips/tap")
+    shutil.rmtree(root / "train/tap, dancing")
+    settings = [f"data.train={tmp_path / 'list.csv'}", "data.val_fraction=0.4"]
+    assert prepare_here(root, tmp_path / "out", *settings).returncode == 0
+    made = build_records(load_config("motion_rs.yaml", [f"data.root={root}", *settings]))
+    for split in ("train", "val"):
+        listed = (tmp_path / f"out/{split}.csv").read_text().splitlines()[1:]
+        paths = [made[split].path(i) for i in range(len(made[split]))]
+        assert [line.split(",")[0] for line in listed] == [f"videos/{os.path.relpath(path, root)}" for path in paths]
+
+
+@pytest.mark.slow
+def test_the_result_trains(prepared, tmp_path):
+    import yaml
+
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "out": str(tmp_path / "run")}))
+    overrides = [f"data.root={prepared[1]}", f"data.class_names={prepared[1] / 'class_names.txt'}", "train.epochs=1"]
+    done = tool("train_net.py", "--cfg", tmp_path / "tiny.yaml", *overrides, "train.batch_size=4")
+    assert done.returncode == 0, done.stderr
+
+
+def start(root, out, **options):
+    script = [sys.executable, ROOT / "tools/prepare_dataset.py", "--cfg", "motion_rs.yaml", f"data.root={root}"]
+    command = [*map(str, script), "--out", str(out), "--workers", "2"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+    )
+
+
+def group(leader):
+    """The processes of a session that are there and no zombies."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def slow_source(tmp_path_factory):
+    """Videos that take some tenths of a second each."""
+    root = tmp_path_factory.mktemp("slow") / "data"
+    first = write_video(root / "train/a/0.mp4", 150, height=240, width=320, options={"preset": "ultrafast"})
+    for name in ("train/a/1", "train/b/0", "train/b/1", "val/a/0", "val/b/0"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(first, root / f"{name}.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slow_source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert prepare(slow_source, out, "--workers", "1").returncode == 0
+    return tree(out)
+
+
+def disturb(root, out, whole_group, after):
+    """Kills a run some seconds after its first file has been begun; no process may stay."""
+    process = start(root, out)
+    wait_for(lambda: process.poll() is not None or any(out.rglob("*.mp4*")))
+    time.sleep(after)
+    if process.poll() is None:
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not group(process.pid), 10)
+
+
+def test_killed_and_started_again(slow_source, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    disturb(slow_source, out, False, 0.1)
+    assert tree(out) != undisturbed
+    assert prepare(slow_source, out).returncode == 0
+    assert tree(out) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_killed_at_random_moments(whole_group, slow_source, undisturbed, tmp_path):
+    rng = random.Random(int(whole_group))
+    for number in range(4):
+        out = tmp_path / str(number)
+        for _ in range(3):
+            disturb(slow_source, out, whole_group, rng.uniform(0, 1.0))
+        assert prepare(slow_source, out).returncode == 0
+        assert tree(out) == undisturbed
+
+
+def test_ctrl_c(slow_source, tmp_path):
+    process = start(slow_source, tmp_path / "out")
+    wait_for(lambda: any((tmp_path / "out").rglob("*.mp4*")))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "error: interrupted\n" and process.returncode == 130
+    assert not group(process.pid)
+
+
+def refused(done, code, *messages):
+    assert done.returncode == code and done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+    assert all(message in done.stderr for message in messages), done.stderr
+
+
+def test_bad_input(source, prepared, tmp_path):
+    before = tree(source)
+    refused(prepare_here(source, prepared[1], "--crf", 21), 2, "begun with crf 20, not 21")
+    refused(prepare_here(source, source / "small"), 2, "lies in the source")
+    refused(prepare_here(source, source), 2, "lies in the source")
+    (tmp_path / "file").touch()
+    refused(prepare_here(source, tmp_path / "file/out"), 2, "--out", "cannot be made")
+    refused(prepare_here(source, tmp_path), 2, "not empty and was not made by this command")
+    refused(prepare_here(source, tmp_path / "out", "--short-side", 255), 2, "short side of 255")
+    refused(prepare_here(tmp_path / "nowhere", tmp_path / "out"), 2, "no such folder")
+    assert tree(source) == before and not (tmp_path / "out").exists()
+
+
+def test_bad_datasets(source, tmp_path):
+    from PIL import Image
+
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "0.png")
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "0.mp4").write_text("no video")
+    refused(prepare_here(tmp_path / "images", tmp_path / "out"), 2, "images", "only video files")
+    refused(prepare_here(tmp_path / "broken", tmp_path / "out"), 2, "none of the 4 videos could be re-encoded")
+    shutil.copytree(source, tmp_path / "odd")
+    (tmp_path / "odd/train/tap, dancing").rename(tmp_path / "odd/train/1.5")
+    shutil.rmtree(tmp_path / "odd/val")
+    refused(prepare_here(tmp_path / "odd", tmp_path / "out2"), 2, "class name '1.5'")
+
+
+def test_a_full_disk(source, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = prepare(source, tmp_path / "out", preexec_fn=limit)
+    refused(done, 3, "cannot be written: File too large")
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_another_command_writes_there(source, tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    refused(prepare_here(source, tmp_path), 2, "being written by another command")
+    os.close(descriptor)
+
+
+def test_an_unreadable_source(source, tmp_path, monkeypatch):
+    """Root may read everything, so the refusal is made up."""
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(records.os, "scandir", refuse)
+    refused(prepare_here(source, tmp_path / "out"), 2, f"{source}/train cannot be read (Permission denied)")

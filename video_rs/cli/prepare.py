@@ -1,0 +1,343 @@
+"""Makes a dataset fast to read: re-encodes every video once, small, with a keyframe every few frames and no sound.
+
+tools/prepare_dataset.py --cfg k400_rs50.yaml data.root=/data/k400 --out /data/k400_256
+
+OUT gets videos/, lists of the splits that the dataset has (train.csv, val.csv, test.csv), class_names.txt in the order
+of the labels, failed.csv (which videos could not be re-encoded, and why) and summary.json. The source is only read. A
+command that was interrupted goes on when it is called again: files that are there are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive
+from video_rs.config import Config, load_config
+from video_rs.errors import MediaError, UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from video_rs.data.encode import Settings
+    from video_rs.data.records import Records
+
+SETTINGS = "settings.json"
+_LEFT_BEHIND = re.compile(r"\..+\.(mp4|csv|json|txt)\.\w{8}")  # by a process that was killed, see files.py
+_SAID = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # anew, in the next commands
+_NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\"]")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video: where it lies, and where its copy will, relative to OUT."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job: bytes and seconds of the source and of the copy; or why there is none."""
+
+    job: Job
+    bytes: tuple[int, int] = (0, 0)
+    seconds: tuple[float, float] = (0.0, 0.0)
+    problem: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of ``tools/prepare_dataset.py`` and ``video-rs prepare``."""
+    args = _parser().parse_intermixed_args(argv)
+    config = load_config(args.cfg, args.overrides)
+
+    from video_rs.data.encode import Settings
+
+    settings = Settings(args.short_side, args.crf, args.gop)
+    splits = _splits(config)
+    for records in splits.values():
+        _require_videos(records)
+    sources = list(dict.fromkeys(records.path(i) for records in splits.values() for i in range(len(records))))
+    base = _base(config.data.root, sources)
+    out = Path(args.out)
+    _refuse_inside(out, {os.path.realpath(base), *_folders(sources)} if config.data.root else _folders(sources))
+    names = splits["train"].class_names
+    _require_writable(names, splits)
+    jobs = _jobs(sources, base, config.data.root)
+    workers = args.workers or _cores()
+    with _locked(out):
+        _begin(out, settings, base)
+        encoding = f"short side {settings.short_side}, crf {settings.crf}, a keyframe every {settings.gop} frames"
+        print(f"{len(jobs)} videos of {base} into {out}: {encoding}; {workers} processes", flush=True)
+        try:
+            done = _encode_all(jobs, out, settings, workers)
+        except BaseException:
+            _clear(out)
+            raise
+        _write_results(out, splits, names, done, settings)
+    _tell(args, out, config, done)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = config_parser("prepare", __doc__)
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the prepared dataset goes")
+    parser.add_argument(
+        "--short-side",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="pixels (default: 256); smaller videos keep theirs",
+    )
+    parser.add_argument("--crf", type=int, default=20, metavar="N", help="quality, 0 best to 51 worst (default: 20)")
+    parser.add_argument("--gop", type=positive, default=16, metavar="N", help="frames between keyframes (default: 16)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one per CPU core)")
+    return parser
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _splits(config: Config) -> dict[str, Records]:
+    """Those that the dataset has: no validation split that stands in for a test, and none made of training files.
+
+    But one made by the sources that a list names stays: the lists in OUT don't name them.
+    """
+    from video_rs.cli.build import build_records
+
+    try:
+        found = build_records(config, indexed=False)
+        if found["test"].stands_in:
+            del found["test"]
+        if found["val"].made and not found["val"].by_listed_sources:
+            del found["val"]
+            whole = replace(config, data=replace(config.data, val_fraction=0.0))
+            found |= build_records(whole, ("train",), indexed=False)
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
+    return found
+
+
+def _require_videos(records: Records) -> None:
+    from video_rs.data.decode import is_image
+
+    path = records.path(0)
+    if is_image(path) or os.path.isdir(path):
+        kind = "images" if is_image(path) else "folders of frames"
+        raise UserError(f"the dataset is one of {kind} ({path}): only video files can be prepared")
+
+
+def _base(root: str, sources: Sequence[str]) -> str:
+    """The folder that paths in OUT are relative to."""
+    return os.path.abspath(root or os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in sources}))
+
+
+def _folders(sources: Sequence[str]) -> set[str]:
+    return {os.path.realpath(folder) for folder in {os.path.dirname(path) for path in sources}}
+
+
+def _refuse_inside(out: Path, folders: set[str]) -> None:
+    real = Path(os.path.realpath(out))
+    for folder in (real, *real.parents):
+        if str(folder) in folders:
+            raise UserError(f"--out {out} lies in the source ({folder}), which is never changed: give another folder")
+
+
+def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
+    """Raises UserError for a class name that would not come out of the lists as it went in."""
+    from video_rs.data.lists import read_list
+    from video_rs.data.records import read_class_names
+
+    multi_label = any(records.multi_label for records in splits.values())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "list.csv"
+
+        def comes_back(name: str) -> bool:
+            try:
+                file.write_text(name + "\n", encoding="utf-8")
+                as_name = read_class_names(str(file))
+                file.write_text(f"path,label\nvideos/a.mp4,{name}\n", encoding="utf-8")
+                labels = [entry[1] for entry in read_list(str(file), folder, multi_label)]
+            except (UserError, UnicodeEncodeError):
+                return False
+            return as_name == (name,) and labels == [name] and not (multi_label and ";" in name)
+
+        for name in names:
+            if not name.isdecimal() and not comes_back(name):
+                raise UserError(f"the class name {name!r} cannot be written into a list: give it another name")
+
+
+def _jobs(sources: Sequence[str], base: str, root: str) -> list[Job]:
+    """One per file; copies have the names of their sources, on which splits go by, in folders that keep them apart."""
+    outside = [path for path in map(os.path.abspath, sources) if not _is_below(path, base)]
+    common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else ""
+    jobs, taken = [], set()
+    for source in sorted(sources):
+        path = os.path.abspath(source)
+        relative = os.path.relpath(path, base if _is_below(path, base) else common)
+        name = _NOT_IN_A_LINE.sub("_", os.path.splitext(relative)[0]) + ".mp4"
+        target, number = f"videos/{name}", 1
+        while target in taken:
+            number += 1
+            target = f"videos_{number}/{name}"
+        taken.add(target)
+        jobs.append(Job(source, target))
+    return jobs
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """The folder, made if need be, for this command alone. Raises UserError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made or read ({error.strerror}): give another folder") from None
+    try:
+        with suppress(ImportError, OSError):  # some file systems have no locks
+            import fcntl
+
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--out {out} is being written by another command: wait for it, or end it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _begin(out: Path, settings: Settings, base: str) -> None:
+    """Looks at what is there already."""
+    from video_rs.files import atomic_write
+
+    wanted, file = {**asdict(settings), "source": base}, out / SETTINGS
+    if file.exists():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            there = {}
+        for key, value in wanted.items():
+            if there.get(key) != value:
+                raise UserError(
+                    f"--out {out} was begun with {key} {there.get(key)}, not {value}: use that, or another folder"
+                )
+    elif not all(_LEFT_BEHIND.fullmatch(entry.name) for entry in out.iterdir()):
+        raise UserError(f"--out {out} is not empty and was not made by this command: give another folder")
+    else:
+        with atomic_write(file, "w") as handle:
+            json.dump(wanted, handle, indent=1)
+    _clear(out)
+
+
+def _clear(out: Path) -> None:
+    """Of what processes that were killed have left half written."""
+    for folder in (out, *out.glob("videos*")):
+        for place, folders, names in os.walk(folder):
+            if folder == out:
+                folders.clear()
+            for name in filter(_LEFT_BEHIND.fullmatch, names):
+                os.unlink(os.path.join(place, name))
+
+
+def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int) -> list[Done]:
+    """In the order of the jobs."""
+    from video_rs.pool import long_calls
+
+    done: dict[Job, Done] = {}
+    count = counter(len(jobs), "prepare", "videos")
+    for result in long_calls(partial(_encode, str(out), settings), jobs, min(workers, len(jobs))):
+        done[result.job] = result
+        count(1)
+    return [done[job] for job in jobs]
+
+
+def _encode(out: str, settings: Settings, job: Job) -> Done:
+    """Re-encodes one video where there is no copy yet."""
+    from video_rs.data.encode import encode_video, header_seconds
+
+    target = os.path.join(out, job.target)
+    try:
+        seconds = None
+        if os.path.exists(target):
+            with suppress(MediaError):
+                seconds = header_seconds(target)
+        if seconds is None:
+            encode_video(job.source, target, settings)
+            seconds = header_seconds(target)
+        sizes = os.path.getsize(job.source), os.path.getsize(target)
+        return Done(job, sizes, (header_seconds(job.source), seconds))
+    except MediaError as error:
+        return Done(job, problem=str(error).removeprefix(f"{job.source}: "))
+
+
+def _write_results(
+    out: Path, splits: dict[str, Records], names: Sequence[str], done: Sequence[Done], settings: Settings
+) -> None:
+    from video_rs.files import atomic_write
+
+    target = {result.job.source: result.job.target for result in done if not result.problem}
+    if not target:
+        raise UserError(f"none of the {len(done)} videos could be re-encoded; the first: {_reason(done[0])}")
+    for split in ("train", "val", "test"):
+        if split not in splits:
+            (out / f"{split}.csv").unlink(missing_ok=True)
+            continue
+        records = splits[split]
+        with atomic_write(out / f"{split}.csv", "w") as handle:
+            handle.write("path,label\n")
+            for i in range(len(records)):
+                if (path := records.path(i)) in target:
+                    handle.write(f"{target[path]},{';'.join(records.label_names(i))}\n")
+    with atomic_write(out / "class_names.txt", "w") as handle:
+        handle.writelines(f"{name}\n" for name in names)
+    with atomic_write(out / "failed.csv", "w") as handle:
+        rows = csv.writer(handle, lineterminator="\n")
+        rows.writerow(("path", "reason"))
+        rows.writerows((result.job.source, result.problem) for result in done if result.problem)
+    with atomic_write(out / "summary.json", "w") as handle:
+        json.dump({**_summary(done), "settings": asdict(settings)}, handle, indent=1)
+
+
+def _summary(done: Sequence[Done]) -> dict[str, Any]:
+    return {
+        "files": sum(not result.problem for result in done),
+        "failed": sum(bool(result.problem) for result in done),
+        "bytes_before": sum(result.bytes[0] for result in done),
+        "bytes_after": sum(result.bytes[1] for result in done),
+        "seconds_before": round(sum(result.seconds[0] for result in done), 3),
+        "seconds_after": round(sum(result.seconds[1] for result in done), 3),
+    }
+
+
+def _reason(result: Done) -> str:
+    return f"{result.job.source}: {result.problem}"
+
+
+def _tell(args: argparse.Namespace, out: Path, config: Config, done: Sequence[Done]) -> None:
+    summary, failed = _summary(done), [result for result in done if result.problem]
+    before, after = (summary[f"bytes_{when}"] / 1e6 for when in ("before", "after"))
+    hours = summary["seconds_after"] / 3600
+    print(f"{summary['files']} videos, {hours:.2f} hours: {before:.1f} MB before, {after:.1f} MB after")
+    if failed:
+        print(f"{len(failed)} could not be re-encoded, see {out / 'failed.csv'}; the first: {_reason(failed[0])}")
+    kept = [each for each in args.overrides if each.partition("=")[0] not in _SAID]
+    overrides = [f"data.root={out}", f"data.class_names={out / 'class_names.txt'}"]
+    for key in ("train", "val", "test"):  # what the config itself names would come first
+        if getattr(config.data, key):
+            overrides.append(f"data.{key}={out / f'{key}.csv' if (out / f'{key}.csv').exists() else ''}")
+    for step in filter(SCRIPTS.__contains__, ("check", "train")):
+        print(f"{step}: {command(step, '--cfg', args.cfg, *kept, *overrides)}")
