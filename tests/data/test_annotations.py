@@ -95,8 +95,10 @@ def test_bad_lists_of_ucf101(ucf101):
 
 def test_lists_of_ones_own_come_first(ucf101):
     write(ucf101 / "train.txt", "UCF-101/YoYo/v_YoYo_g01_c01.avi a", "UCF-101/YoYo/v_YoYo_g01_c02.avi b")
-    train = load_splits(str(ucf101), val=str(ucf101 / "train.txt"), splits=["train"])["train"]
-    assert len(train) == 2 and train.class_names == ("a", "b")
+    splits = load_splits(str(ucf101), val=str(ucf101 / "train.txt"))
+    assert len(splits["train"]) == 2 and splits["train"].class_names == ("a", "b") and splits["test"].stands_in
+    splits = load_splits(str(ucf101), train=str(ucf101 / "train.txt"), val="train.txt")
+    assert splits["test"].stands_in
 
 
 # HMDB51 ---------------------------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def diving48(tmp_path):
     return tmp_path
 
 
-def test_diving48(diving48):
+def test_diving48(diving48, monkeypatch):
     splits = load_splits(str(diving48), val_fraction=0.5)
     assert splits["train"].class_names == ("Back 15som 05Twis FREE", "Back Dive")
     assert contents(splits["test"], diving48) == {
@@ -229,6 +231,12 @@ def test_diving48(diving48):
     }
     sources = [source_of(splits[split].path(0)) for split in ("train", "val")]
     assert sorted(sources) == ["-mmq0PT-u8k", "2x00lRzlTVQ"] and len(splits["val"]) == 2
+    assert len(splits["train"]) == 2
+    monkeypatch.chdir(diving48)
+    files = {"train": "Diving48_V2_train.json", "val": "Diving48_V2_test.json"}
+    assert contents(load_splits(**files)["val"], ".") == contents(splits["test"], diving48)
+    write(diving48 / "Diving48_V2_test.json", "{}")
+    failure(r"test.json:1: expected a JSON list of objects; found '\{\}'", root=str(diving48))
     (diving48 / "Diving48_V2_train.json").write_text('[{"vid_name": "a", "label": 2}]')
     failure(r"train.json:1: expected 'vid_name' and a 'label' from 0 to 1; found '.*2}'", root=str(diving48))
 
@@ -335,6 +343,19 @@ def test_bad_rows_under_a_header(tmp_path):
     for row in ("1.mp4,a", "1.mp4,,x", ",a,x", "1.mp4,a,x,y"):
         write(tmp_path / "train.csv", "path,label,source", "1.mp4,a,x", row)
         failure(f"train.csv:3: expected 'path,label,source'; found '{row}'", root=str(tmp_path), max_missing=1)
+
+
+def test_a_quote_that_is_not_closed(tmp_path):
+    for header in ("path,label,source", "label,youtube_id,time_start,time_end,split"):
+        write(tmp_path / "train.csv", header, '"' + "1.mp4,a,x " * 20000)
+        failure("train.csv: not a csv: field larger than .*quote", root=str(tmp_path), max_missing=1)
+
+
+def test_the_label_may_come_first(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    write(tmp_path / "train.csv", "label,path", "a,1.mp4", "b,2.mp4")
+    train = load_splits(str(tmp_path), val="train.csv", splits=["train"])["train"]
+    assert contents(train, tmp_path) == {("1.mp4", "a"), ("2.mp4", "b")}
 
 
 def test_sources_in_file_names():

@@ -149,7 +149,7 @@ def test_charades(place, write, run, tmp_path):
         write(f"Charades_v1_{split}.csv", header, *rows)
     code, _, errors = run.script("train_net.py", "--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", *SMALL)
     assert code == 2 and "data.multi_label=true" in errors and errors.count("\n") == 1
-    printed, metrics = run("finetune_rs50", "data.multi_label=true")
+    printed, metrics = run("charades_rs50")
     assert "2 classes" in printed and metrics["num_scored"] == 3 and "map" in metrics
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from video_rs.data.decode import VIDEO_EXTENSIONS
-from video_rs.data.lists import Entry, text_of
+from video_rs.data.lists import Entry, rows, text_of
 from video_rs.data.split import KINETICS_NAME
 from video_rs.errors import UserError
 
@@ -192,8 +192,9 @@ def _something(file: str, bases: list[str]) -> Annotations:
     numbers = _load(class_file)
     try:
         names = sorted(numbers, key=lambda name: int(numbers[name]))
-        assert [int(numbers[name]) for name in names] == list(range(len(names)))
-    except (AssertionError, AttributeError, TypeError, ValueError):
+        if [int(numbers[name]) for name in names] != list(range(len(names))):
+            raise ValueError
+    except (TypeError, ValueError):
         raise _wrong(class_file, 1, "an object {template: number} with all numbers from 0", "another") from None
     known = set(names)
 
@@ -240,13 +241,13 @@ def _charades(file: str, bases: list[str]) -> Annotations:
 
     def entries() -> Iterator[Entry]:
         base, suffix = _flat(bases, ("Charades_v1_480", "Charades_v1", "videos"), ".mp4")
-        rows = csv.DictReader(text_of(file).splitlines(keepends=True))
-        for row in rows:
+        reader = csv.DictReader(text_of(file).splitlines(keepends=True))
+        for row in rows(file, reader):
             codes = [action.split(" ")[0] for action in (row["actions"] or "").split(";") if action]
             if not row["id"] or row["actions"] is None or not set(codes) <= names.keys():
-                raise _wrong(file, rows.line_num, "an id, and actions like 'c092 11.90 21.20'", f"{row['actions']}")
+                raise _wrong(file, reader.line_num, "an id, and actions like 'c092 11.90 21.20'", f"{row['actions']}")
             labels = ";".join(dict.fromkeys(names[code] for code in codes))
-            yield Entry(os.path.join(base, row["id"] + suffix), labels, rows.line_num)
+            yield Entry(os.path.join(base, row["id"] + suffix), labels, reader.line_num)
 
     return Annotations(tuple(names.values()), entries())
 
@@ -262,7 +263,7 @@ def _hmdb_lists(folder: str, fold: int | str = "[1-3]") -> list[str]:
 
 def _bases(folder: str, root: str) -> list[str]:
     """Where the folder of the videos may lie."""
-    return [root] if root else [folder, os.path.dirname(os.path.abspath(folder))]
+    return [root] if root else [folder or ".", os.path.dirname(os.path.abspath(folder))]
 
 
 def _base(bases: list[str], names: tuple[str, ...], *classes: str) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ _HEADER = re.compile(
 
 _NUMBERS = re.compile(r"[-+]?\d+(?:[\s,]+[-+]?\d+)+")  # of frames, and the class: VideoMAE, MMAction2
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
+
+Row = TypeVar("Row")
 
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path", "image")
 _LABEL_COLUMNS = ("label", "class", "class_name", "labels")
@@ -75,7 +77,7 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     else:
         entries = _entries(file, chain([first], lines), multi_label)
     for entry in entries:
-        yield entry._replace(path=os.path.join(base, entry.path))
+        yield Entry(os.path.join(base, entry.path), entry.label, entry.line, entry.source)
 
 
 def is_kinetics(file: str) -> bool:
@@ -97,6 +99,14 @@ def conflict(paths: Paths, labels: Sequence[int], same: Callable[[int, int], boo
     second = 1 + np.flatnonzero((hashes[1:] == hashes[:-1]) & (numbers[1:] != numbers[:-1]))
     pairs = sorted((int(order[at]), int(order[at - 1])) for at in second)
     return next(((b, a) for a, b in pairs if paths[a] == paths[b] and not same(int(labels[a]), int(labels[b]))), None)
+
+
+def rows(file: str, reader: Iterable[Row]) -> Iterator[Row]:
+    """Of a csv reader. Raises UserError for what is no csv."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(f"{file}: not a csv: {error}; is there a quote that is not closed?") from None
 
 
 def text_of(file: str) -> str:
@@ -144,10 +154,10 @@ def _check_label(label: str, place: str, multi_label: bool) -> None:
 
 
 def _columns(header: str) -> list[str]:
-    """The names of the columns, where the first line names a path, a label and more; else none."""
+    """The names of the columns, where the first line has them and they are not just path and label; else none."""
     names = [name.strip().lower() for name in next(csv.reader([header], delimiter=_delimiter(header)), [])]
     named = any(name in _PATH_COLUMNS for name in names) and any(name in _LABEL_COLUMNS for name in names)
-    return names if named and len(names) > 2 else []
+    return names if named and (len(names) > 2 or names[0] in _LABEL_COLUMNS) else []
 
 
 def _delimiter(header: str) -> str:
@@ -160,7 +170,7 @@ def _column_entries(file: str, header: str, lines: Iterable[str], multi_label: b
     path, label = (next(columns.index(c) for c in known if c in columns) for known in (_PATH_COLUMNS, _LABEL_COLUMNS))
     source = next((columns.index(name) for name in _SOURCE_COLUMNS if name in columns), None)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    for row in reader:
+    for row in rows(file, reader):
         number = reader.line_num + 1  # the header came first
         if not any(row):
             continue
@@ -182,7 +192,7 @@ def _kinetics_entries(file: str, header: list[str], lines: Iterator[str], root: 
     stems = np.fromiter((hash(os.path.splitext(os.path.basename(path))[0]) for path in files), np.int64, len(files))
     order = np.argsort(stems, kind="stable")  # the first of several copies stays the first
     stems = stems[order]
-    for row in reader:
+    for row in rows(file, reader):
         number = reader.line_num + 1  # the header came first
         try:
             label = row["label"].strip()
