@@ -4,10 +4,10 @@ python benchmarks/data_loading.py --videos /data/k400/val
 python benchmarks/data_loading.py --videos /data/k400/val --stages --soak 10000 --out docs
 
 Every way reads the same clips of the same files in the same number of worker processes of a DataLoader. The files are
-taken as they are ("published") and re-encoded here for fast reading: H.264 crf 20, keyframe every 16 frames, no
-B-frames, tune fastdecode, same size. A turn is measured with its workers busy, from one batch to a later one; ways and
-kinds of file take turns in each of --rounds rounds, so that other work on the machine hits all alike. The table has the
-medians over the rounds.
+taken as they are ("published") and re-encoded here as video-rs prepare does, at the same size: H.264 crf 20, keyframe
+every 16 frames, no B-frames, tune fastdecode. A turn is measured with its workers busy, from one batch to a later one;
+ways and kinds of file take turns in each of --rounds rounds, so that other work on the machine hits all alike. The
+table has the medians over the rounds.
 
   bare decode              PyAV, one thread: from the keyframe before the clip to its last frame; no colours, no copies
   video_rs, <decoder>      clip_loader, ClipDataset and TrainTransform: random crops resized to --size and flipped, in
@@ -42,7 +42,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from common import cpu_seconds, environment, find_videos, fresh_process, memory_mb, missing, note, process_tree, table
@@ -51,11 +50,13 @@ from ways import BARE, SEED, WAYS, Task, ours
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.dataset import ClipDataset
 from video_rs.data.decode import open_video, probe
+from video_rs.data.encode import Settings, encode_video
 from video_rs.data.sampler import SampleKey
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
 KINDS = ("published", "re-encoded")
+SAME_SIZE = Settings(short_side=2**16)
 CHECKPOINTS = 10  # of a soak
 
 
@@ -245,7 +246,7 @@ def make_pairs(files: list[str], folder: Path, args: argparse.Namespace) -> list
             if count < args.frames * args.stride:
                 raise MediaError(f"{path}: {count} frames are too few for a clip")
             copy = str(folder / f"{number}.mp4")
-            reencode(path, copy)
+            encode_video(path, copy, SAME_SIZE)
             with open_video(copy, decoder) as video:
                 if video.num_frames != count:
                     raise MediaError(f"{path}: {video.num_frames} of its {count} frames are left when re-encoded")
@@ -256,23 +257,6 @@ def make_pairs(files: list[str], folder: Path, args: argparse.Namespace) -> list
     if not pairs:
         raise UserError("none of the videos can be used")
     return pairs
-
-
-def reencode(source: str, target: str) -> None:
-    """For fast reading from anywhere; without sound. Raises ``MediaError``."""
-    options = {"crf": "20", "tune": "fastdecode", "g": "16", "keyint_min": "16", "sc_threshold": "0", "bf": "0"}
-    try:
-        with av.open(source) as given, av.open(target, "w") as container:
-            video = given.streams.best("video")
-            stream = container.add_stream("libx264", rate=video.average_rate, options=options)
-            stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
-            stream.time_base = stream.codec_context.time_base = video.time_base
-            for frame in given.decode(video):
-                frame.pict_type = 0  # let the encoder choose
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-    except (av.FFmpegError, ValueError) as error:
-        raise MediaError(f"{source}: cannot be re-encoded ({error})") from error
 
 
 def make_task(paths: list[str], args: argparse.Namespace) -> Task:

@@ -67,6 +67,19 @@ def test_data_loading(video, tmp_path):
     assert (out / "data_loading.png").stat().st_size > 10_000
 
 
+def test_prepare(video, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    files = [video, tmp_path / "broken.mp4"]
+    small = ["--short-side", 64, "--frames", 4, "--size", 32, "--rounds", 1]
+    result = benchmark("prepare", "--videos", *files, *small, "--out", tmp_path)
+    assert result.returncode == 0 and f"left out {tmp_path}/broken.mp4" in result.stderr, result.stderr
+    (figures,) = rows(result.stdout)
+    assert list(figures) == ["MB", "ms a clip, pyav", "ms a clip, decord"]
+    assert all(float(cell) > 0 for row in list(figures.values())[1:] for cell in row)
+    assert float(re.search(r"PSNR ([\d.]+) dB", result.stdout)[1]) > 25
+    assert (tmp_path / "prepare.md").read_text().endswith(result.stdout)
+
+
 def test_multiview(video):
     result = benchmark("multiview", "--video", video, "--clips", 2, "--frames", 4, "--size", 48, "--rounds", 1)
     assert result.returncode == 0, result.stderr

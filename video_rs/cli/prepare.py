@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -259,9 +259,10 @@ def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int
 
     done: dict[Job, Done] = {}
     count = counter(len(jobs), "prepare", "videos")
-    for result in long_calls(partial(_encode, str(out), settings), jobs, min(workers, len(jobs))):
-        done[result.job] = result
-        count(1)
+    with closing(long_calls(partial(_encode, str(out), settings), jobs, min(workers, len(jobs)))) as results:
+        for result in results:
+            done[result.job] = result
+            count(1)
     return [done[job] for job in jobs]
 
 
