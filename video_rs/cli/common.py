@@ -20,6 +20,7 @@ SCRIPTS = {
     "predict": "predict.py",
     "show-clips": "show_clips.py",
     "prepare": "prepare_dataset.py",
+    "check": "check_dataset.py",
     "index": "index_dataset.py",
     "models": "list_models.py",
     "inflate": "inflate_weights.py",

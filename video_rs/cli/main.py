@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "name what is in videos or images",
     "show-clips": "draw what the network will see",
     "prepare": "re-encode all videos of a dataset once, so that training reads them fast",
+    "check": "decode all files of a dataset and tell which are broken, too short, odd, or there twice",
     "index": "look at all videos of a dataset once, so that clips open faster",
     "models": "list the networks, or print one stage by stage",
     "inflate": "turn 2D weights into a 3D checkpoint",

@@ -67,6 +67,8 @@ def best_stream(container: av.container.InputContainer, path: str | Path) -> av.
     stream = container.streams.best("video")
     if stream is None:
         raise MediaError(f"{path}: no video stream in it")
+    if stream.codec_context is None:
+        raise MediaError(f"{path}: FFmpeg has no decoder for its video stream")
     stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
     return stream
 

@@ -1,0 +1,95 @@
+"""``tools/check_dataset.py`` on a dataset of real files."""
+
+import csv
+import json
+import os
+import shutil
+
+import pytest
+
+from video_rs.cli.check import main
+from video_rs.cli.common import run
+
+SETTINGS = ["data.num_frames=4", "data.stride=1"]
+
+
+@pytest.fixture
+def dataset(make_video, tmp_path):
+    for s, split in enumerate(("train", "val")):
+        for c, name in enumerate("ab"):
+            for i in range(2):
+                make_video(tmp_path / "data" / split / name / f"{i}.mp4", 12, first_number=1000 * s + 100 * c + 20 * i)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def check(capfd):
+    """Runs the command in this process; its own ones are real. Returns the exit code, stdout and stderr."""
+
+    def call(root, out, *overrides):
+        arguments = ["--cfg", "motion_rs.yaml", f"data.root={root}", *SETTINGS, *overrides]
+        code = run(main, [*arguments, "--out", str(out), "--workers", "1"])
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def rows(path):
+    with open(path, newline="", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sound_dataset(dataset, check, tmp_path):
+    code, stdout, stderr = check(dataset, tmp_path / "out")
+    assert code == 0, stderr
+    assert "no problems" in stdout and "train --cfg motion_rs.yaml" in stdout
+    files = rows(tmp_path / "out/files.csv")
+    assert [row["split"] for row in files] == ["train"] * 4 + ["val"] * 4  # not a test split: val stands in for it
+    assert [row["label"] for row in files] == ["a", "a", "b", "b"] * 2
+    first = files[0] | {"path": os.path.relpath(files[0]["path"], dataset), "sha1": len(files[0]["sha1"])}
+    assert list(first.values()) == (
+        ["train", "train/a/0.mp4", "a", "12", "25", "0.48", "64", "96", "0", "h264", first["decoder"], 40, ""]
+    )  # fmt: skip
+    assert rows(tmp_path / "out/problems.csv") == []
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["files"] == {"train": 4, "val": 4} and summary["classes"]["b"] == {"train": 2, "val": 2}
+    assert summary["frames"] == {"min": 12, "median": 12, "max": 12} and summary["seconds"] == 3.84
+    assert (tmp_path / "out/check.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_problems_are_named_and_grave_ones_are_an_error(dataset, check, make_video, tmp_path):
+    make_video(dataset / "train/a/short.mp4", 3, first_number=500)
+    (dataset / "train/empty").mkdir()
+    (dataset / "train/b/broken.mp4").write_bytes(b"no video")
+    shutil.copy(dataset / "train/a/0.mp4", dataset / "val/b/again.mp4")
+    code, stdout, stderr = check(dataset, tmp_path / "out")
+    assert code == 2 and stderr.count("\n") == 1 and "short: 1" in stdout
+    assert "class folders of train without a file: 1 (empty)" in stdout
+    assert "1 x broken, 1 x leak, 1 x label conflict" in stderr and "problems.csv" in stderr
+    found = {(os.path.basename(row["path"]), row["kind"]) for row in rows(tmp_path / "out/problems.csv")}
+    assert found == {
+        ("broken.mp4", "broken"), ("short.mp4", "short"), ("again.mp4", "leak"), ("again.mp4", "label conflict")
+    }  # fmt: skip
+    again = next(row for row in rows(tmp_path / "out/files.csv") if row["path"].endswith("again.mp4"))
+    assert again["problems"] == "leak;label conflict"
+
+
+def test_a_class_without_training_files_and_lists_of_several_labels(dataset, check, make_video, tmp_path):
+    make_video(dataset / "train/b/0.mp4", 3, first_number=500)  # too short, but it can be trained on
+    (dataset / "train.csv").write_text("train/a/0.mp4,a\ntrain/a/1.mp4,b;a\ntrain/b/0.mp4,\n")
+    (dataset / "val.csv").write_text("val/a/0.mp4,b\n")
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    code, stdout, stderr = check(
+        dataset, tmp_path / "out", "data.multi_label=true", f"data.class_names={tmp_path / 'names.txt'}"
+    )
+    assert code == 0, stderr
+    assert "short: 1" in stdout and "classes without a training file: 1 (c)" in stdout
+    assert [row["label"] for row in rows(tmp_path / "out/files.csv")] == ["a", "a;b", "", "b"]
+
+
+def test_bad_input(dataset, check, tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, message in (((tmp_path / "no", tmp_path / "out"), "no such folder"),
+                               ((dataset, tmp_path / "file"), "cannot be written")):  # fmt: skip
+        code, stdout, stderr = check(*arguments)
+        assert code == 2 and message in stderr and stderr.count("\n") == 1

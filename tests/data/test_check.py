@@ -1,0 +1,181 @@
+"""What ``video_rs.data.check`` finds in real files, whole and damaged ones, and in the processes that read them."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.data import videos
+from video_rs.data.check import Entries, FileTable, check_file, find_problems
+from video_rs.data.check_pool import Lost, watched_calls
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.decode import probe
+from video_rs.data.records import Records
+
+
+def remux(source, target):
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    return Path(target)
+
+
+def found_in(sampling=None, **splits):
+    """All problems of ``{split: [(path, label), ..]}``, as (file name, kind, detail)."""
+    names = sorted({label for files in splits.values() for _, label in files})
+    records = {
+        split: Records([path for path, _ in files], [names.index(label) for _, label in files], names)
+        for split, files in splits.items()
+    }
+    entries = Entries(records)
+    table = FileTable(len(entries.first))
+    for file, entry in enumerate(entries.first):
+        table.put(file, check_file(entries.path(entry)))
+    problems = find_problems(entries, table, sampling or TemporalSampling(4, 1))
+    return [(os.path.basename(entries.path(p.entry)), p.kind, p.detail) for p in problems]
+
+
+def test_the_facts_of_a_video_and_of_an_image(make_video, tmp_path):
+    from PIL import Image
+
+    facts = check_file(str(make_video(tmp_path / "a.mp4", 30, 64, 96, fps=15, rotation=90)))
+    assert (facts.frames, facts.fps, facts.height, facts.width) == (30, 15, 96, 64) and facts.problem == ""
+    assert facts.rotation % 360 == probe(tmp_path / "a.mp4").rotation % 360 != 0
+    assert facts.codec == "h264" and facts.bytes == os.path.getsize(tmp_path / "a.mp4") and len(facts.sha1) == 20
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    facts = check_file(str(tmp_path / "a.png"))
+    assert (facts.frames, facts.height, facts.width, facts.codec, facts.decoder) == (1, 20, 30, "png", "pil")
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "variable_rate.mkv", "late_start.mkv", "dropped_frames.avi", "new_size.mkv", "gray.mp4"]
+)
+def test_unusual_files_that_can_be_read_are_not_broken(name, tmp_path):
+    path = videos.write(name, tmp_path / name)
+    facts = check_file(str(path))
+    assert facts.problem == "" and facts.frames == probe(path).num_frames
+
+
+def test_broken_files(make_video, tmp_path):
+    from PIL import Image
+
+    def problem(name, data=None):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        return check_file(str(tmp_path / name)).problem
+
+    whole = make_video(tmp_path / "whole.mkv", 60).read_bytes()
+    assert problem("whole.mkv") == ""
+    assert problem("cut.mkv", whole[: len(whole) // 2]) == "it ends at 0.44 s, its header announces 2.40 s"
+    mp4 = make_video(tmp_path / "whole.mp4", 60, options={"movflags": "faststart"}).read_bytes()
+    assert "cannot be decoded" in problem("cut.mp4", mp4[: len(mp4) // 2])
+    at = mp4.index(b"mdat") + (len(mp4) - mp4.index(b"mdat")) // 2
+    damaged = mp4[:at] + bytes(byte ^ 0x55 for byte in mp4[at : at + 300]) + mp4[at + 300 :]
+    assert problem("damaged.mp4", damaged)
+    assert problem("no_video.mp4", b"no video") and problem("no_such.mp4") == "no such file"
+    assert problem("empty.mp4", b"") == "the file is empty"
+    videos.write(videos.AUDIO_ONLY, tmp_path / videos.AUDIO_ONLY)
+    assert problem(videos.AUDIO_ONLY) == "no video stream in it"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    assert problem("a.jpg") == "" and "truncated" in problem("b.jpg", (tmp_path / "a.jpg").read_bytes()[:1500])
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert problem("pipe.mp4") == "not a file"
+
+
+def test_damage_that_leaves_all_frames_is_told(make_video, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 96, 3), np.uint8)
+    data = bytearray(make_video(tmp_path / "a.mp4", frames=pixels, options={"bf": "0"}).read_bytes())
+    for at in range(len(data) // 2, len(data) // 2 + 400):
+        data[at] ^= 0x55
+    (tmp_path / "b.mp4").write_bytes(data)
+    facts = check_file(str(tmp_path / "b.mp4"))
+    assert facts.frames == 20 and "reports damage in" in facts.problem
+    assert check_file(str(tmp_path / "a.mp4")).problem == ""
+
+
+def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
+    one = make_video(tmp_path / "one.mp4", 20)
+    two = make_video(tmp_path / "two.mp4", 20, first_number=100)
+    same_bytes = shutil.copy(one, tmp_path / "copy.mp4")
+    same_frames = remux(one, tmp_path / "other.mkv")
+    assert check_file(str(one)).pixels == check_file(str(same_frames)).pixels
+    assert found_in(train=[(one, "a"), (two, "b")]) == []
+    assert found_in(train=[(one, "a"), (same_bytes, "a"), (same_frames, "a"), (two, "b")]) == [
+        ("copy.mp4", "duplicate", f"same bytes as {one}"),
+        ("other.mkv", "duplicate", f"same frames as {one}"),
+    ]
+    assert found_in(train=[(one, "a"), (two, "b")], val=[(same_frames, "a"), (two, "b")]) == [
+        ("other.mkv", "leak", f"same frames as {one} in train"),
+        ("two.mp4", "leak", f"listed again, as {two} in train"),
+    ]
+    assert found_in(train=[(one, "a"), (two, "b"), (same_bytes, "b")]) == [
+        ("copy.mp4", "duplicate", f"same bytes as {one}"),
+        ("copy.mp4", "label conflict", f"'b', but 'a' for {one}, which is the same"),
+    ]
+
+
+def test_a_source_video_in_two_splits_where_the_names_tell(make_video, tmp_path):
+    ucf = [make_video(tmp_path / f"v_Diving_g0{g}_c0{c}.avi", 8, first_number=10 * n, codec="mpeg4")
+           for n, (g, c) in enumerate([(1, 1), (1, 2), (2, 1)])]  # fmt: skip
+    problems = found_in(train=[(ucf[0], "a")], val=[(ucf[1], "a"), (ucf[2], "a")])
+    assert problems == [("v_Diving_g01_c02.avi", "leak", f"same source video as {ucf[0]} in train")]
+    plain = [make_video(tmp_path / split / "a/0.mp4", 8, first_number=9 * n) for n, split in enumerate("xy")]
+    assert found_in(train=[(plain[0], "a")], val=[(plain[1], "a")]) == []  # the name of a file tells nothing
+
+
+def test_short_files(make_video, tmp_path):
+    files = [(make_video(tmp_path / f"{n}.mp4", n, first_number=100 * n), "a") for n in (21, 22)]
+    assert found_in(TemporalSampling(8, 3), train=files) == [("21.mp4", "short", "21 frames, a clip spans 22")]
+    # 8 frames at 12.5 a second last as long as 15 at 25 a second
+    files = [(make_video(tmp_path / f"{n}.mp4", n, first_number=100 * n), "a") for n in (14, 15)]
+    assert found_in(TemporalSampling(8, 1, fps=12.5), train=files) == [
+        ("14.mp4", "short", "14 frames, a clip spans 15")
+    ]
+    assert found_in(TemporalSampling(15, 3, "segments"), train=files) == [
+        ("14.mp4", "short", "14 frames, a clip spans 15")
+    ]
+
+
+def test_odd_files(make_video, tmp_path):
+    files = [make_video(tmp_path / f"{n}.mp4", 8, first_number=20 * n) for n in range(5)]
+    files.append(make_video(tmp_path / "fast.mp4", 8, fps=60))
+    files.append(make_video(tmp_path / "large.mp4", 8, 64 * 4, 96 * 4))
+    files.append(make_video(tmp_path / "turned.mp4", 8, 96, 64, rotation=90, first_number=900))
+    files.append(make_video(tmp_path / "wide.mp4", 8, 64, 208))
+    assert found_in(train=[(file, "a") for file in files]) == [
+        ("fast.mp4", "odd", "60 frames a second, usual 25"),
+        ("large.mp4", "odd", "short side 256 pixels, usual 64"),
+        ("turned.mp4", "odd", f"rotated by {probe(files[-2]).rotation} degrees, usual 0"),
+        ("wide.mp4", "odd", "width / height 3.25, usual 1.50"),
+    ]
+
+
+def sometimes(item, beat):
+    if item == "hang":
+        time.sleep(60)
+    if item == "die":
+        os._exit(7)
+    for _ in range(8 if item == "slow" else 0):
+        time.sleep(0.25)
+        beat()
+    if item == "raise":
+        raise ValueError("a bug")
+    return item.upper()
+
+
+def test_a_call_that_hangs_or_dies_is_lost_alone():
+    start = time.monotonic()
+    done = dict(watched_calls(sometimes, ["a", "hang", "slow", "die", "b"], 2, 1.0))
+    assert done["a"] == "A" and done["b"] == "B" and done["slow"] == "SLOW"  # it took longer, but went on
+    assert isinstance(done["hang"], Lost) and "nothing came from it for 1 s" in done["hang"].reason
+    assert isinstance(done["die"], Lost) and "exit code 7" in done["die"].reason
+    assert time.monotonic() - start < 40
+    with pytest.raises(ValueError, match="a bug"):
+        list(watched_calls(sometimes, ["raise"], 1, 1.0))

@@ -1,0 +1,219 @@
+"""Decodes every frame of every file of a dataset, and tells what is wrong with it.
+
+tools/check_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
+
+OUT gets files.csv (a row a file), problems.csv (path, kind, detail), summary.json and check.png. The exit code is 2 if
+a file is broken, if the same content is in two splits or has two labels; docs/datasets.md tells what the kinds mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from video_rs.cli.common import command, config_parser, counter, positive
+from video_rs.config import Config, load_config
+from video_rs.errors import UserError
+from video_rs.files import atomic_write
+
+if TYPE_CHECKING:
+    from video_rs.data.check import Entries, FileTable, Problem
+    from video_rs.data.records import Records
+
+FIELDS = (
+    ("split", "path", "label", "frames", "fps", "seconds", "height", "width")
+    + ("rotation", "codec", "decoder", "sha1", "problems")
+)  # fmt: skip
+_NAMED = 10  # classes that the summary on the terminal names
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of ``tools/check_dataset.py`` and ``video-rs check``."""
+    parser = config_parser("check", __doc__)
+    parser.add_argument("--out", metavar="DIR", help="where the results go (default: check/ in the run folder)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
+    args = parser.parse_intermixed_args(argv)
+    config = load_config(args.cfg, args.overrides)
+
+    from video_rs import runtime
+    from video_rs.data.check import Entries, find_problems
+    from video_rs.data.clips import TemporalSampling
+
+    out = Path(args.out or Path(config.out) / "check")
+    splits = _splits(config)
+    _begin(out)
+    entries = Entries(splits)
+    workers = min(args.workers or max(1, runtime.loader_workers(config.data.workers)), len(entries.first))
+    for name, records in splits.items():
+        print(f"{name}: {records.describe()}{'; made of training files' if records.made else ''}")
+    print(f"{len(entries.first)} files are decoded in {workers} processes, results go to {out}", flush=True)
+    table = _decode_all(entries, workers, config.data.timeout)
+    kinds, serious, problems = Counter(), Counter(), np.zeros(len(entries), np.uint8)
+    found = find_problems(entries, table, TemporalSampling.of(config.contract()))
+    _write_problems(out / "problems.csv", entries, _counted(found, kinds, serious, problems))
+    _write_files(out / "files.csv", entries, table, problems)
+    summary = _summary(splits, entries, table, kinds)
+    with atomic_write(out / "summary.json", "w") as file:
+        json.dump(summary, file, indent=2)
+    _draw(out / "check.png", entries, table)
+    _tell(summary, out)
+    if serious:
+        text = ", ".join(f"{count} x {kind}" for kind, count in serious.items())
+        raise UserError(f"the dataset has problems ({text}): {out / 'problems.csv'} names them")
+    print(f"next: {command('train', '--cfg', args.cfg, *args.overrides)}")
+    return 0
+
+
+def _splits(config: Config) -> dict[str, Records]:
+    """Those that training and tests use, without a validation split that stands in for the test split."""
+    from video_rs.cli.build import build_records
+
+    try:
+        found = build_records(config, indexed=False)
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
+    return {name: records for name, records in found.items() if not (name == "test" and records.stands_in)}
+
+
+def _begin(out: Path) -> None:
+    """Makes the folder, and removes the results of an earlier check: a summary would belong to other files."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("summary.json", "files.csv", "problems.csv", "check.png"):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror}): give another folder") from None
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out {out} cannot be written: give another folder")
+
+
+def _decode_all(entries: Entries, workers: int, timeout: float) -> FileTable:
+    from video_rs.data.check import Facts, FileTable
+    from video_rs.data.check_pool import Lost, watched_calls
+
+    table, count = FileTable(len(entries.first)), counter(len(entries.first), "check", "files")
+    todo = ((file, entries.path(entry)) for file, entry in enumerate(entries.first))
+    for (file, _), facts in watched_calls(_check, todo, workers, timeout):
+        table.put(file, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)
+        count(1)
+    return table
+
+
+def _check(item: tuple[int, str], beat: Any) -> Any:
+    from video_rs.data.check import check_file
+
+    return check_file(item[1], beat)
+
+
+def _counted(found: Iterable[Problem], kinds: Counter, serious: Counter, problems: np.ndarray) -> Iterable[Problem]:
+    """The same problems, counted on the way; bit k of a file's number in `problems` says that it has one of kind k."""
+    from video_rs.data.check import KINDS
+
+    for problem in found:
+        kinds[problem.kind] += 1
+        serious.update([problem.kind] * problem.grave)
+        problems[problem.entry] |= 1 << KINDS.index(problem.kind)
+        yield problem
+
+
+def _write_problems(path: Path, entries: Entries, found: Iterable[Problem]) -> None:
+    with atomic_write(path, "w") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["path", "kind", "detail"])
+        for problem in found:
+            rows.writerow([entries.path(problem.entry), problem.kind, problem.detail])
+
+
+def _write_files(path: Path, entries: Entries, table: FileTable, problems: np.ndarray) -> None:
+    from video_rs.data.check import KINDS
+
+    with atomic_write(path, "w") as out:
+        rows = csv.writer(out, lineterminator="\n")
+        rows.writerow(FIELDS)
+        for entry, file in enumerate(entries.file):
+            row = table.rows[file]
+            fps, kinds = float(row["fps"]), [kind for k, kind in enumerate(KINDS) if problems[entry] >> k & 1]
+            rows.writerow(
+                [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), row["frames"]]
+                + [f"{fps:.6g}", f"{row['frames'] / fps if fps else 0:.6g}", row["height"], row["width"]]
+                + [row["rotation"], table.word(file, "codec"), table.word(file, "decoder"), table.sha1(file)]
+                + [";".join(kinds)]
+            )
+
+
+def _summary(splits: dict[str, Records], entries: Entries, table: FileTable, kinds: Counter) -> dict[str, Any]:
+    counts, good = entries.class_counts(), table.rows[~table.rows["broken"]]
+    missing = [entries.class_names[i] for i in np.flatnonzero(counts["train"] == 0)] if "train" in counts else []
+    fps = good["fps"][good["fps"] > 0]
+    return {
+        "files": {name: len(records) for name, records in splits.items()},
+        "made": [name for name, records in splits.items() if records.made],
+        "missing": {name: records.num_missing for name, records in splits.items()},
+        "bytes": int(table.rows["bytes"].sum()),
+        "seconds": round(float((good["frames"] / np.where(good["fps"] > 0, good["fps"], np.inf)).sum()), 3),
+        "frames": _spread(good["frames"]),
+        "fps": _spread(fps),
+        "height": _spread(good["height"]),
+        "width": _spread(good["width"]),
+        "codecs": dict(Counter(table.word(i, "codec") for i in range(len(table.rows)))),
+        "decoders": dict(Counter(table.word(i, "decoder") for i in range(len(table.rows)))),
+        "problems": dict(kinds),
+        "classes_without_training_files": missing,
+        "empty_class_folders": {name: list(records.left_out) for name, records in splits.items() if records.left_out},
+        "classes": {
+            name: {split: int(count[i]) for split, count in counts.items()}
+            for i, name in enumerate(entries.class_names)
+        },
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    """Least, median and largest; None of nothing."""
+    if not len(values):
+        return None
+    return {name: round(float(f(values)), 4) for name, f in (("min", np.min), ("median", np.median), ("max", np.max))}
+
+
+def _draw(path: Path, entries: Entries, table: FileTable) -> None:
+    from video_rs.cli.check_plot import dataset_png
+
+    good = table.rows[~table.rows["broken"]]
+    timed = good[good["fps"] > 0]
+    lengths, unit = (timed["frames"] / timed["fps"], "seconds") if len(timed) else (good["frames"], "frames")
+    sizes = np.stack([good["height"], good["width"]], axis=1)
+    with atomic_write(path) as file:
+        file.write(dataset_png(lengths, sizes, entries.class_counts(), entries.class_names, unit=unit))
+
+
+def _tell(summary: dict[str, Any], out: Path) -> None:
+    hours, size = summary["seconds"] / 3600, summary["bytes"] / 1e9
+    print(f"{sum(summary['files'].values())} files, {size:.3g} GB, {hours:.3g} hours")
+    for name in ("frames", "fps", "height", "width"):
+        if spread := summary[name]:
+            print(f"  {name}: {spread['min']:g} to {spread['max']:g}, median {spread['median']:g}")
+    for name in ("codecs", "decoders"):
+        print(f"  {name}: " + ", ".join(f"{word or 'unknown'} {count}" for word, count in summary[name].items()))
+    for split in summary["files"]:
+        counts = [of_class[split] for of_class in summary["classes"].values()]
+        print(f"  {split}: {min(counts)} to {max(counts)} files a class, median {np.median(counts):g}")
+    if missing := summary["missing"] if any(summary["missing"].values()) else None:
+        print("  listed files that are missing: " + ", ".join(f"{name} {count}" for name, count in missing.items()))
+    _name("classes without a training file", summary["classes_without_training_files"])
+    for split, folders in summary["empty_class_folders"].items():
+        _name(f"class folders of {split} without a file", folders)
+    for kind, count in summary["problems"].items():
+        print(f"  {kind}: {count}")
+    print(f"{'problems are in' if summary['problems'] else 'no problems;'} {out / 'problems.csv'}, plots in check.png")
+
+
+def _name(what: str, names: list[str]) -> None:
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        print(f"  {what}: {len(names)} ({', '.join(names[:_NAMED])}{more})")
