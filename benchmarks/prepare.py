@@ -117,10 +117,10 @@ def psnr(source: str, copy: str) -> float:
 def clip_times(before: list[str], after: list[str], decoder: str, args: argparse.Namespace) -> list[float]:
     """CPU ms a clip of the files before and after. Raises ``UserError`` where the decoder is not for one of them."""
     times: list[list[float]] = [[], []]
-    for number in range(args.rounds):
+    for number in range(args.rounds + 1):
         for row, paths in zip(times, (before, after)):
             row.append(round_of_clips(paths, decoder, number, args))
-    return [median(row) for row in times]
+    return [median(row[1:]) for row in times]  # in the first round packages are imported
 
 
 def round_of_clips(paths: list[str], decoder: str, number: int, args: argparse.Namespace) -> float:
