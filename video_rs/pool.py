@@ -60,10 +60,10 @@ def long_calls(function: Callable[[T], R], todo: Iterable[T], workers: int) -> I
 
 def _executor(workers: int) -> ProcessPoolExecutor:
     # Processes are spawned: the caller may have threads of its own, which do not survive a fork.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin_process)
 
 
-def _begin() -> None:
+def begin_process() -> None:
     """In a new process: Ctrl-C is the parent's; and it does not wait for work of a parent that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()

@@ -149,11 +149,15 @@ def test_odd_files(make_video, tmp_path):
     files.append(make_video(tmp_path / "large.mp4", 8, 64 * 4, 96 * 4))
     files.append(make_video(tmp_path / "turned.mp4", 8, 96, 64, rotation=90, first_number=900))
     files.append(make_video(tmp_path / "wide.mp4", 8, 64, 208))
+    files.append(make_video(tmp_path / "slow.mp4", 8, fps=10, first_number=700))
+    files.append(make_video(tmp_path / "small.mp4", 8, 20, 30))
     assert found_in(train=[(file, "a") for file in files]) == [
         ("fast.mp4", "odd", "60 frames a second, usual 25"),
         ("large.mp4", "odd", "short side 256 pixels, usual 64"),
-        ("turned.mp4", "odd", f"rotated by {probe(files[-2]).rotation} degrees, usual 0"),
+        ("turned.mp4", "odd", f"rotated by {probe(tmp_path / 'turned.mp4').rotation} degrees, usual 0"),
         ("wide.mp4", "odd", "width / height 3.25, usual 1.50"),
+        ("slow.mp4", "odd", "10 frames a second, usual 25"),
+        ("small.mp4", "odd", "short side 20 pixels, usual 64"),
     ]
 
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from video_rs.errors import MachineError
-from video_rs.pool import _begin
+from video_rs.pool import begin_process
 
 T = TypeVar("T")
 _CONTEXT = multiprocessing.get_context("spawn")  # the caller may have threads, which do not survive a fork
@@ -116,7 +116,7 @@ class _Worker:
 
 
 def _work(function: Callable[[Any, Callable[[], None]], Any], pipe: Connection, beats: Any) -> None:
-    _begin()
+    begin_process()
 
     def beat() -> None:
         beats.value += 1
