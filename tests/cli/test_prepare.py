@@ -32,10 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def source(tmp_path_factory):
     """Two classes with names of spaces; train and val; a file that is no video, and two whose names would collide."""
     root = tmp_path_factory.mktemp("source") / "data"
-    for split, count in (("train", 3), ("val", 2)):
+    for first, split, count in ((0, "train", 3), (1000, "val", 2)):
         for k, name in enumerate(("juggling balls", "tap, dancing")):
             for i in range(count):
-                write_video(root / split / name / f"{i}.mp4", 20, first_number=100 * k + 10 * i, width=80)
+                write_video(root / split / name / f"{i}.mp4", 20, first_number=first + 100 * k + 20 * i, width=80)
     shutil.copy(root / "train/tap, dancing/1.mp4", root / "train/tap, dancing/1.mkv")
     (root / "train/juggling balls/broken.mp4").write_text("no video")
     return root
@@ -164,11 +164,13 @@ def test_a_split_by_listed_sources_is_kept(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_result_trains(prepared, tmp_path):
+def test_the_result_passes_the_check_and_trains(prepared, tmp_path):
     import yaml
 
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "out": str(tmp_path / "run")}))
     overrides = [f"data.root={prepared[1]}", f"data.class_names={prepared[1] / 'class_names.txt'}", "train.epochs=1"]
+    done = tool("check_dataset.py", "--cfg", tmp_path / "tiny.yaml", *overrides, "--out", tmp_path / "check")
+    assert done.returncode == 0, done.stderr
     done = tool("train_net.py", "--cfg", tmp_path / "tiny.yaml", *overrides, "train.batch_size=4")
     assert done.returncode == 0, done.stderr
 
