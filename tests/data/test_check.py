@@ -115,6 +115,11 @@ def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
         ("other.mkv", "leak", f"same frames as {one} in train"),
         ("two.mp4", "leak", f"listed again, as {two} in train"),
     ]
+    assert found_in(train=[(one, "a")], val=[(two, "a"), (same_bytes, "a"), (same_frames, "a")]) == [
+        ("copy.mp4", "leak", f"same bytes as {one} in train"),
+        ("other.mkv", "duplicate", f"same frames as {same_bytes}"),
+        ("other.mkv", "leak", f"same frames as {one} in train"),
+    ]
     assert found_in(train=[(one, "a"), (two, "b"), (same_bytes, "b")]) == [
         ("copy.mp4", "duplicate", f"same bytes as {one}"),
         ("copy.mp4", "label conflict", f"'b', but 'a' for {one}, which is the same"),

@@ -362,7 +362,7 @@ def _same_content(entries: Entries, table: FileTable) -> Iterator[Problem]:
             if split in first_in:
                 other = first_in[split]
                 yield Problem(entry, "duplicate", f"{_how(entries, table, entry, other)} {entries.path(other)}")
-            elif first_in:
+            if split != entries.split[group[0]]:
                 other = group[0]
                 where = f"in {entries.names[entries.split[other]]}"
                 detail = f"{_how(entries, table, entry, other)} {entries.path(other)} {where}"
