@@ -75,6 +75,7 @@ def test_a_class_folder_is_one_label(tmp_path):
             {"multi_label": False},
             "train.csv:1: 'a;b' are several labels of one file: set data",
         ),
+        (["0.mp4,"], {"multi_label": False}, "'0.mp4,' is not a line 'path label'; data.multi_label=true allows files"),
         (["0.mp4 a;;b"], {}, "train.csv:1: 'a;;b' has an empty label before or after a ';': write label1;label2"),
         (["0.mp4 a;"], {}, "train.csv:1: 'a;' has an empty label"),
         (["0.mp4 1;-2"], {}, "train.csv:1: label '-2' is neither a class number"),

@@ -138,7 +138,8 @@ def _entries(file: str, lines: Iterable[str], multi_label: bool = False) -> Iter
         match = match or _LAST_FIELD.fullmatch(line)
         path, label = (field.strip().strip('"') for field in match.groups()) if match else ("", "")
         if not path or not (label or multi_label):
-            raise UserError(f"{file}:{number}: '{line[:80]}' is not a line 'path label'")
+            hint = "; data.multi_label=true allows files without labels" if _UNLABELLED.fullmatch(line) else ""
+            raise UserError(f"{file}:{number}: '{line[:80]}' is not a line 'path label'{hint}")
         if label not in good:
             if _NUMBERS.fullmatch(label):
                 keep = "write 1;2 for two labels" if multi_label else "keep the label alone"

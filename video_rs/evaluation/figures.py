@@ -77,7 +77,7 @@ def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
     _plot(waiting, train, "data_wait", "waiting for data (right)", ORANGE)
     waiting.yaxis.set_major_formatter(PercentFormatter(1))
     waiting.set_ylim(0, 1)
-    second = "Mean average precision" if "map" in val else "Accuracy"
+    second = "mAP and hit@1" if "map" in val else "Accuracy"
     for ax, title in ((loss, "Loss"), (accuracy, second), (rate, "Learning rate"), (speed, "Throughput")):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_xlabel("epoch")
