@@ -433,9 +433,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError("train.class_weights and train.balanced_sampling correct for the same thing; choose one")
     if data.multi_label and (train.class_weights != "none" or train.balanced_sampling):
         key = "balanced_sampling" if train.balanced_sampling else "class_weights"
-        raise ConfigError(
-            f"train.{key} is for files of one class, data.multi_label=true allows several; choose one"
-        )
+        raise ConfigError(f"train.{key} is for files of one class, data.multi_label=true allows several; choose one")
     if config.test.crops == 2:
         raise ConfigError("test.crops is 1 (centre) or 3 (along the longer side); found 2")
     if config.optim.nesterov and not config.optim.momentum:

@@ -189,6 +189,7 @@ def _stream(
         "sc_threshold": "0",  # a keyframe at every scene cut would make GOPs uneven
         "bf": "0",
         "flags": "+cgop",
+        "x264-params": "mbtree=0:rc-lookahead=0",  # with mbtree, one encode in a hundred has other bytes
     }
     stream = container.add_stream("libx264", rate=Fraction(1 / (clock.base * clock.step)).limit_denominator(1001))
     stream.options = options
