@@ -108,6 +108,21 @@ def test_the_records_are_the_same(source, prepared, frame_numbers):
     assert after["test"] is after["val"]
 
 
+def test_names_that_go_to_other_files(tmp_path):
+    """A copy is of its file, also where another one takes its name once the dataset has grown."""
+    root, out = tmp_path / "data", tmp_path / "out"
+    for k, name in enumerate(("a", "b")):
+        for i in range(2):
+            write_video(root / "train" / name / f"{i}.mp4", 10, first_number=100 * k + 20 * i)
+    (root / "train" / "b" / ("n" * 248 + ".mp4")).write_bytes(b"")
+    assert prepare_here(root, out).returncode == 0
+    assert "too long" in (out / "failed.csv").read_text()
+    write_video(root / "train" / "a" / "0.avi", 10, first_number=60, codec="mpeg4")
+    assert prepare_here(root, out).returncode == 0
+    assert prepare_here(root, tmp_path / "anew").returncode == 0
+    assert tree(out) == tree(tmp_path / "anew")
+
+
 def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(prepared[1], out)

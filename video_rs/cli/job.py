@@ -134,6 +134,11 @@ class Job:
             f"steps: {plan.num_steps} ({plan.epoch(plan.num_steps):.4g} epochs), learning rate up to "
             f"{_peak_rate(config):.4g} = {config.optim.lr:g} x {plan.batch_size} / {config.optim.lr_batch}",
         ]
+        if config.data.multi_label and (smoothing := config.train.label_smoothing):
+            targets = f"{smoothing / 2:g} and {1 - smoothing / 2:g}"
+            lines.append(
+                f"label smoothing {smoothing:g}: targets are {targets} for every class; 0 is usual for many classes"
+            )
         source = shown(config.train.init_from)
         return lines + ([f"started from {source}: {self.started_from}"] if self.started_from else [])
 

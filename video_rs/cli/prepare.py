@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from video_rs.data.records import Records
 
 SETTINGS = "settings.json"
+_LONGEST_NAME = 240  # bytes; while a file is written, its name is 10 longer
 _LEFT_BEHIND = re.compile(r"\..+\.(mp4|csv|json|txt)\.\w{8}")  # by a process that was killed, see files.py
 _SAID = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # anew, in the next commands
 _NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\"]")
@@ -39,10 +40,11 @@ _NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\"]")
 
 @dataclass(frozen=True)
 class Job:
-    """One video: where it lies, and where its copy will, relative to OUT."""
+    """One video: where it lies, where its copy will, relative to OUT, and its path below the root, for the comment."""
 
     source: str
     target: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _jobs(sources: Sequence[str], base: str, root: str) -> list[Job]:
             number += 1
             target = f"videos_{number}/{name}"
         taken.add(target)
-        jobs.append(Job(source, target))
+        jobs.append(Job(source, target, relative if _is_below(path, base) else path))
     return jobs
 
 
@@ -267,20 +269,23 @@ def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int
 
 
 def _encode(out: str, settings: Settings, job: Job) -> Done:
-    """Re-encodes one video where there is no copy yet."""
-    from video_rs.data.encode import encode_video, header_seconds
+    """Re-encodes one video where there is no copy of it yet; a copy's comment says of which file it is one, for names
+    may go to other files once the dataset has grown."""
+    from video_rs.data.encode import encode_video, header
 
     target = os.path.join(out, job.target)
+    if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:
+        return Done(job, problem="its name is too long: shorten it")
     try:
-        seconds = None
+        seconds, comment = 0.0, None
         if os.path.exists(target):
             with suppress(MediaError):
-                seconds = header_seconds(target)
-        if seconds is None:
-            encode_video(job.source, target, settings)
-            seconds = header_seconds(target)
+                seconds, comment = header(target)
+        if comment != job.name:
+            encode_video(job.source, target, settings, job.name)
+            seconds, _ = header(target)
         sizes = os.path.getsize(job.source), os.path.getsize(target)
-        return Done(job, sizes, (header_seconds(job.source), seconds))
+        return Done(job, sizes, (header(job.source)[0], seconds))
     except MediaError as error:
         return Done(job, problem=str(error).removeprefix(f"{job.source}: "))
 

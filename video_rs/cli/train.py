@@ -81,7 +81,7 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
         log.say(f"{stuck}; the state after step {job.trainer.step} is saved. {on} with: {command('train', *argv)}")
         raise
     except MachineError as error:
-        if job.trainer.step:
+        if job.trainer.saved == job.trainer.step:  # the disk may be what failed
             log.say(f"{error}; the state after step {job.trainer.step} is saved. Go on with: {command('train', *argv)}")
         raise
     finally:

@@ -223,7 +223,8 @@ def _diving(file: str, bases: list[str]) -> Annotations:
             label = entry.get("label")
             if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
                 raise _wrong(file, line, f"'vid_name' and a 'label' from 0 to {len(names) - 1}", json.dumps(entry))
-            yield Entry(os.path.join(base, f"{entry['vid_name']}{suffix}"), names[label], line)
+            name = str(entry["vid_name"])  # <youtube id>_<clip>: too common a form to go by in other datasets
+            yield Entry(os.path.join(base, f"{name}{suffix}"), names[label], line, name.rpartition("_")[0] or name)
 
     return Annotations(names, entries())
 
@@ -257,7 +258,7 @@ def _charades(file: str, bases: list[str]) -> Annotations:
 
 def _hmdb_lists(folder: str, fold: int | str = "[1-3]") -> list[str]:
     """The file of each class, sorted by class."""
-    files = glob.glob(os.path.join(glob.escape(folder), f"*_test_split{fold}.txt"))
+    files = glob.glob(os.path.join(glob.escape(folder), f"?*_test_split{fold}.txt"))
     return sorted(files, key=lambda file: _HMDB_LIST.fullmatch(os.path.basename(file))["name"])
 
 

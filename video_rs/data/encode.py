@@ -56,13 +56,13 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (short_side, long) if height <= width else (long, short_side)
 
 
-def encode_video(source: str | Path, target: str | Path, settings: Settings | None = None) -> int:
+def encode_video(source: str | Path, target: str | Path, settings: Settings | None = None, comment: str = "") -> int:
     """Writes an mp4 file with the frames of a video, whole or not at all.
 
     It has as many frames as a full sequential decode of the source's best video stream, in that order and with those
     times; but they start at 0 where the source starts before it, and a frame that does not come after the one before
     it does so by one unit of the source's clock. The bytes depend on the source, the settings and the versions of
-    FFmpeg and x264 alone.
+    FFmpeg and x264 alone, and on the comment that is kept in the file.
 
     Returns:
         The number of frames.
@@ -79,21 +79,22 @@ def encode_video(source: str | Path, target: str | Path, settings: Settings | No
         if first is None:
             raise MediaError(f"{source}: no frame can be decoded")
         with atomic_write(target) as handle:
-            count = _write(source, first, frames, handle.name, settings)
+            count = _write(source, first, frames, handle.name, settings, comment)
             _check(source, handle.name, count)
     finally:
         frames.close()
     return count
 
 
-def header_seconds(path: str | Path) -> float:
-    """How long the video stream is, as the header tells; 0 where it does not. Raises ``MediaError``."""
+def header(path: str | Path) -> tuple[float, str]:
+    """How many seconds of video there are, 0 where the header does not tell, and the comment. Raises ``MediaError``."""
     try:
         with open_container(path) as container:
             stream = best_stream(container, path)
+            comment = container.metadata.get("comment", "")
             if stream.duration and stream.time_base:
-                return float(stream.duration * stream.time_base)
-            return (container.duration or 0) / av.time_base
+                return float(stream.duration * stream.time_base), comment
+            return (container.duration or 0) / av.time_base, comment
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
@@ -122,11 +123,17 @@ def _unreadable(path: str | Path, error: Exception) -> MediaError:
 
 
 def _write(
-    source: str | Path, first: av.VideoFrame, frames: Iterator[av.VideoFrame], file: str, settings: Settings
+    source: str | Path,
+    first: av.VideoFrame,
+    frames: Iterator[av.VideoFrame],
+    file: str,
+    settings: Settings,
+    comment: str,
 ) -> int:
     """Returns the number of frames."""
     try:
         with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            container.metadata["comment"] = comment
             upright, clock = _Upright(first, settings.short_side), _Clock(first)
             stream = _stream(container, first, clock, upright, settings)
             count = 0

@@ -338,7 +338,7 @@ def _read(source: str, root: str, split: str, fold: int, multi_label: bool) -> _
 def _refuse_conflict(part: _Split, numbers: list[list[int]]) -> None:
     """Raises UserError where one file has two labels; `numbers` are the classes of each key of `first_place`. The long
     lists of Kinetics are taken as they are published."""
-    if part.is_kinetics or not part.lines:
+    if part.is_kinetics or not part.is_list:
         return
     pair = lists.conflict(part.paths, part.labels, lambda a, b: set(numbers[a]) == set(numbers[b]))
     if pair:

@@ -18,8 +18,7 @@ KINETICS_NAME = re.compile(r"(?P<source>.{11})_\d{6}_\d{6}")  # <youtube id>_<st
 UCF_NAME = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_<class>_g<group>_c<clip>
 # <video>_<class>_<visible body part>_<camera motion>_np<people>_<viewpoint>_<quality>_<clip>
 HMDB_NAME = re.compile(r"(?P<source>.+)_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+")
-DIVING_NAME = re.compile(r"(?P<source>.{11})_\d{5}")  # <youtube id>_<clip>
-_NAMES = (KINETICS_NAME, UCF_NAME, HMDB_NAME, DIVING_NAME)
+_NAMES = (KINETICS_NAME, UCF_NAME, HMDB_NAME)
 
 
 def split_off(records: Records, fraction: float, sources: Sequence[int] = ()) -> tuple[Records, Records]:

@@ -120,7 +120,7 @@ class Watch(threading.Thread):
                 if self._stuck:  # the error is of a death, or of a message that breaks off
                     bury(self._killed)
                     raise self._stuck from None
-                dead = [worker.exitcode for worker in self._workers if not worker.is_alive()]
+                dead = [worker.exitcode for worker in self._workers if worker.exitcode]
                 if not dead:
                     raise
                 raise _died(dead) from error

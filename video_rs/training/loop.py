@@ -72,6 +72,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
         self.step = 0
+        self.saved = -1  # the last step whose state is in last.pt
         self.best = (-1.0, 0.0)  # figure of merit and minus the loss of the best validation
         self.validated = 0  # the last step that was validated
         self.ledger = ledger or Ledger()
@@ -267,6 +268,7 @@ class Trainer:
         """Writes ``last.pt``, unless the loss or the weights are no longer finite."""
         self._require_finite()
         checkpoint.save(self._folder / "last.pt", {**self._identity, **self.state_dict()})
+        self.saved = self.step
         self.ledger.write(self._folder)
 
     def state_dict(self) -> dict[str, Any]:
@@ -291,6 +293,7 @@ class Trainer:
             self.ema.load_state_dict(state["ema"], state["ema_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.saved = state["step"]
         self.step, self.best, self.validated = state["step"], tuple(state["best"]), state["validated"]
         self.ledger.load_state_dict(state)
         self._meter.copy_(state["meter"])
