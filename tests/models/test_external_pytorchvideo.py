@@ -129,9 +129,10 @@ def test_equal_to_the_hubs_on_their_own_test_crops(name):
 
 def test_logits_in_training_too():
     """X3D's hub network gives probabilities even then."""
+    torch.manual_seed(0)
     model = create_model("pytorchvideo/x3d_xs", num_classes=3, contract=contract(4), dropout=0.0).train()
     logits = model(clips(model.contract, count=2))
-    assert (logits < 0).any()
+    assert not torch.allclose(logits.sum(1), torch.ones(2), atol=1e-3)
     logits.sum().backward()  # of probabilities it would be a constant
     assert model.get_parameter(model.head_names[0]).grad.abs().sum() > 0
 
