@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.video_rs_is_set_up
 VENV_TF ?= .venv-tf
 STAMP_TF := $(VENV_TF)/.video_rs_is_set_up
+VENV_XLA ?= .venv-xla
+STAMP_XLA := $(VENV_XLA)/.video_rs_is_set_up
 
 define RESULTS
 import json
@@ -18,13 +20,14 @@ for run, text in {"motion_rs": "clips of 16 frames", "motion_rs_one_frame": "sin
 endef
 export RESULTS
 
-.PHONY: help setup train train-one-frame test test-tf lint
+.PHONY: help setup train train-one-frame test test-tf test-xla lint
 help:
 	@echo "make setup            create $(VENV) and install this package with the tested versions (once)"
 	@echo "make train            set up, make data/motion, train motion_rs and its one-frame twin, test both"
 	@echo "make train-one-frame  the same network on single frames only: it must not learn the motion"
 	@echo "make test             set up and run the tests"
 	@echo "make test-tf          create $(VENV_TF) with TensorFlow and compare whole networks with its own"
+	@echo "make test-xla         create $(VENV_XLA) with torch_xla and train on XLA's CPU device"
 	@echo "make lint             ruff check and ruff format --check"
 
 setup: $(STAMP)
@@ -62,6 +65,16 @@ $(STAMP_TF): pyproject.toml setup.py tests/tf/requirements.txt
 
 test-tf: $(STAMP_TF)
 	$(VENV_TF)/bin/python -m pytest -m tf -W ignore tests/tf
+
+# torch_xla works with the torch of its own version alone: an environment of its own.
+$(STAMP_XLA): pyproject.toml setup.py tests/xla/requirements.txt
+	@echo "== Setting up $(VENV_XLA): torch_xla and its torch (seven gigabytes, once)"
+	test -x $(VENV_XLA)/bin/python || $(PYTHON) -m venv $(VENV_XLA)
+	$(VENV_XLA)/bin/python -m pip install --disable-pip-version-check -q -r tests/xla/requirements.txt -e ".[dev]"
+	@touch $@
+
+test-xla: $(STAMP_XLA)
+	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(VENV_XLA)/bin/python -m pytest -m xla tests/xla
 
 lint: setup
 	$(PY) -m ruff check .

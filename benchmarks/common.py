@@ -9,18 +9,19 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from video_rs.errors import UserError
+from video_rs.errors import MediaError, UserError
 
 PACKAGES = ("torch", "torchvision", "av", "decord", "pytorchvideo")
 
 
 def find_videos(inputs: list[str]) -> list[str]:
     """The files named, and those in the folders named; ``UserError`` for what is not there."""
-    from video_rs.data.decode import VIDEO_EXTENSIONS
     from video_rs.data.lists import media_below
+    from video_rs.data.media import VIDEO_EXTENSIONS
 
     files: list[str] = []
     for entry in inputs:
@@ -31,6 +32,19 @@ def find_videos(inputs: list[str]) -> list[str]:
             raise UserError(f"{entry}: no videos in this folder")
         files += found
     return files
+
+
+def with_copies(files: Iterable[str], copy_of: Callable[[int, str], str]) -> list[tuple[str, str]]:
+    """(file, ``copy_of(number, file)``) of each; one for which that raises ``MediaError`` is left out, with a line."""
+    pairs = []
+    for number, path in enumerate(files):
+        try:
+            pairs.append((path, copy_of(number, path)))
+        except MediaError as error:
+            note(f"left out {error}")
+    if not pairs:
+        raise UserError("none of the videos can be used")
+    return pairs
 
 
 def missing(package: str) -> str:

@@ -2,12 +2,13 @@
 
 python benchmarks/data_loading.py --videos /data/k400/val
 python benchmarks/data_loading.py --videos /data/k400/val --stages --soak 10000 --out docs
+python benchmarks/data_loading.py --videos /data/k400 --prepared /data/k400_256
 
 Every way reads the same clips of the same files in the same number of worker processes of a DataLoader. The files are
-taken as they are ("published") and re-encoded here as video-rs prepare does, at the same size: H.264 crf 20, keyframe
-every 16 frames, no B-frames, tune fastdecode. A turn is measured with its workers busy, from one batch to a later one;
-ways and kinds of file take turns in each of --rounds rounds, so that other work on the machine hits all alike. The
-table has the medians over the rounds.
+taken as they are ("published") and re-encoded: here as video-rs prepare does, at the same size (H.264 crf 20, keyframe
+every 16 frames, no B-frames, tune fastdecode), or with --prepared the copies that video-rs prepare made of them. A turn
+is measured with its workers busy, from one batch to a later one; ways and kinds of file take turns in each of --rounds
+rounds, so that other work on the machine hits all alike. The table has the medians over the rounds.
 
   bare decode              PyAV, one thread: from the keyframe before the clip to its last frame; no colours, no copies
   video_rs, <decoder>      clip_loader, ClipDataset and TrainTransform: random crops resized to --size and flipped, in
@@ -44,7 +45,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import cpu_seconds, environment, find_videos, fresh_process, memory_mb, missing, note, process_tree, table
+from common import (
+    cpu_seconds,
+    environment,
+    find_videos,
+    fresh_process,
+    memory_mb,
+    missing,
+    note,
+    process_tree,
+    table,
+    with_copies,
+)
 from ways import BARE, SEED, WAYS, Task, ours
 
 from video_rs.cli.common import Parser, positive, run
@@ -184,6 +196,8 @@ def soak(decoder: str, task: Task, count: int) -> list[tuple[int, float]]:
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
+    if args.prepared and not Path(args.prepared, "videos").is_dir():
+        raise UserError(f"--prepared {args.prepared}: no videos folder in it: give the --out of video-rs prepare")
     files = find_videos(args.videos)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)  # before the work, not after it
@@ -228,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=help)
     parser.add_argument("--stages", action="store_true", help="CPU time by step, too")
     parser.add_argument("--soak", type=positive, metavar="N", help="also read N clips and watch the memory")
+    parser.add_argument("--prepared", metavar="FOLDER", help="the --out of video-rs prepare with data.root=--videos")
     parser.add_argument("--out", metavar="FOLDER", help="write data_loading.md, .json and .png there")
     return parser
 
@@ -235,28 +250,34 @@ def _parser() -> argparse.ArgumentParser:
 def make_pairs(files: list[str], folder: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
     """(file, re-encoded file) of those that every way can read, at most ``--clips`` spread over those given."""
     decoder = "pyav" if missing("decord") else "decord"
-    pairs = []
-    for number in np.unique(np.linspace(0, len(files) - 1, min(len(files), args.clips)).astype(int)):
-        path = files[number]
-        try:
-            if probe(path).rotation:
-                raise MediaError(f"{path}: is stored rotated")
-            with open_video(path, decoder) as video:
-                count = video.num_frames
-            if count < args.frames * args.stride:
-                raise MediaError(f"{path}: {count} frames are too few for a clip")
-            copy = str(folder / f"{number}.mp4")
-            encode_video(path, copy, SAME_SIZE)
-            with open_video(copy, decoder) as video:
-                if video.num_frames != count:
-                    raise MediaError(f"{path}: {video.num_frames} of its {count} frames are left when re-encoded")
-        except MediaError as error:
-            note(f"left out {error}")
+
+    def copy_of(number: int, path: str) -> str:
+        if probe(path).rotation:
+            raise MediaError(f"{path}: is stored rotated")
+        with open_video(path, decoder) as video:
+            count = video.num_frames
+        if count < args.frames * args.stride:
+            raise MediaError(f"{path}: {count} frames are too few for a clip")
+        if args.prepared:
+            copy = prepared_copy(path, args)
         else:
-            pairs.append((path, copy))
-    if not pairs:
-        raise UserError("none of the videos can be used")
-    return pairs
+            encode_video(path, copy := str(folder / f"{number}.mp4"), SAME_SIZE)
+        with open_video(copy, decoder) as video:
+            if video.num_frames != count:
+                raise MediaError(f"{path}: {video.num_frames} of its {count} frames are left when re-encoded")
+        return copy
+
+    spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), args.clips)).astype(int))
+    return with_copies([files[number] for number in spread], copy_of)
+
+
+def prepared_copy(path: str, args: argparse.Namespace) -> str:
+    """Of a file below one of ``--videos``, where video-rs prepare puts it."""
+    for root in args.videos:
+        copy = Path(args.prepared, "videos", os.path.relpath(path, root)).with_suffix(".mp4")
+        if Path(root) in Path(path).parents and copy.exists():
+            return str(copy)
+    raise MediaError(f"{path}: there is no copy of it in {args.prepared}/videos")
 
 
 def make_task(paths: list[str], args: argparse.Namespace) -> Task:

@@ -23,7 +23,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from common import environment, find_videos, missing, note, table
+from common import environment, find_videos, missing, note, table, with_copies
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.clips import TemporalSampling
@@ -87,17 +87,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def make_pairs(files: list[str], folder: Path, settings: Settings) -> list[tuple[str, str]]:
     """(file, re-encoded file) of those that can be read."""
-    pairs = []
-    for number, path in enumerate(files):
-        try:
-            encode_video(path, copy := str(folder / f"{number}.mp4"), settings)
-        except MediaError as error:
-            note(f"left out {error}")
-        else:
-            pairs.append((path, copy))
-    if not pairs:
-        raise UserError("none of the videos can be used")
-    return pairs
+
+    def copy_of(number: int, path: str) -> str:
+        encode_video(path, copy := str(folder / f"{number}.mp4"), settings)
+        return copy
+
+    return with_copies(files, copy_of)
 
 
 def psnr(source: str, copy: str) -> float:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("video_rs", deadline=None)  # how long an example takes says what else the machine does
+settings.load_profile("video_rs")
 
 GRID = 4  # frame i shows the bits of i as a GRID x GRID board of dark and bright squares
 

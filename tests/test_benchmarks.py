@@ -67,6 +67,23 @@ def test_data_loading(video, tmp_path):
     assert (out / "data_loading.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_data_loading_of_a_prepared_dataset(make_video, tmp_path):
+    for n, name in enumerate(("a/0.mkv", "a/1.mp4", "b/0.avi", "b/1.mp4")):
+        make_video(tmp_path / "data" / name, 20, 96, 128, first_number=100 * n, codec=("libx264", "mpeg4")[n == 2])
+    command = [sys.executable, BENCHMARKS.parent / "tools/prepare_dataset.py", "--cfg", "motion_rs.yaml"]
+    out = tmp_path / "out"
+    subprocess.run([*command, f"data.root={tmp_path}/data", "--out", out, "--short-side", "64"], check=True)
+    (out / "videos/a/1.mp4").unlink()
+    tiny = [*TINY, "--clips", "4"]
+    result = benchmark("data_loading", "--videos", tmp_path / "data", "--prepared", out, *tiny)
+    assert result.returncode == 0, result.stderr
+    assert f"left out {tmp_path}/data/a/1.mp4: there is no copy of it in {out}/videos" in result.stderr
+    size = sum(file.stat().st_size for file in out.rglob("*.mp4")) / 1e6
+    assert "3 files, " in result.stdout and f"; re-encoded {size:.1f} MB" in result.stdout
+    assert [list(table) for table in rows(result.stdout)] == [WAYS, WAYS]
+
+
 def test_prepare(video, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     files = [video, tmp_path / "broken.mp4"]
@@ -114,11 +131,58 @@ def test_memory_of_a_long_video(video):
     assert all(float(before) < float(peak) for before, peak, _ in memory.values())
 
 
+@pytest.mark.slow
+def test_checkpointing(tmp_path):
+    small = ["--frames", 2, "--size", 32, "--batch", 2, "--every", 1, "--rounds", 1, "--device", "cpu"]
+    result = benchmark("checkpointing", *small)
+    assert result.returncode == 0, result.stderr
+    ways = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")][2:]
+    assert ways == ["none", "in the background", "at once"]
+    assert "a checkpoint of" in result.stdout and "write and fsync of as many zeros" in result.stdout
+
+
+def test_pixel_format(video, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    small = ["--clips", 2, "--frames", 4, "--size", 32]
+    result = benchmark("pixel_format", "--videos", video, tmp_path / "broken.mp4", *small)
+    assert result.returncode == 0 and f"left out {tmp_path}/broken.mp4" in result.stderr, result.stderr
+    (ways,) = rows(result.stdout)
+    assert list(ways) == ["decode", "RGB of the crop", "YUV of the crop", "YUV of the frame"]
+    assert ways["RGB of the crop"][2] == "+0.0 %"
+    assert float(ways["YUV of the crop"][1]) <= float(ways["YUV of the frame"][1])
+
+
+@pytest.mark.slow
+def test_train_step():
+    small = ["--model", "resnet3d_rs_26", "--frames", 2, "--size", 32, "--rounds", 1, "--seconds", 0.01]
+    result = benchmark("train_step", *small, "--batch", 2, 4, "--stages", "--routes", "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    ways, batches, stages, routes = rows(result.stdout)
+    assert list(ways) == ["video_rs", "video_rs, conv3d", "video_rs, trainer", "PyTorchVideo slow_r50"]
+    assert ways["PyTorchVideo slow_r50"][-1] == "1.00" and ways["video_rs"][0] == ways["video_rs, conv3d"][0]
+    assert list(batches) == ["2", "4"] and all(float(row[0]) > 100 for row in batches.values())
+    assert list(stages) == ["stem", "stage 1", "stage 2", "stage 3", "stage 4"]
+    assert sum(float(row[0]) for row in stages.values()) == pytest.approx(float(ways["video_rs"][0]), abs=0.3)
+    assert "3x1x1, 512 to 256" in routes and not any(name.startswith("5x") for name in routes)
+
+
+@pytest.mark.slow
+def test_end_to_end():
+    small = ["model.width=0.125", "data.num_frames=2", "data.train_size=32", "data.workers=1", "train.batch_size=4"]
+    result = benchmark("end_to_end", "--steps", 2, "--rounds", 1, *small, "train.micro_batch=2", "train.device=cpu")
+    assert result.returncode == 0, result.stderr
+    (table,) = rows(result.stdout)
+    assert list(table) == ["loader", "steps", "training"]
+    assert min(float(table["loader"][1]), float(table["steps"][1])) == 1
+    assert result.stdout.splitlines()[-1] in ("the loader is the bound", "the steps are the bound")
+
+
 @pytest.mark.parametrize(
     "name, arguments, error",
     [
         ("data_loading", [], "the following arguments are required: --videos"),
         ("data_loading", ["--videos", "no/such.mp4"], "no/such.mp4: no such file or folder"),
+        ("data_loading", ["--videos", "x.mp4", "--prepared", "{empty}/out"], "{empty}/out: no videos folder in it"),
         ("multiview", ["--video", "{empty}"], "{empty}: no videos in this folder"),
         ("multiview", ["--video", "x.mp4", "--hour", "0"], "'0' is not between 0.01 and 10 hours"),
     ],

@@ -327,12 +327,12 @@ def test_weights_that_are_none(tmp_path, run, weights):
 
 
 def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
-    from video_rs.cli.train import _saved_run
+    from video_rs.training.saver import newest_valid
 
     checkpoint.save(tmp_path / "a.safetensors", run)
     (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")
     with pytest.raises(UserError, match="last.pt holds weights without a training state.*train.init_from"):
-        _saved_run(tmp_path, None, must_resume=True)
+        newest_valid(tmp_path)
 
 
 def test_a_full_disk_leaves_previous_safetensors_intact(tmp_path):

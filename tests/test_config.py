@@ -224,3 +224,60 @@ def test_published_defaults():
     assert (c.optim.weight_decay, c.optim.warmup_epochs, c.optim.schedule) == (4e-5, 5.0, "cosine")
     assert (c.test.clips, c.test.crops, c.data.rand_augment_layers, c.data.mixup, c.data.cutmix) == (10, 3, 0, 0, 0)
     assert yaml.safe_load(c.to_yaml())["data"]["mean"] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.phases=[[5, 16]]"], ["data.phases expects list of [float, int, int]", "[[5, 16]]"]),
+        (["data.phases=[[5, 16, 160], [5, 16, 192]]"], ["data.phases: [5.0, 16, 192] must end after epoch 5"]),
+        (["data.phases=[[0, 16, 160]]"], ["must end after epoch 0"]),
+        (["data.phases=[[.inf, 16, 160]]"], ["must end after epoch 0"]),
+        (["data.phases=[[350, 16, 160]]"], ["data.phases end at epoch 350", "train.epochs=350"]),
+        (["data.phases=[[5, 16, 8]]"], ["data.phases: [5.0, 16, 8]: data.train_size must be between 16 and 2048"]),
+        (["data.phases=[[5, 0, 160]]"], ["data.num_frames must be between 1 and 1024"]),
+        (["data.phases=[[5, 1, 160]]"], ["images and clips are not trained together"]),
+        (["data.color_jitter=[0.4, 0.4, 0.4, 0.6]"], ["hue of data.color_jitter is at most 0.5"]),
+        (["data.color_jitter=[-1, 0, 0, 0]"], ["data.color_jitter must be at least 0"]),
+        (["optim.name=adam"], ["optim.name is one of sgd, adamw, lamb"]),
+        (["optim.momentum=0"], ["optim.nesterov=true needs optim.momentum"]),
+        (["optim.step_epochs=[30, 20]", "optim.schedule=step"], ["optim.step_epochs must ascend; found [30.0, 20.0]"]),
+        (["optim.step_epochs=[30]"], ["optim.step_epochs is for optim.schedule=step, not for cosine"]),
+        (["optim.step_epochs=[-30]"], ["optim.step_epochs must be at least 0"]),
+        (["train.loss=bce", "train.class_weights=balanced"], ["train.class_weights is for train.loss=cross_entropy"]),
+        (["train.freeze=2"], ["train.freeze=2 would keep random weights", "train.init_from"]),
+        (["train.linear_probe=true"], ["train.linear_probe=true would keep random weights"]),
+        (["train.freeze=2", "train.linear_probe=true"], ["leave out train.freeze"]),
+        (["data.mixup=1", "train.batch_size=7"], ["a micro-batch of 7 is no multiple of 2"]),
+        (["data.cutmix=1", "train.micro_batch=1"], ["a micro-batch of 1 is no multiple of 2"]),
+        (
+            ["data.cutmix=1", "data.repeats=2", "train.micro_batch=2"],
+            ["of 4 with data.repeats=2", "change train.micro"],
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(write, overrides, words):
+    with pytest.raises(ConfigError) as error:
+        config.load_config(write("a.yaml", ""), overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_lists_of_any_length(write):
+    overrides = ["data.phases=[[2.5, 8, 112], [1e1, 16, 160]]", "optim.step_epochs=[3, 4.5]", "optim.schedule=step"]
+    loaded = config.load_config(write("a.yaml", ""), overrides)
+    assert loaded.data.phases == ((2.5, 8, 112), (10.0, 16, 160)) and loaded.optim.step_epochs == (3.0, 4.5)
+    assert config.load_config(write("b.yaml", loaded.to_yaml())) == loaded == config.from_dict(loaded.to_dict())
+    changed = config.load_config(write("a.yaml", ""), [overrides[0].replace("112", "128"), *overrides[1:]])
+    assert list(config.differences(loaded.to_dict(), changed)) == ["data.phases"]
+    assert "  data.phases                  list of [float, int, int] []" in config.describe()
+
+
+@pytest.mark.parametrize(
+    "setting", ["data.augment_on=device", "train.compile=true", "train.activation_checkpointing=[1]"]
+)
+def test_what_is_not_for_xla(setting):
+    config.load_config("motion_rs.yaml", [setting])
+    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]}.* is not for train.device=xla"):
+        config.load_config("motion_rs.yaml", [setting, "train.device=xla"])

@@ -22,9 +22,10 @@ from video_rs.data import decode
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ViewDataset
 from video_rs.data.decode import open_video
-from video_rs.data.decode_decord import DecordReader, Unsuitable
+from video_rs.data.decode_decord import DecordReader
 from video_rs.data.decode_pyav import PyAVReader
 from video_rs.data.loader import view_loader
+from video_rs.data.media import Unsuitable
 from video_rs.data.records import Records
 from video_rs.data.transforms import ViewTransform
 from video_rs.errors import MediaError, UserError
@@ -413,6 +414,31 @@ def test_folders_are_searched(weights, video, tmp_path, capsys, make_video):
     (tmp_path / "none").mkdir()
     code, out, err = command(capsys, "--weights", weights, tmp_path / "none")
     assert code == 2 and "none: no videos in this folder" in err
+
+
+def test_folders_of_frames(weights, image_weights, video, tmp_path, capsys):
+    from PIL import Image
+
+    folders = [tmp_path / "clips" / name for name in ("b", "a/deeper")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for number, frame in enumerate(all_frames(video)):
+            Image.fromarray(frame.numpy()).save(folder / f"img_{number:05d}.png")
+    for net in (weights, image_weights):
+        classifier = video_rs.load(net, "cpu")
+        assert classifier.predict(folders[0], clips=3, crops=3) == classifier.predict(video, clips=3, crops=3)
+    for source in (tmp_path / "clips", *folders):
+        code, out, err = command(capsys, "--weights", weights, "--json", source)
+        paths = [json.loads(line)["path"] for line in out.splitlines()]
+        expected = [str(folders[1]), str(folders[0])] if source == tmp_path / "clips" else [str(source)]
+        assert (code, err, paths) == (0, "", expected)
+    code, out, _ = command(capsys, "--weights", image_weights, "--json", folders[0])
+    assert code == 0 and len(out.splitlines()) == 30  # an image network sees images
+    code, out, err = command(capsys, "--weights", weights, "--every", "1s", folders[0])
+    assert code == 2 and out == "" and err.count("\n") == 1 and "has no frame rate" in err
+    (folders[0] / "img_00003.png").unlink()
+    code, out, err = command(capsys, "--weights", weights, folders[0])
+    assert code == 2 and err.count("\n") == 1 and "b: img_00003.png is missing" in err
 
 
 def test_recorded_videos(assets, weights, capsys):

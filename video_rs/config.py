@@ -1,10 +1,7 @@
 """The config: one typed, frozen tree of dataclasses, read from YAML and ``key=value`` overrides.
 
-It is the only schema: types, ranges, defaults and help texts stand here once, beside each key. Only the functions of
-``video_rs.cli`` see a ``Config``; everything below them takes plain arguments. Nothing here imports torch, so that
-``--help`` and config errors are instant.
-
-The defaults are the published R3D-RS-50 recipe on Kinetics-400 (TF Model Garden, ``k400_resnet3drs_50_tpu.yaml``).
+Its keys are in ``video_rs.schema``. Only the functions of ``video_rs.cli`` see a ``Config``; everything below them
+takes plain arguments. Nothing here imports torch, so that ``--help`` and config errors are instant.
 """
 
 from __future__ import annotations
@@ -24,151 +21,18 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.contract import FILTERS, SAMPLINGS, DataContract
+from video_rs.config_checks import check_together
+from video_rs.contract import DataContract
 from video_rs.errors import ConfigError
-from video_rs.models.layout import DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
-
-
-def _key(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] | None = None,
-    free: bool = False,
-) -> Any:
-    """A key of the schema: default, meaning, allowed values; ``free`` keys may differ when a run is resumed."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "free": free})
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network."""
-
-    name: str = _key("resnet3d_rs_50", "a name of video_rs.list_models(), timm/<name> or pytorchvideo/<name>")
-    num_classes: int = _key(0, "classes; 0: as many as the data has", low=0)
-    width: float = _key(1.0, "multiplier of all channel counts; ResNet-RS only", low=0.05, high=8)
-    dropout: float | None = _key(None, "before the head; null: the model's own", low=0, high=0.95)
-    drop_path: float | None = _key(None, "rate of the last stage; null: the model's own", low=0, high=0.95)
-    drop_path_rule: str = _key("stage", "rate by the paper's stage, or by timm's block", choices=DROP_PATH_RULES)
-    bn_momentum: float | None = _key(
-        None, "torch's; null: 1.0 with weight EMA, else 0.1; others: theirs", low=1e-4, high=1
-    )
-    temporal_padding: str | None = _key(
-        None, "before the first and after the last frame; null: the layout's", choices=TEMPORAL_PADDINGS
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where samples come from and how they become clips."""
-
-    root: str = _key("", "folder of the dataset", free=True)
-    train: str = _key("", "list file or folder of class folders; empty: found under root", free=True)
-    val: str = _key("", "like train; without one a part of train is set aside", free=True)
-    test: str = _key("", "like train; without one val is the test split", free=True)
-    class_names: str = _key("", "file with one class name a line; empty: from the data")
-    fold: int = _key(1, "which official split of UCF101 or HMDB51", low=1, high=3)
-    multi_label: bool = _key(False, "any number of labels a file, joined by ; in lists: sigmoid loss, mAP")
-    val_fraction: float = _key(0.1, "part of train set aside where there is no val split", low=0.001, high=0.9)
-    max_missing: float = _key(0.05, "part of a list that may be missing on disk", low=0, high=1)
-    max_broken: float = _key(
-        0.05, "part of the training files that may be unreadable, or the run stops", low=0, high=1, free=True
-    )
-    decoder: str = _key(
-        "auto", "auto: decord where it is right, else PyAV", choices=("auto", "decord", "pyav"), free=True
-    )
-    workers: int = _key(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256, free=True)
-    timeout: float = _key(120.0, "seconds a worker may hang in one file, then left out; 0: for ever", low=0, free=True)
-    num_frames: int = _key(32, "frames of a clip; 1 for images", low=1, high=1024)
-    stride: int = _key(2, "frames at the rate of fps from one frame of the clip to the next", low=1, high=1024)
-    fps: float = _key(0.0, "frame rate that stride counts in; 0: each file's own", low=0, high=1000)
-    sampling: str = _key(
-        "dense", "dense: frames at the stride; segments: spread over the whole video, as TSN's", choices=SAMPLINGS
-    )
-    repeats: int = _key(1, "samples drawn from one decode of a file: repeated augmentation", low=1, high=64)
-    train_size: int = _key(224, "side of a training crop, pixels", low=16, high=2048)
-    short_side: int = _key(256, "short side before a test crop, pixels", low=16, high=4096)
-    test_size: int = _key(256, "side of a test crop, pixels", low=16, high=2048)
-    area: tuple[float, float] = _key((0.08, 1.0), "scale jitter: area of a training crop", low=1e-3, high=1)
-    aspect: tuple[float, float] = _key((0.5, 2.0), "scale jitter: aspect ratio of a training crop", low=0.05, high=20)
-    min_covered: float = _key(0.1, "scale jitter: least part of the frame a crop covers", low=0, high=1)
-    flip: float = _key(0.5, "probability of a horizontal flip; 0 where direction is the class", low=0, high=1)
-    filter: str = _key("bilinear", "resize filter", choices=FILTERS)
-    mean: tuple[float, float, float] = _key((0.0, 0.0, 0.0), "per channel, of pixels in [0, 1]", low=0, high=1)
-    std: tuple[float, float, float] = _key((1.0, 1.0, 1.0), "per channel, of pixels in [0, 1]", low=1e-3, high=10)
-    rand_augment_layers: int = _key(0, "RandAugment operations a sample; 0: off", low=0, high=16)
-    rand_augment_magnitude: float = _key(10.0, "RandAugment magnitude", low=0, high=30)
-    mixup: float = _key(0.0, "alpha of mixup's Beta distribution; 0: off", low=0, high=100)
-    cutmix: float = _key(0.0, "alpha of cutmix's Beta distribution; 0: off", low=0, high=100)
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """SGD and its schedule."""
-
-    lr: float = _key(0.8, "learning rate for a batch of lr_batch samples", low=0, high=1000)
-    lr_batch: int = _key(1024, "batch size that lr is for; it is scaled linearly from there", low=1)
-    momentum: float = _key(0.9, "of SGD", low=0, high=0.9999)
-    nesterov: bool = _key(True, "Nesterov momentum")
-    weight_decay: float = _key(4e-5, "on weights of convolutions and linear layers", low=0, high=1)
-    warmup_epochs: float = _key(5.0, "linear warm-up from 0, epochs", low=0)
-    schedule: str = _key("cosine", "after the warm-up", choices=("cosine", "constant"))
-    clip_grad_norm: float = _key(0.0, "largest gradient norm; 0: off", low=0)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The run."""
-
-    epochs: float = _key(350.0, "passes over the training samples", low=0)
-    max_steps: int = _key(0, "optimizer steps instead of epochs; 0: by epochs", low=0)
-    batch_size: int = _key(1024, "global batch: samples of one optimizer step", low=1)
-    micro_batch: int = _key(0, "most samples on the device at once; batch norm sees them; 0: the whole batch", low=0)
-    label_smoothing: float = _key(0.1, "part of the target spread over all classes", low=0, high=0.99)
-    ema_decay: float = _key(0.9999, "of the weight average that is validated and kept; 0: off", low=0, high=0.999999)
-    class_weights: str = _key("none", "weigh the loss by inverse class frequency", choices=("none", "balanced"))
-    balanced_sampling: bool = _key(False, "draw every class equally often")
-    seed: int = _key(0, "of everything random", low=0, high=2**32 - 1)
-    init_from: str = _key(
-        "",
-        "a file of weights; pretrained: the network's public ones (of ResNet-RS timm's, exact layouts only); timm: "
-        "timm's ResNet-RS of that depth, also into video layouts that differ in more than time",
-    )
-    inflate: str = _key("center", "how 2D weights become 3D", choices=INFLATIONS)
-    device: str = _key("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda", "mps"), free=True)
-    precision: str = _key(
-        "auto",
-        "auto: bf16 autocast on CUDA, float32 elsewhere",
-        choices=("auto", "float64", "float32", "bf16", "fp16"),
-    )
-    deterministic: bool = _key(False, "bit-for-bit repeatable on CUDA too, slower")
-    threads: int = _key(0, "CPU threads of the training process; 0: torch's choice", low=0, high=1024, free=True)
-    val_every: int = _key(1, "epochs between validations; 0: only at the end", low=0)
-    log_every: int = _key(20, "steps between log lines", low=1, free=True)
-    checkpoint_minutes: float = _key(10.0, "minutes between checkpoints, besides those at epoch ends", low=0, free=True)
-
-
-@dataclass(frozen=True)
-class TestConfig:
-    """Multi-view evaluation."""
-
-    __test__ = False  # not a pytest class
-
-    split: str = _key("test", "split to score", choices=("train", "val", "test"), free=True)
-    clips: int = _key(10, "clips of a video, evenly spaced", low=1, high=1000, free=True)
-    crops: int = _key(3, "crops of a clip: 1 centre, 3 along the longer side", low=1, high=3, free=True)
-    batch_size: int = _key(8, "views in one forward pass", low=1, free=True)
-    save_views: bool = _key(False, "also keep every view's scores (views.npz)", free=True)
+from video_rs.schema import DataConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig, setting
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything a command needs to know."""
 
-    out: str = _key("", "run folder; empty: runs/<name of the config>", free=True)
-    weights: str = _key("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt", free=True)
+    out: str = setting("", "run folder; empty: runs/<name of the config>", free=True)
+    weights: str = setting("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt", free=True)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -181,7 +45,7 @@ class Config:
         for key, value in flatten(self).items():
             *sections, leaf = key.split(".")
             place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)
-            place[leaf] = list(value) if isinstance(value, tuple) else value
+            place[leaf] = _plain(value)
         return nested
 
     def to_yaml(self) -> str:
@@ -243,7 +107,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     config = _build(Config, nested, str(file))
     if not config.out:
         config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -385,7 +249,11 @@ def _as_type(value: Any, type_: Any) -> Any:
         return _as_type(value, next(t for t in typing.get_args(type_) if t is not types.NoneType))
     if typing.get_origin(type_) is tuple:
         inner = typing.get_args(type_)
-        if not isinstance(value, list | tuple) or len(value) != len(inner):
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if inner[-1] is Ellipsis:
+            inner = inner[:1] * len(value)
+        if len(value) != len(inner):
             raise TypeError
         return tuple(_as_type(v, t) for v, t in zip(value, inner, strict=True))
     if type_ is float and isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -398,7 +266,7 @@ def _as_type(value: Any, type_: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _type_name(type_: Any) -> str:
@@ -406,35 +274,8 @@ def _type_name(type_: Any) -> str:
         return "|".join("null" if t is types.NoneType else _type_name(t) for t in typing.get_args(type_))
     if typing.get_origin(type_) is tuple:
         inner = typing.get_args(type_)
-        return f"{len(inner)} {_type_name(inner[0])}s"
+        if inner[-1] is Ellipsis:
+            return f"list of {_type_name(inner[0])}s" if inner[0] is float else f"list of [{_type_name(inner[0])}]"
+        names = [_type_name(t) for t in inner]
+        return f"{len(inner)} {names[0]}s" if len(set(names)) == 1 else ", ".join(names)
     return type_.__name__
-
-
-def _check_together(config: Config) -> None:
-    """What no single key can tell."""
-    data, train = config.data, config.train
-    for name in ("area", "aspect"):
-        low, high = getattr(data, name)
-        if low > high:
-            raise ConfigError(f"data.{name} is [lowest, highest]; found {[low, high]}")
-    if data.test_size > data.short_side:
-        raise ConfigError(f"data.test_size={data.test_size} does not fit data.short_side={data.short_side}; raise it")
-    if 0 < data.timeout < 1:
-        raise ConfigError(f"data.timeout={data.timeout:g} is no time to read a file in; give at least 1 second, or 0")
-    if data.fps and data.sampling == "segments":
-        raise ConfigError(f"data.fps={data.fps:g} says nothing of segments, which divide the whole video; set it to 0")
-    if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:
-        raise ConfigError(
-            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}"
-        )
-    if not train.epochs and not train.max_steps:
-        raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")
-    if train.class_weights != "none" and train.balanced_sampling:
-        raise ConfigError("train.class_weights and train.balanced_sampling correct for the same thing; choose one")
-    if data.multi_label and (train.class_weights != "none" or train.balanced_sampling):
-        key = "balanced_sampling" if train.balanced_sampling else "class_weights"
-        raise ConfigError(f"train.{key} is for files of one class, data.multi_label=true allows several; choose one")
-    if config.test.crops == 2:
-        raise ConfigError("test.crops is 1 (centre) or 3 (along the longer side); found 2")
-    if config.optim.nesterov and not config.optim.momentum:
-        raise ConfigError("optim.nesterov=true needs optim.momentum above 0")

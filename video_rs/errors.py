@@ -6,9 +6,14 @@ and says what to do. Anything else that is raised is a bug in this package and k
 
 
 class VideoRSError(Exception):
-    """Base of the errors that end a command with one line instead of a traceback."""
+    """Base of the errors that end a command with one line instead of a traceback.
+
+    Attributes:
+        is_told: whether all processes of the run know of it.
+    """
 
     exit_code = 2
+    is_told = False
 
 
 class UserError(VideoRSError, ValueError):
@@ -53,3 +58,15 @@ class StuckWorker(VideoRSError):
             "the storage is that slow"
         )
         self.index, self.path, self.seconds, self.timeout = index, path, seconds, timeout
+
+
+class PeerFailed(VideoRSError):
+    """Another process of the run failed, and says why; this one has nothing to add.
+
+    Attributes:
+        rank: of the other process.
+    """
+
+    def __init__(self, rank: int, message: str, exit_code: int) -> None:
+        super().__init__(f"rank {rank}: {message}")
+        self.rank, self.exit_code = rank, exit_code

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from video_rs.errors import MachineError, UserError
 
+_READING_UMASK = threading.Lock()
 _NO_FILE_THERE = {
     errno.EACCES,
     errno.EEXIST,
@@ -58,8 +60,9 @@ def atomic_write(path: str | Path, mode: str = "wb"):
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _READING_UMASK:  # which is done by setting it
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

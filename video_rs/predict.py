@@ -15,7 +15,8 @@ from video_rs import checkpoint, download, runtime
 from video_rs.contract import DataContract
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import clip_views
-from video_rs.data.decode import Video, is_image, open_video
+from video_rs.data.decode import Video, open_video
+from video_rs.data.media import is_image
 from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -114,7 +115,8 @@ class Classifier:
         video the mean over evenly spaced frames. An image says nothing to a video network: that is an error.
 
         Args:
-            source: a video or image file; or its frames, uint8 ``[T, H, W, C]`` (RGB), or ``[H, W, C]`` for an image.
+            source: a video or image file, or a folder of frames; or the frames themselves, uint8 ``[T, H, W, C]``
+                (RGB), or ``[H, W, C]`` for an image.
             top_k: how many; at most the number of classes.
             clips, crops: views of a video; 10 and 3 are the test protocol of Kinetics. Crops are 1 (centre) or 3.
             fps: frames per second of a source that is frames; 0: of the rate that the network wants.
@@ -144,7 +146,7 @@ class Classifier:
         than a clip is looped and is one window. Times are frame numbers over the mean frame rate.
 
         Args:
-            path: of a video file.
+            path: of a video file; the frames in a folder have no times.
             every_seconds: from the start of one window to the start of the next.
             top_k, crops: as for :meth:`predict`.
 

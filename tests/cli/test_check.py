@@ -3,10 +3,14 @@
 import csv
 import json
 import os
+import resource
 import shutil
+import signal
 
 import pytest
 
+from tests.cli.processes import group, reader, start, wait_for
+from tests.data.hanging import write_hanging_video
 from video_rs.cli.check import main
 from video_rs.cli.common import run
 
@@ -93,3 +97,81 @@ def test_bad_input(dataset, check, tmp_path):
                                ((dataset, tmp_path / "file"), "cannot be written")):  # fmt: skip
         code, stdout, stderr = check(*arguments)
         assert code == 2 and message in stderr and stderr.count("\n") == 1
+
+
+def test_sources_that_lists_name(dataset, check, tmp_path):
+    """They come before those that file names tell: here two clips of one video id are of two sources."""
+    clip = "abcdefghijk_000000_00001{}.mp4"
+    for split in ("train", "val"):
+        (dataset / split / "a/0.mp4").rename(dataset / split / "a" / clip.format(len(split)))
+        lines = [f"{split}/a/{clip.format(len(split))},a,{split}", f"{split}/a/1.mp4,a,one", f"{split}/b/0.mp4,b,"]
+        (dataset / f"{split}.csv").write_text("\n".join(["path,label,source", *lines]))
+    code, stdout, stderr = check(dataset, tmp_path / "out")
+    assert code == 0 and "leak: 1" in stdout, stderr
+    assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv")] == [
+        (f"{dataset}/val/a/1.mp4", "leak", f"same source video as {dataset}/train/a/1.mp4 in train")
+    ]
+    made = [f"data.train={dataset}/train.csv", "data.val_fraction=0.5"]
+    (dataset / "val.csv").unlink()
+    shutil.rmtree(dataset / "val")
+    code, stdout, stderr = check(dataset, tmp_path / "out", *made)
+    assert code == 0 and "made of training files" in stdout and "leak" not in stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def endless(make_video, tmp_path_factory):
+    """A dataset with a file that takes minutes to decode."""
+    root = tmp_path_factory.mktemp("endless") / "data"
+    for n, name in enumerate(("train/a/0", "train/b/0", "val/a/0", "val/b/0")):
+        make_video(root / f"{name}.mp4", 12, first_number=100 * n)
+    write_hanging_video(root / "train/a/long.mkv")
+    return root
+
+
+def begin(root, out):
+    """The command, when it has come to the file that takes minutes, and the process that reads that."""
+    settings = ("--cfg", "motion_rs.yaml", f"data.root={root}", *SETTINGS, "--out", out, "--workers", "2")
+    process = start("check_dataset.py", *settings)
+    return process, wait_for(lambda: reader(process.pid, root / "train/a/long.mkv"))
+
+
+def test_a_process_that_is_killed_loses_its_file_alone(endless, tmp_path):
+    process, reading = begin(endless, tmp_path / "out")
+    os.kill(reading, signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2 and stderr.count("\n") == 1 and "1 x broken" in stderr, stderr
+    assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv") if row["kind"] == "broken"] == [
+        (f"{endless}/train/a/long.mkv", "broken", "the process that read it died (exit code -9)")
+    ]
+    assert "check: 5/5 files" in stdout and len(rows(tmp_path / "out/files.csv")) == 5
+
+
+def test_ctrl_c(endless, tmp_path):
+    process, _ = begin(endless, tmp_path / "out")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "error: interrupted\n" and process.returncode == 130
+    assert list((tmp_path / "out").iterdir()) == []
+    wait_for(lambda: not group(process.pid), 10)
+
+
+def test_a_full_disk(dataset, tmp_path):
+    """A limit on the size of files refuses the table, which is longer than that."""
+    settings = ("--cfg", "motion_rs.yaml", f"data.root={dataset}", *SETTINGS, "--out", tmp_path / "out")
+    process = start(
+        "check_dataset.py", *settings, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+    )
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 3 and stderr.count("\n") == 1, stderr
+    assert f"{tmp_path}/out/files.csv cannot be written: File too large" in stderr
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["problems.csv"]
+
+
+def test_what_may_not_be_read_or_written(dataset, as_a_user, tmp_path):
+    settings = ("--cfg", "motion_rs.yaml", f"data.root={dataset}", *SETTINGS, "--out", tmp_path / "target")
+    (tmp_path / "target").mkdir()
+    for place, message in ((dataset / "val/a", "cannot be read (Permission"), (tmp_path / "target", "cannot be writ")):
+        place.chmod(0o500 if place.name == "target" else 0)
+        process = start("check_dataset.py", *settings, **as_a_user)
+        stderr = process.communicate(timeout=60)[1]
+        place.chmod(0o700)
+        assert process.returncode == 2 and stderr.count("\n") == 1 and f"{place} {message}" in stderr, stderr

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +24,10 @@ from video_rs.models.init import init_from
 from video_rs.models.presets import PRESETS
 from video_rs.models.zoo import create_model
 from video_rs.training.ema import EMA
-from video_rs.training.loop import Plan, Trainer
+from video_rs.training.log import RunLog
+from video_rs.training.loop import Run
+from video_rs.training.plan import Plan
+from video_rs.training.trainer import Trainer
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
 
@@ -279,11 +281,19 @@ def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
             learning_rate=float,
             ema=EMA(model, decay) if decay else None,
         )
-        trained._folder, trained._log = tmp_path, SimpleNamespace(metrics=lambda *_: None, say=lambda _: None)
-        trained._identity = {"format": 1, "config": {"train": {"ema_decay": decay}}, "fingerprint": {}, "versions": {}}
-        trained._identity |= {"contract": model.contract.to_dict()}
-        trained._identity |= {"model_args": {"name": "resnet_rs_26", "num_classes": 5, "width": 0.125}}
-        trained._validate(lambda *_: {"top1": 0.5, "loss": 1.0}, SimpleNamespace(check=None))
+        identity = {"format": 1, "config": {"train": {"ema_decay": decay}}, "fingerprint": {}, "versions": {}}
+        identity |= {"contract": model.contract.to_dict()}
+        identity |= {"model_args": {"name": "resnet_rs_26", "num_classes": 5, "width": 0.125}}
+        run = Run(
+            trained,
+            folder=tmp_path,
+            log=RunLog.silent(),
+            identity=identity,
+            loader_from=lambda *_: (),
+            validate=lambda *_: {"top1": 0.5, "loss": 1.0},
+        )
+        run._validate()
+        run._saver.wait()
         out, state = said_of(capsys, tmp_path, "video_rs", tmp_path / "best.pt")
         assert f"moving averages: {said}\n" in out and same(state["model"], model.state_dict())
         assert state["figures"] == {"top1": 0.5, "loss": 1.0} and "ignored: nothing" in out

@@ -58,6 +58,8 @@ def test_bad_input(dataset, tmp_path):
     for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "images"), "are images")):
         done = run(root)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    done = run(make_images(tmp_path / "frames", "clip/0.png"), "data.frame_folders=true")
+    assert done.returncode == 2 and "are folders of frames" in done.stderr and done.stderr.count("\n") == 1
     (tmp_path / "file").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDEO_RS_CACHE", str(tmp_path / "file"))
@@ -71,10 +73,10 @@ def test_bad_input(dataset, tmp_path):
     assert run(dataset).returncode == 0  # and makes it anew
 
 
-def make_images(root):
+def make_images(root, file="0.png"):
     from PIL import Image
 
     for name in ("train/a", "train/b", "val/a", "val/b"):
-        (root / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(root / name / "0.png")
+        (root / name / file).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / name / file)
     return root

@@ -11,21 +11,20 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.cli.processes import group, reader, start, wait_for
 from tests.conftest import write_video
+from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import TINY, tool
 from video_rs.cli.build import build_records
 from video_rs.cli.common import run
 from video_rs.cli.prepare import main
 from video_rs.config import load_config
-from video_rs.data import records
-
-ROOT = Path(__file__).resolve().parents[2]
+from video_rs.data.decode import open_video
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +122,20 @@ def test_names_that_go_to_other_files(tmp_path):
     assert tree(out) == tree(tmp_path / "anew")
 
 
+def test_a_source_of_another_size_is_encoded_anew(make_video, tmp_path):
+    root, out = tmp_path / "data", tmp_path / "out"
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        make_video(root / f"{name}.mp4", 10)
+    assert prepare_here(root, out).returncode == 0
+    before = {name: (out / name).stat().st_ino for name in tree(out) if name.endswith(".mp4")}
+    make_video(root / "b/0.mp4", 12, first_number=500)
+    assert prepare_here(root, out).returncode == 0
+    after = {name: (out / name).stat().st_ino for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["videos/b/0.mp4"]
+    with open_video(out / "videos/b/0.mp4") as video:
+        assert video.num_frames == 12
+
+
 def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(prepared[1], out)
@@ -170,12 +183,17 @@ def test_a_split_by_listed_sources_is_kept(source, tmp_path):
     (root / "clips/tap, dancing").rename(root / "clips/tap")
     shutil.rmtree(root / "train/tap, dancing")
     settings = [f"data.train={tmp_path / 'list.csv'}", "data.val_fraction=0.4"]
-    assert prepare_here(root, tmp_path / "out", *settings).returncode == 0
+    assert prepare_here(root, tmp_path / "out", *settings, "--shards").returncode == 0
     made = build_records(load_config("motion_rs.yaml", [f"data.root={root}", *settings]))
     for split in ("train", "val"):
         listed = (tmp_path / f"out/{split}.csv").read_text().splitlines()[1:]
         paths = [made[split].path(i) for i in range(len(made[split]))]
         assert [line.split(",")[0] for line in listed] == [f"videos/{os.path.relpath(path, root)}" for path in paths]
+    listed = build_records(load_config("motion_rs.yaml", [f"data.root={tmp_path / 'out'}"]))
+    assert [len(set(listed[split].sources)) for split in made] == [len(set(made[split].sources)) for split in made]
+    packed = build_records(load_config("motion_rs.yaml", [f"data.root={tmp_path / 'out/shards'}"]))
+    for split in ("train", "val"):
+        assert sorted(packed[split].sources) == sorted(made[split].sources)
 
 
 @pytest.mark.slow
@@ -190,33 +208,9 @@ def test_the_result_passes_the_check_and_trains(prepared, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def start(root, out, **options):
-    script = [sys.executable, ROOT / "tools/prepare_dataset.py", "--cfg", "motion_rs.yaml", f"data.root={root}"]
-    command = [*map(str, script), "--out", str(out), "--workers", "2"]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
-    )
-
-
-def group(leader):
-    """The processes of a session that are there and no zombies."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert found
-    return found
+def begin(root, out, *arguments, **options):
+    settings = ("--cfg", "motion_rs.yaml", f"data.root={root}", "--out", out, "--workers", "2")
+    return start("prepare_dataset.py", *settings, *arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +233,7 @@ def undisturbed(slow_source, tmp_path_factory):
 
 def disturb(root, out, whole_group, after):
     """Kills a run some seconds after its first file has been begun; no process may stay."""
-    process = start(root, out)
+    process = begin(root, out)
     wait_for(lambda: process.poll() is not None or any(out.rglob("*.mp4*")))
     time.sleep(after)
     if process.poll() is None:
@@ -274,11 +268,33 @@ def test_killed_at_random_moments(whole_group, slow_source, undisturbed, tmp_pat
 
 
 def test_ctrl_c(slow_source, tmp_path):
-    process = start(slow_source, tmp_path / "out")
+    process = begin(slow_source, tmp_path / "out")
     wait_for(lambda: any((tmp_path / "out").rglob("*.mp4*")))
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=20)[1] == "error: interrupted\n" and process.returncode == 130
     wait_for(lambda: not group(process.pid), 10)  # multiprocessing's own tracker leaves a little later
+
+
+def test_files_that_hang_or_crash_their_process_are_named(slow_source, undisturbed, tmp_path):
+    """Minutes of work each: time enough to stop the process of the one for good, and to kill the other's."""
+    root, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(slow_source, root)
+    bad = write_hanging_video(root / "train/a/hangs.mkv"), root / "train/b/dies.mkv"
+    shutil.copy(*bad)
+    process = begin(root, out, "data.timeout=2")
+    for path, number in zip(bad, (signal.SIGSTOP, signal.SIGKILL)):
+        pid = wait_for(lambda path=path: reader(process.pid, path))
+        wait_for(lambda path=path: list((out / "videos").rglob(f".{path.stem}.mp4.*")))
+        os.kill(pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and not errors, errors
+    assert "6 videos" in output and "prepare: 8/8 videos" in output and "2 could not be re-encoded" in output
+    reasons = dict(list(csv.reader((out / "failed.csv").open()))[1:])
+    assert list(reasons) == [str(path) for path in bad]
+    assert "nothing came from it for 2 s" in reasons[str(bad[0])] and "died (exit code -9)" in reasons[str(bad[1])]
+    made = {name: data for name, data in tree(out).items() if name.endswith(".mp4")}
+    assert made == {name: data for name, data in undisturbed.items() if name.endswith(".mp4")}
+    assert not list(out.rglob("*.mp4.*"))
 
 
 def refused(done, code, *messages):
@@ -296,6 +312,9 @@ def test_bad_input(source, prepared, tmp_path):
     refused(prepare_here(source, tmp_path), 2, "not empty and was not made by this command")
     refused(prepare_here(source, tmp_path / "out", "--short-side", 255), 2, "short side of 255")
     refused(prepare_here(tmp_path / "nowhere", tmp_path / "out"), 2, "no such folder")
+    refused(prepare_here(tmp_path / "file", tmp_path / "out"), 2, "data.root=", "a file, give its folder")
+    refused(prepare_here(source, "s3://bucket/out"), 2, "--out s3://bucket/out", "a folder of this machine")
+    refused(prepare_here(source, tmp_path / "out", "--shard-mb", 5), 2, "--shard-mb", "--shards")
     assert tree(source) == before and not (tmp_path / "out").exists()
 
 
@@ -305,9 +324,13 @@ def test_bad_datasets(source, tmp_path):
     for name in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "0.png")
+        (tmp_path / "frames" / name / "clip").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "frames" / name / "clip" / "0.png")
         (tmp_path / "broken" / name).mkdir(parents=True)
         (tmp_path / "broken" / name / "0.mp4").write_text("no video")
     refused(prepare_here(tmp_path / "images", tmp_path / "out"), 2, "images", "only video files")
+    of_frames = prepare_here(tmp_path / "frames", tmp_path / "out", "data.frame_folders=true")
+    refused(of_frames, 2, "folders of frames (", "train/a/clip", "only video files")
     refused(prepare_here(tmp_path / "broken", tmp_path / "out"), 2, "none of the 4 videos could be re-encoded")
     shutil.copytree(source, tmp_path / "odd")
     (tmp_path / "odd/train/tap, dancing").rename(tmp_path / "odd/train/1.5")
@@ -331,11 +354,17 @@ def test_another_command_writes_there(source, tmp_path):
     os.close(descriptor)
 
 
-def test_an_unreadable_source(source, tmp_path, monkeypatch):
-    """Root may read everything, so the refusal is made up."""
-
-    def refuse(folder):
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    monkeypatch.setattr(records.os, "scandir", refuse)
-    refused(prepare_here(source, tmp_path / "out"), 2, f"{source}/train cannot be read (Permission denied)")
+def test_what_may_not_be_read_or_written(source, as_a_user, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(source, root)
+    (root / "train/juggling balls").chmod(0)
+    done = prepare(root, tmp_path / "out", **as_a_user)
+    refused(done, 2, f"{root}/train/juggling balls cannot be read (Permission denied)")
+    (root / "train/juggling balls").chmod(0o700)
+    (tmp_path / "target").mkdir(mode=0o500)
+    refused(prepare(root, tmp_path / "target/out", **as_a_user), 2, "--out", "cannot be made", "Permission denied")
+    refused(prepare(root, tmp_path / "target", **as_a_user), 2, "--out", "target cannot be written: give another")
+    (root / "train/juggling balls/0.mp4").chmod(0)
+    assert prepare(root, tmp_path / "out", **as_a_user).returncode == 0
+    failed = dict(list(csv.reader((tmp_path / "out/failed.csv").open()))[1:])
+    assert "Permission denied" in failed[f"{root}/train/juggling balls/0.mp4"] and len(failed) == 2

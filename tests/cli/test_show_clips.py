@@ -11,6 +11,7 @@ from PIL import Image
 from video_rs.cli import show_clips
 from video_rs.cli.build import build_records, train_dataset, view_dataset
 from video_rs.config import load_config
+from video_rs.data.decode import read_frames
 from video_rs.data.sampler import BatchStream
 
 TOOL = Path(__file__).parents[2] / "tools" / "show_clips.py"
@@ -72,6 +73,21 @@ def test_views_carry_their_frame_numbers(root, frame_numbers, capsys):
     assert len(rows) == 4 * 2 * 3 and "empty.mp4" in capsys.readouterr().err
     assert all(row.frames == frame_numbers(row.clip_THWC) for row in rows)
     assert [row.frames[0] for row in rows[:6]] == [0, 0, 0, 15, 15, 15]
+
+
+def test_folders_of_frames_carry_their_frame_numbers(root, tmp_path, frame_numbers):
+    for video in sorted(root.glob("*/*/[0-9].mp4")):
+        folder = tmp_path / video.relative_to(root).with_suffix("")
+        folder.mkdir(parents=True)
+        for number, frame in enumerate(read_frames(video, range(30))):
+            Image.fromarray(frame.numpy()).save(folder / f"{number}.jpg")
+    settings = config(tmp_path, "data.frame_folders=true", "data.fps=10")  # of unknown rate, so taken as it is
+    records = build_records(settings, ["train", "val"])
+    rows = list(show_clips.train_rows(train_dataset(settings, records["train"])))
+    rows += show_clips.view_rows(view_dataset(settings, records["val"], clips=2, crops=1))
+    assert len(rows) == 4 + 4 * 2
+    for row in rows:
+        assert row.frames == frame_numbers(row.clip_THWC) and set(np.diff(row.frames)) == {3}
 
 
 def test_command_writes_a_grid_and_gifs(root, tmp_path):

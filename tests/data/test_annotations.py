@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from video_rs.data.annotations import find, kinetics_share
-from video_rs.data.records import Records, load_splits
-from video_rs.data.split import source_of
+from video_rs.data.holdout import source_of
+from video_rs.data.records import Records
+from video_rs.data.splits import load_splits
 from video_rs.errors import UserError
 
 
@@ -276,6 +277,76 @@ def test_bad_files_of_charades(charades):
     failure("Charades_v1_test.csv:2: expected an id, and actions .*; found 'c003", root=str(charades), multi_label=True)
     write(charades / "Charades_v1_classes.txt", "c000 Holding some clothes", "Putting clothes")
     failure("classes.txt:2: expected 'c000 name of .*found 'Putting clothes'", root=str(charades), multi_label=True)
+
+
+# ImageNet -------------------------------------------------------------------------------------------------------------
+
+WNIDS = ("n01440764", "n03995372", "n02012849")
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """As Kaggle's archive is unpacked."""
+    touch(tmp_path, *(f"ILSVRC/Data/CLS-LOC/train/{wnid}/{wnid}_{i}.JPEG" for wnid in WNIDS for i in (10026, 7)))
+    touch(tmp_path, *(f"ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_0000000{i}.JPEG" for i in range(3)))
+    touch(tmp_path, "ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG")
+    rows = [f"ILSVRC2012_val_0000000{i},{WNIDS[i % 2]} 85 1 499 272 {WNIDS[i % 2]} 1 2 3 4 " for i in (2, 0, 1)]
+    write(tmp_path / "LOC_val_solution.csv", "ImageId,PredictionString", *rows)
+    names = ["tench, Tinca tinca", "crane", "pole"]
+    write(tmp_path / "LOC_synset_mapping.txt", *map(" ".join, zip(sorted(WNIDS), names, strict=True)))
+    return tmp_path
+
+
+def test_imagenet_of_kaggle(imagenet):
+    splits = load_splits(str(imagenet))
+    place = imagenet / "ILSVRC/Data/CLS-LOC"
+    assert len(splits["train"]) == 6 and splits["train"].class_names == tuple(sorted(WNIDS))
+    expected = {(f"ILSVRC2012_val_0000000{i}.JPEG", WNIDS[i % 2]) for i in range(3)}
+    assert contents(splits["val"], place / "val") == expected and splits["test"].stands_in
+    for i in range(3):
+        (place / "val" / WNIDS[i % 2]).mkdir(exist_ok=True)
+        name = f"ILSVRC2012_val_0000000{i}.JPEG"
+        (place / "val" / name).rename(place / "val" / WNIDS[i % 2] / name)
+    labels = [{label for _, label in contents(load_splits(str(imagenet))["val"], place)}]
+    (imagenet / "LOC_val_solution.csv").unlink()  # images in class folders need none
+    labels.append({label for _, label in contents(load_splits(str(imagenet))["val"], place)})
+    assert labels == 2 * [set(WNIDS[:2])]
+
+
+def test_imagenet_with_flat_validation_images(imagenet):
+    place = imagenet / "ILSVRC/Data/CLS-LOC"
+    hint = "3 files lie directly in it: give data.val=LIST, or put LOC_val_solution.csv into data.root"
+    failure(f"val split of .* is empty: .*; {hint}", root=str(place), splits=["train", "val"])
+    val = load_splits(str(place), val=str(imagenet / "LOC_val_solution.csv"), splits=["val"])["val"]
+    assert len(val) == 3 and val.label_names(0) == (WNIDS[0],) and val.class_names == tuple(sorted(WNIDS))
+    failure(
+        "test split of .* is empty: .*; 1 files lie directly in it: give data.test=LIST$",
+        root=str(place),
+        splits=["test"],
+    )
+    (place / "val" / WNIDS[0]).mkdir()
+    touch(place / "val", f"{WNIDS[0]}/ILSVRC2012_val_00000009.JPEG")
+    assert len(load_splits(str(place), test="val", splits=["test"])["test"]) == 1
+    shutil.rmtree(place / "val" / WNIDS[0])
+    alone = load_splits(test=str(imagenet / "LOC_val_solution.csv"), splits=["test"])["test"]
+    assert contents(alone, place / "val") == contents(val, place / "val") and len(alone.class_names) == 2
+    (imagenet / "LOC_val_solution.csv").unlink()
+    failure(hint, root=str(imagenet), splits=["train", "val"])
+
+
+def test_the_names_of_imagenets_classes(imagenet):
+    splits = load_splits(str(imagenet), class_names=str(imagenet / "LOC_synset_mapping.txt"))
+    assert splits["train"].class_names == ("n01440764 tench, Tinca tinca", "n02012849 crane", "n03995372 pole")
+    assert splits["val"].label_names(0) == ("n01440764 tench, Tinca tinca",)
+    for i, wnid in enumerate(sorted(WNIDS)):
+        assert wnid in splits["train"].path(2 * i) and splits["train"].label(2 * i) == i
+
+
+def test_bad_solutions_of_imagenet(imagenet):
+    file = imagenet / "LOC_val_solution.csv"
+    for row in ("n02017213_7894,n02017213 115 49 448 294", "ILSVRC2012_val_00000001,tench", "ILSVRC2012_val_00000001"):
+        write(file, "ImageId,PredictionString", row)
+        failure(rf"LOC_val_solution.csv:2: expected .*; found '{row}'", root=str(imagenet))
 
 
 # Others ---------------------------------------------------------------------------------------------------------------

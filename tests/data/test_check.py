@@ -1,8 +1,7 @@
-"""What ``video_rs.data.check`` finds in real files, whole and damaged ones, and in the processes that read them."""
+"""What ``video_rs.data.check`` finds in real files, whole and damaged ones."""
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import av
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data import videos
-from video_rs.data.check import Entries, FileTable, check_file, find_problems
-from video_rs.data.check_pool import Lost, watched_calls
+from video_rs.data.check import Entries, FileTable, find_problems
+from video_rs.data.check_file import check_file
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.decode import probe
 from video_rs.data.records import Records
@@ -164,27 +163,3 @@ def test_odd_files(make_video, tmp_path):
         ("slow.mp4", "odd", "10 frames a second, usual 25"),
         ("small.mp4", "odd", "short side 20 pixels, usual 64"),
     ]
-
-
-def sometimes(item, beat):
-    if item == "hang":
-        time.sleep(60)
-    if item == "die":
-        os._exit(7)
-    for _ in range(8 if item == "slow" else 0):
-        time.sleep(0.25)
-        beat()
-    if item == "raise":
-        raise ValueError("a bug")
-    return item.upper()
-
-
-def test_a_call_that_hangs_or_dies_is_lost_alone():
-    start = time.monotonic()
-    done = dict(watched_calls(sometimes, ["a", "hang", "slow", "die", "b"], 2, 1.0))
-    assert done["a"] == "A" and done["b"] == "B" and done["slow"] == "SLOW"  # it took longer, but went on
-    assert isinstance(done["hang"], Lost) and "nothing came from it for 1 s" in done["hang"].reason
-    assert isinstance(done["die"], Lost) and "exit code 7" in done["die"].reason
-    assert time.monotonic() - start < 40
-    with pytest.raises(ValueError, match="a bug"):
-        list(watched_calls(sometimes, ["raise"], 1, 1.0))

@@ -186,7 +186,7 @@ def test_a_sample_is_its_crop_and_flip_of_the_frames_it_names(records):
     for key in KEYS:
         sample = clips(records, transform)[key]
         frames = read_frames(records.path(key.index), sample["frames"])
-        assert torch.equal(sample["clip"], transform(frames, keyed_rng(3, "sample", *key, 0)))
+        assert torch.equal(sample["clip"], transform(frames, keyed_rng(3, "sample", *key[:3], 0)))
 
 
 @pytest.mark.parametrize("repeats", [2, 3])
@@ -417,3 +417,18 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the whole group gets it
     output, errors = process.communicate(timeout=60)
     assert output.endswith("stopped\n") and "Traceback" not in errors
+
+
+def test_a_phase_has_its_own_sizes_and_the_same_draws(records):
+    small = (TemporalSampling(3, 2), TrainTransform(16))
+    dataset = clips(records, phases=[small, (STRIDED, TrainTransform(24))])
+    keys = [SampleKey(1, index, 0, 1) for index in range(4)]
+    batch = dataset.__getitems__(keys)
+    assert batch["clip"].shape == (4, 3, 16, 16, 3)
+    alone = clips(records, small[1], small[0])
+    for key, clip in zip(keys, batch["clip"], strict=True):
+        assert torch.equal(clip, alone[SampleKey(*key[:3])]["clip"])
+        assert torch.equal(clip, dataset[key]["clip"])
+        main = SampleKey(*key[:3])
+        assert torch.equal(dataset[main]["clip"], dataset[SampleKey(*key[:3], 2)]["clip"])  # of the same sizes
+        assert dataset[main]["clip"].shape == (6, 24, 24, 3)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from video_rs.contract import FILTERS
 from video_rs.data import decode, decode_decord, decode_pyav, packets
-from video_rs.data.decode import BACKENDS, open_video, probe, read_frames, read_image
+from video_rs.data.decode import BACKENDS, open_video, probe, read_frames
+from video_rs.data.decode_pil import read_image
 from video_rs.data.transforms import resize
 from video_rs.errors import MachineError, MediaError, UserError
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from video_rs.data.labels import LabelSets
-from video_rs.data.records import Records, load_splits
+from video_rs.data.records import Records
+from video_rs.data.splits import load_splits
 from video_rs.errors import UserError
 
 SETS = st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=8)

@@ -1,5 +1,6 @@
 """Loaders whose workers hang, in a real file that takes minutes to decode or because something stops them."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -196,6 +197,20 @@ def test_a_worker_that_is_killed_is_another_thing(paths):
 
     with pytest.raises(MachineError, match=r"a loader process died \(by signal 9.*data.workers"):
         list(clip_batches(paths, transform=Dying(24)))
+
+
+def test_a_death_that_the_connection_tells_first():
+    """A worker's sockets close before the process can be seen to have ended."""
+
+    def broken_off():
+        raise ConnectionResetError("connection reset by peer")
+        yield
+
+    worker = multiprocessing.get_context("fork").Process(target=lambda: time.sleep(0.5) or os._exit(9))
+    worker.start()
+    with Watch([worker], Slots(1), 0.0, str) as watch, pytest.raises(MachineError, match="with exit code 9"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it must do without
+        next(watch.batches(broken_off()))
 
 
 class Worker:

@@ -4,73 +4,109 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.mixing import mix, random_box
+from video_rs.data.mixing import draw_mix, mix, random_boxes
+
+KINDS = ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0})
 
 
-def one_class_per_clip():
+def one_class_per_clip(count=8):
     """Clip i is i everywhere and of class i, so that a mixed batch tells what was mixed."""
-    return torch.arange(5.0)[:, None, None, None, None].expand(5, 3, 4, 12, 16).clone(), torch.eye(5)
+    clips = torch.arange(float(count))[:, None, None, None, None].expand(count, 3, 4, 12, 16)
+    return clips.double().clone(), torch.eye(count, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_targets_tell_the_share_of_each_clip(seed):
-    for alphas in ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}):
-        batch, targets = one_class_per_clip()
-        mixed, mixed_targets = mix(batch, targets, np.random.default_rng(seed), **alphas)
-        assert torch.allclose(mixed_targets.sum(1), torch.ones(5))
-        expected = mixed_targets @ torch.arange(5.0)
-        assert torch.allclose(mixed.mean((1, 2, 3, 4)), expected, atol=1e-4)
-        assert torch.equal(batch, one_class_per_clip()[0])
+def mixed(seed=0, step=0, count=8, **alphas):
+    batch, targets = one_class_per_clip(count)
+    return mix(batch, targets, draw_mix(seed, step, count, 12, 16, **alphas))
 
 
-def test_cutmix_cuts_one_box_through_all_frames():
-    batch, targets = one_class_per_clip()
-    foreign = mix(batch, targets, np.random.default_rng(3), cutmix=1.0)[0] != batch
-    boxes = foreign[foreign.any(1).any(1).any(1).any(1)]
-    assert len(boxes) and all(torch.equal(boxes[0, 0, 0], plane) for box in boxes for plane in box.flatten(0, 1))
-    rows, columns = boxes[0, 0, 0].any(1).sum(), boxes[0, 0, 0].any(0).sum()
-    assert boxes[0, 0, 0].sum() == rows * columns
+@pytest.mark.parametrize("alphas", KINDS)
+def test_targets_tell_the_share_of_each_clip(alphas):
+    for seed in range(20):
+        clips, targets = mixed(seed, **alphas)
+        assert torch.allclose(targets.sum(1), torch.ones(8).double())
+        assert torch.allclose(clips.mean((1, 2, 3, 4)), targets @ torch.arange(8.0).double(), atol=1e-12)
 
 
-def draws(count=1500, **alphas):
-    """(own share of each clip, its partner; -1 for itself) of many batches of four."""
-    batch, targets = torch.zeros(4, 1, 1, 20, 20), torch.eye(4, dtype=torch.float64)
-    for seed in range(count):
-        mixed = mix(batch, targets, np.random.default_rng(seed), **alphas)[1]
-        foreign = mixed - torch.diag(mixed.diagonal())
-        yield mixed.diagonal(), torch.where(foreign.any(1), foreign.argmax(1), -1)
+@pytest.mark.parametrize("alphas", KINDS)
+@pytest.mark.parametrize(("micro_batch", "repeats"), [(2, 1), (4, 1), (8, 1), (4, 2), (8, 2)])
+def test_micro_batches_are_parts_of_the_whole(alphas, repeats, micro_batch):
+    clips, targets = torch.rand(16, 3, 2, 12, 16), torch.rand(16, 5)
+    draws = draw_mix(3, 7, 16, 12, 16, **alphas, repeats=repeats)
+    whole = mix(clips, targets, draws)
+    parts = [
+        mix(clips[first : first + micro_batch], targets[first : first + micro_batch], draws.part(first, micro_batch))
+        for first in range(0, 16, micro_batch)
+    ]
+    for together, cut in zip(whole, zip(*parts)):
+        assert torch.equal(together, torch.cat(cut))
+    assert not torch.equal(whole[0], clips)
 
 
-def test_partners_are_a_permutation_and_the_share_is_the_batchs():
-    seen = set()
-    for own, partners in draws(300, mixup=1.0):
-        moved = partners >= 0
-        assert sorted(partners[moved].tolist()) == torch.nonzero(moved).flatten().tolist()
-        assert (own[~moved] == 1).all() and (own[moved] == own[moved][:1]).all()
-        seen.add(tuple(partners.tolist()))
-    assert len(seen) == 24  # all permutations of four
+def test_half_a_pair_is_an_error():
+    draws = draw_mix(0, 0, 8, 12, 16, mixup=1.0, repeats=2)
+    for first, count in ((0, 2), (2, 4), (0, 5)):
+        with pytest.raises(ValueError, match="not whole pairs"):
+            draws.part(first, count)
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4])
+def test_partners_are_of_different_uses(repeats):
+    """Copies of one use follow each other: with each other they would mix nothing."""
+    partners = mixed(mixup=1.0, repeats=repeats)[1] - torch.eye(8)
+    partners = partners.where(torch.eye(8) == 0, torch.zeros(())).argmax(1)
+    assert partners.tolist() == [p + repeats if p // repeats % 2 == 0 else p - repeats for p in range(8)]
+
+
+def test_cutmix_cuts_one_box_through_all_frames_of_a_pair():
+    batch = one_class_per_clip()[0]
+    foreign = mixed(3, cutmix=1.0)[0] != batch
+    boxes = foreign.flatten(1, 2)
+    assert (boxes == boxes[:, :1]).all() and (boxes[::2] == boxes[1::2]).all()
+    areas = boxes[::2, 0].sum((1, 2))
+    assert len(areas.unique()) == 4  # each pair has its own
+    assert torch.equal(areas, boxes[::2, 0].any(2).sum(1) * boxes[::2, 0].any(1).sum(1))
+
+
+def shares(count=3000, **alphas):
+    return draw_mix(0, 0, 2 * count, 200, 300, **alphas).own
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_the_share_of_mixup_follows_its_beta_distribution(alpha):
-    shares = np.array([own.min().item() for own, _ in draws(mixup=alpha) if own.min() < 1])
-    variance = 1 / (4 * (2 * alpha + 1))
-    assert abs(shares.mean() - 0.5) < 4 * np.sqrt(variance / len(shares))
-    assert abs(shares.var() / variance - 1) < 0.15
+    own, variance = shares(mixup=alpha), 1 / (4 * (2 * alpha + 1))
+    assert abs(own.mean() - 0.5) < 4 * np.sqrt(variance / len(own))
+    assert abs(own.var() / variance - 1) < 0.15
+    targets = mix(torch.zeros(6000, 1, 1, 1, 1), torch.eye(2).repeat(3000, 1), draw_mix(0, 0, 6000, 9, 9, mixup=alpha))
+    assert np.allclose(targets[1][::2, 0].numpy(), draw_mix(0, 0, 6000, 200, 300, mixup=alpha).own)
+
+
+def test_the_share_of_cutmix_is_what_the_box_leaves():
+    draws = draw_mix(0, 0, 6000, 200, 300, cutmix=1.0)
+    top, bottom, left, right = draws.boxes.T
+    assert np.array_equal(draws.own, 1 - (bottom - top) * (right - left) / 60_000) and (draws.blend == 1).all()
+    # a uniform share lets a box of side s = sqrt(1 - share) in at a uniform centre: (s - s^2 / 4)^2 of the area is in
+    s = np.sqrt(np.linspace(0, 1, 10_001))
+    assert draws.own.mean() == pytest.approx(1 - ((s - s**2 / 4) ** 2).mean(), abs=0.02)
 
 
 def test_both_kinds_are_drawn_equally_often():
-    batch = torch.arange(4.0)[:, None, None, None, None].expand(4, 1, 1, 20, 20) + 0.5
-    whole = []
-    for seed in range(400):
-        mixed = mix(batch, torch.eye(4), np.random.default_rng(seed), mixup=1.0, cutmix=1.0)[0]
-        whole.append(torch.isin(mixed, batch).all())  # mixup blends pixels, CutMix moves them
-    assert abs(np.mean(whole) - 0.5) < 0.1
+    draws = draw_mix(0, 0, 4000, 200, 300, mixup=1.0, cutmix=1.0)
+    assert abs((draws.blend == 1).mean() - 0.5) < 0.05
+    top, bottom, left, right = draws.boxes[draws.blend < 1].T
+    assert ((bottom - top) * (right - left) == 0).all()  # mixup blends pixels, CutMix moves them
+
+
+def test_draws_depend_on_seed_and_step_alone():
+    first = mixed(1, 5, mixup=1.0)[0]
+    assert torch.equal(first, mixed(1, 5, mixup=1.0)[0])
+    assert not torch.equal(first, mixed(2, 5, mixup=1.0)[0])
+    assert not torch.equal(first, mixed(1, 6, mixup=1.0)[0])
 
 
 def test_the_box_has_the_area_of_the_share():
     for share in (0.0, 0.2, 0.5, 0.9, 1.0):
-        boxes = np.array([random_box(400, 600, share, np.random.default_rng(seed)) for seed in range(2000)])
+        boxes = random_boxes(400, 600, np.full(2000, share), np.random.default_rng(0))
         height, width = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
         side = np.sqrt(1 - share)
         assert abs(height.max() - 400 * side) < 3 and abs(width.max() - 600 * side) < 3  # where no border cuts it
@@ -81,22 +117,29 @@ def test_the_box_has_the_area_of_the_share():
             assert abs(((boxes[:, 0] + boxes[:, 1]) / 2)[whole].mean() - 200) < 20  # centred evenly
 
 
-def test_memory_format_survives():
+@pytest.mark.parametrize("alphas", KINDS)
+def test_memory_format_survives(alphas):
     batch = torch.rand(4, 2, 8, 8, 3).permute(0, 4, 1, 2, 3)
-    for alphas in ({"mixup": 1.0}, {"cutmix": 1.0}):
-        mixed, _ = mix(batch, torch.eye(4), np.random.default_rng(0), **alphas)
-        assert mixed.is_contiguous(memory_format=torch.channels_last_3d)
+    clips, _ = mix(batch, torch.eye(4), draw_mix(0, 0, 4, 8, 8, **alphas))
+    assert clips.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_off_is_off_and_draws_come_from_the_generator():
-    batch, targets = one_class_per_clip()
-    assert mix(batch, targets, np.random.default_rng(0)) == (batch, targets)
-    outs = [mix(batch, targets, np.random.default_rng(seed), mixup=1.0)[0] for seed in (1, 1, 2)]
-    assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])
+@pytest.mark.gpu
+def test_the_host_waits_for_nothing():
+    batch, targets = (tensor.cuda() for tensor in one_class_per_clip())
+    for alphas in KINDS:
+        draws = draw_mix(0, 0, 8, 12, 16, **alphas)
+        expected = mix(*one_class_per_clip(), draws)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            clips, mixed_targets = mix(batch, targets, draws)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.testing.assert_close((clips.cpu(), mixed_targets.cpu()), expected)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_boxes_lie_inside(height, width, share, seed):
-    top, bottom, left, right = random_box(height, width, share, np.random.default_rng(seed))
+    ((top, bottom, left, right),) = random_boxes(height, width, np.array([share]), np.random.default_rng(seed))
     assert 0 <= top <= bottom <= height and 0 <= left <= right <= width
     assert (bottom - top) * (right - left) <= (1 - share) * height * width + 1e-6

@@ -10,7 +10,8 @@ import pytest
 
 from video_rs.data.lists import media_below
 from video_rs.data.paths import Paths, present
-from video_rs.data.records import Records, load_splits
+from video_rs.data.records import Records
+from video_rs.data.splits import load_splits
 from video_rs.errors import UserError
 
 
@@ -222,6 +223,8 @@ def test_lists_of_other_tools_do_not_invent_classes(tmp_path):
         ("1.mp4 0\n2.mp4 1.0\n", r"train.txt:2: label '1.0' is neither"),
         ("1.mp4 0\n2.mp4 run\n", r"train.txt:2: label 'run' is a name, but '0' in .*train.txt:1 is a number"),
         ("1.mp4 0\n2.mp4 999999999\n", r"train.txt:2: label '999999999' is too large.* model.num_classes"),
+        ("Dateiname,Klasse\n1.mp4,a\n2.mp4,b\n", "train.txt:1: 'Dateiname,Klasse' names no video .* path and label"),
+        ("1.mp4;a\n2.mp4;b\n", "train.txt:1: '1.mp4;a' is not a line 'path label'; put a comma"),
         ("1.mp4 0\n2.mp4 0\n", r"train split of .*train.txt has files of one class only"),
     ]:
         (tmp_path / "train.txt").write_text(text)
@@ -275,7 +278,9 @@ def test_labels_outside_the_class_count(tmp_path):
     failure(r"train.csv:2: label '7' is not one of 0 to 4", root=str(tmp_path), num_classes=5)
     (tmp_path / "train.csv").write_text("1.mp4 run\n2.mp4 jump\n")
     (tmp_path / "val.csv").write_text("1.mp4 run\n2.mp4 swim\n")
-    failure(r"val.csv:2: label 'swim' is not one of the 2 class names", root=str(tmp_path))
+    failure(r"val.csv:2: label 'swim' is not one of the 2 class names$", root=str(tmp_path))
+    (tmp_path / "val.csv").write_text("1.mp4 run\n2.mp4 jmup\n")
+    failure(r"val.csv:2: label 'jmup' is not one of the 2 class names; did you mean 'jump'\?", root=str(tmp_path))
     (tmp_path / "names.txt").write_bytes("laufen\nspringen über\n".encode("latin-1"))
     failure("names.txt: not a text file in UTF-8", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
     (tmp_path / "names.txt").write_text("run\njump\nrun\n")
@@ -330,7 +335,7 @@ def test_a_val_split_that_stands_in_for_the_test_split_says_so(tmp_path):
 
 SHARED = """
 import os, sys, time
-from video_rs.data.records import load_splits
+from video_rs.data.splits import load_splits
 
 def memory(process):  # without libraries, whose share depends on who else runs
     with open(f"/proc/{process}/smaps_rollup") as lines:

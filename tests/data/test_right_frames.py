@@ -66,7 +66,7 @@ PIXELS += [
 ]
 
 NEW_SIZE = ["new_size.mkv"]  # its first frames alone would prove nothing
-drawn = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+drawn = {"derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 drawn["phases"] = [Phase.generate]  # to shrink what fails is to decode for minutes
 
 
@@ -294,3 +294,9 @@ def test_glued_pieces_are_taken_for_damage(backend, tmp_path):
 def test_decord_is_not_given_up_lightly(name, videos):
     with open_video(videos(name)[0]) as video:
         assert video.backend == "decord"
+
+
+def test_writing_a_video_leaves_the_process_as_it_was(tmp_path):
+    before = os.sched_getscheduler(0)
+    write("av1.mkv", tmp_path / "av1.mkv")
+    assert os.sched_getscheduler(0) == before

@@ -55,6 +55,18 @@ def test_resuming_goes_on_where_it_stopped(layout, data):
     assert len(rest) == len(list(rest))
 
 
+@given(layouts(), st.data())
+def test_steps_that_are_left_out_change_no_other(layout, data):
+    samples, batch, micro, world, steps = layout
+    options = {"batch_size": batch, "num_steps": steps, "seed": 3, "micro_batch": micro, "world_size": world}
+    start, skip = data.draw(st.integers(0, steps)), data.draw(st.sets(st.integers(0, steps)))
+    whole, per_step = list(BatchStream(samples, **options)), batch // world // micro
+    rest = BatchStream(samples, **options, start_step=start, skip=skip)
+    taken = [step for step in range(start, steps) if step not in skip]
+    assert list(rest) == [part for step in taken for part in whole[step * per_step : (step + 1) * per_step]]
+    assert len(rest) == len(list(rest))
+
+
 @given(st.integers(1, 30), st.integers(1, 9), st.booleans())
 def test_epochs_follow_each_other_without_loss(samples, batch, balanced):
     steps = 3 * samples
@@ -90,11 +102,66 @@ def test_repeats_follow_each_other_and_change_no_order(layout, repeats, balanced
     keys = flat(BatchStream(samples, num_steps=steps * repeats, **options, repeats=repeats))
     assert len(keys) == len(set(keys)) == repeats * len(once)
     for position, key in enumerate(keys):
-        epoch, index, use = once[position // repeats]
-        assert key == (epoch, index, use * repeats + position % repeats)
+        epoch, index, use, phase = once[position // repeats]
+        assert key == (epoch, index, use * repeats + position % repeats, phase)
     start = steps // 2
     rest = BatchStream(samples, num_steps=steps * repeats, start_step=start, **options, repeats=repeats)
     assert flat(rest) == keys[start * batch :] and len(rest) == steps * repeats - start
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 2**32 - 1), st.data())
+def test_shards_are_mixed_in_blocks(sizes, block, seed, data):
+    """Every sample once an epoch, block by block of whole shards; one block is the order without shards."""
+    samples, starts = sum(sizes), np.cumsum([0, *sizes[:-1]])
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)
+    options = {"batch_size": samples, "num_steps": 2, "seed": seed}
+    stream = BatchStream(samples, **options, shards=starts, block=block)
+    for epoch in range(2):
+        order = [key.index for key in stream.keys(epoch)]
+        assert sorted(order) == list(range(samples))
+        shards, first, blocks = shard_of[order], 0, []
+        while first < samples:  # a block ends where no shard goes on and enough samples have come
+            end = next(
+                n
+                for n in range(first + 1, samples + 1)
+                if n == samples or (n - first >= min(block, samples) and not {*shards[first:n]} & {*shards[n:]})
+            )
+            blocks.append(end - first)
+            first = end
+        assert samples // (block + max(sizes)) <= len(blocks) and (samples >= 2 * block + max(sizes)) <= (
+            len(blocks) > 1
+        )
+        if samples <= block:
+            assert stream.keys(epoch) == BatchStream(samples, **options).keys(epoch)
+    start = data.draw(st.integers(0, 12))
+    options |= {"batch_size": 3, "num_steps": 12, "shards": starts, "block": block}
+    assert flat(BatchStream(samples, **options, start_step=start)) == flat(BatchStream(samples, **options))[3 * start :]
+
+
+def test_blocks_mix_samples_and_shards():
+    """Within a block no shard comes by itself, and the blocks of another epoch are others."""
+    stream = BatchStream(64, batch_size=64, num_steps=2, seed=0, shards=np.arange(0, 64, 8), block=16)
+    orders = [np.array([key.index for key in stream.keys(epoch)]) // 8 for epoch in range(2)]
+    blocks = [[frozenset(part) for part in order.reshape(4, 16).tolist()] for order in orders]
+    assert all(len(block) == 2 for epoch in blocks for block in epoch) and {*blocks[0]} != {*blocks[1]}
+    assert all(len({*part[:8]}) == 2 for part in orders[0].reshape(4, 16).tolist())
+
+
+def test_another_seed_takes_other_shards_first():
+    """Not only the samples within a block come in another order."""
+    options = {"batch_size": 64, "num_steps": 1, "shards": np.arange(0, 64, 4), "block": 16}
+    first = {
+        frozenset(key.index // 4 for key in BatchStream(64, seed=seed, **options).keys(0)[:16]) for seed in range(4)
+    }
+    assert len(first) == 4
+
+
+def test_what_is_too_little_for_a_block_is_mixed_with_the_last():
+    """5 shards of 8 samples, of which two are a block: the fifth does not come by itself."""
+    for seed in range(20):
+        stream = BatchStream(40, batch_size=40, num_steps=1, seed=seed, shards=np.arange(0, 40, 8), block=16)
+        shards = [key.index // 8 for key in stream.keys(0)]
+        assert len({*shards[:16]}) == 2 and len({*shards[-8:]}) > 1
 
 
 @pytest.mark.parametrize(
@@ -111,4 +178,16 @@ def test_no_samples():
 
 
 def test_keys_are_plain_tuples():
-    assert SampleKey(1, 2) == (1, 2, 0)
+    assert SampleKey(1, 2) == (1, 2, 0, 0)
+
+
+def test_a_phase_is_a_function_of_the_step():
+    options = {"batch_size": 4, "num_steps": 9, "seed": 0, "micro_batch": 2, "world_size": 2}
+    stream = BatchStream(10, **options, phase_ends=[2, 2, 5])  # the second is shorter than a step
+    assert [{key.phase for key in stream.keys(step)} for step in range(9)] == [{1}] * 2 + [{3}] * 3 + [{0}] * 4
+    plain = BatchStream(10, **options)
+    for step in range(9):
+        assert [key[:3] for key in stream.keys(step)] == [key[:3] for key in plain.keys(step)]
+        assert {key.phase for key in plain.keys(step)} == {0}
+    resumed = BatchStream(10, **options, phase_ends=[2, 2, 5], rank=1, start_step=4)
+    assert [part[0].phase for part in resumed] == [3] + [0] * 4

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -42,7 +43,11 @@ KINDS: dict[str, Callable[[Path], None]] = {}
 def write(name: str, path: Path) -> Path:
     """Write a file of the kind `name` to `path`, whose suffix is the name's."""
     assert path.suffix == Path(name).suffix
-    KINDS[name](path)
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        KINDS[name](path)
+    finally:  # SVT-AV1 makes a process of root's a real-time one, and so all that it starts: nothing else then runs
+        os.sched_setscheduler(0, *before)
     return path
 
 

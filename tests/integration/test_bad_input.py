@@ -1,5 +1,6 @@
 """Whatever a person can get wrong ends in one clear line and the right exit code. Every test runs the real command."""
 
+import importlib.util
 import os
 import pickle
 import shutil
@@ -102,6 +103,14 @@ def test_bad_line_of_a_list(tiny_config, run_tool, write_list):
     assert_one_line(run_tool("train_net.py", "--cfg", tiny_config(), f"data.train={path}"), 2, f"{path}:5")
 
 
+@pytest.mark.parametrize("command", ["train_net.py", "check_dataset.py", "prepare_dataset.py"])
+def test_bad_row_of_a_csv(tiny_config, run_tool, write_list, tmp_path, command):
+    path = write_list(lambda lines: ["label,path", *(",".join(line.split()[::-1]) for line in lines[:3]), "zoom_in"])
+    out = ["--out", tmp_path / "out"] if command != "train_net.py" else []
+    done = run_tool(command, "--cfg", tiny_config(), f"data.train={path}", *out)
+    assert_one_line(done, 2, f"{path}:5: expected 'label,path'; found 'zoom_in'")
+
+
 def test_label_outside_the_class_count(tiny_config, run_tool, write_list):
     path = write_list(lambda lines: [*lines, lines[0].split()[0] + " 11"], numbers=True)
     done = run_tool("train_net.py", "--cfg", tiny_config(), f"data.train={path}", "data.root=", "model.num_classes=8")
@@ -164,6 +173,7 @@ def damaged_videos(tiny_videos, tmp_path, make_video):
     return root, names
 
 
+@pytest.mark.slow
 def test_broken_videos_in_training_testing_and_prediction(tiny_config, run_tool, damaged_videos, tmp_path):
     root, names = damaged_videos
     path = tiny_config(data__root=str(root))
@@ -258,6 +268,27 @@ def test_checkpoint_of_another_class_count(tiny_config, run_tool, trained):
     assert_one_line(done, 2, "8", "9")
 
 
+@pytest.fixture
+def fewer_classes(tiny_videos, tmp_path):
+    """The tiny dataset without one of its eight classes."""
+    shutil.copytree(tiny_videos, tmp_path / "fewer", ignore=shutil.ignore_patterns("zoom_in"))
+    return tmp_path / "fewer"
+
+
+def test_a_dataset_of_another_class_count(tiny_config, run_tool, trained, fewer_classes):
+    path, there = tiny_config(data__root=str(fewer_classes)), f"out={trained.parent}"
+    done = run_tool("test_net.py", "--cfg", path, f"weights={trained}")
+    assert_one_line(done, 2, "the number of classes in the data is 7 here, 8 there")
+    before = (trained.parent / "last.pt").read_bytes()
+    done = run_tool("train_net.py", "--cfg", path, there, "train.max_steps=1")
+    assert_one_line(done, 2, "the train data are not those of the run", trained.parent, "out=")
+    assert (trained.parent / "last.pt").read_bytes() == before
+    done = run_tool("train_net.py", "--cfg", path, "model.num_classes=6")
+    assert_one_line(done, 2, "the data has 7 classes, model.num_classes=6")
+    done = run_tool("train_net.py", "--cfg", path, f"train.init_from={trained}", "train.max_steps=1")
+    assert done.returncode == 0 and "head.weight (7 of 7 classes by name)" in done.stdout, done.stderr
+
+
 def test_weights_that_expect_other_pixels(tiny_config, run_tool, trained):
     done = run_tool("train_net.py", "--cfg", tiny_config(), f"train.init_from={trained}", "data.mean=[0.5, 0.5, 0.5]")
     assert_one_line(done, 2, "data.mean is (0.5, 0.5, 0.5)", "(0.0, 0.0, 0.0)")
@@ -276,6 +307,22 @@ def test_mps_is_refused(tiny_config, run_tool):
     assert_one_line(run_tool("train_net.py", "--cfg", tiny_config(), "train.device=mps"), 2, "mps is not supported")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torch_xla") is not None, reason="there is torch_xla")
+def test_xla_that_is_not_installed(tiny_config, run_tool, tmp_path):
+    done = run_tool("train_net.py", "--cfg", tiny_config(), "train.device=xla")
+    assert_one_line(done, 2, "torch_xla, which is not installed", "pip install torch==2.9.0", "torch_xla[tpu]==2.9.0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_xla_of_another_version(tiny_config, run_tool, tmp_path, monkeypatch):
+    information = tmp_path / "packages" / "torch_xla-1.2.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_xla\nVersion: 1.2.0\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")]))
+    done = run_tool("train_net.py", "--cfg", tiny_config(), "train.device=xla")
+    assert_one_line(done, 2, "torch_xla 1.2.0 does not work with torch", "pip install torch==2.9.0")
+
+
 def test_full_disk_while_writing_a_checkpoint(tiny_config, tmp_path):
     """A limit on the size of files stands for a full disk: the second checkpoint cannot be written."""
     path = tiny_config()
@@ -283,15 +330,22 @@ def test_full_disk_while_writing_a_checkpoint(tiny_config, tmp_path):
         "import resource, sys\n"
         "from video_rs.cli.common import run\n"
         "from video_rs.cli.train import main\n"
-        "from video_rs.training.loop import Trainer\n"
-        "original = Trainer.save\n"
+        "from video_rs.training.loop import Run\n"
+        "original = Run.save\n"
         "def save(self):\n"
         "    if self.step > 3: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "    original(self)\n"
-        "Trainer.save = save\n"
+        "Run.save = save\n"
         f"sys.exit(run(main, ['--cfg', {str(path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert_one_line(done, 3, "last.pt cannot be written", "intact")
+    assert_one_line(done, 3, "step-00000006.pt cannot be written", "intact")
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 3
     assert not [name for name in os.listdir(tmp_path / "run") if name.startswith(".last")]
+
+
+def test_wandb_that_is_not_installed(tiny_config, run_tool, tmp_path):
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    done = run_tool("train_net.py", "--cfg", tiny_config(train__wandb="mine"))
+    assert_one_line(done, 2, "train.wandb=mine", "pip install 'video-rs[wandb]'")

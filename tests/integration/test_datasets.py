@@ -3,11 +3,15 @@
 The scripts run in this process: five datasets would else import torch ten times.
 """
 
+import csv
 import json
 import runpy
 import shutil
 
 import pytest
+from PIL import Image
+
+from video_rs.data.decode import read_frames
 
 from .conftest import REPOSITORY
 
@@ -100,7 +104,7 @@ def test_ucf101(place, write, run):
     write("ucfTrainTestlist/trainlist02.txt", *(f"{n} {1 + (n[0] == 'A')}" for n in names if "g05" not in n))
     write("ucfTrainTestlist/testlist02.txt", *(name for name in names if "g05" in name))
     printed, metrics = run("ucf101_rs50", "data.fold=2")
-    assert "train: 12 files, 2 classes" in printed and "val: 4 files" in printed
+    assert "train         12 files, 2 classes" in printed and "val           4 files" in printed
     assert metrics["num_scored"] == 4
 
 
@@ -111,7 +115,7 @@ def test_hmdb51(place, write, run):
         lines = (f"{clip} {2 if 'Film_0' in clip else 1} " for clip in clips)
         write(f"testTrainMulti_7030_splits/{name}_test_split1.txt", *lines)
     printed, metrics = run("hmdb51_rs50")
-    assert "train: 12 files, 2 classes" in printed and "val: 4 files" in printed
+    assert "train         12 files, 2 classes" in printed and "val           4 files" in printed
     assert metrics["num_scored"] == 4
 
 
@@ -123,7 +127,7 @@ def test_something_something(place, write, run):
         entries = [{"id": str(i), "template": names[i % 2].replace("something", "[something]")} for i in numbers]
         write(f"labels/{split}.json", json.dumps(entries))
     printed, metrics = run("ssv2_rs50")
-    assert "train: 6 files, 2 classes" in printed and metrics["num_scored"] == 3
+    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 3
 
 
 def test_diving48(place, write, run):
@@ -136,7 +140,7 @@ def test_diving48(place, write, run):
         entries = [{"vid_name": name, "label": label} for name, label in names.items()]
         write(f"Diving48_V2_{split}.json", json.dumps(entries))
     printed, metrics = run("finetune_rs50", "data.flip=0")
-    assert "train: 6 files, 2 classes" in printed and metrics["num_scored"] == 2
+    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 2
 
 
 def test_charades(place, write, run, tmp_path):
@@ -164,7 +168,7 @@ def test_kinetics(place, write, run):
         write(f"annotations/{split}.csv", "label,youtube_id,time_start,time_end,split", *rows)
     lists = [f"data.{key}=annotations/{name}.csv" for key, name in (("train", "train"), ("val", "validate"))]
     printed, metrics = run("k700_rs50", *lists)
-    assert "train: 6 files, 2 classes" in printed and metrics["num_scored"] == 6
+    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 6
 
 
 def test_a_csv_with_sources(place, write, run):
@@ -172,7 +176,101 @@ def test_a_csv_with_sources(place, write, run):
     place(*names)
     write("train.csv", "path,label,source", *(f"{name},{name[0]},{name[0]}{int(name[2]) // 2}" for name in names))
     printed, metrics = run("finetune_rs50")
-    assert "train: 8 files, 2 classes" in printed and metrics["num_scored"] == 4
+    assert "train         8 files, 2 classes" in printed and metrics["num_scored"] == 4
+
+
+@pytest.fixture
+def extract(tmp_path, videos):
+    """A function that makes folders of frames below that folder, of JPEGs numbered from 1."""
+
+    def extract(*names):
+        frames = [Image.fromarray(frame.numpy()) for frame in read_frames(videos[".mp4"], range(12))]
+        for name in names:
+            (tmp_path / "data" / name).mkdir(parents=True)
+            for number, frame in enumerate(frames, 1):
+                frame.save(tmp_path / "data" / name / f"img_{number:05d}.jpg")
+
+    return extract
+
+
+def test_class_folders_of_folders_of_frames(extract, run, tmp_path):
+    extract(*(f"{c}/{c}{i}" for c in ("run", "jump") for i in range(5)))
+    printed, metrics = run("finetune_rs50", "data.frame_folders=true")
+    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 4
+    code, _, errors = run.script("train_net.py", "--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", *SMALL)
+    assert code == 2 and "set data.frame_folders=true" in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["{} {}", "{} 12 {}"])
+def test_lists_of_folders_of_frames(line, extract, write, run, tmp_path):
+    names = [f"frames/v_{c}_g{i:02d}_c01" for c in ("Run", "Jump") for i in range(4)]
+    extract(*names)
+    write("train.txt", *(line.format(name, int("Run" in name)) for name in names if "g00" not in name))
+    write("val.txt", *(line.format(name, int("Run" in name)) for name in names if "g00" in name))
+    (tmp_path / "data" / names[1] / "img_00005.jpg").write_bytes(b"\xff\xd8 no more")
+    (tmp_path / "data" / names[4] / "img_00012.jpg").unlink()
+    printed, metrics = run("finetune_rs50", "train.max_steps=3", "data.max_broken=1")
+    assert "train         6 files, 2 classes" in printed
+    assert metrics["num_scored"] == (1 if "12" in line else 2)  # of 11 frames where 12 are listed
+    arguments = ["--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", f"out={tmp_path / 'run'}", *SMALL]
+    code, out, errors = run.script("check_dataset.py", *arguments, "--workers", "1")
+    assert code == 2 and errors.count("\n") == 1 and "codecs: jpeg 8" in out
+    with open(tmp_path / "run/check/problems.csv", newline="") as file:
+        broken = {row["path"]: row["detail"] for row in csv.DictReader(file) if row["kind"] == "broken"}
+    assert "img_00005.jpg: cannot be decoded" in broken.pop(str(tmp_path / "data" / names[1]))
+    short = {str(tmp_path / "data" / names[4]): "has 11 images, its list says 12 frames"}
+    assert broken == (short if "12" in line else {})
+
+
+def test_folders_of_frames_and_videos_are_one_line(extract, place, write, run, tmp_path):
+    extract("a")
+    place("b.mp4")
+    write("train.txt", "a 0", "b.mp4 1")
+    code, _, errors = run.script("train_net.py", "--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", *SMALL)
+    assert code == 2 and "folders of frames and files are mixed" in errors and errors.count("\n") == 1
+
+
+def images(folder, names):
+    """JPEGs in the colours of ImageNet's, one of them a PNG, whatever their names say."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        mode, kind = (("RGB", "jpeg"), ("L", "jpeg"), ("CMYK", "jpeg"), ("RGBA", "png"))[number % 4]
+        Image.effect_noise((60, 40 + number), 80).convert("RGB").convert(mode).save(folder / name, kind)
+
+
+IMAGE = ["model.name=resnet_rs_26", "data.num_frames=1"]
+
+
+@pytest.mark.parametrize("layout", ["folders", "kaggle"])
+def test_imagenet(layout, run, write, tmp_path):
+    place = tmp_path / "data" / ("" if layout == "folders" else "ILSVRC/Data/CLS-LOC")
+    wnids = ("n01440764", "n01443537")
+    images(place / "train", (f"{wnid}/{wnid}_{i}.JPEG" for wnid in wnids for i in range(4)))
+    val = [f"ILSVRC2012_val_0000000{i}.JPEG" for i in range(1, 6)]
+    if layout == "folders":
+        images(place / "val", (f"{wnids[i % 2]}/{name}" for i, name in enumerate(val)))
+    else:
+        images(place / "val", val)
+        images(place / "test", ["ILSVRC2012_test_00000001.JPEG"])
+        rows = (f"{name.removesuffix('.JPEG')},{wnids[i % 2]} 1 2 30 40 " for i, name in enumerate(val))
+        write("LOC_val_solution.csv", "ImageId,PredictionString", *rows)
+    write("names.txt", "n01440764 tench, Tinca tinca", "n01443537 goldfish, Carassius auratus")
+    printed, metrics = run("imagenet_rs50", *IMAGE, f"data.class_names={tmp_path / 'data/names.txt'}")
+    assert "train         8 files, 2 classes" in printed and "val           5 files" in printed
+    assert metrics["num_scored"] == 5 and not (tmp_path / "run/broken_files.csv").exists()
+    code, out, errors = run.script("predict.py", "--weights", str(tmp_path / "run/best.pt"), str(place / "val"))
+    assert code == 0 and not errors and out.count("tench, Tinca tinca") == 5
+
+
+def test_flat_validation_images_are_one_line(run, tmp_path):
+    images(tmp_path / "data", ["train/n01440764/0.JPEG", "train/n01443537/0.JPEG", "val/ILSVRC2012_val_00000001.JPEG"])
+    arguments = ["--cfg", "imagenet_rs50", f"data.root={tmp_path / 'data'}", *SMALL, *IMAGE]
+    code, _, errors = run.script("train_net.py", *arguments)
+    assert (
+        code == 2
+        and errors.count("\n") == 1
+        and "give data.val=LIST, or put LOC_val_solution.csv into data.root" in errors
+    )
 
 
 def test_a_bad_line_is_one_line(place, write, run, tmp_path):

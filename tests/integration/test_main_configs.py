@@ -56,7 +56,7 @@ def assert_trained(done, folder, steps):
 
 def assert_full_size(done):
     assert "resnet3d_rs_50, 41,776,930 parameters, 2 classes" in done.stdout  # 42,592,432 with 400 classes
-    assert "clips: 32 frames x stride 2, 224 px; batch 2 in micro-batches of 2" in done.stdout
+    assert "clips         32 frames x stride 2, 224 px\nbatch         2\n" in done.stdout
     assert "learning rate up to 0.001563 = 0.8 x 2 / 1024" in done.stdout
 
 
@@ -70,8 +70,8 @@ def test_k400_on_class_folders(home, run_tool):
     done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", *small, cwd=home)
     assert_trained(done, home / "runs" / "k400_rs50", steps=2)
     assert_full_size(done)
-    assert "train: 4 files, 2 classes" in done.stdout
-    assert "val: 2 files, 2 classes" in done.stdout
+    assert "train         4 files, 2 classes" in done.stdout
+    assert "val           2 files, 2 classes" in done.stdout
 
 
 @pytest.mark.slow
@@ -102,8 +102,8 @@ def test_k400_on_the_official_csv(home, assets, run_tool):
     small = [*sizes, "data.workers=0", "train.batch_size=2", "train.max_steps=2", "train.log_every=1", "out=run"]
     done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", "data.root=official", *small, cwd=home)
     assert_trained(done, home / "run", steps=2)
-    assert "train: 4 files, 2 classes" in done.stdout
-    assert "val: 2 files, 2 classes" in done.stdout
+    assert "train         4 files, 2 classes" in done.stdout
+    assert "val           2 files, 2 classes" in done.stdout
 
 
 def seconds(duration):
@@ -156,7 +156,7 @@ def test_finetune_overfits_two_class_folders(home, assets, make_video, run_tool)
     start = ["--cfg", "finetune_rs50.yaml", "data.root=videos", "train.init_from=inflated.pt", "out=run", *small]
     done = run_tool("train_net.py", *start, cwd=home)
     assert_trained(done, home / "run", steps=8)
-    assert "train: 8 files, 2 classes" in done.stdout  # two of ten were set aside
+    assert "train         8 files, 2 classes" in done.stdout  # two of ten were set aside
 
     done = run_tool("test_net.py", *start, "test.split=train", "test.clips=1", "test.crops=1", cwd=home)
     assert done.returncode == 0, done.stderr

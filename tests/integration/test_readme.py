@@ -64,6 +64,7 @@ def shrink(words, tiny_videos):
     return words
 
 
+@pytest.mark.slow
 def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
     ran = []
     for words in commands():
@@ -77,7 +78,15 @@ def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
         done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         ran.append(script.name)
-    shown = {"train_net.py", "test_net.py", "predict.py", "show_clips.py", "inflate_weights.py", "convert_weights.py"}
+    shown = {
+        "train_net.py",
+        "test_net.py",
+        "predict.py",
+        "show_clips.py",
+        "inflate_weights.py",
+        "convert_weights.py",
+        "run_status.py",
+    }
     assert shown <= set(ran)
     run_python(home, tiny_videos, monkeypatch)
 

@@ -14,7 +14,7 @@ import torch
 
 from video_rs import checkpoint, config
 from video_rs.cli import train as train_command
-from video_rs.training.loop import Trainer
+from video_rs.training.trainer import Trainer
 
 RECIPE = {"data__mixup": 0.2, "data__cutmix": 0.5, "train__micro_batch": 4, "train__label_smoothing": 0.1}
 STEPS = 6  # 24 clips, batches of 8, 2 epochs
@@ -94,7 +94,7 @@ def wait_for(process, word):
     raise AssertionError("".join(seen))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, number, code):
     path = tiny_config(**RECIPE, data__workers=2)
     process = start(path)
@@ -133,7 +133,7 @@ def test_a_killed_worker(tiny_config, tmp_path):
     assert process.returncode == 3, rest
     assert "a loader process died (by signal 9)" in rest and "Traceback" not in rest
     step = checkpoint.load(tmp_path / "run" / "last.pt")["step"]
-    assert f"the state after step {step} is saved. Go on with: " in rest
+    assert f"the state after step {step} is saved. Resume with: " in rest
 
 
 def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):

@@ -30,8 +30,30 @@ def test_symmetric_convolution_is_conv3d(kernel, stride, memory_format):
     torch.testing.assert_close(conv(clip().contiguous(memory_format=memory_format)), expected)
 
 
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 3, 3), (3, 1, 1)])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize("temporal_padding", ["zeros", "replicate"])
+def test_a_convolution_in_2d_is_the_one_in_3d(kernel, stride, padding, temporal_padding, monkeypatch):
+    conv, found = Conv(3, 4, kernel, stride, padding=padding, temporal_padding=temporal_padding).double(), []
+    functions = []
+    for function in (F.conv2d, F.conv3d):
+        name = function.__name__
+        monkeypatch.setattr(F, name, lambda *args, f=function, n=name: functions.append(n) or f(*args))
+    for conv.as_2d in (True, False):
+        x = clip().requires_grad_()
+        out = conv(x)
+        (out * torch.linspace(1, 2, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        found.append([out.detach(), x.grad, conv.weight.grad.clone()])
+        conv.weight.grad = None
+    for ours, expected in zip(*found):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    in_3d_anyway = kernel[0] > 1 and stride[1] > 1
+    assert functions == ["conv3d" if in_3d_anyway else "conv2d", "conv3d"]
+
+
 @given(n=st.integers(1, 12), k=st.sampled_from([1, 3, 5, 7]), s=st.integers(1, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_same_padding_is_tensorflows(n, k, s):
     x = torch.arange(1.0, n + 1)[None, None, :, None, None]
     conv = Conv(1, 1, (k, 1, 1), (s, 1, 1), padding="same")

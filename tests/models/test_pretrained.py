@@ -114,6 +114,7 @@ def weights() -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_public_weights_are_fetched_once_and_give_timms_logits(weights, tmp_path):
     images = torch.randn(2, 3, 64, 64)
     torch.save(images, tmp_path / "images.pt")

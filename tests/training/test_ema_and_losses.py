@@ -1,5 +1,7 @@
 """The weight average and the loss."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from video_rs.contract import DataContract
-from video_rs.training import loop
-from video_rs.training.ema import EMA, average_buffers
-from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, balanced_class_weights
+from video_rs.distributed import World
+from video_rs.training.ema import EMA
+from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, OneVersusRest, balanced_class_weights
 from video_rs.training.optim import sgd
+from video_rs.training.plan import Plan
+from video_rs.training.trainer import Trainer
 
 
 def test_ema_warms_up_and_averages_buffers():
@@ -35,7 +39,7 @@ def test_ema_warms_up_and_averages_buffers():
 def test_ema_decay_is_capped():
     model = nn.Linear(1, 1, bias=False).requires_grad_(False)
     ema = EMA(model, 0.5)
-    ema.updates = 1000
+    ema.updates.fill_(1000)
     model.weight.fill_(ema.model.weight.item() + 1)
     before = ema.model.weight.item()
     ema.update(model)
@@ -56,59 +60,54 @@ class Normalized(nn.Module):
         return self.head(self.norm(clips).mean((2, 3, 4)))
 
 
-def trained_step(rank):
+def trained_step(world):
     """A trainer after one step on the micro-batch of one rank: two clips of one gray pixel."""
     model = Normalized().double()
-    model.norm.num_batches_tracked.fill_(10 * rank)
-    plan = loop.Plan(num_samples=4, num_steps=2, batch_size=2, micro_batch=2)
+    plan = Plan(num_samples=4, num_steps=2, batch_size=2 * world.size, micro_batch=2, world_size=world.size)
     options = {"optimizer": sgd(model, momentum=0.9, nesterov=True, weight_decay=0), "precision": "float64"}
-    trainer = loop.Trainer(
-        model, plan, criterion=CrossEntropy(), learning_rate=lambda step: 0.5, ema=EMA(model, 0.9999), **options
+    trainer = Trainer(
+        model,
+        plan,
+        criterion=CrossEntropy(),
+        learning_rate=lambda step: 0.5,
+        ema=EMA(model, 0.9999),
+        world=world,
+        **options,
     )
-    pixels = torch.tensor([[51, 153], [0, 255]][rank], dtype=torch.uint8)  # 0.2 and 0.6; 0 and 1
+    pixels = torch.tensor([[51, 153], [0, 255]][world.rank], dtype=torch.uint8)  # 0.2 and 0.6; 0 and 1
     clip = pixels.view(2, 1, 1, 1, 1).expand(2, 1, 1, 1, 3)
-    trainer.train_step([{"clip": clip, "label": torch.tensor([rank, 2]), "broken": []}])
+    trainer.train_step([{"clip": clip, "label": torch.tensor([world.rank, 2]), "broken": []}])
     return trainer
 
 
-def check_replicas(rank, alone):
-    trainer = trained_step(rank)
+def check_replicas(world):
+    trainer = trained_step(world)
     norm, average = trainer.model.norm, trainer.ema.model.norm
     assert norm.running_mean.tolist() == pytest.approx([0.45] * 3)  # of 0.4 and 0.5
     assert norm.running_var.tolist() == pytest.approx([0.29] * 3)  # of 0.08 and 0.5
     assert average.running_mean.tolist() == pytest.approx([0.9 * 0.45] * 3)  # started at 0, 1; the decay is 1/10
     assert average.running_var.tolist() == pytest.approx([0.1 * 1 + 0.9 * 0.29] * 3)
-    assert norm.num_batches_tracked == average.num_batches_tracked == 10 * rank + 1
-    for own, expected in zip(trainer.model.parameters(), alone.model.parameters()):
-        assert torch.equal(own, expected)
+    assert norm.num_batches_tracked == average.num_batches_tracked == 1
+    weights = world.gather({name: p.tolist() for name, p in trainer.model.named_parameters()}, "the weights")
+    assert weights[0] == weights[1]
 
 
 def replica(rank, store):
     """One of two processes."""
     torch.set_num_threads(1)
-    alone = trained_step(rank)  # before the process group: nothing is averaged
-    assert alone.model.norm.running_var[0].item() == pytest.approx([0.08, 0.5][rank])
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    check_replicas(rank, alone)
-    for mutation in (lambda model: None, average_all):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError):
-            patch.setattr(loop, "average_buffers", mutation)
-            check_replicas(rank, alone)
+    world = World(rank, rank, 2)
+    check_replicas(world)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError):
+        patch.setattr(Trainer, "_share", lambda self, buffers, sums: (buffers, sums.clone()))
+        check_replicas(world)
     torch.distributed.destroy_process_group()
-
-
-def average_all(model):
-    """A mutation: the weights too."""
-    average_buffers(model)
-    for p in model.parameters():
-        torch.distributed.all_reduce(p.data)
-        p.data /= 2
 
 
 def test_batch_norm_across_replicas(tmp_path):
     """Two processes with a micro-batch each: their statistics are averaged before the moving average sees them.
 
-    DESIGN.md, "BN across replicas". Not averaging them, and averaging the weights too, both fail.
+    DESIGN.md, "BN across replicas". Not averaging them fails.
     """
     torch.multiprocessing.spawn(replica, (tmp_path / "store",), nprocs=2)
 
@@ -144,3 +143,24 @@ def test_binary_cross_entropy_by_hand():
     torch.testing.assert_close(BinaryCrossEntropy(0.2)(logits, targets), expected)
     assert BinaryCrossEntropy()(logits.bfloat16(), targets).dtype == torch.float32
     assert BinaryCrossEntropy()(logits + 1000 * (2 * smooth.round() - 1), targets.round()).max() < 1e-6  # no overflow
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_one_versus_rest_is_timms(smoothing):
+    timm = pytest.importorskip("timm.loss")
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 0])
+    losses = OneVersusRest(smoothing)(logits, labels)
+    assert losses.shape == (6,)
+    torch.testing.assert_close(losses.mean(), timm.BinaryCrossEntropy(smoothing)(logits, labels))
+    soft = 0.3 * F.one_hot(labels, 4).double() + 0.7 * F.one_hot(labels.flip(0), 4)
+    smoothed = soft * (1 - smoothing) + smoothing / 4  # as timm's mixup does
+    torch.testing.assert_close(
+        OneVersusRest(smoothing)(logits, soft).mean(), timm.BinaryCrossEntropy(smoothing)(logits, smoothed)
+    )
+
+
+def test_one_versus_rest_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)  # probabilities 1/2 and 3/4
+    loss = OneVersusRest(0.2)(logits, torch.tensor([1]))
+    assert loss.item() == pytest.approx(-(math.log(0.5) + 0.9 * math.log(0.75) + 0.1 * math.log(0.25)) / 2)
+    assert OneVersusRest()(logits.bfloat16(), torch.tensor([1])).dtype == torch.float32

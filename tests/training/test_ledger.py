@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.test_loop import batches, fit, plan, trainer
+from tests.training.test_loop import batches, fit, plan, run_of, trainer
 from video_rs import checkpoint
 from video_rs.errors import MachineError, StuckWorker, UserError
 from video_rs.training.ledger import Ledger
@@ -80,9 +80,8 @@ def test_the_ledger_is_part_of_the_state(tmp_path):
     files = {0: [("b.mp4", "empty")], 4: [("a.mp4", "cut off")]}
     fit(trainer(plan(num_steps=3)), tmp_path, batches=with_broken(files))
     (tmp_path / "broken_files.csv").unlink()
-    resumed = trainer(plan())
-    resumed.load_state_dict(checkpoint.load(tmp_path / "last.pt"))
-    fit(resumed, tmp_path, batches=with_broken(files))
+    saved = checkpoint.load(tmp_path / "last.pt")
+    fit(trainer(plan()), tmp_path, batches=with_broken(files), state=saved)
     assert rows(tmp_path) == [["a.mp4", "cut off", "1"], ["b.mp4", "empty", "1"]]
 
 
@@ -90,22 +89,19 @@ def test_the_limit(tmp_path):
     """The state is saved, and a larger limit lets the run go on to where it would have come."""
     files = {step: [(f"{step}.mp4", "empty")] for step in range(3)}
     undisturbed = fit(trainer(plan()), tmp_path / "undisturbed", batches=with_broken(files))
-    job = trainer(plan(), ledger=Ledger(20, 0.1))
     with pytest.raises(UserError) as error:
-        fit(job, tmp_path, batches=with_broken(files))
+        fit(trainer(plan()), tmp_path, batches=with_broken(files), ledger=Ledger(20, 0.1))
     for word in ("3 of 20", "data.max_broken=0.1", "0.mp4: empty", str(tmp_path / "broken_files.csv"), "step 3"):
         assert word in str(error.value)
     assert len(rows(tmp_path)) == 3
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 3
 
-    again = trainer(plan(), ledger=Ledger(20, 0.1))
-    again.load_state_dict(saved)
     with pytest.raises(UserError, match="3 of 20"):
-        fit(again, tmp_path, batches=lambda plan, start: pytest.fail("it trains on"))
-    again = trainer(plan(), ledger=Ledger(20, 0.15))
-    again.load_state_dict(saved)
-    assert torch.equal(fit(again, tmp_path, batches=with_broken(files))["head.weight"], undisturbed["head.weight"])
+        nothing = {"batches": lambda plan, start: pytest.fail("it trains on")}
+        fit(trainer(plan()), tmp_path, **nothing, state=saved, ledger=Ledger(20, 0.1))
+    resumed = fit(trainer(plan()), tmp_path, batches=with_broken(files), state=saved, ledger=Ledger(20, 0.15))
+    assert torch.equal(resumed["head.weight"], undisturbed["head.weight"])
 
 
 class WithStatistics(nn.Module):
@@ -121,9 +117,7 @@ class WithStatistics(nn.Module):
 
 
 def with_statistics():
-    job = trainer(plan(micro_batch=2))
-    job.model = WithStatistics(job.model)
-    return job
+    return trainer(plan(micro_batch=2), wrap=WithStatistics)
 
 
 STUCK = StuckWorker(7, "late.mp4", 130.0, 120.0)
@@ -145,9 +139,7 @@ def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
     assert saved["step"] == step
     assert saved["broken"] == ({"late.mp4": ["hung the decoder", 0]} if error is STUCK else {})
     assert saved["hung"] == (["late.mp4"] if error is STUCK else [])
-    job = with_statistics()
-    job.load_state_dict(saved)
-    resumed = fit(job, tmp_path)
+    resumed = fit(with_statistics(), tmp_path, state=saved)
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
     assert torch.equal(checkpoint.load(tmp_path / "last.pt")["meter"], meter)
 
@@ -163,15 +155,15 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
     fit(trainer(plan(num_steps=3)), tmp_path)
     saved = checkpoint.load(tmp_path / "last.pt")
     del saved["hung"]
-    job = trainer(plan())
-    job.load_state_dict(saved)
-    assert job.ledger.hung == []
+    with run_of(trainer(plan()), tmp_path) as run:
+        run.load_state_dict(saved)
+    assert run.ledger.hung == []
 
 
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):
     """To start again would be no use: the run says so at once, and what to change."""
     with pytest.raises(UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*step 4 is saved.*max_broken"):
-        fit(trainer(plan(), ledger=Ledger(20, 0)), tmp_path, batches=failing(STUCK, 4))
+        fit(trainer(plan()), tmp_path, batches=failing(STUCK, 4), ledger=Ledger(20, 0))
     assert checkpoint.load(tmp_path / "last.pt")["hung"] == ["late.mp4"]
 
 

@@ -1,8 +1,11 @@
 """The loop's arithmetic: plans, accumulation, averages, and what happens when the loss is not finite."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,14 @@ from torch import nn
 from video_rs import checkpoint
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
+from video_rs.training.bad_steps import BadSteps, Suspect
 from video_rs.training.ema import EMA
 from video_rs.training.log import RunLog, duration
-from video_rs.training.loop import Plan, Trainer
+from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import learning_rate, sgd
+from video_rs.training.plan import Plan
+from video_rs.training.trainer import Trainer
 
 
 class MeanColour(nn.Module):
@@ -40,8 +46,8 @@ def plan(**changes):
     return Plan(**{"num_samples": 12, "num_steps": 6, "batch_size": 4, "micro_batch": 4, **changes})
 
 
-def trainer(plan, **options):
-    model = MeanColour().double()
+def trainer(plan, wrap=lambda model: model, **options):
+    model = wrap(MeanColour()).double()
     optimizer = sgd(model, momentum=0.9, nesterov=True, weight_decay=1e-4)
     rate = learning_rate(0.5, plan.num_steps, 0)
     return Trainer(
@@ -65,12 +71,35 @@ def batches(plan, start=0):
             yield {"clip": clips[part], "label": labels[part], "broken": []}
 
 
-def fit(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}, batches=batches):
+@contextlib.contextmanager
+def run_of(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}, batches=batches, **options):
+    """The run of a trainer."""
     log = RunLog(Path(folder), job.step, job.plan.num_steps)
     try:
-        job.fit(lambda step: batches(job.plan, step), validate, folder=Path(folder), log=log, identity={})
+        identity = {"format": 1, "config": {}, "model_args": {"name": "mean"}, "contract": {}}
+        yield Run(
+            job,
+            folder=Path(folder),
+            log=log,
+            identity=identity,
+            loader_from=lambda step, skip: (
+                batch
+                for number, batch in enumerate(batches(job.plan, step), step * job.plan.parts)
+                if number // job.plan.parts not in skip
+            ),
+            validate=validate,
+            **options,
+        )
     finally:
         log.close()
+
+
+def fit(job, folder, *functions, state=None, **options):
+    """The weights after the whole run, from a saved state on."""
+    with run_of(job, folder, *functions, **options) as run:
+        if state:
+            run.load_state_dict(state)
+        run.fit()
     return job.model.state_dict()
 
 
@@ -114,18 +143,20 @@ def test_the_best_is_by_accuracy_then_loss(tmp_path, figures, kept):
     assert checkpoint.load(tmp_path / "best.pt")["step"] == kept
 
 
-def test_a_loss_that_is_not_finite_stops_and_spoils_nothing(tmp_path):
-    def poisoned(plan, start):
+def test_weights_that_are_spoilt_take_the_run_back(tmp_path):
+    """As a bit that flips in memory would spoil them: the steps from there are not taken, and the last state is."""
+
+    def spoiling(plan, start):
         for step, batch in enumerate(batches(plan, start), start):
             if step == 4:
                 job.model.head.weight.data.fill_(float("nan"))
             yield batch
 
     job = trainer(plan())
-    with pytest.raises(UserError, match="no longer finite.*optim.lr"):
-        fit(job, tmp_path, batches=poisoned)
+    with run_of(job, tmp_path, batches=spoiling) as run:
+        run.fit()
     saved = checkpoint.load(tmp_path / "last.pt")
-    assert saved["step"] == 3
+    assert (saved["step"], saved["rollbacks"], saved["skipped"]) == (6, 1, [5, 6])
     assert torch.isfinite(saved["model"]["head.weight"]).all()
 
 
@@ -138,11 +169,13 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
 
 
-def test_replaced_files_are_counted():
-    job = trainer(plan())
-    for batch in list(batches(job.plan))[:3]:
-        job.train_step([{**batch, "broken": [("a.mp4", "empty")]}])
-    assert job.ledger.files == {"a.mp4": ["empty", 3]}
+def test_replaced_files_are_counted(tmp_path):
+    def with_broken(plan, start):
+        return ({**batch, "broken": [("a.mp4", "empty")]} for batch in batches(plan, start))
+
+    with run_of(trainer(plan(num_steps=3)), tmp_path, batches=with_broken) as run:
+        run.fit()
+    assert run.ledger.files == {"a.mp4": ["empty", 3]}
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(1, 40), st.integers(0, 3))
@@ -200,11 +233,12 @@ def test_several_classes_are_learned_each_by_itself(tmp_path):
     seen = iter([0.2, 0.6, 0.4])
     steps = plan(num_steps=60, num_samples=80, log_every=60)
     job = of_several(steps)
-    fit(job, tmp_path, lambda model, check: {"map": next(seen), "hit1": 0.1, "loss": 1.0}, coloured)
+    with run_of(job, tmp_path, lambda model, check: {"map": next(seen), "hit1": 0.1, "loss": 1.0}, coloured) as run:
+        run.fit()
     colours = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]).double().view(4, 3, 1, 1, 1)
     found = job.model(colours).sigmoid() > 0.5
     assert found.int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]
-    assert job.best == (0.6, -1.0) and checkpoint.load(tmp_path / "best.pt")["step"] == 40
+    assert run.best == (0.6, -1.0) and checkpoint.load(tmp_path / "best.pt")["step"] == 40
 
 
 @pytest.mark.parametrize(("colour", "expected"), [(0, 2 / 4), (1, 3 / 4), (2, 0)])
@@ -232,3 +266,155 @@ def test_label_sets_are_mixed(tmp_path):
     assert targets.shape == (4, 3) and targets.dtype == torch.float64
     torch.testing.assert_close(colours, targets)
     assert ((targets > 0.01) & (targets < 0.99)).any()
+
+
+# Steps that are not finite --------------------------------------------------------------------------------------------
+
+
+class Poisoned(nn.Module):
+    """Has no finite answer to an all-white clip."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.contract, self.num_classes, self.model = model.contract, model.num_classes, model
+        self.norm = nn.BatchNorm3d(3, momentum=0.1)
+
+    def forward(self, clips, keys=None):
+        white = clips.amin((1, 2, 3, 4)) == 1
+        spoilt = torch.where(white, float("nan"), 1.0).view(-1, 1, 1, 1, 1)
+        return self.model(self.norm(clips)) * spoilt.flatten()[:, None]
+
+
+def with_white(steps, positions):
+    def make(plan, start=0):
+        for number, batch in enumerate(batches(plan, start), start * plan.parts):
+            step, part = divmod(number, plan.parts)
+            for position in positions if step in steps else ():
+                if part == position // plan.micro_batch:
+                    batch["clip"][position % plan.micro_batch] = 255
+            yield batch
+
+    return make
+
+
+def samples(step):
+    return [Suspect(f"{step}-{position}.mp4", 0, 0) for position in range(4)]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
+    """Weights, buffers, optimizer and average are those before the step: bit for bit as if it had not been."""
+
+    def make():
+        job = trainer(plan(micro_batch=2), wrap=Poisoned)
+        if optimizer == "adamw":
+            job.optimizer = torch.optim.AdamW(job.model.parameters(), fused=True)
+        job.ema = EMA(job.model, 0.9)
+        return job
+
+    job, twin = make(), make()
+    with run_of(job, tmp_path, batches=with_white({step}, [2]), samples_of=samples) as run:
+        run.fit()
+    for taken in range(6):
+        if taken != step:
+            twin.step = taken
+            twin.train_step(list(batches(twin.plan, taken))[:2])
+    state, expected = job.state_dict(), twin.state_dict()
+    for part in ("model", "ema"):
+        for name, value in expected[part].items():
+            assert torch.equal(state[part][name], value), (part, name)
+    assert state["ema_updates"] == expected["ema_updates"] == 5
+    for own, other in zip(state["optimizer"]["state"].values(), expected["optimizer"]["state"].values()):
+        assert all(torch.equal(own[name], value) for name, value in other.items())
+    rows = (tmp_path / "bad_steps.csv").read_text().splitlines()
+    assert rows == ["step,path,epoch,copy", f"{step + 1},{step}-2.mp4,0,0"]
+    assert run.bad_steps.rollbacks == 0
+
+
+def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
+    job = trainer(plan(num_steps=3))
+    job.model.head.weight.register_hook(lambda gradient: gradient * (float("inf") if job.step == 1 else 1))
+    with run_of(job, tmp_path, samples_of=samples) as run:
+        run.fit()
+    assert run.bad_steps.suspects == {2: samples(1)}
+    assert torch.isfinite(job.model.head.weight).all()
+
+
+def test_many_bad_steps_take_the_run_back_and_are_skipped(tmp_path):
+    """Two of four: the run goes back to its last checkpoint, passes over what was bad, and comes to its end."""
+    steps = plan(num_samples=24, num_steps=6, log_every=1)
+    bad, asked = with_white({2, 3}, [0]), []
+
+    def counted(plan, start):
+        asked.append(start)
+        return bad(plan, start)
+
+    job = trainer(steps, wrap=Poisoned)
+    with run_of(job, tmp_path, batches=counted, samples_of=samples, bad_steps=BadSteps(2)) as run:
+        run.fit()
+    assert asked == [0, 1]  # the first checkpoint is that of the first step
+    assert (run.bad_steps.rollbacks, run.bad_steps.skipped) == (1, {3, 4})
+    assert run.bad_steps.often() == [("2-0.mp4", 1), ("3-0.mp4", 1)]
+    assert checkpoint.load(tmp_path / "last.pt")["skipped"] == [3, 4]
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_row_of_bad_steps_leaves_the_checkpoints_from_before_it(tmp_path):
+    """An epoch is one step here, and two checkpoints are kept: those of the row would drive out all good ones."""
+    asked, bad = [], with_white({4, 5, 6, 7}, [0])
+
+    def counted(plan, start):
+        asked.append(start)
+        return bad(plan, start)
+
+    job = trainer(plan(num_samples=4, num_steps=12, log_every=4), wrap=Poisoned)
+    with run_of(job, tmp_path, batches=counted, samples_of=samples, bad_steps=BadSteps(4), keep=2) as run:
+        run.fit()
+    assert asked == [0, 4]
+    assert (run.step, run.bad_steps.rollbacks, run.bad_steps.skipped) == (12, 1, {5, 6, 7, 8})
+    kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000011.pt", "step-00000012.pt"]
+
+
+def test_the_checkpoint_from_before_doubtful_steps_is_kept(tmp_path):
+    """Two of three steps are bad, and each good one is saved, of which one is kept: also the one from before them."""
+    asked, bad = [], with_white({3, 4, 6, 7}, [0])
+
+    def counted(plan, start):
+        asked.append(start)
+        return bad(plan, start)
+
+    job = trainer(plan(num_samples=4, num_steps=12, log_every=8), wrap=Poisoned)
+    with run_of(job, tmp_path, batches=counted, samples_of=samples, bad_steps=BadSteps(4), keep=1) as run:
+        run.fit()
+    assert asked == [0, 3]
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000012.pt"]
+
+
+def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
+    """In the validation of the third step: the disk is a file where the folder of checkpoints should be."""
+
+    def validate(model, check):
+        run._saver.wait()
+        shutil.rmtree(tmp_path / "checkpoints")
+        (tmp_path / "checkpoints").touch()
+        run.saved = 2  # what was written is gone
+        run.signals.received = signal.SIGTERM
+        check()
+
+    with (
+        run_of(trainer(plan()), tmp_path, validate) as run,
+        pytest.raises(UserError, match="checkpoints"),
+    ):
+        run.fit()
+
+
+def test_after_three_returns_it_stops(tmp_path):
+    job = trainer(plan(num_samples=40, num_steps=40, log_every=1), wrap=Poisoned)
+    job.learning_rate = lambda step: 0.1
+    with pytest.raises(UserError, match="after 3 returns.*optim.lr.*steps had a loss or gradient.*bad_steps.csv"):
+        fit(job, tmp_path, batches=with_white(set(range(2, 40)), [0]), samples_of=samples, bad_steps=BadSteps(2))
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert (saved["step"], saved["rollbacks"]) == (1, 3)

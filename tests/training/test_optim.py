@@ -83,3 +83,14 @@ def test_sgd_is_torchs_with_nesterov():
     optimizer.step()
     g = 1 + 0.1 * 2.0
     assert layer.weight.item() == pytest.approx(2.0 - 0.5 * (g + 0.9 * g))
+
+
+def test_drops_of_the_tpu_code():
+    """resnet_main.get_lr_schedule: x 0.1, 0.01, 0.001 from epochs floor((30, 60, 80) / 90 * 350) on."""
+    assert optim.drop_epochs(350) == [116, 233, 311] and optim.drop_epochs(90) == [30, 60, 80]
+    rate = optim.learning_rate(1.6, 350, 0, "step", optim.drop_epochs(350))
+    expected = {0: 1.6, 115: 1.6, 116: 0.16, 232: 0.16, 233: 0.016, 310: 0.016, 311: 0.0016, 349: 0.0016}
+    assert {step: rate(step) for step in expected} == pytest.approx(expected)
+    warmed = optim.learning_rate(1.6, 350, 19, "step", optim.drop_epochs(350))
+    assert warmed(10) == pytest.approx(1.6 * 10 / 19) and warmed(19) == 1.6
+    assert optim.learning_rate(1, 10, 0, "step", [4, 8], 0.5)(9) == 0.25

@@ -45,25 +45,21 @@ def test_running_statistics(mutated, job):
 
 
 def weights_only(update):
-    def mutation(self, model):
+    def mutation(self, model, skip=None):
         kept = [buffer.clone() for buffer in self.model.buffers()]
-        update(self, model)
+        update(self, model, skip)
         for buffer, value in zip(self.model.buffers(), kept):
             buffer.copy_(value)
 
     return mutation
 
 
-def decay(choose):
-    return lambda patch: patch.setattr("video_rs.training.ema.min", choose, raising=False)
-
-
 @under(
-    constant=decay(lambda most, warming: most),
-    never_capped=decay(lambda most, warming: warming),
+    constant=replaced("video_rs.training.ema.warmed_up", lambda original: lambda updates, decay: updates * 0 + decay),
+    never_capped=replaced("video_rs.training.ema.warmed_up", lambda warm: lambda updates, decay: warm(updates, 1.0)),
     not_over_buffers=replaced("video_rs.training.ema.EMA.update", weights_only),
     n_not_saved=replaced(
-        "video_rs.training.loop.Trainer.state_dict", lambda state: lambda self: {**state(self), "ema_updates": 0}
+        "video_rs.training.trainer.Trainer.state_dict", lambda state: lambda self: {**state(self), "ema_updates": 0}
     ),
     shorter=overridden("train.ema_decay=0.999"),
 )
@@ -85,7 +81,7 @@ def test_ema(mutated, job):
         resumed.load_state_dict(trainer.state_dict())
         average = update(resumed, 7)
         assert average == pytest.approx([673.8 / 143] * 2)  # 4/13
-        resumed.ema.updates = 10**6
+        resumed.ema.updates.fill_(10**6)
         assert update(resumed, average[0] + 1) == pytest.approx([average[0] + 1e-4] * 2, abs=1e-7)
 
 
@@ -112,26 +108,26 @@ def rate(make):
 
 
 def shifted(original):
-    def make(base, num_steps, warmup, schedule):
-        whole, rest = original(base, num_steps, warmup, schedule), original(base, num_steps - warmup, 0, schedule)
+    def make(base, num_steps, warmup, *curve):
+        whole, rest = original(base, num_steps, warmup, *curve), original(base, num_steps - warmup, 0, *curve)
         return lambda step: whole(step) if step < warmup else rest(step - warmup)
 
     return make
 
 
 def to_the_peak(original):
-    def make(base, num_steps, warmup, schedule):
-        whole = original(base, num_steps, warmup, schedule)
+    def make(base, num_steps, warmup, *curve):
+        whole = original(base, num_steps, warmup, *curve)
         return lambda step: base * step / warmup if step < warmup else whole(step)
 
     return make
 
 
 @under(
-    not_scaled=replaced("video_rs.cli.job._peak_rate", lambda original: lambda config: config.optim.lr),
+    not_scaled=replaced("video_rs.cli.recipe.peak_rate", lambda original: lambda config: config.optim.lr),
     shifted=rate(shifted),
     warm_up_to_the_peak=rate(to_the_peak),
-    no_warm_up=rate(lambda original: lambda base, steps, warmup, schedule: original(base, steps, 0, schedule)),
+    no_warm_up=rate(lambda original: lambda base, steps, warmup, *curve: original(base, steps, 0, *curve)),
     warm_up_of_1_epoch=overridden("optim.warmup_epochs=1"),
     constant=overridden("optim.schedule=constant"),
     of_another_batch=overridden("optim.lr_batch=256"),
@@ -147,7 +143,7 @@ def test_learning_rate(mutated, job):
                 run.trainer.train_step(micro_batches([0, 1]))
                 for group in run.trainer.optimizer.param_groups:
                     assert group["lr"] == pytest.approx(value, rel=1e-6, abs=1e-12)
-            assert f"learning rate up to {peak:.4g} = {lr} x 4 / {batch}" in "\n".join(run.summary())
+            assert f"up to {peak:.4g} = {lr} x 4 / {batch}" in "\n".join(run.start_page())
 
 
 def at_once(step):
@@ -167,8 +163,8 @@ def per_micro_batch(step):
 
 
 @under(
-    global_batch_at_once=replaced("video_rs.training.loop.Trainer.train_step", at_once),
-    mean_of_each_micro_batch=replaced("video_rs.training.loop.Trainer.train_step", per_micro_batch),
+    global_batch_at_once=replaced("video_rs.training.trainer.Trainer.train_step", at_once),
+    mean_of_each_micro_batch=replaced("video_rs.training.trainer.Trainer.train_step", per_micro_batch),
     batch_is_a_devices=overridden("train.batch_size=2"),
 )
 def test_batch(mutated, job):
@@ -191,7 +187,7 @@ DECAYED = r"\.conv\.weight$|\.se\.(reduce|expand)\.weight$|^head\.weight$"
 
 
 def decaying(rule):
-    def groups(model, weight_decay):
+    def groups(model, weight_decay, layer_decay):
         parts = {True: [], False: []}
         for name, p in model.named_parameters():
             parts[bool(rule(name, re.search(DECAYED, name)))].append(p)

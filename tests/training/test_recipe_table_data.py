@@ -78,7 +78,7 @@ def augmentation(name):
 
 def normalized_by(mean, std):
     return replaced(
-        "video_rs.training.loop.normalize", lambda original: lambda clip, *_, dtype: original(clip, mean, std, dtype)
+        "video_rs.training.trainer.normalize", lambda original: lambda clip, *_, dtype: original(clip, mean, std, dtype)
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from video_rs.config import Config
 from video_rs.errors import UserError
@@ -13,32 +15,51 @@ if TYPE_CHECKING:
 
     from video_rs.data.dataset import ClipDataset, ViewDataset
     from video_rs.data.records import Records
+    from video_rs.data.transforms import TrainTransform
 
 
 def build_records(
     config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
 ) -> dict[str, Records]:
-    """The records of the splits asked for, and the index of their files where one was made."""
+    """The records of the splits asked for, and the index of their files where one was made. Raises UserError."""
     from video_rs.data.index import attach
-    from video_rs.data.records import load_splits
+    from video_rs.data.splits import load_splits
 
     data = config.data
-    records = load_splits(
-        data.root,
-        data.train,
-        data.val,
-        data.test,
-        class_names=data.class_names,
-        num_classes=config.model.num_classes,
-        val_fraction=data.val_fraction,
-        max_missing=data.max_missing,
-        multi_label=data.multi_label,
-        fold=data.fold,
-        splits=tuple(splits),
-    )
-    for of_split in records.values() if indexed else ():
-        attach(of_split)
+    try:
+        records = load_splits(
+            data.root,
+            data.train,
+            data.val,
+            data.test,
+            class_names=data.class_names,
+            num_classes=config.model.num_classes,
+            val_fraction=data.val_fraction,
+            max_missing=data.max_missing,
+            multi_label=data.multi_label,
+            fold=data.fold,
+            frame_folders=data.frame_folders,
+            splits=tuple(splits),
+        )
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
+    for of_split in records.values():
+        _check_patience(config, of_split)
+        if indexed:
+            attach(of_split)
     return records
+
+
+def _check_patience(config: Config, records: Records) -> None:
+    """A store that is gone must not look like files that hang, which are left out. Raises UserError."""
+    from video_rs.data import storage
+
+    timeout = config.data.timeout
+    if records.members and storage.is_remote(records.path(0)) and 0 < timeout <= storage.patience():
+        raise UserError(
+            f"data.timeout={timeout:g}: a store may take {storage.patience():g} s to answer "
+            f"({storage.TIMEOUT_VARIABLE}): give more, or 0"
+        )
 
 
 def class_names(config: Config, records: Records) -> tuple[str, ...]:
@@ -51,7 +72,7 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
 
 def check_media(config: Config, records: Records) -> None:
     """Clips of images would be one image over and over. Raises UserError."""
-    from video_rs.data.decode import is_image
+    from video_rs.data.media import is_image
 
     if config.data.num_frames > 1 and is_image(records.path(0)):
         raise UserError(
@@ -67,31 +88,78 @@ def check_labels(records: Records, split: str) -> None:
 
 
 def train_dataset(config: Config, records: Records) -> ClipDataset:
-    """Randomly sampled and augmented clips."""
+    """Randomly sampled and augmented clips, of the sizes of each phase."""
     from video_rs.data.clips import TemporalSampling
     from video_rs.data.dataset import ClipDataset
+
+    data, sampling = config.data, TemporalSampling.of(config.contract())
+    return ClipDataset(
+        records,
+        sampling=sampling,
+        transform=train_transform(config),
+        phases=[
+            (dataclasses.replace(sampling, num_frames=num_frames), train_transform(config, size))
+            for _, num_frames, size in data.phases
+        ],
+        seed=config.train.seed,
+        decoder=data.decoder,
+        repeats=data.repeats,
+    )
+
+
+def train_transform(config: Config, size: int = 0) -> TrainTransform:
+    """Crop, flip and augmentation of training clips of a size in pixels; 0: ``data.train_size``."""
+    from video_rs.data.color_jitter import ColorJitter
     from video_rs.data.rand_augment import RandAugment
+    from video_rs.data.random_erasing import RandomErasing
     from video_rs.data.transforms import TrainTransform
 
     data = config.data
-    augment = RandAugment(data.rand_augment_layers, data.rand_augment_magnitude) if data.rand_augment_layers else None
-    transform = TrainTransform(
-        data.train_size,
+    pixel = [255 * mean for mean in data.mean] if data.random_erasing_mode == "mean" else None
+    return TrainTransform(
+        size or data.train_size,
         data.area,
         data.aspect,
         data.flip,
         data.filter,
         min_covered=data.min_covered,
-        rand_augment=augment,
+        color_jitter=ColorJitter(*data.color_jitter) if any(data.color_jitter) else None,
+        rand_augment=RandAugment(data.rand_augment_layers, data.rand_augment_magnitude)
+        if data.rand_augment_layers
+        else None,
+        random_erasing=RandomErasing(data.random_erasing, pixel) if data.random_erasing else None,
     )
-    return ClipDataset(
-        records,
-        sampling=TemporalSampling.of(config.contract()),
-        transform=transform,
-        seed=config.train.seed,
-        decoder=data.decoder,
-        repeats=data.repeats,
-    )
+
+
+def phase_ends(config: Config, num_files: int) -> list[int]:
+    """The step after which each phase is over: the first that begins after so many epochs."""
+    per_epoch = num_files * config.data.repeats / config.train.batch_size
+    return [math.ceil(until * per_epoch - 1e-6) for until, *_ in config.data.phases]
+
+
+def describe_phases(config: Config, num_files: int) -> list[str]:
+    """Lines for people: what clips there are until when; none where they are the same all the time."""
+    data, lines, start = config.data, [], 0
+    for (until, num_frames, size), end in zip(data.phases, phase_ends(config, num_files), strict=True):
+        pixels = num_frames * size**2 / (data.num_frames * data.train_size**2)
+        sizes = f"{num_frames} frames x stride {data.stride}, {size} px"
+        lines.append(f"clips to epoch {until:g} (steps {start} to {end}): {sizes}, {100 * pixels:.0f} % of the pixels")
+        start = end
+    if lines:
+        main = f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"
+        lines.append(f"clips from there (step {start}): {main}")
+    return lines
+
+
+def order(config: Config, records: Records) -> dict[str, Any]:
+    """What ``BatchStream`` has to know of the records besides their number."""
+    return {
+        "labels": records.labels if config.train.balanced_sampling else None,
+        "repeats": config.data.repeats,
+        "shards": records.members.starts() if records.members else None,
+        "block": config.data.shuffle_block,
+        "phase_ends": phase_ends(config, len(records)),
+    }
 
 
 def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:
@@ -132,7 +200,16 @@ def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
     """The network, randomly initialised from the seed, with the config's data contract."""
     import torch
 
+    from video_rs.models.external import refuse
     from video_rs.models.zoo import create_model
 
     torch.manual_seed(config.train.seed)
-    return create_model(**model_args(config, len(class_names)), contract=config.contract(class_names))
+    model = create_model(**model_args(config, len(class_names)), contract=config.contract(class_names))
+    if stages := config.train.activation_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            refuse(config.model.name, "train.activation_checkpointing", list(stages), [])
+        model.set_grad_checkpointing(stages)
+    if hasattr(model, "check"):  # or a later phase would end the run
+        for _, num_frames, size in config.data.phases:
+            model.check(num_frames, size, size)
+    return model

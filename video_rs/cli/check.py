@@ -13,12 +13,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from video_rs.cli.common import command, config_parser, counter, positive
+from video_rs.cli.common import command, config_parser, counter, positive, size_text, time_text
 from video_rs.config import Config, load_config
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
@@ -26,6 +27,7 @@ from video_rs.files import atomic_write
 if TYPE_CHECKING:
     from video_rs.data.check import Entries, FileTable, Problem
     from video_rs.data.records import Records
+    from video_rs.data.shards import Member
 
 FIELDS = (
     ("split", "path", "label", "frames", "fps", "seconds", "height", "width")
@@ -75,10 +77,7 @@ def _splits(config: Config) -> dict[str, Records]:
     """Those that training and tests use, without a validation split that stands in for the test split."""
     from video_rs.cli.build import build_records
 
-    try:
-        found = build_records(config, indexed=False)
-    except PermissionError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
+    found = build_records(config, indexed=False)
     return {name: records for name, records in found.items() if not (name == "test" and records.stands_in)}
 
 
@@ -95,19 +94,21 @@ def _begin(out: Path) -> None:
 
 
 def _decode_all(entries: Entries, workers: int, timeout: float) -> FileTable:
-    from video_rs.data.check import Facts, FileTable
-    from video_rs.data.check_pool import Lost, watched_calls
+    from video_rs.data.check import FileTable
+    from video_rs.data.check_file import Facts
+    from video_rs.pool import Lost, watched_calls
 
     table, count = FileTable(len(entries.first)), counter(len(entries.first), "check", "files")
-    todo = ((file, entries.path(entry)) for file, entry in enumerate(entries.first))
-    for (file, _), facts in watched_calls(_check, todo, workers, timeout):
-        table.put(file, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)
-        count(1)
+    todo = ((file, entries.to_open(entry)) for file, entry in enumerate(entries.first))
+    with closing(watched_calls(_check, todo, workers, timeout)) as results:
+        for (file, _), facts in results:
+            table.put(file, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)
+            count(1)
     return table
 
 
-def _check(item: tuple[int, str], beat: Any) -> Any:
-    from video_rs.data.check import check_file
+def _check(item: tuple[int, str | Member], beat: Any) -> Any:
+    from video_rs.data.check_file import check_file
 
     return check_file(item[1], beat)
 
@@ -193,8 +194,8 @@ def _draw(path: Path, entries: Entries, table: FileTable) -> None:
 
 
 def _tell(summary: dict[str, Any], out: Path) -> None:
-    hours, size = summary["seconds"] / 3600, summary["bytes"] / 1e9
-    print(f"{sum(summary['files'].values())} files, {size:.3g} GB, {hours:.3g} hours")
+    total = sum(summary["files"].values())
+    print(f"{total} files, {size_text(summary['bytes'])}, {time_text(summary['seconds'])}")
     for name in ("frames", "fps", "height", "width"):
         if spread := summary[name]:
             print(f"  {name}: {spread['min']:g} to {spread['max']:g}, median {spread['median']:g}")

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from video_rs.errors import UserError, VideoRSError
+from video_rs.errors import ConfigError, PeerFailed, UserError, VideoRSError
 
 SCRIPTS = {
     "train": "train_net.py",
+    "status": "run_status.py",
     "test": "test_net.py",
     "predict": "predict.py",
     "show-clips": "show_clips.py",
@@ -107,6 +108,22 @@ def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
     return tell
 
 
+def size_text(size: float) -> str:
+    """Bytes, to be read: "24.3 kB"."""
+    return _in_unit(size, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1)))
+
+
+def time_text(seconds: float) -> str:
+    """Seconds, to be read: "1.5 hours"."""
+    return _in_unit(seconds, (("hours", 3600), ("minutes", 60), ("seconds", 1)))
+
+
+def _in_unit(value: float, units: Sequence[tuple[str, float]]) -> str:
+    name, unit = next((unit for unit in units if value >= unit[1]), units[-1])
+    value /= unit
+    return f"{value:,.0f} {name}" if value >= 100 else f"{value:.3g} {name}"
+
+
 def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
     """The items, with a :func:`counter`."""
     count = counter(len(items) if total is None else total, desc, unit)
@@ -120,6 +137,8 @@ def command(name: str, *arguments: str) -> str:
     called = sys.argv[0]
     if os.path.basename(called) in SCRIPTS.values():
         script = os.path.join(os.path.dirname(called) or ".", SCRIPTS[name])
+        if name == "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+            return shlex.join(["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", script, *arguments])
         python = [] if _same(sys.executable, shutil.which("python3")) else [_short(sys.executable)]
         return shlex.join([*python, script, *arguments])
     installed = os.path.basename(called) == "video-rs" and shutil.which("video-rs") != os.path.abspath(called)
@@ -148,6 +167,11 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         code = main(list(argv))
         sys.stdout.flush()
         return code or 0
+    except PeerFailed as error:  # where it happened it is said
+        return error.exit_code
+    except ConfigError as error:  # the same in all processes: one of a machine says it
+        silent = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0"
+        return error.exit_code if silent else _fail(" ".join(str(error).split()), error.exit_code)
     except VideoRSError as error:
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
@@ -174,5 +198,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 
 def _fail(message: str, code: int) -> int:
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    whose = f"rank {rank}: " if rank != "0" else ""
+    print(f"error: {whose}{message}", file=sys.stderr, flush=True)
     return code

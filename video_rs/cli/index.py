@@ -8,6 +8,7 @@ that use the same files find the result by themselves, in the cache folder ($VID
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -32,15 +33,19 @@ def main(argv: list[str]) -> int:
 
     from video_rs import runtime
     from video_rs.cli.build import build_records
-    from video_rs.data.decode import is_image
     from video_rs.data.index import index_file
+    from video_rs.data.media import is_image
 
     splits: dict[Path, tuple[str, Records]] = {}
     for split, records in build_records(config, indexed=False).items():
         splits.setdefault(index_file(records), (split, records))  # val may stand in for test
     for file, (split, records) in splits.items():
-        if is_image(records.path(0)):
-            raise UserError(f"the files of the {split} split are images ({records.path(0)}): only videos need an index")
+        if records.members:
+            raise UserError(f"the {split} split lies in shards: their files are read whole, so that no index helps")
+        path = records.path(0)
+        if os.path.isdir(path) or is_image(path):
+            kind = "folders of frames" if os.path.isdir(path) else "images"
+            raise UserError(f"the files of the {split} split are {kind} ({path}): only videos need an index")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
         except OSError as error:

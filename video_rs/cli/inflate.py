@@ -98,7 +98,7 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
 def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
     if not file:
         return ()
-    from video_rs.data.records import read_class_names
+    from video_rs.data.class_names import read_class_names
 
     names = read_class_names(file, "--class-names")
     if not names or (num_classes and num_classes != len(names)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,30 +13,35 @@ from torch.utils.data import DataLoader
 
 import video_rs
 from video_rs import checkpoint, runtime
-from video_rs.cli import build
+from video_rs.cli import build, recipe
+from video_rs.cli.pages import start_page
 from video_rs.config import Config
 from video_rs.data.loader import clip_loader, view_loader
-from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream
+from video_rs.distributed import World
 from video_rs.download import shown
 from video_rs.errors import UserError
 from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import score
 from video_rs.models.init import init_from
-from video_rs.training import losses, optim
+from video_rs.models.sync_batch_norm import convert_sync_batch_norm
+from video_rs.training.bad_steps import BadSteps, Suspect
 from video_rs.training.ema import EMA
 from video_rs.training.ledger import Ledger
 from video_rs.training.log import RunLog
-from video_rs.training.loop import Trainer
-from video_rs.training.plan import Plan
+from video_rs.training.loop import Run
+from video_rs.training.optim import describe_groups
+from video_rs.training.precise_bn import with_precise_statistics
+from video_rs.training.self_check import check_convolutions
+from video_rs.training.trainer import Trainer
 
 
 class Job:
     """All the objects of one training run, built from a config."""
 
-    def __init__(self, config: Config, saved: dict[str, Any] | None = None) -> None:
+    def __init__(self, config: Config, saved: dict[str, Any] | None = None, world: World | None = None) -> None:
         runtime.set_up(config.train.threads, config.train.deterministic)
-        self.config = config
+        self.config, self.world = config, world or World()
         self.device = runtime.select_device(config.train.device)
         self.precision = runtime.select_precision(config.train.precision, self.device)
         self.records = build.build_records(config, ("train", "val"))
@@ -47,27 +53,96 @@ class Job:
         self.model.to(
             self.device, runtime.parameter_dtype(self.precision), memory_format=torch.channels_last_3d
         )  # the memory order in which clips arrive
-        self.trainer = _trainer(config, self.model, self.records["train"], self.precision)
+        if self.device.type != "cpu":
+            check_convolutions(self.model, self.precision)
+        if config.train.sync_bn or self.device.type == "xla":
+            convert_sync_batch_norm(self.model, alone=not config.train.sync_bn)
+        self.trainer = self._trainer()
+        self.ledger = Ledger(len(self.records["train"]), config.data.max_broken)
         self._val_dataset = build.view_dataset(config, self.records["val"], clips=1, crops=1)
         if saved:
-            self._resume(saved)
+            self._check_data(saved)
+        self._saved = saved
 
-    def loader(self, start_step: int) -> DataLoader:
-        """Micro-batches of clips from ``start_step`` to the end of the run."""
-        plan, records = self.trainer.plan, self.records["train"]
-        stream = BatchStream(
-            len(records),
-            batch_size=plan.batch_size,
-            num_steps=plan.num_steps,
-            seed=plan.seed,
-            start_step=start_step,
-            micro_batch=plan.micro_batch,
-            labels=records.labels if self.config.train.balanced_sampling else None,
-            repeats=self.config.data.repeats,
+    def _trainer(self) -> Trainer:
+        config, records = self.config, self.records["train"]
+        plan = recipe.plan(config, len(records), self.world.size)
+        return Trainer(
+            self.model,
+            plan,
+            criterion=recipe.criterion(config, self.model, records),
+            optimizer=recipe.optimizer(config, self.model),
+            learning_rate=recipe.learning_rate(config, plan),
+            ema=EMA(self.model, config.train.ema_decay) if config.train.ema_decay else None,
+            precision=self.precision,
+            mixup=config.data.mixup,
+            cutmix=config.data.cutmix,
+            clip_grad_norm=config.optim.clip_grad_norm,
+            augment=None if self._finishes_on_host else build.train_transform(config).finish_batch,
+            compile=config.train.compile,
+            world=self.world,
         )
-        dataset = build.train_dataset(self.config, records)
-        dataset.skip = frozenset(self.trainer.ledger.hung)
-        return clip_loader(dataset, stream, pin_memory=self.device.type == "cuda", **_loading(self.config))
+
+    def run(self, folder: Path, log: RunLog) -> Run:
+        """The run in a folder, where it was left."""
+        run = Run(
+            self.trainer,
+            folder=folder,
+            log=log,
+            identity=self.identity(),
+            loader_from=self.loader,
+            validate=partial(self.validate, say=log.say),
+            samples_of=self.samples,
+            prepare=self._prepared,
+            keep=self.config.train.keep_checkpoints,
+            ledger=self.ledger,
+            bad_steps=BadSteps(self.config.train.max_bad_steps),
+        )
+        if self._saved:
+            run.load_state_dict(self._saved)
+            self._saved = None  # its tensors are in the run now
+        return run
+
+    def stream(self, start_step: int = 0, skip: frozenset[int] = frozenset(), **changes: Any) -> BatchStream:
+        """Which samples make this process's micro-batches from ``start_step`` on; steps of ``skip`` are left out."""
+        plan, records = self.trainer.plan, self.records["train"]
+        options = {
+            "batch_size": plan.batch_size,
+            "num_steps": plan.num_steps,
+            "seed": plan.seed,
+            "micro_batch": plan.micro_batch,
+            **self._ranks(),
+            **build.order(self.config, records),
+            **changes,
+        }
+        return BatchStream(len(records), start_step=start_step, skip=skip, **options)
+
+    @property
+    def _finishes_on_host(self) -> bool:
+        return self.config.data.augment_on == "host"
+
+    def loader(
+        self, start_step: int, skip: frozenset[int] = frozenset(), *, finished: bool | None = None, **changes: Any
+    ) -> DataLoader:
+        """The micro-batches of :meth:`stream`, flipped and augmented if ``finished``; None: if the trainer will not."""
+        dataset = build.train_dataset(self.config, self.records["train"])
+        dataset.skip = frozenset(self.ledger.hung)
+        dataset.finishes = self._finishes_on_host if finished is None else finished
+        stream = self.stream(start_step, skip, **changes)
+        return clip_loader(dataset, stream, pin_memory=self.device.type == "cuda", **self._loading())
+
+    def samples(self, step: int) -> list[Suspect]:
+        """What the global batch of a step (from 0) is made of."""
+        records = self.records["train"]
+        return [Suspect(records.path(key.index), key.epoch, key.copy) for key in self.stream().keys(step)]
+
+    def _prepared(self, model: torch.nn.Module, check: Callable[[], None]) -> torch.nn.Module:
+        """The network to validate: with the statistics of batch norm that the config asks for."""
+        samples, plan = self.config.train.precise_bn, self.trainer.plan
+        if not samples:
+            return model
+        batches = self.loader(0, finished=True, num_steps=math.ceil(samples / plan.batch_size), phase_ends=())
+        return with_precise_statistics(model, batches, self.precision, self.world, check)
 
     def validate(
         self, model: torch.nn.Module, check: Callable[[], None], say: Callable[[str], None] = print
@@ -75,11 +150,12 @@ class Job:
         """Top-1, top-5 and loss on one centre view of every validation sample; of label sets mAP, hit@1 and loss."""
         scores = score(
             model,
-            view_loader(self._val_dataset, **_loading(self.config)),  # which keeps in mind what hung
+            view_loader(self._val_dataset, **self._ranks(), **self._loading()),  # which keeps in mind what hung
             device=self.device,
             precision=self.precision,
             views_per_forward=self.config.test.batch_size,
             progress=lambda _: check(),
+            world=self.world,
         )
         if not scores.scored.any():
             raise UserError(f"no validation sample could be scored; the first: {scores.errors[0][1]}")
@@ -94,10 +170,12 @@ class Job:
         figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
         return {"top1": figures["top1_all"], "top5": figures["top5_all"], "loss": figures["loss"]}
 
-    def fit(self, folder: Path, log: RunLog) -> None:
-        """Trains to the end; see ``Trainer.fit``."""
-        validate = partial(self.validate, say=log.say)
-        self.trainer.fit(self.loader, validate, folder=folder, log=log, identity=self.identity())
+    def _ranks(self) -> dict[str, int]:
+        return {"rank": self.world.rank, "world_size": self.world.size}
+
+    def _loading(self) -> dict[str, Any]:
+        data = self.config.data
+        return {"workers": runtime.loader_workers(data.workers, self.world.local_size), "timeout": data.timeout}
 
     def identity(self) -> dict[str, Any]:
         """What each checkpoint carries besides the trainer's state."""
@@ -110,91 +188,38 @@ class Job:
             "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }
 
-    def _resume(self, saved: dict[str, Any]) -> None:
-        """Takes up the state of a checkpoint. Raises UserError when the data are not those it was trained on."""
+    def _check_data(self, saved: dict[str, Any]) -> None:
+        """Raises UserError when the data are not those that the saved run was trained on."""
         for split, fingerprint in self.identity()["fingerprint"].items():
             if saved["fingerprint"][split] != fingerprint:
                 raise UserError(
                     f"the {split} data are not those of the run in {self.config.out} "
                     f"(then {saved['fingerprint'][split]}, now {fingerprint}); restore them, or choose another out="
                 )
-        self.trainer.load_state_dict(saved)
 
-    def summary(self) -> list[str]:
-        """The start-up lines: device, network, data, steps."""
-        config, plan, model = self.config, self.trainer.plan, self.model
-        parameters = sum(p.numel() for p in model.parameters())
-        lines = [
-            f"device: {runtime.describe(self.device)}; precision {self.precision}; "
-            f"{runtime.loader_workers(config.data.workers)} loader workers",
-            f"model: {config.model.name}, {parameters:,} parameters, {model.num_classes} classes",
-            *(f"{split}: {records.describe()}" for split, records in self.records.items()),
-            f"clips: {config.data.num_frames} frames x stride {config.data.stride}, {config.data.train_size} px; "
-            f"batch {plan.batch_size} in micro-batches of {plan.micro_batch}",
-            f"steps: {plan.num_steps} ({plan.epoch(plan.num_steps):.4g} epochs), learning rate up to "
-            f"{_peak_rate(config):.4g} = {config.optim.lr:g} x {plan.batch_size} / {config.optim.lr_batch}",
-        ]
-        if config.data.multi_label and (smoothing := config.train.label_smoothing):
-            targets = f"{smoothing / 2:g} and {1 - smoothing / 2:g}"
-            lines.append(
-                f"label smoothing {smoothing:g}: targets are {targets} for every class; 0 is usual for many classes"
-            )
-        source = shown(config.train.init_from)
-        return lines + ([f"started from {source}: {self.started_from}"] if self.started_from else [])
+    def log(self, folder: Path, step: int, validated: int) -> RunLog:
+        """The log of a run folder, from a step on."""
+        project = self.config.train.wandb
+        return RunLog(folder, step, self.trainer.plan.num_steps, validated, wandb=project, config=self.config.to_dict())
 
-
-def _trainer(config: Config, model: torch.nn.Module, records: Records, precision: str) -> Trainer:
-    run = config.train
-    num_samples = len(records) * config.data.repeats
-    per_epoch = num_samples / run.batch_size
-    plan = Plan(
-        num_samples=num_samples,
-        num_steps=run.max_steps or optim.num_steps(num_samples, run.batch_size, run.epochs),
-        batch_size=run.batch_size,
-        micro_batch=min(run.micro_batch or run.batch_size, run.batch_size),
-        seed=run.seed,
-        val_every=run.val_every,
-        log_every=run.log_every,
-        checkpoint_minutes=run.checkpoint_minutes,
-    )
-    return Trainer(
-        model,
-        plan,
-        criterion=_criterion(config, model, records),
-        optimizer=optim.sgd(
-            model,
-            momentum=config.optim.momentum,
-            nesterov=config.optim.nesterov,
-            weight_decay=config.optim.weight_decay,
-        ),
-        learning_rate=optim.learning_rate(
-            _peak_rate(config), plan.num_steps, config.optim.warmup_epochs * per_epoch, config.optim.schedule
-        ),
-        ema=EMA(model, run.ema_decay) if run.ema_decay else None,
-        precision=precision,
-        mixup=config.data.mixup,
-        cutmix=config.data.cutmix,
-        clip_grad_norm=config.optim.clip_grad_norm,
-        ledger=Ledger(len(records), config.data.max_broken),
-    )
-
-
-def _criterion(config: Config, model: torch.nn.Module, records: Records) -> torch.nn.Module:
-    run = config.train
-    if config.data.multi_label:
-        return losses.BinaryCrossEntropy(run.label_smoothing)
-    class_weights = None
-    if run.class_weights == "balanced":
-        class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))
-    return losses.CrossEntropy(run.label_smoothing, class_weights)
-
-
-def _loading(config: Config) -> dict[str, Any]:
-    return {"workers": runtime.loader_workers(config.data.workers), "timeout": config.data.timeout}
-
-
-def _peak_rate(config: Config) -> float:
-    return config.optim.lr * config.train.batch_size / config.optim.lr_batch
+    def start_page(self, resumed_from: str = "") -> list[str]:
+        """What the run will do, in lines for people."""
+        return start_page(
+            self.config,
+            self.trainer.plan,
+            self.model,
+            self.records,
+            device=self.device,
+            precision=self.precision,
+            processes=self.world.size,
+            nodes=max(1, self.world.size // self.world.local_size),
+            workers=self._loading()["workers"],
+            groups=describe_groups(self.model, self.trainer.optimizer),
+            phases=build.describe_phases(self.config, len(self.records["train"])),
+            weights_from=self.started_from,
+            step=self.trainer.step,
+            resumed_from=resumed_from,
+        )
 
 
 def _init_from(model: torch.nn.Module, config: Config) -> str:

@@ -11,6 +11,7 @@ from video_rs.errors import UserError
 
 COMMANDS = {
     "train": "train a network from a config",
+    "status": "tell where runs are, from their folders alone",
     "test": "score a checkpoint by multi-view evaluation and write a report",
     "predict": "name what is in videos or images",
     "show-clips": "draw what the network will see",

@@ -74,7 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER", help="folders are searched, subfolders too")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER",
+        help="folders are searched, subfolders too; one of a video's frames is a video",
+    )
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt, or its https:// address"
     )
@@ -100,18 +105,22 @@ def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Names
 
 
 def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[str]]:
-    """The files to predict; and the folders that have none, which are errors. A file named by itself is always kept."""
-    from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-    from video_rs.data.lists import media_below
+    """The files to predict; and the folders that have none, which are errors. A file named by itself is always kept.
 
-    wanted = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS if images_too else VIDEO_EXTENSIONS
+    A folder of images is one video to a network that sees clips, where no video lies in or below it.
+    """
+    from video_rs.data.frames import folders_of_frames
+    from video_rs.data.lists import media_below
+    from video_rs.data.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
+
+    wanted = MEDIA_EXTENSIONS if images_too else VIDEO_EXTENSIONS
     files: list[str] = []
     empty: list[str] = []
     for entry in inputs:
         if not Path(entry).is_dir():
             files.append(entry)
             continue
-        found = media_below(entry, wanted)
+        found = media_below(entry, wanted) or folders_of_frames(entry)
         files += found
         if not found:
             empty.append(f"{entry}: no {'videos or images' if images_too else 'videos'} in this folder")

@@ -1,9 +1,11 @@
 """Makes a dataset fast to read: re-encodes every video once, small, with a keyframe every few frames and no sound.
 
 tools/prepare_dataset.py --cfg k400_rs50.yaml data.root=/data/k400 --out /data/k400_256
+tools/prepare_dataset.py --cfg k400_rs50.yaml data.root=/data/k400 --out /data/k400_256 --shards
 
 OUT gets videos/, lists of the splits that the dataset has (train.csv, val.csv, test.csv), class_names.txt in the order
-of the labels, failed.csv (which videos could not be re-encoded, and why) and summary.json. The source is only read. A
+of the labels, failed.csv (which videos could not be re-encoded, and why) and summary.json; with --shards also shards/,
+the videos in large tar files, for storage that hates small ones. The source is only read. A
 command that was interrupted goes on when it is called again: files that are there are kept.
 """
 
@@ -14,14 +16,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive
+from video_rs.cli import prepare_shards
+from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive, size_text, time_text
 from video_rs.config import Config, load_config
 from video_rs.errors import MediaError, UserError
 
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
     from video_rs.data.records import Records
 
 SETTINGS = "settings.json"
+SHARD_MB = 1000
 _LONGEST_NAME = 240  # bytes; while a file is written, its name is 10 longer
-_LEFT_BEHIND = re.compile(r"\..+\.(mp4|csv|json|txt)\.\w{8}")  # by a process that was killed, see files.py
+_LEFT_BEHIND = re.compile(r"\..+\.(mp4|csv|json|txt|tar)\.\w{8}")  # by a process that was killed, see files.py
 _SAID = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # anew, in the next commands
 _NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\"]")
 
@@ -60,6 +64,10 @@ class Done:
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/prepare_dataset.py`` and ``video-rs prepare``."""
     args = _parser().parse_intermixed_args(argv)
+    if "://" in args.out:
+        raise UserError(f"--out {args.out}: give a folder of this machine, and copy what is in it there afterwards")
+    if args.shard_mb and not args.shards:
+        raise UserError("--shard-mb is of no use without --shards")
     config = load_config(args.cfg, args.overrides)
 
     from video_rs.data.encode import Settings
@@ -81,11 +89,13 @@ def main(argv: list[str]) -> int:
         encoding = f"short side {settings.short_side}, crf {settings.crf}, a keyframe every {settings.gop} frames"
         print(f"{len(jobs)} videos of {base} into {out}: {encoding}; {workers} processes", flush=True)
         try:
-            done = _encode_all(jobs, out, settings, workers)
+            done = _encode_all(jobs, out, settings, workers, config.data.timeout)
+            target = _write_results(out, splits, names, done, settings)
+            if args.shards:
+                prepare_shards.pack(out, splits, target, args.shard_mb or SHARD_MB)
         except BaseException:
             _clear(out)
             raise
-        _write_results(out, splits, names, done, settings)
     _tell(args, out, config, done)
     return 0
 
@@ -102,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--crf", type=int, default=20, metavar="N", help="quality, 0 best to 51 worst (default: 20)")
     parser.add_argument("--gop", type=positive, default=16, metavar="N", help="frames between keyframes (default: 16)")
+    parser.add_argument("--shards", action="store_true", help="also pack the copies into tar files, OUT/shards")
+    parser.add_argument(
+        "--shard-mb", type=positive, metavar="N", help=f"most megabytes of a shard (default: {SHARD_MB})"
+    )
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one per CPU core)")
     return parser
 
@@ -113,27 +127,26 @@ def _cores() -> int:
 def _splits(config: Config) -> dict[str, Records]:
     """Those that the dataset has: no validation split that stands in for a test, and none made of training files.
 
-    But one made by the sources that a list names stays: the lists in OUT don't name them.
+    But one made by the sources that a list names stays as it is made of that list.
     """
     from video_rs.cli.build import build_records
 
-    try:
-        found = build_records(config, indexed=False)
-        if found["test"].stands_in:
-            del found["test"]
-        if found["val"].made and not found["val"].by_listed_sources:
-            del found["val"]
-            whole = replace(config, data=replace(config.data, val_fraction=0.0))
-            found |= build_records(whole, ("train",), indexed=False)
-    except PermissionError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
+    found = build_records(config, indexed=False)
+    if found["test"].stands_in:
+        del found["test"]
+    if found["val"].made and found["val"].sources is None:
+        del found["val"]
+        whole = replace(config, data=replace(config.data, val_fraction=0.0))
+        found |= build_records(whole, ("train",), indexed=False)
     return found
 
 
 def _require_videos(records: Records) -> None:
-    from video_rs.data.decode import is_image
+    from video_rs.data.media import is_image
 
     path = records.path(0)
+    if records.members:
+        raise UserError(f"the dataset lies in shards ({path}), and those are of prepared videos already")
     if is_image(path) or os.path.isdir(path):
         kind = "images" if is_image(path) else "folders of frames"
         raise UserError(f"the dataset is one of {kind} ({path}): only video files can be prepared")
@@ -157,8 +170,8 @@ def _refuse_inside(out: Path, folders: set[str]) -> None:
 
 def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
     """Raises UserError for a class name that would not come out of the lists as it went in."""
+    from video_rs.data.class_names import read_class_names
     from video_rs.data.lists import read_list
-    from video_rs.data.records import read_class_names
 
     multi_label = any(records.multi_label for records in splits.values())
     with tempfile.TemporaryDirectory() as folder:
@@ -210,6 +223,8 @@ def _locked(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--out {out} cannot be made or read ({error.strerror}): give another folder") from None
     try:
+        if not os.access(out, os.W_OK):
+            raise UserError(f"--out {out} cannot be written: give another folder")
         with suppress(ImportError, OSError):  # some file systems have no locks
             import fcntl
 
@@ -247,7 +262,7 @@ def _begin(out: Path, settings: Settings, base: str) -> None:
 
 def _clear(out: Path) -> None:
     """Of what processes that were killed have left half written."""
-    for folder in (out, *out.glob("videos*")):
+    for folder in (out, *out.glob("videos*"), out / prepare_shards.FOLDER):
         for place, folders, names in os.walk(folder):
             if folder == out:
                 folders.clear()
@@ -255,44 +270,56 @@ def _clear(out: Path) -> None:
                 os.unlink(os.path.join(place, name))
 
 
-def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int) -> list[Done]:
+def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int, timeout: float) -> list[Done]:
     """In the order of the jobs."""
-    from video_rs.pool import long_calls
+    from video_rs.pool import Lost, watched_calls
 
     done: dict[Job, Done] = {}
-    count = counter(len(jobs), "prepare", "videos")
-    with closing(long_calls(partial(_encode, str(out), settings), jobs, min(workers, len(jobs)))) as results:
-        for result in results:
-            done[result.job] = result
+    lost = False
+    count, encode = counter(len(jobs), "prepare", "videos"), partial(_encode, str(out), settings)
+    with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as results:
+        for job, result in results:
+            done[job] = Done(job, problem=result.reason) if isinstance(result, Lost) else result
+            lost |= isinstance(result, Lost)
             count(1)
+    if lost:
+        _clear(out)
     return [done[job] for job in jobs]
 
 
-def _encode(out: str, settings: Settings, job: Job) -> Done:
+def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) -> Done:
     """Re-encodes one video where there is no copy of it yet; a copy's comment says of which file it is one, for names
-    may go to other files once the dataset has grown."""
+    may go to other files once the dataset has grown, and files may change."""
     from video_rs.data.encode import encode_video, header
 
     target = os.path.join(out, job.target)
     if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:
         return Done(job, problem="its name is too long: shorten it")
     try:
-        seconds, comment = 0.0, None
+        size = _size(job.source)
+        seconds, comment, wanted = 0.0, None, f"{size} bytes: {job.name}"
         if os.path.exists(target):
             with suppress(MediaError):
                 seconds, comment = header(target)
-        if comment != job.name:
-            encode_video(job.source, target, settings, job.name)
+        if comment != wanted:
+            encode_video(job.source, target, settings, wanted, beat)
             seconds, _ = header(target)
-        sizes = os.path.getsize(job.source), os.path.getsize(target)
-        return Done(job, sizes, (header(job.source)[0], seconds))
+        return Done(job, (size, os.path.getsize(target)), (header(job.source)[0], seconds))
     except MediaError as error:
         return Done(job, problem=str(error).removeprefix(f"{job.source}: "))
 
 
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise MediaError(f"{path}: {error.strerror}") from error
+
+
 def _write_results(
     out: Path, splits: dict[str, Records], names: Sequence[str], done: Sequence[Done], settings: Settings
-) -> None:
+) -> dict[str, str]:
+    """Returns where the copy of each source is, of those that have one."""
     from video_rs.files import atomic_write
 
     target = {result.job.source: result.job.target for result in done if not result.problem}
@@ -303,11 +330,13 @@ def _write_results(
             (out / f"{split}.csv").unlink(missing_ok=True)
             continue
         records = splits[split]
+        named = records.sources is not None  # by a number, which tells them apart
         with atomic_write(out / f"{split}.csv", "w") as handle:
-            handle.write("path,label\n")
+            handle.write("path,label,source\n" if named else "path,label\n")
             for i in range(len(records)):
                 if (path := records.path(i)) in target:
-                    handle.write(f"{target[path]},{';'.join(records.label_names(i))}\n")
+                    source = f",{records.sources[i]:016x}" if named else ""
+                    handle.write(f"{target[path]},{';'.join(records.label_names(i))}{source}\n")
     with atomic_write(out / "class_names.txt", "w") as handle:
         handle.writelines(f"{name}\n" for name in names)
     with atomic_write(out / "failed.csv", "w") as handle:
@@ -316,6 +345,7 @@ def _write_results(
         rows.writerows((result.job.source, result.problem) for result in done if result.problem)
     with atomic_write(out / "summary.json", "w") as handle:
         json.dump({**_summary(done), "settings": asdict(settings)}, handle, indent=1)
+    return target
 
 
 def _summary(done: Sequence[Done]) -> dict[str, Any]:
@@ -335,15 +365,16 @@ def _reason(result: Done) -> str:
 
 def _tell(args: argparse.Namespace, out: Path, config: Config, done: Sequence[Done]) -> None:
     summary, failed = _summary(done), [result for result in done if result.problem]
-    before, after = (summary[f"bytes_{when}"] / 1e6 for when in ("before", "after"))
-    hours = summary["seconds_after"] / 3600
-    print(f"{summary['files']} videos, {hours:.2f} hours: {before:.1f} MB before, {after:.1f} MB after")
+    before, after = (size_text(summary[f"bytes_{when}"]) for when in ("before", "after"))
+    print(f"{summary['files']} videos, {time_text(summary['seconds_after'])}: {before} before, {after} after")
     if failed:
         print(f"{len(failed)} could not be re-encoded, see {out / 'failed.csv'}; the first: {_reason(failed[0])}")
     kept = [each for each in args.overrides if each.partition("=")[0] not in _SAID]
-    overrides = [f"data.root={out}", f"data.class_names={out / 'class_names.txt'}"]
+    root = out / prepare_shards.FOLDER if args.shards else out
+    overrides = [f"data.root={root}", f"data.class_names={root / 'class_names.txt'}"]
     for key in ("train", "val", "test"):  # what the config itself names would come first
         if getattr(config.data, key):
-            overrides.append(f"data.{key}={out / f'{key}.csv' if (out / f'{key}.csv').exists() else ''}")
+            file = root / f"{key}.csv"
+            overrides.append(f"data.{key}={file if file.exists() else ''}")
     for step in filter(SCRIPTS.__contains__, ("check", "train")):
         print(f"{step}: {command(step, '--cfg', args.cfg, *kept, *overrides)}")

@@ -13,7 +13,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from video_rs.cli.common import config_parser
 from video_rs.config import Config, load_config
@@ -69,16 +69,16 @@ def main(argv: list[str]) -> int:
 
 
 def _rows(config: Config, split: str) -> Iterator[Row]:
-    from video_rs.cli.build import build_records, train_dataset, view_dataset
+    from video_rs.cli.build import build_records, order, train_dataset, view_dataset
 
     records = build_records(config, [split])[split]
     if split == "train":
-        return train_rows(train_dataset(config, records), config.train.balanced_sampling)
+        return train_rows(train_dataset(config, records), **order(config, records))
     return view_rows(view_dataset(config, records, config.test.clips, config.test.crops))
 
 
-def train_rows(dataset: ClipDataset, balanced: bool = False) -> Iterator[Row]:
-    """The training samples of epoch 0, in the order of training."""
+def train_rows(dataset: ClipDataset, **order: Any) -> Iterator[Row]:
+    """The training samples of epoch 0, in the order of training, which is ``build.order``."""
     from video_rs.data.sampler import BatchStream
 
     stream = BatchStream(
@@ -86,8 +86,7 @@ def train_rows(dataset: ClipDataset, balanced: bool = False) -> Iterator[Row]:
         batch_size=1,
         num_steps=len(dataset) * dataset.repeats,
         seed=dataset.seed,
-        labels=dataset.records.labels if balanced else None,
-        repeats=dataset.repeats,
+        **{"repeats": dataset.repeats, **order},
     )
     for (key,) in stream:
         sample = dataset[key]

@@ -20,6 +20,7 @@ from video_rs.errors import UserError
 
 if TYPE_CHECKING:
     from video_rs.data.records import Records
+    from video_rs.distributed import World
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared by themselves
 
@@ -34,9 +35,22 @@ def main(argv: list[str]) -> int:
 def test(config: Config) -> dict[str, Any]:
     """Score ``test.split`` with the checkpoint, print the figures, write the report; returns the metrics.
 
+    Alone, or as one of several processes, which have a part of the videos each; the first one prints and writes.
+
     Raises:
         UserError: the checkpoint is not of this config or these classes, or no video can be scored.
     """
+    from video_rs import distributed, runtime
+
+    world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
+    try:
+        with world.together("the test"):
+            return _test(config, world)
+    finally:
+        world.close()
+
+
+def _test(config: Config, world: World) -> dict[str, Any]:
     import torch
 
     from video_rs import checkpoint, runtime
@@ -46,6 +60,7 @@ def test(config: Config) -> dict[str, Any]:
     from video_rs.evaluation.multiview import score
     from video_rs.evaluation.report import write_report
     from video_rs.predict import model_from_checkpoint
+    from video_rs.training.self_check import check_convolutions
 
     weights, split = config.weights or str(Path(config.out) / "best.pt"), config.test.split
     if not config.weights and not Path(weights).exists():
@@ -67,22 +82,34 @@ def test(config: Config) -> dict[str, Any]:
     model = model_from_checkpoint(state, weights)
     names = model.contract.class_names or names  # the data's may be mere numbers
     model.to(device, runtime.parameter_dtype(precision), memory_format=torch.channels_last_3d)
+    if device.type != "cpu":
+        check_convolutions(model, precision)
     dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)
     views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
-    print(f"device: {runtime.describe(device)}; precision {precision}")
-    print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
     no_test = split == "test" and records.stands_in
     split_name = "val split (chose the weights; there is no test split)" if no_test else f"{split} split"
-    print(f"{split_name}: {records.describe()}; {views} each")
+    if world.is_main:
+        processes = f"; {world.size} processes" if world.size > 1 else ""
+        print(f"device: {runtime.describe(device)}; precision {precision}{processes}")
+        print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
+        print(f"{split_name}: {records.describe()}; {views} each")
 
+    loader = view_loader(
+        dataset,
+        workers=runtime.loader_workers(config.data.workers, world.local_size),
+        timeout=config.data.timeout,
+        rank=world.rank,
+        world_size=world.size,
+    )
     scores = score(
         model,
-        view_loader(dataset, workers=runtime.loader_workers(config.data.workers), timeout=config.data.timeout),
+        loader,
         device=device,
         precision=precision,
         views_per_forward=config.test.batch_size,
         keep_views=config.test.save_views,
-        progress=counter(len(dataset), "testing", "videos"),
+        progress=counter(len(loader), "testing", "videos") if world.is_main else None,
+        world=world,
     )
     if not scores.scored.any():
         index, reason = scores.errors[0]
@@ -90,6 +117,8 @@ def test(config: Config) -> dict[str, Any]:
     metrics = (summarize_multi_label if records.multi_label else summarize)(
         scores.probs, scores.labels, scores.scored, names
     )
+    if not world.is_main:
+        return metrics
     report = write_report(
         folder,
         [records.path(i) for i in range(len(records))],
@@ -136,6 +165,8 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
     }
     pairs |= {f"data.{k}": v for k, v in contract.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
+    if not config.model.num_classes:  # which nobody has set
+        wrong = [text.replace("model.num_classes is", "the number of classes in the data is") for text in wrong]
     if wrong:
         beside = Path(weights).parent / "config.yaml"
         where = f", which is also in {beside}" if beside.exists() else ""

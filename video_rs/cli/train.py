@@ -11,7 +11,6 @@ A run folder that holds a checkpoint of the same config is resumed where it stop
 from __future__ import annotations
 
 import fcntl
-import signal
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,11 +18,14 @@ from typing import IO, TYPE_CHECKING, Any
 from video_rs import config as configs
 from video_rs.cli.common import command, config_parser
 from video_rs.config import Config
-from video_rs.errors import MachineError, Preempted, StuckWorker, UserError
+from video_rs.config_checks import check_timeouts
+from video_rs.errors import Preempted, StuckWorker, UserError, VideoRSError
 
 if TYPE_CHECKING:
+    from video_rs.cli.job import Job
+    from video_rs.distributed import World
     from video_rs.training.log import RunLog
-    from video_rs.training.loop import Trainer
+    from video_rs.training.loop import Run
 
 
 def main(argv: list[str]) -> int:
@@ -41,75 +43,126 @@ def main(argv: list[str]) -> int:
 
 
 def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
-    """The whole run; ``argv`` is only for the commands that are printed."""
+    """The whole run, alone or as one of several processes; ``argv`` is only for the commands that are printed."""
+    from video_rs import distributed, runtime
+
+    world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
+    try:
+        return _train(config, argv, world, must_resume)
+    finally:
+        world.close()
+
+
+def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> int:
+    from video_rs import distributed
     from video_rs.cli.job import Job
-    from video_rs.training.faults import Interrupted
     from video_rs.training.log import RunLog
 
+    check_timeouts(config, world.size)
+    distributed.check_same(world, {"config": _shared(config), "code": distributed.code_version()})
     folder = Path(config.out)
-    saved = _saved_run(folder, config, must_resume)
-    job = Job(config, saved)
-    resumed = saved is not None
-    del saved  # its tensors are in the job now
-    lock = _lock(folder)  # only now, so that a start that fails leaves no folder behind
-    step, steps, validated = job.trainer.step, job.trainer.plan.num_steps, job.trainer.validated
-    log = RunLog(folder, step, steps, validated)
+    saved, path = _saved_run(folder, config, must_resume, world)
+    with world.together("the start"):
+        job = Job(config, saved, world)
+    distributed.check_same(world, {"data": job.identity()["fingerprint"]})
+    with world.together("the run folder"):
+        lock = _lock(folder) if world.is_main else None  # only now: a start that fails leaves no folder behind
+        step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
+        log = job.log(folder, step, validated) if world.is_main else RunLog.silent()
+    run = job.run(folder, log)
+    del saved  # its tensors are in the run now
     try:
-        if resumed and validated == steps:
-            log.say(f"{folder} is complete: {steps} steps. For another run choose another out=, or delete the folder")
-        else:
-            (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-            for line in job.summary():
-                log.say(line)
-            log.say(
-                f"{'resuming' if resumed else 'starting'} at step {step} of {steps}; everything is written to {folder}"
-            )
-            job.fit(folder, log)
-        _report_broken(job.trainer, folder, log)
-        merit = "mAP" if config.data.multi_label else "top-1"
-        log.say(f"best validation {merit} {100 * job.trainer.best[0]:.2f} %, weights in {folder / 'best.pt'}")
-        log.say(f"next: {command('test', *argv)}")
-    except Interrupted as stop:
-        log.say(
-            f"interrupted; the state after step {job.trainer.step} is saved. Resume with: {command('train', *argv)}"
-        )
-        if stop.args[0] == signal.SIGTERM:
-            raise Preempted(f"asked to leave (SIGTERM) at step {job.trainer.step}; saved in {folder}") from None
-        return 130
-    except StuckWorker as stuck:
-        on = f"Go on without {stuck.path}" if stuck.path else "Go on"
-        log.say(f"{stuck}; the state after step {job.trainer.step} is saved. {on} with: {command('train', *argv)}")
-        raise
-    except MachineError as error:
-        if job.trainer.saved == job.trainer.step:  # the disk may be what failed
-            log.say(f"{error}; the state after step {job.trainer.step} is saved. Go on with: {command('train', *argv)}")
-        raise
+        with run.signals:  # to the last line: a launcher sends one to all when the first process has left
+            return _fit(run, job, log, argv, resumed_from=path)
     finally:
         log.close()
-        lock.close()
+        if lock:
+            lock.close()
+
+
+def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) -> int:
+    """The run from its first line to its last; the exit code."""
+    from video_rs.cli.pages import end_page
+    from video_rs.training.faults import Interrupted
+
+    config, world, folder, go_on = job.config, job.world, Path(job.config.out), command("train", *argv)
+    try:
+        if run.validated == run.plan.num_steps:
+            log.say(
+                f"{folder} is complete: {run.step} steps. For another run choose another out=, or delete the folder"
+            )
+            merit = "mAP" if config.data.multi_label else "top-1"
+            log.say(f"best validation {merit} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}")
+            log.say(f"next: {command('test', *argv)}")
+            return 0
+        if world.is_main:
+            (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        for line in job.start_page(resumed_from):
+            log.say(line)
+        log.status.begin(run.plan, run.step, go_on, processes=world.size)
+        if estimate := log.status.estimate():  # of a run that goes on the rate is known
+            log.say(estimate)
+        run.fit()
+        log.status.end("complete", command("test", *argv))
+        if world.is_main:
+            ledgers = {"ledger": run.ledger, "bad_steps": run.bad_steps}
+            for line in end_page(log.status, folder, **ledgers, commands=[command("test", *argv)]):
+                log.say(line)
+    except Interrupted as stop:
+        _report_end(stop, run, log, go_on)
+        if stop.exit_code == 75 and world.is_main:
+            step = run.step if run.is_on_disk else run.saved
+            what = f"the state after step {step} is saved" if step > 0 else "no step was done"
+            raise Preempted(f"asked to leave ({stop.signal.name}); {what} in {folder}") from None
+        return stop.exit_code
+    except VideoRSError as error:
+        _report_end(error, run, log, go_on)
+        raise
+    except Exception as error:
+        log.status.end("failed", go_on, f"{type(error).__name__}: {error}")
+        raise
     return 0
+
+
+def _report_end(error: VideoRSError, run: Run, log: RunLog, go_on: str) -> None:
+    """What the first process says of a run that has not come to its end, if its state is saved."""
+    states = {130: "interrupted", 75: "preempted"}
+    log.status.end(states.get(error.exit_code, "failed"), go_on, str(error))
+    if run.is_on_disk and error.exit_code != 2:  # else the disk may be what failed, or the message says what to do
+        what = "interrupted" if error.exit_code == 130 or not str(error) else str(error)
+        on = f"Go on without {error.path}" if isinstance(error, StuckWorker) and error.path else "Resume"
+        log.say(f"{what}; the state after step {run.step} is saved. {on} with: {go_on}")
+
+
+def _shared(config: Config) -> dict[str, Any]:
+    """What must be the same in all processes: all but where each finds the data, and how many hands it has."""
+    own = {"data.root", "data.train", "data.val", "data.test", "data.workers", "train.threads"}
+    return {key: value for key, value in configs.flatten(config).items() if key not in own}
 
 
 def dry_run(config: Config) -> int:
     """One micro-batch of real data, forth and back, and what the whole run would take; writes nothing."""
-    from video_rs import runtime
+    from video_rs import distributed, runtime
     from video_rs.cli.job import Job
-    from video_rs.training.log import duration
+    from video_rs.training.status import duration
 
+    if distributed.processes() > 1:
+        raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
+    distributed.start(runtime.select_device(config.train.device).type)
     job = Job(config)
     trainer, plan = job.trainer, job.trainer.plan
-    print("\n".join(job.summary()))
+    print("\n".join(job.start_page()))
     batch = next(iter(job.loader(0)))
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
-    if trainer.device.type == "cuda":
-        trainer.train_step([batch])  # the first one also chooses kernels
+    for _ in range({"cuda": 1, "xla": 2}.get(trainer.device.type, 0)):  # the first ones choose kernels, or compile
+        trainer.train_step([batch])
         runtime.synchronize(trainer.device)
     start = time.monotonic()
     trainer.train_step([batch])
     runtime.synchronize(trainer.device)
-    parts = plan.batch_size // plan.micro_batch
+    parts = plan.parts
     seconds = (time.monotonic() - start) * parts
-    loss = trainer.mean_loss()
+    loss, _ = trainer.meter.means()
     memory = runtime.peak_memory(trainer.device)
     print(f"loss {loss:.4f}, peak memory {memory:.2f} GiB")
     print(f"one step of {parts} micro-batches: {seconds:.2f} s without data loading")
@@ -119,46 +172,45 @@ def dry_run(config: Config) -> int:
 
 def _lock(folder: Path) -> IO[str]:
     """Makes the run folder, and keeps other processes out until the file is closed or this process ends in any way."""
+    from video_rs.training.saver import remove_unfinished
+
     folder.mkdir(parents=True, exist_ok=True)
     handle = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"another process trains in {folder}; wait for it, or choose another out=") from None
-    for unfinished in folder.glob(".*.pt.*"):  # what a killed process was writing
-        unfinished.unlink()
+    remove_unfinished(folder)
     return handle
 
 
-def _saved_run(folder: Path, config: Config, must_resume: bool) -> dict[str, Any] | None:
-    """The checkpoint in the run folder, after a check that it is of this config."""
-    path = folder / "last.pt"
-    if not path.exists():
-        if must_resume:
-            raise UserError(f"--resume: {path} does not exist; leave --resume out, or name the run folder with out=")
-        return None
-    from video_rs import checkpoint, download
+def _saved_run(folder: Path, config: Config, must_resume: bool, world: World) -> tuple[dict[str, Any] | None, str]:
+    """The newest valid checkpoint of the run folder and its name, after a check that it is of this config."""
+    from video_rs import checkpoint
+    from video_rs.training.saver import newest_valid
 
-    try:
-        saved = checkpoint.load_run(path)
-    except UserError as error:
-        hint = f"delete it to start over, or go on from train.init_from={folder / 'best.pt'} with another out="
-        raise UserError(f"{error}: {hint}") from None
-    if "optimizer" not in saved:
-        raise UserError(f"{path} holds weights without a training state; start from it with train.init_from={path}")
+    with world.together("the checkpoint"):
+        found = newest_valid(folder) if world.is_main else None
+        if must_resume and world.is_main and not found:
+            raise UserError(
+                f"--resume: {folder / 'last.pt'} does not exist; leave --resume out, or name the run folder with out="
+            )
+        for path, reason in found.skipped if found else ():
+            print(f"{path} is passed over: {reason}", flush=True)
+    path = world.gather(found and found.path, "the checkpoint")[0]
+    if path is None:
+        return None, ""
+    with world.together("the checkpoint"):
+        saved = found.state if found else checkpoint.load_run(path)
+        _check_config(saved, config, folder)
+    return saved, str(path)
+
+
+def _check_config(saved: dict[str, Any], config: Config, folder: Path) -> None:
+    from video_rs import download
+
     changed = configs.differences(saved["config"], config)
     if changed:
         shown = {key: map(download.shown, pair) if key == "train.init_from" else pair for key, pair in changed.items()}
         text = ", ".join("{} was {!r}, is now {!r}".format(key, *pair) for key, pair in shown.items())
         raise UserError(f"{folder} holds a run of another config ({text}); choose another out=, or delete the folder")
-    return saved
-
-
-def _report_broken(trainer: Trainer, folder: Path, log: RunLog) -> None:
-    ledger = trainer.ledger
-    if not ledger.files:
-        return
-    log.say(f"{len(ledger.files)} files could not be read and were replaced by others of their class:")
-    for path, (reason, times) in sorted(ledger.files.items())[:10]:
-        log.say(f"  {path} ({times}x): {reason}")
-    log.say(f"all of them are in {ledger.path(folder)}")

@@ -1,4 +1,5 @@
-"""The official annotation files of UCF101, HMDB51, Something-Something v2, Diving48 and Charades, a reader for each.
+"""The official annotation files of UCF101, HMDB51, Something-Something v2, Diving48, Charades and ImageNet's validation
+images, a reader for each.
 
 They are recognised below the root of a dataset by their names, and wherever else by their names and what is in them.
 All readers yield the entries of :mod:`video_rs.data.lists`; labels are class names, which come in the official order.
@@ -14,16 +15,17 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from video_rs.data.decode import VIDEO_EXTENSIONS
+from video_rs.data.holdout import KINETICS_NAME
 from video_rs.data.lists import Entry, rows, text_of
-from video_rs.data.split import KINETICS_NAME
+from video_rs.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.errors import UserError
 
 _UCF_LIST = re.compile(r"(?:train|test)list\d+\.txt")
 _HMDB_LIST = re.compile(r"(?P<name>.+)_test_split(?P<fold>\d)\.txt")
+_WNID = re.compile(r"n\d{8}")
 _CHARADES_CLASS = re.compile(r"(?P<code>c\d{3}) (?P<name>.+)")
 
 _UCF_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "")
@@ -34,6 +36,7 @@ _JSON_AND_CSV = (  # in one of _PLACES
     {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"},
     {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"},
 )
+_KAGGLE = "ILSVRC/Data/CLS-LOC"  # of ImageNet, below the folder of LOC_val_solution.csv
 _PLACES = ("", "annotations", "labels", "Charades")
 
 # (name, {split: videos}): what CVDF hosts; of the first edition of Kinetics-700, what its lists named
@@ -76,6 +79,11 @@ def find(root: str, fold: int = 1) -> dict[str, str]:
             if not _hmdb_lists(place, fold):
                 raise UserError(f"data.fold={fold}: no files *_test_split{fold}.txt in {place}")
             return {"train": place, "test": place}
+    images = {split: os.path.join(root, _KAGGLE, split) for split in ("train", "val")}
+    if os.path.isdir(images["train"]):
+        solution = os.path.join(root, "LOC_val_solution.csv")
+        images["val"] = solution if os.path.isfile(solution) else images["val"]
+        return {split: path for split, path in images.items() if os.path.exists(path)}
     for names in _JSON_AND_CSV:
         for place in _PLACES:
             paths = {split: os.path.join(root, place, name) for split, name in names.items()}
@@ -106,6 +114,8 @@ def read(source: str, root: str, split: str, fold: int = 1, multi_label: bool = 
         return _ucf(source, _bases(os.path.dirname(source), root))
     if name.lower().endswith(".json"):
         return _json(source, _bases(os.path.dirname(source), root))
+    if name.lower().endswith(".csv") and {"ImageId", "PredictionString"} <= set(_header(source)):
+        return _imagenet(source, _bases(os.path.dirname(source), root))
     if name.lower().endswith(".csv") and {"id", "actions"} <= set(_header(source)):
         if not multi_label:
             raise UserError(f"{source}: videos of Charades have several labels each: set data.multi_label=true")
@@ -253,6 +263,27 @@ def _charades(file: str, bases: list[str]) -> Annotations:
     return Annotations(tuple(names.values()), entries())
 
 
+def _imagenet(file: str, bases: list[str]) -> Annotations:
+    """``ILSVRC2012_val_00048981,n03995372 85 1 499 272``, a class and boxes; images in one folder or one a class."""
+    found: list[tuple[str, str, int]] = []
+    reader = csv.reader(text_of(file).splitlines(keepends=True), skipinitialspace=True)
+    for row in rows(file, reader):
+        image, label = (row[0], row[1].split(" ")[0]) if len(row) == 2 else ("", "")
+        if row and reader.line_num > 1:
+            if not image.startswith("ILSVRC2012_val_") or not _WNID.fullmatch(label):
+                raise _wrong(file, reader.line_num, "'ILSVRC2012_val_00000001,n01751748 boxes'", ",".join(row))
+            found.append((image, label, reader.line_num))
+
+    def entries() -> Iterator[Entry]:
+        place, suffix = _flat(bases, (f"{_KAGGLE}/val", "val"), ".JPEG", IMAGE_EXTENSIONS)
+        sorted_into_classes = bool(found) and os.path.isdir(os.path.join(place, found[0][1]))
+        for image, label, line in found:
+            folder = os.path.join(place, label) if sorted_into_classes else place
+            yield Entry(os.path.join(folder, image + suffix), label, line)
+
+    return Annotations(tuple(sorted({label for _, label, _ in found})), entries())
+
+
 # Where things are -----------------------------------------------------------------------------------------------------
 
 
@@ -273,13 +304,15 @@ def _base(bases: list[str], names: tuple[str, ...], *classes: str) -> str:
     return next((p for p in places if any(os.path.isdir(os.path.join(p, c)) for c in classes)), places[0])
 
 
-def _flat(bases: list[str], names: tuple[str, ...], suffix: str) -> tuple[str, str]:
-    """The first of the folders that is there, and the suffix of the first video in it: some are re-encoded."""
+def _flat(
+    bases: list[str], names: tuple[str, ...], suffix: str, extensions: Container[str] = VIDEO_EXTENSIONS
+) -> tuple[str, str]:
+    """The first of the folders that is there, and the suffix of the first file in it: some are re-encoded."""
     places = [os.path.join(base, name) for base in bases for name in names]
     place = next(filter(os.path.isdir, places), bases[0])
     with os.scandir(place) as files:
         found = (os.path.splitext(file.name)[1] for file in files if not file.name.startswith("."))
-        return place, next((each for each in found if each.lower() in VIDEO_EXTENSIONS), suffix)
+        return place, next((each for each in found if each.lower() in extensions), suffix)
 
 
 def _beside(file: str, *names: str) -> str:

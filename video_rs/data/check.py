@@ -1,35 +1,28 @@
-"""What is wrong with the files of a dataset, found by decoding all of them.
+"""What is wrong with the files of a dataset, all of which have been decoded (check_file.py).
 
-:func:`check_file` decodes one file. :class:`Entries` numbers the files of all splits, :class:`FileTable` packs what was
-found in them, some hundred bytes a file, and :func:`find_problems` compares.
+:class:`Entries` numbers the files of all splits, :class:`FileTable` packs what was found in them, some hundred bytes a
+file, and :func:`find_problems` compares.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 
+from video_rs.data.check_file import Facts
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.decode import is_image, read_image, scan_video
-from video_rs.data.packets import best_stream, open_container
+from video_rs.data.holdout import source_key, source_of
 from video_rs.data.records import Records
-from video_rs.data.split import source_key, source_of
+from video_rs.data.shards import Member
 
 KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
 RATE_FACTOR = ASPECT_FACTOR = 2.0  # a file is odd beyond this many times, or below this part of, the median
 SIZE_FACTOR = 3.0  # 360 to 1080 lines is common in collections from the web
-ANNOUNCED_PART = 0.9  # of the time that a header announces; headers of AVI and Matroska are a little off in good files
-_CHUNK = 2**20  # bytes
 
 ROW = np.dtype(
     [
@@ -49,139 +42,6 @@ ROW = np.dtype(
 )
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What one file holds.
-
-    Attributes:
-        frames: that were decoded, all of them unless there is a `problem`.
-        fps: mean frames per second; 0 for an image, and where nothing tells.
-        height, width: upright, of the first frame, in pixels.
-        rotation: degrees counter-clockwise that make the stored frames upright.
-        codec: its name; of an image the extension.
-        decoder: that ``data.decoder=auto`` takes: "decord", "pyav" or "pil".
-        bytes, sha1: of the file; 20 bytes, or none where it cannot be read.
-        pixels: 8 bytes of a digest of all decoded frames: equal for equal frames in another container.
-        problem: why the file is broken; "" where it is not.
-    """
-
-    frames: int = 0
-    fps: float = 0.0
-    height: int = 0
-    width: int = 0
-    rotation: int = 0
-    codec: str = ""
-    decoder: str = ""
-    bytes: int = 0
-    sha1: bytes = b""
-    pixels: int = 0
-    problem: str = ""
-
-
-def check_file(path: str, beat: Callable[[], None] = lambda: None) -> Facts:
-    """Decode every frame of a video or an image, in one thread.
-
-    A file is broken where it cannot be opened, where FFmpeg reports damage in a frame, or where fewer frames come than
-    the packets or the header announce. Nothing is raised for that.
-
-    Args:
-        path: of the file.
-        beat: called after each frame and each mebibyte.
-    """
-    found: dict[str, object] = {}
-    pixels = hashlib.sha1()
-    try:
-        found["bytes"], found["sha1"] = _file_digest(path, beat)
-        if is_image(path):
-            _decode_image(path, pixels, found)
-        else:
-            _decode_video(path, pixels, found, beat)
-    except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        found["problem"] = " ".join(text.removeprefix(f"{path}: ").split())
-    return Facts(**found, pixels=int.from_bytes(pixels.digest()[:8], "little"))
-
-
-def _file_digest(path: str, beat: Callable[[], None]) -> tuple[int, bytes]:
-    if not os.path.isfile(path):  # a pipe would keep the reader for ever
-        raise OSError("not a file" if os.path.exists(path) else "no such file")
-    digest, size = hashlib.sha1(), 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-            beat()
-    return size, digest.digest()
-
-
-def _decode_image(path: str, pixels: hashlib._Hash, found: dict[str, object]) -> None:
-    found |= {"codec": os.path.splitext(path)[1][1:].lower(), "decoder": "pil"}
-    frame = read_image(path).numpy()
-    found |= {"frames": 1, "height": frame.shape[1], "width": frame.shape[2]}
-    pixels.update(repr(frame.shape).encode() + frame.tobytes())
-
-
-def _decode_video(path: str, pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]) -> None:
-    packets = scan_video(path)
-    beat()
-    found |= {"codec": packets.codec, "fps": packets.fps}
-    found["decoder"] = "pyav" if packets.decord_problem or not _has_decord() else "decord"
-    count, damaged, end = 0, 0, 0.0
-    with open_container(path) as container:
-        stream = best_stream(container, path)
-        announced = _announced_end(container, stream)
-        for frame in container.decode(stream):
-            if not count:
-                found |= _shape(frame)
-            _update(pixels, frame)
-            damaged += frame.is_corrupt
-            end = max(end, frame.time or 0.0)
-            count += 1
-            found["frames"] = count
-            beat()
-    if not count:
-        found["problem"] = "no frame can be decoded"
-    elif count < packets.num_frames:
-        found["problem"] = f"{count} of {packets.num_frames} frames can be decoded"
-    elif damaged:
-        found["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
-    elif packets.fps and end + 2 / packets.fps < ANNOUNCED_PART * announced:
-        found["problem"] = f"it ends at {end:.2f} s, its header announces {announced:.2f} s"
-
-
-@cache
-def _has_decord() -> bool:
-    return find_spec("decord") is not None
-
-
-def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Seconds, in the header of a file whose packets cannot tell that it was cut off; 0 elsewhere."""
-    if container.format.name == "avi" and stream.duration:
-        return float(stream.duration * stream.time_base)
-    if "matroska" not in container.format.name:
-        return 0.0
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]
-    try:
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
-
-
-def _shape(frame: av.VideoFrame) -> dict[str, int]:
-    rotation = round(frame.rotation / 90) * 90
-    height, width = (frame.width, frame.height) if rotation % 180 else (frame.height, frame.width)
-    return {"height": height, "width": width, "rotation": rotation}
-
-
-def _update(pixels: hashlib._Hash, frame: av.VideoFrame) -> None:
-    try:
-        values = frame.to_ndarray()
-    except (ValueError, AssertionError):  # a format or an odd size that PyAV has no array for
-        values = frame.to_ndarray(format="rgb24")
-    pixels.update(repr(values.shape).encode())
-    pixels.update(np.ascontiguousarray(values))
-
-
 class Entries:
     """The files of all splits in one numbering: first those of the first split, in its order.
 
@@ -193,7 +53,7 @@ class Entries:
         class_names: of the classes.
         split: int8 ``[N]``, which of the names.
         file: int64 ``[N]``: entries of one path are one file.
-        first: int64 ``[F]``, the first entry of each file.
+        first: int64 ``[F]``, the first entry of each file, ascending.
     """
 
     def __init__(self, splits: Mapping[str, Records]) -> None:
@@ -202,9 +62,9 @@ class Entries:
         self._ends = list(accumulate(len(records) for records in self._records))
         self.split = np.repeat(np.arange(len(self.names), dtype=np.int8), [len(each) for each in self._records])
         keys = (source_key(os.path.abspath(records.path(i))) for records in self._records for i in range(len(records)))
-        _, self.first, self.file = np.unique(
-            np.fromiter(keys, np.uint64, len(self)), return_index=True, return_inverse=True
-        )
+        _, first, file = np.unique(np.fromiter(keys, np.uint64, len(self)), return_index=True, return_inverse=True)
+        order = np.argsort(first)  # of one folder, or one shard, after the other
+        self.first, self.file = first[order], np.argsort(order)[file]
 
     def __len__(self) -> int:
         return len(self.split)
@@ -216,6 +76,25 @@ class Entries:
     def path(self, entry: int) -> str:
         records, index = self._at(entry)
         return records.path(index)
+
+    def to_open(self, entry: int) -> str | Member:
+        """See ``Records.file``."""
+        records, index = self._at(entry)
+        return records.file(index)
+
+    def source(self, entry: int) -> int | None:
+        """The :func:`source_key` of the video that a file was cut from, where its list or its name tells that."""
+        records, index = self._at(entry)
+        if records.sources is not None:
+            return int(records.sources[index])
+        path = records.path(index)
+        source = source_of(path)
+        return None if source == "/".join(Path(path).parts[-2:]) else source_key(source)  # the name tells nothing
+
+    def listed(self, entry: int) -> int:
+        """See ``Records.listed``."""
+        records, index = self._at(entry)
+        return records.listed(index)
 
     def labels(self, entry: int) -> tuple[int, ...]:
         """Ascending; one, unless the dataset is multi-label."""
@@ -302,6 +181,7 @@ def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling
     for entry, file in enumerate(entries.file):
         if table.rows[file]["broken"]:
             yield Problem(entry, "broken", table.problems[int(file)], grave=True)
+    yield from _unlike_the_list(entries, table.rows)
     yield from _short(entries, table.rows, sampling)
     yield from _odd(entries, table.rows)
     leaked = np.zeros(len(entries), bool)
@@ -309,6 +189,16 @@ def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling
         leaked[problem.entry] |= problem.kind == "leak"
         yield problem
     yield from _same_source(entries, leaked)
+
+
+def _unlike_the_list(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
+    """Folders that have not as many frames as their list says."""
+    for entry, file in enumerate(entries.file):
+        frames, listed = int(rows[file]["frames"]), entries.listed(entry)
+        if listed > frames and not rows[file]["broken"]:
+            yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
+        elif 0 < listed < frames:
+            yield Problem(entry, "odd", f"{frames} images, of which its list takes the first {listed}")
 
 
 def _short(entries: Entries, rows: np.ndarray, sampling: TemporalSampling) -> Iterator[Problem]:
@@ -383,12 +273,11 @@ def _how(entries: Entries, table: FileTable, entry: int, other: int) -> str:
 
 
 def _same_source(entries: Entries, leaked: np.ndarray) -> Iterator[Problem]:
-    """Clips of one source video in two splits, where file names tell the source."""
+    """Clips of one source video in two splits, where lists or file names tell the source."""
     sources = np.arange(len(entries), dtype=np.uint64)
     for entry in range(len(entries)):
-        path = entries.path(entry)
-        if (source := source_of(path)) != "/".join(Path(path).parts[-2:]):  # which it is where the name tells nothing
-            sources[entry] = source_key(source)
+        if (source := entries.source(entry)) is not None:
+            sources[entry] = source
     for group in _groups(sources):
         first = group[0]
         for entry in group:

@@ -17,6 +17,7 @@ from video_rs.data.decode import open_video
 from video_rs.data.packets import Scan
 from video_rs.data.records import Records
 from video_rs.data.sampler import SampleKey
+from video_rs.data.shards import File
 from video_rs.data.transforms import TrainTransform, ViewTransform
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
@@ -40,6 +41,9 @@ class ClipDataset(Dataset):
         repeats: R copies of a sample share the frames of one decode; see :class:`SampleKey`. Crop, flip and
             augmentation are each copy's own.
         skip: paths that are never opened, since they hung a worker; they count as files that cannot be read.
+        phases: sampling and transform of phases 1, 2 and so on, see :class:`SampleKey`; phase 0 has those above.
+        finishes: whether clips are flipped and augmented. If not, samples carry the generators that have drawn their
+            boxes, and ``transform.finish_batch`` does on the device what it would have done here.
 
     Attributes:
         watch: called with the number of the record just before its file is opened and before each copy is augmented,
@@ -56,8 +60,11 @@ class ClipDataset(Dataset):
         decoder: str = "auto",
         repeats: int = 1,
         skip: Collection[str] = frozenset(),
+        phases: Sequence[tuple[TemporalSampling, TrainTransform]] = (),
+        finishes: bool = True,
     ) -> None:
-        self.records, self.sampling, self.transform = records, sampling, transform
+        self.finishes = finishes
+        self.records, self.sampling, self.transform, self.phases = records, sampling, transform, tuple(phases)
         self.seed, self.decoder, self.repeats, self.skip = seed, decoder, repeats, frozenset(skip)
         self.watch: Callable[[int], None] = _unwatched
 
@@ -69,28 +76,31 @@ class ClipDataset(Dataset):
 
         Returns:
             clip: uint8 ``[T, S, S, C]``; frames: their numbers in the file; label, index: of the file it comes from,
-            its label set as :func:`multi_hot`; broken: ``[(path, reason)]`` of the files it had to replace.
+            its label set as :func:`multi_hot`; broken: ``[(path, reason)]`` of the files it had to replace; rng: the
+            sample's generator, unless the dataset finishes its clips.
 
         Raises:
             UserError: ten replacements could not be read either.
         """
-        clips = self._empty_clips(1)
-        index, frames, broken = self._fill(clips, [key])
+        clips, rngs = self._empty_clips([key]), []
+        index, frames, broken = self._fill(clips, [key], rngs)
         self.watch(-1)
         label = target(self.records, index)
-        return {"clip": clips[0], "frames": frames, "label": label, "index": index, "broken": broken}
+        sample = {"clip": clips[0], "frames": frames, "label": label, "index": index, "broken": broken}
+        return sample if self.finishes else sample | {"rng": rngs[0]}
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
         """A batch, written where it stays; consecutive copies of one use are decoded once.
 
         Returns:
-            clip: uint8 ``[N, T, S, S, C]``; label, index: int64 ``[N]``, or label float32 ``[N, classes]`` of label
-            sets, see :func:`multi_hot`; broken: the entries of all samples, once for each decode.
+            clip: uint8 ``[N, T, S, S, C]``, of the phase that all keys are of; label, index: int64 ``[N]``, or label
+            float32 ``[N, classes]`` of label sets, see :func:`multi_hot`; broken: the entries of all samples, once for
+            each decode; rngs: the samples' generators, unless the dataset finishes its clips.
 
         Raises:
             UserError: ten replacements of a file could not be read either.
         """
-        clips, broken = self._empty_clips(len(keys)), []
+        clips, broken, rngs = self._empty_clips(keys), [], []
         indices, labels = torch.empty(len(keys), dtype=torch.int64), torch.empty(len(keys), dtype=torch.int64)
         if self.records.multi_label:
             labels = torch.empty(len(keys), len(self.records.class_names))
@@ -98,27 +108,39 @@ class ClipDataset(Dataset):
         for _, copies in groupby(keys, self._use):
             copies = list(copies)
             part = slice(first, first + len(copies))
-            index, _, replaced = self._fill(clips[part], copies)
+            index, _, replaced = self._fill(clips[part], copies, rngs)
             labels[part], indices[part] = target(self.records, index), index
             broken += replaced
             first = part.stop
         self.watch(-1)
-        return {"clip": clips, "label": labels, "index": indices, "broken": broken}
+        batch = {"clip": clips, "label": labels, "index": indices, "broken": broken}
+        return batch if self.finishes else batch | {"rngs": rngs}
 
     def _use(self, key: SampleKey) -> tuple[int, int, int]:
         return key.epoch, key.index, key.copy // self.repeats
 
-    def _empty_clips(self, count: int) -> Tensor:
-        return empty(count, self.sampling.num_frames, self.transform.size, self.transform.size, 3)
+    def _sizes(self, phase: int) -> tuple[TemporalSampling, TrainTransform]:
+        return self.phases[phase - 1] if phase else (self.sampling, self.transform)
 
-    def _fill(self, clips: Tensor, copies: list[SampleKey]) -> tuple[int, np.ndarray, list[tuple[str, str]]]:
-        """Draws the copies of one use into ``[R, T, S, S, C]``; gives the record, its frames and what it replaced."""
+    def _empty_clips(self, keys: Sequence[SampleKey]) -> Tensor:
+        sampling, transform = self._sizes(keys[0].phase)
+        return empty(len(keys), sampling.num_frames, transform.size, transform.size, 3)
+
+    def _fill(
+        self, clips: Tensor, copies: list[SampleKey], rngs: list[np.random.Generator]
+    ) -> tuple[int, np.ndarray, list[tuple[str, str]]]:
+        """Draws the copies of one use into ``[R, T, S, S, C]``; gives the record, its frames and what it replaced.
+
+        ``rngs`` gets the generator of each copy.
+        """
         use = self._use(copies[0])
         index, broken = use[1], []
         for attempt in range(MAX_REPLACEMENTS + 1):
             path = self.records.path(index)
             try:
-                return index, self._decode(index, path, clips, copies, attempt), broken
+                frames, drawn = self._decode(index, path, clips, copies, attempt)
+                rngs += drawn
+                return index, frames, broken
             except MediaError as error:
                 broken.append((path, _reason(error, path)))
                 rng = keyed_rng(self.seed, "replace", *use, attempt)
@@ -129,27 +151,30 @@ class ClipDataset(Dataset):
             f"{len(broken)} files in a row cannot be read (the first: {first}): check the dataset and the disk"
         )
 
-    def _decode(self, index: int, path: str, clips: Tensor, copies: list[SampleKey], attempt: int) -> np.ndarray:
+    def _decode(
+        self, index: int, path: str, clips: Tensor, copies: list[SampleKey], attempt: int
+    ) -> tuple[np.ndarray, list[np.random.Generator]]:
         if path in self.skip:
             raise MediaError(f"{path}: {HUNG}")
         self.watch(index)
-        rngs = [keyed_rng(self.seed, "sample", *key, attempt) for key in copies]
-        with open_video(path, self.decoder, self.records.scan(index)) as video:
+        rngs = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
+        records, (sampling, transform) = self.records, self._sizes(copies[0].phase)
+        with open_video(records.file(index), self.decoder, records.scan(index), records.listed(index)) as video:
             rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
-            frames = self.sampling.random_clip(video.num_frames, rng, video.fps)
+            frames = sampling.random_clip(video.num_frames, rng, video.fps)
             video.read_crops(
                 frames,
-                lambda height, width: [self.transform.box(height, width, rng) for rng in rngs],
-                self.transform.size,
-                filter=self.transform.filter,
+                lambda height, width: [transform.box(height, width, rng) for rng in rngs],
+                transform.size,
+                filter=transform.filter,
                 out=clips,
             )
-        for clip, rng in zip(clips, rngs, strict=True):
+        for clip, rng in zip(clips, rngs, strict=True) if self.finishes else ():
             self.watch(index)
-            finished = self.transform.finish(clip, rng)
+            finished = transform.finish(clip, rng)
             if finished is not clip:
                 clip.copy_(finished)
-        return frames
+        return frames, rngs
 
     def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
         """Another file of the class, of several the one written first; of any class where it has no other."""
@@ -206,15 +231,16 @@ class ViewDataset(Dataset):
             return item | {"error": HUNG}
         self.watch(index)
         try:
-            item["views"], item["frames"] = self.views(path, self.records.scan(index))
+            scan, listed = self.records.scan(index), self.records.listed(index)
+            item["views"], item["frames"] = self.views(self.records.file(index), scan, listed)
         except MediaError as error:
             item["error"] = _reason(error, path)
         self.watch(-1)
         return item
 
-    def views(self, path: str, scan: Scan | None = None) -> tuple[Tensor, np.ndarray]:
+    def views(self, path: File, scan: Scan | None = None, listed: int = 0) -> tuple[Tensor, np.ndarray]:
         """The views of one file and the frame numbers of its clips. Raises ``MediaError``."""
-        with open_video(path, self.decoder, scan) as video:
+        with open_video(path, self.decoder, scan, listed) as video:
             indices = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
             return clip_views(video.read, indices, self.transform), indices
 

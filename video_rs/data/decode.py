@@ -1,38 +1,34 @@
 """Frames of a video or an image file, by number.
 
 Frame ``i`` is the ``i``-th frame in presentation order of a full sequential decode of the file's best video stream,
-upright (rotation applied), with edit lists honoured, whichever backend delivers it. An image is a video of one frame.
+upright (rotation applied), with edit lists honoured, whichever backend delivers it. An image is a video of one frame,
+and a folder of images one of as many (frames.py).
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
-from video_rs.data.decode_decord import DecordReader, Unsuitable
+from video_rs.data.decode_decord import DecordReader
+from video_rs.data.decode_pil import ImageReader, read_image
 from video_rs.data.decode_pyav import PyAVReader
+from video_rs.data.frames import FolderReader
+from video_rs.data.media import InPlan, Unsuitable, is_image, media_errors, require_file
 from video_rs.data.packets import Scan, scan
+from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms import Box, resize, short_side_size
-from video_rs.errors import MachineError, MediaError, UserError, VideoRSError
+from video_rs.errors import MediaError, UserError
 
 BACKENDS = ("auto", "decord", "pyav")
-IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
-VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ogv"]
-    + [".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"]
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Video:
 
     def __init__(
         self,
-        path: str | Path,
+        path: File,
         backend: str,
         reader: Backend,
         *,
@@ -205,12 +201,12 @@ class Video:
                 try:
                     planned.append(self._checked(plan(height, width), height, width))
                 except Exception as error:
-                    raise _InPlan from error
+                    raise InPlan from error
             return planned[0]
 
         done = 0
         while done < len(indices):
-            with _media_errors(self.path):
+            with media_errors(self.path):
                 try:
                     for piece in self._reader.frames(indices[done:], once):
                         done += len(piece)
@@ -241,45 +237,49 @@ class Video:
         self.close()
 
 
-def open_video(path: str | Path, backend: str = "auto", known: Scan | None = None) -> Video:
-    """Open a video or an image.
+def open_video(path: File, backend: str = "auto", known: Scan | None = None, listed: int = 0) -> Video:
+    """Open a video, an image, or a folder of frames.
 
     ``auto`` takes decord. Where it is not installed, where it fails, or where a look at the packets (no decoding) says
     that it would deliver other frames or colours than a sequential decode, it takes PyAV. Both deliver the same bits.
 
     Args:
-        path: of the file.
+        path: of the file, which may be one in a shard (``x.tar/name``); or where it lies in one.
         backend: "auto", "decord" or "pyav".
         known: the file's packets, where they need not be read again.
+        listed: of a folder of frames, how many of its images are the video; 0 for all.
 
     Raises:
         MediaError: the file is missing or damaged, has no video stream, or is not for the backend that was named.
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
-    _require_file(path)
-    with _media_errors(path), ExitStack() as stack:
+    file = in_memory(path)
+    if _is_folder(file):
+        return Video(path, "pil", _open_folder(path, listed))
+    require_file(file)
+    with media_errors(path), ExitStack() as stack:
         if is_image(path):
-            return Video(path, "pil", _ImageReader(path))
-        reader = None if known else stack.enter_context(closing(PyAVReader(path)))
+            return Video(path, "pil", ImageReader(file))
+        reader = None if known else stack.enter_context(closing(PyAVReader(file)))
         packets = known or reader.scan
         problem = packets.decord_problem
         if backend != "pyav" and not problem:
             try:
-                decord = DecordReader(path, packets.num_frames, packets.frame_bytes)
+                decord = DecordReader(file, packets.num_frames, packets.frame_bytes)
             except Unsuitable as error:
                 problem = str(error)
             else:
-                spare = partial(PyAVReader, path, scan=packets) if backend == "auto" else None
+                spare = partial(PyAVReader, file, scan=packets) if backend == "auto" else None
                 return Video(path, "decord", decord, fps=packets.fps, spare=spare)
         if backend == "decord":
             raise MediaError(f"{path}: decord cannot be trusted with this file ({problem}): set data.decoder=auto")
         stack.pop_all()  # the reader stays open
-        return Video(path, "pyav", reader or PyAVReader(path, scan=packets), fps=packets.fps)
+        return Video(path, "pyav", reader or PyAVReader(file, scan=packets), fps=packets.fps)
 
 
 def read_frames(
-    path: str | Path,
+    path: File,
     indices: Sequence[int] | np.ndarray,
     *,
     short_side: int | None = None,
@@ -293,28 +293,18 @@ def read_frames(
         return video.read(indices, crop=crop, size=size, short_side=short_side, filter=filter)
 
 
-def read_image(path: str | Path) -> Tensor:
-    """An image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``. Raises ``MediaError``.
+def probe(path: File) -> VideoInfo:
+    """What a video file or a folder of frames holds. Decodes one frame, or all where the timestamps are no guide.
 
-    16 bits are brought to 8; of 32 bits nobody says which values are black and white.
+    Raises ``MediaError``.
     """
-    from PIL import Image, ImageOps
-
-    _require_file(path)
-    with _media_errors(path, Exception), Image.open(path) as image:  # a damaged image may raise anything in PIL
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("I", "F"):
-            raise MediaError(f"{path}: 32 bits per pixel: convert it to 8 or 16")
-        if upright.mode.startswith("I;16"):  # PIL would clip it
-            gray = (np.array(upright).astype(np.uint32) + 128) // 257
-            upright = Image.fromarray(gray.astype(np.uint8))
-        return torch.from_numpy(np.array(upright.convert("RGB")))[None]
-
-
-def probe(path: str | Path) -> VideoInfo:
-    """What a video file holds. Decodes one frame, or all where the timestamps are no guide. Raises ``MediaError``."""
-    _require_file(path)
-    with _media_errors(path), closing(PyAVReader(path)) as reader:
+    file = in_memory(path)
+    if _is_folder(file):
+        folder = _open_folder(path)
+        height, width = read_image(folder.path(0)).shape[1:3]
+        return VideoInfo(folder.num_frames, 0.0, height, width, 0.0, folder.codec, 0)
+    require_file(file)
+    with media_errors(path), closing(PyAVReader(file)) as reader:
         frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
         if frame is None:
             raise MediaError(f"{path}: no frame can be decoded")
@@ -325,66 +315,24 @@ def probe(path: str | Path) -> VideoInfo:
         return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.scan.codec, rotation)
 
 
-def scan_video(path: str | Path) -> Scan:
+def scan_video(path: File) -> Scan:
     """What the packets of a video file tell, without decoding any. Raises ``MediaError``."""
-    _require_file(path)
-    with _media_errors(path):
-        return scan(path)
+    file = in_memory(path)
+    require_file(file)
+    with media_errors(path):
+        return scan(file)
 
 
-def is_image(path: str | Path) -> bool:
-    """Whether the extension is an image's."""
-    return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+def _is_folder(path: File) -> bool:
+    return not isinstance(path, Blob) and os.path.isdir(path)
 
 
-class _ImageReader:
-    num_frames = 1
-
-    def __init__(self, path: str | Path) -> None:
-        self._image = read_image(path)
-
-    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        top, left, height, width = plan(*self._image.shape[1:3])
-        yield self._image[:, top : top + height, left : left + width]
-
-    def close(self) -> None:
-        pass
+def _open_folder(path: File, listed: int = 0) -> FolderReader:
+    with media_errors(path):
+        return FolderReader(path, listed)
 
 
 def _around(boxes: Sequence[Box]) -> Box:
     """The smallest box that holds all."""
     top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
     return top, left, max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left
-
-
-class _InPlan(Exception):
-    """Carries an error of the caller's past those that are the file's."""
-
-
-def _require_file(path: str | Path) -> None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        found = None
-    if found is None or not stat.S_ISREG(found.st_mode):
-        raise MediaError(f"{path}: {'no such file' if found is None else 'not a file'}")
-    if not found.st_size:
-        raise MediaError(f"{path}: the file is empty")
-
-
-@contextmanager
-def _media_errors(path: str | Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file, or a ``MachineError``."""
-    try:
-        yield
-    except VideoRSError:
-        raise
-    except _InPlan as error:
-        raise error.__cause__ from None
-    except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
-        if isinstance(error, UnicodeEncodeError):  # decoders take names as UTF-8
-            raise MediaError(f"{path}: its name is not UTF-8: rename it") from None
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise MachineError(f"{path}: {os.strerror(error.errno)}: lower data.workers, or raise the limit") from error
-        lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
-        raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from video_rs.data.media import Unsuitable
+from video_rs.data.shards import Blob, File
 from video_rs.data.transforms import Box
 
 CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
-
-
-class Unsuitable(Exception):
-    """decord is missing, cannot open or decode the file, or numbers its frames differently."""
 
 
 class DecordReader:
     """Make it in the process that reads from it: a reader made before a fork can hang (decord issues 76, 294).
 
     Args:
-        path: of the file.
+        path: of the file; or the file, in memory.
         num_frames, frame_bytes: the file's, as its packets tell.
 
     Raises:
         Unsuitable: see there.
     """
 
-    def __init__(self, path: str | Path, num_frames: int, frame_bytes: int) -> None:
-        self._path = os.path.abspath(path)  # else "10:30.mp4" is a URL
+    def __init__(self, path: File, num_frames: int, frame_bytes: int) -> None:
+        self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # else "10:30.mp4" is a URL
         self._reader = self._open()
         self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, frame_bytes))
         if self.num_frames != num_frames:
@@ -61,7 +58,8 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         self._errors = decord.DECORDError  # a plain Exception
         try:
-            return decord.VideoReader(self._path, num_threads=1)
+            file = self._path.open() if isinstance(self._path, Blob) else self._path
+            return decord.VideoReader(file, num_threads=1)
         except self._errors as error:
             raise Unsuitable("decord cannot open it") from error
 

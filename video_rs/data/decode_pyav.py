@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
 
 import av
 import av.filter
@@ -26,6 +25,7 @@ from video_rs.data.packets import (
     open_container,
     scan_container,
 )
+from video_rs.data.shards import File
 from video_rs.data.transforms import Box
 from video_rs.errors import MediaError
 
@@ -37,13 +37,13 @@ class PyAVReader:
     start and numbers them as they come.
 
     Args:
-        path: of the file.
+        path: of the file; or the file, in memory.
         container: the open file, which the reader closes.
         scan: its packets, when they are known already.
     """
 
     def __init__(
-        self, path: str | Path, container: av.container.InputContainer | None = None, scan: Scan | None = None
+        self, path: File, container: av.container.InputContainer | None = None, scan: Scan | None = None
     ) -> None:
         self.path, self._fresh = path, scan is not None
         self._container = container or open_container(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -56,13 +56,26 @@ def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (short_side, long) if height <= width else (long, short_side)
 
 
-def encode_video(source: str | Path, target: str | Path, settings: Settings | None = None, comment: str = "") -> int:
+def encode_video(
+    source: str | Path,
+    target: str | Path,
+    settings: Settings | None = None,
+    comment: str = "",
+    beat: Callable[[], None] = lambda: None,
+) -> int:
     """Writes an mp4 file with the frames of a video, whole or not at all.
 
     It has as many frames as a full sequential decode of the source's best video stream, in that order and with those
     times; but they start at 0 where the source starts before it, and a frame that does not come after the one before
     it does so by one unit of the source's clock. The bytes depend on the source, the settings and the versions of
     FFmpeg and x264 alone, and on the comment that is kept in the file.
+
+    Args:
+        source: a video.
+        target: the file to write; missing folders are made.
+        settings: by default ``Settings()``.
+        comment: kept in the file, see :func:`header`.
+        beat: called after each frame.
 
     Returns:
         The number of frames.
@@ -79,7 +92,7 @@ def encode_video(source: str | Path, target: str | Path, settings: Settings | No
         if first is None:
             raise MediaError(f"{source}: no frame can be decoded")
         with atomic_write(target) as handle:
-            count = _write(source, first, frames, handle.name, settings, comment)
+            count = _write(source, _with_beats(chain([first], frames), beat), first, handle.name, settings, comment)
             _check(source, handle.name, count)
     finally:
         frames.close()
@@ -122,10 +135,16 @@ def _unreadable(path: str | Path, error: Exception) -> MediaError:
     return MediaError(f"{path}: cannot be decoded ({lines[0]})")
 
 
+def _with_beats(frames: Iterator[av.VideoFrame], beat: Callable[[], None]) -> Iterator[av.VideoFrame]:
+    for frame in frames:
+        yield frame
+        beat()
+
+
 def _write(
     source: str | Path,
-    first: av.VideoFrame,
     frames: Iterator[av.VideoFrame],
+    first: av.VideoFrame,
     file: str,
     settings: Settings,
     comment: str,
@@ -137,7 +156,7 @@ def _write(
             upright, clock = _Upright(first, settings.short_side), _Clock(first)
             stream = _stream(container, first, clock, upright, settings)
             count = 0
-            for frame in chain([first], frames):
+            for frame in frames:
                 image = upright(frame)
                 image.pts, image.time_base, image.duration = clock.time(frame), clock.base, clock.step
                 image.pict_type = 0  # the encoder chooses

@@ -11,12 +11,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from video_rs.data.decode import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.data.labels import SEPARATOR
+from video_rs.data.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, is_media
 from video_rs.data.paths import Paths
 from video_rs.errors import UserError
 
-_EXTENSIONS = "|".join(re.escape(e) for e in sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS))
+_EXTENSIONS = "|".join(re.escape(e) for e in sorted(MEDIA_EXTENSIONS))
+_MEDIA = re.compile(rf"(?:{_EXTENSIONS})\b", re.IGNORECASE)
 # up to the last extension a path may hold spaces and commas; without one, the last field is the label
 _WITH_EXTENSION = re.compile(rf'(?P<path>.*(?:{_EXTENSIONS}))"?(?:\s*[,\t]\s*|\s+)(?P<label>.+)', re.IGNORECASE)
 _LAST_FIELD = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<label>[^\s,]+)")
@@ -27,6 +28,8 @@ _HEADER = re.compile(
 )
 
 _NUMBERS = re.compile(r"[-+]?\d+(?:[\s,]+[-+]?\d+)+")  # of frames, and the class: VideoMAE, MMAction2
+# TSN's lists of folders of frames, also MMAction2's: "folder frames class"
+_RAWFRAMES = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<frames>\d{1,9})(?:\s*,\s*|\s+)(?P<label>\d+(?:;\d+)*)")
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
 
 Row = TypeVar("Row")
@@ -34,6 +37,7 @@ Row = TypeVar("Row")
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path", "image")
 _LABEL_COLUMNS = ("label", "class", "class_name", "labels")
 _SOURCE_COLUMNS = ("source", "group", "video_id")
+_FRAMES_COLUMNS = ("num_frames", "frames", "total_frames")  # of folders of frames
 
 
 class Entry(NamedTuple):
@@ -45,6 +49,7 @@ class Entry(NamedTuple):
         line: its number, from 1.
         source: the video that the file was cut from, where the list says so, else None.
         file: the one that the line is in, where it is not the list itself.
+        frames: of a folder of frames, how many the list says it has, else 0.
     """
 
     path: str
@@ -52,6 +57,7 @@ class Entry(NamedTuple):
     line: int
     source: str | None = None
     file: str = ""
+    frames: int = 0
 
 
 def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
@@ -72,12 +78,26 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     if "youtube_id" in header:
         yield from _kinetics_entries(file, header, lines, base)
         return
+    second = next(lines, "")
+    lines = chain([second], lines)
+    _refuse_unknown_header(file, first, second, base)
     if _columns(first):
         entries = _column_entries(file, first, lines, multi_label)
     else:
-        entries = _entries(file, chain([first], lines), multi_label)
+        entries = _entries(file, chain([first], lines), base, multi_label)
     for entry in entries:
-        yield Entry(os.path.join(base, entry.path), entry.label, entry.line, entry.source)
+        path = entry.path.rstrip("/") or entry.path  # that of a folder may end in one
+        yield entry._replace(path=os.path.join(base, path))
+
+
+def _refuse_unknown_header(file: str, first: str, second: str, base: str) -> None:
+    """Raises UserError for one: as a line it would be a file that is missing, and its label a class."""
+    match = _LAST_FIELD.fullmatch(first.strip())
+    if not match or _columns(first) or _HEADER.fullmatch(first.strip()) or _MEDIA.search(first):
+        return
+    if _MEDIA.search(second) and not os.path.exists(os.path.join(base, match["path"])):
+        hint = "if it is a header, call its columns path and label"
+        raise UserError(f"{file}:1: '{first.strip()[:80]}' names no video or image, as the line after it does; {hint}")
 
 
 def is_kinetics(file: str) -> bool:
@@ -128,17 +148,26 @@ def _lines(file: str) -> Iterator[str]:
         raise UserError(f"{file}: not a text file in UTF-8") from error
 
 
-def _entries(file: str, lines: Iterable[str], multi_label: bool = False) -> Iterator[Entry]:
+def _entries(file: str, lines: Iterable[str], base: str, multi_label: bool = False) -> Iterator[Entry]:
     good: set[str] = set()  # labels
+    with_frames = None  # whether "a/b 12 3" means the folder a/b; one line that tells speaks for all
     for number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or (number == 1 and _HEADER.fullmatch(line)):
+            continue
+        raw = None if with_frames is False else _rawframes(line)
+        if raw and with_frames is None:
+            with_frames = _has_frames_column(base, raw)
+        if raw and with_frames is not False:
+            frames = _count(raw["frames"], f"{file}:{number}")
+            yield Entry(raw["path"].strip('"'), raw["label"], number, frames=frames)
             continue
         match = _WITH_EXTENSION.fullmatch(line) or (multi_label and _UNLABELLED.fullmatch(line))
         match = match or _LAST_FIELD.fullmatch(line)
         path, label = (field.strip().strip('"') for field in match.groups()) if match else ("", "")
         if not path or not (label or multi_label):
             hint = "; data.multi_label=true allows files without labels" if _UNLABELLED.fullmatch(line) else ""
+            hint = "; put a comma, a tab or a space between them" if ";" in line else hint
             raise UserError(f"{file}:{number}: '{line[:80]}' is not a line 'path label'{hint}")
         if label not in good:
             if _NUMBERS.fullmatch(label):
@@ -147,6 +176,26 @@ def _entries(file: str, lines: Iterable[str], multi_label: bool = False) -> Iter
             _check_label(label, f"{file}:{number}", multi_label)
             good.add(label)
         yield Entry(path, label, number)
+
+
+def _rawframes(line: str) -> re.Match[str] | None:
+    fields = line.replace(",", " ").rsplit(None, 2)  # of long lists of other kinds the pattern would double the time
+    return _RAWFRAMES.fullmatch(line) if len(fields) == 3 and fields[1].isdecimal() else None
+
+
+def _has_frames_column(base: str, line: re.Match[str]) -> bool | None:
+    """Whether the number after the path is one of frames, and not the end of a name; None where no file tells."""
+    if os.path.isdir(os.path.join(base, line["path"].strip('"'))):
+        return True
+    if _WITH_EXTENSION.fullmatch(line[0]) or os.path.exists(os.path.join(base, line[0][: line.end("frames")])):
+        return False
+    return None
+
+
+def _count(text: str, place: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{place}: '{text}' is not a number of frames, 1 or more")
+    return int(text)
 
 
 def _check_label(label: str, place: str, multi_label: bool) -> None:
@@ -162,14 +211,18 @@ def _columns(header: str) -> list[str]:
 
 
 def _delimiter(header: str) -> str:
-    return "\t" if "\t" in header else ","
+    return next((mark for mark in "\t," if mark in header), " ")
 
 
 def _column_entries(file: str, header: str, lines: Iterable[str], multi_label: bool) -> Iterator[Entry]:
-    """Of a csv with a header: its columns for path and label, and for the source video if there is one."""
+    """Of a csv with a header: its columns for path and label, and those for the source video and for the number of
+    frames of a folder of them, if there are any."""
     columns, delimiter = _columns(header), _delimiter(header)
     path, label = (next(columns.index(c) for c in known if c in columns) for known in (_PATH_COLUMNS, _LABEL_COLUMNS))
-    source = next((columns.index(name) for name in _SOURCE_COLUMNS if name in columns), None)
+    source, frames = (
+        next((columns.index(name) for name in known if name in columns), None)
+        for known in (_SOURCE_COLUMNS, _FRAMES_COLUMNS)
+    )
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     for row in rows(file, reader):
         number = reader.line_num + 1  # the header came first
@@ -181,7 +234,10 @@ def _column_entries(file: str, header: str, lines: Iterable[str], multi_label: b
         _check_label(row[label].strip(), f"{file}:{number}", multi_label)
         # without a source a file is its own
         written = None if source is None else row[source].strip() or row[path]
-        yield Entry(row[path].strip(), row[label].strip(), number, written)
+        place = row[path].strip()
+        is_folder = frames is not None and not is_media(place)
+        count = _count(row[frames].strip(), f"{file}:{number}") if is_folder else 0
+        yield Entry(place, row[label].strip(), number, written, frames=count)
 
 
 def _kinetics_entries(file: str, header: list[str], lines: Iterator[str], root: str) -> Iterator[Entry]:

@@ -42,9 +42,14 @@ def clip_loader(
     return _Loader(dataset, workers, timeout, batch_sampler=stream, pin_memory=pin_memory)
 
 
-def view_loader(dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0) -> ViewLoader:
-    """One test video at a time: the dicts of :class:`ViewDataset`. Arguments as for :func:`clip_loader`."""
-    return ViewLoader(dataset, workers, timeout)
+def view_loader(
+    dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0, rank: int = 0, world_size: int = 1
+) -> ViewLoader:
+    """One test video at a time: the dicts of :class:`ViewDataset`.
+
+    Of several processes each takes every ``world_size``-th video. Other arguments as for :func:`clip_loader`.
+    """
+    return ViewLoader(dataset, workers, timeout, range(rank, len(dataset), world_size))
 
 
 class ViewLoader:
@@ -54,16 +59,16 @@ class ViewLoader:
     ``StuckWorker`` when the workers stand still in none.
     """
 
-    def __init__(self, dataset: ViewDataset, workers: int, timeout: float) -> None:
-        self.dataset, self.workers, self.timeout = dataset, workers, timeout
+    def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
+        self.dataset, self.workers, self.timeout, self.indices = dataset, workers, timeout, indices
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         done = hung_in_a_row = 0
         while done < len(self):
-            rest = range(done, len(self))
+            rest = self.indices[done:]
             try:
                 for item in _Loader(self.dataset, self.workers, self.timeout, sampler=rest, batch_size=None):
                     done += 1

@@ -1,55 +1,114 @@
-"""Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899), on a batch's device."""
+"""Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899), on a batch's device.
+
+Two samples of a global batch are partners: their order is random already. What happens to them depends on the seed, the
+step and their positions in the global batch, so that neither micro-batches nor processes change it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from video_rs.rng import keyed_rng
 
-def mix(
-    batch: Tensor,
-    targets: Tensor,
-    rng: np.random.Generator,
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for the pairs of some samples that follow each other in a global batch.
+
+    Attributes:
+        own: ``[pairs]`` float64, the share that a sample keeps of its pixels and so of its targets.
+        blend: ``[pairs]`` float64, the share that it keeps outside of the box: ``own`` with mixup, 1 with CutMix.
+        boxes: ``[pairs, 4]`` int64, what CutMix takes from the partner: top, bottom, left, right; empty with mixup.
+        repeats: of the samples. Partners are ``repeats`` apart, as the copies of one use follow each other.
+    """
+
+    own: np.ndarray
+    blend: np.ndarray
+    boxes: np.ndarray
+    repeats: int = 1
+
+    def part(self, first: int, count: int) -> Draws:
+        """Those of ``count`` samples from number ``first`` on; both are multiples of ``2 * repeats``."""
+        if first % (2 * self.repeats) or count % (2 * self.repeats):
+            raise ValueError(f"{count} samples from number {first} on are not whole pairs with repeats={self.repeats}")
+        pairs = slice(first // 2, (first + count) // 2)
+        return Draws(self.own[pairs], self.blend[pairs], self.boxes[pairs], self.repeats)
+
+
+def draw_mix(
+    seed: int,
+    step: int,
+    batch_size: int,
+    height: int,
+    width: int,
     mixup: float = 0.0,
     cutmix: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Mix each clip with a partner from the batch; with both kinds on, one of them is drawn for the batch.
+    repeats: int = 1,
+) -> Draws:
+    """Draws kind, share and box of each pair of a global batch; with both kinds on, one is drawn for each pair.
 
-    All draws are made on the host. The share of a clip is one number for the batch, and so is the box of CutMix, which
-    is cut through all frames; the targets get the share of pixels that the box really leaves.
+    Args:
+        seed, step: of the run.
+        batch_size: the global batch, a multiple of ``2 * repeats``.
+        height, width: of the clips, in pixels.
+        mixup, cutmix: alphas of the Beta distributions of the shares; 0 turns a kind off, one of them is on.
+        repeats: copies of a use of a sample that follow each other in the batch.
+    """
+    rng, pairs = keyed_rng(seed, "mix", step), batch_size // 2
+    is_cut = rng.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
+    blended = rng.beta(mixup, mixup, pairs) if mixup else np.ones(pairs)
+    kept = rng.beta(cutmix, cutmix, pairs) if cutmix else np.ones(pairs)
+    boxes = random_boxes(height, width, np.where(is_cut, kept, 1.0), rng)
+    uncut = 1 - (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (height * width)
+    return Draws(np.where(is_cut, uncut, blended), np.where(is_cut, 1.0, blended), boxes, repeats)
+
+
+def random_boxes(height: int, width: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Boxes of ``1 - share`` of the area about uniform centres, cut at the borders.
+
+    Returns:
+        int64 ``[len(shares), 4]``: top, bottom, left, right.
+    """
+    sides, ends = np.sqrt(1 - shares), []
+    for length in (height, width):
+        extent = (length * sides).astype(np.int64)
+        first = rng.integers(length, size=len(shares)) - extent // 2
+        ends += [np.clip(first, 0, length), np.clip(first + extent, 0, length)]
+    return np.stack(ends, axis=1)
+
+
+def mix(batch: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Mixes each clip with its partner; the box of CutMix is cut through all frames. The host waits for nothing.
 
     Args:
         batch: floating point ``[N, C, T, H, W]``.
         targets: floating point ``[N, classes]``, class probabilities.
-        rng: decides kind, partners, share and box.
-        mixup, cutmix: alphas of the Beta distributions of the shares; 0 turns a kind off.
+        draws: of these N samples.
 
     Returns:
-        the mixed batch and targets; the arguments themselves where both kinds are off.
+        the mixed batch and targets.
     """
-    if not mixup and not cutmix:
-        return batch, targets
-    use_cutmix = cutmix > 0 and (not mixup or rng.random() < 0.5)
-    share = float(rng.beta(cutmix, cutmix) if use_cutmix else rng.beta(mixup, mixup))
-    partners = torch.from_numpy(rng.permutation(len(batch))).to(batch.device)
-    if use_cutmix:
-        height, width = batch.shape[-2:]
-        top, bottom, left, right = random_box(height, width, share, rng)
-        share = 1 - (bottom - top) * (right - left) / (height * width)
-        box = (..., slice(top, bottom), slice(left, right))
-        batch = batch.clone()
-        batch[box] = batch[partners][box]
-    else:
-        batch = torch.lerp(batch[partners], batch, share)
-    return batch, torch.lerp(targets[partners], targets, share)
+    table = torch.from_numpy(np.column_stack([draws.own, draws.blend, draws.boxes]))  # one copy for all
+    exact = torch.promote_types(batch.dtype, torch.float32)  # which has all the numbers of pixels
+    own, blend, *boxes = table.to(exact).to(batch.device, non_blocking=True).unbind(1)
+    weight = torch.where(_inside(boxes, *batch.shape[-2:]), 0.0, blend[:, None, None])[:, None, None]
+    mixed = _with_partners(batch, weight.to(batch.dtype), draws.repeats)
+    return mixed, _with_partners(targets, own[:, None].to(targets.dtype), draws.repeats)
 
 
-def random_box(height: int, width: int, share: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of ``1 - share`` of the area about a uniform centre, cut at the borders: top, bottom, left, right."""
-    side = np.sqrt(1 - share)
-    h, w = int(height * side), int(width * side)
-    y, x = int(rng.integers(height)), int(rng.integers(width))
-    top, bottom = np.clip([y - h // 2, y - h // 2 + h], 0, height)
-    left, right = np.clip([x - w // 2, x - w // 2 + w], 0, width)
-    return int(top), int(bottom), int(left), int(right)
+def _inside(boxes: list[Tensor], height: int, width: int) -> Tensor:
+    """bool ``[pairs, H, W]``, which pixels lie in the boxes."""
+    top, bottom, left, right = (end[:, None] for end in boxes)
+    y, x = (torch.arange(length, device=top.device) for length in (height, width))
+    return ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
+
+
+def _with_partners(samples: Tensor, weight: Tensor, repeats: int) -> Tensor:
+    """``weight * sample + (1 - weight) * partner``, with a weight for each pair."""
+    pairs = samples.unflatten(0, (-1, 2, repeats))
+    weight = weight.unflatten(0, (-1, 1, repeats))
+    return torch.lerp(pairs.flip(1), pairs, weight).flatten(0, 2)

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 
+from video_rs.data.shards import Blob, File
 from video_rs.errors import MediaError
 
 # Of these the chroma of a pixel is that of its 2 x 2 block, whoever converts, in whatever piece, if the height is even.
@@ -57,12 +57,14 @@ class Scan:
         return 0 if self.pts is None else len(self.pts)
 
 
-def open_container(path: str | Path) -> av.container.InputContainer:
+def open_container(path: File) -> av.container.InputContainer:
     """Raises ``av.FFmpegError``."""
+    if isinstance(path, Blob):
+        return av.open(path.open())
     return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
 
 
-def best_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+def best_stream(container: av.container.InputContainer, path: File) -> av.VideoStream:
     """The video stream that players show; not always the first. Raises ``MediaError`` where there is none."""
     stream = container.streams.best("video")
     if stream is None:
@@ -113,13 +115,13 @@ class _Starts:
             at += self._length + size
 
 
-def scan(path: str | Path) -> Scan:
+def scan(path: File) -> Scan:
     """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
     with open_container(path) as container:
         return scan_container(container, path)
 
 
-def scan_container(container: av.container.InputContainer, path: str | Path) -> Scan:
+def scan_container(container: av.container.InputContainer, path: File) -> Scan:
     """:func:`scan` of an open file, which is read to its end."""
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name

@@ -2,7 +2,7 @@
 
 The operations, their ranges and their quirks are those of the TPU code the recipe was published with
 (``models/official/efficientnet/autoaugment.py`` in tensorflow/tpu). A clip gets one draw: every frame the same
-operation, angle, place and look-up table.
+operation, angle, place and look-up table. It is changed where it lies; on a GPU the host waits for nothing.
 """
 
 from __future__ import annotations
@@ -50,16 +50,20 @@ def equalize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def _equalize_channel(channel: Tensor) -> Tensor:
-    histogram = torch.bincount(channel.flatten(), minlength=256) // len(channel)  # of the mean frame
-    if not histogram.any():
-        return channel
-    last = histogram[histogram.nonzero()[-1, 0]]
-    step = int(histogram.sum() - last) // 255
-    if step == 0:
-        return channel
-    table = (histogram.cumsum(0) + step // 2) // step
-    table = torch.cat([table.new_zeros(1), table[:-1]]).clamp(0, 255).to(torch.uint8)
-    return table[channel.int()]
+    histogram, values = _histogram(channel) // len(channel), torch.arange(256, device=channel.device)  # of a mean frame
+    last = histogram.gather(0, (values * (histogram > 0)).argmax(0, keepdim=True))
+    step = (histogram.sum() - last) // 255
+    table = (histogram.cumsum(0) + step // 2) // step.clamp(min=1)
+    table = torch.cat([table.new_zeros(1), table[:-1]]).clamp(0, 255)
+    return torch.where(step > 0, table, values).to(torch.uint8)[channel.int()]
+
+
+def _histogram(channel: Tensor) -> Tensor:
+    """How often each of the 256 values is there, int64."""
+    if not channel.is_cuda:
+        return torch.bincount(channel.flatten(), minlength=256)
+    places = channel.flatten().long()  # where bincount would make the host wait
+    return places.new_zeros(256).scatter_add_(0, places, places.new_ones(1).expand_as(places))
 
 
 def invert(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
@@ -103,7 +107,8 @@ def sharpness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
         x = clip.to(torch.float32)
         rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
         box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
-        smooth[:, 1:-1, 1:-1] = _to_uint8((box + 4 * x[:, 1:-1, 1:-1]) / 13)
+        weight = torch.full((), 13.0, device=clip.device)  # by a number, a GPU would multiply with its reciprocal
+        smooth[:, 1:-1, 1:-1] = _to_uint8((box + 4 * x[:, 1:-1, 1:-1]) / weight)
     return _enhance(smooth, clip, level)
 
 
@@ -169,8 +174,9 @@ def _enhance(degenerate: Tensor, clip: Tensor, level: float) -> Tensor:
 
 
 def _gray(clip: Tensor) -> Tensor:
-    weights = torch.tensor([0.2989, 0.587, 0.114])  # TensorFlow's rgb_to_grayscale
-    return _to_uint8((clip.to(torch.float32) @ weights * (255.5 / 255))[..., None].expand_as(clip))
+    red, green, blue = clip.unbind(-1)
+    gray = 0.2989 * red + 0.587 * green + 0.114 * blue  # TensorFlow's rgb_to_grayscale
+    return _to_uint8((gray * (255.5 / 255))[..., None].expand_as(clip))
 
 
 def _to_uint8(clip: Tensor) -> Tensor:
@@ -184,8 +190,8 @@ def _signed(value: float, rng: np.random.Generator) -> float:
 def _warp(clip: Tensor, to_x: tuple[float, float, float], to_y: tuple[float, float, float]) -> Tensor:
     """Each pixel from the nearest one to ``x' = a x + b y + c``, and likewise ``y'``; ``FILL`` outside the frame."""
     height, width = clip.shape[1:3]
-    y = torch.arange(height, dtype=torch.float64)[:, None]
-    x = torch.arange(width, dtype=torch.float64)[None, :]
+    y = torch.arange(height, dtype=torch.float64, device=clip.device)[:, None]
+    x = torch.arange(width, dtype=torch.float64, device=clip.device)[None, :]
     source_x, source_y = (torch.floor(a * x + b * y + c + 0.5).long() for a, b, c in (to_x, to_y))
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     moved = clip[:, source_y.clamp(0, height - 1), source_x.clamp(0, width - 1)]

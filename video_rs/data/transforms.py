@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -13,6 +14,7 @@ from torch import Tensor
 from video_rs.contract import FILTERS
 
 Box = tuple[int, int, int, int]  # top, left, height, width
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
 
 def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear") -> Tensor:
@@ -28,12 +30,13 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
     """
     if clip_THWC.shape[1:3] == (height, width):
         return clip_THWC
-    from torchvision.transforms.v2 import functional as F  # a broken torchvision must not break the import of video_rs
+    from torchvision.transforms import InterpolationMode  # a broken torchvision must not break the import of video_rs
+    from torchvision.transforms.v2 import functional as F
 
     if filter not in FILTERS:
         raise ValueError(f"unknown resize filter {filter!r}: use one of {', '.join(FILTERS)}")
-    mode, _, antialias = filter.partition("-")
-    clip_TCHW = clip_THWC.permute(0, 3, 1, 2)
+    name, _, antialias = filter.partition("-")
+    clip_TCHW, mode = clip_THWC.permute(0, 3, 1, 2), InterpolationMode(name)
     return F.resize_image(clip_TCHW, [height, width], mode, antialias=bool(antialias)).permute(0, 2, 3, 1)
 
 
@@ -112,7 +115,7 @@ class TrainTransform:
         area, aspect, min_covered: of the random crop, see :func:`random_area_crop`.
         flip: probability of mirroring the whole clip; 0 where left and right tell classes apart.
         filter: one of ``contract.FILTERS``.
-        rand_augment: called as ``rand_augment(clip, rng)`` on the resized clip.
+        color_jitter, rand_augment, random_erasing: in this order called as ``f(clip, rng)`` on the resized clip.
     """
 
     def __init__(
@@ -123,10 +126,13 @@ class TrainTransform:
         flip: float = 0.5,
         filter: str = "bilinear",
         min_covered: float = 0.1,
-        rand_augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None,
+        color_jitter: Augmentation | None = None,
+        rand_augment: Augmentation | None = None,
+        random_erasing: Augmentation | None = None,
     ) -> None:
         self.size, self.area, self.aspect, self.flip = size, tuple(area), tuple(aspect), flip
-        self.filter, self.min_covered, self.rand_augment = filter, min_covered, rand_augment
+        self.filter, self.min_covered = filter, min_covered
+        self.color_jitter, self.rand_augment, self.random_erasing = color_jitter, rand_augment, random_erasing
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
@@ -139,12 +145,17 @@ class TrainTransform:
         return random_area_crop(height, width, self.area, self.aspect, rng, min_covered=self.min_covered)
 
     def finish(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """What comes after the resize: flip and RandAugment, uint8 ``[T, size, size, C]``."""
+        """What comes after the resize: flip and augmentation, uint8 ``[T, size, size, C]``."""
         if rng.random() < self.flip:
             clip_THWC = clip_THWC.flip(2)
-        if self.rand_augment is not None:
-            clip_THWC = self.rand_augment(clip_THWC, rng)
+        for augment in (self.color_jitter, self.rand_augment, self.random_erasing):
+            if augment is not None:
+                clip_THWC = augment(clip_THWC, rng)
         return clip_THWC.contiguous()
+
+    def finish_batch(self, batch_NTHWC: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
+        """:meth:`finish` of each clip where the batch is; the generators stay as they are, and nobody waits."""
+        return torch.stack([self.finish(clip, copy.deepcopy(rng)) for clip, rng in zip(batch_NTHWC, rngs, strict=True)])
 
 
 class ViewTransform:

@@ -120,13 +120,22 @@ class Watch(threading.Thread):
                 if self._stuck:  # the error is of a death, or of a message that breaks off
                     bury(self._killed)
                     raise self._stuck from None
-                dead = [worker.exitcode for worker in self._workers if worker.exitcode]
+                dead = self._deaths(5.0 if isinstance(error, OSError | EOFError) else 0.0)
                 if not dead:
                     raise
                 raise _died(dead) from error
             if batch is None:
                 return
             yield batch
+
+    def _deaths(self, patience: float) -> list[int]:
+        """Exit codes of those that died. The connection to one breaks before the process can be seen to have ended."""
+        end = time.monotonic() + patience
+        while not (dead := [worker.exitcode for worker in self._workers if worker.exitcode]):
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.02)
+        return dead
 
     def _on_death(self, *_: object) -> None:
         # exit code 0: torch sends them home after the last batch

@@ -7,7 +7,7 @@ the TF Model Garden's configs of 3D ResNet-RS).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from video_rs import runtime
+from video_rs import memory, runtime
 from video_rs.data.transforms import normalize
+from video_rs.distributed import World
+from video_rs.errors import MachineError
 
 
 @dataclass
@@ -38,13 +40,32 @@ class Scores:
     errors: list[tuple[int, str]] = field(default_factory=list)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference_mode tensors of XLA have no views
 def view_probs(model: nn.Module, views: Tensor, *, device: torch.device, precision: str = "auto") -> Tensor:
     """Class probabilities of uint8 views: ``[n, T, H, W, C]`` -> float32 or float64 ``[n, classes]`` on the host.
 
     The views are normalised as ``model.contract`` says; the probabilities add up to 1, or with its ``multi_label`` each
     class has its own. The model must be in ``eval()`` mode and on ``device``.
+
+    Raises:
+        MachineError: not enough memory; the message says for how many views there is.
     """
+
+    def forward(count: int) -> Tensor:
+        return _view_probs(model, views[:count], device, precision)
+
+    try:
+        return forward(len(views))
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        memory.let_go(error)
+    fits = memory.largest_that_fits([len(views) >> n for n in range(1, len(views).bit_length())], forward)
+    advice = f"{fits} would fit; set test.batch_size={fits} (views_per_forward)" if fits else "nor is there for one"
+    raise MachineError(f"not enough memory for {len(views)} views in one forward pass: {advice}")
+
+
+def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
     contract, parameter = model.contract, next(model.parameters())
     clips = normalize(views.to(device), contract.mean, contract.std, dtype=parameter.dtype)
     with runtime.autocast(device, runtime.select_precision(precision, device)):
@@ -62,8 +83,9 @@ def score(
     views_per_forward: int = 8,
     keep_views: bool = False,
     progress: Callable[[int], Any] | None = None,
+    world: World | None = None,
 ) -> Scores:
-    """Score every video of a loader once.
+    """Score every video once.
 
     Args:
         model: with ``contract`` and ``num_classes``, on ``device``; used in ``eval()`` mode and given back as it was.
@@ -73,22 +95,45 @@ def score(
             be spread over several, so memory depends on this number alone.
         keep_views: also return the probabilities of every view.
         progress: called with 1 after each video that was read, e.g. ``tqdm.update``.
+        world: the processes that have a part of the videos each, in loaders of the same dataset.
 
     Returns:
-        Scores in the order of the dataset.
+        Scores in the order of the dataset, in all processes.
     """
+    world = world or World()
+    with world.together("the evaluation"):
+        part = _score(model, view_loader, device, precision, views_per_forward, keep_views, progress)
+        if world.size > 1 and part[1].views is not None:  # the largest by far: only the own ones travel
+            part[1].views = part[1].views[part[0]]
+    return _merged(world.gather(part, "the evaluation"))
+
+
+def _score(
+    model: nn.Module,
+    view_loader: Iterable[dict[str, Any]],
+    device: torch.device,
+    precision: str,
+    views_per_forward: int,
+    keep_views: bool,
+    progress: Callable[[int], Any] | None,
+) -> tuple[np.ndarray, Scores]:
+    """Which videos were in the loader, bool ``[N]``, and their scores."""
     num_videos = len(view_loader.dataset)
     several = model.contract.multi_label
     labels = np.zeros((num_videos, model.num_classes), bool) if several else np.full(num_videos, -1, dtype=np.int64)
     errors: list[tuple[int, str]] = []
+    noted = np.zeros(num_videos, bool)
     sums = np.zeros((num_videos, model.num_classes))
     views: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
     seen = np.zeros(num_videos, dtype=np.int64)
     was_training = model.training
     model.eval()
     try:
-        for batch, owners in _batches(_readable(view_loader, labels, errors, progress), views_per_forward):
-            for owner, probs in zip(owners, view_probs(model, batch, device=device, precision=precision), strict=True):
+        for batch, owners in _batches(_readable(view_loader, noted, labels, errors, progress), views_per_forward):
+            if device.type == "xla":  # which would compile the network again for the last, smaller group
+                batch = torch.cat([batch, batch[:1].expand(views_per_forward - len(batch), *batch.shape[1:])])
+            probs_of_views = view_probs(model, batch, device=device, precision=precision)[: len(owners)]
+            for owner, probs in zip(owners, probs_of_views, strict=True):
                 sums[owner] += probs.numpy()
                 seen[owner] += 1
                 if keep_views:
@@ -100,14 +145,39 @@ def score(
     errors += [(int(i), "the network's output is not finite") for i in np.flatnonzero(~finite)]
     scored = finite & (seen > 0)
     means = np.where(scored[:, None], sums, 0.0) / np.maximum(seen, 1)[:, None]
-    return Scores(means.astype(np.float32), labels, scored, _stack(views) if keep_views else None, sorted(errors))
+    kept = _stack(views) if keep_views else None
+    return noted, Scores(means.astype(np.float32), labels, scored, kept, errors)
+
+
+def _merged(parts: Sequence[tuple[np.ndarray, Scores]]) -> Scores:
+    """The scores of all videos, each of which was in one part; of several parts each has the views of its own alone."""
+    if len(parts) == 1:
+        return parts[0][1]
+    whole, views = parts[0][1], [(noted, part.views) for noted, part in parts if part.views is not None]
+    taken = parts[0][0].copy()
+    for noted, part in parts[1:]:
+        if (taken & noted).any():
+            raise ValueError(f"two processes scored item {np.flatnonzero(taken & noted)[0]}")
+        taken |= noted
+        for own, other in ((whole.probs, part.probs), (whole.labels, part.labels), (whole.scored, part.scored)):
+            own[noted] = other[noted]
+        whole.errors += part.errors
+    if views:
+        whole.views = np.zeros((len(taken), *views[0][1].shape[1:]), np.float16)
+        for noted, values in views:
+            whole.views[noted] = values
+    whole.errors.sort()
+    return whole
 
 
 def _readable(
-    items: Iterable[dict], labels: np.ndarray, errors: list[tuple[int, str]], progress: Callable[[int], Any] | None
+    items: Iterable[dict],
+    noted: np.ndarray,
+    labels: np.ndarray,
+    errors: list[tuple[int, str]],
+    progress: Callable[[int], Any] | None,
 ) -> Iterator[dict]:
     """Note the labels and errors of all items, and pass on those that have views."""
-    noted = np.zeros(len(labels), bool)
     for item in items:
         index, label = item["index"], item["label"]
         if noted[index]:

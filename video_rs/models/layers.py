@@ -56,7 +56,13 @@ def replicate_frames(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
 
 
 class Conv(nn.Conv3d):
-    """A convolution with a 5-D kernel, padded as the layout says and initialised as the paper's code does."""
+    """A convolution with a 5-D kernel, padded as the layout says and initialised as the paper's code does.
+
+    Attributes:
+        as_2d: whether kernels of one frame, and of one pixel, run as 2D convolutions; else all are 3D ones.
+    """
+
+    as_2d = True
 
     def __init__(
         self,
@@ -86,11 +92,11 @@ class Conv(nn.Conv3d):
             x, padding = pad(x, (1, *kernel[1:]), (1, *stride[1:]), self.layout_padding)
         else:
             x, padding = pad(x, kernel, stride, self.layout_padding)
-        if kernel[0] == 1:
+        if self.as_2d and kernel[0] == 1:
             weight = self.weight.squeeze(2)
             x = x[:, :, :: stride[0]]
             return over_frames(lambda frames: F.conv2d(frames, weight, self.bias, stride[1:], padding[1:]), x)
-        if kernel[1:] == stride[1:] == (1, 1):  # pixels do not mix: [N, C, T, H*W], also a view
+        if self.as_2d and kernel[1:] == stride[1:] == (1, 1):  # pixels do not mix: [N, C, T, H*W], also a view
             tracks = F.conv2d(x.flatten(3), self.weight.squeeze(4), self.bias, (stride[0], 1), (padding[0], 0))
             return tracks.unflatten(3, x.shape[3:])
         return F.conv3d(x, self.weight, self.bias, stride, padding)
@@ -187,12 +193,14 @@ class SelfGating(nn.Module):
 
 
 _GOLDEN = -0x61C8864680B583EB  # splitmix64's increment 0x9E3779B97F4A7C15 as a signed integer
+_INVERSE = -0xE217C1E66C88CC3  # of that, modulo 2**64
+_WITHOUT_SIGN = (1 << 63) - 1
 _MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right; torch's keeps the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    """A logical shift to the right; torch's keeps the sign, and XLA's rounds what is negative towards zero."""
+    return ((z & _WITHOUT_SIGN) >> bits) | ((z < 0).to(z.dtype) << (63 - bits))
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -213,8 +221,10 @@ def keyed_uniform(keys: Tensor, stream: int, size: int) -> Tensor:
     Returns:
         ``[N, size]`` float32, multiples of 2**-24.
     """
-    counter = torch.arange(size, device=keys.device) + (stream << 32)
-    bits = _mix(_mix(keys)[:, None] + counter * _GOLDEN)
+    # That is _mix(_mix(keys) + counter * _GOLDEN). But torch.compile takes products of an arange for indices, and a C++
+    # compiler takes them for numbers that do not overflow: so the counter is made by "or", and multiplied with the key.
+    counter = torch.arange(size, device=keys.device) | (stream << 32)
+    bits = _mix(((_mix(keys) * _INVERSE)[:, None] + counter) * _GOLDEN)
     return _shift(bits, 40).float() * 2**-24
 
 

@@ -21,13 +21,14 @@ are 1. At depth 50 on 32 frames of 224x224:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
+from video_rs.models.checkpointing import recomputed
 from video_rs.models.layers import (
     ConvNorm,
     Dropout,
@@ -90,6 +91,7 @@ class ResNetRS(nn.Module):
             self.stages.append(stage(channels, i, layout, width, rates[first : first + num_blocks], 1 + first))
             channels = EXPANSION * scaled(STAGES[i][0], width)
         self.num_features = channels
+        self.checkpointed: frozenset[int] = frozenset()
         self.dropout = Dropout(dropout, stream=0)
         self.head = nn.Linear(channels, num_classes)
         self._finish(bn_momentum)
@@ -113,6 +115,21 @@ class ResNetRS(nn.Module):
         """The classifier's parameters, as the state dict names them."""
         return "head.weight", "head.bias"
 
+    def set_grad_checkpointing(self, stages: Iterable[int] = (1, 2, 3, 4)) -> None:
+        """In training, the blocks of these stages compute their activations again in the backward pass.
+
+        Less memory for more time (Chen et al. 2016, arXiv 1604.06174); weights, gradients and statistics are the same.
+
+        Args:
+            stages: numbers from 1 to 4, as in the table above; () turns it off.
+
+        Raises:
+            UserError: there is no such stage.
+        """
+        self.checkpointed = frozenset(stages)
+        if wrong := self.checkpointed - set(range(1, len(self.stages) + 1)):
+            raise UserError(f"there is no stage {min(wrong)} to checkpoint: the stages are 1 to {len(self.stages)}")
+
     def features(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """The last stage's output.
 
@@ -132,9 +149,10 @@ class ResNetRS(nn.Module):
         if keys is None and self.training:
             keys = draw_keys(x)
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
-        for blocks in self.stages:
+        for number, blocks in enumerate(self.stages, 1):
+            again = number in self.checkpointed and self.training and torch.is_grad_enabled()
             for block in blocks:
-                x = block(x, keys)
+                x = recomputed(block, x, keys) if again else block(x, keys)
         return x
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Leaving a run well: Ctrl-C and SIGTERM are noticed between two steps, so that a checkpoint can be written."""
+"""Leaving a run well: signals are noticed between two steps, so that a checkpoint can be written."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import os
 import signal
 from types import FrameType
 
+from video_rs.errors import VideoRSError
 
-class Interrupted(Exception):
-    """Raised between two steps, or inside a validation, once a signal has come."""
+ASKED_TO_LEAVE = (signal.SIGTERM, signal.SIGUSR1)
+"""What schedulers send: SLURM before a time limit, or to make room for another job."""
+
+
+class Interrupted(VideoRSError):
+    """Raised between two steps, or inside a validation, once a signal has come.
+
+    Attributes:
+        signal: which.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"stopped by {self.signal.name}")
+        self.exit_code = 75 if self.signal in ASKED_TO_LEAVE else 130
 
 
 class StopSignals:
-    """Context that turns the first SIGINT or SIGTERM into a request to stop; a second SIGINT acts at once.
+    """Context that turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop; a second SIGINT acts at once.
+
+    It may be entered again inside of itself.
 
     Attributes:
         received: the signal that came, or None.
@@ -20,15 +36,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: list[dict[signal.Signals, object]] = []
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+        self._before.append({number: signal.signal(number, self._note) for number in (signal.SIGINT, *ASKED_TO_LEAVE)})
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._before.pop().items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -41,4 +56,4 @@ class StopSignals:
     def check(self) -> None:
         """Raises :class:`Interrupted` when a signal has come."""
         if self.received is not None:
-            raise Interrupted
+            raise Interrupted(self.received)

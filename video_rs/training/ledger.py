@@ -48,9 +48,14 @@ class Ledger:
         self.hung.append(path)
         self._is_written = False
 
+    @property
+    def is_over_limit(self) -> bool:
+        """Whether more files are broken than allowed."""
+        return bool(self.num_files) and len(self.files) > self.allowed
+
     def check(self, folder: Path, step: int) -> None:
         """Raises UserError when more files are broken than allowed."""
-        if self.num_files and len(self.files) > self.allowed:
+        if self.is_over_limit:
             path, (reason, _) = next(iter(self.files.items()))
             raise UserError(
                 f"{len(self.files)} of {self.num_files} training files could not be read, "

@@ -1,20 +1,26 @@
-"""What a run writes about itself: the terminal, ``log.txt``, ``metrics.jsonl`` and TensorBoard events."""
+"""What a run writes about itself: the terminal, ``log.txt``, ``metrics.jsonl``, ``status.json``, TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from video_rs.files import atomic_write
+from video_rs.training.status import Status
+from video_rs.training.status import duration as duration  # of the lines that are written here
+from video_rs.training.wandb_log import WandbLog
 
 
 class RunLog:
-    """Log of one run folder.
+    """Log of one run folder. A disk that refuses a line ends no run: that is for the checkpoints to tell.
 
     ``metrics.jsonl`` has a line per log step, ``{"kind": "train", "step", "epoch", "loss", "accuracy", "lr",
     "clips_per_second", "data_wait"}``, and per validation ``{"kind": "val", "step", "epoch", "top1", "top5", "loss"}``.
@@ -26,14 +32,31 @@ class RunLog:
             there once.
         num_steps: of the whole run.
         validated: the last step whose validation counts.
+        wandb: project of Weights & Biases, empty for off.
+        config: what it shows beside the figures.
+
+    Attributes:
+        status: what ``status.json`` tells; :meth:`metrics` keeps its figures.
+
+    Raises:
+        UserError: Weights & Biases was asked for and is not there, see ``WandbLog``.
     """
 
-    def __init__(self, folder: Path, step: int, num_steps: int, validated: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        num_steps: int,
+        validated: int = 0,
+        *,
+        wandb: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
+        self._folder = folder
+        self.status = Status(folder)
         self._text = open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._go_on_from(step, validated)
         self.bar = tqdm(
             total=num_steps,
             initial=step,
@@ -42,6 +65,12 @@ class RunLog:
             disable=not sys.stderr.isatty(),
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
         )
+        self._wandb = WandbLog(wandb, folder, config or {}, self.say) if wandb else None
+
+    @staticmethod
+    def silent() -> RunLog:
+        """A log for the processes that write nothing, with the same face."""
+        return _SilentLog()
 
     def say(self, text: str) -> None:
         """One line for people: on the terminal (above the bar) and, with the time, in log.txt."""
@@ -49,26 +78,74 @@ class RunLog:
             print(text, flush=True)
         else:
             self.bar.write(text)
-        self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        with suppress(OSError):
+            self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def metrics(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
-        """One line for machines, and the same as TensorBoard scalars."""
-        line = {
-            "kind": kind,
-            "step": step,
-            "epoch": round(epoch, 4),
-            **{k: float(f"{v:.6g}") for k, v in values.items()},
-        }
-        self._metrics.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+    def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """One line for machines, and the same as TensorBoard scalars, for Weights & Biases and in the status."""
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        epoch = round(epoch, 4)
+        with suppress(OSError):
+            self._metrics.write(json.dumps({"kind": kind, "step": step, "epoch": epoch, **rounded}) + "\n")
+        with suppress(OSError):
+            if self._events is None:  # only now, or a run that has nothing to add would leave an empty file
+                self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
+            for name, value in values.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log(kind, step, epoch, values)
+        (self.status.trained if kind == "train" else self.status.validated)(step, epoch, rounded)
+        if estimate := self.status.estimate():
+            self.say(estimate)
+
+    def rewind(self, step: int, validated: int) -> None:
+        """The run goes back to an earlier ``step``: what was logged beyond it is dropped."""
+        self._close_metrics()
+        self._go_on_from(step, validated)
+        self.status.rewind(step)
+        self.bar.n = step
+        self.bar.refresh()
 
     def close(self) -> None:
         """Flushes and closes everything."""
         self.bar.close()
-        self._events.close()
-        self._metrics.close()
-        self._text.close()
+        self._close_metrics()
+        if self._wandb:
+            self._wandb.close()
+        with suppress(OSError):
+            self._text.close()
+
+    def _go_on_from(self, step: int, validated: int) -> None:
+        path = self._folder / "metrics.jsonl"
+        _drop_beyond(path, {"train": step, "val": validated})
+        self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._events: SummaryWriter | None = None
+        self._start = step
+
+    def _close_metrics(self) -> None:
+        with suppress(OSError):
+            self._metrics.close()
+        with suppress(OSError):
+            if self._events:
+                self._events.close()
+
+
+class _SilentLog(RunLog):
+    def __init__(self) -> None:
+        self.status = Status(None)
+        self.bar = tqdm(disable=True)
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def rewind(self, step: int, validated: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def _drop_beyond(path: Path, last: dict[str, int]) -> None:
@@ -84,10 +161,3 @@ def _drop_beyond(path: Path, last: dict[str, int]) -> None:
             continue
     with atomic_write(path, "w") as handle:
         handle.writelines(kept)
-
-
-def duration(seconds: float) -> str:
-    """``75`` -> ``1m15s``, ``7500`` -> ``2h05m``."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

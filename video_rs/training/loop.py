@@ -1,314 +1,299 @@
 """The training loop.
 
-One optimizer step is one global batch, taken as micro-batches of uint8 clips ``[N, T, H, W, C]`` that become floats on
-the device. All that the run needs to go on is in ``Trainer.state_dict()``; all that is random is a function of (seed,
-step). Hence a run that was stopped at any step and resumed ends with the same weights, bit for bit, as one that was
-never stopped.
+All that a run needs to go on is in ``Run.state_dict()``; all that is random is a function of (seed, step). Hence a run
+that was stopped at any step and resumed ends with the same weights, bit for bit, as one that was never stopped. Several
+processes walk through the loop in step: once in each step they agree on who has failed, who was told to stop, and
+whether a checkpoint is due.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
-from video_rs import checkpoint, runtime
-from video_rs.data.mixing import mix
-from video_rs.data.transforms import normalize
-from video_rs.errors import StuckWorker, UserError, VideoRSError
-from video_rs.rng import keyed_rng, sample_keys
-from video_rs.training.ema import EMA, average_buffers
+from video_rs import checkpoint
+from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
+from video_rs.runtime import finishes
+from video_rs.training.bad_steps import ADVICE, NOT_FINITE, BadSteps, NotFinite, Suspect
 from video_rs.training.faults import Interrupted, StopSignals
 from video_rs.training.ledger import Ledger
-from video_rs.training.log import RunLog, duration
-from video_rs.training.plan import Plan
+from video_rs.training.log import RunLog
+from video_rs.training.report import StepClock, train_line, validation_line
+from video_rs.training.saver import Saver
+from video_rs.training.status import seconds_left
+from video_rs.training.trainer import Trainer
 
-SHOWN = {"map": "mAP", "hit1": "hit@1"}  # figures that a log file calls otherwise
 Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
 
 
-class Trainer:
-    """A network in training, with everything that changes while it trains.
+class Run:
+    """A trainer on its way through the steps of its plan.
 
     Args:
-        model: a network with ``contract``, on its device, called as ``model(clips, keys)``.
-        plan: see :class:`Plan`.
-        criterion: logits and targets to one loss per sample.
-        optimizer: its learning rate is set before every step from ``learning_rate(step)``.
-        ema: the average that is validated and kept as the best weights; None to use the network itself.
-        precision: see ``video_rs.runtime``.
-        mixup, cutmix: alphas, 0 for off.
-        clip_grad_norm: largest norm of the whole gradient, 0 for off.
+        trainer: of the network, alone or as one of several processes.
+        folder: gets ``last.pt``, ``best.pt`` and ``checkpoints/``.
+        log: of the run; a silent one in all processes but the first.
+        identity: what every checkpoint carries besides the state: config, model_args, contract, ...
+        loader_from: micro-batches of this process, from a step on, without the steps (both from 0) of a set.
+        validate: called with the network to validate and a function to call often, which raises when the run is to
+            stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other figures.
+        samples_of: the samples of a step's (from 0) global batch, in order.
+        prepare: of the network to validate, and the same function, makes the one that is validated and kept.
+        keep: how many checkpoints are.
         ledger: of the files that cannot be read, with the limit of what the run bears.
+        bad_steps: of the steps that were not finite, with the limit of what the run bears.
+
+    Attributes:
+        signals: notes those that ask the run to stop, in ``fit`` and wherever else it is entered.
+        saved: the last step whose state is on its way to ``last.pt``; -1 before the first.
+        is_on_disk: whether the state of this moment is.
+        best: figure of merit and minus the loss of the best validation.
+        validated: the last step that was validated.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        plan: Plan,
-        *,
-        criterion: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        learning_rate: Callable[[int], float],
-        ema: EMA | None = None,
-        precision: str = "float32",
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        clip_grad_norm: float = 0.0,
-        ledger: Ledger | None = None,
-    ) -> None:
-        self.model, self.plan, self.criterion = model, plan, criterion
-        self.optimizer, self.learning_rate, self.ema = optimizer, learning_rate, ema
-        self.device = next(model.parameters()).device
-        self.precision = precision
-        self.mixup, self.cutmix, self.clip_grad_norm = mixup, cutmix, clip_grad_norm
-        self.multi_label = model.contract.multi_label
-        self.merit = "map" if self.multi_label else "top1"  # of a validation: what the best weights are best in
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-
-        self.step = 0
-        self.saved = -1  # the last step whose state is in last.pt
-        self.best = (-1.0, 0.0)  # figure of merit and minus the loss of the best validation
-        self.validated = 0  # the last step that was validated
-        self.ledger = ledger or Ledger()
-        self._meter = torch.zeros(3, dtype=torch.float64, device=self.device)  # sums of loss, hits, samples
-
-    # One optimizer step ----------------------------------------------------------------------------------------------
-
-    def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
-        """One optimizer step on one global batch, whose parts are taken as they are needed.
-
-        When they fail to come (VideoRSError), the state is as it was before the step.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        in_parts = self.plan.batch_size > self.plan.micro_batch  # else nothing changes before all has come
-        changing = [self._meter, *self.model.buffers()] if in_parts else []  # nothing else does before an update
-        before = [tensor.clone() for tensor in changing]
-        broken = []
-        try:
-            for number, batch in enumerate(micro_batches):
-                self._forward_backward(batch, number)
-                broken += batch["broken"]
-        except VideoRSError:
-            for tensor, value in zip(changing, before, strict=True):
-                tensor.copy_(value)
-            raise
-        self.ledger.note(broken)
-        if self.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema:
-            average_buffers(self.model)
-            self.ema.update(self.model)
-        self.step += 1
-
-    def _forward_backward(self, batch: dict[str, Any], number: int) -> None:
-        contract, dtype = self.model.contract, runtime.parameter_dtype(self.precision)
-        labels = batch["label"].to(self.device, non_blocking=True)
-        clips = normalize(batch["clip"].to(self.device, non_blocking=True), contract.mean, contract.std, dtype=dtype)
-        if self.multi_label:  # classes that the network has beyond the data's are nobody's
-            labels = F.pad(labels.to(dtype), (0, self.model.num_classes - labels.shape[1]))
-        targets = labels
-        if self.mixup or self.cutmix:
-            rng = keyed_rng(self.plan.seed, "mix", self.step, number)
-            if not self.multi_label:
-                targets = F.one_hot(labels, self.model.num_classes).to(dtype)
-            clips, targets = mix(clips, targets, rng, self.mixup, self.cutmix)
-        positions = torch.arange(len(labels)) + number * self.plan.micro_batch
-        keys = torch.from_numpy(sample_keys(self.plan.seed, self.step, positions.numpy()))
-        with runtime.autocast(self.device, self.precision):
-            logits = self.model(clips, keys.to(self.device, non_blocking=True))
-            losses = self.criterion(logits, targets)
-        self.scaler.scale(losses.sum() / self.plan.batch_size).backward()
-        with torch.no_grad():  # read by the host at log steps only
-            top = logits.argmax(1)
-            hits = (labels.gather(1, top[:, None])[:, 0] > 0 if self.multi_label else top == labels).double()
-            self._meter += torch.stack([losses.double().sum(), hits.sum(), torch.ones_like(hits).sum()])
-
-    def mean_loss(self) -> float:
-        """Mean loss of the samples since the last report (waits for the device)."""
-        loss_sum, _, samples = self._meter.tolist()
-        return loss_sum / samples
-
-    # The run ---------------------------------------------------------------------------------------------------------
-
-    def fit(
-        self,
-        loader_from: Callable[[int], Iterable[dict[str, Any]]],
-        validate: Validate,
+        trainer: Trainer,
         *,
         folder: Path,
         log: RunLog,
         identity: Mapping[str, Any],
+        loader_from: Callable[[int, frozenset[int]], Iterable[dict[str, Any]]],
+        validate: Validate,
+        samples_of: Callable[[int], Sequence[Suspect]] = lambda step: (),
+        prepare: Callable[[nn.Module, Callable[[], None]], nn.Module] = lambda model, check: model,
+        keep: int = 3,
+        ledger: Ledger | None = None,
+        bad_steps: BadSteps | None = None,
     ) -> None:
-        """Trains from ``self.step`` to the end.
+        self.trainer, self.plan, self.world = trainer, trainer.plan, trainer.world
+        self._folder, self._log, self._identity = folder, log, identity
+        self._loader_from, self._samples_of = loader_from, samples_of
+        self._validation, self._prepare = validate, prepare
+        self._saver, self.signals = Saver(folder, keep, log.status.checkpoint), StopSignals()
+        self.ledger, self.bad_steps = ledger or Ledger(), bad_steps or BadSteps()
+        self.merit = "map" if trainer.model.contract.multi_label else "top1"  # what the best weights are best in
+        self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
+        self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
+        self._stop = self._save_is_due = self._files_broke = 0
 
-        Args:
-            loader_from: micro-batches from a step on.
-            validate: called with the network to validate and a function to call often, which raises when the run is to
-                stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other figures.
-            folder: gets ``last.pt`` and ``best.pt``.
-            identity: what every checkpoint carries besides the state: config, model_args, contract, ...
+    step = property(lambda self: self.trainer.step, doc="Steps done.")
+    is_on_disk = property(lambda self: self._saver.written == self.step)
+
+    def fit(self) -> None:
+        """Trains from ``self.step`` to the end.
 
         Raises:
             Interrupted: a signal came; the state is saved.
             StuckWorker: a training file hangs; the state is saved, and the file is not opened when the run is resumed.
-            MachineError: a loader process was killed, the state is saved; or a whole row of validation files hangs, the
-                state before the validation is saved.
+            MachineError: a loader process was killed, the state is saved; another process is lost, the same if the
+                device still answers; a checkpoint cannot be written; or a whole row of validation files hangs.
+            PeerFailed: one of these happened in another process.
             UserError: too many files are broken, the state is saved; or the loss is no longer finite, the last good
                 checkpoint is intact.
         """
-        self._folder, self._log, self._identity = folder, log, identity
-        with StopSignals() as signals:
-            try:
-                if self.step and self.plan.validates(self.step) and self.validated < self.step:
-                    self._validate(validate, signals)  # the run was stopped before or in this validation
-                self._train(loader_from, validate, signals)
-            except Interrupted as stop:
-                self.save()
-                raise Interrupted(signals.received) from stop
+        with self.signals, self._saver:
+            while True:
+                try:
+                    if self.step and self.plan.validates(self.step) and self.validated < self.step:
+                        self._validate()  # the run was stopped before or in this validation
+                    return self._train()
+                except NotFinite:
+                    self._roll_back()
+                except VideoRSError as error:
+                    self._leave(error)
+                    raise
 
-    def _train(self, loader_from: Callable, validate: Validate, signals: StopSignals) -> None:
-        parts = self.plan.batch_size // self.plan.micro_batch
-        clock, saved = _Clock(self.step), time.monotonic()
-        self.ledger.check(self._folder, self.step)
-        batches = iter(loader_from(self.step))
+    def _train(self) -> None:
+        clock, self._saved_at = StepClock(self.step), time.monotonic()
+        self._check_ledger()
+        batches = iter(self._loader_from(self.step, frozenset(step - 1 for step in self.bad_steps.skipped)))
         while self.step < self.plan.num_steps:
-            try:
-                self.train_step(clock.waiting_for(batches, parts))
-                self.ledger.check(self._folder, self.step)
-            except VideoRSError as error:
-                self._stop_for(error)
-                signals.check()  # somebody who waited for a hanging file may have lost patience
-                raise
+            self._take_step(batches, clock)
             self._log.bar.update()
             if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
                 self._report(clock)
-                clock = _Clock(self.step)
-            if self.plan.ends_epoch(self.step) or time.monotonic() - saved > 60 * self.plan.checkpoint_minutes:
+                clock = StepClock(self.step)
+            if self.plan.ends_epoch(self.step) or self._save_is_due:
                 self.save()
-                saved = time.monotonic()
             if self.plan.validates(self.step):
-                self._validate(validate, signals)
-                clock = _Clock(self.step)
-            signals.check()
+                self._validate()
+                clock = StepClock(self.step)
+            if self.world.size == 1:  # nobody to ask
+                self._stop = self.signals.received
+            if self._stop:
+                self.save()
+                raise Interrupted(self._stop)
+            self._saver.poll()
 
-    def _stop_for(self, error: VideoRSError) -> None:
-        """Saves the state when the data cannot be had; nothing of a first step that only a person can mend."""
-        if isinstance(error, StuckWorker) and error.path:
-            self.ledger.note_hung(error.path)
-        if self.step or isinstance(error, StuckWorker):
-            self.save()
-        self.ledger.check(self._folder, self.step)  # to start again would be no use
+    def _take_step(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> None:
+        self._broken = []
+        if self.step + 1 in self.bad_steps.skipped:
+            self._agree(None)
+            self.trainer.step += 1
+        else:
+            self.trainer.train_step(self._micro_batches(batches, clock))
+        if self._files_broke:
+            for broken in self.world.gather(self._broken, "the broken files"):
+                self.ledger.note(broken)
+            self._check_ledger()
 
-    def _validate(self, validate: Validate, signals: StopSignals) -> None:
-        self._require_finite()
-        figures = validate(self.ema.model if self.ema else self.model, signals.check)
+    def _micro_batches(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> Iterator[dict[str, Any]]:
+        """The micro-batches of a step; each comes once all processes have theirs, for the network may need them all."""
+        for _ in range(self.plan.parts):
+            batch, error, asked = None, None, time.monotonic()
+            try:
+                batch = next(batches)
+                self._broken += batch["broken"]
+            except VideoRSError as failure:
+                error = failure
+            clock.waited += time.monotonic() - asked
+            self._agree(error)
+            yield batch
+
+    def _agree(self, error: VideoRSError | None) -> None:
+        """Has anybody failed, was told to stop, is a checkpoint due, were files broken?"""
+        due = self.saved < 0 or time.monotonic() - self._saved_at > 60 * self.plan.checkpoint_minutes
+        flags = [error is not None, self.signals.received or 0, due and self.world.is_main, bool(self._broken)]
+        failed, self._stop, self._save_is_due, self._files_broke = self.world.agree(flags, f"step {self.step + 1}")
+        if failed:
+            with self.world.together(f"step {self.step + 1}"):
+                if error:
+                    raise error
+
+    def _leave(self, error: VideoRSError) -> None:
+        """The run ends early: its state is saved, of a first step only what another start would mend."""
+        if not (self.world.size == 1 or error.is_told or isinstance(error, (Interrupted, PeerFailed))):
+            if self.step > self.saved and finishes(self.trainer.device, 10):  # another process is lost
+                self._write()
+            return
+        self._collect_bad_steps()
+        hung = error.path if isinstance(error, StuckWorker) else ""
+        for path in (paths := [path for path in self.world.gather(hung, "the hanging files") if path]):
+            self.ledger.note_hung(path)
+        if paths or self.step > max(self.saved, 0):
+            self._write()
+        with self.world.together("the last checkpoint"):  # or a launcher would end the process that writes it
+            self._saver.wait()
+        self._check_ledger()  # to start again would be no use
+        if self._stop and not isinstance(error, Interrupted):  # somebody may have lost patience with a hanging file
+            raise Interrupted(self._stop) from error
+
+    def _check_ledger(self) -> None:
+        if self.ledger.is_over_limit:
+            if self.saved < self.step:
+                self._write()
+            with self.world.together("the files of the training split"):
+                self.ledger.check(self._folder, self.step)
+
+    def _validate(self) -> None:
+        if not self.trainer.is_finite():
+            raise NotFinite
+        self._log.status.validating()
+        averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
+        model = self._prepare(averaged, self.signals.check)
+        figures = self._validation(model, self.signals.check)
         epoch = self.plan.epoch(self.step)
         self.validated = self.step
         is_best = (figures[self.merit], -figures["loss"]) > self.best
         self.best = max(self.best, (figures[self.merit], -figures["loss"]))
+        if is_best and self.world.is_main:
+            best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "figures": figures}
+            self._saver.save_best(best)
         self._log.metrics("val", self.step, epoch, figures)
-        text = "  ".join(
-            f"{k} {v:.4f}" if k == "loss" else f"{SHOWN.get(k, k)} {100 * v:.2f} %" for k, v in figures.items()
-        )
-        self._log.say(f"epoch {epoch:.2f}  validation: {text}{'  (best)' if is_best else ''}")
         if is_best:
-            weights = (self.ema or self.model).state_dict()
-            best = {**self._identity, "model": weights, "ema": None, "step": self.step, "figures": figures}
-            checkpoint.save(self._folder / "best.pt", best)
+            self._log.status.best(self.step, epoch, self.merit, figures[self.merit])
+        self._log.say(validation_line(epoch, figures, is_best))
         self.save()
 
-    def _report(self, clock: _Clock) -> None:
-        self._require_finite()
-        loss_sum, hits, samples = self._meter.tolist()
-        self._meter.zero_()
-        elapsed = max(time.monotonic() - clock.started, 1e-9)
-        rate = (self.step - clock.step) * self.plan.batch_size / elapsed
-        hit = "hit1" if self.multi_label else "accuracy"  # hit1: the top class is one of the sample's
-        figures = {
-            "loss": loss_sum / samples,
-            hit: hits / samples,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "clips_per_second": rate,
-            "data_wait": clock.waited / elapsed,
-        }
-        epoch = self.plan.epoch(self.step)
-        left = (self.plan.num_steps - self.step) * self.plan.batch_size / rate
-        self._log.metrics("train", self.step, epoch, figures)
-        text = (
-            f"loss {figures['loss']:.4f}  {SHOWN.get(hit, hit)} {100 * figures[hit]:.1f} %  lr {figures['lr']:.4g}  "
-            f"{rate:.1f} clips/s  waiting for data {100 * figures['data_wait']:.0f} %"
+    def _report(self, clock: StepClock) -> None:
+        bad = self._collect_bad_steps()
+        loss, hits = self.trainer.meter.means()
+        self.trainer.meter.clear()
+        hit = "hit1" if self.merit == "map" else "accuracy"  # hit1: the top class is one of the sample's
+        figures = {"loss": loss, hit: hits} if loss == loss else {}  # nan: no step was taken
+        figures |= {"lr": self.trainer.learning_rate(self.step - 1), **clock.figures(self.step, self.plan.batch_size)}
+        self._log.metrics("train", self.step, self.plan.epoch(self.step), figures)
+        rate, validation = figures["clips_per_second"], self._log.status.validation_seconds
+        line = train_line(self.step, self.plan, figures, seconds_left(self.plan, self.step, rate, validation))
+        self._log.bar.set_postfix_str(line.partition("  ")[2])
+        self._log.say(line)
+        if bad:
+            self._log.say(f"not finite and passed over: step {', '.join(bad)}; {self.bad_steps.path(self._folder)}")
+        self._write_ledgers()
+        if self.bad_steps.are_too_many(self.step):
+            raise NotFinite
+
+    def _collect_bad_steps(self) -> list[str]:
+        """Notes the steps that were not taken since the last time, the same ones in all processes; their numbers."""
+        found = self.trainer.meter.bad_steps()
+        if not found:
+            return []
+        parts = self.world.gather(found, "the steps that were not finite")
+        for step in found:
+            samples = self._samples_of(step)
+            positions = [rank * self.plan.share + p for rank, part in enumerate(parts) for p in part[step]]
+            self.bad_steps.note(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
+        return [str(step + 1) for step in found]
+
+    def _roll_back(self) -> None:
+        """Goes on from the last checkpoint before they began, and passes over the steps that were not finite."""
+        failed_at = self.step
+        with self.world.together("the return to the last checkpoint"):
+            self._collect_bad_steps()
+            before = self.bad_steps.roll_back(self.step, self._folder)
+            found = self._saver.back(before) if self.world.is_main else None
+            if self.world.is_main and not found:
+                raise UserError(f"{NOT_FINITE} at step {self.step}, before a checkpoint that is good: {ADVICE}")
+        path = self.world.gather(found and found.path, "the return to the last checkpoint")[0]
+        with self.world.together("the return to the last checkpoint"):
+            state = found.state if found else checkpoint.load_run(path)
+        self.load_state_dict({**state, **self.bad_steps.state_dict()})
+        self._log.rewind(self.step, self.validated)
+        self._log.say(
+            f"loss or weights are not finite at step {failed_at}: back to step {self.step} of {path}, "
+            f"without {len(self.bad_steps.skipped)} steps (return {self.bad_steps.rollbacks})"
         )
-        self.ledger.write(self._folder)
-        self._log.bar.set_postfix_str(text)
-        self._log.say(f"step {self.step}/{self.plan.num_steps}  epoch {epoch:.2f}  {text}  {duration(left)} left")
-
-    def _require_finite(self) -> None:
-        """The losses so far, and the weights that the last update made of them."""
-        norms = torch._foreach_norm([p.detach() for p in self.model.parameters()])
-        if not (self._meter[0].isfinite() and torch.stack(norms).isfinite().all()):
-            raise UserError(
-                f"loss or weights are no longer finite at step {self.step}; lower optim.lr, raise optim.warmup_epochs "
-                f"or set optim.clip_grad_norm. {self._folder / 'last.pt'} holds the last good state, if there is one"
-            )
-
-    # State -----------------------------------------------------------------------------------------------------------
+        self._write()
 
     def save(self) -> None:
-        """Writes ``last.pt``, unless the loss or the weights are no longer finite."""
-        self._require_finite()
-        checkpoint.save(self._folder / "last.pt", {**self._identity, **self.state_dict()})
-        self.saved = self.step
-        self.ledger.write(self._folder)
+        """A checkpoint of this step, if it was taken: a row of bad steps must leave older ones. May raise NotFinite."""
+        self._collect_bad_steps()
+        if self.step in self.bad_steps.suspects and self.step < self.plan.num_steps:
+            return
+        if not self._write():
+            raise NotFinite
+
+    def _write(self) -> bool:
+        """The same without a word to other processes, and whether the weights are finite; others are not written."""
+        if not self.trainer.is_finite():
+            return False
+        if self.world.is_main:
+            first = self.bad_steps.first(self.step)
+            self._saver.save({**self._identity, **self.state_dict()}, self.step, first)
+        self.saved, self._saved_at = self.step, time.monotonic()
+        self._write_ledgers()
+        return True
+
+    def _write_ledgers(self) -> None:
+        if self.world.is_main:
+            self.ledger.write(self._folder)
+            self.bad_steps.write(self._folder)
+            self._log.status.note(broken_files=len(self.ledger.files), **self.bad_steps.counts())
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during a run."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "ema_updates": self.ema.updates if self.ema else 0,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "best": self.best,
-            "validated": self.validated,
-            "meter": self._meter,
-            **self.ledger.state_dict(),
-        }
+        own = {"best": self.best, "validated": self.validated}
+        return {**self.trainer.state_dict(), **own, **self.ledger.state_dict(), **self.bad_steps.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"], state["ema_updates"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.saved = state["step"]
-        self.step, self.best, self.validated = state["step"], tuple(state["best"]), state["validated"]
+        self.trainer.load_state_dict(state)
         self.ledger.load_state_dict(state)
-        self._meter.copy_(state["meter"])
-
-
-class _Clock:
-    """Since when, and from which step, the next log line counts."""
-
-    def __init__(self, step: int) -> None:
-        self.started, self.step, self.waited = time.monotonic(), step, 0.0
-
-    def waiting_for(self, batches: Iterator[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
-        """The next ``count`` of the batches; the time each takes to come counts as waiting for data."""
-        for _ in range(count):
-            asked = time.monotonic()
-            batch = next(batches)
-            self.waited += time.monotonic() - asked
-            yield batch
+        self.bad_steps.load_state_dict(state)
+        self.saved = self._saver.written = state["step"]
+        self.best, self.validated = tuple(state["best"]), state["validated"]

@@ -54,6 +54,31 @@ class BinaryCrossEntropy(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
 
 
+class OneVersusRest(nn.Module):
+    """Sigmoid and binary cross entropy for samples of one class, one loss per sample: each class against the rest.
+
+    As timm's ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back", arXiv 2110.00476): the mean over the
+    classes. Soft targets are smoothed as hard ones are, timm's mixup does so beforehand.
+
+    Args:
+        label_smoothing: the part of the target that is spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, logits.shape[1])
+        targets = torch.lerp(
+            targets.to(logits.dtype), torch.full_like(logits, 1 / logits.shape[1]), self.label_smoothing
+        )
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
     """Inverse class frequencies, float64 ``[classes]``: their mean over the samples is 1; absent classes get 0."""
     counts = np.bincount(labels, minlength=num_classes)

@@ -1,28 +1,39 @@
-"""SGD as the ResNet-RS recipes use it: which weights decay, and the learning rate at every step."""
+"""Optimizers, which of their parameters decay and how fast they move, and the learning rate at every step.
+
+Whether a step is taken may be known to the device alone: :func:`step_unless`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from video_rs.models.layers import SelfGating
+from video_rs.training import finetune
+from video_rs.training.lamb import Lamb
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: weights of convolutions and linear layers decay; biases, batch norm and self-gating do not.
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """Groups of the parameters that are trained; of each depth one that decays and one that does not.
 
-    By module type, squeeze-and-excitation and the head included, as the published video recipe does (its L2 term is on
-    the kernels that have a regulariser; the self-gating kernel has none). In networks of other packages, parameters
-    that lie in no layer of torch's do not decay either: class tokens, position embeddings, but also the kernels of
-    their own convolutions (timm's ``CondConv2d``). Nor does what ``no_weight_decay()`` names.
+    Weights of convolutions and linear layers decay, biases, batch norm and self-gating do not: by module type, squeeze-
+    and-excitation and the head included, as the published video recipe does (its L2 term is on the kernels that have a
+    regulariser; the self-gating kernel has none). In networks of other packages, parameters that lie in no layer of
+    torch's do not decay either: class tokens, position embeddings, but also the kernels of their own convolutions
+    (timm's ``CondConv2d``). Nor does what ``no_weight_decay()`` names.
 
     Args:
         model: as built: names of ``no_weight_decay()`` are without the prefixes of DistributedDataParallel or
             ``torch.compile``.
-        weight_decay: of the first group.
+        weight_decay: of the first group of each depth.
+        layer_decay: the learning rate of a depth is that of the next one times this, as timm's; 1 puts all depths
+            together. What a group has to multiply its learning rate by is its ``lr_scale``.
+
+    Raises:
+        UserError: there is a decay, and nobody knows the order of the network's blocks.
     """
     spared = getattr(model, "no_weight_decay", set)()
     kept = {id(p) for name, p in model.named_parameters() if name in spared}
@@ -31,9 +42,34 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         for module in _modules_outside(model, SelfGating)
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
     }
-    decayed = [p for p in model.parameters() if id(p) in chosen - kept]
-    others = [p for p in model.parameters() if id(p) not in chosen - kept]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    depth = finetune.depths(model) if layer_decay != 1 else {}
+    deepest, groups = max(depth.values(), default=0), []
+    for at in range(deepest + 1):
+        here = [p for name, p in model.named_parameters() if p.requires_grad and depth.get(name, 0) == at]
+        decayed = [p for p in here if id(p) in chosen - kept]
+        others = [p for p in here if id(p) not in chosen - kept]
+        scale = layer_decay ** (deepest - at)
+        groups += [
+            {"params": decayed, "weight_decay": weight_decay, "lr_scale": scale},
+            {"params": others, "weight_decay": 0.0, "lr_scale": scale},
+        ]
+    return groups if deepest == 0 else [group for group in groups if group["params"]]
+
+
+def describe_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Lines for people: of each group its tensors, parameters, decay and learning rate, then what is frozen."""
+    lines = [
+        f"{_counted(group['params'])}: weight decay {group['weight_decay']:g}, "
+        f"learning rate x {group.get('lr_scale', 1):.4g}"
+        for group in optimizer.param_groups
+        if group["params"]
+    ]
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    return lines + [f"{_counted(frozen)}: frozen"] * bool(frozen)
+
+
+def _counted(parameters: list[nn.Parameter]) -> str:
+    return f"{len(parameters)} tensors, {sum(p.numel() for p in parameters):,} parameters"
 
 
 def _modules_outside(module: nn.Module, excluded: type[nn.Module]):
@@ -43,13 +79,80 @@ def _modules_outside(module: nn.Module, excluded: type[nn.Module]):
             yield from _modules_outside(child, excluded)
 
 
-def sgd(model: nn.Module, *, momentum: float, nesterov: bool, weight_decay: float) -> torch.optim.SGD:
-    """SGD over :func:`parameter_groups`; the loop sets the learning rate before every step."""
-    groups = parameter_groups(model, weight_decay)
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
+def sgd(
+    model: nn.Module, *, momentum: float, nesterov: bool, weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.SGD:
+    """SGD over :func:`parameter_groups`; the loop sets the learning rates before every step."""
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, **_kind(model))
+    if momentum:  # or a first step that is left out would leave them as they happen to be
+        for p in (p for group in groups for p in group["params"]):
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
-def learning_rate(base: float, num_steps: int, warmup_steps: float, schedule: str = "cosine") -> Callable[[int], float]:
+def adamw(
+    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), otherwise as :func:`sgd`."""
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    capturable = {"capturable": True} if _kind(model)["fused"] is False else {}  # or the host counts its steps
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, **_kind(model), **capturable)
+
+
+def _kind(model: nn.Module) -> dict[str, bool]:
+    """Fused, one kernel for all tensors, where there is such; XLA fuses by itself."""
+    is_xla = next(model.parameters()).device.type == "xla"
+    return {"fused": False, "foreach": False} if is_xla else {"fused": True}
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+    """One step that changes nothing where ``skip``, bool ``[]`` on the device, is true; the host does not wait."""
+    if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
+        optimizer.grad_scale, optimizer.found_inf = None, skip.float()
+        optimizer.step()
+        return
+    before = {key: value.clone() for key, value in _tensors(optimizer)}
+    optimizer.step()
+    for key, value in _tensors(optimizer):  # what was not there before begins with zeros
+        value.copy_(torch.where(skip, before.get(key, torch.zeros_like(value)), value))
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[int, str], Tensor]]:
+    """The parameters and their state, each with its name."""
+    for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        yield (id(p), ""), p.detach()
+        yield from (((id(p), name), value) for name, value in optimizer.state[p].items())
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """``optimizer.load_state_dict`` of one that may have run on another kind of device, or in an earlier version."""
+    keys = ("fused", "foreach", "capturable")
+    own = [{key: group[key] for key in keys if key in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
+    for p, entries in optimizer.state.items():  # fused kernels take it for granted that memory is in the same order
+        for name, value in entries.items():
+            if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
+                entries[name] = torch.empty_like(p, requires_grad=False).copy_(value)
+
+
+def lamb(
+    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0
+) -> Lamb:
+    """LAMB, otherwise as :func:`sgd`."""
+    return Lamb(parameter_groups(model, weight_decay, layer_decay), lr=0.0, betas=betas, eps=eps)
+
+
+def learning_rate(
+    base: float,
+    num_steps: int,
+    warmup_steps: float,
+    schedule: str = "cosine",
+    drops: Sequence[float] = (),
+    factor: float = 0.1,
+) -> Callable[[int], float]:
     """The learning rate as a function of the optimizer step.
 
     Linear from 0 over ``warmup_steps`` to the schedule's value there, then the schedule, evaluated at the global step
@@ -60,17 +163,29 @@ def learning_rate(base: float, num_steps: int, warmup_steps: float, schedule: st
         num_steps: of the whole run; cosine reaches 0 there.
         warmup_steps: may be fractional, as epochs seldom are whole numbers of steps. A run shorter than twice that
             warms up for half of its steps, or it would never leave small learning rates.
-        schedule: ``cosine`` or ``constant``.
+        schedule: ``cosine``, ``constant`` or ``step``.
+        drops: steps, ascending, from each of which on ``step`` has ``factor`` of the learning rate before it.
+        factor: see there.
     """
     warmup_steps = min(warmup_steps, num_steps / 2)
 
     def curve(step: float) -> float:
-        return base * 0.5 * (1 + math.cos(math.pi * step / num_steps)) if schedule == "cosine" else base
+        if schedule == "cosine":
+            return base * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        return base * factor ** sum(step >= drop for drop in drops) if schedule == "step" else base
 
     def at(step: int) -> float:
         return step / warmup_steps * curve(warmup_steps) if step < warmup_steps else curve(step)
 
     return at
+
+
+def drop_epochs(epochs: float) -> list[int]:
+    """After which epochs the released TPU code drops the learning rate by 10: 30, 60 and 80 of 90, rounded down.
+
+    Source: ``resnet_main.get_lr_schedule`` of the ResNet-RS repository, which has no cosine schedule.
+    """
+    return [math.floor(epochs * of_90 / 90 + 1e-9) for of_90 in (30, 60, 80)]
 
 
 def num_steps(num_samples: int, batch_size: int, epochs: float) -> int:

@@ -14,7 +14,9 @@ class Plan:
         num_samples: of an epoch: the training files, as often as each is used.
         num_steps: optimizer steps of the whole run.
         batch_size: the global batch.
-        micro_batch: samples on the device at once; divides batch_size.
+        micro_batch: samples on the device at once; divides a process's share of the batch.
+        world_size: processes that share the batch.
+        repeats: copies of a use of a sample, which follow each other in the batch.
         seed: of the run.
         val_every: epochs between validations; 0: only at the end.
         log_every: steps between log lines.
@@ -25,10 +27,22 @@ class Plan:
     num_steps: int
     batch_size: int
     micro_batch: int
+    world_size: int = 1
+    repeats: int = 1
     seed: int = 0
     val_every: int = 1
     log_every: int = 20
     checkpoint_minutes: float = 10.0
+
+    @property
+    def share(self) -> int:
+        """Samples of a step that one process takes."""
+        return self.batch_size // self.world_size
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step, in one process."""
+        return self.share // self.micro_batch
 
     def epoch(self, step: int) -> float:
         """Passes over the data after ``step`` steps."""

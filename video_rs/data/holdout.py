@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,22 +20,22 @@ HMDB_NAME = re.compile(r"(?P<source>.+)_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?
 _NAMES = (KINETICS_NAME, UCF_NAME, HMDB_NAME)
 
 
-def split_off(records: Records, fraction: float, sources: Sequence[int] = ()) -> tuple[Records, Records]:
+def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
     """Two parts of a dataset: all but `fraction` of every class, and that fraction.
 
-    Files cut from one source video (:func:`source_of`) stay together, so that the fraction is met only as nearly as
-    whole sources allow, and the last source of a class stays in the first part. Which go where depends on their names
-    alone: not on their order, the machine or the seed of a run, so that runs can be compared and averaged. A file of
-    several classes counts for the one written first, and those without any are a class of their own.
+    Files cut from one source video (``records.sources``, else :func:`source_of`) stay together, so that the fraction is
+    met only as nearly as whole sources allow, and the last source of a class stays in the first part. Which go where
+    depends on their names alone: not on their order, the machine or the seed of a run, so that runs can be compared and
+    averaged. A file of several classes counts for the one written first; those without any are a class of their own.
 
     Args:
         records: the dataset.
         fraction: of each class in the second part.
-        sources: the :func:`source_key` of each file, where a list names the sources; else file names tell them.
     """
-    keys = sources or (source_key(source_of(records.path(i))) for i in range(len(records)))
-    short = np.fromiter(keys, np.uint64, len(records))
-    source = np.unique(short, return_inverse=True)[1]  # a number per file, in the order of the digests
+    keys = records.sources
+    if keys is None:
+        keys = np.fromiter((source_key(source_of(records.path(i))) for i in range(len(records))), np.uint64)
+    source = np.unique(keys, return_inverse=True)[1]  # a number per file, in the order of the digests
     labels = records.labels + 1  # 0 is the class of the files without a label
     classes = 1 + int(labels.max(initial=0))
     # a pair is a source and a class that it has files in, `counts` of them; sorted by source

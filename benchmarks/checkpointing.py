@@ -1,0 +1,132 @@
+"""What checkpoints cost a run: steps with and without them, in turns, in one process.
+
+python benchmarks/checkpointing.py
+python benchmarks/checkpointing.py --model resnet3d_rs_50 --every 60 --rounds 3
+
+Real steps (forward, backward, SGD, weight average) on clips of noise, on the CPU or a GPU. A round is --every seconds
+of steps without a checkpoint, then as many with one after the first of them, as the trainer writes it, then as many
+where the steps wait for the disk ("at once"). The last line is the copy, the write, and what the disk takes of as many
+bytes of zeros (write and fsync).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from common import environment, note, table
+
+from video_rs import runtime
+from video_rs.cli.common import Parser, positive, run
+from video_rs.contract import DataContract
+from video_rs.models.zoo import create_model
+from video_rs.training.ema import EMA
+from video_rs.training.losses import CrossEntropy
+from video_rs.training.optim import sgd
+from video_rs.training.plan import Plan
+from video_rs.training.saver import Saver
+from video_rs.training.trainer import Trainer
+
+
+def main(argv: list[str]) -> int:
+    """Entry point."""
+    parser = Parser(prog="checkpointing.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet3d_rs_26", help="a name of create_model")
+    parser.add_argument("--frames", type=positive, default=8)
+    parser.add_argument("--size", type=positive, default=112, help="pixels")
+    parser.add_argument("--batch", type=positive, default=4)
+    parser.add_argument("--every", type=positive, default=20, help="seconds from one checkpoint to the next")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    args = parser.parse_args(argv)
+    trainer, batch = make(args)
+    for _ in range(3):
+        step(trainer, batch)
+    rates: dict[str, list[float]] = {"none": [], "in the background": [], "at once": []}
+    with tempfile.TemporaryDirectory(dir=".") as folder, Saver(folder, keep=1) as saver:
+        copies = []
+        for number in range(args.rounds):
+            for way, found in rates.items():
+                found.append(seconds_of_steps(trainer, batch, args.every, way, saver, copies))
+            note(f"round {number + 1} of {args.rounds} done")
+        size = os.path.getsize(Path(folder) / "last.pt")
+        start = time.monotonic()
+        saver.save(trainer.state_dict(), 0)
+        saver.wait()
+        write = time.monotonic() - start
+        raw = raw_write(Path(folder) / "zeros", size)
+    base = median(rates["none"])
+    rows = [[way, f"{median(found):.3f}", f"{median(found) / base:.4f}"] for way, found in rates.items()]
+    print(environment())
+    clips = f"{args.batch} clips {args.frames} x {args.size}^2"
+    print(f"{args.model}, {clips}, a checkpoint of {size / 1e6:.0f} MB each {args.every} s")
+    print(table(["checkpoints", "steps/s", "of none"], rows))
+    print(f"copy {median(copies):.3f} s; copy and write {write:.2f} s; write and fsync of as many zeros {raw:.2f} s")
+    return 0
+
+
+def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
+    """A trainer and one batch."""
+    device = runtime.select_device(args.device)
+    contract = DataContract(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
+    model = create_model(args.model, num_classes=400, contract=contract)
+    model.to(device, memory_format=torch.channels_last_3d)
+    plan = Plan(num_samples=10**6, num_steps=10**6, batch_size=args.batch, micro_batch=args.batch)
+    trainer = Trainer(
+        model,
+        plan,
+        criterion=CrossEntropy(0.1),
+        optimizer=sgd(model, momentum=0.9, nesterov=True, weight_decay=4e-5),
+        learning_rate=lambda step: 0.01,
+        ema=EMA(model, 0.9999),
+        precision=runtime.select_precision("auto", device),
+    )
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (args.batch, args.frames, args.size, args.size, 3), dtype=np.uint8)
+    return trainer, {"clip": torch.from_numpy(clip), "label": torch.arange(args.batch), "broken": []}
+
+
+def step(trainer: Trainer, batch: dict) -> None:
+    """One step, to its end."""
+    trainer.train_step([batch])
+    runtime.synchronize(trainer.device)
+
+
+def seconds_of_steps(
+    trainer: Trainer, batch: dict, seconds: float, way: str, saver: Saver, copies: list[float]
+) -> float:
+    """Steps a second over at least so many seconds, which begin with a checkpoint."""
+    saver.wait()
+    start, steps = time.monotonic(), 0
+    while time.monotonic() - start < seconds:
+        step(trainer, batch)
+        steps += 1
+        if steps == 1 and way != "none":
+            asked = time.monotonic()
+            saver.save(trainer.state_dict(), trainer.step)
+            copies.append(time.monotonic() - asked)
+            if way == "at once":
+                saver.wait()
+    return steps / (time.monotonic() - start)
+
+
+def raw_write(path: Path, size: int) -> float:
+    """Seconds to write and fsync so many bytes."""
+    content = bytes(size)
+    start = time.monotonic()
+    with open(path, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    return time.monotonic() - start
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

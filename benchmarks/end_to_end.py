@@ -1,0 +1,117 @@
+"""Training from files: how fast the loader is alone, how fast the steps are alone, and both together.
+
+python benchmarks/end_to_end.py
+python benchmarks/end_to_end.py --cfg k400_rs50.yaml data.root=/data/k400 train.batch_size=64 train.micro_batch=64
+python benchmarks/end_to_end.py --cfg motion_rs.yaml data.root=data/motion --steps 40 --rounds 3
+
+Without --cfg it makes a small motion dataset and trains motion_rs.yaml on it. "loader" is what the workers deliver when
+nobody computes, "steps" is Trainer.train_step on batches that are there already, "training" is the steps on what the
+loader delivers, as a run takes them. The slower of the first two is the bound; both share the CPU cores, where there is
+no GPU. Other settings of the config are given as key=value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from common import environment, note, table
+
+from video_rs import runtime
+from video_rs.cli.common import Parser, positive, run
+from video_rs.cli.job import Job
+from video_rs.config import load_config
+from video_rs.data import motion
+from video_rs.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Entry point."""
+    parser = Parser(prog="end_to_end.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", help="of the run; default: motion_rs.yaml on a small dataset of its own")
+    parser.add_argument("--steps", type=positive, default=20, help="timed in each turn")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = list(args.overrides)
+        if not args.cfg:
+            motion.make(Path(folder) / "motion", train=400, val=8, test=8)
+            overrides.insert(0, f"data.root={folder}/motion")
+        config = load_config(args.cfg or "motion_rs.yaml", overrides)
+        if config.train.device == "xla":
+            raise UserError("end_to_end.py is for CPUs and GPUs: set train.device=auto")
+        job = Job(config)
+        report(job, args.steps, args.rounds)
+    return 0
+
+
+def report(job: Job, steps: int, rounds: int) -> None:
+    """Prints the table."""
+    turns = {"loader": loader, "steps": steps_alone, "training": training}
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds):
+        for name, turn in turns.items():
+            found[name].append(turn(job, steps))
+        note(f"round {number + 1} of {rounds} done")
+    plan, contract = job.trainer.plan, job.model.contract
+    rates = {name: median(values) for name, values in found.items()}
+    bound = min(("loader", "steps"), key=rates.get)
+    print(environment())
+    workers = f"{job._loading()['workers']} loader workers"
+    print(f"{runtime.describe(job.device)}, {job.precision}; {workers}; {job.config.model.name}")
+    print(f"batches of {plan.batch_size} clips {contract.num_frames} x {contract.train_size}^2")
+    rows = [[name, f"{rate:.1f}", f"{rate / rates[bound]:.2f}"] for name, rate in rates.items()]
+    print(table(["what", "clips/s", "of the bound"], rows))
+    print(f"the {bound} {'is' if bound == 'loader' else 'are'} the bound")
+
+
+def batches_of(job: Job, steps: int) -> Iterator[dict]:
+    """Micro-batches of the loader, from the first on, behind what its workers have read ahead."""
+    batches = iter(job.loader(0))
+    ahead = 3 * max(1, job._loading()["workers"])
+    return itertools.islice(batches, ahead, ahead + steps * job.trainer.plan.parts)
+
+
+def loader(job: Job, steps: int) -> float:
+    """Clips/s of the loader alone."""
+    batches, clips = batches_of(job, steps), 0
+    next(batches)
+    start = time.monotonic()
+    for batch in batches:
+        clips += len(batch["label"])
+    return clips / (time.monotonic() - start)
+
+
+def steps_alone(job: Job, steps: int) -> float:
+    """Clips/s of steps on batches that are there already."""
+    parts = list(itertools.islice(iter(job.loader(0)), job.trainer.plan.parts))
+    job.trainer.train_step(parts)
+    runtime.synchronize(job.device)
+    start = time.monotonic()
+    for _ in range(steps):
+        job.trainer.train_step(parts)
+    runtime.synchronize(job.device)
+    return steps * job.trainer.plan.batch_size / (time.monotonic() - start)
+
+
+def training(job: Job, steps: int) -> float:
+    """Clips/s of steps on what the loader delivers."""
+    plan, batches = job.trainer.plan, batches_of(job, steps + 1)
+    for _ in range(plan.parts):
+        next(batches)  # past what the workers had read ahead
+    start = time.monotonic()
+    for _ in range(steps):
+        job.trainer.train_step(itertools.islice(batches, plan.parts))
+    runtime.synchronize(job.device)
+    return steps * plan.batch_size / (time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""Would frames that stay YUV 4:2:0 until they are on the device save the host enough? CPU time of one training clip.
+
+python benchmarks/pixel_format.py --videos /data/k400/val
+python benchmarks/pixel_format.py --videos arm_wrestling.mp4 k400_sample.mp4 --clips 32
+
+  decode                   the frames of a clip, and nothing done with them: what no pixel format can save
+  RGB of the crop          as training clips are made: cropped and converted in one pass, resized to --size
+  YUV of the crop          the planes of the crop copied as they are; colours and the resize would be the device's
+  YUV of the frame         the same of whole frames, which is what clips of one batch could share a shape by
+
+PyAV, one thread, random crops and frames as in training, the same for all ways, which take turns clip by clip. MB is
+what a clip takes on its way to the device. The last column is the whole gain that there can be for the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from statistics import mean
+
+import av
+import numpy as np
+import torch
+from common import environment, find_videos, note, table
+
+from video_rs.cli.common import Parser, positive, run
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.dataset import ClipDataset
+from video_rs.data.decode_pyav import PyAVReader
+from video_rs.data.packets import PLAIN_FORMATS
+from video_rs.data.records import Records
+from video_rs.data.sampler import BatchStream
+from video_rs.data.transforms import TrainTransform, resize
+from video_rs.errors import MediaError
+from video_rs.rng import keyed_rng
+
+
+def main(argv: list[str]) -> int:
+    """Entry point."""
+    parser = Parser(prog="pixel_format.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", nargs="+", required=True, help="files or folders")
+    parser.add_argument("--clips", type=positive, default=32)
+    parser.add_argument("--frames", type=positive, default=32)
+    parser.add_argument("--size", type=positive, default=224, help="pixels")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    paths = usable(find_videos(args.videos))
+    records = Records(paths, [0] * len(paths), ["video"])
+    transform, sampling = TrainTransform(args.size), TemporalSampling(args.frames, 2)
+    dataset = ClipDataset(records, sampling=sampling, transform=transform, seed=0, decoder="pyav")
+    stream = BatchStream(len(paths), batch_size=args.clips, num_steps=1, seed=0)
+    ways = {"decode": decoded, "RGB of the crop": rgb, "YUV of the crop": yuv_crop, "YUV of the frame": yuv_frame}
+    found: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}
+    for key in next(iter(stream)):
+        indices = dataset[key]["frames"]
+        for name, way in ways.items():
+            reader = PyAVReader(paths[key.index])
+            box = box_of(key, transform)
+            start = time.process_time()
+            size = way(reader, indices, box, args.size)
+            found[name].append((time.process_time() - start, size))
+            reader.close()
+    print(environment())
+    print(f"{args.clips} clips of {args.frames} frames, stride 2, {args.size} pixels, of {len(paths)} files")
+    now = mean(seconds for seconds, _ in found["RGB of the crop"])
+    rows = []
+    for name, values in found.items():
+        seconds, size = (mean(column) for column in zip(*values, strict=True))
+        rows.append([name, f"{1e3 * seconds:.1f}", f"{size / 1e6:.2f}", f"{100 * (seconds / now - 1):+.1f} %"])
+    print(table(["way", "CPU ms a clip", "MB a clip", "against RGB"], rows))
+    return 0
+
+
+def usable(paths: list[str]) -> list[str]:
+    """Those of 4:2:0 frames that PyAV reads upright."""
+    kept = []
+    for path in paths:
+        try:
+            reader = PyAVReader(path)
+            frame = reader.first()
+            reader.close()
+        except (MediaError, av.FFmpegError) as error:
+            note(f"left out {path}: {error}")
+            continue
+        if frame is None or frame.format.name not in PLAIN_FORMATS or frame.rotation:
+            note(f"left out {path}: not plain 4:2:0")
+        else:
+            kept.append(path)
+    return kept
+
+
+Plan = Callable[[int, int], tuple[int, int, int, int]]
+
+
+def box_of(key: tuple, transform: TrainTransform) -> Plan:
+    """The crop of a clip: the same for all ways."""
+    return lambda height, width: transform.box(height, width, keyed_rng(0, "pixel_format", *key))
+
+
+def decoded(reader: PyAVReader, indices: np.ndarray, box: Plan, size: int) -> int:
+    for _ in reader._chosen(indices):
+        pass
+    return 0
+
+
+def rgb(reader: PyAVReader, indices: np.ndarray, box: Plan, size: int) -> int:
+    out, done = torch.empty(len(indices), size, size, 3, dtype=torch.uint8), 0
+    for piece in reader.frames(indices, box):
+        out[done : done + len(piece)] = resize(piece, size, size)
+        done += len(piece)
+    return out.numel()
+
+
+def yuv_crop(reader: PyAVReader, indices: np.ndarray, box: Plan, size: int) -> int:
+    return _planes(reader, indices, box)
+
+
+def yuv_frame(reader: PyAVReader, indices: np.ndarray, box: Plan, size: int) -> int:
+    return _planes(reader, indices, lambda height, width: (0, 0, height, width))
+
+
+def _planes(reader: PyAVReader, indices: np.ndarray, box: Plan) -> int:
+    out: list[np.ndarray] = []
+    for i, frame in enumerate(reader._chosen(indices)):
+        top, left, height, width = box(frame.height, frame.width)
+        for number, plane in enumerate(frame.planes):
+            share = 2 if number else 1
+            rows = slice(top // share, -(-(top + height) // share))
+            columns = slice(left // share, -(-(left + width) // share))
+            pixels = _pixels(plane)[rows, columns]
+            if not i:
+                out.append(np.empty((len(indices), *pixels.shape), np.uint8))
+            out[number][i] = pixels
+    return sum(plane.nbytes for plane in out)
+
+
+def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

@@ -1,0 +1,15 @@
+import subprocess
+
+import pytest
+
+from tests.cli.processes import bind_root
+
+
+@pytest.fixture
+def as_a_user():
+    """Options of a process for which permissions of files hold, also where the tests are root."""
+    try:
+        subprocess.run(["true"], preexec_fn=bind_root, check=True)
+    except subprocess.SubprocessError:
+        pytest.skip("this root cannot give up its capabilities")
+    return {"preexec_fn": bind_root}

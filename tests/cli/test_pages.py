@@ -1,0 +1,152 @@
+"""The first and the last page of a run say what it does and what it did."""
+
+import time
+
+import pytest
+import torch
+
+from video_rs import config as configs
+from video_rs.cli import pages
+from video_rs.cli.job import Job
+from video_rs.models import cost
+from video_rs.models.zoo import create_model
+from video_rs.training.bad_steps import BadSteps, Suspect
+from video_rs.training.ledger import Ledger
+from video_rs.training.plan import Plan
+from video_rs.training.status import Status
+
+SMALL = ["model.name=resnet3d_rs_26", "model.width=0.25", "train.device=cpu", "train.precision=float32"]
+SMALL += ["train.batch_size=16", "train.micro_batch=2", "data.workers=3", "train.epochs=4", "out=runs/small"]
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The first page of a run of 40 training files, with overrides and arguments of ``start_page``."""
+    for folder in (tmp_path / split / label for split in ("train", "val") for label in "ab"):
+        folder.mkdir(parents=True)
+        for i in range(20):
+            (folder / f"{i:02}.mp4").touch()
+
+    def make(*overrides, **arguments):
+        config = configs.load_config("k400_rs50", [f"data.root={tmp_path}", *SMALL, *overrides])
+        job = Job(config)
+        parts = (config, job.trainer.plan, job.model, job.records)
+        return pages.start_page(*parts, device=job.device, precision=job.precision, **arguments)
+
+    return make
+
+
+def texts(lines):
+    """``{heading: [text, ...]}``; every text begins in the same column."""
+    found, heading = {}, ""
+    for line in lines:
+        assert line[pages.WIDTH - 1] == " " != line[pages.WIDTH], line
+        heading = line[: pages.WIDTH].strip() or heading
+        found.setdefault(heading, []).append(line[pages.WIDTH :])
+    return found
+
+
+def test_the_first_page(page):
+    lines = page("train.max_steps=10", "optim.lr=0.4", "optim.warmup_epochs=2")
+    said = texts(lines)
+    assert len(lines) <= 15
+    assert (said["precision"], said["loading"]) == (["float32"], ["3 loader workers"])
+    model = create_model("resnet3d_rs_26", num_classes=2, width=0.25)
+    parameters = sum(p.numel() for p in model.parameters())
+    gigamacs = cost.macs(model, (3, 32, 224, 224)) / 1e9
+    assert said["network"] == [f"resnet3d_rs_26, {parameters:,} parameters, 2 classes, {gigamacs:.4g} GMACs a clip"]
+    assert said["train"][0].startswith("40 files, 2 classes, fingerprint ")
+    assert said["clips"] == ["32 frames x stride 2, 224 px"]
+    assert said["batch"] == ["16 = 8 micro-batches x 2"]
+    assert said["steps"] == ["10: 4 epochs of 40 samples, validated after each epoch"]
+    assert said["learning rate"] == ["up to 0.00625 = 0.4 x 16 / 1024; 2 epochs of warm-up, then cosine"]
+    assert said["begins"] == ["starting at step 0 of 10"] and "weights" not in said and "phases" not in said
+    assert "runs/small" in said["folder"][0] and "every 10 minutes" in said["folder"][0]
+
+
+def test_the_first_page_of_many_processes_that_go_on(page):
+    said = texts(
+        page(
+            "train.val_every=2",
+            "train.checkpoint_minutes=0",
+            processes=4,
+            nodes=2,
+            workers=1,
+            groups=["12 weights", "20 biases"],
+            phases=["8 frames", "32 frames"],
+            weights_from="all of them",
+            step=5,
+            resumed_from="runs/small/checkpoints/step-00000005.pt",
+        )
+    )
+    assert said["devices"][0].startswith("4 processes on 2 machines, each on cpu")
+    assert said["loading"] == ["1 loader workers in each process"]
+    assert said["batch"] == ["16 = 4 processes x 2 micro-batches x 2"]
+    assert said["parameters"] == ["12 weights", "20 biases"] and said["phases"] == ["8 frames", "32 frames"]
+    assert said["steps"][0].endswith("validated after each 2 epochs")
+    assert said["weights"] == ["started from : all of them"] and "after each step" in said["folder"][0]
+    assert said["begins"] == ["resuming at step 5 of 10 from runs/small/checkpoints/step-00000005.pt"]
+
+
+def test_a_network_that_cannot_be_counted(page):
+    model = create_model("resnet3d_rs_26", width=0.25)
+    assert pages.gigamacs(model, {"name": "pytorchvideo/mvit_base_16x4", "num_classes": 2}) is None
+    assert pages.gigamacs(model, {"name": "no such network"}) is None
+
+
+def test_counting_is_quick_and_draws_no_random_numbers():
+    model = create_model("resnet3d_rs_50")
+    arguments = {"name": "resnet3d_rs_50", "num_classes": 400}
+    pages.gigamacs(model, arguments)  # imports
+    before, start = torch.get_rng_state(), time.process_time()
+    assert pages.gigamacs(model, arguments) == pytest.approx(89.87, abs=0.01)
+    assert time.process_time() - start < 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def finished(folder, first_step=0):
+    told = Status(folder)
+    told.begin(Plan(num_samples=24, num_steps=6, batch_size=8, micro_batch=8), first_step, "go on")
+    told.trained(6, 2.0, {"loss": 1.0, "clips_per_second": 8.0})
+    told.validating()
+    told.validated(6, 2.0, {"top1": 0.75, "top5": 1.0, "loss": 0.5})
+    told.best(3, 1.0, "top1", 0.875)
+    return told
+
+
+def test_the_last_page(tmp_path):
+    told = finished(tmp_path)
+    (tmp_path / "best.pt").touch()
+    ledger = Ledger(24)
+    ledger.note([(f"{i:02}.mp4", "cut short") for i in range(12)])
+    bad = BadSteps()
+    bad.note(2, [Suspect("poison.mp4", 0, 0), Suspect("good.mp4", 0, 0)])
+    bad.note(5, [Suspect("poison.mp4", 1, 0)])
+    lines = pages.end_page(told, tmp_path, ledger=ledger, bad_steps=bad, commands=["video-rs test --cfg x.yaml"])
+    assert lines[-1] == "next: video-rs test --cfg x.yaml"
+    assert sum(".mp4 (1x): cut short" in line for line in lines) == 10  # no more, and a file with all
+    assert any(str(tmp_path / "broken_files.csv") in line for line in lines)
+    said = {line[: pages.WIDTH].strip(): line[pages.WIDTH :] for line in lines[:-1]}
+    assert said["complete"] == "6 steps, 2 epochs, in 0s"
+    assert said["validation"] == "top-1 75.00 %  top-5 100.00 %  loss 0.5000 after epoch 2"
+    assert said["weights"] == f"best validation top-1 87.50 % after epoch 1, in {tmp_path / 'best.pt'}"
+    assert said["bad steps"].startswith("2 whose loss or gradient was not finite")
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("bad steps")]
+    assert [line.strip() for line in lines[at + 1 : at + 3]] == ["poison.mp4 (in 2 of them)", "good.mp4 (in 1 of them)"]
+    assert said["written"] == f"best.pt in {tmp_path}"
+
+
+def test_the_last_page_of_a_run_that_was_resumed(tmp_path):
+    finished(tmp_path).end("interrupted", "go on")
+    told = finished(tmp_path, first_step=3)
+    time.sleep(1.1)
+    (line,) = [line for line in pages.end_page(told, tmp_path, state="interrupted") if line.startswith("interrupted")]
+    assert line.endswith("in 1s, 1s with earlier starts")
+    mean = 3 * 8 / 1.1  # the three steps of this start
+    assert 0.5 * mean < told.clips_per_second <= mean
+
+
+def test_nothing_is_said_of_what_there_is_not(tmp_path):
+    lines = pages.end_page(finished(tmp_path), tmp_path, ledger=Ledger(24), bad_steps=BadSteps())
+    assert not any(line.startswith(("broken", "bad")) for line in lines)
+    assert len(lines) <= 6

@@ -1,0 +1,358 @@
+"""Several processes train as one does, and none of them can lose the run."""
+
+import contextlib
+import csv
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.hanging import write_hanging_video
+from tests.integration.conftest import REPOSITORY
+from tests.integration.test_resume import assert_same
+from video_rs import checkpoint
+from video_rs.training.saver import newest_valid
+
+EXACT = {"train__precision": "float64", "train__sync_bn": True}
+
+
+def environment(**variables):
+    return {**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in variables.items()}}
+
+
+def start(path, processes, *overrides, script=REPOSITORY / "tools" / "train_net.py"):
+    """``torchrun`` of the documented command, or the command alone."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(script), "--cfg", str(path), *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def wait_for(process, word):
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if word in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+def saved(folder):
+    return checkpoint.load(folder / "last.pt")
+
+
+def assert_close(a, b, tolerance):
+    for part in ("model", "ema"):
+        for name, value in a[part].items():
+            torch.testing.assert_close(b[part][name], value, rtol=tolerance, atol=tolerance, msg=f"{part} {name}")
+
+
+def children(process):
+    """The training processes of a torchrun."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in found if b"train_net.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+# The same as one process ---------------------------------------------------------------------------------------------
+
+
+def test_two_processes_equal_one(tiny_config, tmp_path):
+    """Losses, weights, the average, and a validation of 9 clips, of which each counts once."""
+    runs, logs = [], []
+    for processes in (1, 2):
+        folder = tmp_path / f"run{processes}"
+        finish(start(tiny_config(**EXACT, out=str(folder), data__val="train", train__epochs=1), processes))
+        runs.append(saved(folder))
+        logs.append([line.split('"lr"')[0] for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    assert_close(*runs, 1e-9)
+    assert logs[0] == logs[1]
+    with pytest.raises(AssertionError):  # it can fail: the other weights of one run
+        assert_close({"model": runs[0]["model"], "ema": {}}, {"model": runs[0]["ema"], "ema": {}}, 1e-9)
+
+
+@pytest.mark.slow
+def test_fifty_steps_of_one_two_and_four_processes(tiny_config, tmp_path):
+    steps = {"train__max_steps": 50, "train__val_every": 5, "train__log_every": 5}
+    for precision, max_steps, tolerance in (("float64", 50, 1e-9), ("float32", 10, 1e-5)):
+        runs = []
+        for processes in (1, 2, 4):
+            folder = tmp_path / f"{precision}{processes}"
+            changes = {**EXACT, **steps, "train__max_steps": max_steps, "train__precision": precision}
+            finish(start(tiny_config(**changes, optim__lr=0.005, out=str(folder)), processes))
+            runs.append(saved(folder))
+        assert runs[0]["step"] == max_steps
+        for run in runs[1:]:
+            assert_close(runs[0], run, tolerance)
+
+
+RECORDER = """
+import sys, zlib
+from video_rs.cli.common import run
+from video_rs.cli.train import main
+from video_rs.training.trainer import Trainer
+original = Trainer._forward_backward
+def recorded(self, batch, number):
+    first = self.world.rank * self.plan.share + number * self.plan.micro_batch
+    with open(FILE, "a") as file:
+        for i, (index, clip) in enumerate(zip(batch["index"].tolist(), batch["clip"])):
+            file.write(f"{self.step} {first + i} {index} {zlib.crc32(clip.numpy().tobytes())}\\n")
+    return original(self, batch, number)
+Trainer._forward_backward = recorded
+sys.exit(run(main, sys.argv[1:]))
+"""
+
+
+def recorder(folder, name):
+    """A script that trains, and a file of all its steps' samples: step, place in the global batch, file, pixels."""
+    script = folder / f"{name}.py"
+    script.write_text(RECORDER.replace("FILE", repr(str(folder / f"{name}.txt"))))
+    return script, folder / f"{name}.txt"
+
+
+@pytest.mark.slow
+def test_from_two_processes_to_one_and_back(tiny_config, tmp_path):
+    """Told to leave, with other processes each time: the same samples in the same order, so the same weights."""
+    script, expected = recorder(tmp_path, "undisturbed")
+    finish(start(tiny_config(**EXACT, out=str(tmp_path / "undisturbed")), 1, script=script))
+    path = tiny_config(**EXACT)
+    script, seen = recorder(tmp_path, "disturbed")
+    for processes, step, code in ((2, 2, None), (1, 4, 75)):
+        process = start(path, processes, script=script)
+        wait_for(process, f"step {step}/6")
+        os.kill(process.pid, signal.SIGTERM)
+        text, _ = process.communicate(timeout=100)
+        assert "asked to leave (SIGTERM)" in text and 'Traceback (most recent call last):\n  File "/tools' not in text
+        assert code is None or process.returncode == code
+        assert saved(tmp_path / "run")["step"] >= step
+    finish(start(path, 2, script=script))
+    assert_close(saved(tmp_path / "undisturbed"), saved(tmp_path / "run"), 1e-9)
+    samples = expected.read_text().splitlines()
+    assert len(samples) == 6 * 8
+    assert sorted(seen.read_text().splitlines()) == sorted(samples)  # no step was taken twice
+
+
+# Processes that die --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed(tiny_config, tmp_path):
+    """The others end too, with the run saved, and it ends with the same bits."""
+    finish(start(tiny_config(out=str(tmp_path / "undisturbed")), 2))
+    path = tiny_config()
+    process = start(path, 2)
+    wait_for(process, "step 2/6")
+    os.kill(children(process)[-1], signal.SIGKILL)
+    text, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert newest_valid(tmp_path / "run").state["step"] >= 1, text
+    finish(start(path, 2))
+    assert_same(saved(tmp_path / "run"), saved(tmp_path / "undisturbed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_soak(tiny_config, tmp_path, processes):
+    """SIGKILL at random moments, of one process or all; the newest checkpoint is cut off now and then."""
+    changes = {"train__epochs": 8, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
+    finish(start(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes))
+    path, draw, folder = tiny_config(**changes), random.Random(processes), tmp_path / "run"
+    had_one = False
+    for kill in range(10):
+        process = start(path, processes)
+        time.sleep(draw.uniform(3.0, 7.0))
+        if process.poll() is None:
+            victims = children(process) if processes > 1 else []
+            if victims and draw.random() < 0.5:
+                os.kill(draw.choice(victims), signal.SIGKILL)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+                for victim in victims:  # torchrun gives them sessions of their own
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+        process.communicate(timeout=100)
+        found = newest_valid(folder)
+        assert found or not had_one
+        had_one = had_one or found is not None
+        if kill % 4 == 3 and len(list((folder / "checkpoints").glob("step-*.pt"))) > 1:
+            os.truncate(found.path, 1000)
+    finish(start(path, processes))
+    assert_same(saved(folder), saved(tmp_path / "undisturbed"))
+
+
+# What a person can get wrong -----------------------------------------------------------------------------------------
+
+
+def by_hand(path, ranks, *, size=2, port=None, overrides=None, **variables):
+    """The ranks of a run that were started by hand; each one's exit code and stderr."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    script = str(REPOSITORY / "tools" / "train_net.py")
+    processes = []
+    for rank in ranks:
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, script, "--cfg", str(path), *(overrides or {}).get(rank, [])]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, env=environment(**{**own, **variables}), **pipes))
+    return [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
+
+
+def lines(text):
+    return [line for line in text.splitlines() if not line.startswith("[")]  # torch's warnings begin so
+
+
+def test_ranks_with_different_configs(tiny_config, tmp_path):
+    (first, code), (second, other) = by_hand(tiny_config(), [0, 1], overrides={1: ["optim.lr=0.07"]})
+    assert (code, other) == (2, 2)
+    assert len(lines(first)) == 1 and not lines(second)
+    assert "optim.lr is 0.05 for rank 0 and 0.07 for rank 1" in first
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_at_its_start(tiny_config, tmp_path):
+    (first, code), (second, other) = by_hand(tiny_config(), [0, 1], overrides={1: ["data.root=/nonexistent"]})
+    assert (code, other) == (2, 2)
+    assert not lines(first) and len(lines(second)) == 1
+    assert "error: rank 1: " in second and "/nonexistent" in second
+
+
+@pytest.mark.slow
+def test_a_hanging_file_in_one_of_two_processes(tiny_config, tiny_videos, tmp_path):
+    """The other knows of it before it waits in a micro-batch's batch norm; both leave, and the next start goes by."""
+    dataset = tmp_path / "videos"
+    shutil.copytree(tiny_videos, dataset)
+    bad = write_hanging_video(dataset / "train" / "zoom_in" / "hanging.mkv")
+    sizes = {"train__micro_batch": 2, "train__sync_bn": True, "train__peer_timeout": 60}
+    path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=3, **sizes)
+    found = by_hand(path, [0, 1])
+    assert [code for _, code in found] == [75, 75]
+    assert sum(str(bad) in text for text, _ in found) == 1
+    assert saved(tmp_path / "run")["hung"] == [str(bad)]
+    assert [code for _, code in by_hand(path, [0, 1])] == [0, 0]
+
+
+POISON = """
+import sys, torch
+from video_rs.cli.common import run
+from video_rs.cli.train import main
+from video_rs.training.trainer import Trainer
+original = Trainer._forward_backward
+def poisoned(self, batch, number):
+    criterion, spoilt = self.criterion, torch.where(batch["index"] == 5, float("nan"), 1.0)
+    self.criterion = lambda logits, targets: criterion(logits, targets) * spoilt
+    original(self, batch, number)
+    self.criterion = criterion
+Trainer._forward_backward = poisoned
+sys.exit(run(main, sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_poisoned_file_in_one_of_two_processes(tiny_config, tmp_path):
+    """Both pass over its step, and it alone is named."""
+    (tmp_path / "poison.py").write_text(POISON)
+    text = finish(start(tiny_config(train__micro_batch=2), 2, script=tmp_path / "poison.py"))
+    rows = list(csv.DictReader((tmp_path / "run" / "bad_steps.csv").read_text().splitlines()))
+    assert len(rows) == 2 and len({row["path"] for row in rows}) == 1  # once an epoch
+    assert rows[0]["path"] in text
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    # one of the files that the records have at this place
+    names = sorted(str(file) for file in Path(rows[0]["path"]).parents[1].rglob("*.mp4"))
+    assert names[5] == rows[0]["path"]
+    assert all(torch.isfinite(value).all() for value in saved(tmp_path / "run")["model"].values())
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_their_torchrun(tiny_config, tmp_path):
+    path = tiny_config(train__epochs=500, train__val_every=0)
+    process = start(path, 2)
+    wait_for(process, "step 2/")
+    workers = children(process)
+    assert len(workers) == 2
+    process.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    text, _ = process.communicate()
+    assert "torchrun has ended" in text
+    assert newest_valid(tmp_path / "run").state["step"] >= 2, text
+
+
+def test_a_rank_that_never_arrives(tiny_config, tmp_path):
+    [(text, code)] = by_hand(tiny_config(train__peer_timeout=2), [0])
+    assert code == 3 and len(lines(text)) == 1
+    assert "rank 1 did not come" in text and "train.peer_timeout" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use(tiny_config):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        [(text, code)] = by_hand(tiny_config(train__peer_timeout=2), [0], port=port)
+    assert code == 2 and f"port {port}" in text and "MASTER_PORT" in text and "Traceback" not in text
+
+
+def test_processes_that_do_not_divide_the_batch(tiny_config, tmp_path):
+    found = by_hand(tiny_config(train__batch_size=9), [0, 1])
+    assert [code for _, code in found] == [2, 2]
+    assert "train.batch_size=9 does not divide over 2 processes: set it to 8 or 10" in found[0][0]
+    assert not lines(found[1][0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_half_of_the_variables(tiny_config):
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--cfg", str(tiny_config())],
+        env=environment(RANK=0, WORLD_SIZE=2),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and len(lines(done.stderr)) == 1
+    assert "LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in done.stderr and "torchrun" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_test_in_two_processes(tiny_config, tmp_path):
+    """The figures and the files are those of one process, and a mistake is one line."""
+    path = tiny_config(train__epochs=1, test__save_views=True)
+    finish(start(path, 1))
+    script = str(REPOSITORY / "tools" / "test_net.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    found = []
+    for command in ([sys.executable], torchrun):
+        done = subprocess.run([*command, script, "--cfg", str(path)], capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("report: ") == 1
+        folder = tmp_path / "run" / "test"
+        texts = [(folder / name).read_text() for name in ("metrics.json", "predictions.csv")]
+        with np.load(folder / "views.npz") as views:
+            found.append((texts, {name: views[name].tolist() for name in views.files}))
+    assert found[0] == found[1]
+    done = subprocess.run([*torchrun, script, "--cfg", str(path), "weights=none.pt"], capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "none.pt does not exist" in errors[0]

@@ -1,0 +1,73 @@
+"""Which of several processes this one is, and how many cores it has for loading."""
+
+import os
+
+import pytest
+
+from video_rs import distributed, runtime
+from video_rs.config import load_config
+from video_rs.config_checks import check_timeouts
+from video_rs.errors import ConfigError, UserError
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu003", "gpu003"),
+        ("gpu003,gpu004", "gpu003"),
+        ("gpu[003-007,12],x1", "gpu003"),
+        ("a1,gpu[003-007]", "a1"),
+        ("rack[1-2]-node,x", "rack1-node"),
+        ("n[7,9]", "n7"),
+    ],
+)
+def test_the_first_host_of_a_node_list(nodes, first):
+    assert distributed.first_host(nodes) == first
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in [*distributed.LAUNCHED, *(name for name in os.environ if name.startswith("SLURM_"))]:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_step_of_slurm(no_launcher):
+    step = {"STEP_NUM_TASKS": 16, "PROCID": 11, "LOCALID": 3, "STEP_TASKS_PER_NODE": "8(x2)", "JOB_ID": 31007}
+    for name, value in {**step, "STEP_NODELIST": "gpu[003-004]"}.items():
+        no_launcher.setenv(f"SLURM_{name}", str(value))
+    found = distributed._launched()
+    expected = {"RANK": "11", "WORLD_SIZE": "16", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "gpu003"}
+    assert {name: found[name] for name in expected} == expected
+    assert 15000 <= int(found["MASTER_PORT"]) < 30000
+    assert distributed.processes() == 16
+    no_launcher.setenv("MASTER_PORT", "4711")
+    assert distributed._launched()["MASTER_PORT"] == "4711"
+
+
+def test_a_batch_script_of_slurm_is_one_process(no_launcher):
+    no_launcher.setenv("SLURM_NTASKS", "16")
+    no_launcher.setenv("SLURM_JOB_ID", "1")
+    assert distributed.processes() == 1
+
+
+def test_variables_that_are_not_whole(no_launcher):
+    no_launcher.setenv("RANK", "0")
+    no_launcher.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
+        distributed.processes()
+
+
+@pytest.mark.parametrize(("own", "processes", "workers"), [(96, 8, 12), (12, 8, 12), (96, 1, 96), (4, 96, 1)])
+def test_loader_workers_of_processes_with_all_cores_or_their_own(monkeypatch, own, processes, workers):
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(own)), raising=False)
+    assert runtime.loader_workers(-1, processes) == workers
+    assert runtime.loader_workers(3, processes) == 3
+
+
+def test_a_hanging_file_is_waited_for_less_long_than_a_process():
+    config = load_config("motion_rs.yaml", ["data.timeout=60", "train.peer_timeout=60"])
+    check_timeouts(config, 1)
+    with pytest.raises(ConfigError, match="data.timeout=60 is not less than train.peer_timeout=60"):
+        check_timeouts(config, 2)

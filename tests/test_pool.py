@@ -1,0 +1,89 @@
+"""Calls in processes that may hang, die, raise, be interrupted or suspended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from video_rs.pool import Lost, watched_calls
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def sometimes(item, beat):
+    if item == "hang":
+        time.sleep(60)
+    if item == "die":
+        os._exit(7)
+    for _ in range(8 if item == "slow" else 0):
+        time.sleep(0.25)
+        beat()
+    if item == "raise":
+        raise ValueError("a bug")
+    return item.upper()
+
+
+def test_a_call_that_hangs_or_dies_is_lost_alone():
+    start = time.monotonic()
+    done = dict(watched_calls(sometimes, ["a", "hang", "slow", "die", "b"], 2, 1.0))
+    assert done["a"] == "A" and done["b"] == "B" and done["slow"] == "SLOW"  # it took longer, but went on
+    assert isinstance(done["hang"], Lost) and "nothing came from it for 1 s" in done["hang"].reason
+    assert isinstance(done["die"], Lost) and "exit code 7" in done["die"].reason
+    assert time.monotonic() - start < 40
+
+
+def test_what_a_call_raises_tells_where():
+    with pytest.raises(ValueError, match="a bug") as caught:
+        list(watched_calls(sometimes, ["raise"], 1, 1.0))
+    assert "in sometimes" in str(caught.value.__cause__)
+
+
+def leader():
+    """A session of processes that works through calls of 2 s, each with a beat every quarter of a second."""
+    script = (
+        "import sys; from tests.test_pool import sometimes; from video_rs.pool import watched_calls\n"
+        "if __name__ == '__main__':\n"
+        "    try: print(list(watched_calls(sometimes, ['slow'] * 2, 2, 2.0)))\n"
+        "    except KeyboardInterrupt: print('interrupted')"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        start_new_session=True,
+    )
+
+
+def children(pid):
+    return (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()
+
+
+def wait_for_children(process, count):
+    end = time.monotonic() + 60
+    while len(children(process.pid)) < count and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def test_a_suspended_job_loses_nothing():
+    process = leader()
+    wait_for_children(process, 3)  # the workers and multiprocessing's tracker
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate(timeout=60) == ("[('slow', 'SLOW'), ('slow', 'SLOW')]\n", "")
+
+
+def test_ctrl_c_while_processes_start():
+    for delay in (0.06, 0.09, 0.12):
+        process = leader()
+        wait_for_children(process, 3)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == ("interrupted\n", "")

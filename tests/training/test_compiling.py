@@ -1,0 +1,131 @@
+"""``torch.compile``: one graph, the same numbers, and one line where the compiler fails."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from video_rs.errors import MachineError
+from video_rs.models.layers import keyed_uniform
+from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D
+from video_rs.models.resnet_rs import ResNetRS
+from video_rs.training import compiling
+from video_rs.training.ema import EMA
+from video_rs.training.losses import CrossEntropy
+from video_rs.training.optim import learning_rate, sgd
+from video_rs.training.plan import Plan
+from video_rs.training.trainer import Trainer
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler: apt install g++")
+
+
+@pytest.fixture(autouse=True)
+def fresh(one_thread, tmp_path, monkeypatch):
+    """Nothing that was compiled before."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def network(layout):
+    """With residual branches that count, and running statistics of which each step takes a part."""
+    torch.manual_seed(0)
+    model = ResNetRS(layout, (1, 1), 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
+    for name, weight in model.named_parameters():
+        if name.endswith("conv3.norm.weight"):
+            nn.init.uniform_(weight, 0.1, 0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("layout", "stages"),
+    [
+        pytest.param(RESNET_RS_2D, (), id="2d", marks=pytest.mark.slow),
+        pytest.param(RESNET_RS_3D, (1,), id="3d"),
+        pytest.param(GARDEN_3D, (), id="garden", marks=pytest.mark.slow),
+    ],
+)
+def test_the_network_is_one_graph(layout, stages):
+    model = network(layout)
+    model.set_grad_checkpointing(stages)
+    clips = torch.randn(2, 3, 1 if layout is RESNET_RS_2D else 4, 32, 32)
+    other, keys = copy.deepcopy(model), torch.arange(2)
+    compiled = torch.compile(other, fullgraph=True, dynamic=False, backend="aot_eager")
+    results = [each(clips, keys) for each in (model, compiled)]
+    for result in results:
+        result.sum().backward()
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    for (buffer, value), of_other in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(value, of_other), buffer
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("stream", "size"), [(0, 333), (3, 40), (3, 1)])
+def test_dropout_draws_the_same(stream, size):
+    """Its integers wrap at 64 bits, which a compiler may forget."""
+    keys = torch.randint(-(2**63), 2**63 - 1, (16,))
+    compiled = torch.compile(keyed_uniform, fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(keys, stream, size), keyed_uniform(keys, stream, size))
+
+
+def trainer(compile, layout, stages=()):
+    model = network(layout)
+    model.set_grad_checkpointing(stages)
+    plan = Plan(num_samples=8, num_steps=3, batch_size=8, micro_batch=4)
+    return Trainer(
+        model,
+        plan,
+        criterion=CrossEntropy(0.1),
+        optimizer=sgd(model, momentum=0.9, nesterov=True, weight_decay=1e-4),
+        learning_rate=learning_rate(0.05, 3, 0),
+        ema=EMA(model, 0.9),
+        mixup=0.2,
+        compile=compile,
+    )
+
+
+def steps(trainer, frames, count):
+    """Loss and gradients of each."""
+    found = []
+    for step in range(count):
+        generator = torch.Generator().manual_seed(step)
+        clips = torch.randint(0, 256, (8, frames, 32, 32, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 5, (8,), generator=generator)
+        trainer.train_step({"clip": clips[i : i + 4], "label": labels[i : i + 4]} for i in (0, 4))
+        found.append([torch.tensor(trainer.meter.means()[0]), *(p.grad.clone() for p in trainer.model.parameters())])
+        trainer.meter.clear()
+    return found
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "stages"), [(RESNET_RS_3D, (1,)), (RESNET_RS_2D, ())], ids=["3d", "2d"])
+def test_compiled_equals_eager(layout, stages):
+    frames = 1 if layout is RESNET_RS_2D else 4
+    eager, compiled = trainer(False, layout), trainer(True, layout, stages)
+    for expected, found in zip(steps(eager, frames, 2), steps(compiled, frames, 2), strict=True):
+        for value, other in zip(expected, found, strict=True):
+            assert (value - other).norm() <= 1e-4 * value.norm() + 1e-9
+    for of_eager, of_compiled in ((eager.model, compiled.model), (eager.ema.model, compiled.ema.model)):
+        assert list(of_eager.state_dict()) == list(of_compiled.state_dict())
+        for name, value in of_eager.state_dict().items():
+            torch.testing.assert_close(of_compiled.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_is_missing(monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    job = trainer(True, RESNET_RS_2D)
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    with pytest.raises(MachineError, match="torch.compile failed .*train.compile=false") as caught:
+        steps(job, 1, 1)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in job.model.state_dict().items())
+
+
+def test_other_errors_keep_their_traceback():
+    compiling.explain(RuntimeError("a bug of ours"))

@@ -1,0 +1,95 @@
+"""The statistics of batch norm from many samples, in one process and two."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import nn
+
+from video_rs.contract import DataContract
+from video_rs.distributed import World
+from video_rs.errors import MachineError, UserError
+from video_rs.models.sync_batch_norm import convert_sync_batch_norm
+from video_rs.training.precise_bn import with_precise_statistics
+
+
+class Normed(nn.Module):
+    contract = DataContract(num_frames=1, stride=1)
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm3d(3, momentum=1.0)
+        self.double()
+
+    def forward(self, clips, keys=None):
+        return self.norm(clips)
+
+
+def batches(number, rank=0, processes=1):
+    generator = torch.Generator().manual_seed(0)
+    shape = (number * processes, 4, 1, 2, 2, 3)
+    everything = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return [{"clip": clip} for clip in everything[rank::processes]]
+
+
+def expected(all_batches):
+    """Mean and variance over all samples, of batches of one size: the law of total variance."""
+    clips = [batch["clip"].double().div(255).flatten(0, 3) for batch in all_batches]
+    mean = torch.stack([clip.mean(0) for clip in clips]).mean(0)
+    square = torch.stack([clip.var(0, correction=0) + clip.mean(0).square() for clip in clips]).mean(0)
+    return mean, square - mean.square()
+
+
+def check(model, all_batches):
+    mean, var = expected(all_batches)
+    torch.testing.assert_close(model.norm.running_mean, mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(model.norm.running_var, var, rtol=1e-6, atol=0)
+
+
+def test_statistics_of_many_batches():
+    model, data = Normed(), batches(50)
+    found = with_precise_statistics(model, data, "float64", World())
+    check(found, data)
+    assert torch.equal(model.norm.running_mean, torch.zeros(3))  # the network in training keeps its own
+    assert not found.training
+
+
+def work(rank, store):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    world = World(rank, rank, 2, 2, _host=dist.group.WORLD)
+    found = with_precise_statistics(Normed(), batches(25, rank, 2), "float64", world)
+    check(found, batches(50))
+    synced = convert_sync_batch_norm(Normed())
+    check(with_precise_statistics(synced, batches(25, rank, 2), "float64", world), batches(50))
+
+    def late():
+        late.calls += 1
+        if late.calls == 2 + rank:  # as a signal is seen: not by both before the same batch
+            raise UserError("told to leave")
+
+    late.calls = 0
+    with pytest.raises(Exception, match="told to leave"):
+        with_precise_statistics(synced, batches(25, rank, 2), "float64", world, late)
+    with pytest.raises(AssertionError):  # one process's alone
+        check(with_precise_statistics(Normed(), batches(25, rank, 2)[:1], "float64", World()), batches(50))
+
+    def failing():
+        if rank == 1:
+            raise MachineError("a worker died")
+
+    with pytest.raises(Exception, match="a worker died"):  # and nobody waits for the one that failed
+        with_precise_statistics(Normed(), batches(2, rank, 2), "float64", world, failing)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_statistics_of_two_processes(tmp_path):
+    torch.multiprocessing.spawn(work, (tmp_path / "store",), nprocs=2)
+
+
+def test_a_run_that_is_to_stop():
+    def stop():
+        raise UserError("stop")
+
+    with pytest.raises(UserError, match="stop"):
+        with_precise_statistics(Normed(), batches(2), "float64", World(), stop)

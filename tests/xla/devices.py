@@ -1,0 +1,75 @@
+"""What each device of several does: ``python -m tests.xla.devices FOLDER``, with CPU_NUM_DEVICES devices.
+
+XLA's CPU device has no processes that reduce together, but one thread for each device of one process.
+"""
+
+import dataclasses
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+import torch_xla
+from torch_xla.core import xla_model
+from torch_xla.debug import metrics
+
+from tests.xla import trainers
+from video_rs import xla
+from video_rs.distributed import World
+
+_own, _guard, _barriers = threading.local(), threading.Lock(), []
+
+
+def take_turns(rank, size):
+    """The first device compiles each graph, the others find it: what was compiled twice does not reduce together.
+
+    They do not wait until the first has returned: what is small is run before that, and waits for theirs.
+    """
+    with _guard:
+        _own.rank = rank
+        if _barriers:
+            return
+        _barriers.append(threading.Barrier(size))
+        original, returned = xla.sync, threading.Event()
+
+    def sync(wait=False):
+        seen = looked_up()
+        returned.clear()
+        _barriers[0].wait()
+        while _own.rank and looked_up() == seen and not returned.is_set():
+            time.sleep(0.01)
+        time.sleep(0.3 if _own.rank else 0)  # until what was compiled can be found
+        original(wait)
+        returned.set()
+        xla_model.wait_device_ops()  # or the next compilation would keep a device from coming in time
+        _barriers[0].wait()
+
+    xla.sync = sync
+
+
+def looked_up():
+    """How many graphs were compiled, or found among those that were."""
+    compiled = metrics.metric_data("CompileTime")
+    return (compiled[0] if compiled else 0) + (metrics.counter_value("CachedCompile") or 0)
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    xla.record_alone()
+    world = World(rank=rank, size=xla.size())
+    take_turns(rank, world.size)
+    plan = dataclasses.replace(trainers.PLAN, world_size=world.size)
+    for sync_bn in (True, False):
+        options = {"precision": "float64", "world": world, "sync_bn": sync_bn}
+        with _guard:  # threads share torch's random generator
+            model = trainers.small_network()
+        trainer = trainers.trainer("xla", plan, model, **options)
+        for step in range(3 if sync_bn else 2):
+            trainer.train_step(trainers.micro_batches(plan, step, rank))
+        state = {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.meter.sums.cpu()}
+        torch.save(state, Path(folder) / f"{rank}-{sync_bn}.pt")
+
+
+if __name__ == "__main__":
+    torch_xla.launch(work, args=(sys.argv[1],))

@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Tells where runs are, from their folders alone: ``tools/run_status.py runs``. See ``--help``."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from video_rs.cli.main import main
+
+    main("status")

@@ -1,0 +1,76 @@
+"""Files of videos and images: what they are called, and how errors with them are told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+
+from video_rs.data.shards import TAR, Blob, File
+from video_rs.errors import MachineError, MediaError, VideoRSError
+
+IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
+VIDEO_EXTENSIONS = frozenset(
+    [".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ogv"]
+    + [".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"]
+)
+
+MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+
+
+def is_image(path: File) -> bool:
+    """Whether the extension is an image's."""
+    return os.path.splitext(str(path))[1].lower() in IMAGE_EXTENSIONS
+
+
+def is_media(path: str) -> bool:
+    """Whether the extension is a video's or an image's."""
+    return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
+
+
+class Unsuitable(Exception):
+    """A decoder is missing, cannot open or decode the file, or numbers its frames differently."""
+
+
+class InPlan(Exception):
+    """Carries an error of the caller's past those that are the file's."""
+
+
+def require_file(path: File) -> None:
+    """Raises ``MediaError`` for what is not there, is no file, or is empty."""
+    if isinstance(path, Blob):
+        if not path.data:
+            raise MediaError(f"{path}: the file is empty")
+        return
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise MediaError(f"{path}: {'no such file' if found is None else 'not a file'}")
+    if str(path).endswith(TAR):
+        raise MediaError(f"{path}: a shard, not a video: name a video in it, {path}/NAME, by its index")
+    if not found.st_size:
+        raise MediaError(f"{path}: the file is empty")
+
+
+@contextmanager
+def media_errors(path: File, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file, or a ``MachineError``."""
+    try:
+        yield
+    except VideoRSError:
+        raise
+    except InPlan as error:
+        raise error.__cause__ from None
+    except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
+        if isinstance(error, UnicodeEncodeError):  # decoders take names as UTF-8
+            raise MediaError(f"{path}: its name is not UTF-8: rename it") from None
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise MachineError(f"{path}: {os.strerror(error.errno)}: lower data.workers, or raise the limit") from error
+        lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
+        raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error

@@ -1,0 +1,304 @@
+"""One or several processes: how they find, check and wait for each other.
+
+Every process of a run is a :class:`World`; with one process each of its methods does nothing, so that callers never ask
+how many there are. Whatever is waited for has a time-out, and a message that names this rank and what it waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import video_rs
+from video_rs import xla
+from video_rs.errors import MachineError, PeerFailed, UserError, VideoRSError
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_LOST = re.compile(
+    "timed out|time-?out|closed by peer|reset by peer|connection refused|broken pipe|nccl|gloo", re.IGNORECASE
+)
+
+
+@dataclass
+class World:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: of this process, from 0.
+        local_rank: of this process on its machine.
+        size: how many there are.
+        local_size: how many there are on this machine.
+        timeout: seconds that one waits for the others.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    timeout: float = 600.0
+    _store: Any = field(default=None, repr=False)
+    _host: Any = field(default=None, repr=False)  # a process group for values of the host
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def agree(self, flags: Sequence[int], what: str) -> list[int]:
+        """The largest of each flag over all processes."""
+        if self.size == 1:
+            return [int(flag) for flag in flags]
+        tensor = torch.tensor([int(flag) for flag in flags])
+        self._arrive(what)
+        with self.guard(what):
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._host)
+        return tensor.tolist()
+
+    def gather(self, value: Any, what: str) -> list[Any]:
+        """The values of all processes, by rank: whatever can be pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        self._arrive(what)
+        with self.guard(what):
+            dist.all_gather_object(values, value, group=self._host)
+        return values
+
+    def sum_(self, tensor: Tensor, what: str) -> None:
+        """Makes a tensor the sum of all processes' tensors."""
+        if self.size > 1:
+            with self.guard(what):
+                xla.sum_([tensor]) if tensor.device.type == "xla" else dist.all_reduce(tensor)
+
+    @contextlib.contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Runs what waits for other processes: that one of them is lost is a MachineError, which names this rank."""
+        try:
+            yield
+        except RuntimeError as error:  # which all of torch.distributed's are
+            is_lost = isinstance(error, dist.DistError) or _LOST.search(str(error))
+            if self.size == 1 or not is_lost or type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = f"({_first_line(error)}){self._missing(what)}"
+            raise MachineError(
+                f"rank {self.rank} of {self.size} lost the others in {what} {reason}: see what they said last, and "
+                "start again to go on"
+            ) from error
+
+    @contextlib.contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """Runs what may fail in some processes, and fails in all of them if it does.
+
+        Where several fail, the error of the lowest rank counts; all others raise ``PeerFailed``. One inside of another
+        tells each failure once.
+        """
+        failure: VideoRSError | None = None
+        try:
+            yield
+        except VideoRSError as error:
+            if self.size == 1 or isinstance(error, PeerFailed) or error.is_told:
+                raise
+            failure = error
+        outcome = failure and (str(failure), failure.exit_code)
+        for rank, failed in enumerate(self.gather(outcome, what)):
+            if failed and rank == self.rank:
+                failure.is_told = True
+                raise failure
+            if failed:
+                raise PeerFailed(rank, *failed)
+
+    def close(self) -> None:
+        """Leaves the others."""
+        if self.size > 1 and dist.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+
+    def _arrive(self, what: str) -> None:
+        """Tells the others where this process is, for the message of one that waits in vain."""
+        try:
+            if self._store:
+                self._store.set(f"at/{self.rank}", what)
+        except RuntimeError:  # it was rank 0's, which the others will miss soon, or torchrun's
+            if _is_of_torchrun():
+                raise MachineError(f"rank {self.rank}: torchrun has ended, in {what}; start again to go on") from None
+
+    def _missing(self, what: str) -> str:
+        """Which ranks are not where this one is, as far as can still be found out."""
+        places: dict[int, str] = {}
+        if not self._store:
+            return ""
+        with contextlib.suppress(RuntimeError):
+            self._store.set_timeout(timedelta(seconds=2))
+            for rank in range(self.size):
+                places[rank] = self._store.get(f"at/{rank}").decode() if self._store.check([f"at/{rank}"]) else "start"
+        late = [f"rank {rank} was last in {place}" for rank, place in places.items() if place != what]
+        return f"; {', '.join(late)}" if late else ""
+
+
+def processes() -> int:
+    """How many a launcher has started. Raises UserError when its variables are not whole."""
+    return int(_launched().get("WORLD_SIZE", 1))
+
+
+def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
+    """Joins the other processes, if torchrun or a step of SLURM started several.
+
+    Args:
+        device_type: ``cpu`` (gloo), ``cuda`` (NCCL for tensors there, gloo for the rest) or ``xla`` (XLA, and gloo).
+        timeout: seconds to wait for the others, now and later.
+
+    Raises:
+        UserError: the launcher's variables are not whole, the port is in use, or there are fewer GPUs than processes.
+        MachineError: some processes have not come in time; the message names them.
+    """
+    variables = _launched()
+    if processes() == 1:
+        if device_type == "xla":
+            xla.start()
+        return World(timeout=timeout)
+    rank, size, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    world = World(rank, local, size, int(variables.get("LOCAL_WORLD_SIZE", 1)), timeout)
+    if device_type == "xla":
+        _take_xla_device(world)
+    if device_type == "cuda":
+        gpus = torch.cuda.device_count()
+        own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local  # which shows each task only its own
+        if own >= gpus:
+            raise UserError(
+                f"rank {rank}: {local + 1} or more processes on a machine with {gpus} GPUs; start one per GPU "
+                "(torchrun --nproc_per_node=gpu)"
+            )
+        torch.cuda.set_device(own)
+    world._store = _meet(world, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]))
+    limit = timedelta(seconds=timeout)
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    with world.guard("the start"):
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", world._store), rank=rank, world_size=size, timeout=limit
+        )
+        world._host = dist.new_group(backend="gloo", timeout=limit)
+    return world
+
+
+def _take_xla_device(world: World) -> None:
+    """Raises UserError where the devices of all processes are not one group."""
+    xla.start(world.local_rank, world.local_size)
+    if xla.size() != world.size:
+        raise UserError(
+            f"rank {world.rank}: {world.size} processes were started, and XLA has {xla.size()} devices for them; start "
+            "one process for each chip (TPU v4-8: torchrun --nproc_per_node=4); XLA's CPU device is for one process"
+        )
+
+
+def _launched() -> Mapping[str, str]:
+    """The variables that tell a process which of several it is: torchrun's, or those of SLURM in their terms."""
+    found = {name: os.environ[name] for name in LAUNCHED if name in os.environ}
+    if "RANK" in found or "WORLD_SIZE" in found:
+        missing = [name for name in LAUNCHED if name not in found]
+        if missing and found.get("WORLD_SIZE") != "1":
+            raise UserError(
+                f"{', '.join(found)} are set, but not {', '.join(missing)}: start with torchrun, or set them"
+            )
+        return os.environ
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # only srun sets it: a batch script is one process
+        return {}
+    job = int(os.environ["SLURM_JOB_ID"])
+    return {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0],
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(os.environ["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(15000 + job % 15000),
+    }
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
+    prefix, bracket, rest = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return nodes.split(",")[0]
+    inside, _, after = rest.partition("]")
+    return prefix + re.split("[-,]", inside)[0] + re.split(",", after)[0]
+
+
+def _meet(world: World, host: str, port: int) -> Any:
+    """The store in which all processes write their names, once all have. Rank 0 has it, unless torchrun does."""
+    hosting = world.rank == 0 and not _is_of_torchrun()
+    limit = timedelta(seconds=world.timeout)
+    try:
+        store = dist.TCPStore(host, port, None, hosting, limit, wait_for_workers=False)
+    except RuntimeError as error:
+        if hosting and "in use" in str(error).lower():
+            raise UserError(f"port {port} of {host} is in use: set MASTER_PORT to another") from None
+        raise MachineError(
+            f"rank {world.rank} of {world.size} cannot reach {host}:{port} ({_first_line(error)}): does rank 0 run "
+            "there?"
+        ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store of torchrun outlives a restart
+    store = dist.PrefixStore(f"video_rs/{attempt}", store)
+    store.set(f"here/{world.rank}", "")
+    end = time.monotonic() + world.timeout
+    while absent := [rank for rank in range(world.size) if not store.check([f"here/{rank}"])]:
+        if time.monotonic() > end:
+            names = ", ".join(map(str, absent))
+            raise MachineError(
+                f"rank {world.rank} waited {world.timeout:g} s (train.peer_timeout) at {host}:{port}, and of "
+                f"{world.size} processes rank {names} did not come: see what they said, and whether they can reach "
+                "that address"
+            )
+        time.sleep(0.05)
+    return store
+
+
+def _is_of_torchrun() -> bool:
+    """Whether the store is torchrun's, which lives as long as that."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def check_same(world: World, values: Mapping[str, Any]) -> None:
+    """Raises UserError in all processes where one has another value than rank 0: of a config key, of the data, of code.
+
+    Args:
+        values: by name; values that are mappings are compared key by key.
+    """
+    flat = {}
+    for name, value in values.items():
+        flat |= {f"{name} {key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    everybody = world.gather(flat, "the comparison of configs")
+    with world.together("the comparison of configs"):
+        for rank, theirs in enumerate(everybody) if world.is_main else ():
+            for name in sorted(flat.keys() | theirs.keys()):
+                ours, other = flat.get(name), theirs.get(name)
+                if ours != other:
+                    raise UserError(
+                        f"{name} is {ours!r} for rank 0 and {other!r} for rank {rank}: start all processes with the "
+                        "same config, data and code"
+                    )
+
+
+@functools.cache
+def code_version() -> str:
+    """Versions of this package and of torch, and a digest of this package's source."""
+    digest = hashlib.sha256()
+    folder = Path(video_rs.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{video_rs.__version__}, torch {torch.__version__}, source {digest.hexdigest()[:12]}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]

@@ -1,0 +1,43 @@
+"""Out of memory: what would have fitted, found out by trying."""
+
+from __future__ import annotations
+
+import gc
+import re
+import traceback
+from collections.abc import Callable, Iterable
+
+import torch
+
+_SIGNS = re.compile(  # the last two are XLA's and oneDNN's
+    "can't allocate memory|out of memory|bad_alloc|RESOURCE_EXHAUSTED|could not create a primitive$"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch says that the host or the device has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error)))
+
+
+def let_go(error: BaseException) -> None:
+    """Frees what an error keeps alive: the tensors of the functions that it came through."""
+    traceback.clear_frames(error.__traceback__)
+
+
+def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], object]) -> int:
+    """The largest of ``sizes`` with which ``attempt`` does not run out of memory; 0 if there is none."""
+    return next((size for size in sorted(sizes, reverse=True) if _fits(size, attempt)), 0)
+
+
+def _fits(size: int, attempt: Callable[[int], object]) -> bool:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    try:
+        attempt(size)
+    except (RuntimeError, MemoryError) as error:  # libraries short of memory say so in many ways
+        let_go(error)
+        return False
+    return True

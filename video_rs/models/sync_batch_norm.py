@@ -1,0 +1,141 @@
+"""Batch norm whose statistics are those of all processes' batches together.
+
+torch's own (``torch.nn.SyncBatchNorm``) is for GPUs alone; this one is the same arithmetic on whatever
+``torch.distributed`` can send, so that what runs on several CPUs can be compared with one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from video_rs import xla
+
+
+class _Synced:
+    """In front of one of torch's batch norms: another way through ``forward`` in training.
+
+    Also where there is one process: torch's own rounds otherwise, and in float32 a run soon shows it.
+    """
+
+    alone = False  # whether each process has statistics of its own
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, ...]``; every process must call it, with as many channels."""
+        if not self.training:
+            return super().forward(x)
+        self._check_input_dim(x)
+        y, mean, var, count = _Normalize.apply(x, self.weight, self.bias, self.eps, self.alone)
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                momentum = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
+                unbiased = var * (count / (count - 1))
+                for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+                    running.copy_(torch.lerp(running, value.to(running.dtype), momentum))
+        return y
+
+
+class SyncBatchNorm1d(_Synced, nn.BatchNorm1d):
+    """:class:`torch.nn.BatchNorm1d` over all processes."""
+
+
+class SyncBatchNorm2d(_Synced, nn.BatchNorm2d):
+    """:class:`torch.nn.BatchNorm2d` over all processes."""
+
+
+class SyncBatchNorm3d(_Synced, nn.BatchNorm3d):
+    """:class:`torch.nn.BatchNorm3d` over all processes."""
+
+
+SYNCED = {nn.BatchNorm1d: SyncBatchNorm1d, nn.BatchNorm2d: SyncBatchNorm2d, nn.BatchNorm3d: SyncBatchNorm3d}
+
+
+def convert_sync_batch_norm(model: nn.Module, *, alone: bool = False) -> nn.Module:
+    """Makes each of torch's batch norms in ``model`` one over all processes, in place; parameters and names stay.
+
+    Args:
+        alone: each process has statistics of its own all the same. For XLA, where torch's own keeps the biased variance
+            as the running one.
+    """
+    for module in model.modules():
+        if type(module) in SYNCED:
+            module.__class__, module.alone = SYNCED[type(module)], alone
+    return model
+
+
+class _Normalize(torch.autograd.Function):
+    """``[N, C, ...]`` to zero mean and unit variance per channel over all processes, then scaled and shifted.
+
+    Also gives mean, biased variance and count, ``[C]``, ``[C]`` and ``[]``, of which no gradient is taken.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, alone: bool
+    ) -> tuple[Tensor, ...]:
+        dims = [0, *range(2, x.dim())]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype, device=x.device)
+        var, mean = torch.var_mean(wide, dims, correction=0)
+        counts, means, variances = _gathered(torch.cat([count, mean, var]), alone).split(
+            [1, len(mean), len(mean)], dim=1
+        )
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        # sums of squares about the common mean: stable where the mean is large (Chan et al. 1983)
+        var = (counts * (variances + (means - mean).square())).sum(0) / total
+        scale = (var + eps).rsqrt()
+        normalized = (wide - _channels(mean, x)) * _channels(scale, x)
+        y = normalized
+        if weight is not None:
+            y = y * _channels(weight, x) + _channels(bias, x)
+        ctx.alone = alone
+        ctx.save_for_backward(x, weight, mean, scale, total)
+        ctx.mark_non_differentiable(mean, var, total)
+        return y.to(x.dtype), mean, var, total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, total = ctx.saved_tensors
+        dims = [0, *range(2, x.dim())]
+        gradient = gradient.to(scale.dtype)
+        normalized = (x.to(scale.dtype) - _channels(mean, x)) * _channels(scale, x)
+        sums = torch.stack([gradient.sum(dims), (gradient * normalized).sum(dims)])
+        of_bias, of_weight = sums.clone() if weight is not None else (None, None)
+        if _processes(sums, ctx.alone) > 1:
+            xla.sum_([sums]) if sums.device.type == "xla" else dist.all_reduce(sums)
+        first, second = sums / total
+        of_x = gradient - _channels(first, x) - normalized * _channels(second, x)
+        of_x *= _channels(scale if weight is None else scale * weight, x)
+        if weight is not None:
+            of_weight, of_bias = of_weight.to(weight.dtype), of_bias.to(weight.dtype)
+        return of_x.to(x.dtype), of_weight, of_bias, None, None
+
+
+def _gathered(values: Tensor, alone: bool) -> Tensor:
+    """``[n]`` of every process that takes part: ``[processes, n]``."""
+    if _processes(values, alone) == 1:
+        return values[None]
+    if values.device.type == "xla":
+        return xla.gathered(values)
+    everybody = [torch.empty_like(values) for _ in range(_processes(values, alone))]
+    dist.all_gather(everybody, values)
+    return torch.stack(everybody)
+
+
+def _processes(values: Tensor, alone: bool) -> int:
+    """How many there are that take part, with values of this one's device."""
+    if alone:
+        return 1
+    if values.device.type == "xla":
+        return xla.size()
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _channels(values: Tensor, x: Tensor) -> Tensor:
+    """``[C]`` as wide as ``x``."""
+    return values.view(1, -1, *[1] * (x.dim() - 2))

@@ -1,0 +1,111 @@
+"""LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning", arXiv 1904.00962, algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Lamb(Optimizer):
+    """Adam whose step on each tensor is as long as the learning rate times the tensor's norm.
+
+    As timm's ``Lamb(max_grad_norm=None)``: the means of the gradients and of their squares with bias correction; the
+    decay is added to their ratio, not to the gradient; tensors without decay take Adam's step as it is. Gradients are
+    not clipped here.
+
+    Where the attribute ``found_inf``, a float32 tensor on the device, is 1, a step leaves everything as it is, as
+    torch's fused optimizers do; the host does not wait for it.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate.
+        betas: decay of the two means.
+        eps: added to the root of the mean square.
+        weight_decay: see above.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step; returns what ``closure``, which may compute the gradients, does."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_kind.setdefault((p.device, p.dtype), []).append(p)
+            for params in by_kind.values():
+                self._step(params, group)
+        return loss
+
+    def _step(self, params: list[Tensor], group: dict) -> None:
+        states = [self._state(p) for p in params]
+        means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "steps"))
+        gradients, taken = [p.grad for p in params], torch.ones_like(steps[0])
+        if self.found_inf is not None:
+            is_lost = self.found_inf.to(taken.device).bool().squeeze()
+            taken = (~is_lost).to(taken.dtype)
+            gradients = [g.masked_fill(is_lost, 0) for g in gradients]  # for what is not finite, times 0, is not 0
+        beta1, beta2 = group["betas"]
+        torch._foreach_add_(steps, taken)
+        _move(means, gradients, taken * (1 - beta1))
+        _move(squares, torch._foreach_mul(gradients, gradients), taken * (1 - beta2))
+        updates = _adam(means, squares, torch.stack(steps), group)
+        if group["weight_decay"]:
+            torch._foreach_add_(updates, params, alpha=group["weight_decay"])
+            torch._foreach_mul_(updates, _trust(params, updates))
+        torch._foreach_mul_(updates, taken * group["lr"])
+        torch._foreach_sub_(params, updates)
+
+    def _state(self, p: Tensor) -> dict[str, Tensor]:
+        state = self.state[p]
+        if not state:  # "steps" and not torch's "step", which loading would not bring to the device
+            state["steps"] = torch.zeros((), dtype=p.dtype, device=p.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        return state
+
+
+def _move(tensors: list[Tensor], towards: list[Tensor], weight: Tensor) -> None:
+    """``lerp_`` by a weight on the device."""
+    way = torch._foreach_sub(towards, tensors)
+    torch._foreach_mul_(way, weight)
+    torch._foreach_add_(tensors, way)
+
+
+def _adam(means: list[Tensor], squares: list[Tensor], steps: Tensor, group: dict) -> list[Tensor]:
+    """Ratios of the bias-corrected means, before the learning rate; finite before the first step too."""
+    (beta1, beta2), steps = group["betas"], steps.clamp(min=1)
+    denominators = torch._foreach_sqrt(squares)
+    torch._foreach_div_(denominators, list(_correction(beta2, steps).sqrt().unbind()))
+    torch._foreach_add_(denominators, group["eps"])
+    torch._foreach_mul_(denominators, list(_correction(beta1, steps).unbind()))
+    return torch._foreach_div(means, denominators)
+
+
+def _correction(beta: float, steps: Tensor) -> Tensor:
+    """``1 - beta ** steps``, which float32 would round away."""
+    return -torch.expm1(steps * math.log(max(beta, 1e-300)))
+
+
+def _trust(params: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
+    """Norm of a tensor by the norm of its update; 1 where one of them is 0."""
+    weights, steps = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, updates))
+    return list(torch.where((weights > 0) & (steps > 0), weights / steps, 1.0).unbind())

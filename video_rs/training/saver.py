@@ -1,0 +1,206 @@
+"""Checkpoints on their way to the disk: copied at once, written in the background, the newest few kept."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from video_rs import checkpoint
+from video_rs.errors import UserError
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+class Saver:
+    """Writes ``checkpoints/step-00000120.pt`` and makes ``last.pt`` another name of it; also ``best.pt``.
+
+    Each file appears whole or not at all, and older ones go only once a newer one is on the disk: at no moment is there
+    none. The caller may go on to change what is saved as soon as a method returns. A context: at its end all is
+    written.
+
+    Args:
+        folder: of the run.
+        keep: how many of the newest checkpoints are.
+        tell: called with the step of each checkpoint that is on the disk, in the thread that writes.
+
+    Attributes:
+        written: the step of the last checkpoint that is on the disk; -1 before the first.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 3, tell: Callable[[int], Any] = lambda step: None) -> None:
+        self.folder, self.keep, self._tell = Path(folder), keep, tell
+        self.written = -1
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def save(self, state: Mapping[str, Any], step: int, doubtful: float = math.inf) -> None:
+        """Saves the state after a step. Waits for a write that is not done yet; raises as :meth:`wait` does.
+
+        The newest checkpoint of before step ``doubtful`` is kept as well.
+        """
+        self._submit(self._write, state, step, doubtful)
+
+    def save_best(self, state: Mapping[str, Any]) -> None:
+        """Saves ``best.pt``, likewise."""
+        self._submit(lambda ready: checkpoint.save(self.folder / "best.pt", ready), state)
+
+    def wait(self) -> None:
+        """Returns when all is on the disk. Raises MachineError when the disk refused, UserError for a bad path."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def poll(self) -> None:
+        """Raises what a finished write has failed with, and never waits."""
+        if self._writing and self._writing.done():
+            self.wait()
+
+    def _submit(self, write: Any, state: Mapping[str, Any], *arguments: Any) -> None:
+        self.wait()
+        copied, ready = _on_host(state), None
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            ready = torch.cuda.Event()
+            ready.record()  # behind the copies, which the host does not wait for
+
+        def run() -> None:
+            if ready:
+                ready.synchronize()
+            write(copied, *arguments)
+
+        self._writing = self._writer.submit(run)
+
+    def back(self, before: float) -> Found | None:
+        """As :func:`newest_valid`, once all is written; what is newer goes."""
+        self.wait()
+        found = newest_valid(self.folder, before)
+        for number, file in _checkpoints(self.folder) if found else ():
+            if number > found.state["step"]:
+                file.unlink()
+        return found
+
+    def _write(self, state: Mapping[str, Any], step: int, doubtful: float) -> None:
+        path = self.folder / FOLDER / f"step-{step:08d}.pt"
+        checkpoint.save(path, state)
+        link = self.folder / ".last.pt.link"
+        link.unlink(missing_ok=True)
+        try:
+            os.link(path, link)
+            link.replace(self.folder / "last.pt")
+        except OSError:  # a file system without hard links
+            checkpoint.save(self.folder / "last.pt", state)
+        older = [(number, file) for number, file in _checkpoints(self.folder) if number <= step]
+        spared = next((number for number, _ in older if number < doubtful), None)
+        for number, file in older[self.keep :]:
+            if number != spared:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+        self.written = step
+        self._tell(step)
+
+
+class Found(NamedTuple):
+    """A valid checkpoint, its content, and what is newer but not valid: (path, reason)."""
+
+    path: Path
+    state: dict[str, Any]
+    skipped: list[tuple[Path, str]]
+
+
+def newest_valid(folder: str | Path, before: float = math.inf) -> Found | None:
+    """The newest checkpoint of a run folder from which the run can go on; None where there is none at all.
+
+    Runs of earlier versions have ``last.pt`` alone.
+
+    Args:
+        folder: of the run.
+        before: only those of earlier steps count.
+
+    Raises:
+        UserError: there are checkpoints, but none can be gone on from.
+    """
+    folder = Path(folder)
+    last, skipped = folder / "last.pt", []
+    numbered = _checkpoints(folder)
+    paths = [path for step, path in numbered if step < before]
+    if last.exists() and not any(last.samefile(path) for _, path in numbered):
+        paths.append(last)
+    for path in paths:
+        try:
+            state = checkpoint.load_run(path)
+            if "optimizer" not in state:
+                weights = f"{path} holds weights without a training state"
+                raise UserError(f"{weights}; start from it with train.init_from={path}")
+            verify(path)
+            if state["step"] < before:
+                return Found(path, state, skipped)
+        except UserError as error:
+            skipped.append((path, str(error)))
+    if skipped:
+        best = f"go on from train.init_from={folder / 'best.pt'} with another out="
+        raise UserError(f"{skipped[0][1]}: delete it to start over, or {best}")
+    return None
+
+
+def verify(path: str | Path) -> None:
+    """Raises UserError where a file of :func:`torch.save` is not as it was written.
+
+    It is a zip with a checksum for each tensor, which torch writes but does not read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
+        wrong = "all of it"
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
+    if wrong:
+        raise UserError(f"checkpoint {path} is truncated or damaged")
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Removes what a killed process was writing."""
+    for place in (Path(folder), Path(folder) / FOLDER):
+        for kind in ("pt", "csv", "json"):
+            for file in place.glob(f".*.{kind}.*"):
+                with contextlib.suppress(FileNotFoundError):
+                    file.unlink()
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and files, the newest first."""
+    found = ((_NAME.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.pt"))
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def _on_host(value: Any) -> Any:
+    """A copy on the CPU; copies of a GPU's tensors may still be on their way."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if value.is_cuda:
+            return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+        return value.clone() if value.device.type == "cpu" else value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_host(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_on_host, value))
+    return value

@@ -1,0 +1,244 @@
+"""One optimizer step on one global batch, taken as micro-batches of uint8 clips ``[N, T, H, W, C]``.
+
+All that is random is a function of (seed, step, position in the global batch), and all that a step leaves behind is in
+``Trainer.state_dict()``. A step whose loss or gradient is not finite leaves nothing: that is found out and acted upon
+on the device, and the host learns of it when it reads the meter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from video_rs import memory, runtime, xla
+from video_rs.data.mixing import draw_mix, mix
+from video_rs.data.transforms import normalize
+from video_rs.distributed import World
+from video_rs.errors import MachineError, VideoRSError
+from video_rs.rng import sample_keys
+from video_rs.training import compiling
+from video_rs.training.buffers import Buffers
+from video_rs.training.ema import EMA
+from video_rs.training.meter import Meter
+from video_rs.training.optim import load_optimizer, step_unless
+from video_rs.training.plan import Plan
+
+SMALLEST_SCALE = 2.0**-10  # of a loss with float16: 26 steps in a row that could not be taken
+
+
+class Trainer:
+    """A network in training, with everything that a step changes.
+
+    Args:
+        model: a network with ``contract``, on its device, called as ``model(clips, keys)``.
+        plan: see :class:`Plan`.
+        criterion: logits and targets to one loss per sample.
+        optimizer: its learning rates are set before every step: ``learning_rate(step)`` times a group's ``lr_scale``.
+        ema: the average that is validated and kept as the best weights; None to use the network itself.
+        precision: see ``video_rs.runtime``.
+        mixup, cutmix: alphas, 0 for off.
+        clip_grad_norm: largest norm of the whole gradient, 0 for off.
+        augment: what is left to do with uint8 clips on the device, called with them and the ``rngs`` of the batch; see
+            ``TrainTransform.finish_batch``.
+        compile: train through ``torch.compile``; ``model`` itself stays as it is.
+        world: the processes that share each batch. All have the same state after each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        criterion: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        ema: EMA | None = None,
+        precision: str = "float32",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        clip_grad_norm: float = 0.0,
+        augment: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None = None,
+        compile: bool = False,
+        world: World | None = None,
+    ) -> None:
+        self.model, self.plan, self.criterion = model, plan, criterion
+        self.optimizer, self.learning_rate, self.ema = optimizer, learning_rate, ema
+        self.device = next(model.parameters()).device
+        self.precision = precision
+        self.mixup, self.cutmix, self.clip_grad_norm = mixup, cutmix, clip_grad_norm
+        self.augment, self.compile = augment, compile
+        self.world = world or World()
+        self._to_device = runtime.ToDevice(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.step = 0
+        self.meter = Meter(plan.share, plan.log_every, self.device)
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._buffers = Buffers(model)
+        self._is_xla = self.device.type == "xla"  # which has no DistributedDataParallel
+        self._network: nn.Module | None = None  # made in the first step
+
+    def _wrapped(self) -> nn.Module:
+        """The network as steps call it, once all processes are here. Batch norm's statistics are each one's own."""
+        network = self.model
+        if self.world.size > 1 and not self._is_xla:
+            devices = [self.device] if self.device.type == "cuda" else None
+            new, old = "forward_sync_buffers", "broadcast_buffers"  # the old one, torch 2.9's, is deprecated
+            name = new if new in signature(DistributedDataParallel).parameters else old
+            network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **{name: False})
+        return compiling.compiled(network) if self.compile else network
+
+    def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
+        """One optimizer step; the ``plan.parts`` micro-batches are taken as they are needed.
+
+        When they fail to come, another process is lost, or there is not enough memory (MachineError, which says what
+        would do), the state is as it was before the step.
+        """
+        rate = self.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.meter.begin()
+        before, batch, is_full = self._buffers.read(), {}, False
+        runtime.flush(self.device)  # what was left over is no part of the step's graph, or that would be another
+        try:
+            with self.world.guard(f"step {self.step + 1}"):
+                if self._network is None:
+                    self._network = self._wrapped()
+                for number, batch in enumerate(micro_batches):
+                    is_last = number == self.plan.parts - 1
+                    alone = self.world.size == 1 or self._is_xla
+                    with contextlib.nullcontext() if is_last or alone else self._network.no_sync():
+                        self._forward_backward(batch, number)
+                    runtime.flush(self.device)
+                if self._is_xla and self.world.size > 1:
+                    xla.sum_([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
+                buffers, sums = self._share(self._buffers.read(), self.meter.of_step())
+        except (VideoRSError, RuntimeError, MemoryError) as error:
+            self._buffers.write(before)
+            is_full = memory.is_out_of_memory(error)
+            if not is_full:
+                compiling.explain(error)
+                raise
+            memory.let_go(error)
+        if is_full:  # only here is the error forgotten, and all that it kept
+            message = self._what_fits(batch)
+            self._buffers.write(before)
+            raise MachineError(message)
+        self._update(before, buffers, sums)
+        runtime.flush(self.device)
+        self.step += 1
+
+    def _what_fits(self, batch: dict[str, Any]) -> str:
+        """What to do when a micro-batch is too large for the memory. One process alone tries what would fit."""
+        plan, unit = self.plan, 2 * self.plan.repeats if self.mixup or self.cutmix else 1
+        sizes = [n for n in range(unit, plan.micro_batch, unit) if plan.share % n == 0]
+
+        def attempt(size: int) -> None:
+            self.meter.begin()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._forward_backward({key: batch[key][:size] for key in ("clip", "label", "rngs") if key in batch}, 0)
+            runtime.synchronize(self.device)
+
+        if self.world.size > 1:
+            fits, found = max(sizes, default=0), ""
+        else:
+            self._network = self.model  # a compiled one would be compiled anew for each size
+            fits = memory.largest_that_fits(sizes, attempt)
+            found = f"{fits} would fit; " if fits else ""
+        self.optimizer.zero_grad(set_to_none=True)
+        advice = f"start again with train.micro_batch={fits}"
+        if not fits:
+            advice = "nor is there for less; lower data.num_frames or data.train_size, or choose a smaller network"
+        return f"not enough memory for train.micro_batch={plan.micro_batch} at step {self.step + 1}: {found}{advice}"
+
+    def _forward_backward(self, batch: dict[str, Any], number: int) -> None:
+        contract, dtype = self.model.contract, runtime.parameter_dtype(self.precision)
+        clips, labels = self._to_device(batch["clip"], batch["label"])
+        if self.augment:
+            clips = self.augment(clips, batch["rngs"])
+        clips = normalize(clips, contract.mean, contract.std, dtype=dtype)
+        if contract.multi_label:  # classes that the network has beyond the data's are nobody's
+            labels = F.pad(labels.to(dtype), (0, self.model.num_classes - labels.shape[1]))
+        first = number * self.plan.micro_batch
+        place, targets = self.world.rank * self.plan.share + first, labels  # in the global batch
+        if self.mixup or self.cutmix:
+            if not contract.multi_label:
+                targets = F.one_hot(labels, self.model.num_classes).to(dtype)
+            run, kinds = self.plan, (self.mixup, self.cutmix)
+            draws = draw_mix(run.seed, self.step, run.batch_size, *clips.shape[-2:], *kinds, run.repeats)
+            clips, targets = mix(clips, targets, draws.part(place, len(labels)))
+        number_of = np.arange(len(labels))
+        table = np.stack([sample_keys(self.plan.seed, self.step, place + number_of), first + number_of])
+        keys, positions = torch.from_numpy(table).to(self.device, non_blocking=True)
+        with runtime.autocast(self.device, self.precision):
+            logits = self._network(clips, keys)
+            losses = self.criterion(logits, targets)
+        # processes average their gradients, the loss is the mean of the global batch
+        self.scaler.scale(losses.sum() * self.world.size / self.plan.batch_size).backward()
+        with torch.no_grad():
+            top = logits.argmax(1)
+            hits = labels.gather(1, top[:, None])[:, 0] > 0 if contract.multi_label else top == labels
+            self.meter.add(losses.double(), hits.double(), positions)
+
+    @torch.no_grad()
+    def _update(self, before: Tensor, buffers: Tensor, sums: Tensor) -> None:
+        """Optimizer and average, unless loss or gradient are not finite; all on the device."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.clip_grad_norm:
+            nn.utils.clip_grads_with_norm_(self._trained, self.clip_grad_norm, norm)
+        lost = ~sums[0].isfinite()
+        skip = lost | ~norm.isfinite()
+        self._buffers.write(torch.where(skip, before, buffers))
+        step_unless(self.optimizer, skip)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update(self.model, skip)
+        # with float16 the gradient overflows now and then, and the scaler sees to it
+        self.meter.end(self.step, sums, lost if self.scaler.is_enabled() else skip)
+
+    def _share(self, buffers: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of the processes' buffers and the totals of their sums, in one message."""
+        if self.world.size == 1:
+            return buffers, sums.clone()
+        message = torch.cat([buffers, sums])
+        self.world.sum_(message, f"step {self.step + 1}")
+        return message[:-3] / self.world.size, message[-3:]
+
+    def is_finite(self) -> bool:
+        """Whether all weights are, and with float16 gradients at some scale of the loss; waits for the device."""
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            return False
+        return bool(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]).isfinite())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step changes."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "ema_updates": int(self.ema.updates) if self.ema else 0,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            **self.meter.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"], state["ema_updates"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.meter.load_state_dict(state)
