@@ -5,8 +5,9 @@ python benchmarks/checkpointing.py --model resnet3d_rs_50 --every 60 --rounds 3
 
 Real steps (forward, backward, SGD, weight average) on clips of noise, on the CPU or a GPU. A round is --every seconds
 of steps without a checkpoint, then as many with one after the first of them, as the trainer writes it, then as many
-where the steps wait for the disk ("at once"). The last line is the copy, the write, and what the disk takes of as many
-bytes of zeros (write and fsync).
+where the steps wait for the disk ("at once"); each round begins with another of the three. "of none" is the median of
+the rounds' ratios. The last line is the copy, the write, and what the disk takes of as many bytes of zeros (write and
+fsync).
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ def main(argv: list[str]) -> int:
     rates: dict[str, list[float]] = {"none": [], "in the background": [], "at once": []}
     with tempfile.TemporaryDirectory(dir=".") as folder, Saver(folder, keep=1) as saver:
         copies = []
+        ways = list(rates)
         for number in range(args.rounds):
-            for way, found in rates.items():
-                found.append(seconds_of_steps(trainer, batch, args.every, way, saver, copies))
+            for way in ways[number % 3 :] + ways[: number % 3]:
+                rates[way].append(seconds_of_steps(trainer, batch, args.every, way, saver, copies))
             note(f"round {number + 1} of {args.rounds} done")
         size = os.path.getsize(Path(folder) / "last.pt")
         start = time.monotonic()
@@ -62,12 +64,14 @@ def main(argv: list[str]) -> int:
         saver.wait()
         write = time.monotonic() - start
         raw = raw_write(Path(folder) / "zeros", size)
-    base = median(rates["none"])
-    rows = [[way, f"{median(found):.3f}", f"{median(found) / base:.4f}"] for way, found in rates.items()]
+    rows = []
+    for way, found in rates.items():
+        ratios = [rate / base for rate, base in zip(found, rates["none"], strict=True)]
+        rows.append([way, f"{median(found):.3f}", f"{median(ratios):.4f}", f"{min(ratios):.3f} to {max(ratios):.3f}"])
     print(environment())
     clips = f"{args.batch} clips {args.frames} x {args.size}^2"
     print(f"{args.model}, {clips}, a checkpoint of {size / 1e6:.0f} MB each {args.every} s")
-    print(table(["checkpoints", "steps/s", "of none"], rows))
+    print(table(["checkpoints", "steps/s", "of none", "in the rounds"], rows))
     print(f"copy {median(copies):.3f} s; copy and write {write:.2f} s; write and fsync of as many zeros {raw:.2f} s")
     return 0
 

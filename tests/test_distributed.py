@@ -1,13 +1,16 @@
-"""Which of several processes this one is, and how many cores it has for loading."""
+"""Which of several processes this one is, how many cores it has for loading, and for how long it waits for others."""
 
 import os
+import socket
+import time
 
 import pytest
+import torch
 
 from video_rs import distributed, runtime
 from video_rs.config import load_config
 from video_rs.config_checks import check_timeouts
-from video_rs.errors import ConfigError, UserError
+from video_rs.errors import ConfigError, MachineError, PeerFailed, UserError
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,37 @@ def test_a_hanging_file_is_waited_for_less_long_than_a_process():
     check_timeouts(config, 1)
     with pytest.raises(ConfigError, match="data.timeout=60 is not less than train.peer_timeout=60"):
         check_timeouts(config, 2)
+
+
+def work(rank, port):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = distributed.start(timeout=60)
+    world.timeout = 2.0
+
+    with world.together("a long test", patient=True):
+        for _ in range(4 * rank):  # longer than the time-out
+            time.sleep(1.1)
+            world.alive()
+
+    failed = pytest.raises(PeerFailed if rank == 0 else UserError, match="no such file")
+    with failed, world.together("a long test", patient=True):
+        if rank == 1:
+            raise UserError("no such file")
+
+    if rank == 0:
+        lost = pytest.raises(
+            MachineError, match="rank 0 of 2 lost the others in a third test .*no sign of life for 2 s"
+        )
+        with lost, world.together("a third test", patient=True):
+            pass
+    else:
+        time.sleep(4)
+
+
+@pytest.mark.slow
+def test_a_slow_process_is_waited_for_and_a_silent_one_is_not():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port,), nprocs=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import os
 import re
 import time
@@ -51,6 +52,8 @@ class World:
     timeout: float = 600.0
     _store: Any = field(default=None, repr=False)
     _host: Any = field(default=None, repr=False)  # a process group for values of the host
+    _waits: int = field(default=0, repr=False)  # so far, of the patient kind
+    _heard: float = field(default=-math.inf, repr=False)  # when the others last heard of this process
 
     @property
     def is_main(self) -> bool:
@@ -98,12 +101,23 @@ class World:
                 "start again to go on"
             ) from error
 
+    def alive(self) -> None:
+        """Tells the others that this process is at work, in what they wait for with patience; at most once a second."""
+        if self._store and time.monotonic() > self._heard + 1:
+            self._heard = time.monotonic()
+            with contextlib.suppress(RuntimeError):  # those who wait will notice
+                self._store.add(f"alive/{self.rank}", 1)
+
     @contextlib.contextmanager
-    def together(self, what: str) -> Iterator[None]:
+    def together(self, what: str, patient: bool = False) -> Iterator[None]:
         """Runs what may fail in some processes, and fails in all of them if it does.
 
         Where several fail, the error of the lowest rank counts; all others raise ``PeerFailed``. One inside of another
         tells each failure once.
+
+        Args:
+            what: for messages.
+            patient: one process may take longer than another by any time, as long as it is :meth:`alive` meanwhile.
         """
         failure: VideoRSError | None = None
         try:
@@ -112,6 +126,8 @@ class World:
             if self.size == 1 or isinstance(error, PeerFailed) or error.is_told:
                 raise
             failure = error
+        if patient and self._store:
+            self._wait_for_all(what)
         outcome = failure and (str(failure), failure.exit_code)
         for rank, failed in enumerate(self.gather(outcome, what)):
             if failed and rank == self.rank:
@@ -125,6 +141,21 @@ class World:
         if self.size > 1 and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+
+    def _wait_for_all(self, what: str) -> None:
+        """Returns once all have come here; one that was silent for the time-out is lost."""
+        self._waits += 1
+        self._arrive(what)
+        with self.guard(what):
+            self._store.add(f"waits/{self._waits}", 1)
+            signs, since = None, time.monotonic()
+            while self._store.add(f"waits/{self._waits}", 0) < self.size:
+                heard = [self._store.add(f"alive/{rank}", 0) for rank in range(self.size)]
+                if heard != signs:
+                    signs, since = heard, time.monotonic()
+                if time.monotonic() > since + self.timeout:
+                    raise RuntimeError(f"timed out: no sign of life for {self.timeout:g} s")
+                time.sleep(0.1)
 
     def _arrive(self, what: str) -> None:
         """Tells the others where this process is, for the message of one that waits in vain."""

@@ -132,12 +132,12 @@ def test_slow_is_not_stuck(paths):
 
     class Slow(TrainTransform):
         def finish(self, clip, rng):
-            time.sleep(0.7)
+            time.sleep(1.3)
             return super().finish(clip, rng)
 
-    for batch in clip_batches(paths, transform=Slow(24), workers=1, timeout=1.0, steps=1):
+    for batch in clip_batches(paths, transform=Slow(24), workers=1, timeout=2.5, steps=1):
         assert batch["clip"].shape == (2, 4, 24, 24, 3)
-        time.sleep(1.2)
+        time.sleep(2.6)
 
 
 def test_without_a_timeout_it_waits(paths):

@@ -56,7 +56,7 @@ def test_precise_statistics_equal_the_cpus():
         model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)).double().to(device)
         model.contract = DataContract(num_frames=4)
         if device == "xla":
-            convert_sync_batch_norm(model, alone=True)
+            convert_sync_batch_norm(model, local=True)
         seen = []
         model = with_precise_statistics(model, batches, "float64", World(), lambda seen=seen: seen.append(compiled()))
         found[device] = trainers.on_host(model.state_dict())

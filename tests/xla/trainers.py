@@ -62,7 +62,7 @@ def small_network():
 def trainer(device, plan=PLAN, model=None, *, precision="float32", world=None, sync_bn=False, mixup=0.2):
     model = (model or network()).to(device, torch.float64 if precision == "float64" else torch.float32)
     if sync_bn or torch.device(device).type == "xla":
-        convert_sync_batch_norm(model, alone=not sync_bn)
+        convert_sync_batch_norm(model, local=not sync_bn)
     return Trainer(
         model,
         plan,

@@ -56,7 +56,7 @@ class Job:
         if self.device.type != "cpu":
             check_convolutions(self.model, self.precision)
         if config.train.sync_bn or self.device.type == "xla":
-            convert_sync_batch_norm(self.model, alone=not config.train.sync_bn)
+            convert_sync_batch_norm(self.model, local=not config.train.sync_bn)
         self.trainer = self._trainer()
         self.ledger = Ledger(len(self.records["train"]), config.data.max_broken)
         self._val_dataset = build.view_dataset(config, self.records["val"], clips=1, crops=1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs.cli.common import command, config_parser, counter
 from video_rs.config import Config, load_config
+from video_rs.config_checks import check_timeouts
 from video_rs.contract import DataContract
 from video_rs.download import local, shown
 from video_rs.errors import UserError
@@ -44,6 +45,7 @@ def test(config: Config) -> dict[str, Any]:
 
     world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
     try:
+        check_timeouts(config, world.size)
         with world.together("the test"):
             return _test(config, world)
     finally:

@@ -95,14 +95,21 @@ def score(
             be spread over several, so memory depends on this number alone.
         keep_views: also return the probabilities of every view.
         progress: called with 1 after each video that was read, e.g. ``tqdm.update``.
-        world: the processes that have a part of the videos each, in loaders of the same dataset.
+        world: the processes that have a part of the videos each, in loaders of the same dataset. They wait for each
+            other as long as videos are read, however slow one's disk is.
 
     Returns:
         Scores in the order of the dataset, in all processes.
     """
     world = world or World()
-    with world.together("the evaluation"):
-        part = _score(model, view_loader, device, precision, views_per_forward, keep_views, progress)
+
+    def advance() -> None:
+        world.alive()
+        if progress is not None:
+            progress(1)
+
+    with world.together("the evaluation", patient=True):
+        part = _score(model, view_loader, device, precision, views_per_forward, keep_views, advance)
         if world.size > 1 and part[1].views is not None:  # the largest by far: only the own ones travel
             part[1].views = part[1].views[part[0]]
     return _merged(world.gather(part, "the evaluation"))
@@ -115,7 +122,7 @@ def _score(
     precision: str,
     views_per_forward: int,
     keep_views: bool,
-    progress: Callable[[int], Any] | None,
+    advance: Callable[[], None],
 ) -> tuple[np.ndarray, Scores]:
     """Which videos were in the loader, bool ``[N]``, and their scores."""
     num_videos = len(view_loader.dataset)
@@ -129,7 +136,7 @@ def _score(
     was_training = model.training
     model.eval()
     try:
-        for batch, owners in _batches(_readable(view_loader, noted, labels, errors, progress), views_per_forward):
+        for batch, owners in _batches(_readable(view_loader, noted, labels, errors, advance), views_per_forward):
             if device.type == "xla":  # which would compile the network again for the last, smaller group
                 batch = torch.cat([batch, batch[:1].expand(views_per_forward - len(batch), *batch.shape[1:])])
             probs_of_views = view_probs(model, batch, device=device, precision=precision)[: len(owners)]
@@ -175,7 +182,7 @@ def _readable(
     noted: np.ndarray,
     labels: np.ndarray,
     errors: list[tuple[int, str]],
-    progress: Callable[[int], Any] | None,
+    advance: Callable[[], None],
 ) -> Iterator[dict]:
     """Note the labels and errors of all items, and pass on those that have views."""
     for item in items:
@@ -191,8 +198,7 @@ def _readable(
             errors.append((int(index), item["error"]))
         else:
             yield item
-        if progress is not None:
-            progress(1)
+        advance()
 
 
 def _batches(items: Iterable[dict], size: int) -> Iterator[tuple[Tensor, list[int]]]:

@@ -21,14 +21,14 @@ class _Synced:
     Also where there is one process: torch's own rounds otherwise, and in float32 a run soon shows it.
     """
 
-    alone = False  # whether each process has statistics of its own
+    local = False  # whether the statistics are of this process's batches only
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, ...]``; every process must call it, with as many channels."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
-        y, mean, var, count = _Normalize.apply(x, self.weight, self.bias, self.eps, self.alone)
+        y, mean, var, count = _Normalize.apply(x, self.weight, self.bias, self.eps, self.local)
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -54,16 +54,16 @@ class SyncBatchNorm3d(_Synced, nn.BatchNorm3d):
 SYNCED = {nn.BatchNorm1d: SyncBatchNorm1d, nn.BatchNorm2d: SyncBatchNorm2d, nn.BatchNorm3d: SyncBatchNorm3d}
 
 
-def convert_sync_batch_norm(model: nn.Module, *, alone: bool = False) -> nn.Module:
+def convert_sync_batch_norm(model: nn.Module, *, local: bool = False) -> nn.Module:
     """Makes each of torch's batch norms in ``model`` one over all processes, in place; parameters and names stay.
 
     Args:
-        alone: each process has statistics of its own all the same. For XLA, where torch's own keeps the biased variance
+        local: the statistics stay each process's own all the same. For XLA, where torch's own keeps the biased variance
             as the running one.
     """
     for module in model.modules():
         if type(module) in SYNCED:
-            module.__class__, module.alone = SYNCED[type(module)], alone
+            module.__class__, module.local = SYNCED[type(module)], local
     return model
 
 
@@ -75,13 +75,13 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, alone: bool
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, local: bool
     ) -> tuple[Tensor, ...]:
         dims = [0, *range(2, x.dim())]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype, device=x.device)
         var, mean = torch.var_mean(wide, dims, correction=0)
-        counts, means, variances = _gathered(torch.cat([count, mean, var]), alone).split(
+        counts, means, variances = _gathered(torch.cat([count, mean, var]), local).split(
             [1, len(mean), len(mean)], dim=1
         )
         total = counts.sum()
@@ -93,7 +93,7 @@ class _Normalize(torch.autograd.Function):
         y = normalized
         if weight is not None:
             y = y * _channels(weight, x) + _channels(bias, x)
-        ctx.alone = alone
+        ctx.local = local
         ctx.save_for_backward(x, weight, mean, scale, total)
         ctx.mark_non_differentiable(mean, var, total)
         return y.to(x.dtype), mean, var, total
@@ -106,7 +106,7 @@ class _Normalize(torch.autograd.Function):
         normalized = (x.to(scale.dtype) - _channels(mean, x)) * _channels(scale, x)
         sums = torch.stack([gradient.sum(dims), (gradient * normalized).sum(dims)])
         of_bias, of_weight = sums.clone() if weight is not None else (None, None)
-        if _processes(sums, ctx.alone) > 1:
+        if _processes(sums, ctx.local) > 1:
             xla.sum_([sums]) if sums.device.type == "xla" else dist.all_reduce(sums)
         first, second = sums / total
         of_x = gradient - _channels(first, x) - normalized * _channels(second, x)
@@ -116,20 +116,20 @@ class _Normalize(torch.autograd.Function):
         return of_x.to(x.dtype), of_weight, of_bias, None, None
 
 
-def _gathered(values: Tensor, alone: bool) -> Tensor:
+def _gathered(values: Tensor, local: bool) -> Tensor:
     """``[n]`` of every process that takes part: ``[processes, n]``."""
-    if _processes(values, alone) == 1:
+    if _processes(values, local) == 1:
         return values[None]
     if values.device.type == "xla":
         return xla.gathered(values)
-    everybody = [torch.empty_like(values) for _ in range(_processes(values, alone))]
+    everybody = [torch.empty_like(values) for _ in range(_processes(values, local))]
     dist.all_gather(everybody, values)
     return torch.stack(everybody)
 
 
-def _processes(values: Tensor, alone: bool) -> int:
+def _processes(values: Tensor, local: bool) -> int:
     """How many there are that take part, with values of this one's device."""
-    if alone:
+    if local:
         return 1
     if values.device.type == "xla":
         return xla.size()

@@ -40,12 +40,14 @@ def check_convolutions(model: nn.Module, precision: str) -> None:
             if memory.is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).splitlines()), "")
-            raise MachineError(f"{_what(kind, layer, precision)} fails ({reason}): {_advice(precision)}") from error
+            raise MachineError(
+                f"{_what(kind, layer, precision)} fails ({reason}): {_advice(layer, precision)}"
+            ) from error
         for part, error in zip(PARTS, errors, strict=True):
             if not error <= TOLERANCE[precision]:  # nor is nan
                 raise MachineError(
                     f"{_what(kind, layer, precision)} is wrong (relative error of the {part} {error:.2g}, at most "
-                    f"{TOLERANCE[precision]:g} is right; see pytorch#163539): {_advice(precision)}"
+                    f"{TOLERANCE[precision]:g} is right; see pytorch#163539): {_advice(layer, precision)}"
                 )
 
 
@@ -102,6 +104,7 @@ def _what(kind: str, layer: nn.Module, precision: str) -> str:
     return f"a {kind} convolution in {precision} on {runtime.describe(device)} ({versions})"
 
 
-def _advice(precision: str) -> str:
-    upgrade = "install another torch, with its newest cuDNN"
+def _advice(layer: nn.Module, precision: str) -> str:
+    is_xla = layer.weight.device.type == "xla"
+    upgrade = "install another torch_xla" if is_xla else "install another torch, with its newest cuDNN"
     return upgrade if precision in ("float32", "float64") else f"{upgrade}, or train with train.precision=float32"
