@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from video_rs import distributed, runtime
+from video_rs import distributed, launcher, runtime
 from video_rs.config import load_config
 from video_rs.config_checks import check_timeouts
 from video_rs.errors import ConfigError, MachineError, PeerFailed, UserError
@@ -25,12 +25,12 @@ from video_rs.errors import ConfigError, MachineError, PeerFailed, UserError
     ],
 )
 def test_the_first_host_of_a_node_list(nodes, first):
-    assert distributed.first_host(nodes) == first
+    assert launcher.first_host(nodes) == first
 
 
 @pytest.fixture
 def no_launcher(monkeypatch):
-    for name in [*distributed.LAUNCHED, *(name for name in os.environ if name.startswith("SLURM_"))]:
+    for name in [*launcher.VARIABLES, *(name for name in os.environ if name.startswith("SLURM_"))]:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -39,26 +39,26 @@ def test_a_step_of_slurm(no_launcher):
     step = {"STEP_NUM_TASKS": 16, "PROCID": 11, "LOCALID": 3, "STEP_TASKS_PER_NODE": "8(x2)", "JOB_ID": 31007}
     for name, value in {**step, "STEP_NODELIST": "gpu[003-004]"}.items():
         no_launcher.setenv(f"SLURM_{name}", str(value))
-    found = distributed._launched()
+    found = launcher.variables()
     expected = {"RANK": "11", "WORLD_SIZE": "16", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "gpu003"}
     assert {name: found[name] for name in expected} == expected
     assert 15000 <= int(found["MASTER_PORT"]) < 30000
-    assert distributed.processes() == 16
+    assert launcher.processes() == 16
     no_launcher.setenv("MASTER_PORT", "4711")
-    assert distributed._launched()["MASTER_PORT"] == "4711"
+    assert launcher.variables()["MASTER_PORT"] == "4711"
 
 
 def test_a_batch_script_of_slurm_is_one_process(no_launcher):
     no_launcher.setenv("SLURM_NTASKS", "16")
     no_launcher.setenv("SLURM_JOB_ID", "1")
-    assert distributed.processes() == 1
+    assert launcher.processes() == 1
 
 
 def test_variables_that_are_not_whole(no_launcher):
     no_launcher.setenv("RANK", "0")
     no_launcher.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
-        distributed.processes()
+        launcher.processes()
 
 
 @pytest.mark.parametrize(("own", "processes", "workers"), [(96, 8, 12), (12, 8, 12), (96, 1, 96), (4, 96, 1)])

@@ -24,10 +24,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 import video_rs
-from video_rs import xla
+from video_rs import launcher, xla
 from video_rs.errors import MachineError, PeerFailed, UserError, VideoRSError
 
-LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LOST = re.compile(
     "timed out|time-?out|closed by peer|reset by peer|connection refused|broken pipe|nccl|gloo", re.IGNORECASE
 )
@@ -163,7 +162,7 @@ class World:
             if self._store:
                 self._store.set(f"at/{self.rank}", what)
         except RuntimeError:  # it was rank 0's, which the others will miss soon, or torchrun's
-            if _is_of_torchrun():
+            if launcher.is_torchrun():
                 raise MachineError(f"rank {self.rank}: torchrun has ended, in {what}; start again to go on") from None
 
     def _missing(self, what: str) -> str:
@@ -179,11 +178,6 @@ class World:
         return f"; {', '.join(late)}" if late else ""
 
 
-def processes() -> int:
-    """How many a launcher has started. Raises UserError when its variables are not whole."""
-    return int(_launched().get("WORLD_SIZE", 1))
-
-
 def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
     """Joins the other processes, if torchrun or a step of SLURM started several.
 
@@ -195,8 +189,8 @@ def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
         UserError: the launcher's variables are not whole, the port is in use, or there are fewer GPUs than processes.
         MachineError: some processes have not come in time; the message names them.
     """
-    variables = _launched()
-    if processes() == 1:
+    variables = launcher.variables()
+    if launcher.processes() == 1:
         if device_type == "xla":
             xla.start()
         return World(timeout=timeout)
@@ -234,41 +228,9 @@ def _take_xla_device(world: World) -> None:
         )
 
 
-def _launched() -> Mapping[str, str]:
-    """The variables that tell a process which of several it is: torchrun's, or those of SLURM in their terms."""
-    found = {name: os.environ[name] for name in LAUNCHED if name in os.environ}
-    if "RANK" in found or "WORLD_SIZE" in found:
-        missing = [name for name in LAUNCHED if name not in found]
-        if missing and found.get("WORLD_SIZE") != "1":
-            raise UserError(
-                f"{', '.join(found)} are set, but not {', '.join(missing)}: start with torchrun, or set them"
-            )
-        return os.environ
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # only srun sets it: a batch script is one process
-        return {}
-    job = int(os.environ["SLURM_JOB_ID"])
-    return {
-        "RANK": os.environ["SLURM_PROCID"],
-        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0],
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(os.environ["SLURM_STEP_NODELIST"]),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(15000 + job % 15000),
-    }
-
-
-def first_host(nodes: str) -> str:
-    """The first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
-    prefix, bracket, rest = nodes.partition("[")
-    if not bracket or "," in prefix:
-        return nodes.split(",")[0]
-    inside, _, after = rest.partition("]")
-    return prefix + re.split("[-,]", inside)[0] + re.split(",", after)[0]
-
-
 def _meet(world: World, host: str, port: int) -> Any:
     """The store in which all processes write their names, once all have. Rank 0 has it, unless torchrun does."""
-    hosting = world.rank == 0 and not _is_of_torchrun()
+    hosting = world.rank == 0 and not launcher.is_torchrun()
     limit = timedelta(seconds=world.timeout)
     try:
         store = dist.TCPStore(host, port, None, hosting, limit, wait_for_workers=False)
@@ -293,11 +255,6 @@ def _meet(world: World, host: str, port: int) -> Any:
             )
         time.sleep(0.05)
     return store
-
-
-def _is_of_torchrun() -> bool:
-    """Whether the store is torchrun's, which lives as long as that."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def check_same(world: World, values: Mapping[str, Any]) -> None:

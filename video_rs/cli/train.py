@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from video_rs import config as configs
+from video_rs import launcher
 from video_rs.cli.common import command, config_parser
 from video_rs.config import Config
 from video_rs.config_checks import check_timeouts
@@ -146,7 +147,7 @@ def dry_run(config: Config) -> int:
     from video_rs.cli.job import Job
     from video_rs.training.status import duration
 
-    if distributed.processes() > 1:
+    if launcher.processes() > 1:
         raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
     distributed.start(runtime.select_device(config.train.device).type)
     job = Job(config)

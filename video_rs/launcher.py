@@ -1,0 +1,53 @@
+"""What a launcher tells a process: which of several it is, and where they meet. torchrun, and steps of SLURM."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from video_rs.errors import UserError
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def variables() -> Mapping[str, str]:
+    """The variables that tell a process which of several it is: torchrun's, or those of SLURM in their terms."""
+    found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    if "RANK" in found or "WORLD_SIZE" in found:
+        missing = [name for name in VARIABLES if name not in found]
+        if missing and found.get("WORLD_SIZE") != "1":
+            raise UserError(
+                f"{', '.join(found)} are set, but not {', '.join(missing)}: start with torchrun, or set them"
+            )
+        return os.environ
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # only srun sets it: a batch script is one process
+        return {}
+    job = int(os.environ["SLURM_JOB_ID"])
+    return {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0],
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(os.environ["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(15000 + job % 15000),
+    }
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
+    prefix, bracket, rest = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return nodes.split(",")[0]
+    inside, _, after = rest.partition("]")
+    return prefix + re.split("[-,]", inside)[0] + re.split(",", after)[0]
+
+
+def processes() -> int:
+    """How many a launcher has started. Raises UserError when its variables are not whole."""
+    return int(variables().get("WORLD_SIZE", 1))
+
+
+def is_torchrun() -> bool:
+    """Whether the store is torchrun's, which lives as long as that."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
