@@ -71,7 +71,7 @@ def test_names_of_packaged_configs_work_from_any_folder(tmp_path, monkeypatch):
         ("data.repeats=0", ["data.repeats must be between 1 and 64"]),
         ("data.max_broken=2", ["data.max_broken must be between 0 and 1"]),
         ("data.test_size=300", ["data.test_size=300 does not fit data.short_side=256"]),
-        ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple"]),
+        ("train.micro_batch=3", ["train.batch_size=1024 is not a multiple", "to 2 or 4"]),
         ("test.crops=2", ["test.crops is 1"]),
         ("data.multi_label=2", ["data.multi_label expects bool"]),
         ("model.temporal_padding=same", ["model.temporal_padding is one of zeros, replicate", "same"]),

@@ -61,6 +61,24 @@ def test_variables_that_are_not_whole(no_launcher):
         launcher.processes()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"RANK": "abc"}, "RANK=abc is not a whole number"),
+        ({"MASTER_PORT": "29500x"}, "MASTER_PORT=29500x is not a whole number"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
+        ({"RANK": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "0"}, "RANK=0 is not below WORLD_SIZE=0"),
+    ],
+)
+def test_variables_that_say_nonsense(no_launcher, changed, message):
+    whole = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in {**whole, **changed}.items():
+        no_launcher.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        launcher.processes()
+
+
 @pytest.mark.parametrize(("own", "processes", "workers"), [(96, 8, 12), (12, 8, 12), (96, 1, 96), (4, 96, 1)])
 def test_loader_workers_of_processes_with_all_cores_or_their_own(monkeypatch, own, processes, workers):
     monkeypatch.setattr(os, "cpu_count", lambda: 96)

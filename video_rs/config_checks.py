@@ -71,8 +71,11 @@ def _check_phases(config: Config) -> None:
 def _check_recipe(config: Config) -> None:
     data, train, optim = config.data, config.train, config.optim
     if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:
+        sizes = [size for size in range(1, train.batch_size + 1) if train.batch_size % size == 0]
+        near = [max(s for s in sizes if s < train.micro_batch), min(s for s in sizes if s > train.micro_batch)]
         raise ConfigError(
-            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}"
+            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}: set the "
+            f"latter to {near[0]} or {near[1]}"
         )
     if not train.epochs and not train.max_steps:
         raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")

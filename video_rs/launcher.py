@@ -20,6 +20,7 @@ def variables() -> Mapping[str, str]:
             raise UserError(
                 f"{', '.join(found)} are set, but not {', '.join(missing)}: start with torchrun, or set them"
             )
+        _check(os.environ)
         return os.environ
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # only srun sets it: a batch script is one process
         return {}
@@ -32,6 +33,17 @@ def variables() -> Mapping[str, str]:
         "MASTER_ADDR": os.environ.get("MASTER_ADDR") or first_host(os.environ["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(15000 + job % 15000),
     }
+
+
+def _check(found: Mapping[str, str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        if not found.get(name, "1").isdecimal():
+            raise UserError(f"{name}={found[name]} is not a whole number: start with torchrun, or set it right")
+    rank, size, port = int(found.get("RANK", 0)), int(found["WORLD_SIZE"]), int(found.get("MASTER_PORT", 1))
+    if rank >= size:
+        raise UserError(f"RANK={rank} is not below WORLD_SIZE={size}: ranks count from 0; start with torchrun")
+    if not 0 < port < 2**16:
+        raise UserError(f"MASTER_PORT={port} is no port: set it to one from 1 to 65535")
 
 
 def first_host(nodes: str) -> str:
@@ -49,5 +61,5 @@ def processes() -> int:
 
 
 def is_torchrun() -> bool:
-    """Whether the store is torchrun's, which lives as long as that."""
+    """Whether the store is torchrun's, which lives as long as torchrun does."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

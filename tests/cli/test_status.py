@@ -124,6 +124,16 @@ def test_a_run_that_failed(alive, tmp_path):
     assert sum(line.startswith("  warning") for line in lines) == 4  # and there is no checkpoint
 
 
+def test_a_run_that_was_moved(alive, tmp_path, capsys):
+    (tmp_path / "run" / "config.yaml").write_text("train: {batch_size: 8}\n")
+    change(tmp_path / "run", state="failed")
+    assert dispatch(["status", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.endswith("&& video-rs train --cfg x.yaml\n")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert dispatch(["status", str(moved)]) == 0
+    assert capsys.readouterr().out.endswith(f" --cfg {moved}/config.yaml out={moved}\n")
+
+
 def test_the_newest_checkpoint(alive, tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir()

@@ -272,6 +272,14 @@ def test_class_folders_without_known_files_are_named(tmp_path):
     assert "2 folders have no known video or image in them, the first: c, d" in train.describe()
 
 
+def test_classes_that_a_split_has_no_file_of_are_named(tmp_path):
+    """As a mistyped one has in the validation split."""
+    touch(tmp_path, "train/run/1.mp4", "train/swim/1.mp4", "train/swimm/1.mp4", "val/run/2.mp4", "val/swim/2.mp4")
+    splits = load_splits(str(tmp_path), splits=["train", "val"])
+    assert splits["train"].describe().startswith("3 files, 3 classes, ")
+    assert splits["val"].describe().startswith("2 files, 2 of 3 classes (none of swimm), ")
+
+
 def test_labels_outside_the_class_count(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4")
     (tmp_path / "train.csv").write_text("1.mp4 0\n2.mp4 7\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,8 +159,21 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tiny_config, run_tool, tmp_path)
     (tmp_path / "run" / "last.pt").write_bytes(b"PK\x03\x04 and no more")
     done = run_tool("train_net.py", "--cfg", tiny_config())
     assert done.returncode == 2
-    assert "delete it to start over" in done.stderr and "best.pt" in done.stderr
+    assert "last.pt is truncated" in done.stderr and "choose another out=" in done.stderr
+    assert "best.pt" not in done.stderr  # there is none
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_best_weights_of_a_run_without_checkpoints_stay(tiny_config, run_tool, tmp_path):
+    path, folder = tiny_config(), tmp_path / "run"
+    assert run(path, "train.max_steps=1") == 0
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "last.pt").unlink()
+    best = (folder / "best.pt").read_bytes()
+    done = run_tool("train_net.py", "--cfg", path, "train.max_steps=1")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "has a best.pt and no checkpoint to go on from: choose another out=" in done.stderr
+    assert (folder / "best.pt").read_bytes() == best
 
 
 def test_two_processes_in_one_run_folder(tiny_config, run_tool):

@@ -24,6 +24,8 @@ from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import learning_rate, sgd
 from video_rs.training.plan import Plan
+from video_rs.training.report import StepClock, train_line
+from video_rs.training.status import seconds_left
 from video_rs.training.trainer import Trainer
 
 
@@ -92,6 +94,16 @@ def run_of(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}
         )
     finally:
         log.close()
+
+
+def test_steps_that_were_passed_over_are_no_speed():
+    clock = StepClock(4)
+    clock.passed_over = 2
+    figures = clock.figures(6, 8)
+    assert figures["clips_per_second"] == 0
+    line = train_line(6, plan(), figures, seconds_left(plan(), 6, figures["clips_per_second"]))
+    assert "0.0 clips/s" in line and "left" not in line
+    assert clock.figures(7, 8)["clips_per_second"] > 0
 
 
 def fit(job, folder, *functions, state=None, **options):

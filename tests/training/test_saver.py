@@ -90,7 +90,13 @@ def test_a_damaged_one_is_passed_over(saved, damage):
 def test_none_is_valid(saved):
     for path in (saved / "checkpoints").iterdir():
         os.truncate(path, 100)
-    with pytest.raises(UserError, match="step-00000004.pt is truncated or damaged.*delete it to start over.*best.pt"):
+    with pytest.raises(
+        UserError, match="step-00000004.pt is truncated or damaged.*older ones.*another out=.*"
+    ) as error:
+        newest_valid(saved)
+    assert "best.pt" not in str(error.value)
+    checkpoint.save(saved / "best.pt", state(3))
+    with pytest.raises(UserError, match="train.init_from=.*best.pt"):
         newest_valid(saved)
 
 

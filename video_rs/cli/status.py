@@ -125,11 +125,12 @@ def _checkpoint(sight: Sight) -> str:
 
 
 def _with_command(sight: Sight) -> Sight:
-    """Runs of earlier versions do not say what to call next, but have their config."""
-    config = Path(sight.folder) / "config.yaml"
+    """Runs of earlier versions do not say what to call next, those that were moved say it of another folder."""
+    folder = Path(sight.folder).resolve() if sight.cwd else Path(sight.folder)
+    config = folder / "config.yaml"
     if not sight.command and config.exists():
         what = "test" if sight.verdict == "complete" else "train"
-        sight.command = command(what, "--cfg", str(config), f"out={sight.folder}")
+        sight.command = command(what, "--cfg", str(config), f"out={folder}")
     return sight
 
 

@@ -10,7 +10,9 @@ A run folder that holds a checkpoint of the same config is resumed where it stop
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -173,10 +175,15 @@ def dry_run(config: Config) -> int:
 
 def _lock(folder: Path) -> IO[str]:
     """Makes the run folder, and keeps other processes out until the file is closed or this process ends in any way."""
-    from video_rs.training.saver import remove_unfinished
+    from video_rs.training.saver import FOLDER, remove_unfinished
 
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        if not os.access(folder / FOLDER, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / FOLDER))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"{error.filename}: {error.strerror}; the run needs its folder: choose another out=") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -195,6 +202,11 @@ def _saved_run(folder: Path, config: Config, must_resume: bool, world: World) ->
         if must_resume and world.is_main and not found:
             raise UserError(
                 f"--resume: {folder / 'last.pt'} does not exist; leave --resume out, or name the run folder with out="
+            )
+        if world.is_main and not found and (best := folder / "best.pt").exists():
+            raise UserError(
+                f"{folder} has a best.pt and no checkpoint to go on from: choose another out=, with "
+                f"train.init_from={best} to start from it, or delete the folder to start over"
             )
         for path, reason in found.skipped if found else ():
             print(f"{path} is passed over: {reason}", flush=True)

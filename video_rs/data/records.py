@@ -123,7 +123,12 @@ class Records:
     def describe(self) -> str:
         """One phrase for start-up lines: counts, fingerprint, whether there is an index, missing files."""
         values = self.label_sets.values if self.multi_label else self.labels
-        text = f"{len(self)} files, {len(np.unique(values))} classes, "
+        found, total = np.unique(values), len(self.class_names)
+        text = f"{len(self)} files, {len(found)} classes, "
+        if len(found) < total:
+            absent = [self.class_names[label] for label in np.setdiff1d(np.arange(total), found)[:3]]
+            more = ", ..." if total - len(found) > len(absent) else ""
+            text = f"{len(self)} files, {len(found)} of {total} classes (none of {', '.join(absent)}{more}), "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
         text += f"{len(values) / max(len(self), 1):.2f} labels a file, " if self.multi_label else ""
         text += f"fingerprint {self.fingerprint()}"

@@ -20,6 +20,8 @@ from video_rs.data.transforms import normalize
 from video_rs.distributed import World
 from video_rs.errors import MachineError
 
+OUTPUT_NOT_FINITE = "the network's output is not finite"
+
 
 @dataclass
 class Scores:
@@ -149,7 +151,7 @@ def _score(
         model.train(was_training)
 
     finite = np.isfinite(sums).all(axis=1)
-    errors += [(int(i), "the network's output is not finite") for i in np.flatnonzero(~finite)]
+    errors += [(int(i), OUTPUT_NOT_FINITE) for i in np.flatnonzero(~finite)]
     scored = finite & (seen > 0)
     means = np.where(scored[:, None], sums, 0.0) / np.maximum(seen, 1)[:, None]
     kept = _stack(views) if keep_views else None

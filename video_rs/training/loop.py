@@ -135,6 +135,7 @@ class Run:
         if self.step + 1 in self.bad_steps.skipped:
             self._agree(None)
             self.trainer.step += 1
+            clock.passed_over += 1
         else:
             self.trainer.train_step(self._micro_batches(batches, clock))
         if self._files_broke:
@@ -197,8 +198,7 @@ class Run:
         averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
         model = self._prepare(averaged, self.signals.check)
         figures = self._validation(model, self.signals.check)
-        epoch = self.plan.epoch(self.step)
-        self.validated = self.step
+        epoch, self.validated = self.plan.epoch(self.step), self.step
         is_best = (figures[self.merit], -figures["loss"]) > self.best
         self.best = max(self.best, (figures[self.merit], -figures["loss"]))
         if is_best and self.world.is_main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -16,15 +17,17 @@ class StepClock:
 
     Attributes:
         waited: seconds that the steps have waited for data.
+        passed_over: steps that were counted and not taken.
     """
 
     def __init__(self, step: int) -> None:
-        self.waited, self._started, self._step = 0.0, time.monotonic(), step
+        self.waited, self.passed_over, self._started, self._step = 0.0, 0, time.monotonic(), step
 
     def figures(self, step: int, batch_size: int) -> dict[str, float]:
         """Clips a second, and the part of the time that went into waiting for data."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        return {"clips_per_second": (step - self._step) * batch_size / elapsed, "data_wait": self.waited / elapsed}
+        clips = (step - self._step - self.passed_over) * batch_size
+        return {"clips_per_second": clips / elapsed, "data_wait": self.waited / elapsed}
 
 
 def train_line(step: int, plan: Plan, figures: Mapping[str, float], seconds_left: float) -> str:
@@ -37,9 +40,9 @@ def train_line(step: int, plan: Plan, figures: Mapping[str, float], seconds_left
             parts.append(f"{name} {value:.4f}" if name == "loss" else f"lr {value:.4g}")
     parts.append(f"{figures['clips_per_second']:.1f} clips/s")
     parts.append(f"waiting for data {100 * figures['data_wait']:.0f} %")
-    return "  ".join([f"step {step}/{plan.num_steps}", f"epoch {plan.epoch(step):.2f}", *parts]) + (
-        f"  {duration(seconds_left)} left"
-    )
+    if seconds_left < math.inf:
+        parts.append(f"{duration(seconds_left)} left")
+    return "  ".join([f"step {step}/{plan.num_steps}", f"epoch {plan.epoch(step):.2f}", *parts])
 
 
 def validation_line(epoch: float, figures: Mapping[str, float], is_best: bool) -> str:

@@ -156,8 +156,11 @@ def newest_valid(folder: str | Path, before: float = math.inf) -> Found | None:
         except UserError as error:
             skipped.append((path, str(error)))
     if skipped:
-        best = f"go on from train.init_from={folder / 'best.pt'} with another out="
-        raise UserError(f"{skipped[0][1]}: delete it to start over, or {best}")
+        best, others = folder / "best.pt", f", nor from {len(skipped) - 1} older ones" if skipped[1:] else ""
+        raise UserError(
+            f"{skipped[0][1]}, and nothing else in {folder} can be gone on from{others}: choose another out="
+            f"{f', with train.init_from={best}' if best.exists() else ''}, or delete the folder to start over"
+        )
     return None
 
 

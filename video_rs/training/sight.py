@@ -86,7 +86,9 @@ def _from_status(sight: Sight, values: dict[str, Any], now: float) -> None:
     sight.age, sight.step, sight.steps = age, _whole(values, "step"), _whole(values, "steps")
     sight.epoch, sight.clips_per_second = _number(values, "epoch"), _number(values, "clips_per_second")
     sight.train, sight.val, sight.best = (_dict(values, key) for key in ("train", "val", "best"))
-    sight.command, sight.cwd = str(values.get("command", "")), str(values.get("cwd", ""))
+    if values.get("folder") in (None, str(Path(sight.folder).resolve())):  # else it was moved or copied
+        sight.command = str(values.get("command", ""))
+    sight.cwd = str(values.get("cwd", ""))
     state, host = str(values["state"]), str(values.get("host", "another machine"))
     if state in status.ENDED:
         error = str(values.get("error") or "")

@@ -47,7 +47,7 @@ class Status:
             - ``checkpoint``: ``step`` and ``time`` of the newest;
             - ``broken_files``, ``bad_steps``, ``rollbacks``: counts;
             - ``command``: what goes on with the run when it has stopped, or follows when it is complete; ``cwd``: the
-              folder to call it in.
+              folder to call it in; ``folder``: of the run.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -84,7 +84,7 @@ class Status:
             **{"processes": processes, "started": time.time(), "first_step": step},
             **{"step": step, "steps": plan.num_steps, "epoch": plan.epoch(step), "batch_size": plan.batch_size},
             **{"broken_files": 0, "bad_steps": 0, "rollbacks": 0, **counts},
-            **{"command": command, "cwd": os.getcwd()},
+            **{"command": command, "cwd": os.getcwd(), "folder": str(self.folder.resolve()) if self.folder else ""},
             **kept,
         }
         self._write()
@@ -224,7 +224,9 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def seconds_left(plan: Plan, step: int, rate: float, validation_seconds: float = 0.0) -> float:
-    """What a run takes from ``step`` to its end at ``rate`` clips a second, validations included."""
+    """What a run takes from ``step`` to its end at ``rate`` clips a second, validations included; inf at rate 0."""
+    if not rate:
+        return math.inf
     return (plan.num_steps - step) * plan.batch_size / rate + validations_left(plan, step) * validation_seconds
 
 

@@ -8,6 +8,7 @@ on the device, and the host learns of it when it reads the meter.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -92,6 +93,7 @@ class Trainer:
             devices = [self.device] if self.device.type == "cuda" else None
             new, old = "forward_sync_buffers", "broadcast_buffers"  # the old one, torch 2.9's, is deprecated
             name = new if new in signature(DistributedDataParallel).parameters else old
+            warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1x1x1 kernels, where it is no matter
             network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **{name: False})
         return compiling.compiled(network) if self.compile else network
 
