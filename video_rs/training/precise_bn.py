@@ -43,7 +43,7 @@ def with_precise_statistics(
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()
-            module.alone = True  # the processes' moments are put together at the end: until then none waits in a batch
+            module.local = True  # the processes' moments are put together at the end: until then none waits in a batch
     norms = get_bn_modules(model)
     with world.guard("the statistics of batch norm"):
         autocast = runtime.autocast(next(model.parameters()).device, precision)
