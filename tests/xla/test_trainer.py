@@ -186,6 +186,6 @@ def test_a_learning_rate_compiles_nothing(name):
 def test_batch_norm_keeps_the_unbiased_variance(synced):
     x = torch.randn(3, 4, 2, 2, 2, dtype=torch.float64)
     plain, ours = nn.BatchNorm3d(4).double(), nn.BatchNorm3d(4).double().to("xla")
-    ours.__class__, ours.alone = SyncBatchNorm3d, not synced
+    ours.__class__, ours.local = SyncBatchNorm3d, not synced
     torch.testing.assert_close(ours(x.to("xla")).cpu(), plain(x))
     torch.testing.assert_close(ours.running_var.cpu(), plain.running_var)
