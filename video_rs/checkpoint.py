@@ -20,6 +20,7 @@ state of an optimizer stays behind.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -32,9 +33,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from video_rs import download
+from video_rs import download, memory
 from video_rs.contract import DataContract
-from video_rs.errors import UserError
+from video_rs.errors import MachineError, UserError
 from video_rs.files import atomic_write
 
 FORMAT = 1
@@ -92,7 +93,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).
-        MachineError: it could not be fetched.
+        MachineError: it could not be fetched, or a disk or the memory fails as it is read.
     """
     with download.readable(path) as file:
         return _load(file)
@@ -120,6 +121,10 @@ def _load_torch(path: str | Path, head: bytes) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of unusual pickles: what is wrong with one is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds, according to what the bytes happen to look like
+        if memory.is_out_of_memory(error):  # the file may be sound: nobody should be told to delete it
+            raise MachineError(f"not enough memory to read checkpoint {path}") from None
+        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT):
+            raise MachineError(f"checkpoint {path} cannot be read: {error.strerror}; see to its disk") from None
         if not head.startswith((b"PK\x03\x04", b"\x80")):  # as torch.save and pickle.dump begin
             raise UserError(f"{path} is not a checkpoint") from None
         if isinstance(error, pickle.UnpicklingError):

@@ -24,8 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 import video_rs
-from video_rs import launcher, xla
-from video_rs.errors import MachineError, PeerFailed, UserError, VideoRSError
+from video_rs import launcher, rendezvous, xla
+from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError
 
 _LOST = re.compile(
     "timed out|time-?out|closed by peer|reset by peer|connection refused|broken pipe|nccl|gloo", re.IGNORECASE
@@ -87,7 +87,7 @@ class World:
 
     @contextlib.contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Runs what waits for other processes: that one of them is lost is a MachineError, which names this rank."""
+        """Runs what waits for other processes: that one of them is lost is a PeersLost, which names this rank."""
         try:
             yield
         except RuntimeError as error:  # which all of torch.distributed's are
@@ -95,7 +95,7 @@ class World:
             if self.size == 1 or not is_lost or type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             reason = f"({_first_line(error)}){self._missing(what)}"
-            raise MachineError(
+            raise PeersLost(
                 f"rank {self.rank} of {self.size} lost the others in {what} {reason}: see what they said last, and "
                 "start again to go on"
             ) from error
@@ -112,7 +112,7 @@ class World:
         """Runs what may fail in some processes, and fails in all of them if it does.
 
         Where several fail, the error of the lowest rank counts; all others raise ``PeerFailed``. One inside of another
-        tells each failure once.
+        tells each failure once. ``PeersLost`` is raised at once: nobody is there to be told.
 
         Args:
             what: for messages.
@@ -122,7 +122,7 @@ class World:
         try:
             yield
         except VideoRSError as error:
-            if self.size == 1 or isinstance(error, PeerFailed) or error.is_told:
+            if self.size == 1 or isinstance(error, (PeerFailed, PeersLost)) or error.is_told:
                 raise
             failure = error
         if patient and self._store:
@@ -163,7 +163,7 @@ class World:
                 self._store.set(f"at/{self.rank}", what)
         except RuntimeError:  # it was rank 0's, which the others will miss soon, or torchrun's
             if launcher.is_torchrun():
-                raise MachineError(f"rank {self.rank}: torchrun has ended, in {what}; start again to go on") from None
+                raise PeersLost(f"rank {self.rank}: torchrun has ended, in {what}; start again to go on") from None
 
     def _missing(self, what: str) -> str:
         """Which ranks are not where this one is, as far as can still be found out."""
@@ -207,10 +207,10 @@ def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
                 "(torchrun --nproc_per_node=gpu)"
             )
         torch.cuda.set_device(own)
-    world._store = _meet(world, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]))
-    limit = timedelta(seconds=timeout)
-    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with world.guard("the start"):
+        world._store = rendezvous.meet(rank, size, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]), timeout)
+        limit = timedelta(seconds=timeout)
+        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
         dist.init_process_group(
             backend, store=dist.PrefixStore("group", world._store), rank=rank, world_size=size, timeout=limit
         )
@@ -226,35 +226,6 @@ def _take_xla_device(world: World) -> None:
             f"rank {world.rank}: {world.size} processes were started, and XLA has {xla.size()} devices for them; start "
             "one process for each chip (TPU v4-8: torchrun --nproc_per_node=4); XLA's CPU device is for one process"
         )
-
-
-def _meet(world: World, host: str, port: int) -> Any:
-    """The store in which all processes write their names, once all have. Rank 0 has it, unless torchrun does."""
-    hosting = world.rank == 0 and not launcher.is_torchrun()
-    limit = timedelta(seconds=world.timeout)
-    try:
-        store = dist.TCPStore(host, port, None, hosting, limit, wait_for_workers=False)
-    except RuntimeError as error:
-        if hosting and "in use" in str(error).lower():
-            raise UserError(f"port {port} of {host} is in use: set MASTER_PORT to another") from None
-        raise MachineError(
-            f"rank {world.rank} of {world.size} cannot reach {host}:{port} ({_first_line(error)}): does rank 0 run "
-            "there?"
-        ) from error
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store of torchrun outlives a restart
-    store = dist.PrefixStore(f"video_rs/{attempt}", store)
-    store.set(f"here/{world.rank}", "")
-    end = time.monotonic() + world.timeout
-    while absent := [rank for rank in range(world.size) if not store.check([f"here/{rank}"])]:
-        if time.monotonic() > end:
-            names = ", ".join(map(str, absent))
-            raise MachineError(
-                f"rank {world.rank} waited {world.timeout:g} s (train.peer_timeout) at {host}:{port}, and of "
-                f"{world.size} processes rank {names} did not come: see what they said, and whether they can reach "
-                "that address"
-            )
-        time.sleep(0.05)
-    return store
 
 
 def check_same(world: World, values: Mapping[str, Any]) -> None:

@@ -34,6 +34,10 @@ class MachineError(VideoRSError):
     exit_code = 3
 
 
+class PeersLost(MachineError):
+    """Other processes of the run are gone, or silent for too long: there is nobody left to agree with."""
+
+
 class Preempted(VideoRSError):
     """The run was asked to leave (SIGTERM) and has saved its state: please requeue it."""
 

@@ -140,8 +140,8 @@ class _Worker:
         return self._silence
 
     def end(self) -> None:
+        self._process.kill()  # first, or it would find that nobody hears it, and say so
         self.pipe.close()
-        self._process.kill()
         self._process.join(5)  # one that is stuck in the kernel is left behind
 
     def replaced(self) -> _Worker:

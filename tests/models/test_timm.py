@@ -5,7 +5,9 @@ With ``-s -m "slow or not slow"`` it prints the largest errors of each network, 
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,8 +28,8 @@ class Twins:
     """The same weights in timm's network and in ours, float64; ``figures`` are the errors that were measured."""
 
     depth: int
-    theirs: nn.Module
-    ours: nn.Module
+    theirs: nn.Module | None
+    ours: nn.Module | None
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -53,6 +55,9 @@ def twins(request):
     pair = Twins(request.param, theirs, ours.eval())
     yield pair
     print("".join(f"\n| resnetrs{pair.depth} | {name} | {value:.1e} |" for name, value in pair.figures.items()))
+    pair.theirs = pair.ours = None
+    with contextlib.suppress(AttributeError):  # glibc alone has it: it would keep gigabytes of what the networks freed
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @torch.no_grad()

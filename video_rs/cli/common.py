@@ -199,6 +199,6 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 def _fail(message: str, code: int) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    whose = f"rank {rank}: " if rank != "0" else ""
+    whose = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "
     print(f"error: {whose}{message}", file=sys.stderr, flush=True)
     return code

@@ -10,6 +10,7 @@ A run folder that holds a checkpoint of the same config is resumed where it stop
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from video_rs.training.log import RunLog
     from video_rs.training.loop import Run
 
+LOCK = ".lock"
+"""In the run folder: held by the process that trains there."""
+
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/train_net.py`` and ``video-rs train``."""
@@ -47,13 +51,16 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
     """The whole run, alone or as one of several processes; ``argv`` is only for the commands that are printed."""
-    from video_rs import distributed, runtime
+    from video_rs.training.faults import leaving_at_once
 
-    world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
-    try:
-        return _train(config, argv, world, must_resume)
-    finally:
-        world.close()
+    with leaving_at_once():
+        from video_rs import distributed, runtime
+
+        world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
+        try:
+            return _train(config, argv, world, must_resume)
+        finally:
+            world.close()
 
 
 def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> int:
@@ -64,23 +71,27 @@ def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> 
     check_timeouts(config, world.size)
     distributed.check_same(world, {"config": _shared(config), "code": distributed.code_version()})
     folder = Path(config.out)
-    saved, path = _saved_run(folder, config, must_resume, world)
-    with world.together("the start"):
-        job = Job(config, saved, world)
-    distributed.check_same(world, {"data": job.identity()["fingerprint"]})
-    with world.together("the run folder"):
-        lock = _lock(folder) if world.is_main else None  # only now: a start that fails leaves no folder behind
-        step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
-        log = job.log(folder, step, validated) if world.is_main else RunLog.silent()
-    run = job.run(folder, log)
-    del saved  # its tensors are in the run now
-    try:
+    with contextlib.ExitStack() as closing:
+        with world.together("the run folder"):
+            is_ours = world.is_main and (folder / LOCK).exists()
+            if is_ours:  # before the checkpoint is chosen: another process may still be writing one
+                closing.enter_context(_lock(folder))
+        saved, path = _saved_run(folder, config, must_resume, world)
+        with world.together("the start"):
+            job = Job(config, saved, world)
+        distributed.check_same(world, {"data": job.identity()["fingerprint"]})
+        with world.together("the run folder"):
+            if world.is_main and not is_ours:  # only now: a start that fails leaves no folder behind
+                closing.enter_context(_lock(folder))
+                if saved is None and (folder / "last.pt").exists():
+                    raise UserError(f"another process has trained in {folder} meanwhile; start again to go on from it")
+            step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
+            log = job.log(folder, step, validated) if world.is_main else RunLog.silent()
+        closing.callback(log.close)
+        run = job.run(folder, log)
+        del saved  # its tensors are in the run now
         with run.signals:  # to the last line: a launcher sends one to all when the first process has left
             return _fit(run, job, log, argv, resumed_from=path)
-    finally:
-        log.close()
-        if lock:
-            lock.close()
 
 
 def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) -> int:
@@ -97,6 +108,9 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
             merit = "mAP" if config.data.multi_label else "top-1"
             log.say(f"best validation {merit} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}")
             log.say(f"next: {command('test', *argv)}")
+            if log.status.values.get("state") != "complete":  # the process was ended after its last checkpoint
+                log.status.begin(run.plan, run.step, go_on, processes=world.size)
+                log.status.end("complete", command("test", *argv))
             return 0
         if world.is_main:
             (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
@@ -179,14 +193,14 @@ def _lock(folder: Path) -> IO[str]:
 
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115
         if not os.access(folder / FOLDER, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / FOLDER))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{error.filename}: {error.strerror}; the run needs its folder: choose another out=") from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which loader workers would inherit
+    except (BlockingIOError, PermissionError):
         raise UserError(f"another process trains in {folder}; wait for it, or choose another out=") from None
     remove_unfinished(folder)
     return handle

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 from video_rs.errors import VideoRSError
 
 ASKED_TO_LEAVE = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send: SLURM before a time limit, or to make room for another job."""
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Where there is nothing to save yet, what schedulers send ends the process with 75: please requeue it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        os.write(2, f"error: asked to leave ({name}) before the first step: start again\n".encode())
+        raise SystemExit(75)
+
+    before = {number: signal.signal(number, leave) for number in ASKED_TO_LEAVE}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupted(VideoRSError):

@@ -79,6 +79,7 @@ class Run:
         self.merit = "map" if trainer.model.contract.multi_label else "top1"  # what the best weights are best in
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
+        self._untold: list[int] = []  # steps that were not finite
         self._stop = self._save_is_due = self._files_broke = 0
 
     step = property(lambda self: self.trainer.step, doc="Steps done.")
@@ -125,7 +126,7 @@ class Run:
                 clock = StepClock(self.step)
             if self.world.size == 1:  # nobody to ask
                 self._stop = self.signals.received
-            if self._stop:
+            if self._stop and self.validated < self.plan.num_steps:
                 self.save()
                 raise Interrupted(self._stop)
             self._saver.poll()
@@ -192,7 +193,7 @@ class Run:
                 self.ledger.check(self._folder, self.step)
 
     def _validate(self) -> None:
-        if not self.trainer.is_finite():
+        if self.world.agree([not self.trainer.is_finite()], "the weights to validate")[0]:
             raise NotFinite
         self._log.status.validating()
         averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
@@ -211,7 +212,7 @@ class Run:
         self.save()
 
     def _report(self, clock: StepClock) -> None:
-        bad = self._collect_bad_steps()
+        self._collect_bad_steps()
         loss, hits = self.trainer.meter.means()
         self.trainer.meter.clear()
         hit = "hit1" if self.merit == "map" else "accuracy"  # hit1: the top class is one of the sample's
@@ -222,23 +223,22 @@ class Run:
         line = train_line(self.step, self.plan, figures, seconds_left(self.plan, self.step, rate, validation))
         self._log.bar.set_postfix_str(line.partition("  ")[2])
         self._log.say(line)
-        if bad:
-            self._log.say(f"not finite and passed over: step {', '.join(bad)}; {self.bad_steps.path(self._folder)}")
+        if self._untold:
+            steps, self._untold = ", ".join(map(str, self._untold)), []
+            self._log.say(f"not finite and passed over: step {steps}; {self.bad_steps.path(self._folder)}")
         self._write_ledgers()
         if self.bad_steps.are_too_many(self.step):
             raise NotFinite
 
-    def _collect_bad_steps(self) -> list[str]:
-        """Notes the steps that were not taken since the last time, the same ones in all processes; their numbers."""
+    def _collect_bad_steps(self) -> None:
+        """Notes the steps that were not taken since the last time, the same ones in all processes."""
         found = self.trainer.meter.bad_steps()
-        if not found:
-            return []
-        parts = self.world.gather(found, "the steps that were not finite")
+        parts = self.world.gather(found, "the steps that were not finite") if found else []
+        self._untold += [step + 1 for step in found]
         for step in found:
             samples = self._samples_of(step)
             positions = [rank * self.plan.share + p for rank, part in enumerate(parts) for p in part[step]]
             self.bad_steps.note(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
-        return [str(step + 1) for step in found]
 
     def _roll_back(self) -> None:
         """Goes on from the last checkpoint before they began, and passes over the steps that were not finite."""
@@ -265,7 +265,7 @@ class Run:
         self._collect_bad_steps()
         if self.step in self.bad_steps.suspects and self.step < self.plan.num_steps:
             return
-        if not self._write():
+        if self.world.agree([not self._write()], "the weights to save")[0]:  # one process's own may be spoilt
             raise NotFinite
 
     def _write(self) -> bool:

@@ -44,11 +44,16 @@ def with_precise_statistics(
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()
             module.local = True  # the processes' moments are put together at the end: until then none waits in a batch
+
+    def look() -> None:
+        world.alive()
+        check()
+
     norms = get_bn_modules(model)
     with world.guard("the statistics of batch norm"):
         autocast = runtime.autocast(next(model.parameters()).device, precision)
-        with world.together("the statistics of batch norm"), autocast:
-            update_bn_stats(model, _clips(batches, model, check), num_iters=len(batches))
+        with world.together("the statistics of batch norm", patient=True), autocast:
+            update_bn_stats(model, _clips(batches, model, look), num_iters=len(batches))
         for norm in norms:
             moments = torch.stack([norm.running_mean, norm.running_var + norm.running_mean.square()])
             world.sum_(moments, "the statistics of batch norm")
