@@ -57,6 +57,25 @@ def wait_for(process, word):
     raise AssertionError("".join(seen))
 
 
+def wait_until(condition, processes):
+    """Until it is so, while the processes run."""
+    end = time.monotonic() + 100
+    while not condition():
+        ended = [process.communicate()[0] for process in processes if process.poll() is not None]
+        assert time.monotonic() < end and not ended, ended
+        time.sleep(0.02)
+
+
+def newest_step(folder):
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("checkpoints/step-*.pt")), default=0)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def saved(folder):
     return checkpoint.load(folder / "last.pt")
 
@@ -155,17 +174,39 @@ def test_from_two_processes_to_one_and_back(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed(tiny_config, tmp_path):
-    """The others end too, with the run saved, and it ends with the same bits."""
-    finish(start(tiny_config(out=str(tmp_path / "undisturbed")), 2))
-    path = tiny_config()
+def test_a_process_that_is_killed(tiny_config, tiny_videos, tmp_path):
+    """The others end too, with the run saved as it is then, and it ends with the same bits."""
+    changes = {"train__epochs": 20, "train__val_every": 20, "train__max_steps": 40, "train__checkpoint_minutes": 60}
+    changes["data__train"] = str(tmp_path / "long.csv")  # no epoch ends, and writes a checkpoint, before the kill
+    rows = sorted((tiny_videos / "train").glob("*/*.mp4")) * 14
+    (tmp_path / "long.csv").write_text("".join(f"{path} {path.parent.name}\n" for path in rows))
+    finish(start(tiny_config(**changes, out=str(tmp_path / "undisturbed")), 2))
+    path = tiny_config(**changes)
     process = start(path, 2)
-    wait_for(process, "step 2/6")
+    wait_for(process, "step 3/40")
     os.kill(children(process)[-1], signal.SIGKILL)
     text, _ = process.communicate(timeout=100)
     assert process.returncode != 0
-    assert newest_valid(tmp_path / "run").state["step"] >= 1, text
+    assert 3 <= newest_valid(tmp_path / "run").state["step"] < 40, text
     finish(start(path, 2))
+    assert_same(saved(tmp_path / "run"), saved(tmp_path / "undisturbed"))
+
+
+@pytest.mark.slow
+def test_a_restart_on_two_machines(tiny_config, tmp_path):
+    """Two of torchrun's agents, with a process each; one is killed, and both agents start theirs again."""
+    changes = {"train__epochs": 4, "train__checkpoint_minutes": 0}
+    finish(start(tiny_config(**changes, out=str(tmp_path / "undisturbed")), 2))
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=3", "--rdzv-backend=c10d"]
+    meeting += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting, str(REPOSITORY / "tools" / "train_net.py")]
+    command += ["--cfg", str(tiny_config(**changes)), "train.peer_timeout=90", "data.timeout=60"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    agents = [subprocess.Popen(command, env=environment(), start_new_session=True, **pipes) for _ in range(2)]
+    wait_until(lambda: (tmp_path / "run" / "last.pt").exists(), agents)
+    os.kill(children(agents[1])[0], signal.SIGKILL)
+    texts = [finish(agent) for agent in agents]
+    assert sum("resuming at step" in text for text in texts) == 1, texts
     assert_same(saved(tmp_path / "run"), saved(tmp_path / "undisturbed"))
 
 
@@ -173,13 +214,15 @@ def test_a_process_that_is_killed(tiny_config, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_soak(tiny_config, tmp_path, processes):
     """SIGKILL at random moments, of one process or all; the newest checkpoint is cut off now and then."""
-    changes = {"train__epochs": 8, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
+    changes = {"train__epochs": 20, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
     finish(start(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes))
     path, draw, folder = tiny_config(**changes), random.Random(processes), tmp_path / "run"
-    had_one = False
+    had_one, seen, step = False, set(), 0
     for kill in range(10):
         process = start(path, processes)
-        time.sleep(draw.uniform(3.0, 7.0))
+        step += draw.randrange(5)
+        wait_until(lambda step=step: newest_step(folder) >= step, [process])
+        time.sleep(draw.uniform(0.0, 0.2))
         if process.poll() is None:
             victims = children(process) if processes > 1 else []
             if victims and draw.random() < 0.5:
@@ -193,8 +236,11 @@ def test_soak(tiny_config, tmp_path, processes):
         found = newest_valid(folder)
         assert found or not had_one
         had_one = had_one or found is not None
+        step = found.state["step"] if found else 0
+        seen.add(step)
         if kill % 4 == 3 and len(list((folder / "checkpoints").glob("step-*.pt"))) > 1:
             os.truncate(found.path, 1000)
+    assert len(seen) >= 5, seen  # it was training that was killed
     finish(start(path, processes))
     assert_same(saved(folder), saved(tmp_path / "undisturbed"))
 
@@ -204,10 +250,7 @@ def test_soak(tiny_config, tmp_path, processes):
 
 def by_hand(path, ranks, *, size=2, port=None, overrides=None, **variables):
     """The ranks of a run that were started by hand; each one's exit code and stderr."""
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    port = port or free_port()
     script = str(REPOSITORY / "tools" / "train_net.py")
     processes = []
     for rank in ranks:

@@ -115,7 +115,8 @@ def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
     path = tiny_config(**RECIPE, train__checkpoint_minutes=0)
     for _ in range(6):
         process = start(path)
-        time.sleep(random.uniform(3, 8))
+        wait_for(process, "begins ")
+        time.sleep(random.uniform(0, 0.6))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if (tmp_path / "run" / "last.pt").exists():

@@ -1,0 +1,59 @@
+"""Processes find those that are there now, whatever was left by those before them."""
+
+import threading
+import time
+
+import pytest
+import torch.distributed as dist
+
+from video_rs import rendezvous
+from video_rs.errors import MachineError
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """torchrun's, which outlives the processes."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    return dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+
+
+def meet(port, size, delays, timeout=20.0):
+    """What each of the ranks that come, after its delay in seconds, finds; or its error."""
+    found = {}
+
+    def come(rank, delay):
+        time.sleep(delay)
+        try:
+            found[rank] = rendezvous.meet(rank, size, "127.0.0.1", port, timeout)
+        except MachineError as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=come, args=item) for item in delays.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_each_round_has_a_place_of_its_own(store):
+    rounds = []
+    for delays in ({0: 0, 1: 0, 2: 0}, {0: 0, 1: 0.5, 2: 0}, {0: 0.5, 1: 0, 2: 0}, {0: 0, 1: 0.3}):
+        found = meet(store.port, len(delays), delays)
+        found[0].set("seen", "by all")
+        assert all(other.check(["seen"]) for other in found.values())
+        for before in rounds:
+            assert not any(one.check(["own"]) for one in found.values())
+            before[0].set("own", "")
+        rounds.append(found)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+@pytest.mark.parametrize("before", [False, True])
+def test_who_did_not_come_is_named(store, missing, before):
+    """Also where one was there in an earlier round."""
+    if before:
+        meet(store.port, 3, {0: 0, 1: 0, 2: 0})
+    found = meet(store.port, 3, {rank: 0 for rank in range(3) if rank != missing}, timeout=0.5)
+    for error in found.values():
+        assert isinstance(error, MachineError) and f"of 3 processes rank {missing} did not come" in str(error)
