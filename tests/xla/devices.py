@@ -24,7 +24,8 @@ _own, _guard, _barriers = threading.local(), threading.Lock(), []
 def take_turns(rank, size):
     """The first device compiles each graph, the others find it: what was compiled twice does not reduce together.
 
-    They do not wait until the first has returned: what is small is run before that, and waits for theirs.
+    They do not wait until the first has returned: what is small is run before that, and waits for theirs. Nor may it
+    wait with Python's lock in its hands, as it does where it lets go of what a graph still uses.
     """
     with _guard:
         _own.rank = rank
@@ -32,6 +33,11 @@ def take_turns(rank, size):
             return
         _barriers.append(threading.Barrier(size))
         original, returned = xla.sync, threading.Event()
+        set_token = torch_xla._XLAC._set_all_reduce_token
+
+    def set_token_later(device, token):
+        xla_model.wait_device_ops()
+        set_token(device, token)
 
     def sync(wait=False):
         seen = looked_up()
@@ -45,7 +51,7 @@ def take_turns(rank, size):
         xla_model.wait_device_ops()  # or the next compilation would keep a device from coming in time
         _barriers[0].wait()
 
-    xla.sync = sync
+    xla.sync, torch_xla._XLAC._set_all_reduce_token = sync, set_token_later
 
 
 def looked_up():

@@ -30,8 +30,6 @@ def two_devices(xla_on_the_cpu, tmp_path_factory):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
         if done.returncode == 0 or "rendezvous" not in done.stderr:
             break
-    if done.returncode and "Termination timeout" in done.stderr:
-        pytest.skip("XLA's CPU devices did not meet within its ten seconds, three times")
     assert done.returncode == 0, done.stdout + done.stderr
     return lambda rank, sync_bn: torch.load(folder / f"{rank}-{sync_bn}.pt")
 
