@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, and no code in them is ever run."""
 
+import errno
 import json
 import os
 import pickle
@@ -59,6 +60,20 @@ def test_truncated(tmp_path, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(keep if keep > 1 else keep * len(data))])
     with pytest.raises(UserError, match="a.pt"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error"), RuntimeError("bad_alloc")])
+def test_what_the_machine_gets_wrong_is_not_the_files_fault(tmp_path, monkeypatch, error):
+    """Or a person would be told to delete it, or a run would go on from an older one."""
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"w": torch.zeros(1)})
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MachineError, match=r"a\.pt"):
         checkpoint.load(path)
 
 

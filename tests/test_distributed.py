@@ -114,10 +114,12 @@ def work(rank, port):
         lost = pytest.raises(
             MachineError, match="rank 0 of 2 lost the others in a third test .*no sign of life for 2 s"
         )
-        with lost, world.together("a third test", patient=True):
+        before = time.monotonic()
+        with lost, world.together("all tests"), world.together("a third test", patient=True):
             pass
+        assert time.monotonic() < before + 6  # it is told at once, with nobody to tell
     else:
-        time.sleep(4)
+        time.sleep(8)
 
 
 @pytest.mark.slow

@@ -1,15 +1,10 @@
 """``tools/index_dataset.py``: what it says, and that other commands find what it made."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from tests.integration.conftest import tool
 from video_rs.cli.build import build_records
 from video_rs.config import load_config
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -24,15 +19,7 @@ def dataset(make_video, tmp_path, monkeypatch):
 
 
 def run(root, *overrides):
-    command = [
-        sys.executable,
-        ROOT / "tools/index_dataset.py",
-        "--cfg",
-        "motion_rs.yaml",
-        f"data.root={root}",
-        *overrides,
-    ]
-    return subprocess.run(command, capture_output=True, text=True)
+    return tool("index_dataset.py", "--cfg", "motion_rs.yaml", f"data.root={root}", *overrides)
 
 
 def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):

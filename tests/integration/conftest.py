@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import forks
 from video_rs.data import motion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,8 +60,11 @@ def tiny_config(tiny_videos, tmp_path):
 
 def tool(name, *arguments, cwd=None, **options):
     """Runs ``tools/<name>`` as a user does; returns the finished process."""
-    command = [sys.executable, str(REPOSITORY / "tools" / name), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script, arguments, environment = REPOSITORY / "tools" / name, [*map(str, arguments)], {**os.environ}
+    environment["OMP_NUM_THREADS"] = "1"
+    if not options and "PYTHONPATH" not in environment:
+        return forks.run(script, arguments, environment, cwd, timeout=300)
+    command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options)
 
 

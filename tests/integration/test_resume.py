@@ -147,12 +147,15 @@ def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_finished_run_says_so(tiny_config, capsys):
+def test_a_finished_run_says_so(tiny_config, tmp_path, capsys):
     path = tiny_config()
     assert run(path, "train.max_steps=1") == 0
     capsys.readouterr()
+    status = tmp_path / "run" / "status.json"  # of a process that was killed after the last checkpoint
+    status.write_text(status.read_text().replace('"complete"', '"running"'))
     assert run(path, "train.max_steps=1") == 0
     assert "is complete" in capsys.readouterr().out
+    assert json.loads(status.read_text())["state"] == "complete"
 
 
 def test_a_damaged_checkpoint_says_how_to_go_on(tiny_config, run_tool, tmp_path):
@@ -186,6 +189,44 @@ def test_two_processes_in_one_run_folder(tiny_config, run_tool):
     assert done.returncode == 2
     assert "another process trains in" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_worker_that_outlives_its_run_does_not_lock_it(tiny_config, tmp_path):
+    """As where the trainer is killed for want of memory while a worker hangs in a file."""
+    process = start(tiny_config(data__workers=1, train__epochs=500))
+    wait_for(process, "step 2/")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    worker = next(int(pid) for pid in children if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(worker, signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    try:
+        with train_command._lock(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_folder_is_locked_before_its_checkpoint_is_chosen(tiny_config, monkeypatch):
+    path, seen = tiny_config(), []
+    assert run(path, "train.max_steps=1") == 0
+    for name in ("_lock", "_saved_run"):
+        original = getattr(train_command, name)
+        monkeypatch.setattr(train_command, name, lambda *given, f=original, name=name: seen.append(name) or f(*given))
+    assert run(path, "train.max_steps=1") == 0
+    assert seen == ["_lock", "_saved_run"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_leave_before_the_first_step(tiny_config, tmp_path, monkeypatch, capfd, number):
+    """While the files are listed, for instance, which takes minutes for a large dataset."""
+    monkeypatch.setattr(train_command, "_saved_run", lambda *given: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as left:
+        run(tiny_config())
+    assert left.value.code == 75 and not (tmp_path / "run").exists()
+    name = signal.Signals(number).name
+    assert capfd.readouterr().err == f"error: asked to leave ({name}) before the first step: start again\n"
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_a_start_that_fails_leaves_nothing_behind(tiny_config, run_tool, tmp_path):

@@ -172,6 +172,18 @@ def test_weights_that_are_spoilt_take_the_run_back(tmp_path):
     assert torch.isfinite(saved["model"]["head.weight"]).all()
 
 
+def test_a_signal_in_the_last_validation_comes_too_late(tmp_path):
+    """The run is complete then."""
+
+    def validate(model, check):
+        run.signals.received = signal.SIGTERM if run.step == 6 else None
+        return {"top1": 0.5, "loss": 1.0}
+
+    with run_of(trainer(plan()), tmp_path, validate) as run:
+        run.fit()
+    assert run.validated == 6 and checkpoint.load(tmp_path / "last.pt")["validated"] == 6
+
+
 def test_weights_that_overflow_are_not_saved(tmp_path):
     """The loss is of the weights before the update: a last update may spoil them while every loss is finite."""
     job = trainer(plan(num_samples=4))
@@ -342,6 +354,15 @@ def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
     rows = (tmp_path / "bad_steps.csv").read_text().splitlines()
     assert rows == ["step,path,epoch,copy", f"{step + 1},{step}-2.mp4,0,0"]
     assert run.bad_steps.rollbacks == 0
+
+
+def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
+    """Checkpoints come between two lines of the log, here after each epoch of three steps."""
+    job = trainer(plan(log_every=4), wrap=Poisoned)
+    with run_of(job, tmp_path, batches=with_white({1, 3}, [2]), samples_of=samples) as run:
+        run.fit()
+    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "passed over" in line]
+    assert ["step 2, 4;" in line for line in lines] == [True]
 
 
 def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
