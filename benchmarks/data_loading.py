@@ -205,7 +205,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         pairs = make_pairs(files, Path(folder), args)
         tasks = {kind: make_task(list(paths), args) for kind, paths in zip(KINDS, zip(*pairs))}
-        processes = {way: stack.enter_context(fresh_process()) for way in available_ways()}
+        processes = {way: stack.enter_context(fresh_process()) for way in available_ways(args.ways)}
         turns = take_turns(tasks, processes, args.rounds)
         tables = {kind: rates_table(turns, kind) for kind in KINDS}
         if args.stages:
@@ -240,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (default, text) in numbers.items():
         help = f"{text} (default: %(default)s)"
         parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=help)
+    ways = {"nargs": "+", "choices": list(WAYS), "default": list(WAYS), "metavar": "WAY"}
+    parser.add_argument("--ways", **ways, help="these alone, and bare decode")
     parser.add_argument("--stages", action="store_true", help="CPU time by step, too")
     parser.add_argument("--soak", type=positive, metavar="N", help="also read N clips and watch the memory")
     parser.add_argument("--prepared", metavar="FOLDER", help="the --out of video-rs prepare with data.root=--videos")
@@ -286,9 +288,9 @@ def make_task(paths: list[str], args: argparse.Namespace) -> Task:
     return Task(records, args.frames, args.stride, args.size, args.batch, args.workers, window, {}).with_frames()
 
 
-def available_ways() -> list[str]:
-    """Without those whose package is missing."""
-    ways = list(WAYS)
+def available_ways(chosen: list[str]) -> list[str]:
+    """Bare decoding and those chosen, without those whose package is missing."""
+    ways = [way for way in WAYS if way == BARE or way in chosen]
     for package in ("decord", "pytorchvideo"):
         if reason := missing(package):
             lost = [way for way in ways if package in way.lower()]
@@ -356,7 +358,7 @@ def stages_table(
             steps = processes[way].submit(stages, decoder, tasks[kind]).result()
             whole = median(t.ms for t in turns[kind][way])
             columns[f"{kind}, {decoder}"] = {**steps, "transport": whole - sum(steps.values()), "all": whole}
-    steps = next(iter(columns.values()))
+    steps = next(iter(columns.values()), {})
     rows = [[step, *(f"{column[step]:.1f}" for column in columns.values())] for step in steps]
     return table(["step", *columns], rows) + "\n\ndecord converts whole frames to RGB as it decodes."
 

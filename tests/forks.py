@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(
-    script: Path, arguments: Sequence[str], environment: Mapping[str, str], cwd: str | None, timeout: float
+    script: Path, arguments: Sequence[str], environment: Mapping[str, str], cwd: str | Path | None, timeout: float
 ) -> subprocess.CompletedProcess:
     """As ``subprocess.run`` of Python with a script and its arguments does, with its output as text."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        request = {"argv": [str(script), *arguments], "environment": dict(environment), "cwd": cwd or os.getcwd()}
+        request = {"argv": [str(script), *arguments], "environment": dict(environment), "cwd": str(cwd or os.getcwd())}
         connection = _server()
         connection.settimeout(60)
         socket.send_fds(connection, [json.dumps(request).encode()], [out.fileno(), err.fileno()])

@@ -1,6 +1,6 @@
 """What networks cost: against the references' figures, fvcore's counts, the CPU's tensors and sums by hand."""
 
-from __future__ import annotations
+import re
 
 import pytest
 import torch
@@ -108,8 +108,9 @@ def test_whole_networks_cost_what_follows_from_few_blocks(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_models())
-def test_all_whole_networks_cost_what_follows_from_few_blocks(name):
+@pytest.mark.parametrize("name", [name for name in list_models() if not re.search("_(200|270|3.0|400|i...)", name)])
+def test_large_whole_networks_cost_what_follows_from_few_blocks(name):
+    """Not of those between the depths of 152 and 420, nor once more for another size of images."""
     assert cost(name) == measure(on_meta(name))
 
 
