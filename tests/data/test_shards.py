@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -356,6 +357,8 @@ def test_what_is_wrong_with_shards_is_one_line(packed, tmp_path, name, change, m
     with pytest.raises(UserError) as caught:
         load_splits(spoiled(packed, tmp_path, name, change))
     assert all(message in str(caught.value) for message in messages) and "\n" not in str(caught.value), caught.value
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("shard indexes")]
+    assert not left  # though the error still has all that it came through
 
 
 def test_shards_that_are_not_there(packed, tmp_path):

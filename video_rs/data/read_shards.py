@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 from video_rs.data import storage
 from video_rs.data.holdout import source_key
@@ -56,13 +57,15 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
             if twice := next(filter(split_of.__contains__, shards), None):
                 raise UserError(f"data.{split}={value}: {twice} is also in data.{split_of[twice]}")
             split_of |= dict.fromkeys(shards, split)
-            splits[split] = _one_split(value, multi_label, _looked_at(shards, f"data.{split}"))
+            with closing(_looked_at(shards, f"data.{split}")) as indexes:
+                splits[split] = _one_split(value, multi_label, indexes)
         elif storage.is_remote(value):
             raise UserError(f"data.{split}={value}: only shards ({TAR}) are read from there")
     asked = {split for split, value in given.items() if not value}
     if asked and are_shards(root):
         whole = () if _is_pattern(root) else asked
-        found = _splits(root, _looked_at(_listed(root), "data.root"), multi_label, whole)
+        with closing(_looked_at(_listed(root), "data.root")) as indexes:
+            found = _splits(root, indexes, multi_label, whole)
         splits |= {split: part for split, part in found.items() if split in asked}
     return splits
 
@@ -92,7 +95,7 @@ def _listed(root: str) -> list[str]:
     return [f"{root.rstrip('/')}/{name}" for name in sorted(tars)]
 
 
-def _looked_at(shards: Iterable[str], key: str) -> Iterator[ShardIndex]:
+def _looked_at(shards: Iterable[str], key: str) -> Generator[ShardIndex, None, None]:
     """Their indexes, in order, several read at a time."""
     shards = list(shards)
     if len(set(shards)) < len(shards):
@@ -119,10 +122,14 @@ def _looked_at(shards: Iterable[str], key: str) -> Iterator[ShardIndex]:
         yield index
 
 
-def _read(shards: list[str], sizes: Mapping[str, int]) -> Iterator[ShardIndex]:
-    """The indexes in order. One has a thousand objects or more: they are not all read before the first is packed."""
+def _read(shards: list[str], sizes: Mapping[str, int]) -> Generator[ShardIndex, None, None]:
+    """The indexes in order. One has a thousand objects or more: they are not all read before the first is packed.
+
+    To be closed by whoever reads them: it waits for its threads, which must not come to pass in another that is in the
+    midst of something, as where the garbage collector closes it.
+    """
     waiting: deque[Future[ShardIndex]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_AT_ONCE, "shard indexes") as pool:
         try:
             for shard in shards:
                 if len(waiting) == _WINDOW:
