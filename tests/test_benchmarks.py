@@ -87,6 +87,7 @@ def test_data_loading_of_a_prepared_dataset(make_video, tmp_path):
     assert [list(table) for table in rows(result.stdout)] == [ways, ways]
 
 
+@pytest.mark.slow
 def test_prepare(video, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     files = [video, tmp_path / "broken.mp4"]
@@ -100,6 +101,7 @@ def test_prepare(video, tmp_path):
     assert (tmp_path / "prepare.md").read_text().endswith(result.stdout)
 
 
+@pytest.mark.slow
 def test_multiview(video):
     result = benchmark("multiview", "--video", video, "--clips", 2, "--frames", 4, "--size", 48, "--rounds", 1)
     assert result.returncode == 0, result.stderr
@@ -111,6 +113,7 @@ def test_multiview(video):
     assert "pixels of the three ways: identical" in result.stdout
 
 
+@pytest.mark.slow
 def test_multiview_knows_wrong_pixels(video, tmp_path):
     """A clip that is one frame off is seen: every second read is, here."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -144,6 +147,7 @@ def test_checkpointing(tmp_path):
     assert "a checkpoint of" in result.stdout and "write and fsync of as many zeros" in result.stdout
 
 
+@pytest.mark.slow
 def test_pixel_format(video, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     small = ["--clips", 2, "--frames", 4, "--size", 32]
@@ -197,6 +201,7 @@ def test_bad_input_is_one_line(tmp_path, name, arguments, error):
     assert re.fullmatch(f"error: .*{re.escape(error.format(empty=tmp_path))}.*\n", result.stderr)
 
 
+@pytest.mark.slow
 def test_rows_of_missing_packages_are_left_out(video, tmp_path):
     (tmp_path / "decord.py").write_text("raise ImportError('gone')")
     small = ["--clips", 2, "--frames", 4, "--size", 48, "--rounds", 1]

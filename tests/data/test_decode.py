@@ -68,6 +68,7 @@ def test_frames_are_those_of_a_sequential_decode(name, backend, make_video, tmp_
     check(make_video(tmp_path / name, 60, **options), backend, used)
 
 
+@pytest.mark.slow
 def test_recorded_files(assets):
     for path in sorted((assets / "videos").iterdir()):
         if path.name != "corrupted.mp4":

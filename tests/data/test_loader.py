@@ -268,6 +268,7 @@ def imported(paths, **options):
     return eval(done.stdout)
 
 
+@pytest.mark.slow
 def test_what_the_workers_need_is_imported_once(paths):
     assert imported(paths) == {"decord", "torchvision"}
     assert imported(paths, decoder="pyav") == {"torchvision"}
@@ -276,6 +277,7 @@ def test_what_the_workers_need_is_imported_once(paths):
     )  # as if not installed
 
 
+@pytest.mark.slow
 def test_an_iterator_that_is_left_as_it_is_does_not_hold_up_the_exit(paths):
     start = time.monotonic()
     done = script(paths, "print(len(next(batches)['clip']))")

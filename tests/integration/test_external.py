@@ -21,6 +21,7 @@ VIDEO = {**OWN, "model__drop_path": None}
 NETWORKS = [{**IMAGE, "model__name": "timm/test_vit"}, {**VIDEO, "model__name": "pytorchvideo/x3d_xs"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", NETWORKS, ids=lambda settings: settings["model__name"])
 def test_resumed_at_any_step(tiny_config, tmp_path, settings):
     """Dropout, drop path, the learning rate and the statistics of batch norm, to the last bit."""

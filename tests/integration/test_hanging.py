@@ -89,6 +89,7 @@ def test_a_hanging_file_in_validation(tiny_config, run_tool, dataset, hanging_vi
     assert not (tmp_path / "run" / "broken_files.csv").exists()  # that is about training
 
 
+@pytest.mark.slow
 def test_the_limit_of_broken_files(tiny_config, run_tool, dataset, tmp_path):
     bad = sorted(dataset.glob("train/*/*.mp4"))[:6:2]
     for file in bad:

@@ -53,7 +53,7 @@ def undisturbed(tiny_config, tmp_path):
     return checkpoint.load(tmp_path / "undisturbed" / "last.pt")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_interrupted_at_every_step(tiny_config, tmp_path, undisturbed, workers):
     for step in range(1, STEPS):
         path = tiny_config(**RECIPE, out=str(tmp_path / f"interrupted{step}"))
@@ -95,7 +95,10 @@ def wait_for(process, word):
     raise AssertionError("".join(seen))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 75), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow)],
+)
 def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, number, code):
     path = tiny_config(**RECIPE, data__workers=2)
     process = start(path)

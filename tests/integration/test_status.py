@@ -18,6 +18,7 @@ def ask(run_tool, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_from_start_to_end(tiny_config, run_tool, tmp_path):
     folder = tmp_path / "run"
     path = tiny_config(train__epochs=500)
