@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.integration.test_resume import run, start, wait_for
 from video_rs import checkpoint
 from video_rs.data.transforms import normalize
