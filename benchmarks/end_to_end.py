@@ -74,9 +74,9 @@ def report(job: Job, steps: int, rounds: int) -> None:
 
 def batches_of(job: Job, steps: int) -> Iterator[dict]:
     """Micro-batches of the loader, from the first on, behind what its workers have read ahead."""
-    batches = iter(job.loader(0))
-    ahead = 3 * max(1, job._loading()["workers"])
-    return itertools.islice(batches, ahead, ahead + steps * job.trainer.plan.parts)
+    parts, ahead = job.trainer.plan.parts, 3 * max(1, job._loading()["workers"])
+    batches = iter(job.loader(0, num_steps=steps + -(-ahead // parts), phase_ends=()))  # however few the run's own are
+    return itertools.islice(batches, ahead, ahead + steps * parts)
 
 
 def loader(job: Job, steps: int) -> float:

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from video_rs import memory, runtime
 from video_rs.cli.common import Parser, positive, run
 from video_rs.contract import DataContract
+from video_rs.errors import MachineError
 from video_rs.models.cost import macs
 from video_rs.models.layers import Conv
 from video_rs.models.zoo import create_model
@@ -103,12 +104,12 @@ def main(argv: list[str]) -> int:
     runtime.set_up()
     torch.manual_seed(0)
     ways = all_ways(bench, batch, args.compile)
-    rows, rates = compare(bench, ways, batch, args.rounds)
+    rows, product = compare(bench, ways, batch, args.rounds)
     del ways  # and the memory of all these networks
     gc.collect()
     print(environment())
     where = f"{runtime.describe(bench.device)}, {bench.precision}"
-    print(f"{where}; {batch} clips {args.frames} x {args.size}^2 a step; large matrix products {rates[0]:.2f} TFLOP/s")
+    print(f"{where}; {batch} clips {args.frames} x {args.size}^2 a step; large matrix products {product:.2f} TFLOP/s")
     header = ["way", "GFLOP a clip", "forward clips/s", "step clips/s", "step TFLOP/s", "of matmul", "of peak"]
     print(table([*header, "x slow_r50 per GFLOP"], rows), flush=True)
     if len(args.batch) > 1:
@@ -187,8 +188,8 @@ def trainer_step(bench: Bench, batch: int, compiled: bool = False) -> Callable[[
     return lambda: trainer.train_step([data])
 
 
-def compare(bench: Bench, ways: dict[str, Way], batch: int, rounds: int) -> tuple[list[list[str]], list[float]]:
-    """The rows of the table, and the rates of large matrix products in TFLOP/s: the median, and that of each round."""
+def compare(bench: Bench, ways: dict[str, Way], batch: int, rounds: int) -> tuple[list[list[str]], float]:
+    """The rows of the table, and the rate of large matrix products in TFLOP/s."""
     for _, forward, step in ways.values():
         forward(), step()  # kernels are chosen and compiled
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -219,7 +220,7 @@ def compare(bench: Bench, ways: dict[str, Way], batch: int, rounds: int) -> tupl
             f"{rate / product:.2f}",
         ]
         rows.append([name, *cells, f"{rate / peak:.2f}" if peak else "-", beside])
-    return rows, [product, *products]
+    return rows, product
 
 
 def _steps(found: dict[str, list[tuple[float, float]]], name: str) -> Iterable[float]:
@@ -251,12 +252,8 @@ def by_batch(bench: Bench, batch: int) -> list[str]:
         step()
         reset_peak(bench.device)
         seconds = bench.seconds_of(step)
-    except (RuntimeError, MemoryError) as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        return [str(batch), "does not fit", "-"]
-    except Exception as error:  # the trainer's own word for it
-        if getattr(error, "exit_code", 0) != 3:
+    except (MachineError, RuntimeError, MemoryError) as error:
+        if "not enough memory" not in str(error) and not memory.is_out_of_memory(error):  # the former is the trainer's
             raise
         return [str(batch), "does not fit", "-"]
     peak = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else peak_rss_mb()
@@ -273,7 +270,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def stage_rows(bench: Bench, batch: int) -> Iterable[list[str]]:
-    """Stem, stages and head of our network, one after the other."""
+    """Stem and stages of our network, one after the other."""
     model, x = bench.network(bench.model).train(), bench.clips(batch)
     keys = torch.arange(batch, device=bench.device)
 

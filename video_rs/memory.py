@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-_SIGNS = re.compile(  # the last two are XLA's and oneDNN's
-    "can't allocate memory|out of memory|bad_alloc|RESOURCE_EXHAUSTED|could not create a primitive$"
+_SIGNS = re.compile(  # the last ones are cuBLAS's and cuDNN's, XLA's, and oneDNN's
+    "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
+    "attempting to (reserve|allocate)|could not create a primitive$",
+    re.IGNORECASE,
 )
 
 

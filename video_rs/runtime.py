@@ -1,8 +1,7 @@
-"""Where the arithmetic happens: device, precision, threads.
+"""Where the arithmetic happens: which device, in which precision, with how many threads; copies to it, waiting for it.
 
-Everything that knows of a kind of device or of other processes is here, so that the training loop and the evaluation do
-not. A precision is one of ``float64``, ``float32`` (the parameters' type, no autocast), ``bf16`` and ``fp16`` (float32
-parameters under CUDA autocast).
+A precision is one of ``float64``, ``float32`` (the parameters' type, no autocast), ``bf16`` and ``fp16`` (float32
+parameters under autocast).
 """
 
 from __future__ import annotations
@@ -39,13 +38,17 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 on CUDA and TPUs and float32 elsewhere.
+    """``auto`` becomes bf16 on TPUs and on GPUs that compute in it (Ampere and later), and float32 elsewhere.
 
     Raises:
         UserError: bf16 is for CUDA and XLA, fp16 for CUDA only.
     """
     if name == "auto":
-        return "bf16" if device.type == "cuda" or device.type == "xla" and not xla.is_cpu() else "float32"
+        if device.type == "cuda":  # older GPUs have it as well, many times slower than float32
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            has_bf16 = device.type == "xla" and not xla.is_cpu()
+        return "bf16" if has_bf16 else "float32"
     kinds = {"bf16": ("cuda", "xla"), "fp16": ("cuda",)}.get(name)
     if kinds and device.type not in kinds:
         raise UserError(

@@ -173,7 +173,7 @@ class TrainConfig:
     )
     precision: str = setting(
         "auto",
-        "auto: bf16 autocast on CUDA and TPUs, float32 elsewhere",
+        "auto: bf16 autocast on TPUs and on GPUs from Ampere on, float32 elsewhere",
         choices=("auto", "float64", "float32", "bf16", "fp16"),
     )
     compile: bool = setting(False, "torch.compile of the network in training: minutes at the start", free=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -55,6 +56,7 @@ def start(local_rank: int = 0, local_size: int = 1) -> None:
     from torch_xla._internal import pjrt
 
     record_alone()
+    logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)  # it warns of a second call, also at the first
     backends.set_mat_mul_precision("highest")  # float32 means float32; a TPU would round it to bf16
     try:
         if local_size > 1:

@@ -9,6 +9,7 @@ import torch.multiprocessing
 from torch import nn
 
 from video_rs import create_model
+from video_rs.errors import UserError
 from video_rs.models.sync_batch_norm import SyncBatchNorm3d, convert_sync_batch_norm
 
 
@@ -83,3 +84,12 @@ def test_conversion_keeps_the_network(one_thread):
     keys = torch.arange(2)
     model, before = model.train().double(), before.train().double()
     torch.testing.assert_close(model(x.double(), keys), before(x.double(), keys), rtol=1e-9, atol=1e-9)
+
+
+def test_one_value_per_channel_has_no_variance():
+    """It would spoil the running variance for good, and the loss would not show it."""
+    norm = convert_sync_batch_norm(nn.Sequential(nn.BatchNorm2d(3)))
+    with pytest.raises(UserError, match=r"one value per channel \(\[1, 3, 1, 1\]\): raise train.micro_batch"):
+        norm(torch.randn(1, 3, 1, 1))
+    assert norm[0].running_var.isfinite().all()
+    assert norm(torch.randn(1, 3, 1, 2)).shape == (1, 3, 1, 2)

@@ -35,6 +35,7 @@ _MACHINE = {  # what torch says when the machine is at fault, and what to do; it
     "OutOfMemoryError": f"the device is out of memory; {_MEMORY}",
     "MemoryError": f"out of memory; {_MEMORY}",
     "can't allocate memory": f"out of memory; {_MEMORY}",
+    "STATUS_ALLOC_FAILED": f"the device is out of memory; {_MEMORY}",
     "BrokenProcessPool": "a process of several was killed, perhaps for want of memory; use fewer of them",
     "CUDA error": "the GPU or its driver failed (see nvidia-smi and the system log); start again to go on",
 }

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from video_rs import xla
+from video_rs.errors import UserError
 
 
 class _Synced:
@@ -24,10 +25,14 @@ class _Synced:
     local = False  # whether the statistics are of this process's batches only
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, ...]``; every process must call it, with as many channels."""
+        """``[N, C, ...]``; every process must call it, with as many channels. UserError where each has one value."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
+        if x.numel() // x.shape[1] * _processes(x, self.local) == 1:  # which has no variance, of 0 / 0
+            raise UserError(
+                f"batch norm has one value per channel ({list(x.shape)}): raise train.micro_batch or data.train_size"
+            )
         y, mean, var, count = _Normalize.apply(x, self.weight, self.bias, self.eps, self.local)
         if self.track_running_stats:
             with torch.no_grad():

@@ -100,15 +100,15 @@ class Trainer:
     def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
         """One optimizer step; the ``plan.parts`` micro-batches are taken as they are needed.
 
-        When they fail to come, another process is lost, or there is not enough memory (MachineError, which says what
-        would do), the state is as it was before the step.
+        When they fail to come, another process is lost, or there is not enough memory for one (MachineError, which says
+        what would do), the state is as it was before the step.
         """
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.begin()
-        before, batch, is_full = self._buffers.read(), {}, False
+        before, batch, is_full, is_first = self._buffers.read(), {}, False, self._network is None
         runtime.flush(self.device)  # what was left over is no part of the step's graph, or that would be another
         try:
             with self.world.guard(f"step {self.step + 1}"):
@@ -120,6 +120,10 @@ class Trainer:
                     with contextlib.nullcontext() if is_last or alone else self._network.no_sync():
                         self._forward_backward(batch, number)
                     runtime.flush(self.device)
+                if not batch:
+                    raise ValueError("a step needs micro-batches, and none came")
+                if is_first and self._is_xla:  # or too little memory would show in whatever waits next
+                    runtime.synchronize(self.device)
                 if self._is_xla and self.world.size > 1:
                     xla.sum_([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
                 buffers, sums = self._share(self._buffers.read(), self.meter.of_step())
