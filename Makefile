@@ -1,14 +1,16 @@
 # On a fresh machine with Python >= 3.10, git and make:
 #   make train   sets up, makes a dataset of small videos, trains on it, tests and reports
-#   make test    sets up and runs the tests
+#   make test    sets up and runs the fast tests
 VENV ?= .venv
 PYTHON ?= python3
 TEST_JOBS ?= 2
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.video_rs_is_set_up
 VENV_TF ?= .venv-tf
+TESTS_TF ?= tf and not exhaustive
 STAMP_TF := $(VENV_TF)/.video_rs_is_set_up
 VENV_XLA ?= .venv-xla
+TESTS_XLA ?= xla and not exhaustive
 STAMP_XLA := $(VENV_XLA)/.video_rs_is_set_up
 
 define RESULTS
@@ -20,14 +22,16 @@ for run, text in {"motion_rs": "clips of 16 frames", "motion_rs_one_frame": "sin
 endef
 export RESULTS
 
-.PHONY: help setup train train-one-frame test test-tf test-xla lint
+.PHONY: help setup train train-one-frame test test-slow test-tf test-xla test-all lint
 help:
 	@echo "make setup            create $(VENV) and install this package with the tested versions (once)"
 	@echo "make train            set up, make data/motion, train motion_rs and its one-frame twin, test both"
 	@echo "make train-one-frame  the same network on single frames only: it must not learn the motion"
-	@echo "make test             set up and run the tests"
+	@echo "make test             set up and run the fast tests: under five minutes on two cores"
+	@echo "make test-slow        the slow tests: under a quarter of an hour on two cores"
 	@echo "make test-tf          create $(VENV_TF) with TensorFlow and compare whole networks with its own"
 	@echo "make test-xla         create $(VENV_XLA) with torch_xla and train on XLA's CPU device"
+	@echo "make test-all         every test, also the exhaustive ones; over an hour on two cores"
 	@echo "make lint             ruff check and ruff format --check"
 
 setup: $(STAMP)
@@ -56,6 +60,14 @@ train-one-frame: setup
 test: setup
 	$(PY) -m pytest -n $(TEST_JOBS)
 
+test-slow: setup
+	$(PY) -m pytest -n $(TEST_JOBS) -m "slow and not exhaustive"
+
+test-all: setup
+	$(PY) -m pytest -n $(TEST_JOBS) -m "not gpu and not xla and not tf"
+	$(MAKE) --no-print-directory test-xla TESTS_XLA=xla
+	$(MAKE) --no-print-directory test-tf TESTS_TF=tf
+
 # TensorFlow and its Model Garden want other versions than constraints.txt has: an environment of their own.
 $(STAMP_TF): pyproject.toml setup.py tests/tf/requirements.txt
 	@echo "== Setting up $(VENV_TF): TensorFlow, its Model Garden and torch (nine gigabytes, once)"
@@ -64,7 +76,7 @@ $(STAMP_TF): pyproject.toml setup.py tests/tf/requirements.txt
 	@touch $@
 
 test-tf: $(STAMP_TF)
-	$(VENV_TF)/bin/python -m pytest -m tf -W ignore tests/tf
+	$(VENV_TF)/bin/python -m pytest -m "$(TESTS_TF)" -W ignore tests/tf
 
 # torch_xla works with the torch of its own version alone: an environment of its own.
 $(STAMP_XLA): pyproject.toml setup.py tests/xla/requirements.txt
@@ -74,7 +86,7 @@ $(STAMP_XLA): pyproject.toml setup.py tests/xla/requirements.txt
 	@touch $@
 
 test-xla: $(STAMP_XLA)
-	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(VENV_XLA)/bin/python -m pytest -m xla tests/xla
+	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(VENV_XLA)/bin/python -m pytest -m "$(TESTS_XLA)" tests/xla
 
 lint: setup
 	$(PY) -m ruff check .
