@@ -196,7 +196,9 @@ class TrainConfig:
     precise_bn: int = setting(
         0, "training samples to take the statistics of batch norm from, to validate; 0: off", low=0
     )
-    max_bad_steps: int = setting(5, "steps without a finite loss and gradient, then it rolls back", low=1, free=True)
+    max_bad_steps: int = setting(
+        5, "stop when as many of twice as many steps have no finite loss and gradient", low=1, free=True
+    )
     wandb: str = setting("", "project of Weights & Biases that figures go to as well; empty: none", free=True)
     peer_timeout: float = setting(600.0, "seconds a process waits for the others", low=1, free=True)
 

@@ -10,8 +10,7 @@ from video_rs.cli import pages
 from video_rs.cli.job import Job
 from video_rs.models import cost
 from video_rs.models.zoo import create_model
-from video_rs.training.bad_steps import BadSteps, Suspect
-from video_rs.training.ledger import Ledger
+from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.plan import Plan
 from video_rs.training.status import Status
 
@@ -117,12 +116,11 @@ def finished(folder, first_step=0):
 def test_the_last_page(tmp_path):
     told = finished(tmp_path)
     (tmp_path / "best.pt").touch()
-    ledger = Ledger(24)
-    ledger.note([(f"{i:02}.mp4", "cut short") for i in range(12)])
-    bad = BadSteps()
-    bad.note(2, [Suspect("poison.mp4", 0, 0), Suspect("good.mp4", 0, 0)])
-    bad.note(5, [Suspect("poison.mp4", 1, 0)])
-    lines = pages.end_page(told, tmp_path, ledger=ledger, bad_steps=bad, commands=["video-rs test --cfg x.yaml"])
+    incidents = Incidents(24)
+    incidents.note_files([(f"{i:02}.mp4", "cut short") for i in range(12)])
+    incidents.note_step(2, [Suspect("poison.mp4", 0, 0), Suspect("good.mp4", 0, 0)])
+    incidents.note_step(5, [Suspect("poison.mp4", 1, 0)])
+    lines = pages.end_page(told, tmp_path, incidents=incidents, commands=["video-rs test --cfg x.yaml"])
     assert lines[-1] == "next: video-rs test --cfg x.yaml"
     assert sum(".mp4 (1x): cut short" in line for line in lines) == 10  # no more, and a file with all
     assert any(str(tmp_path / "broken_files.csv") in line for line in lines)
@@ -147,6 +145,6 @@ def test_the_last_page_of_a_run_that_was_resumed(tmp_path):
 
 
 def test_nothing_is_said_of_what_there_is_not(tmp_path):
-    lines = pages.end_page(finished(tmp_path), tmp_path, ledger=Ledger(24), bad_steps=BadSteps())
+    lines = pages.end_page(finished(tmp_path), tmp_path, incidents=Incidents(24))
     assert not any(line.startswith(("broken", "bad")) for line in lines)
     assert len(lines) <= 6

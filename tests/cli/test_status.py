@@ -117,11 +117,11 @@ def test_another_container_of_this_name_is_another_machine(alive, tmp_path):
 
 
 def test_a_run_that_failed(alive, tmp_path):
-    change(tmp_path / "run", state="failed", error="the disk is full", broken_files=2, bad_steps=3, rollbacks=1)
+    change(tmp_path / "run", state="failed", error="the disk is full", broken_files=2, bad_steps=3)
     seen = look(tmp_path / "run")
     lines = page(seen)
     assert lines[0].startswith(f"{tmp_path / 'run'}: failed: the disk is full; ") and lines[0].endswith(" ago")
-    assert sum(line.startswith("  warning") for line in lines) == 4  # and there is no checkpoint
+    assert sum(line.startswith("  warning") for line in lines) == 3  # and there is no checkpoint
 
 
 def test_a_run_that_was_moved(alive, tmp_path, capsys):

@@ -55,18 +55,6 @@ def test_resuming_goes_on_where_it_stopped(layout, data):
     assert len(rest) == len(list(rest))
 
 
-@given(layouts(), st.data())
-def test_steps_that_are_left_out_change_no_other(layout, data):
-    samples, batch, micro, world, steps = layout
-    options = {"batch_size": batch, "num_steps": steps, "seed": 3, "micro_batch": micro, "world_size": world}
-    start, skip = data.draw(st.integers(0, steps)), data.draw(st.sets(st.integers(0, steps)))
-    whole, per_step = list(BatchStream(samples, **options)), batch // world // micro
-    rest = BatchStream(samples, **options, start_step=start, skip=skip)
-    taken = [step for step in range(start, steps) if step not in skip]
-    assert list(rest) == [part for step in taken for part in whole[step * per_step : (step + 1) * per_step]]
-    assert len(rest) == len(list(rest))
-
-
 @given(st.integers(1, 30), st.integers(1, 9), st.booleans())
 def test_epochs_follow_each_other_without_loss(samples, batch, balanced):
     steps = 3 * samples

@@ -95,7 +95,7 @@ def test_a_poisoned_file_is_named_at_the_end(tiny_config, tmp_path, capsys, monk
     assert run(tiny_config(train__micro_batch=1, train__epochs=2)) == 0
     saved = checkpoint.load(tmp_path / "run" / "last.pt")
     assert all(value.isfinite().all() for part in ("model", "ema") for value in saved[part].values())
-    assert len(saved["bad_steps"]) == 2 and saved["rollbacks"] == 0  # once an epoch
+    assert len(saved["bad_steps"]) == 2  # once an epoch
     out = capsys.readouterr().out
     [path] = {path for samples in saved["bad_steps"].values() for path, _, _ in samples}
     assert f"{path} (in 2 of them)" in out and "bad_steps.csv" in out

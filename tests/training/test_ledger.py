@@ -9,7 +9,7 @@ from torch import nn
 from tests.training.test_loop import batches, fit, plan, run_of, trainer
 from video_rs import checkpoint
 from video_rs.errors import MachineError, StuckWorker, UserError
-from video_rs.training.ledger import Ledger
+from video_rs.training.incidents import Incidents
 
 
 def rows(folder):
@@ -46,13 +46,13 @@ def failing(error, step, part=0):
     [(10, 0.05, 1), (19, 0.05, 1), (20, 0.05, 1), (40, 0.05, 2), (100, 0.29, 29), (10, 0.0, 0), (3, 1.0, 3)],
 )
 def test_how_many_files_may_be_broken(num_files, max_broken, allowed, tmp_path):
-    ledger = Ledger(num_files, max_broken)
-    ledger.note([(f"{i}.mp4", "empty") for i in range(allowed)] * 2)  # how often does not matter
-    ledger.check(tmp_path, 1)
-    ledger.note([("more.mp4", "empty")])
+    incidents = Incidents(num_files, max_broken)
+    incidents.note_files([(f"{i}.mp4", "empty") for i in range(allowed)] * 2)  # how often does not matter
+    incidents.check_files(tmp_path, 1)
+    incidents.note_files([("more.mp4", "empty")])
     if allowed < num_files:
         with pytest.raises(UserError, match=f"{allowed + 1} of {num_files} .*data.max_broken={max_broken:g}"):
-            ledger.check(tmp_path, 1)
+            incidents.check_files(tmp_path, 1)
 
 
 def test_the_ledger_grows_while_the_run_goes_on(tmp_path):
@@ -90,7 +90,7 @@ def test_the_limit(tmp_path):
     files = {step: [(f"{step}.mp4", "empty")] for step in range(3)}
     undisturbed = fit(trainer(plan()), tmp_path / "undisturbed", batches=with_broken(files))
     with pytest.raises(UserError) as error:
-        fit(trainer(plan()), tmp_path, batches=with_broken(files), ledger=Ledger(20, 0.1))
+        fit(trainer(plan()), tmp_path, batches=with_broken(files), incidents=Incidents(20, 0.1))
     for word in ("3 of 20", "data.max_broken=0.1", "0.mp4: empty", str(tmp_path / "broken_files.csv"), "step 3"):
         assert word in str(error.value)
     assert len(rows(tmp_path)) == 3
@@ -99,8 +99,8 @@ def test_the_limit(tmp_path):
 
     with pytest.raises(UserError, match="3 of 20"):
         nothing = {"batches": lambda plan, start: pytest.fail("it trains on")}
-        fit(trainer(plan()), tmp_path, **nothing, state=saved, ledger=Ledger(20, 0.1))
-    resumed = fit(trainer(plan()), tmp_path, batches=with_broken(files), state=saved, ledger=Ledger(20, 0.15))
+        fit(trainer(plan()), tmp_path, **nothing, state=saved, incidents=Incidents(20, 0.1))
+    resumed = fit(trainer(plan()), tmp_path, batches=with_broken(files), state=saved, incidents=Incidents(20, 0.15))
     assert torch.equal(resumed["head.weight"], undisturbed["head.weight"])
 
 
@@ -157,13 +157,13 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
     del saved["hung"]
     with run_of(trainer(plan()), tmp_path) as run:
         run.load_state_dict(saved)
-    assert run.ledger.hung == []
+    assert run.incidents.hung == []
 
 
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):
     """To start again would be no use: the run says so at once, and what to change."""
     with pytest.raises(UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*step 4 is saved.*max_broken"):
-        fit(trainer(plan()), tmp_path, batches=failing(STUCK, 4), ledger=Ledger(20, 0))
+        fit(trainer(plan()), tmp_path, batches=failing(STUCK, 4), incidents=Incidents(20, 0))
     assert checkpoint.load(tmp_path / "last.pt")["hung"] == ["late.mp4"]
 
 

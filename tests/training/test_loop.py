@@ -17,15 +17,13 @@ from torch import nn
 from video_rs import checkpoint
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
-from video_rs.training.bad_steps import BadSteps, Suspect
 from video_rs.training.ema import EMA
+from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog, duration
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import learning_rate, sgd
 from video_rs.training.plan import Plan
-from video_rs.training.report import StepClock, train_line
-from video_rs.training.status import seconds_left
 from video_rs.training.trainer import Trainer
 
 
@@ -84,26 +82,12 @@ def run_of(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}
             folder=Path(folder),
             log=log,
             identity=identity,
-            loader_from=lambda step, skip: (
-                batch
-                for number, batch in enumerate(batches(job.plan, step), step * job.plan.parts)
-                if number // job.plan.parts not in skip
-            ),
+            loader_from=lambda step: batches(job.plan, step),
             validate=validate,
             **options,
         )
     finally:
         log.close()
-
-
-def test_steps_that_were_passed_over_are_no_speed():
-    clock = StepClock(4)
-    clock.passed_over = 2
-    figures = clock.figures(6, 8)
-    assert figures["clips_per_second"] == 0
-    line = train_line(6, plan(), figures, seconds_left(plan(), 6, figures["clips_per_second"]))
-    assert "0.0 clips/s" in line and "left" not in line
-    assert clock.figures(7, 8)["clips_per_second"] > 0
 
 
 def fit(job, folder, *functions, state=None, **options):
@@ -155,8 +139,8 @@ def test_the_best_is_by_accuracy_then_loss(tmp_path, figures, kept):
     assert checkpoint.load(tmp_path / "best.pt")["step"] == kept
 
 
-def test_weights_that_are_spoilt_take_the_run_back(tmp_path):
-    """As a bit that flips in memory would spoil them: the steps from there are not taken, and the last state is."""
+def test_weights_that_are_not_finite_end_the_run(tmp_path):
+    """As if a bit flipped in memory: all later steps are skipped, and nothing is written after them."""
 
     def spoiling(plan, start):
         for step, batch in enumerate(batches(plan, start), start):
@@ -165,11 +149,11 @@ def test_weights_that_are_spoilt_take_the_run_back(tmp_path):
             yield batch
 
     job = trainer(plan())
-    with run_of(job, tmp_path, batches=spoiling) as run:
-        run.fit()
+    good = tmp_path / "checkpoints" / "step-00000003.pt"
+    with pytest.raises(UserError, match=f"at step 6.*2 of the last 10 steps.*train.init_from={good}, with another out"):
+        fit(job, tmp_path, batches=spoiling)
     saved = checkpoint.load(tmp_path / "last.pt")
-    assert (saved["step"], saved["rollbacks"], saved["skipped"]) == (6, 1, [5, 6])
-    assert torch.isfinite(saved["model"]["head.weight"]).all()
+    assert saved["step"] == 3 and torch.isfinite(saved["model"]["head.weight"]).all()
 
 
 def test_a_signal_in_the_last_validation_comes_too_late(tmp_path):
@@ -188,7 +172,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
     """The loss is of the weights before the update: a last update may spoil them while every loss is finite."""
     job = trainer(plan(num_samples=4))
     job.learning_rate = lambda step: 1e308 if step == 2 else 0.1
-    with pytest.raises(UserError, match="no longer finite"):
+    with pytest.raises(UserError, match="weights are not finite at step 3: .*checkpoints/step-00000002.pt"):
         fit(job, tmp_path)
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
 
@@ -199,7 +183,7 @@ def test_replaced_files_are_counted(tmp_path):
 
     with run_of(trainer(plan(num_steps=3)), tmp_path, batches=with_broken) as run:
         run.fit()
-    assert run.ledger.files == {"a.mp4": ["empty", 3]}
+    assert run.incidents.files == {"a.mp4": ["empty", 3]}
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(1, 40), st.integers(0, 3))
@@ -353,7 +337,6 @@ def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
         assert all(torch.equal(own[name], value) for name, value in other.items())
     rows = (tmp_path / "bad_steps.csv").read_text().splitlines()
     assert rows == ["step,path,epoch,copy", f"{step + 1},{step}-2.mp4,0,0"]
-    assert run.bad_steps.rollbacks == 0
 
 
 def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
@@ -361,7 +344,7 @@ def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
     job = trainer(plan(log_every=4), wrap=Poisoned)
     with run_of(job, tmp_path, batches=with_white({1, 3}, [2]), samples_of=samples) as run:
         run.fit()
-    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "passed over" in line]
+    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "and skipped" in line]
     assert ["step 2, 4;" in line for line in lines] == [True]
 
 
@@ -370,60 +353,60 @@ def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
     job.model.head.weight.register_hook(lambda gradient: gradient * (float("inf") if job.step == 1 else 1))
     with run_of(job, tmp_path, samples_of=samples) as run:
         run.fit()
-    assert run.bad_steps.suspects == {2: samples(1)}
+    assert run.incidents.steps == {2: samples(1)}
     assert torch.isfinite(job.model.head.weight).all()
 
 
-def test_many_bad_steps_take_the_run_back_and_are_skipped(tmp_path):
-    """Two of four: the run goes back to its last checkpoint, passes over what was bad, and comes to its end."""
+def test_many_bad_steps_stop_the_run(tmp_path):
+    """Two of four. The steps between them are as good as ever: the state is saved, and a larger limit continues."""
     steps = plan(num_samples=24, num_steps=6, log_every=1)
-    bad, asked = with_white({2, 3}, [0]), []
-
-    def counted(plan, start):
-        asked.append(start)
-        return bad(plan, start)
-
-    job = trainer(steps, wrap=Poisoned)
-    with run_of(job, tmp_path, batches=counted, samples_of=samples, bad_steps=BadSteps(2)) as run:
-        run.fit()
-    assert asked == [0, 1]  # the first checkpoint is that of the first step
-    assert (run.bad_steps.rollbacks, run.bad_steps.skipped) == (1, {3, 4})
-    assert run.bad_steps.often() == [("2-0.mp4", 1), ("3-0.mp4", 1)]
-    assert checkpoint.load(tmp_path / "last.pt")["skipped"] == [3, 4]
-    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in logged if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    bad = with_white({2, 3}, [0])
+    undisturbed = fit(trainer(steps, wrap=Poisoned), tmp_path / "undisturbed", batches=bad, samples_of=samples)
+    with pytest.raises(UserError) as error:
+        limited = {"samples_of": samples, "incidents": Incidents(max_bad_steps=2)}
+        fit(trainer(steps, wrap=Poisoned), tmp_path, batches=bad, **limited)
+    for text in ("at step 4 (2 of the last 4 steps", "bad_steps.csv", "optim.lr", "step-00000001.pt"):
+        assert text in str(error.value)
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert saved["step"] == 4 and sorted(saved["bad_steps"]) == [3, 4]
+    resumed = fit(trainer(steps, wrap=Poisoned), tmp_path, batches=bad, samples_of=samples, state=saved)
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
 
 
 def test_a_row_of_bad_steps_leaves_the_checkpoints_from_before_it(tmp_path):
     """An epoch is one step here, and two checkpoints are kept: those of the row would drive out all good ones."""
-    asked, bad = [], with_white({4, 5, 6, 7}, [0])
-
-    def counted(plan, start):
-        asked.append(start)
-        return bad(plan, start)
-
-    job = trainer(plan(num_samples=4, num_steps=12, log_every=4), wrap=Poisoned)
-    with run_of(job, tmp_path, batches=counted, samples_of=samples, bad_steps=BadSteps(4), keep=2) as run:
-        run.fit()
-    assert asked == [0, 4]
-    assert (run.step, run.bad_steps.rollbacks, run.bad_steps.skipped) == (12, 1, {5, 6, 7, 8})
+    bad = {"batches": with_white({4, 5, 6, 7}, [0]), "incidents": Incidents(max_bad_steps=4)}
+    with pytest.raises(UserError, match="step-00000004.pt"):
+        fit(trainer(plan(num_samples=4, num_steps=12, log_every=4), wrap=Poisoned), tmp_path, **bad, keep=2)
     kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
-    assert kept == ["step-00000011.pt", "step-00000012.pt"]
+    assert kept == ["step-00000004.pt", "step-00000008.pt"]
 
 
 def test_the_checkpoint_from_before_doubtful_steps_is_kept(tmp_path):
     """Two of three steps are bad, and each good one is saved, of which one is kept: also the one from before them."""
-    asked, bad = [], with_white({3, 4, 6, 7}, [0])
+    bad = {"batches": with_white({3, 4, 6, 7}, [0]), "incidents": Incidents(max_bad_steps=4)}
+    with pytest.raises(UserError, match="step-00000003.pt"):
+        fit(trainer(plan(num_samples=4, num_steps=12, log_every=8), wrap=Poisoned), tmp_path, **bad, keep=1)
+    kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000003.pt", "step-00000008.pt"]
 
-    def counted(plan, start):
-        asked.append(start)
-        return bad(plan, start)
 
-    job = trainer(plan(num_samples=4, num_steps=12, log_every=8), wrap=Poisoned)
-    with run_of(job, tmp_path, batches=counted, samples_of=samples, bad_steps=BadSteps(4), keep=1) as run:
-        run.fit()
-    assert asked == [0, 3]
-    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000012.pt"]
+def test_a_scale_that_fp16_cannot_lower_further_stops_the_run(tmp_path):
+    job = trainer(plan())
+    job.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-11)
+    with pytest.raises(UserError, match="not finite at step 1: .*train.precision=float32; start over"):
+        fit(job, tmp_path)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_run_of_an_earlier_version_that_had_gone_back(tmp_path):
+    """Its state lists steps to leave out. They are skipped as any other bad step: the weights are the same."""
+    bad = with_white({4}, [0])
+    undisturbed = fit(trainer(plan(), wrap=Poisoned), tmp_path, batches=bad, samples_of=samples)
+    saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.pt")
+    old = {**saved, "bad_steps": {5: samples(4)}, "skipped": [5], "rollbacks": 1}
+    resumed = fit(trainer(plan(), wrap=Poisoned), tmp_path / "old", batches=bad, samples_of=samples, state=old)
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
 
 
 def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
@@ -442,12 +425,3 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
         pytest.raises(UserError, match="checkpoints"),
     ):
         run.fit()
-
-
-def test_after_three_returns_it_stops(tmp_path):
-    job = trainer(plan(num_samples=40, num_steps=40, log_every=1), wrap=Poisoned)
-    job.learning_rate = lambda step: 0.1
-    with pytest.raises(UserError, match="after 3 returns.*optim.lr.*steps had a loss or gradient.*bad_steps.csv"):
-        fit(job, tmp_path, batches=with_white(set(range(2, 40)), [0]), samples_of=samples, bad_steps=BadSteps(2))
-    saved = checkpoint.load(tmp_path / "last.pt")
-    assert (saved["step"], saved["rollbacks"]) == (1, 3)

@@ -25,9 +25,8 @@ from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, score
 from video_rs.models.init import init_from
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
-from video_rs.training.bad_steps import ADVICE, BadSteps, Suspect
 from video_rs.training.ema import EMA
-from video_rs.training.ledger import Ledger
+from video_rs.training.incidents import ADVICE, Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.optim import describe_groups
@@ -58,7 +57,7 @@ class Job:
         if config.train.sync_bn or self.device.type == "xla":
             convert_sync_batch_norm(self.model, local=not config.train.sync_bn)
         self.trainer = self._trainer()
-        self.ledger = Ledger(len(self.records["train"]), config.data.max_broken)
+        self.incidents = Incidents(len(self.records["train"]), config.data.max_broken, config.train.max_bad_steps)
         self._val_dataset = build.view_dataset(config, self.records["val"], clips=1, crops=1)
         if saved:
             self._check_data(saved)
@@ -95,16 +94,15 @@ class Job:
             samples_of=self.samples,
             prepare=self._prepared,
             keep=self.config.train.keep_checkpoints,
-            ledger=self.ledger,
-            bad_steps=BadSteps(self.config.train.max_bad_steps),
+            incidents=self.incidents,
         )
         if self._saved:
             run.load_state_dict(self._saved)
             self._saved = None  # its tensors are in the run now
         return run
 
-    def stream(self, start_step: int = 0, skip: frozenset[int] = frozenset(), **changes: Any) -> BatchStream:
-        """Which samples make this process's micro-batches from ``start_step`` on; steps of ``skip`` are left out."""
+    def stream(self, start_step: int = 0, **changes: Any) -> BatchStream:
+        """Return the samples of this process's micro-batches from ``start_step`` on."""
         plan, records = self.trainer.plan, self.records["train"]
         options = {
             "batch_size": plan.batch_size,
@@ -115,20 +113,18 @@ class Job:
             **build.order(self.config, records),
             **changes,
         }
-        return BatchStream(len(records), start_step=start_step, skip=skip, **options)
+        return BatchStream(len(records), start_step=start_step, **options)
 
     @property
     def _finishes_on_host(self) -> bool:
         return self.config.data.augment_on == "host"
 
-    def loader(
-        self, start_step: int, skip: frozenset[int] = frozenset(), *, finished: bool | None = None, **changes: Any
-    ) -> DataLoader:
+    def loader(self, start_step: int, *, finished: bool | None = None, **changes: Any) -> DataLoader:
         """The micro-batches of :meth:`stream`, flipped and augmented if ``finished``; None: if the trainer will not."""
         dataset = build.train_dataset(self.config, self.records["train"])
-        dataset.skip = frozenset(self.ledger.hung)
+        dataset.skip = frozenset(self.incidents.hung)
         dataset.finishes = self._finishes_on_host if finished is None else finished
-        stream = self.stream(start_step, skip, **changes)
+        stream = self.stream(start_step, **changes)
         return clip_loader(dataset, stream, pin_memory=self.device.type == "cuda", **self._loading())
 
     def samples(self, step: int) -> list[Suspect]:

@@ -17,8 +17,7 @@ from video_rs.training.status import MERITS, Status, duration, shown
 
 if TYPE_CHECKING:
     from video_rs.data.records import Records
-    from video_rs.training.bad_steps import BadSteps
-    from video_rs.training.ledger import Ledger
+    from video_rs.training.incidents import Incidents
     from video_rs.training.plan import Plan
 
 WIDTH = 14  # of the column of headings
@@ -88,8 +87,7 @@ def end_page(
     status: Status,
     folder: Path,
     *,
-    ledger: Ledger | None = None,
-    bad_steps: BadSteps | None = None,
+    incidents: Incidents | None = None,
     commands: Sequence[str] = (),
     state: str = "",
 ) -> list[str]:
@@ -97,8 +95,7 @@ def end_page(
 
     Args:
         status: of the run, up to date.
-        ledger: of the files that could not be read.
-        bad_steps: those that were not finite.
+        incidents: files that could not be read and steps that were not finite.
         commands: to call next.
         state: how it ended, if not "complete".
     """
@@ -112,8 +109,8 @@ def end_page(
         ("speed", f"{rate:.1f} clips/s, validations not counted" if rate else ""),
         ("validation", f"{shown(val)} after epoch {val['epoch']:.4g}" if (val := values.get("val")) else ""),
         ("weights", _best(values.get("best"), folder)),
-        *(("broken files", line) for line in _broken(ledger, folder)),
-        *(("bad steps", line) for line in _bad_steps(bad_steps, folder)),
+        *(("broken files", line) for line in _broken(incidents, folder)),
+        *(("bad steps", line) for line in _bad_steps(incidents, folder)),
         ("written", f"{', '.join(name for name in FILES if (folder / name).exists())} in {folder}"),
     ]
     return _aligned(rows) + [f"next: {command}" for command in commands]
@@ -217,25 +214,23 @@ def _best(best: Mapping | None, folder: Path) -> str:
     )
 
 
-def _broken(ledger: Ledger | None, folder: Path) -> list[str]:
-    if ledger is None or not ledger.files:
+def _broken(incidents: Incidents | None, folder: Path) -> list[str]:
+    if incidents is None or not incidents.files:
         return []
-    count = len(ledger.files)
-    files = [f"  {path} ({times}x): {reason}" for path, (reason, times) in sorted(ledger.files.items())[:10]]
+    files = [f"  {path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())[:10]]
     return [
-        f"{count} could not be read and were replaced by others of their class:",
+        f"{len(incidents.files)} could not be read and were replaced by others of their class:",
         *files,
-        f"all of them are in {ledger.path(folder)}",
+        f"all of them are in {folder / 'broken_files.csv'}",
     ]
 
 
-def _bad_steps(bad: BadSteps | None, folder: Path) -> list[str]:
-    if bad is None or not bad.suspects:
+def _bad_steps(incidents: Incidents | None, folder: Path) -> list[str]:
+    if incidents is None or not incidents.steps:
         return []
-    back = f"; {bad.rollbacks} times back to a checkpoint" if bad.rollbacks else ""
-    files = [f"  {path} (in {steps} of them)" for path, steps in bad.often()[:10]]
+    files = [f"  {path} (in {steps} of them)" for path, steps in incidents.files_of_steps()[:10]]
     return [
-        f"{len(bad.suspects)} whose loss or gradient was not finite were passed over{back}; in them were:",
+        f"{len(incidents.steps)} whose loss or gradient was not finite were skipped; in them were:",
         *files,
-        f"all of them are in {bad.path(folder)}",
+        f"all of them are in {folder / 'bad_steps.csv'}",
     ]

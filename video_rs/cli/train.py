@@ -122,8 +122,7 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
         run.fit()
         log.status.end("complete", command("test", *argv))
         if world.is_main:
-            ledgers = {"ledger": run.ledger, "bad_steps": run.bad_steps}
-            for line in end_page(log.status, folder, **ledgers, commands=[command("test", *argv)]):
+            for line in end_page(log.status, folder, incidents=run.incidents, commands=[command("test", *argv)]):
                 log.say(line)
     except Interrupted as stop:
         _report_end(stop, run, log, go_on)

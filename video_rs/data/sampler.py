@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -43,7 +43,6 @@ class BatchStream:
         num_steps: optimizer steps of the whole run.
         seed: of the run.
         start_step: where to go on.
-        skip: steps that are left out.
         micro_batch: samples per device step; 0 takes a rank's whole share at once.
         rank, world_size: of the processes that share the batch; each takes one contiguous run of whole micro-batches.
         labels: ``[num_samples]``; when given, an epoch draws classes evenly, with replacement.
@@ -67,7 +66,6 @@ class BatchStream:
         num_steps: int,
         seed: int,
         start_step: int = 0,
-        skip: Collection[int] = (),
         micro_batch: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -81,7 +79,7 @@ class BatchStream:
             raise UserError("cannot draw batches from an empty dataset")
         share, self.micro_batch = shares(batch_size, micro_batch, world_size)
         self.num_samples, self.batch_size, self.num_steps, self.seed = num_samples, batch_size, num_steps, seed
-        self.start_step, self.skip, self.repeats = start_step, frozenset(skip), repeats
+        self.start_step, self.repeats = start_step, repeats
         self._share = slice(rank * share, (rank + 1) * share)
         self._phase_ends = tuple(phase_ends)
         self._labels = None if labels is None else np.asarray(labels)
@@ -90,13 +88,10 @@ class BatchStream:
 
     def __len__(self) -> int:
         micro_batches = (self._share.stop - self._share.start) // self.micro_batch
-        return len(self._steps()) * micro_batches
-
-    def _steps(self) -> list[int]:
-        return [step for step in range(self.start_step, self.num_steps) if step not in self.skip]
+        return max(0, self.num_steps - self.start_step) * micro_batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for step in self._steps():
+        for step in range(self.start_step, self.num_steps):
             share = self.keys(step)[self._share]
             for first in range(0, len(share), self.micro_batch):
                 yield share[first : first + self.micro_batch]

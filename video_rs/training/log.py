@@ -56,7 +56,10 @@ class RunLog:
         self._folder = folder
         self.status = Status(folder)
         self._text = open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-        self._go_on_from(step, validated)
+        _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
+        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._events: SummaryWriter | None = None
+        self._start = step
         self.bar = tqdm(
             total=num_steps,
             initial=step,
@@ -98,36 +101,15 @@ class RunLog:
         if estimate := self.status.estimate():
             self.say(estimate)
 
-    def rewind(self, step: int, validated: int) -> None:
-        """The run goes back to an earlier ``step``: what was logged beyond it is dropped."""
-        self._close_metrics()
-        self._go_on_from(step, validated)
-        self.status.rewind(step)
-        self.bar.n = step
-        self.bar.refresh()
-
     def close(self) -> None:
         """Flushes and closes everything."""
         self.bar.close()
-        self._close_metrics()
         if self._wandb:
             self._wandb.close()
-        with suppress(OSError):
-            self._text.close()
-
-    def _go_on_from(self, step: int, validated: int) -> None:
-        path = self._folder / "metrics.jsonl"
-        _drop_beyond(path, {"train": step, "val": validated})
-        self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._events: SummaryWriter | None = None
-        self._start = step
-
-    def _close_metrics(self) -> None:
-        with suppress(OSError):
-            self._metrics.close()
-        with suppress(OSError):
-            if self._events:
-                self._events.close()
+        for file in (self._metrics, self._events, self._text):
+            with suppress(OSError):
+                if file:
+                    file.close()
 
 
 class _SilentLog(RunLog):
@@ -139,9 +121,6 @@ class _SilentLog(RunLog):
         """Nothing."""
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def rewind(self, step: int, validated: int) -> None:
         """Nothing."""
 
     def close(self) -> None:

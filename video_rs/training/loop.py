@@ -15,15 +15,13 @@ from typing import Any
 
 from torch import nn
 
-from video_rs import checkpoint
 from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
 from video_rs.runtime import finishes
-from video_rs.training.bad_steps import ADVICE, NOT_FINITE, BadSteps, NotFinite, Suspect
 from video_rs.training.faults import Interrupted, StopSignals
-from video_rs.training.ledger import Ledger
+from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.report import StepClock, train_line, validation_line
-from video_rs.training.saver import Saver
+from video_rs.training.saver import Saver, newest_before
 from video_rs.training.status import seconds_left
 from video_rs.training.trainer import Trainer
 
@@ -38,14 +36,13 @@ class Run:
         folder: gets ``last.pt``, ``best.pt`` and ``checkpoints/``.
         log: of the run; a silent one in all processes but the first.
         identity: what every checkpoint carries besides the state: config, model_args, contract, ...
-        loader_from: micro-batches of this process, from a step on, without the steps (both from 0) of a set.
+        loader_from: returns the micro-batches of this process from a step (from 0) on.
         validate: called with the network to validate and a function to call often, which raises when the run is to
             stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other figures.
         samples_of: the samples of a step's (from 0) global batch, in order.
         prepare: of the network to validate, and the same function, makes the one that is validated and kept.
         keep: how many checkpoints are.
-        ledger: of the files that cannot be read, with the limit of what the run bears.
-        bad_steps: of the steps that were not finite, with the limit of what the run bears.
+        incidents: files that cannot be read and steps that were not finite, with their limits.
 
     Attributes:
         signals: notes those that ask the run to stop, in ``fit`` and wherever else it is entered.
@@ -62,20 +59,19 @@ class Run:
         folder: Path,
         log: RunLog,
         identity: Mapping[str, Any],
-        loader_from: Callable[[int, frozenset[int]], Iterable[dict[str, Any]]],
+        loader_from: Callable[[int], Iterable[dict[str, Any]]],
         validate: Validate,
         samples_of: Callable[[int], Sequence[Suspect]] = lambda step: (),
         prepare: Callable[[nn.Module, Callable[[], None]], nn.Module] = lambda model, check: model,
         keep: int = 3,
-        ledger: Ledger | None = None,
-        bad_steps: BadSteps | None = None,
+        incidents: Incidents | None = None,
     ) -> None:
         self.trainer, self.plan, self.world = trainer, trainer.plan, trainer.world
         self._folder, self._log, self._identity = folder, log, identity
         self._loader_from, self._samples_of = loader_from, samples_of
         self._validation, self._prepare = validate, prepare
         self._saver, self.signals = Saver(folder, keep, log.status.checkpoint), StopSignals()
-        self.ledger, self.bad_steps = ledger or Ledger(), bad_steps or BadSteps()
+        self.incidents = incidents or Incidents()
         self.merit = "map" if trainer.model.contract.multi_label else "top1"  # what the best weights are best in
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
@@ -94,25 +90,22 @@ class Run:
             MachineError: a loader process was killed, the state is saved; another process is lost, the same if the
                 device still answers; a checkpoint cannot be written; or a whole row of validation files hangs.
             PeerFailed: one of these happened in another process.
-            UserError: too many files are broken, the state is saved; or the loss is no longer finite, the last good
-                checkpoint is intact.
+            UserError: too many files are broken, the state is saved; or too many steps or the weights are not finite,
+                the last good checkpoint is intact.
         """
         with self.signals, self._saver:
-            while True:
-                try:
-                    if self.step and self.plan.validates(self.step) and self.validated < self.step:
-                        self._validate()  # the run was stopped before or in this validation
-                    return self._train()
-                except NotFinite:
-                    self._roll_back()
-                except VideoRSError as error:
-                    self._leave(error)
-                    raise
+            try:
+                if self.step and self.plan.validates(self.step) and self.validated < self.step:
+                    self._validate()  # the run was stopped before or in this validation
+                self._train()
+            except VideoRSError as error:
+                self._leave(error)
+                raise
 
     def _train(self) -> None:
         clock, self._saved_at = StepClock(self.step), time.monotonic()
-        self._check_ledger()
-        batches = iter(self._loader_from(self.step, frozenset(step - 1 for step in self.bad_steps.skipped)))
+        self._check_files()
+        batches = iter(self._loader_from(self.step))
         while self.step < self.plan.num_steps:
             self._take_step(batches, clock)
             self._log.bar.update()
@@ -133,16 +126,11 @@ class Run:
 
     def _take_step(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> None:
         self._broken = []
-        if self.step + 1 in self.bad_steps.skipped:
-            self._agree(None)
-            self.trainer.step += 1
-            clock.passed_over += 1
-        else:
-            self.trainer.train_step(self._micro_batches(batches, clock))
+        self.trainer.train_step(self._micro_batches(batches, clock))
         if self._files_broke:
             for broken in self.world.gather(self._broken, "the broken files"):
-                self.ledger.note(broken)
-            self._check_ledger()
+                self.incidents.note_files(broken)
+            self._check_files()
 
     def _micro_batches(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> Iterator[dict[str, Any]]:
         """The micro-batches of a step; each comes once all processes have theirs, for the network may need them all."""
@@ -176,25 +164,25 @@ class Run:
         self._collect_bad_steps()
         hung = error.path if isinstance(error, StuckWorker) else ""
         for path in (paths := [path for path in self.world.gather(hung, "the hanging files") if path]):
-            self.ledger.note_hung(path)
+            self.incidents.note_hung(path)
         if paths or self.step > max(self.saved, 0):
             self._write()
         with self.world.together("the last checkpoint"):  # or a launcher would end the process that writes it
             self._saver.wait()
-        self._check_ledger()  # to start again would be no use
+        self._check_files()  # to start again would be no use
         if self._stop and not isinstance(error, Interrupted):  # somebody may have lost patience with a hanging file
             raise Interrupted(self._stop) from error
 
-    def _check_ledger(self) -> None:
-        if self.ledger.is_over_limit:
+    def _check_files(self) -> None:
+        if self.incidents.too_many_files:
             if self.saved < self.step:
                 self._write()
             with self.world.together("the files of the training split"):
-                self.ledger.check(self._folder, self.step)
+                self.incidents.check_files(self._folder, self.step)
 
     def _validate(self) -> None:
         if self.world.agree([not self.trainer.is_finite()], "the weights to validate")[0]:
-            raise NotFinite
+            self._fail_not_finite()
         self._log.status.validating()
         averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
         model = self._prepare(averaged, self.signals.check)
@@ -225,75 +213,72 @@ class Run:
         self._log.say(line)
         if self._untold:
             steps, self._untold = ", ".join(map(str, self._untold)), []
-            self._log.say(f"not finite and passed over: step {steps}; {self.bad_steps.path(self._folder)}")
-        self._write_ledgers()
-        if self.bad_steps.are_too_many(self.step):
-            raise NotFinite
+            self._log.say(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")
+        self._write_incidents()
+        if len(self.incidents.recent_steps(self.step)) >= self.incidents.max_bad_steps:
+            self._fail_not_finite()
 
     def _collect_bad_steps(self) -> None:
-        """Notes the steps that were not taken since the last time, the same ones in all processes."""
+        """Note the steps that were skipped since the last call, the same ones in all processes."""
         found = self.trainer.meter.bad_steps()
         parts = self.world.gather(found, "the steps that were not finite") if found else []
         self._untold += [step + 1 for step in found]
         for step in found:
             samples = self._samples_of(step)
             positions = [rank * self.plan.share + p for rank, part in enumerate(parts) for p in part[step]]
-            self.bad_steps.note(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
+            self.incidents.note_step(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
 
-    def _roll_back(self) -> None:
-        """Goes on from the last checkpoint before they began, and passes over the steps that were not finite."""
-        failed_at = self.step
-        with self.world.together("the return to the last checkpoint"):
-            self._collect_bad_steps()
-            before = self.bad_steps.roll_back(self.step, self._folder)
-            found = self._saver.back(before) if self.world.is_main else None
-            if self.world.is_main and not found:
-                raise UserError(f"{NOT_FINITE} at step {self.step}, before a checkpoint that is good: {ADVICE}")
-        path = self.world.gather(found and found.path, "the return to the last checkpoint")[0]
-        with self.world.together("the return to the last checkpoint"):
-            state = found.state if found else checkpoint.load_run(path)
-        self.load_state_dict({**state, **self.bad_steps.state_dict()})
-        self._log.rewind(self.step, self.validated)
-        self._log.say(
-            f"loss or weights are not finite at step {failed_at}: back to step {self.step} of {path}, "
-            f"without {len(self.bad_steps.skipped)} steps (return {self.bad_steps.rollbacks})"
-        )
-        self._write()
+    def _fail_not_finite(self) -> None:
+        """Raise UserError, in all processes, naming the newest checkpoint from before the bad steps."""
+        self._collect_bad_steps()
+        bad = self.incidents.recent_steps(self.step)
+        steps = f" ({len(bad)} of the last {2 * self.incidents.max_bad_steps} steps, see {self._folder / BAD_STEPS})"
+        with self.world.together("the last checkpoint"):
+            if self.world.is_main:
+                self._saver.wait()
+                good = newest_before(self._folder, min(bad, default=self.step + 1))
+                start = f"start from the newest good checkpoint, train.init_from={good}" if good else "start over"
+                raise UserError(
+                    f"loss, gradient or weights are not finite at step {self.step}{steps if bad else ''}: {ADVICE}; "
+                    f"{start}, with another out="
+                )
 
     def save(self) -> None:
-        """A checkpoint of this step, if it was taken: a row of bad steps must leave older ones. May raise NotFinite."""
+        """Write a checkpoint, unless this step was skipped: a row of bad steps must leave older ones.
+
+        Raises:
+            UserError: the weights are not finite.
+        """
         self._collect_bad_steps()
-        if self.step in self.bad_steps.suspects and self.step < self.plan.num_steps:
+        if self.step in self.incidents.steps and self.step < self.plan.num_steps:
             return
         if self.world.agree([not self._write()], "the weights to save")[0]:  # one process's own may be spoilt
-            raise NotFinite
+            self._fail_not_finite()
 
     def _write(self) -> bool:
-        """The same without a word to other processes, and whether the weights are finite; others are not written."""
+        """Write a checkpoint without synchronizing; return False, and write nothing, if a weight is not finite."""
         if not self.trainer.is_finite():
             return False
         if self.world.is_main:
-            first = self.bad_steps.first(self.step)
-            self._saver.save({**self._identity, **self.state_dict()}, self.step, first)
+            first_bad = min(self.incidents.recent_steps(self.step), default=self.step + 1)
+            self._saver.save({**self._identity, **self.state_dict()}, self.step, first_bad)
         self.saved, self._saved_at = self.step, time.monotonic()
-        self._write_ledgers()
+        self._write_incidents()
         return True
 
-    def _write_ledgers(self) -> None:
+    def _write_incidents(self) -> None:
         if self.world.is_main:
-            self.ledger.write(self._folder)
-            self.bad_steps.write(self._folder)
-            self._log.status.note(broken_files=len(self.ledger.files), **self.bad_steps.counts())
+            self.incidents.write(self._folder)
+            self._log.status.note(broken_files=len(self.incidents.files), bad_steps=len(self.incidents.steps))
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during a run."""
         own = {"best": self.best, "validated": self.validated}
-        return {**self.trainer.state_dict(), **own, **self.ledger.state_dict(), **self.bad_steps.state_dict()}
+        return {**self.trainer.state_dict(), **own, **self.incidents.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.trainer.load_state_dict(state)
-        self.ledger.load_state_dict(state)
-        self.bad_steps.load_state_dict(state)
+        self.incidents.load_state_dict(state)
         self.saved = self._saver.written = state["step"]
         self.best, self.validated = tuple(state["best"]), state["validated"]

@@ -17,16 +17,15 @@ class StepClock:
 
     Attributes:
         waited: seconds that the steps have waited for data.
-        passed_over: steps that were counted and not taken.
     """
 
     def __init__(self, step: int) -> None:
-        self.waited, self.passed_over, self._started, self._step = 0.0, 0, time.monotonic(), step
+        self.waited, self._started, self._step = 0.0, time.monotonic(), step
 
     def figures(self, step: int, batch_size: int) -> dict[str, float]:
         """Clips a second, and the part of the time that went into waiting for data."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        clips = (step - self._step - self.passed_over) * batch_size
+        clips = (step - self._step) * batch_size
         return {"clips_per_second": clips / elapsed, "data_wait": self.waited / elapsed}
 
 

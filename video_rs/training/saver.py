@@ -89,15 +89,6 @@ class Saver:
 
         self._writing = self._writer.submit(run)
 
-    def back(self, before: float) -> Found | None:
-        """As :func:`newest_valid`, once all is written; what is newer goes."""
-        self.wait()
-        found = newest_valid(self.folder, before)
-        for number, file in _checkpoints(self.folder) if found else ():
-            if number > found.state["step"]:
-                file.unlink()
-        return found
-
     def _write(self, state: Mapping[str, Any], step: int, doubtful: float) -> None:
         path = self.folder / FOLDER / f"step-{step:08d}.pt"
         checkpoint.save(path, state)
@@ -126,23 +117,23 @@ class Found(NamedTuple):
     skipped: list[tuple[Path, str]]
 
 
-def newest_valid(folder: str | Path, before: float = math.inf) -> Found | None:
+def newest_before(folder: Path, step: int) -> Path | None:
+    """Return the newest checkpoint of an earlier step, None where there is none."""
+    return next((path for number, path in _checkpoints(folder) if number < step), None)
+
+
+def newest_valid(folder: str | Path) -> Found | None:
     """The newest checkpoint of a run folder from which the run can go on; None where there is none at all.
 
     Runs of earlier versions have ``last.pt`` alone.
-
-    Args:
-        folder: of the run.
-        before: only those of earlier steps count.
 
     Raises:
         UserError: there are checkpoints, but none can be gone on from.
     """
     folder = Path(folder)
     last, skipped = folder / "last.pt", []
-    numbered = _checkpoints(folder)
-    paths = [path for step, path in numbered if step < before]
-    if last.exists() and not any(last.samefile(path) for _, path in numbered):
+    paths = [path for _, path in _checkpoints(folder)]
+    if last.exists() and not any(last.samefile(path) for path in paths):
         paths.append(last)
     for path in paths:
         try:
@@ -151,8 +142,7 @@ def newest_valid(folder: str | Path, before: float = math.inf) -> Found | None:
                 weights = f"{path} holds weights without a training state"
                 raise UserError(f"{weights}; start from it with train.init_from={path}")
             verify(path)
-            if state["step"] < before:
-                return Found(path, state, skipped)
+            return Found(path, state, skipped)
         except UserError as error:
             skipped.append((path, str(error)))
     if skipped:

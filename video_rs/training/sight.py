@@ -196,9 +196,7 @@ def _warn(sight: Sight, folder: Path, values: dict[str, Any]) -> None:
     if broken:
         sight.warnings.append(f"{broken} files could not be read: {folder / 'broken_files.csv'}")
     if bad := _whole(values, "bad_steps"):
-        sight.warnings.append(f"{bad} steps were not finite and passed over: {folder / 'bad_steps.csv'}")
-    if rollbacks := _whole(values, "rollbacks"):
-        sight.warnings.append(f"went back to a checkpoint {rollbacks} times")
+        sight.warnings.append(f"{bad} steps were not finite and skipped: {folder / 'bad_steps.csv'}")
     if sight.checkpoint is None and (sight.step or 0) > 0:
         sight.warnings.append("there is no checkpoint to go on from")
 

@@ -45,7 +45,7 @@ class Status:
               ``figure`` of the best validation;
             - ``log_seconds``: from one log line to the next; ``validation_seconds``: of the last validation;
             - ``checkpoint``: ``step`` and ``time`` of the newest;
-            - ``broken_files``, ``bad_steps``, ``rollbacks``: counts;
+            - ``broken_files``, ``bad_steps``: counts;
             - ``command``: what goes on with the run when it has stopped, or follows when it is complete; ``cwd``: the
               folder to call it in; ``folder``: of the run.
     """
@@ -83,7 +83,7 @@ class Status:
             **_this_process(),
             **{"processes": processes, "started": time.time(), "first_step": step},
             **{"step": step, "steps": plan.num_steps, "epoch": plan.epoch(step), "batch_size": plan.batch_size},
-            **{"broken_files": 0, "bad_steps": 0, "rollbacks": 0, **counts},
+            **{"broken_files": 0, "bad_steps": 0, **counts},
             **{"command": command, "cwd": os.getcwd(), "folder": str(self.folder.resolve()) if self.folder else ""},
             **kept,
         }
@@ -117,12 +117,6 @@ class Status:
         self._logged = -math.inf  # the next log line has the validation in its interval
         self._set({"step": step, "epoch": epoch, **values})
 
-    def rewind(self, step: int) -> None:
-        """The run has gone back to an earlier step."""
-        if self._plan:
-            self._logged = -math.inf
-            self._set({"step": step, "epoch": self._plan.epoch(step)})
-
     def best(self, step: int, epoch: float, name: str, figure: float) -> None:
         """The best validation so far, whose weights are in ``best.pt``."""
         self._set({"best": {"step": step, "epoch": epoch, "name": name, "figure": figure}})
@@ -132,7 +126,7 @@ class Status:
         self._set({"checkpoint": {"step": step, "time": time.time()}})
 
     def note(self, **counts: int) -> None:
-        """How many ``broken_files``, ``bad_steps`` (not finite) and ``rollbacks`` there were so far."""
+        """How many ``broken_files`` and ``bad_steps`` (not finite) there were so far."""
         if any(self.values.get(name) != count for name, count in counts.items()):
             self._set(counts)
 

@@ -1,0 +1,122 @@
+"""What a run tolerates up to a limit: training files that cannot be read and steps that are not finite."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from video_rs.data.dataset import HUNG
+from video_rs.errors import UserError
+from video_rs.files import atomic_write
+
+ADVICE = "lower optim.lr, raise optim.warmup_epochs, set optim.clip_grad_norm or use train.precision=float32"
+BROKEN_FILES, BAD_STEPS = "broken_files.csv", "bad_steps.csv"
+
+
+class Suspect(NamedTuple):
+    """A sample of a step that was not finite: its file, and the epoch and copy that determine the clip."""
+
+    path: str
+    epoch: int
+    copy: int
+
+
+class Incidents:
+    """Unreadable files and steps that were not finite: part of a run's state, with a csv file of each for people.
+
+    Args:
+        num_files: files of the training split; 0 sets no limit.
+        max_broken: fraction of them that may be unreadable. One file always may be, or a small dataset would have no
+            room, unless this is 0.
+        max_bad_steps: so many bad steps among the last ``2 * max_bad_steps`` are too many. A bad file appears once per
+            epoch; a row of bad steps comes from the weights.
+
+    Attributes:
+        files: ``{path: [reason, times it was replaced]}``, in the order in which they were found.
+        hung: files that hung the decoder; a resumed run does not open them again.
+        steps: for each bad step (from 1) the samples whose loss was not finite, or the whole batch where only the
+            gradient was not.
+    """
+
+    def __init__(self, num_files: int = 0, max_broken: float = 1.0, max_bad_steps: int = 5) -> None:
+        self.num_files, self.max_broken, self.max_bad_steps = num_files, max_broken, max_bad_steps
+        self.files: dict[str, list] = {}
+        self.hung: list[str] = []
+        self.steps: dict[int, list[Suspect]] = {}
+        self._is_written = True
+
+    def note_files(self, broken: Iterable[tuple[str, str]]) -> None:
+        """Count replaced files, given as (path, reason)."""
+        for path, reason in broken:
+            self.files.setdefault(path, [reason, 0])[1] += 1
+            self._is_written = False
+
+    def note_hung(self, path: str) -> None:
+        """Note a file that must not be opened again."""
+        self.files.setdefault(path, [HUNG, 0])
+        self.hung.append(path)
+        self._is_written = False
+
+    def note_step(self, step: int, suspects: Iterable[Suspect]) -> None:
+        """Note a step that was skipped."""
+        self.steps[step] = list(suspects)
+        self._is_written = False
+
+    @property
+    def too_many_files(self) -> bool:
+        """True if more files are unreadable than allowed."""
+        return bool(self.num_files) and len(self.files) > self._allowed
+
+    @property
+    def _allowed(self) -> int:
+        return max(int(self.max_broken > 0), int(self.max_broken * self.num_files + 1e-6))  # 0.29 * 100 is below 29
+
+    def check_files(self, folder: Path, step: int) -> None:
+        """Raise UserError if more files are unreadable than allowed."""
+        if self.too_many_files:
+            path, (reason, _) = next(iter(self.files.items()))
+            raise UserError(
+                f"{len(self.files)} of {self.num_files} training files could not be read, "
+                f"data.max_broken={self.max_broken:g} allows {self._allowed}; the first: {path}: {reason}; all: "
+                f"{folder / BROKEN_FILES}. The state after step {step} is saved: to go on, raise data.max_broken"
+            )
+
+    def recent_steps(self, step: int) -> list[int]:
+        """Return the bad steps among the last ``2 * max_bad_steps`` up to ``step``."""
+        return [bad for bad in sorted(self.steps) if step - 2 * self.max_bad_steps < bad <= step]
+
+    def write(self, folder: Path) -> None:
+        """Write the csv files, if anything is new."""
+        if self._is_written:
+            return
+        files = [[path, *entry] for path, entry in sorted(self.files.items())]
+        steps = [[step, *sample] for step, samples in sorted(self.steps.items()) for sample in samples]
+        _write_csv(folder / BROKEN_FILES, ["path", "reason", "times_replaced"], files)
+        _write_csv(folder / BAD_STEPS, ["step", *Suspect._fields], steps)
+        self._is_written = True
+
+    def files_of_steps(self) -> list[tuple[str, int]]:
+        """Return the files of bad steps, each with its number of bad steps, the most frequent first."""
+        counts = Counter(path for samples in self.steps.values() for path in {sample.path for sample in samples})
+        return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as plain values."""
+        steps = {step: [tuple(sample) for sample in samples] for step, samples in self.steps.items()}
+        return {"broken": self.files, "hung": self.hung, "bad_steps": steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; early checkpoints have only ``broken``."""
+        self.files, self.hung = state["broken"], state.get("hung", [])
+        saved = state.get("bad_steps", {})
+        self.steps = {step: [Suspect(*sample) for sample in samples] for step, samples in saved.items()}
+        self._is_written = not (self.files or self.steps)
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+    if rows:
+        with atomic_write(path, "w") as handle:
+            csv.writer(handle).writerows([header, *rows])
