@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests import corpus
+
 settings.register_profile("video_rs", deadline=None)  # how long an example takes says what else the machine does
 settings.load_profile("video_rs")
 
@@ -35,7 +37,15 @@ def read_numbers(clip_THWC) -> list[int]:
     return [int(n) for n in bits @ (1 << np.arange(GRID * GRID))]
 
 
-def write_video(
+def write_video(path, *args, frames: np.ndarray | None = None, **options) -> Path:
+    """Put the video that `encode_video` makes of the same arguments at `path`; equal ones are encoded once in a run."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = (args, sorted(options.items()), frames)
+    return corpus.copy(lambda file: encode_video(file, *args, frames=frames, **options), path, *parts)
+
+
+def encode_video(
     path,
     num_frames: int = 40,
     height: int = 64,
@@ -48,11 +58,11 @@ def write_video(
     options: dict[str, str] | None = None,
     frames: np.ndarray | None = None,
     rotation: int = 0,
-) -> Path:
+) -> None:
     """Write a real video file; frame i shows the number ``first_number + i``.
 
     Args:
-        path: its suffix chooses the container; missing folders are made.
+        path: its suffix chooses the container.
         gop: frames from one keyframe to the next.
         options: of the encoder; H.264 B-frames are on by default.
         frames: ``[num_frames, height, width, 3]`` uint8, instead of the numbered ones.
@@ -60,8 +70,6 @@ def write_video(
     """
     import av
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if frames is not None:
         num_frames, height, width = frames.shape[:3]
     with av.open(str(path), "w") as container:
@@ -76,7 +84,13 @@ def write_video(
             pixels = number_frame(first_number + i, height, width) if frames is None else frames[i]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         container.mux(stream.encode())
-    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _corpus(tmp_path_factory) -> None:
+    """One folder of encoded videos for all workers of the run."""
+    base = tmp_path_factory.getbasetemp()
+    corpus.set_folder((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "corpus")
 
 
 @pytest.fixture(scope="session")

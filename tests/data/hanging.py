@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 
+from tests import corpus
+
 HEIGHT, WIDTH, FRAMES = 2304, 4096, 15_000
 
 
@@ -19,6 +21,10 @@ def write_hanging_video(path: str | Path) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    return corpus.copy(_encode, path, "hanging")
+
+
+def _encode(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx-vp9", rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -39,4 +45,3 @@ def write_hanging_video(path: str | Path) -> Path:
             packet.stream, packet.time_base = stream, first.time_base
             packet.pts = packet.dts = first.pts + i * step
             container.mux(packet)
-    return path

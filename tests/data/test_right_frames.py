@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.data.videos import AUDIO_ONLY, KINDS, write
+from tests.data.videos import AUDIO_ONLY, KINDS, encode_kind, shared
 from video_rs.contract import FILTERS
 from video_rs.data.decode import BACKENDS, open_video, read_frames
 from video_rs.data.transforms import resize, short_side_size
@@ -26,61 +25,26 @@ RECORDED = sorted(path.name for path in ASSETS.iterdir()) if os.environ.get("VID
 
 # what people have: the fast decoder must not be lost on these
 COMMON = [
-    "h264.mp4",
-    "pyramid.mp4",
-    "strict_pyramid.mkv",
-    "long_gop.mp4",
-    "closed_gop.mp4",
-    "fast_decode.mp4",
-    "hevc_closed_gop.mp4",
-    "full_range.mp4",
-    "bt709.mp4",
-    "rotated_90.mp4",
-    "variable_rate.mp4",
-    "late_start.mp4",
-    "one_frame.mp4",
-    "fragmented.mp4",
-    "vp9.webm",
-    "mpeg4.avi",
-    "with_sound.mp4",
+    *("h264.mp4", "pyramid.mp4", "strict_pyramid.mkv", "long_gop.mp4", "closed_gop.mp4", "fast_decode.mp4"),
+    *("hevc_closed_gop.mp4", "full_range.mp4", "bt709.mp4", "rotated_90.mp4", "variable_rate.mp4", "late_start.mp4"),
+    *("one_frame.mp4", "fragmented.mp4", "vp9.webm", "mpeg4.avi", "with_sound.mp4"),
 ]
 VIDEOS = [name for name in KINDS if name not in (AUDIO_ONLY, "glued.ts")]
-# one of each way that pixels take
-PIXELS = [
-    "h264.mp4",
-    "81x113.mp4",
-    "odd_444.mp4",
-    "rotated_90.mp4",
-    "rotated_180.mp4",
-    "rotated_270.mp4",
-    "rotated_odd.mp4",
+# one of each container, codec, order of frames and way of pixels; `make test-slow` takes all kinds
+FAST = [
+    *("h264.mp4", "pyramid.mp4", "hevc_open_gop.mkv", "variable_rate.mkv", "vp9.webm", "mpeg4_b_frames.avi", "h264.ts"),
+    *("edit_start.mp4", "no_hint_pyramid.mp4", "rotated_odd.mp4", "interlaced.mp4", "new_size.mkv", "two_streams.mp4"),
 ]
-PIXELS += [
-    "full_range.mp4",
-    "h264_10_bit.mp4",
-    "h264_422.mp4",
-    "interlaced.mp4",
-    "new_size.mkv",
-    "vp9.webm",
+# one of each way that pixels take; not new_size.mkv: its first frames alone would prove nothing
+PIXELS = [
+    *("h264.mp4", "81x113.mp4", "odd_444.mp4", "rotated_90.mp4", "rotated_180.mp4", "rotated_270.mp4"),
+    *("rotated_odd.mp4", "full_range.mp4", "h264_10_bit.mp4", "h264_422.mp4", "interlaced.mp4", "vp9.webm"),
     "narrow.mp4",
 ]
+USABLE = [backend for backend in BACKENDS if backend != "decord" or DECORD]
 
-NEW_SIZE = ["new_size.mkv"]  # its first frames alone would prove nothing
 drawn = {"derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 drawn["phases"] = [Phase.generate]  # to shrink what fails is to decode for minutes
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    """Of a name, the file, which is written once, and all its frames."""
-    folder = tmp_path_factory.mktemp("videos")
-
-    @cache
-    def get(name):
-        path = ASSETS / name if name in RECORDED else write(name, folder / name)
-        return path, sequential(path)
-
-    return get
 
 
 def sequential(path):
@@ -120,28 +84,28 @@ def claimed(path, backend, indices, **options):
         raise
 
 
-def each(names, backends=BACKENDS, slow=lambda name, backend: False):
-    """A parametrization over files and backends."""
-    cases = []
-    for name in names:
-        for backend in backends:
-            marks = [pytest.mark.skipif(not DECORD, reason="decord is not installed")] if backend == "decord" else []
-            marks += [pytest.mark.slow] * slow(name, backend)
-            cases.append(pytest.param(name, backend, marks=marks))
-    return pytest.mark.parametrize(("name", "backend"), cases)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in VIDEOS])
+def test_frames_and_crops_are_those_of_a_sequential_decode(name):
+    """Every kind of file by every backend: frames and crops; of some kinds also resized and several crops at once."""
+    path = shared(name)
+    truth = sequential(path)
+    for backend in USABLE:
+        check_frames(path, truth, backend, max_examples=4)
+        check_crops(path, truth, backend)
+        if name in PIXELS:
+            check_resizing(path, truth, backend)
+            check_several_crops(path, truth, backend)
 
 
-@each(VIDEOS, slow=lambda name, backend: backend == "auto" and name not in PIXELS)
-def test_frames_are_those_of_a_sequential_decode(name, backend, videos):
-    check(*videos(name), backend, max_examples=4)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECORDED if name != "corrupted.mp4"])
+def test_recorded_files(name):
+    truth = sequential(ASSETS / name)
+    for backend in USABLE:
+        check_frames(ASSETS / name, truth, backend, max_examples=3)
 
 
-@each([name for name in RECORDED if name != "corrupted.mp4"], slow=lambda name, backend: backend == "auto")
-def test_recorded_files(name, backend, videos):
-    check(*videos(name), backend, max_examples=3)
-
-
-def check(path, truth, backend, max_examples):
+def check_frames(path, truth, backend, max_examples):
     count = len(truth)
     distinct = {frame.numpy().tobytes() for frame in truth}
     assert len(distinct) > count * 0.4  # else other frames could pass for the right ones
@@ -160,14 +124,14 @@ def check(path, truth, backend, max_examples):
         def compare(indices, single):
             for wanted in (indices, [single]):
                 frames = claimed(path, backend, wanted)
-                assert frames is None or torch.equal(frames, truth[wanted]), wanted
+                assert frames is None or torch.equal(frames, truth[wanted]), (path.name, backend, wanted)
             if frames is not None:  # and from a file that was read from before
-                assert torch.equal(video.read(indices), truth[indices]), indices
+                assert torch.equal(video.read(indices), truth[indices]), (path.name, backend, indices)
 
         compare()
     for wanted in ([count - 1], [0], list(range(0, count, max(1, count // 40)))):
         frames = claimed(path, backend, wanted)
-        assert frames is None or torch.equal(frames, truth[wanted]), wanted
+        assert frames is None or torch.equal(frames, truth[wanted]), (path.name, backend, wanted)
 
 
 @st.composite
@@ -191,9 +155,7 @@ def fits(box, height, width):
     return h > 0 and w > 0 and top + h <= height and left + w <= width
 
 
-@each(VIDEOS, slow=lambda name, backend: backend == "auto" or name not in PIXELS)
-def test_a_crop_is_the_whole_frames_crop(name, backend, videos):
-    path, truth = videos(name)
+def check_crops(path, truth, backend):
     height, width = truth.shape[1:3]
 
     @settings(max_examples=8, **drawn)
@@ -202,14 +164,14 @@ def test_a_crop_is_the_whole_frames_crop(name, backend, videos):
         top, left, h, w = box
         wanted = [index, len(truth) - 1]
         frames = claimed(path, backend, wanted, crop=box)
-        assert frames is None or torch.equal(frames, truth[wanted, top : top + h, left : left + w])
+        expected = truth[wanted, top : top + h, left : left + w]
+        assert frames is None or torch.equal(frames, expected), (path.name, backend, wanted, box)
 
     compare()
 
 
-@each([name for name in PIXELS if name not in NEW_SIZE], slow=lambda name, backend: backend == "auto")
-def test_resizing_follows_the_crop(name, backend, videos):
-    path, truth = videos(name)
+def check_resizing(path, truth, backend):
+    """Resizing follows the crop."""
     height, width = truth.shape[1:3]
 
     @settings(max_examples=4, **drawn)
@@ -225,14 +187,13 @@ def test_resizing_follows_the_crop(name, backend, videos):
             ({"short_side": size}, short_side_size(h, w, size)),
         ):
             frames = claimed(path, backend, range(3), crop=lambda *_: box, filter=filter, **options)
-            assert frames is None or torch.equal(frames, resize(crop, *shape, filter)), options
+            expected = resize(crop, *shape, filter)
+            assert frames is None or torch.equal(frames, expected), (path.name, backend, box, options)
 
     compare()
 
 
-@each([name for name in PIXELS if name not in NEW_SIZE], slow=lambda name, backend: backend == "auto")
-def test_several_crops_of_one_decode(name, backend, videos):
-    path, truth = videos(name)
+def check_several_crops(path, truth, backend):
     height, width = truth.shape[1:3]
     box = boxes(height, width).filter(lambda box: fits(box, height, width))
     indices = [5, 0, 5, 17]
@@ -250,53 +211,58 @@ def test_several_crops_of_one_decode(name, backend, videos):
             return
         assert asked == [(height, width)] and (not into or crops is out)
         for crop, (top, left, h, w) in zip(crops, plan, strict=True):
-            assert torch.equal(crop, resize(truth[indices, top : top + h, left : left + w].contiguous(), 24, 24))
+            expected = resize(truth[indices, top : top + h, left : left + w].contiguous(), 24, 24)
+            assert torch.equal(crop, expected), (path.name, backend, plan)
 
     compare()
 
 
-@each(["h264.mp4", "vp8.webm", "one_frame.mp4", "edit_start.mp4"])
-def test_indices_out_of_range(name, backend, videos):
-    path, truth = videos(name)
-    try:
-        video = open_video(path, backend)
-    except MediaError as error:
-        assert backend == "decord" and refuses(error)
-        return
-    with video:
-        for bad in ([len(truth)], [0, len(truth) + 100], [-1], [0, -len(truth)], []):
-            with pytest.raises(IndexError, match=name):
-                video.read(bad)
-            with pytest.raises(IndexError, match=name):
-                video.read_crops(bad, lambda height, width: [(0, 0, 4, 4)], 8)
-        height, width = truth.shape[1:3]
-        for box in ((0, 0, height + 1, 4), (0, width, 4, 1), (-1, 0, 4, 4), (0, 0, 0, 4), (height - 1, 0, 2, 2)):
-            with pytest.raises(IndexError, match=name):
-                video.read([0], crop=box)
-        assert torch.equal(video.read([0]), truth[:1])  # and the file is still good
+@pytest.mark.parametrize("backend", USABLE)
+def test_indices_out_of_range(backend):
+    for name in ("h264.mp4", "vp8.webm", "one_frame.mp4", "edit_start.mp4"):
+        path = shared(name)
+        truth = sequential(path)
+        try:
+            video = open_video(path, backend)
+        except MediaError as error:
+            assert backend == "decord" and refuses(error), name
+            continue
+        with video:
+            for bad in ([len(truth)], [0, len(truth) + 100], [-1], [0, -len(truth)], []):
+                with pytest.raises(IndexError, match=name):
+                    video.read(bad)
+                with pytest.raises(IndexError, match=name):
+                    video.read_crops(bad, lambda height, width: [(0, 0, 4, 4)], 8)
+            height, width = truth.shape[1:3]
+            for box in ((0, 0, height + 1, 4), (0, width, 4, 1), (-1, 0, 4, 4), (0, 0, 0, 4), (height - 1, 0, 2, 2)):
+                with pytest.raises(IndexError, match=name):
+                    video.read([0], crop=box)
+            assert torch.equal(video.read([0]), truth[:1]), name  # and the file is still good
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sound_alone_is_no_video(backend, tmp_path):
+def test_sound_alone_is_no_video(backend):
     with pytest.raises(MediaError, match="no video stream"):
-        open_video(write(AUDIO_ONLY, tmp_path / AUDIO_ONLY), backend)
+        open_video(shared(AUDIO_ONLY), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_glued_pieces_are_taken_for_damage(backend, tmp_path):
+def test_glued_pieces_are_taken_for_damage(backend):
     """As in a recording with gaps, the packets' counters do not go on: what is missing cannot be told."""
     with pytest.raises(MediaError, match="damaged"):
-        open_video(write("glued.ts", tmp_path / "glued.ts"), backend)
+        open_video(shared("glued.ts"), backend)
 
 
 @pytest.mark.skipif(not DECORD, reason="decord is not installed")
-@pytest.mark.parametrize("name", COMMON)
-def test_decord_is_not_given_up_lightly(name, videos):
-    with open_video(videos(name)[0]) as video:
-        assert video.backend == "decord"
+def test_decord_is_not_given_up_lightly():
+    used = {}
+    for name in COMMON:
+        with open_video(shared(name)) as video:
+            used[name] = video.backend
+    assert used == dict.fromkeys(COMMON, "decord")
 
 
 def test_writing_a_video_leaves_the_process_as_it_was(tmp_path):
     before = os.sched_getscheduler(0)
-    write("av1.mkv", tmp_path / "av1.mkv")
+    encode_kind("av1.mkv", tmp_path / "av1.mkv")
     assert os.sched_getscheduler(0) == before

@@ -1,11 +1,13 @@
 """Real files of every kind that decoders stumble on, small, written by FFmpeg's encoders.
 
 ``write(name, path)`` writes the kind `name` of ``KINDS``; the name's suffix is the container's. All pictures differ.
+``shared(name)`` is such a file in the corpus of the run, for tests that only read it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests import corpus
 from tests.data.writers import (
     FRAMES,
     HEIGHT,
@@ -43,12 +46,21 @@ KINDS: dict[str, Callable[[Path], None]] = {}
 def write(name: str, path: Path) -> Path:
     """Write a file of the kind `name` to `path`, whose suffix is the name's."""
     assert path.suffix == Path(name).suffix
+    shutil.copyfile(shared(name), path)
+    return path
+
+
+def shared(name: str) -> Path:
+    """Return the file of the kind `name`, which nobody may change."""
+    return corpus.shared(partial(encode_kind, name), name)
+
+
+def encode_kind(name: str, path: Path) -> None:
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         KINDS[name](path)
     finally:  # SVT-AV1 makes a process of root's a real-time one, and so all that it starts: nothing else then runs
         os.sched_setscheduler(0, *before)
-    return path
 
 
 def kind(name: str, *args, write: Callable[..., None] = encode, **kwargs) -> None:
