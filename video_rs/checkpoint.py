@@ -20,9 +20,7 @@ state of an optimizer stays behind.
 
 from __future__ import annotations
 
-import errno
 import json
-import math
 import os
 import pickle
 import warnings
@@ -35,8 +33,8 @@ import torch
 
 from video_rs import download, memory
 from video_rs.contract import DataContract
-from video_rs.errors import MachineError, UserError
-from video_rs.files import atomic_write
+from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError
+from video_rs.files import atomic_write, json_values
 
 FORMAT = 1
 RUN = {"format": int, "config": dict, "model_args": dict, "contract": dict, "model": dict}
@@ -123,7 +121,7 @@ def _load_torch(path: str | Path, head: bytes) -> dict[str, Any]:
     except Exception as error:  # torch raises a dozen kinds, according to what the bytes happen to look like
         if memory.is_out_of_memory(error):  # the file may be sound: nobody should be told to delete it
             raise MachineError(f"not enough memory to read checkpoint {path}") from None
-        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT):
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:
             raise MachineError(f"checkpoint {path} cannot be read: {error.strerror}; see to its disk") from None
         if not head.startswith((b"PK\x03\x04", b"\x80")):  # as torch.save and pickle.dump begin
             raise UserError(f"{path} is not a checkpoint") from None
@@ -190,18 +188,7 @@ def _public(key: str, value: Any) -> Any:
     """An entry as others may read it: without the token of an address that the run was started from."""
     if key == "config" and isinstance(value.get("train"), Mapping) and value["train"].get("init_from"):
         return {**value, "train": {**value["train"], "init_from": download.shown(value["train"]["init_from"])}}
-    return _plain(value) if key == "figures" else value
-
-
-def _plain(value: Any) -> Any:
-    """Measured numbers as every JSON reader takes them: tensors as lists or numbers, None for what is not finite."""
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json_values(value) if key == "figures" else value
 
 
 def is_run(state: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import video_rs
 from video_rs import launcher, rendezvous, xla
-from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError
+from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError, first_line
 
 _LOST = re.compile(
     "timed out|time-?out|closed by peer|reset by peer|connection refused|broken pipe|nccl|gloo", re.IGNORECASE
@@ -94,7 +94,7 @@ class World:
             is_lost = isinstance(error, dist.DistError) or _LOST.search(str(error))
             if self.size == 1 or not is_lost or type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            reason = f"({_first_line(error)}){self._missing(what)}"
+            reason = f"({first_line(error)}){self._missing(what)}"
             raise PeersLost(
                 f"rank {self.rank} of {self.size} lost the others in {what} {reason}: see what they said last, and "
                 "start again to go on"
@@ -257,7 +257,3 @@ def code_version() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return f"{video_rs.__version__}, torch {torch.__version__}, source {digest.hexdigest()[:12]}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]

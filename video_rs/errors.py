@@ -4,6 +4,30 @@ Raise one of these for whatever a user, a file or a machine can get wrong. The m
 and says what to do. Anything else that is raised is a bug in this package and keeps its traceback.
 """
 
+import errno
+
+PATH_ERRNOS = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
+)
+"""Error numbers of the system for a wrong path: the person can mend it."""
+STORAGE_ERRNOS = frozenset(
+    {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT}
+)
+"""Error numbers of a disk that is full or fails, or of storage that does not answer."""
+LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Error numbers of too many open files and too little memory."""
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """Return the first line of an error's message, or the name of its class where there is none.
+
+    Args:
+        error: of any library; of an ``OSError`` it is the system's reason, without number and file.
+        limit: most characters.
+    """
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return (text or type(error).__name__).splitlines()[0].rstrip(". ")[:limit]
+
 
 class VideoRSError(Exception):
     """Base of the errors that end a command with one line instead of a traceback.
@@ -16,7 +40,7 @@ class VideoRSError(Exception):
     is_told = False
 
 
-class UserError(VideoRSError, ValueError):
+class UserError(VideoRSError):
     """Something the person can mend: a key, a path, a file, a label, a checkpoint, a device."""
 
 

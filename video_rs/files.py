@@ -1,69 +1,59 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all, and numbers so that every JSON reader takes them."""
 
 from __future__ import annotations
 
-import errno
+import math
 import os
-import tempfile
-import threading
-from contextlib import contextmanager
+import secrets
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from video_rs.errors import MachineError, UserError
-
-_READING_UMASK = threading.Lock()
-_NO_FILE_THERE = {
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-}
+from video_rs.errors import PATH_ERRNOS, MachineError, UserError
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb"):
-    """A file that appears under ``path`` only when the block ended well: temporary file, fsync, rename.
+    """Open a file that appears under ``path`` only when the block ends well: temporary file, fsync, rename.
+
+    It has the permissions of any new file, as the process's umask wants them.
 
     Raises:
         UserError: when no file can be at that path.
         MachineError: when the disk refuses (full, read-only); what stood under ``path`` before is intact.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle: IO[Any]
-        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        with tempfile.NamedTemporaryFile(
-            mode, dir=path.parent, prefix=f".{path.name}.", delete=False, **text
-        ) as handle:
-            temporary = Path(handle.name)
+        with open(temporary, mode.replace("w", "x"), **text) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        temporary.chmod(0o666 & ~_umask())  # temporary files are private, results are not
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno in _NO_FILE_THERE:
+        if error.errno in PATH_ERRNOS:
             raise UserError(f"{path} cannot be written: {error.strerror}; give another path") from None
         raise MachineError(
             f"{path} cannot be written: {error.strerror or error}; what was there before is intact. Make room first"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
-def _umask() -> int:
-    with _READING_UMASK:  # which is done by setting it
-        mask = os.umask(0)
-        os.umask(mask)
-    return mask
+def json_values(value: Any) -> Any:
+    """Return plain values for JSON: tensors and arrays as lists or numbers, None for numbers that are not finite."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: json_values(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,8 +7,6 @@ import re
 import traceback
 from collections.abc import Callable, Iterable
 
-import torch
-
 _SIGNS = re.compile(  # the last ones are cuBLAS's and cuDNN's, XLA's, and oneDNN's
     "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
     "attempting to (reserve|allocate)|could not create a primitive$",
@@ -18,7 +16,7 @@ _SIGNS = re.compile(  # the last ones are cuBLAS's and cuDNN's, XLA's, and oneDN
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or torch says that the host or the device has no memory left."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     return isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error)))
 
@@ -34,6 +32,8 @@ def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], object]) ->
 
 
 def _fits(size: int, attempt: Callable[[int], object]) -> bool:
+    import torch
+
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

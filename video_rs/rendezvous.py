@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from video_rs import launcher
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import MachineError, UserError, first_line
 
 
 def meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
@@ -46,9 +46,8 @@ def _connect(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
     except RuntimeError as error:
         if hosting and "in use" in str(error).lower():
             raise UserError(f"port {port} of {host} is in use: set MASTER_PORT to another") from None
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
         raise MachineError(
-            f"rank {rank} of {size} cannot reach {host}:{port} ({reason}): does rank 0 run there?"
+            f"rank {rank} of {size} cannot reach {host}:{port} ({first_line(error)}): does rank 0 run there?"
         ) from error
 
 

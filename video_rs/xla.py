@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import MachineError, UserError, first_line
 
 INSTALL = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9.0', in an environment of its own"
 
@@ -41,7 +41,7 @@ def load() -> ModuleType:
         import torch_xla.core.xla_model
         import torch_xla.runtime
     except ImportError as error:
-        raise UserError(f"torch_xla {own} cannot be imported ({_first_line(error)}): {INSTALL}") from error
+        raise UserError(f"torch_xla {own} cannot be imported ({first_line(error)}): {INSTALL}") from error
     return torch_xla
 
 
@@ -65,7 +65,7 @@ def start(local_rank: int = 0, local_size: int = 1) -> None:
             pjrt.initialize_singleprocess()
     except Exception as error:  # also what asks Google's servers for the shape of the slice
         raise MachineError(
-            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}, and no such device can be used ({_first_line(error)}): see "
+            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}, and no such device can be used ({first_line(error)}): see "
             "whether another process has it; PJRT_DEVICE=CPU is XLA without a TPU"
         ) from error
 
@@ -139,7 +139,3 @@ def peak_memory(device: torch.device) -> float:
     """Most memory used so far on a TPU, GiB."""
     used = load().core.xla_model.get_memory_info(device)
     return used.get("peak_bytes_used", used["bytes_used"]) / 2**30
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -5,6 +5,7 @@ import pytest
 from tests.integration.conftest import tool
 from video_rs.cli.build import build_records
 from video_rs.config import load_config
+from video_rs.errors import UserError
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_bad_input(dataset, tmp_path):
     assert run(dataset).returncode == 0
     for file in (tmp_path / "cache" / "index").iterdir():
         file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="is damaged.*index"):
+    with pytest.raises(UserError, match="is damaged.*index"):
         build_records(load_config("motion_rs.yaml", [f"data.root={dataset}"]))
     assert run(dataset).returncode == 0  # and makes it anew
 

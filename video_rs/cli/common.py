@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import shlex
 import shutil
@@ -12,7 +11,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from video_rs.errors import ConfigError, PeerFailed, UserError, VideoRSError
+from video_rs.errors import (
+    LIMIT_ERRNOS,
+    PATH_ERRNOS,
+    STORAGE_ERRNOS,
+    ConfigError,
+    PeerFailed,
+    UserError,
+    VideoRSError,
+)
+from video_rs.memory import is_out_of_memory
 
 SCRIPTS = {
     "train": "train_net.py",
@@ -28,14 +36,7 @@ SCRIPTS = {
     "convert": "convert_weights.py",
     "make-motion": "make_motion.py",
 }  # the command's name: its script in tools/
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-_PATH = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG}
-_MEMORY = "lower train.micro_batch (test.batch_size, when testing) or data.workers"
-_MACHINE = {  # what torch says when the machine is at fault, and what to do; its own classes would need it imported
-    "OutOfMemoryError": f"the device is out of memory; {_MEMORY}",
-    "MemoryError": f"out of memory; {_MEMORY}",
-    "can't allocate memory": f"out of memory; {_MEMORY}",
-    "STATUS_ALLOC_FAILED": f"the device is out of memory; {_MEMORY}",
+_MACHINE = {  # what torch says when the machine is at fault, and what to do
     "BrokenProcessPool": "a process of several was killed, perhaps for want of memory; use fewer of them",
     "CUDA error": "the GPU or its driver failed (see nvidia-smi and the system log); start again to go on",
 }
@@ -187,10 +188,16 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             sys.stdout.close()
         return 0
     except OSError as error:
-        if error.errno not in _DISK | _PATH:
+        if error.errno in PATH_ERRNOS:
+            code = 2
+        elif error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:
+            code = 3
+        else:
             raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}", 3 if error.errno in _DISK else 2)
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
     except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers", 3)
         advice = next((advice for sign, advice in _MACHINE.items() if sign in f"{type(error).__name__}: {error}"), "")
         if not advice:
             raise

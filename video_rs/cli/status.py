@@ -22,6 +22,7 @@ from typing import Any
 
 from video_rs.cli.common import Parser, command, program, size_text
 from video_rs.errors import UserError
+from video_rs.files import json_values
 from video_rs.training.sight import SIGNS, Sight, is_run, look
 from video_rs.training.status import ENDED, MERITS, duration, shown
 
@@ -140,14 +141,7 @@ def _call(sight: Sight) -> str:
 
 
 def _public(sight: Sight) -> dict[str, Any]:
-    return {key: _finite(value) for key, value in dataclasses.asdict(sight).items()}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no numbers that are not finite; the metrics may."""
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    return None if isinstance(value, float) and value - value != 0 else value
+    return json_values(dataclasses.asdict(sight))
 
 
 def _ago(seconds: float) -> str:

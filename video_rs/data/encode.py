@@ -6,7 +6,6 @@ H.264 that take the most time to decode (x264's "fastdecode": no CABAC, no deblo
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ import av
 import av.filter
 
 from video_rs.data.packets import best_stream, open_container, scan
-from video_rs.errors import MachineError, MediaError, UserError
+from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError, first_line
 from video_rs.files import atomic_write
 
 _FULL_RANGE, _RGB, _UNKNOWN = 2, 0, 2  # a colour range and two colour spaces, as FFmpeg numbers them
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns counter-clockwise
 
 
@@ -131,8 +129,7 @@ def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
 def _unreadable(path: str | Path, error: Exception) -> MediaError:
     if isinstance(error, UnicodeEncodeError):  # FFmpeg takes names as UTF-8
         return MediaError(f"{str(path)!r}: its name is not UTF-8: rename it")
-    lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
-    return MediaError(f"{path}: cannot be decoded ({lines[0]})")
+    return MediaError(f"{path}: cannot be decoded ({first_line(error)})")
 
 
 def _with_beats(frames: Iterator[av.VideoFrame], beat: Callable[[], None]) -> Iterator[av.VideoFrame]:
@@ -164,11 +161,9 @@ def _write(
                 count += 1
             container.mux(stream.encode())
     except (av.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        if getattr(error, "errno", None) in _DISK:
+        if getattr(error, "errno", None) in STORAGE_ERRNOS:
             raise OSError(error.errno, os.strerror(error.errno)) from error  # for `atomic_write`
-        raise MediaError(f"{source}: cannot be encoded ({getattr(error, 'strerror', None) or error})") from error
+        raise MediaError(f"{source}: cannot be encoded ({first_line(error)})") from error
     return count
 
 

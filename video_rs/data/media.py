@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 import av
 
 from video_rs.data.shards import TAR, Blob, File
-from video_rs.errors import MachineError, MediaError, VideoRSError
+from video_rs.errors import LIMIT_ERRNOS, MachineError, MediaError, VideoRSError, first_line
 
 IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
 VIDEO_EXTENSIONS = frozenset(
@@ -70,7 +69,6 @@ def media_errors(path: File, *kinds: type[Exception]) -> Iterator[None]:
     except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
         if isinstance(error, UnicodeEncodeError):  # decoders take names as UTF-8
             raise MediaError(f"{path}: its name is not UTF-8: rename it") from None
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if getattr(error, "errno", None) in LIMIT_ERRNOS:
             raise MachineError(f"{path}: {os.strerror(error.errno)}: lower data.workers, or raise the limit") from error
-        lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()
-        raise MediaError(f"{path}: cannot be decoded ({lines[0]})") from error
+        raise MediaError(f"{path}: cannot be decoded ({first_line(error)})") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from video_rs.evaluation import html_page
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
 from video_rs.evaluation.metrics import TOP_K, ranking
 from video_rs.evaluation.multiview import Scores
-from video_rs.files import atomic_write
+from video_rs.files import atomic_write, json_values
 
 WORST_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112
@@ -109,9 +108,9 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
 def metrics_json(metrics: Mapping[str, Any]) -> str:
     """The metrics as JSON, NaN as null, one row of the confusion matrix a line."""
     if "confusion" not in metrics:
-        return json.dumps(_without_nan(dict(metrics)), indent=2) + "\n"
+        return json.dumps(json_values(metrics), indent=2) + "\n"
     confusion = ",\n".join("    " + json.dumps(row) for row in metrics["confusion"].tolist())
-    rest = _without_nan({key: value for key, value in metrics.items() if key != "confusion"})
+    rest = json_values({key: value for key, value in metrics.items() if key != "confusion"})
     return json.dumps(rest, indent=2)[:-2] + f',\n  "confusion": [\n{confusion}\n  ]\n}}\n'
 
 
@@ -167,14 +166,6 @@ def thumbnail(path: str, decoder: str = "auto") -> bytes | None:
 
 def _encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _views_npz(paths: Sequence[str], scores: Scores) -> bytes | None:

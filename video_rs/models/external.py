@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.contract import DataContract
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import MachineError, UserError, first_line
+from video_rs.memory import is_out_of_memory
 from video_rs.models.layout import DROP_PATH_RULES
 from video_rs.models.resnet_rs import check_input
 
@@ -280,7 +281,7 @@ def downloading(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise MachineError(f"the public weights of {name} could not be downloaded: {first_line(error)}") from error
 
@@ -313,15 +314,6 @@ def of_another_network(model: External, what: str) -> UserError:
         f"the public weights of {model.name} are not of this network ({what}); they were made for another version of "
         f"{package}"
     )
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether torch could not allocate: a RuntimeError too, but not for what was asked."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 @contextlib.contextmanager

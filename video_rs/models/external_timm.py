@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
-from video_rs.errors import UserError
+from video_rs.errors import UserError, first_line
+from video_rs.memory import is_out_of_memory
 from video_rs.models.external import (
     ANOTHER_SIZE,
     PREFIX,
     External,
     NoClasses,
     downloading,
-    first_line,
     fitting,
     known,
-    out_of_memory,
     package,
     refuse,
 )
@@ -137,9 +136,9 @@ def _try(model: TimmNetwork, size: int) -> None:
     try:
         model.eval()(image)
     except (AssertionError, ValueError, RuntimeError) as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
-        reason = "" if not str(error) else f" ({first_line(error)[:100]})"
+        reason = "" if not str(error) else f" ({first_line(error, 100)})"
         raise UserError(
             f"{model.name} cannot take images of {size}x{size}{reason}; its own are of {model.native.train_size}"
         ) from None
@@ -158,6 +157,6 @@ def _build(name: str, timm: Any, arguments: dict[str, Any], contract: DataContra
             raise
         refuse(name, KEYS[argument[1]], arguments[argument[1]], 3 if argument[1] == "in_chans" else "null")
     except (AssertionError, ValueError, RuntimeError) as error:  # sizes that a patch or window does not divide
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
-        raise UserError(f"timm cannot build {name} with {arguments}: {first_line(error)[:200]}") from None
+        raise UserError(f"timm cannot build {name} with {arguments}: {first_line(error)}") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from video_rs import download
-from video_rs.errors import UserError
+from video_rs.errors import UserError, first_line
 
 _EXTRA = "pip install 'video-rs[tf]'"
 _PART = re.compile(r"\.(?:index|data-\d+-of-\d+)$")
@@ -131,5 +131,4 @@ def _one_line(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{what} is damaged, or something else: {reason}") from None
+        raise UserError(f"{what} is damaged, or something else: {first_line(error)}") from None

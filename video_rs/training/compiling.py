@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from video_rs.errors import MachineError
+from video_rs.errors import MachineError, first_line
 
 
 def compiled(network: nn.Module) -> nn.Module:
@@ -21,8 +21,7 @@ def compiled(network: nn.Module) -> nn.Module:
 def explain(error: BaseException) -> None:
     """Raises MachineError where an error is one of the compiler, not of what it has compiled."""
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise MachineError(
-            f"torch.compile failed ({type(error).__name__}: {reason}): train with train.compile=false, or mend the "
-            "compiler"
+            f"torch.compile failed ({type(error).__name__}: {first_line(error)}): train with train.compile=false, or "
+            "mend the compiler"
         ) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs import memory, runtime
-from video_rs.errors import MachineError
+from video_rs.errors import MachineError, first_line
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "fp16": 5e-3, "bf16": 2e-2}
 """Of each precision, the relative error in the Euclidean norm that is borne: that of right kernels is 3e-7 in float32,
@@ -39,9 +39,8 @@ def check_convolutions(model: nn.Module, precision: str) -> None:
         except RuntimeError as error:
             if memory.is_out_of_memory(error):
                 raise
-            reason = next(iter(str(error).splitlines()), "")
             raise MachineError(
-                f"{_what(kind, layer, precision)} fails ({reason}): {_advice(layer, precision)}"
+                f"{_what(kind, layer, precision)} fails ({first_line(error)}): {_advice(layer, precision)}"
             ) from error
         for part, error in zip(PARTS, errors, strict=True):
             if not error <= TOLERANCE[precision]:  # nor is nan

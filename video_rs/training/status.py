@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from video_rs.errors import VideoRSError
-from video_rs.files import atomic_write
+from video_rs.files import atomic_write, json_values
 from video_rs.training.plan import Plan
 
 FILE = "status.json"
@@ -187,7 +187,7 @@ class Status:
             self._written = time.monotonic()
             try:
                 with atomic_write(self.folder / FILE, "w") as handle:
-                    handle.write(json.dumps(_finite(self.values), indent=1) + "\n")
+                    handle.write(json.dumps(json_values(self.values), indent=1) + "\n")
             except VideoRSError:
                 pass
 
@@ -292,13 +292,6 @@ def start_of(pid: int) -> int | None:
     except PermissionError:
         pass
     return 0
-
-
-def _finite(value: Any) -> Any:
-    """As every JSON reader takes it: None for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_number(value: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from video_rs.errors import UserError
+from video_rs.errors import UserError, first_line
 from video_rs.files import atomic_write
 
 ID_FILE = "wandb_id"
@@ -53,7 +53,7 @@ class WandbLog:
             self._run.define_metric("*", step_metric="step")
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
             raise UserError(
-                f"Weights & Biases: {_first_line(error)}: call `wandb login`, or set WANDB_MODE=offline, or leave "
+                f"Weights & Biases: {first_line(error)}: call `wandb login`, or set WANDB_MODE=offline, or leave "
                 "train.wandb empty"
             ) from None
         except Exception as error:  # no network, no disk, a service of theirs that is down: see above
@@ -83,7 +83,7 @@ class WandbLog:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        self._say(f"Weights & Biases failed ({_first_line(error)}); the run goes on without it")
+        self._say(f"Weights & Biases failed ({first_line(error)}); the run goes on without it")
 
 
 def _id(folder: Path) -> str:
@@ -92,7 +92,3 @@ def _id(folder: Path) -> str:
         with atomic_write(path, "w") as handle:
             handle.write(secrets.token_hex(4) + "\n")
     return path.read_text(encoding="utf-8").strip()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
