@@ -1,4 +1,7 @@
-"""``tools/convert_weights.py``: what it finds out, writes and refuses. Dicts stand in for the files of TensorFlow."""
+"""``tools/convert_weights.py`` and ``tools/convert_tensorflow.py``: what they find out, write and refuse.
+
+Dicts stand in for the files of TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ import torch
 from tests.conftest import same
 from tests.models.test_convert_tensorflow import EMA as AVERAGE
 from tests.models.test_convert_tensorflow import network, to_garden, to_keras, to_tpu, trained
+from tools import convert_tensorflow
 from video_rs import checkpoint
 from video_rs.cli import convert
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
-from video_rs.models import tensorflow_files
 from video_rs.models.convert import to_timm
 from video_rs.models.init import init_from
 from video_rs.models.presets import PRESETS
@@ -35,21 +38,14 @@ TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Variables(dict):
-    """As ``read_checkpoint`` gives them."""
-
-    prefix = Path("ckpt-1")
-
-
 @pytest.fixture
 def file_holds(monkeypatch):
     """Lets every TensorFlow file hold some variables."""
 
     def hold(variables, prefix="ckpt-1"):
-        variables = Variables(variables)
-        variables.prefix = Path(prefix)
+        monkeypatch.setattr(convert_tensorflow, "find_checkpoint", lambda path: Path(prefix))
         for reader in ("read_checkpoint", "read_h5"):
-            monkeypatch.setattr(tensorflow_files, reader, lambda path: variables)
+            monkeypatch.setattr(convert_tensorflow, reader, lambda path: variables)
 
     return hold
 
@@ -62,10 +58,16 @@ def save_run(path, model, **entries):
     return str(path)
 
 
+def convert_with(arguments: list[str]) -> int:
+    """The script of TensorFlow for its weights, the command for all others."""
+    script = convert_tensorflow if {"garden", "tpu", "keras"} & {*arguments} else convert
+    return script.main(arguments)
+
+
 def refused(*arguments: object) -> str:
     """The one line that the command ends with."""
     with pytest.raises(UserError) as error:
-        convert.main([*map(str, arguments)])
+        convert_with([*map(str, arguments)])
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -78,7 +80,7 @@ def test_the_gardens_weights_tell_their_network(tmp_path, capsys, file_holds, na
     model = network(name)
     file_holds(trained(to_garden(model)))
     out = tmp_path / "out.safetensors"
-    assert convert.main(["--from", "garden", "ckpt-1", "--out", str(out)]) == 0
+    assert convert_with(["--from", "garden", "ckpt-1", "--out", str(out)]) == 0
     state = checkpoint.load_run(out)
     assert state["model_args"] == {"name": name, "num_classes": 5, "in_channels": 3, "width": 0.125}
     assert DataContract.from_dict(state["contract"]) == PRESETS[name].contract and same(
@@ -100,7 +102,7 @@ def test_exports_hold_their_averages_as_variables(tmp_path, capsys, file_holds):
     cases = {"best_ckpt-9": ([], raw), "average_weights-9": ([], raw), "ckpt-9": (["--no-averages"], raw)}
     for prefix, (options, expected) in {**cases, "model.ckpt-9": ([], model)}.items():
         file_holds(saved, prefix)
-        convert.main(["--from", "garden", prefix, "--out", str(tmp_path / "out.pt"), *options])
+        convert_with(["--from", "garden", prefix, "--out", str(tmp_path / "out.pt"), *options])
         assert same(checkpoint.load_run(tmp_path / "out.pt")["model"], expected.state_dict())
         assert (f"{prefix} holds them in place of the variables" in capsys.readouterr().out) == ("_" in prefix)
 
@@ -108,7 +110,7 @@ def test_exports_hold_their_averages_as_variables(tmp_path, capsys, file_holds):
 def test_a_resolution_is_named(tmp_path, file_holds):
     file_holds(to_garden(network("garden_resnet_rs_101")))
     name, out = "garden_resnet_rs_101_i160", tmp_path / "out.pt"
-    convert.main(["--from", "garden", "ckpt-1", "--model", name, "--out", str(out)])
+    convert_with(["--from", "garden", "ckpt-1", "--model", name, "--out", str(out)])
     state = checkpoint.load_run(out)
     assert state["model_args"]["name"] == name and state["contract"]["test_size"] == 160
 
@@ -117,7 +119,7 @@ def test_a_resolution_is_named(tmp_path, file_holds):
 def test_tpu_and_keras(tmp_path, file_holds, source, to_theirs):
     model = network("resnet_rs_101")
     file_holds(to_theirs(model))
-    convert.main(["--from", source, "weights", "--out", str(tmp_path / "out.pt")])
+    convert_with(["--from", source, "weights", "--out", str(tmp_path / "out.pt")])
     state = checkpoint.load_run(tmp_path / "out.pt")
     assert state["model_args"]["name"] == "resnet_rs_101" and same(state["model"], model.state_dict())
     assert DataContract.from_dict(state["contract"]) == PRESETS["resnet_rs_101"].contract
@@ -131,7 +133,7 @@ def test_another_network_is_one_line(tmp_path, file_holds):
         return refused("--from", source, "ckpt-1", "--model", name, "--out", out)
 
     assert (
-        "ckpt-1 holds a network of depth 50 (blocks 3, 4, 6, 3) for images; garden_resnet_rs_101 is of depth 101"
+        "ckpt-1: it holds a network of depth 50 (blocks 3, 4, 6, 3) for images; garden_resnet_rs_101 is of depth 101"
         in (model("garden_resnet_rs_101"))
     )
     assert "garden_resnet3d_rs_50 is of depth 50 for videos" in model("garden_resnet3d_rs_50")
@@ -159,7 +161,7 @@ def test_what_is_left_over_or_missing_is_named_and_nothing_written(tmp_path, fil
     assert refused("--from", "tpu", "ckpt-1", "--out", out).endswith("conv2d_77/kernel")
     file_holds({name: value for name, value in variables.items() if "dense" not in name})
     message = refused("--from", "tpu", "ckpt-1", "--out", out)
-    assert message == "ckpt-1 does not fit resnet_rs_26: 2 weights are missing: head.weight, head.bias"
+    assert message == "ckpt-1: does not fit resnet_rs_26: 2 weights are missing: head.weight, head.bias"
     file_holds({name.removesuffix(AVERAGE): value for name, value in variables.items()})
     assert "no moving average" in refused("--from", "tpu", "ckpt-1", "--out", out)
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"] and out.read_text() == "before"
@@ -180,7 +182,7 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     extra = {"ema": averaged.state_dict(), "optimizer": {"lr": 1.0}, "figures": {"top1": 0.5}}
     run = save_run(tmp_path / "best.pt", model, **extra)
     out = tmp_path / "best.safetensors"
-    convert.main(["--from", "video_rs", run, "--out", str(out)])
+    convert_with(["--from", "video_rs", run, "--out", str(out)])
     said = capsys.readouterr().out
     assert (
         "moving averages: all tensors are those of the run" in said and "ignored: 2 entries: model, optimizer" in said
@@ -195,7 +197,7 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     bare = ["--from", "video_rs", tmp_path / "bare.pt", "--out", tmp_path / "o.pt"]
     assert "do not tell of which network: give --model" in refused(*bare)
     assert "does not fit resnet3d_rs_26: " in refused(*bare, "--model", "resnet3d_rs_26")
-    convert.main([*map(str, bare), "--model", "resnet_rs_26"])
+    convert_with([*map(str, bare), "--model", "resnet_rs_26"])
     assert same(checkpoint.load_run(tmp_path / "o.pt")["model"], model.state_dict())
 
 
@@ -203,14 +205,13 @@ def test_timms_files(tmp_path):
     model = network("resnet_rs_50")
     torch.save({f"module.{name}": value for name, value in to_timm(model.state_dict()).items()}, tmp_path / "timm.pth")
     out = tmp_path / "o.pt"
-    convert.main(["--from", "timm", str(tmp_path / "timm.pth"), "--out", str(out)])
+    convert_with(["--from", "timm", str(tmp_path / "timm.pth"), "--out", str(out)])
     state = checkpoint.load_run(out)
     assert state["model_args"]["name"] == "resnet_rs_50" and same(state["model"], model.state_dict())
     assert DataContract.from_dict(state["contract"]) == PRESETS["resnet_rs_50"].contract
-    assert "has timm's names: give --from timm" in (
-        refused("--from", "video_rs", tmp_path / "timm.pth", "--model", "resnet_rs_50", "--out", tmp_path / "p.pt")
-    )
-    assert "this package's names: give --from video_rs" in refused("--from", "timm", out, "--out", tmp_path / "p.pt")
+    convert_with([str(tmp_path / "timm.pth"), "--out", str(tmp_path / "told.pt")])  # whose names these are is found out
+    convert_with([str(tmp_path / "told.pt"), "--out", str(tmp_path / "again.safetensors")])
+    assert same(checkpoint.load_run(tmp_path / "again.safetensors")["model"], model.state_dict())
     lacking = to_timm(model.state_dict())
     del lacking["layer1.0.conv1.weight"]  # by which timm's names are known
     torch.save(lacking, tmp_path / "lacking.pth")
@@ -237,7 +238,7 @@ def test_timm_loads_what_goes_to_it(tmp_path, capsys, name):
     args.pop("contract", None)
     checkpoint.save(tmp_path / "run.pt", checkpoint.of_weights(args, model.contract, model.state_dict()))
     out = tmp_path / "timm.safetensors"
-    convert.main(["--from", "video_rs", "--to", "timm", str(tmp_path / "run.pt"), "--out", str(out)])
+    convert_with(["--from", "video_rs", "--to", "timm", str(tmp_path / "run.pt"), "--out", str(out)])
     call = capsys.readouterr().out.rpartition("next: ")[2].removesuffix(" in Python\n")
     theirs = eval(call, {"timm": timm}).state_dict()
     own = model.network.state_dict() if "/" in name else to_timm(model.state_dict())
@@ -249,7 +250,7 @@ def test_another_packages_run(tmp_path, capsys):
     contract = DataContract(4, 2, train_size=32, short_side=32, test_size=32)
     model = create_model("pytorchvideo/mvit_base_16x4", num_classes=3, contract=contract)
     run = save_run(tmp_path / "run.pt", model, model_args={"name": model.name, "num_classes": 3})
-    convert.main(["--from", "video_rs", run, "--out", str(tmp_path / "o.safetensors")])
+    convert_with(["--from", "video_rs", run, "--out", str(tmp_path / "o.safetensors")])
     assert f"-> {model.name}, 3 classes" in capsys.readouterr().out
     assert same(checkpoint.load_run(tmp_path / "o.safetensors")["model"], model.state_dict())
     message = refused("--from", "video_rs", "--to", "timm", run, "--out", tmp_path / "o.pth")
@@ -265,7 +266,7 @@ def test_what_a_checkpoint_asks_for_is_not_done(tmp_path):
 def said_of(capsys, tmp_path, source: str, path: object, *options: str) -> tuple[str, dict]:
     """What the command prints of a file, and the checkpoint."""
     out = tmp_path / "said.pt"
-    assert convert.main(["--from", source, str(path), "--out", str(out), *options]) == 0
+    assert convert_with(["--from", source, str(path), "--out", str(out), *options]) == 0
     return capsys.readouterr().out, checkpoint.load_run(out)
 
 
@@ -365,11 +366,9 @@ def test_frozen_variables_are_named(tmp_path, capsys, file_holds):
     assert ", none of 2 that training changes: backbone/layer_with_weights-3/" in out
 
 
-def test_what_timm_does_not_have(tmp_path, file_holds):
+def test_what_timm_does_not_have(tmp_path):
     out = tmp_path / "o.pth"
-    file_holds(to_garden(network("garden_resnet_rs_50")))
-    assert "it has no garden_resnet_rs_50" in refused("--from", "garden", "--to", "timm", "ckpt-1", "--out", out)
-    for name in ("resnet3d_rs_50", "resnet_rs_26", "resnet_rs_50"):
+    for name in ("garden_resnet_rs_50", "resnet3d_rs_50", "resnet_rs_26", "resnet_rs_50"):
         run = save_run(tmp_path / "run.pt", network(name), name=name)
         message = refused("--from", "video_rs", "--to", "timm", run, "--out", out)
         assert f"it has no {name} of width 0.125" in message
@@ -378,11 +377,19 @@ def test_what_timm_does_not_have(tmp_path, file_holds):
 
 def test_arguments(tmp_path):
     run = save_run(tmp_path / "run.pt", network("resnet_rs_26"))
-    assert "--out ends in .pt, .pth or .safetensors" in refused("--from", "video_rs", run, "--out", tmp_path / "o.bin")
+    assert "--out: it must end in .pt, .pth or .safetensors" in refused(
+        "--from", "video_rs", run, "--out", tmp_path / "o.bin"
+    )
     assert "is the file to convert" in refused("--from", "video_rs", run, "--out", run)
     assert "give the FILE of weights" in refused("--from", "timm", "--out", tmp_path / "o.pt")
-    assert "give the FILE of weights" in refused("--from", "keras", "--model", "resnet_rs_50", "--out", "o.pt")
-    assert "--no-averages is for" in refused("--from", "video_rs", run, "--no-averages", "--out", tmp_path / "o.pt")
+    assert "give the FILE of weights" in refused("--from", "video_rs", "--out", "o.pt")
+    assert "--no-averages is for" in refused("--from", "keras", "a.h5", "--no-averages", "--out", tmp_path / "o.pt")
+    (tmp_path / "model.ckpt-1.index").touch()
+    for path in ("resnet.h5", tmp_path, tmp_path / "model.ckpt-1", tmp_path / "model.ckpt-1.data-00000-of-00001"):
+        with pytest.raises(UserError, match="weights of TensorFlow or Keras; convert them with tools/convert_tensorfl"):
+            convert.main([str(path), "--out", str(tmp_path / "o.pt")])
+    with pytest.raises(UserError, match="^a: weights of TensorFlow"):
+        convert.main(["--from", "keras", "a", "--out", str(tmp_path / "o.pt")])
     for source in ("garden", "tpu"):
         message = refused("--from", source, "https://host/a.tar.gz?token=1", "--out", tmp_path / "o.pt")
         assert message.startswith("https://host/a.tar.gz is an address, and") and "token" not in message

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from video_rs.models.convert import from_garden
+from tools.convert_tensorflow import from_garden
 from video_rs.models.layout import GARDEN_2D, GARDEN_3D, Layout
 from video_rs.models.resnet_rs import ResNetRS
 

@@ -19,7 +19,7 @@ def test_a_network_of_what_was_read(tmp_path):
     contract = dataclasses.replace(model.contract, class_names=("a", "b"), num_frames=8)
     model_args = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
     checkpoint.save(tmp_path / "a.pt", checkpoint.of_weights(model_args, contract, model.state_dict()))
-    weights = sources.read(tmp_path / "a.pt", "video_rs")
+    weights = sources.read(tmp_path / "a.pt")
     twin = video_rs.create_model(**weights.model_args, contract=weights.contract)
     twin.load_state_dict(weights.state)
     assert twin.contract == contract
@@ -31,10 +31,9 @@ def test_a_network_of_what_was_read(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a.pt", "keros"), "video_rs, timm, tpu, keras, garden, not of 'keros'"),
-        ((None, "garden"), "give the file"),
-        ((None, "timm"), "give the file"),
-        (("gone.pt", "timm"), "gone.pt does not exist"),
+        ((None,), "give the file"),
+        ((None, "garden_resnet_rs_50"), "those of resnet_rs_"),
+        (("gone.pt",), "gone.pt does not exist"),
     ],
 )
 def test_misuse_is_one_line(arguments, message):

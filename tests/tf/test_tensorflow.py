@@ -1,7 +1,7 @@
 """Whole networks in TensorFlow's own implementations against ours, by way of their files: ``make test-tf``.
 
-Each network is made in TensorFlow with random weights, written as its own tools write it, and converted by the public
-command. Then the logits and the output of every stage must agree, at even and at odd sizes, which are padded otherwise.
+Each network is made in TensorFlow with random weights, written as its own tools write it, and converted by the
+script. Then the logits and the output of every stage must agree, at even and at odd sizes, which are padded otherwise.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from tools import convert_tensorflow
 from video_rs import checkpoint
-from video_rs.cli.main import dispatch
 from video_rs.errors import UserError
-from video_rs.models.tensorflow_files import import_tensorflow
 from video_rs.models.zoo import create_model
 
 pytestmark = pytest.mark.tf
@@ -50,7 +49,7 @@ def tf(request):
     """The module. Where these tests were asked for by their marker, its absence is a failure."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tf.compat.v1.layers need it
     try:
-        tensorflow = import_tensorflow()
+        tensorflow = convert_tensorflow.import_tensorflow()
         import tf_keras  # noqa: F401
     except (UserError, ImportError) as error:
         missing = pytest.fail if request.config.option.markexpr == "tf" else pytest.skip
@@ -253,7 +252,7 @@ def tpu_network(tf, x, training, *, blocks, width: int) -> dict:
 
 def converted(case: Case, out: Path, *options: str) -> dict:
     """What the command writes."""
-    assert dispatch(["convert", "--from", case.source, str(case.path), "--out", str(out), *options]) == 0
+    assert convert_tensorflow.main(["--from", case.source, str(case.path), "--out", str(out), *options]) == 0
     state = checkpoint.load_run(out)
     out.unlink()
     return state

@@ -20,7 +20,7 @@ COMMANDS = {
     "index": "look at all videos of a dataset once, so that clips open faster",
     "models": "list the networks, or print one stage by stage",
     "inflate": "turn 2D weights into a 3D checkpoint",
-    "convert": "turn weights of timm, TensorFlow or Keras into a checkpoint, or ours into timm's",
+    "convert": "turn weights of timm, or bare ones, into a checkpoint, or a checkpoint into timm's",
     "make-motion": "make the embedded dataset",
 }
 

@@ -1,4 +1,4 @@
-"""The names of weights: this package's, timm's, TensorFlow's, and what wrappers put before them.
+"""The names of weights: this package's, timm's, and what wrappers put before them.
 
 Each conversion returns all the weights of a network, or fails with one line that names what is missing or left over.
 """
@@ -11,12 +11,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from video_rs.errors import UserError
-from video_rs.models.convert_tensorflow import from_garden, from_keras, from_tpu
 from video_rs.models.external import PREFIX
 from video_rs.models.layout import RESNET_RS_2D
 from video_rs.models.state_dict import State, complete, skeleton
-
-__all__ = ["from_garden", "from_keras", "from_timm", "from_tpu", "looks_like_timm", "ours", "strip_prefixes", "to_timm"]
 
 PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
 """What DistributedDataParallel, torch.compile, trainers and our own wrapper of others put before every name."""

@@ -23,7 +23,7 @@ from video_rs.models.inflate import InflationReport, match
 from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D, Differences, Layout
 from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.state_dict import blocks_of, channels_of, few, width_of
+from video_rs.models.state_dict import blocks_of, channels_of, few, sizes_of, width_of
 
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
 """The fields of a layout by which networks have parts of their own, and what is in the names of the weights there."""
@@ -52,6 +52,7 @@ class Source:
         weights: with the names of their file, without what wrappers put before them.
         contract: what they expect to see, as their file says; None when it does not.
         model_args: the arguments of ``create_model`` for their network; None when unknown.
+        record: what their checkpoint says of its run: its config and the entries of ``checkpoint.RECORD``.
         entry: what they are called in their file; "" where it holds nothing else.
         ignored: the file's other entries.
     """
@@ -59,6 +60,7 @@ class Source:
     weights: dict[str, Tensor]
     contract: DataContract | None = None
     model_args: dict[str, Any] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
     entry: str = ""
     ignored: tuple[str, ...] = ()
 
@@ -117,6 +119,8 @@ def source_of(saved: Mapping[str, Any], path: str) -> Source:
     source = Source(strip_prefixes(weights), entry=entry, ignored=ignored)
     if is_run:
         source.contract, source.model_args = DataContract.from_dict(saved["contract"], path), saved["model_args"]
+        source.record = {key: saved[key] for key in ("config", *checkpoint.RECORD) if key in saved}
+        source.ignored = tuple(key for key in ignored if key not in checkpoint.TRAVELS and saved[key] is not None)
         if source.name not in PRESETS and not is_external(source.name):
             raise UserError(f"{path} holds {source.name}, a network unknown to this version of video_rs: upgrade it")
     return source
@@ -130,14 +134,11 @@ def sizes(source: Source) -> dict[str, Any]:
     """
     _check_family(source)
     blocks_of(source.state)
-    try:
-        classes = source.state["head.weight"].shape[0]
-        pixels = source.state["stem.conv1.conv.weight"]
-    except KeyError as error:
-        raise UserError(f"the weights lack {error.args[0]}: they are not those of a ResNet-RS") from None
-    width = (source.model_args or {}).get("width")
-    width = width if isinstance(width, (int, float)) else width_of(source.state)
-    return {"num_classes": classes, "in_channels": pixels.shape[1], "width": width}
+    for name in ("head.weight", "stem.conv1.conv.weight"):
+        if name not in source.state:
+            raise UserError(f"the weights lack {name}: they are not those of a ResNet-RS")
+    sizes, width = sizes_of(source.state), (source.model_args or {}).get("width")
+    return sizes | {"width": width} if isinstance(width, (int, float)) else sizes
 
 
 def _entry(saved: Mapping[str, Any]) -> str:
@@ -277,8 +278,13 @@ def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Diffe
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # timm's go on with ".<which weights>"
     if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, this one {model.name}")
+    return prefixed(source.weights, model), {}
+
+
+def prefixed(weights: State, model: nn.Module) -> dict[str, Tensor]:
+    """Return weights whose prefixes were stripped with those that the network's own names have."""
     first, bare = (next(iter(names), "") for names in (model.state_dict(), strip_prefixes(model.state_dict())))
-    return {first.removesuffix(bare) + key: value for key, value in source.weights.items()}, {}
+    return {first.removesuffix(bare) + key: value for key, value in weights.items()}
 
 
 def _unexplained(names: list[str], apart: set[str], others: State) -> list[str]:
@@ -387,8 +393,7 @@ def _check_public(model: ResNetRS) -> None:
     depths = ", ".join(map(str, TIMM_DEPTHS))
     raise UserError(
         f"there are no public weights of this network; timm has those of resnet_rs_* and resnet3d_rs_* of depths "
-        f"{depths} at width 1. Start from a file instead, such as one that `video-rs convert` wrote of a TensorFlow "
-        "checkpoint"
+        f"{depths} at width 1. Start from a file instead, such as one that tools/convert_tensorflow.py wrote"
     )
 
 

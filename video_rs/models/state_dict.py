@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +62,17 @@ def width_of(state: State) -> float:
     return nearest
 
 
-def skeleton(state: State, layout: Layout) -> ResNetRS:
-    """The network that the sizes in ``state`` speak of, on the meta device: names and shapes without memory."""
+def sizes_of(state: State) -> dict[str, Any]:
+    """Return the arguments of ``create_model`` that make a network as wide, and for as many classes and channels."""
     pixels, head = state.get("stem.conv1.conv.weight"), state.get("head.weight")
     channels, classes = 3 if pixels is None else pixels.shape[1], 1 if head is None else head.shape[0]
+    return {"num_classes": classes, "in_channels": channels, "width": width_of(state)}
+
+
+def skeleton(state: State, layout: Layout) -> ResNetRS:
+    """Return the network that weights of these sizes are of, on the meta device: names and shapes without memory."""
     with torch.device("meta"):
-        return ResNetRS(layout, blocks_of(state), classes, in_channels=channels, width=width_of(state))
+        return ResNetRS(layout, blocks_of(state), **sizes_of(state))
 
 
 def complete(state: State, model: nn.Module, *, shapes: bool = True) -> dict[str, Tensor]:
