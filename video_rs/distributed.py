@@ -79,6 +79,16 @@ class World:
             dist.all_gather_object(values, value, group=self._host)
         return values
 
+    def gather_on_main(self, value: Any, what: str) -> list[Any]:
+        """Return the values of all ranks, by rank, on rank 0, and an empty list on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        self._arrive(what)
+        with self.guard(what):
+            dist.gather_object(value, values, group=self._host)
+        return values or []
+
     def sum_(self, tensor: Tensor, what: str) -> None:
         """Makes a tensor the sum of all processes' tensors."""
         if self.size > 1:

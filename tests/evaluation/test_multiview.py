@@ -1,4 +1,7 @@
+import contextlib
 import dataclasses
+import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import torch
 from torch import nn
 
 from video_rs.contract import DataContract
+from video_rs.distributed import World
 from video_rs.evaluation.multiview import score
 
 CLASSES, FRAMES, SIZE = 3, 2, 4
@@ -29,11 +33,19 @@ class Net(nn.Module):
 
 
 class Loader(list):
-    """Items as a view loader gives them, in any order."""
+    """Items as a view loader gives them, in any order; by default those of the whole dataset."""
+
+    length = None
 
     @property
     def dataset(self):
-        return self
+        return range(len(self) if self.length is None else self.length)
+
+    def only(self, indices, length=None):
+        """The loader of one rank."""
+        part = Loader(self[i] for i in indices)
+        part.length = len(self.dataset) if length is None else length
+        return part
 
 
 @pytest.fixture
@@ -132,3 +144,53 @@ def test_several_classes_are_the_mean_sigmoid_of_the_views(net):
     assert scores.labels.astype(int).tolist() == [[0, 1, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
     with pytest.raises(ValueError, match="item 4 twice"):
         score(net, Loader([*items[:4], items[4], items[4]]), device=CPU)
+
+
+class Rank(World):
+    """One of two ranks, run one after the other. Rank 0 receives what rank 1 sent."""
+
+    def __init__(self, rank, received=()):
+        super().__init__(rank=rank, size=2)
+        self.received, self.sent = received, None
+
+    @contextlib.contextmanager
+    def together(self, what, patient=False):
+        yield
+
+    def gather_on_main(self, value, what):
+        self.sent = pickle.dumps(value)
+        return [value, *map(pickle.loads, self.received)] if self.is_main else []
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_only_rank_0_holds_the_scores_of_all_videos(net, multi_label):
+    items = make_items(7)
+    items[3] |= {"views": None, "error": "gone"}
+    if multi_label:
+        net.contract = dataclasses.replace(net.contract, multi_label=True)
+        for item in items:
+            item["label"] = torch.nn.functional.one_hot(torch.tensor(item["label"]), CLASSES)
+    one = score(net, items, device=CPU, keep_views=True)
+    other, main = Rank(1), Rank(0)
+    assert score(net, items.only(range(1, 7, 2)), device=CPU, keep_views=True, world=other) is None
+    main.received = [other.sent]
+    two = score(net, items.only(range(0, 7, 2)), device=CPU, keep_views=True, world=main)
+    for name in ("probs", "labels", "scored", "views"):
+        np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
+    assert two.errors == one.errors == [(3, "gone")]
+    with pytest.raises(ValueError, match="item 1 twice"):
+        score(net, items.only(range(7)), device=CPU, world=main)
+
+
+def test_memory_of_the_other_ranks_does_not_grow_with_the_dataset(net):
+    """A dataset of a million videos: its scores would be 24 MB, those of two videos are a few hundred bytes."""
+    rank = Rank(1)
+    items = make_items(2).only(range(2), length=10**6)
+    score(net, items.only(range(1)), device=CPU, world=rank)  # imports
+    tracemalloc.start()
+    try:
+        score(net, items, device=CPU, keep_views=True, world=rank)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000 and len(rank.sent) < 10_000

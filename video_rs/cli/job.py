@@ -22,7 +22,7 @@ from video_rs.distributed import World
 from video_rs.download import shown
 from video_rs.errors import UserError
 from video_rs.evaluation.metrics import summarize, summarize_multi_label
-from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, score
+from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.models.init import init_from
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 from video_rs.training.ema import EMA
@@ -153,13 +153,17 @@ class Job:
             progress=lambda _: check(),
             world=self.world,
         )
+        figures = None
         with self.world.together("the validation"):
-            if not scores.scored.any():
-                reason = next(
-                    (reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1]
-                )
-                advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
-                raise UserError(f"no validation sample can be scored, {reason}{advice}")
+            if scores is not None:
+                figures = self._figures(model, scores, say)
+        return self.world.gather(figures, "the validation")[0]
+
+    def _figures(self, model: torch.nn.Module, scores: Scores, say: Callable[[str], None]) -> dict[str, float]:
+        if not scores.scored.any():
+            reason = next((reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1])
+            advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
+            raise UserError(f"no validation sample can be scored, {reason}{advice}")
         if scores.errors:
             index, reason = scores.errors[0]
             first = f"{self.records['val'].path(index)}: {reason}"

@@ -34,9 +34,10 @@ def main(argv: list[str]) -> int:
 
 
 def test(config: Config) -> dict[str, Any]:
-    """Score ``test.split`` with the checkpoint, print the figures, write the report; returns the metrics.
+    """Score ``test.split`` with the checkpoint, print the metrics and write the report. Return the metrics.
 
-    Alone, or as one of several processes, which have a part of the videos each; the first one prints and writes.
+    Alone, or as one of several processes, which have a part of the videos each; the first one prints and writes; the
+    others return nothing.
 
     Raises:
         UserError: the checkpoint is not of this config or these classes, or no video can be scored.
@@ -113,14 +114,14 @@ def _test(config: Config, world: World) -> dict[str, Any]:
         progress=counter(len(loader), "testing", "videos") if world.is_main else None,
         world=world,
     )
+    if scores is None:
+        return {}
     if not scores.scored.any():
         index, reason = scores.errors[0]
         raise UserError(f"none of the {len(records)} videos can be scored; the first, {records.path(index)}: {reason}")
     metrics = (summarize_multi_label if records.multi_label else summarize)(
         scores.probs, scores.labels, scores.scored, names
     )
-    if not world.is_main:
-        return metrics
     report = write_report(
         folder,
         [records.path(i) for i in range(len(records))],

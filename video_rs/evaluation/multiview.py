@@ -7,6 +7,7 @@ the TF Model Garden's configs of 3D ResNet-RS).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ def score(
     keep_views: bool = False,
     progress: Callable[[int], Any] | None = None,
     world: World | None = None,
-) -> Scores:
+) -> Scores | None:
     """Score every video once.
 
     Args:
@@ -96,129 +97,97 @@ def score(
         views_per_forward: views in one forward pass. Views of several videos share one, and the views of one video may
             be spread over several, so memory depends on this number alone.
         keep_views: also return the probabilities of every view.
-        progress: called with 1 after each video that was read, e.g. ``tqdm.update``.
+        progress: called with 1 after each video that was read, e.g. the ``update`` of a progress bar.
         world: the processes that have a part of the videos each, in loaders of the same dataset. They wait for each
             other as long as videos are read, however slow one's disk is.
 
     Returns:
-        Scores in the order of the dataset, in all processes.
+        Scores in the order of the dataset on rank 0, which alone holds all of them; None on the other ranks.
     """
     world = world or World()
+    rows: list[_Row] = []
 
-    def advance() -> None:
-        world.alive()
-        if progress is not None:
-            progress(1)
+    def readable() -> Iterator[tuple[_Row, Tensor]]:
+        for item in view_loader:
+            label = torch.as_tensor(item["label"]).clone().numpy()  # or a worker's tensor stays
+            rows.append(_Row(int(item["index"]), label, item["error"], np.zeros(model.num_classes)))
+            if item["views"] is not None:
+                yield rows[-1], item["views"]
+            world.alive()
+            if progress is not None:
+                progress(1)
 
     with world.together("the evaluation", patient=True):
-        part = _score(model, view_loader, device, precision, views_per_forward, keep_views, advance)
-        if world.size > 1 and part[1].views is not None:  # the largest by far: only the own ones travel
-            part[1].views = part[1].views[part[0]]
-    return _merged(world.gather(part, "the evaluation"))
+        was_training = model.training
+        model.eval()
+        try:
+            for batch, owners in _batches(readable(), views_per_forward):
+                if device.type == "xla":  # which would compile the network again for the last, smaller group
+                    batch = torch.cat([batch, batch[:1].expand(views_per_forward - len(batch), *batch.shape[1:])])
+                probs_of_views = view_probs(model, batch, device=device, precision=precision)[: len(owners)]
+                for row, probs in zip(owners, probs_of_views.numpy()):
+                    row.add(probs, keep_views)
+        finally:
+            model.train(was_training)
+    parts = world.gather_on_main(rows, "the evaluation")
+    return _merged(parts, len(view_loader.dataset), model) if world.is_main else None
 
 
-def _score(
-    model: nn.Module,
-    view_loader: Iterable[dict[str, Any]],
-    device: torch.device,
-    precision: str,
-    views_per_forward: int,
-    keep_views: bool,
-    advance: Callable[[], None],
-) -> tuple[np.ndarray, Scores]:
-    """Which videos were in the loader, bool ``[N]``, and their scores."""
-    num_videos = len(view_loader.dataset)
-    several = model.contract.multi_label
-    labels = np.zeros((num_videos, model.num_classes), bool) if several else np.full(num_videos, -1, dtype=np.int64)
-    errors: list[tuple[int, str]] = []
-    noted = np.zeros(num_videos, bool)
-    sums = np.zeros((num_videos, model.num_classes))
-    views: list[list[np.ndarray]] = [[] for _ in range(num_videos)]
-    seen = np.zeros(num_videos, dtype=np.int64)
-    was_training = model.training
-    model.eval()
-    try:
-        for batch, owners in _batches(_readable(view_loader, noted, labels, errors, advance), views_per_forward):
-            if device.type == "xla":  # which would compile the network again for the last, smaller group
-                batch = torch.cat([batch, batch[:1].expand(views_per_forward - len(batch), *batch.shape[1:])])
-            probs_of_views = view_probs(model, batch, device=device, precision=precision)[: len(owners)]
-            for owner, probs in zip(owners, probs_of_views, strict=True):
-                sums[owner] += probs.numpy()
-                seen[owner] += 1
-                if keep_views:
-                    views[owner].append(probs.numpy().astype(np.float16))
-    finally:
-        model.train(was_training)
+@dataclass
+class _Row:
+    """The scores of one video, as its rank sends them to rank 0. ``probs`` are summed over the views."""
 
-    finite = np.isfinite(sums).all(axis=1)
-    errors += [(int(i), OUTPUT_NOT_FINITE) for i in np.flatnonzero(~finite)]
-    scored = finite & (seen > 0)
-    means = np.where(scored[:, None], sums, 0.0) / np.maximum(seen, 1)[:, None]
-    kept = _stack(views) if keep_views else None
-    return noted, Scores(means.astype(np.float32), labels, scored, kept, errors)
+    index: int
+    label: np.ndarray
+    error: str | None
+    probs: np.ndarray
+    num_views: int = 0
+    views: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, probs: np.ndarray, keep: bool) -> None:
+        self.probs += probs
+        self.num_views += 1
+        if keep:
+            self.views.append(probs.astype(np.float16))
 
 
-def _merged(parts: Sequence[tuple[np.ndarray, Scores]]) -> Scores:
-    """The scores of all videos, each of which was in one part; of several parts each has the views of its own alone."""
-    if len(parts) == 1:
-        return parts[0][1]
-    whole, views = parts[0][1], [(noted, part.views) for noted, part in parts if part.views is not None]
-    taken = parts[0][0].copy()
-    for noted, part in parts[1:]:
-        if (taken & noted).any():
-            raise ValueError(f"two processes scored item {np.flatnonzero(taken & noted)[0]}")
-        taken |= noted
-        for own, other in ((whole.probs, part.probs), (whole.labels, part.labels), (whole.scored, part.scored)):
-            own[noted] = other[noted]
-        whole.errors += part.errors
-    if views:
-        whole.views = np.zeros((len(taken), *views[0][1].shape[1:]), np.float16)
-        for noted, values in views:
-            whole.views[noted] = values
-    whole.errors.sort()
-    return whole
-
-
-def _readable(
-    items: Iterable[dict],
-    noted: np.ndarray,
-    labels: np.ndarray,
-    errors: list[tuple[int, str]],
-    advance: Callable[[], None],
-) -> Iterator[dict]:
-    """Note the labels and errors of all items, and pass on those that have views."""
-    for item in items:
-        index, label = item["index"], item["label"]
-        if noted[index]:
-            raise ValueError(f"the loader delivered item {index} twice")
-        noted[index] = True
+def _merged(parts: Sequence[Sequence[_Row]], num_videos: int, model: nn.Module) -> Scores:
+    """Put the rows of all ranks into the order of the dataset."""
+    shape = (num_videos, model.num_classes)
+    labels = np.zeros(shape, bool) if model.contract.multi_label else np.full(num_videos, -1, np.int64)
+    scores = Scores(np.zeros(shape, np.float32), labels, np.zeros(num_videos, bool))
+    delivered = np.zeros(num_videos, bool)
+    for row in itertools.chain.from_iterable(parts):
+        if delivered[row.index]:
+            raise ValueError(f"the loaders delivered item {row.index} twice")
+        delivered[row.index] = True
         if labels.ndim == 2:  # the network may have more classes than the data
-            labels[index, : len(label)] = label.numpy() > 0
+            labels[row.index, : len(row.label)] = row.label > 0
         else:
-            labels[index] = label
-        if item["views"] is None:
-            errors.append((int(index), item["error"]))
+            labels[row.index] = row.label
+        scores.scored[row.index] = row.num_views > 0 and np.isfinite(row.probs).all()
+        if scores.scored[row.index]:
+            scores.probs[row.index] = row.probs / row.num_views
         else:
-            yield item
-        advance()
+            scores.errors.append((row.index, row.error or OUTPUT_NOT_FINITE))
+        if row.views:
+            if scores.views is None:
+                scores.views = np.zeros((num_videos, *np.shape(row.views)[:1], shape[1]), np.float16)
+            scores.views[row.index] = row.views
+    scores.errors.sort()
+    return scores
 
 
-def _batches(items: Iterable[dict], size: int) -> Iterator[tuple[Tensor, list[int]]]:
-    """Batches of ``size`` views (the last may be smaller), with the index of the video that each view is of."""
+def _batches(items: Iterable[tuple[_Row, Tensor]], size: int) -> Iterator[tuple[Tensor, list[_Row]]]:
+    """Yield batches of ``size`` views (the last may be smaller), with the row that each view belongs to."""
     views: list[Tensor] = []
-    owners: list[int] = []
-    for item in items:
-        for view in item["views"]:
+    owners: list[_Row] = []
+    for row, views_of_row in items:
+        for view in views_of_row:
             views.append(view)
-            owners.append(item["index"])
+            owners.append(row)
             if len(views) == size:
                 yield torch.stack(views), owners
                 views, owners = [], []
     if views:
         yield torch.stack(views), owners
-
-
-def _stack(views: list[list[np.ndarray]]) -> np.ndarray | None:
-    """``[N, V, C]``, with zeros for a video without views; None when no video has any."""
-    shape = next((np.shape(v) for v in views if v), None)
-    return None if shape is None else np.stack([np.stack(v) if v else np.zeros(shape, np.float16) for v in views])
