@@ -1,4 +1,7 @@
-"""The named networks: depth, layout, regularisation, data contract, and what others publish of them. Without torch.
+"""The named networks: architecture, regularisation, data contract, and what others publish of them. Without torch.
+
+presets.csv has a row for each network, references.csv the sizes of the same networks in somebody else's code, and
+published.csv accuracies, with their sources.
 
 Image networks, one for each depth and resolution that was published (Bello et al. 2021, arXiv 2103.07579):
 ``resnet_rs_*`` is the layout and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
@@ -12,23 +15,16 @@ Depths 26, 300 and 400 occur in the scaling study of the first paper only and bo
 
 from __future__ import annotations
 
+import csv
 import fnmatch
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
-from video_rs.models.layout import (
-    GARDEN_2D,
-    GARDEN_3D,
-    INFLATED_GARDEN_2D,
-    R3D,
-    R3D_G,
-    RESNET_RS_2D,
-    RESNET_RS_3D,
-    SLOW_ONLY,
-    Layout,
-)
+from video_rs.models import layout as layouts
+from video_rs.models.layout import GARDEN_2D, INFLATED_GARDEN_2D, Layout
 
 BLOCKS = {
     26: (2, 2, 2, 2),
@@ -44,16 +40,8 @@ BLOCKS = {
 }
 """Bottlenecks by stage, by depth."""
 
-SOURCES = {"video_rs": "*", "timm": "resnet_rs_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*", "garden": "garden_*"}
-"""Whose weights can be converted, and the presets that compute what their code does; others may agree in shapes."""
-
 CENTER_CROP = 0.875
 """Side of the test crop over the short side of an image, in both image recipes."""
-
-_TPU = "tensorflow/tpu resnet_rs/README.md"
-_GARDEN = "tensorflow/models MODEL_GARDEN.md"
-_TIMM = "timm results/results-imagenet.csv"
-_COUNTED = "tf-models-official 2.20.0, its own networks counted"
 
 
 @dataclass(frozen=True)
@@ -81,14 +69,15 @@ class Reference:
     Attributes:
         parameters: trainable ones.
         gmacs: 10**9 multiply-accumulates of one forward pass of a training clip (an image, in image networks).
-        source: whose code, and who counted.
         test_gmacs: the same for a test crop; None where that was not counted or has the same size.
+        source: whose code, and who counted. The Model Garden's image networks were counted with 1000 classes; the one
+            for the background has 2049 more parameters, which are added.
     """
 
     parameters: int
     gmacs: float
+    test_gmacs: float | None
     source: str
-    test_gmacs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,89 +110,20 @@ class Preset:
     reference: Reference | None = None
 
 
-class _Image(NamedTuple):
-    """A row of the image networks: recipe, size, and what the TPU code and the Model Garden (top-1, top-5) reached."""
-
-    name: str
-    size: int
-    dropout: float
-    drop_path: float
-    magnitude: float
-    garden_magnitude: float
-    parameters: int | None = None
-    gmacs: float = 0.0
-    top1: float = 0.0
-    garden: tuple[float, float] | None = None
-
-    @property
-    def depth(self) -> int:
-        return int(self.name.partition("_")[0])
+def _rows(file: str) -> list[dict[str, str]]:
+    """Read a table beside this module."""
+    with open(Path(__file__).with_name(file), newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
 
 
-_IMAGES = (
-    # depth[_i size], size, dropout, drop path, RandAugment there and in the Garden, parameters, GMACs, top-1, Garden's
-    _Image("26", 160, 0.25, 0.0, 10, 10),
-    _Image("50", 160, 0.25, 0.0, 10, 10, 35_691_912, 2.279, 78.8, (79.1, 94.5)),
-    _Image("101_i160", 160, 0.25, 0.0, 10, 15, 63_618_696, 4.182, 80.3, (80.2, 94.9)),
-    _Image("101", 192, 0.25, 0.0, 15, 15, 63_618_696, 6.012, 81.2, (81.3, 95.6)),
-    _Image("152_i192", 192, 0.25, 0.0, 15, 15, 86_621_576, 8.747, 82.0, (81.9, 95.8)),
-    _Image("152_i224", 224, 0.25, 0.0, 15, 15, 86_621_576, 11.895, 82.2, (82.5, 96.1)),
-    _Image("152", 256, 0.25, 0.0, 15, 15, 86_621_576, 15.528, 83.0, (83.1, 96.3)),
-    _Image("200", 256, 0.25, 0.1, 15, 15, 93_209_992, 20.093, 83.4, (83.5, 96.6)),
-    _Image("270", 256, 0.25, 0.1, 15, 15, 129_861_448, 26.950, 83.8, (83.6, 96.6)),
-    _Image("300", 256, 0.25, 0.1, 15, 15),
-    _Image("350", 256, 0.25, 0.1, 15, 15, 163_956_168, 34.377, 84.0, (83.7, 96.7)),
-    _Image("350_i320", 320, 0.40, 0.1, 15, 15, 163_956_168, 53.684, 84.2, (84.2, 96.9)),
-    _Image("400", 320, 0.40, 0.1, 15, 15),
-    _Image("420", 320, 0.40, 0.1, 15, 15, 191_891_656, 63.942, 84.4),
-)
-
-_TIMM_TOP = {  # (resolution, top-1, top-5) of the weights that timm offers; those of 200 it trained itself
-    "50": ((160, 77.858, 93.810), (224, 79.934, 94.972)),
-    "101": ((192, 80.706, 95.240), (288, 82.288, 96.000)),
-    "152": ((256, 82.900, 96.290), (320, 83.710, 96.614)),
-    "200": ((256, 83.884, 96.762), (320, 84.448, 97.074)),
-    "270": ((256, 83.596, 96.616), (352, 84.438, 96.972)),
-    "350": ((288, 84.304, 96.942), (384, 84.710, 96.992)),
-    "420": ((320, 84.240, 96.862), (416, 85.010, 97.110)),
-}
-
-_GARDEN_3D = {  # depth: parameters, GMACs of 32x224x224 and of 32x256x256
-    50: (48_129_840, 88.02, 114.97),
-    101: (84_969_520, 175.38, 229.06),
-    152: (114_788_144, 256.16, 334.56),
-    200: (121_376_560, 312.06, 407.58),
-    270: (169_038_064, 425.52, None),
-    300: (174_087_536, 455.12, None),
-    350: (213_094_256, 547.61, None),
-}
-
-_PLAIN = {  # layout, frames, stride, dropout, parameters, GMACs of 224x224; no stochastic depth
-    "garden_r3d_50": (R3D, 32, 2, 0.5, 32_491_728, 91.03),
-    "garden_r3d_50g": (R3D_G, 64, 1, 0.2, 33_617_872, 99.25),
-    "garden_slowonly_50": (SLOW_ONLY, 8, 8, 0.5, 32_454_096, 41.74),
-    "garden_slowonly_50_16x4": (SLOW_ONLY, 16, 4, 0.5, 32_454_096, 83.48),
-}
-
-_K400, _K600 = "Kinetics-400", "Kinetics-600"
-_KINETICS = {
-    "garden_resnet3d_rs_50": [(_K400, "32x2, 10 clips x 3 crops", 78.2, 93.7, _GARDEN)],
-    "garden_resnet3d_rs_101": [(_K400, "32x2", 79.5, 94.2, _GARDEN)],
-    "garden_resnet3d_rs_152": [(_K400, "32x2", 79.9, 94.3, _GARDEN)],
-    "garden_resnet3d_rs_200": [
-        (_K400, "32x2", 80.4, 94.4, _GARDEN),
-        (_K400, "48x2", 81.0, None, _GARDEN),
-        (_K600, "32x2", 83.1, None, _GARDEN),
-        (_K600, "48x2", 83.8, None, _GARDEN),
-    ],
-    "garden_r3d_50": [(_K400, "32x2", 77.0, 93.0, _GARDEN), (_K600, "32x2", 79.5, 94.8, _GARDEN)],
-    "garden_r3d_50g": [(_K600, "250x1, 1 view", 78.7, 93.6, "tensorflow/models k600_3d-resnet50g.yaml")],
-    "garden_slowonly_50": [(_K400, "8x8", 74.1, 91.4, _GARDEN), (_K600, "8x8", 77.3, 93.6, _GARDEN)],
-    "garden_slowonly_50_16x4": [(_K400, "16x4", 75.6, 92.1, _GARDEN)],
-}
+def _number(text: str) -> float | None:
+    return float(text) if text else None
 
 
-def _image_contract(size: int, filter: str) -> DataContract:
+def _contract(layout: Layout, frames: int, stride: int, size: int) -> DataContract:
+    if frames > 1:
+        pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if layout == INFLATED_GARDEN_2D else {}
+        return DataContract(num_frames=frames, stride=stride, train_size=size, **pixels)
     return DataContract(
         num_frames=1,
         stride=1,
@@ -212,96 +132,40 @@ def _image_contract(size: int, filter: str) -> DataContract:
         train_size=size,
         short_side=round(size / CENTER_CROP),
         test_size=size,
-        filter=filter,
+        filter="bilinear" if layout == GARDEN_2D else "bicubic",
     )
 
 
-def _image(row: _Image) -> Preset:
-    timm = _TIMM_TOP.get(row.name, ())
-    others = tuple(Published("ImageNet", f"{size}x{size}", top1, top5, _TIMM) for size, top1, top5 in timm)
-    own = (Published("ImageNet", f"{row.size}x{row.size}", row.top1, None, _TPU),) if row.top1 else ()
+def _preset(row: dict[str, str], published: Sequence[Published], reference: Reference | None) -> Preset:
+    layout, depth = getattr(layouts, row["layout"]), int(row["depth"])
     return Preset(
-        f"resnet_rs_{row.name}",
-        row.depth,
-        BLOCKS[row.depth],
-        RESNET_RS_2D,
-        num_classes=1000,
-        dropout=row.dropout,
-        drop_path=row.drop_path,
-        contract=_image_contract(row.size, "bicubic"),
-        rand_augment=row.magnitude,
-        published=own + others,
-        reference=Reference(row.parameters, row.gmacs, _COUNTED) if row.parameters else None,
-    )
-
-
-def _garden_image(row: _Image) -> Preset:
-    return Preset(
-        f"garden_resnet_rs_{row.name}",
-        row.depth,
-        BLOCKS[row.depth],
-        GARDEN_2D,
-        num_classes=1001,
-        dropout=row.dropout,
-        drop_path=row.drop_path,
-        contract=_image_contract(row.size, "bilinear"),
-        rand_augment=row.garden_magnitude,
-        published=(Published("ImageNet", f"{row.size}x{row.size}", *row.garden, _GARDEN),),
-        # Counted with 1000 classes: one more has 2048 weights and a bias.
-        reference=Reference(row.parameters + 2049, row.gmacs, _COUNTED),
-    )
-
-
-def _video(
-    name: str,
-    depth: int,
-    layout: Layout,
-    contract: DataContract | None = None,
-    *,
-    dropout: float = 0.5,
-    drop_path: float = 0.1,
-    reference: Reference | None = None,
-) -> Preset:
-    return Preset(
-        name,
+        row["name"],
         depth,
         BLOCKS[depth],
         layout,
-        num_classes=400,
-        dropout=dropout,
-        drop_path=drop_path,
-        contract=contract or DataContract(),
-        published=tuple(Published(*row) for row in _KINETICS.get(name, ())),
+        num_classes=int(row["classes"]),
+        dropout=float(row["dropout"]),
+        drop_path=float(row["drop_path"]),
+        contract=_contract(layout, int(row["frames"]), int(row["stride"]), int(row["size"])),
+        rand_augment=_number(row["rand_augment"]),
+        published=tuple(published),
         reference=reference,
     )
 
 
-def _garden_video(depth: int) -> Preset:
-    parameters, gmacs, test_gmacs = _GARDEN_3D[depth]
-    reference = Reference(parameters, gmacs, _COUNTED, test_gmacs)
-    return _video(f"garden_resnet3d_rs_{depth}", depth, GARDEN_3D, reference=reference)
+def _read() -> dict[str, Preset]:
+    published, references = defaultdict(list), {}
+    for row in _rows("published.csv"):
+        accuracy = float(row["top1"]), _number(row["top5"])
+        published[row["name"]].append(Published(row["dataset"], row["views"], *accuracy, row["source"]))
+    for row in _rows("references.csv"):
+        gmacs = float(row["gmacs"]), _number(row["test_gmacs"])
+        references[row["name"]] = Reference(int(row["parameters"]), *gmacs, row["source"])
+    presets = [_preset(row, published[row["name"]], references.get(row["name"])) for row in _rows("presets.csv")]
+    return {preset.name: preset for preset in presets}
 
 
-def _plain(name: str) -> Preset:
-    layout, frames, stride, dropout, *size = _PLAIN[name]
-    contract = DataContract(num_frames=frames, stride=stride)
-    reference = Reference(*size, _COUNTED)
-    return _video(name, 50, layout, contract, dropout=dropout, drop_path=0.0, reference=reference)
-
-
-def _all() -> Iterator[Preset]:
-    gardens = [row for row in _IMAGES if row.garden]
-    yield from (_video(f"resnet3d_rs_{depth}", depth, RESNET_RS_3D) for depth in BLOCKS)
-    yield from map(_image, _IMAGES)
-    yield from map(_garden_image, gardens)
-    yield from map(_garden_video, _GARDEN_3D)
-    yield from map(_plain, _PLAIN)
-    rgb = DataContract(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    for depth in sorted({row.depth for row in gardens}):
-        yield _video(f"inflated_garden_resnet_rs_{depth}", depth, INFLATED_GARDEN_2D, rgb)
-
-
-PRESETS = {preset.name: preset for preset in _all()}
+PRESETS = _read()
 """All presets by name."""
 
 
