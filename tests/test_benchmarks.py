@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import forks
+from tests import commands
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 WAYS = ["bare decode", "video_rs, pyav", "video_rs, decord", "video_rs, auto", "video_rs, pyav, index"]
@@ -38,7 +38,7 @@ def rows(text):
     return [{first: rest for first, *rest in table[2:]} for table in tables if table]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_data_loading(video, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     out = tmp_path / "out"
@@ -69,7 +69,7 @@ def test_data_loading(video, tmp_path):
     assert (out / "data_loading.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_data_loading_of_a_prepared_dataset(make_video, tmp_path):
     for n, name in enumerate(("a/0.mkv", "a/1.mp4", "b/0.avi", "b/1.mp4")):
         make_video(tmp_path / "data" / name, 20, 96, 128, first_number=100 * n, codec=("libx264", "mpeg4")[n == 2])
@@ -87,7 +87,7 @@ def test_data_loading_of_a_prepared_dataset(make_video, tmp_path):
     assert [list(table) for table in rows(result.stdout)] == [ways, ways]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_prepare(video, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     files = [video, tmp_path / "broken.mp4"]
@@ -101,7 +101,7 @@ def test_prepare(video, tmp_path):
     assert (tmp_path / "prepare.md").read_text().endswith(result.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_multiview(video):
     result = benchmark("multiview", "--video", video, "--clips", 2, "--frames", 4, "--size", 48, "--rounds", 1)
     assert result.returncode == 0, result.stderr
@@ -113,7 +113,7 @@ def test_multiview(video):
     assert "pixels of the three ways: identical" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_multiview_knows_wrong_pixels(video, tmp_path):
     """A clip that is one frame off is seen: every second read is, here."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -127,7 +127,7 @@ def test_multiview_knows_wrong_pixels(video, tmp_path):
     assert "pixels of the three ways: DIFFERENT" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_of_a_long_video(video):
     small = ["--clips", 2, "--frames", 4, "--size", 48, "--rounds", 1]
     result = benchmark("multiview", "--video", video, *small, "--hour", "0.01")
@@ -137,7 +137,7 @@ def test_memory_of_a_long_video(video):
     assert all(float(before) < float(peak) for before, peak, _ in memory.values())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_checkpointing(tmp_path):
     small = ["--frames", 2, "--size", 32, "--batch", 2, "--every", 1, "--rounds", 1, "--device", "cpu"]
     result = benchmark("checkpointing", *small)
@@ -147,7 +147,7 @@ def test_checkpointing(tmp_path):
     assert "a checkpoint of" in result.stdout and "write and fsync of as many zeros" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pixel_format(video, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     small = ["--clips", 2, "--frames", 4, "--size", 32]
@@ -159,7 +159,7 @@ def test_pixel_format(video, tmp_path):
     assert float(ways["YUV of the crop"][1]) <= float(ways["YUV of the frame"][1])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_train_step():
     small = ["--model", "resnet3d_rs_26", "--frames", 2, "--size", 32, "--rounds", 1, "--seconds", 0.01]
     result = benchmark("train_step", *small, "--batch", 2, 4, "--stages", "--routes", "--device", "cpu")
@@ -173,7 +173,7 @@ def test_train_step():
     assert "3x1x1, 512 to 256" in routes and not any(name.startswith("5x") for name in routes)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_end_to_end():
     small = ["model.width=0.125", "data.num_frames=2", "data.train_size=32", "data.workers=1", "train.batch_size=4"]
     result = benchmark("end_to_end", "--steps", 2, "--rounds", 1, *small, "train.micro_batch=2", "train.device=cpu")
@@ -196,12 +196,12 @@ def test_end_to_end():
 )
 def test_bad_input_is_one_line(tmp_path, name, arguments, error):
     arguments = [argument.format(empty=tmp_path) for argument in arguments]
-    result = forks.run(BENCHMARKS / f"{name}.py", arguments, os.environ, None, timeout=60)
+    result = commands.script(f"benchmarks/{name}.py", *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert re.fullmatch(f"error: .*{re.escape(error.format(empty=tmp_path))}.*\n", result.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rows_of_missing_packages_are_left_out(video, tmp_path):
     (tmp_path / "decord.py").write_text("raise ImportError('gone')")
     small = ["--clips", 2, "--frames", 4, "--size", 48, "--rounds", 1]

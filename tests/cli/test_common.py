@@ -36,12 +36,6 @@ def test_all_tools_have_a_command():
     assert sorted(common.SCRIPTS.values()) == sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 
 
-@pytest.mark.parametrize("script", common.SCRIPTS.values())
-def test_help_shows_the_name_as_called(script):
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / script), "--help"], capture_output=True, text=True)
-    assert done.stdout.startswith(f"usage: {script} "), done.stderr
-
-
 @pytest.fixture
 def fake_python(tmp_path, monkeypatch):
     """An environment in ``env`` of the current folder."""

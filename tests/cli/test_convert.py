@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import commands
 from tests.conftest import same
 from tests.models.test_convert_tensorflow import EMA as AVERAGE
 from tests.models.test_convert_tensorflow import network, to_garden, to_keras, to_tpu, trained
@@ -31,9 +31,6 @@ from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.plan import Plan
 from video_rs.training.trainer import Trainer
-
-TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -394,5 +391,5 @@ def test_arguments(tmp_path):
         message = refused("--from", source, "https://host/a.tar.gz?token=1", "--out", tmp_path / "o.pt")
         assert message.startswith("https://host/a.tar.gz is an address, and") and "token" not in message
     assert "does not exist" in refused("--from", "video_rs", tmp_path / "none.pt", "--out", tmp_path / "o.pt")
-    done = subprocess.run([sys.executable, TOOL, "--from", "a", run, "--out", "o"], capture_output=True, text=True)
+    done = commands.script("tools/convert_weights.py", "--from", "a", run, "--out", "o")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "invalid choice: 'a'" in done.stderr

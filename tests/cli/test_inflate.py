@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import commands
 from video_rs import checkpoint
 from video_rs.cli import inflate
 from video_rs.cli.build import build_model
@@ -20,8 +19,6 @@ from video_rs.contract import IMAGENET_MEAN, DataContract
 from video_rs.models.convert import from_timm, to_timm
 from video_rs.models.init import init_from
 from video_rs.models.zoo import create_model
-
-TOOL = Path(__file__).parents[2] / "tools" / "inflate_weights.py"
 
 
 def image_weights(path: Path) -> Path:
@@ -33,7 +30,7 @@ def image_weights(path: Path) -> Path:
 def test_the_tool_writes_a_checkpoint_to_start_from(tmp_path):
     source, out = image_weights(tmp_path / "image.pth"), tmp_path / "video.pt"
     arguments = ["--from", source, "--model", "resnet3d_rs_26", "--num-classes", "4", "--out", out]
-    done = subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    done = commands.script("tools/inflate_weights.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "inflated     5  stem.conv1.conv.weight" in done.stdout and "6 -> 4 classes" in done.stdout
     state = checkpoint.load_run(out)

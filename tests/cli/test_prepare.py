@@ -255,7 +255,7 @@ def test_killed_and_started_again(slow_source, undisturbed, tmp_path):
     assert tree(out) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_killed_at_random_moments(whole_group, slow_source, undisturbed, tmp_path):
     rng = random.Random(int(whole_group))

@@ -1,20 +1,18 @@
 """``show_clips``: the numbers written on the frames are those of the frames that are shown."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests import commands
 from video_rs.cli import show_clips
 from video_rs.cli.build import build_records, train_dataset, view_dataset
 from video_rs.config import load_config
 from video_rs.data.decode import read_frames
 from video_rs.data.sampler import BatchStream
 
-TOOL = Path(__file__).parents[2] / "tools" / "show_clips.py"
 UNCHANGED = [
     "data.area=[1,1]",
     "data.aspect=[1,1]",
@@ -92,8 +90,8 @@ def test_folders_of_frames_carry_their_frame_numbers(root, tmp_path, frame_numbe
 
 def test_command_writes_a_grid_and_gifs(root, tmp_path):
     def run(*arguments):
-        command = [sys.executable, TOOL, "--cfg", "k400_rs50.yaml", f"data.root={root}", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        command = ["--cfg", "k400_rs50.yaml", f"data.root={root}", *arguments]
+        return commands.script("tools/show_clips.py", *command, cwd=tmp_path)
 
     sizes = ["data.num_frames=4", "data.train_size=48"]
     done = run("--num=3", "--gif", *sizes)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import forks
+from tests import commands
 from video_rs.data import motion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,12 +59,11 @@ def tiny_config(tiny_videos, tmp_path):
 
 
 def tool(name, *arguments, cwd=None, **options):
-    """Runs ``tools/<name>`` as a user does; returns the finished process."""
-    script, arguments, environment = REPOSITORY / "tools" / name, [*map(str, arguments)], {**os.environ}
-    environment["OMP_NUM_THREADS"] = "1"
-    if not options and "PYTHONPATH" not in environment:
-        return forks.run(script, arguments, environment, cwd, timeout=300)
-    command = [sys.executable, str(script), *arguments]
+    """Runs ``tools/<name>`` as a user does; returns the finished process, which is a real one where options need it."""
+    if not options and "PYTHONPATH" not in os.environ:
+        return commands.script(f"tools/{name}", *arguments, cwd=cwd)
+    command = [sys.executable, str(REPOSITORY / "tools" / name), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options)
 
 

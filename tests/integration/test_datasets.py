@@ -1,11 +1,7 @@
-"""Miniatures of public datasets, as they are unpacked, through ``tools/train_net.py`` and ``tools/test_net.py``.
-
-The scripts run in this process: five datasets would else import torch ten times.
-"""
+"""Miniatures of public datasets, as they are unpacked, through ``tools/train_net.py`` and ``tools/test_net.py``."""
 
 import csv
 import json
-import runpy
 import shutil
 
 import pytest
@@ -13,7 +9,7 @@ from PIL import Image
 
 from video_rs.data.decode import read_frames
 
-from .conftest import REPOSITORY
+from .conftest import tool
 
 SMALL = [
     "model.name=resnet3d_rs_26",
@@ -68,16 +64,12 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path):
     """A function that trains one step and tests; returns what was printed and the metrics of the test."""
 
     def script(name, *arguments):
-        monkeypatch.setattr("sys.argv", [str(REPOSITORY / "tools" / name), *arguments])
-        monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
-        with pytest.raises(SystemExit) as done:
-            runpy.run_path(str(REPOSITORY / "tools" / name), run_name="__main__")
-        captured = capsys.readouterr()
-        return done.value.code, captured.out, captured.err
+        done = tool(name, *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     def run(config, *overrides):
         arguments = ["--cfg", config, f"data.root={tmp_path / 'data'}", f"out={tmp_path / 'run'}", *SMALL, *overrides]

@@ -59,8 +59,10 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
     assert f"not scored: {dataset / 'test' / 'zoom_in' / 'hanging.mkv'}: hung the decoder" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("timeout", "signals"), [(3, 1), (600, 2)])
+@pytest.mark.parametrize(
+    ("timeout", "signals"),
+    [pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(600, 2, marks=pytest.mark.exhaustive)],
+)
 def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout, signals):
     """Once: the run ends as interrupted, not as one to be started again. Twice: at once."""
     for folder in (dataset / "train").iterdir():  # whatever comes first hangs
@@ -79,7 +81,7 @@ def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout,
     assert ("Resume with: " in rest) == (signals == 1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_hanging_file_in_validation(tiny_config, run_tool, dataset, hanging_video, tmp_path):
     shutil.copy(hanging_video, dataset / "val" / "zoom_in")
     bad = dataset / "val" / "zoom_in" / "hanging.mkv"

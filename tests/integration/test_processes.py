@@ -210,7 +210,7 @@ def test_a_restart_on_two_machines(tiny_config, tmp_path):
     assert_same(saved(tmp_path / "run"), saved(tmp_path / "undisturbed"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("processes", [1, 2])
 def test_soak(tiny_config, tmp_path, processes):
     """SIGKILL at random moments, of one process or all; the newest checkpoint is cut off now and then."""

@@ -4,12 +4,11 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests import commands
 from video_rs import checkpoint
 from video_rs.models.convert import to_timm
 from video_rs.models.zoo import create_model
@@ -23,7 +22,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def commands():
+def command_lines():
     lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
     return [words for words in lines if words]
 
@@ -67,15 +66,13 @@ def shrink(words, tiny_videos):
 @pytest.mark.slow
 def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
     ran = []
-    for words in commands():
+    for words in command_lines():
         if words[0] in ("make", "source"):
             continue  # `make` targets: the next test
         words = shrink(words, tiny_videos)
         script = REPOSITORY / words[0]
         assert os.access(script, os.X_OK), script
-        command = [sys.executable, str(script), *words[1:]]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=environment)
+        done = commands.script(script, *words[1:], cwd=home)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         ran.append(script.name)
     shown = {
@@ -103,7 +100,7 @@ def run_python(home, tiny_videos, monkeypatch):
 
 def test_make_targets_exist():
     makefile = (REPOSITORY / "Makefile").read_text()
-    for words in commands():
+    for words in command_lines():
         if words[0] == "make":
             assert f"\n{words[1]}: setup" in makefile
 

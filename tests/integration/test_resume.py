@@ -112,11 +112,13 @@ def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, 
     assert_same(checkpoint.load(tmp_path / "run" / "last.pt"), undisturbed)
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed):
+@pytest.mark.parametrize(
+    "kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.exhaustive)]
+)
+def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed, kills):
     """SIGKILL, which nothing can prepare for: there is always a valid checkpoint, or none yet."""
     path = tiny_config(**RECIPE, train__checkpoint_minutes=0)
-    for _ in range(6):
+    for _ in range(kills):
         process = start(path)
         wait_for(process, "begins ")
         time.sleep(random.uniform(0, 0.6))

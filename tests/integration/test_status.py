@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -65,16 +63,6 @@ def test_bad_input(run_tool, tmp_path):
     for folder, words in ((tmp_path / "none", "is not a folder"), (tmp_path, "is no run folder and has none in it")):
         done = run_tool("run_status.py", folder)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and words in done.stderr
-
-
-def test_it_needs_no_torch(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
-    program = (
-        "import sys; from video_rs.cli.status import main; "
-        f"main([{str(tmp_path)!r}]); assert 'torch' not in sys.modules, 'torch was imported'"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_poisoned_file_is_named_at_the_end(tiny_config, tmp_path, capsys, monkeypatch):

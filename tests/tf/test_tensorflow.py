@@ -52,7 +52,7 @@ def tf(request):
         tensorflow = convert_tensorflow.import_tensorflow()
         import tf_keras  # noqa: F401
     except (UserError, ImportError) as error:
-        missing = pytest.fail if request.config.option.markexpr == "tf" else pytest.skip
+        missing = pytest.fail if request.config.option.markexpr.startswith("tf") else pytest.skip
         missing(f"TensorFlow cannot be used here: {error}")
     tensorflow.random.set_seed(0)
     return tensorflow
