@@ -379,6 +379,7 @@ def test_images_are_videos_of_one_frame(tmp_path):
     assert item["views"].shape == (1, 1, 20, 20, 3)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
     script = tmp_path / "loop.py"
     script.write_text(

@@ -99,6 +99,7 @@ def test_the_same_bytes_every_time(make_video, tmp_path):
     assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_quality_of_a_recorded_video(assets, tmp_path):
     source = assets / "videos/k400_sample.mp4"
     encode_video(source, tmp_path / "a.mp4")

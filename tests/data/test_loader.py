@@ -64,7 +64,7 @@ def assert_no_worker_left():
     assert not [name for name in listed.split() if name.startswith("pt_")]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
     reference = list(clip_batches(paths, workers=0))
     batches, stuck = taken_until_stuck(clip_batches([*paths[:4], hanging_video, paths[5]], workers=workers))
@@ -76,6 +76,7 @@ def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
     assert_no_worker_left()
 
 
+@pytest.mark.slow
 def test_without_the_file_it_goes_on(paths, hanging_video):
     reference = list(clip_batches(paths, workers=0))
     batches = list(clip_batches([hanging_video, *paths[1:]], skip=[hanging_video]))
@@ -97,6 +98,7 @@ class Stopping(TrainTransform):
         return super().finish(clip, rng)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_is_stopped_in_a_file(paths):
     _, stuck = taken_until_stuck(clip_batches(paths, transform=Stopping(24), workers=1))
     assert stuck.path in paths
@@ -112,6 +114,7 @@ class Pausing(Stopping):
         return super().finish(clip, rng)
 
 
+@pytest.mark.slow
 def test_workers_that_are_stopped_between_files(paths):
     loader = clip_batches(paths, workers=2, timeout=3.0, steps=100)
     batches = iter(loader)
@@ -127,6 +130,7 @@ def test_workers_that_are_stopped_between_files(paths):
     assert_no_worker_left()
 
 
+@pytest.mark.slow
 def test_slow_is_not_stuck(paths):
     """Files that take less than the timeout, batches that take more, and a consumer that takes its time."""
 
@@ -140,12 +144,14 @@ def test_slow_is_not_stuck(paths):
         time.sleep(2.6)
 
 
+@pytest.mark.exhaustive
 def test_without_a_timeout_it_waits(paths):
     reference = list(clip_batches(paths, workers=0))
     batches = list(clip_batches(paths, transform=Pausing(24), workers=1, timeout=0))
     assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(batches, reference, strict=True))
 
 
+@pytest.mark.slow
 def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monkeypatch):
     os.link(hanging_video, tmp_path / "another.mkv")
     mixed = [paths[0], hanging_video, paths[2], paths[3], str(tmp_path / "another.mkv"), paths[5]]
@@ -163,6 +169,7 @@ def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monk
     assert not looks  # they are not waited for a second time
 
 
+@pytest.mark.exhaustive
 def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
     links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_REPLACEMENTS + 3)]
     for link in links:
@@ -174,6 +181,7 @@ def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
     assert_no_worker_left()
 
 
+@pytest.mark.slow
 def test_an_end_does_not_wait_for_workers_that_hang(paths, hanging_video):
     batches = iter(clip_batches([paths[0], *[hanging_video] * 5], workers=4, timeout=120, steps=50))
     other = iter(clip_batches(paths, workers=3, transform=Stopping(24), timeout=120))

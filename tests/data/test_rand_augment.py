@@ -30,20 +30,15 @@ def test_sixteen_operations():
     assert len(OPERATIONS) == len(set(OPERATIONS)) == 16
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-@pytest.mark.parametrize("magnitude", [0, 10, 15])
-def test_every_operation_keeps_shape_type_and_its_input(operation, magnitude, clip):
-    before = clip.clone()
-    outs = [operation(clip, magnitude / 10, np.random.default_rng(1)) for _ in range(2)]
-    assert outs[0].shape == clip.shape and outs[0].dtype == torch.uint8
-    assert torch.equal(*outs) and torch.equal(clip, before)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_frames_of_a_still_clip_stay_equal(operation, clip):
-    still = clip[:1].expand(3, -1, -1, -1)
-    out = operation(still, 0.9, np.random.default_rng(0))
-    assert torch.equal(out[0], out[2]) and torch.equal(out[:1], operation(clip[:1], 0.9, np.random.default_rng(0)))
+def test_every_operation_keeps_shape_type_and_its_input(clip):
+    before, still = clip.clone(), clip[:1].expand(3, -1, -1, -1)
+    for operation in OPERATIONS:
+        for level in (0, 1.0, 1.5):
+            outs = [operation(clip, level, np.random.default_rng(1)) for _ in range(2)]
+            assert outs[0].shape == clip.shape and outs[0].dtype == torch.uint8, (operation, level)
+            assert torch.equal(*outs) and torch.equal(clip, before), (operation, level)
+        frames, one = (operation(given, 0.9, np.random.default_rng(0)) for given in (still, clip[:1]))
+        assert torch.equal(frames, one.expand(3, -1, -1, -1)), operation
 
 
 def test_pointwise_operations_equal_pillows(clip):
@@ -98,17 +93,16 @@ def test_rotation_is_about_the_centre():
     assert (out[0, 5, 15] == 250).all() or (out[0, 25, 15] == 250).all()
 
 
-@pytest.mark.parametrize(("magnitude", "half"), [(5, 20), (10, 40), (15, 60)])
-def test_cutout_size(magnitude, half):
+def test_cutout_size():
     clip = torch.zeros(1, 300, 300, 3, dtype=torch.uint8)
-    blank = [(apply("cutout", clip, magnitude / 10, seed) == FILL)[0, ..., 0] for seed in range(30)]
-    rows, columns = (max(int(b.any(axis).sum()) for b in blank) for axis in (1, 0))
-    assert (rows, columns) == (2 * half, 2 * half) and all(b.any() for b in blank)
+    for level, half in ((0.5, 20), (1.0, 40), (1.5, 60)):
+        blank = [(apply("cutout", clip, level, seed) == FILL)[0, ..., 0] for seed in range(30)]
+        rows, columns = (max(int(b.any(axis).sum()) for b in blank) for axis in (1, 0))
+        assert (rows, columns) == (2 * half, 2 * half) and all(b.any() for b in blank), level
 
 
-@pytest.mark.parametrize(
-    ("operation", "before", "at_10", "at_15"),
-    [
+def test_values_at_the_magnitudes_of_the_recipe():
+    for operation, before, *expected in (
         ("posterize", 0b10111111, 0b10110000, 0b10111100),  # 4 and 6 bits
         ("solarize", 250, 250, 250),  # from 256 and 384 on: never
         ("solarize_add", 100, 210, 255),  # 110 and 165
@@ -120,13 +114,11 @@ def test_cutout_size(magnitude, half):
         ("invert", 70, 185, 185),
         ("auto_contrast", 70, 70, 70),
         ("equalize", 70, 70, 70),
-    ],
-)
-def test_values_at_the_magnitudes_of_the_recipe(operation, before, at_10, at_15):
-    clip = torch.full((2, 40, 32, 3), before, dtype=torch.uint8)
-    for level, after in ((1.0, at_10), (1.5, at_15)):
-        out = apply(operation, clip, level).int()
-        assert (out - after).abs().max() <= (operation == "color"), (operation, level, out.unique())
+    ):
+        clip = torch.full((2, 40, 32, 3), before, dtype=torch.uint8)
+        for level, after in zip((1.0, 1.5), expected, strict=True):
+            out = apply(operation, clip, level).int()
+            assert (out - after).abs().max() <= (operation == "color"), (operation, level, out.unique())
 
 
 def test_color_and_sharpness_move_away_by_1_9_and_2_8():

@@ -542,6 +542,7 @@ write(plan(Path(sys.argv[2]), {"train": samples}, 45_000_000), lambda count: Non
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_midst_of_a_shard(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()

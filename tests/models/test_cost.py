@@ -78,28 +78,36 @@ def on_meta(name: str) -> nn.Module:
         return create_model(name)
 
 
-@pytest.mark.parametrize(("name", "gmacs"), GMACS.items())
-def test_macs_are_the_references(name, gmacs):
-    assert PRESETS[name].reference.gmacs == gmacs
-    assert cost(name).macs / 1e9 == pytest.approx(gmacs, rel=3e-4)  # the references are rounded
+def test_macs_are_the_references():
+    assert {name: PRESETS[name].reference.gmacs for name in GMACS} == GMACS
+    assert {name: cost(name).macs / 1e9 for name in GMACS} == pytest.approx(GMACS, rel=3e-4)  # these are rounded
 
 
-@pytest.mark.parametrize("name", list_models("garden_resnet_rs_*"))
-def test_the_gardens_images_cost_what_the_papers_do(name):
-    ours, paper = cost(name), cost(name.removeprefix("garden_"))
-    assert (ours.parameters, ours.macs) == (paper.parameters + 2049, paper.macs + 2048)  # one more class
-    assert PRESETS[name].reference.gmacs == GMACS[name.removeprefix("garden_")]
+def test_the_gardens_images_cost_what_the_papers_do():
+    for name in list_models("garden_resnet_rs_*"):
+        ours, paper = cost(name), cost(name.removeprefix("garden_"))
+        assert (ours.parameters, ours.macs) == (paper.parameters + 2049, paper.macs + 2048), name  # one more class
+        assert PRESETS[name].reference.gmacs == GMACS[name.removeprefix("garden_")], name
 
 
-@pytest.mark.parametrize(("name", "size", "gmacs"), OTHER_SIZES)
-def test_macs_at_other_sizes(name, size, gmacs):
-    assert macs(on_meta(name), (3, *size)) / 1e9 == pytest.approx(gmacs, rel=2e-4)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet_rs_50", "garden_resnet3d_rs_50", pytest.param("garden_resnet3d_rs_101", marks=pytest.mark.slow)),
+        *(pytest.param(f"garden_resnet3d_rs_{depth}", marks=pytest.mark.exhaustive) for depth in (152, 200)),
+    ],
+)
+def test_macs_at_other_sizes(name):
+    model, sizes = on_meta(name), [case[1:] for case in OTHER_SIZES if case[0] == name]
+    for size, gmacs in sizes:
+        assert macs(model, (3, *size)) / 1e9 == pytest.approx(gmacs, rel=2e-4), size
+    assert sizes
 
 
-@pytest.mark.parametrize("name", list_models("garden_resnet3d_rs_*"))
-def test_references_of_test_crops(name):
-    expected = {(model, size): gmacs for model, size, gmacs in OTHER_SIZES}
-    assert PRESETS[name].reference.test_gmacs == expected.get((name, (32, 256, 256)))
+def test_references_of_test_crops():
+    expected = {model: gmacs for model, size, gmacs in OTHER_SIZES if size == (32, 256, 256)}
+    for name in list_models("garden_resnet3d_rs_*"):
+        assert PRESETS[name].reference.test_gmacs == expected.get(name), name
 
 
 @pytest.mark.parametrize("name", ["resnet_rs_26", "resnet_rs_101_i160", "garden_resnet_rs_50", "garden_resnet3d_rs_50"])
@@ -107,7 +115,7 @@ def test_whole_networks_cost_what_follows_from_few_blocks(name):
     assert cost(name) == measure(on_meta(name))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [name for name in list_models() if not re.search("_(200|270|3.0|400|i...)", name)])
 def test_large_whole_networks_cost_what_follows_from_few_blocks(name):
     """Not of those between the depths of 152 and 420, nor once more for another size of images."""

@@ -108,6 +108,7 @@ assert run(lambda argv: list_models("timm/*"), []) == 2
 """
 
 
+@pytest.mark.slow
 def test_missing_and_broken_packages():
     """In a process of its own, so that nothing is imported yet."""
     done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120)

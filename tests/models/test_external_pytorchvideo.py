@@ -93,7 +93,10 @@ def test_convolutional_networks_on_their_own_clips(name):
 
 @pytest.mark.parametrize(
     ("name", "num_frames"),
-    [("slow_r50", 3), pytest.param("i3d_r50", 4, marks=SLOW), ("r2plus1d_r50", 8), ("x3d_xs", 4), ("slowfast_r50", 8)],
+    [
+        *(("slow_r50", 3), ("x3d_xs", 4)),
+        *(pytest.param(*case, marks=SLOW) for case in (("i3d_r50", 4), ("r2plus1d_r50", 8), ("slowfast_r50", 8))),
+    ],
 )
 def test_small_clips_give_their_result_for_that_size(name, num_frames):
     """Theirs, with its windows as large as the small clip is at its end; a larger crop slides them."""
@@ -114,8 +117,13 @@ def test_small_clips_give_their_result_for_that_size(name, num_frames):
         assert reference.std() > 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=SLOW if name in ("slow_r50", "x3d_xs", "mvit_base_16") else pytest.mark.exhaustive)
+        for name in ONE_OF_EACH
+    ],
+)
 def test_equal_to_the_hubs_on_their_own_test_crops(name):
     model = shake(create_model(f"pytorchvideo/{name}")).eval()
     bare = theirs(name, model.state_dict(), **({"head_num_classes": 1000} if name == "mvit_base_16" else {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -21,35 +22,39 @@ def clip(shape=CLIP) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last_3d)
 
 
+STRIDES = [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)]
+
+
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 3, 3), (3, 1, 1), (5, 3, 3), (3, 3, 3)])
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_symmetric_convolution_is_conv3d(kernel, stride, memory_format):
-    conv = Conv(3, 4, kernel, stride, bias=True).double()
-    expected = F.conv3d(clip(), conv.weight, conv.bias, stride, [k // 2 for k in kernel])
-    torch.testing.assert_close(conv(clip().contiguous(memory_format=memory_format)), expected)
+def test_symmetric_convolution_is_conv3d(kernel):
+    for case in product(STRIDES, (torch.contiguous_format, torch.channels_last_3d)):
+        stride, memory_format = case
+        conv = Conv(3, 4, kernel, stride, bias=True).double()
+        expected = F.conv3d(clip(), conv.weight, conv.bias, stride, [k // 2 for k in kernel])
+        found = conv(clip().contiguous(memory_format=memory_format))
+        torch.testing.assert_close(found, expected, msg=str(case))
 
 
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 3, 3), (3, 1, 1)])
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)])
-@pytest.mark.parametrize("padding", ["symmetric", "same"])
-@pytest.mark.parametrize("temporal_padding", ["zeros", "replicate"])
-def test_a_convolution_in_2d_is_the_one_in_3d(kernel, stride, padding, temporal_padding, monkeypatch):
-    conv, found = Conv(3, 4, kernel, stride, padding=padding, temporal_padding=temporal_padding).double(), []
+def test_a_convolution_in_2d_is_the_one_in_3d(kernel, monkeypatch):
     functions = []
     for function in (F.conv2d, F.conv3d):
         name = function.__name__
         monkeypatch.setattr(F, name, lambda *args, f=function, n=name: functions.append(n) or f(*args))
-    for conv.as_2d in (True, False):
-        x = clip().requires_grad_()
-        out = conv(x)
-        (out * torch.linspace(1, 2, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
-        found.append([out.detach(), x.grad, conv.weight.grad.clone()])
-        conv.weight.grad = None
-    for ours, expected in zip(*found):
-        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
-    in_3d_anyway = kernel[0] > 1 and stride[1] > 1
-    assert functions == ["conv3d" if in_3d_anyway else "conv2d", "conv3d"]
+    for case in product(STRIDES, ("symmetric", "same"), ("zeros", "replicate")):
+        stride, padding, temporal_padding = case
+        conv, found = Conv(3, 4, kernel, stride, padding=padding, temporal_padding=temporal_padding).double(), []
+        functions.clear()
+        for conv.as_2d in (True, False):
+            x = clip().requires_grad_()
+            out = conv(x)
+            (out * torch.linspace(1, 2, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+            found.append([out.detach(), x.grad, conv.weight.grad.clone()])
+            conv.weight.grad = None
+        for ours, expected in zip(*found):
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12, msg=str(case))
+        in_3d_anyway = kernel[0] > 1 and stride[1] > 1
+        assert functions == ["conv3d" if in_3d_anyway else "conv2d", "conv3d"], case
 
 
 @given(n=st.integers(1, 12), k=st.sampled_from([1, 3, 5, 7]), s=st.integers(1, 3))
@@ -66,21 +71,21 @@ def test_same_padding_is_tensorflows(n, k, s):
     assert padded is x and left == [k // 2, 0, 0]
 
 
-@pytest.mark.parametrize("padding", ["symmetric", "same"])
-@pytest.mark.parametrize("length", [1, 4, 5])
 @pytest.mark.parametrize("kernel", [(3, 1, 1), (5, 3, 3)])
-def test_replicated_frames_make_a_still_clip_stay_still(padding, length, kernel):
-    still = clip((1, 3, 1, 8, 8)).expand(-1, -1, length, -1, -1)
-    conv = Conv(3, 4, kernel, (2, 1, 1), padding=padding, temporal_padding="replicate").double()
-    out = conv(still)
-    assert out.shape[2] == math.ceil(length / 2)
-    torch.testing.assert_close(out, out[:, :, :1].expand_as(out))
-    conv.temporal_padding = "zeros"
-    out = conv(still)
-    assert length == 1 or not torch.allclose(out, out[:, :, :1].expand_as(out))
+def test_replicated_frames_make_a_still_clip_stay_still(kernel):
+    for case in product(("symmetric", "same"), (1, 4, 5)):
+        padding, length = case
+        still = clip((1, 3, 1, 8, 8)).expand(-1, -1, length, -1, -1)
+        conv = Conv(3, 4, kernel, (2, 1, 1), padding=padding, temporal_padding="replicate").double()
+        out = conv(still)
+        assert out.shape[2] == math.ceil(length / 2), case
+        assert torch.allclose(out, out[:, :, :1].expand_as(out)), case
+        conv.temporal_padding = "zeros"
+        out = conv(still)
+        assert length == 1 or not torch.allclose(out, out[:, :, :1].expand_as(out)), case
 
 
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize("stride", STRIDES)
 def test_average_pool_counts_what_is_there(stride):
     x = clip()
     kernel = [max(s, 2) if i else s for i, s in enumerate(stride)] if stride == (1, 1, 1) else list(stride)

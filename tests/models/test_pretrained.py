@@ -146,12 +146,13 @@ def assert_one_line(done: subprocess.CompletedProcess) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_is_one_line(tmp_path):
     with serving(Hub(b"", status=403)) as hub:
         assert_one_line(create(tmp_path, hub.address, "resnet_rs_50"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_hub_that_is_not_there_is_one_line(tmp_path):
     """The hub's client asks again and again for three quarters of a minute."""
     with serving(Hub(b"")) as hub:

@@ -24,7 +24,13 @@ def tiny(layout: Layout = RESNET_RS_3D, blocks=(1, 2, 2, 1), **kwargs) -> ResNet
     return ResNetRS(layout, blocks, kwargs.pop("num_classes", 7), width=0.125, **kwargs)
 
 
-@pytest.mark.parametrize("name", ["resnet_rs_26", "resnet_rs_300", "resnet3d_rs_26", "resnet3d_rs_400"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet_rs_26", "resnet3d_rs_26"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet_rs_300", "resnet3d_rs_400")),
+    ],
+)
 def test_presets_without_a_published_size_build_and_run(name):
     with torch.device("meta"):
         model = create_model(name, num_classes=5)

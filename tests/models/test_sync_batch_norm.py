@@ -55,7 +55,8 @@ def work(rank, processes, store):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_equals_one_batch_norm(tmp_path, processes):
     torch.multiprocessing.spawn(work, (processes, tmp_path / "store"), nprocs=processes)
 

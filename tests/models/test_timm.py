@@ -1,6 +1,6 @@
 """All image networks against timm's ``resnetrs*``: logits, gradients, and state dicts both ways.
 
-With ``-s -m "slow or not slow"`` it prints the largest errors of each network, as docs/models.md gives them.
+With ``-s -m ""`` it prints the largest errors of each network, as docs/models.md gives them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from video_rs.models.init import TIMM_DEPTHS
 from video_rs.models.zoo import create_model
 
 SIZES = ((64, 64), (65, 49), (50, 74))  # even and odd at every stage, and a mixture
-SLOW = {101: "gradients", 152: "gradients", 200: "all", 270: "all", 350: "all", 420: "all"}
 
 
 @dataclass
@@ -33,11 +32,13 @@ class Twins:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def depths(test: str) -> pytest.MarkDecorator:
-    """Parametrizes a test over all depths; the fast run leaves out what takes long."""
-    slow = [depth for depth, which in SLOW.items() if which in ("all", test)]
-    values = [pytest.param(d, marks=pytest.mark.slow if d in slow else ()) for d in (50, *SLOW)]
-    return pytest.mark.parametrize("twins", values, indirect=True, ids=lambda depth: f"resnetrs{depth}")
+TIER = {50: (), 152: pytest.mark.slow}
+every_depth = pytest.mark.parametrize(
+    "twins",
+    [pytest.param(depth, marks=TIER.get(depth, pytest.mark.exhaustive)) for depth in TIMM_DEPTHS],
+    indirect=True,
+    ids=lambda depth: f"resnetrs{depth}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +106,13 @@ def logit_errors(twins: Twins, dtype: torch.dtype) -> list[float]:
     return errors
 
 
-@depths("logits")
+@every_depth
 def test_logits_equal_timms(twins):
     assert max(logit_errors(twins, torch.float64)) < 1e-9
     assert max(logit_errors(twins, torch.float32)) < 2e-5
 
 
-@pytest.mark.parametrize("depth", TIMM_DEPTHS)
+@pytest.mark.parametrize("depth", [pytest.param(d, marks=() if d == 50 else pytest.mark.slow) for d in TIMM_DEPTHS])
 def test_names_and_shapes_are_timms(depth):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
@@ -126,7 +127,7 @@ def test_names_and_shapes_are_timms(depth):
     assert shapes(from_timm(theirs)) == shapes(ours) and shapes(to_timm(ours)) == shapes(theirs)
 
 
-@depths("state")
+@every_depth
 def test_state_dicts_there_and_back_are_the_same_bits(twins):
     state = twins.theirs.state_dict()
     ours = from_timm(state)
@@ -140,7 +141,7 @@ def test_state_dicts_there_and_back_are_the_same_bits(twins):
     assert len(set(counts)) == len(counts) > 50
 
 
-@depths("gradients")
+@every_depth
 def test_gradients_equal_timms(twins):
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(4, 3, 64, 64, dtype=torch.float64, generator=generator)

@@ -55,9 +55,8 @@ def test_channels_and_contract_must_agree(name):
 
 
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
-@pytest.mark.parametrize(
-    ("key", "value", "wanted"),
-    [
+def test_numbers_out_of_range(name):
+    for key, value, wanted in (
         ("num_classes", 0, "a whole number above 0"),
         ("num_classes", -1, "a whole number above 0"),
         ("num_classes", "5", "a whole number above 0"),
@@ -72,11 +71,9 @@ def test_channels_and_contract_must_agree(name):
         ("dropout", float("nan"), "a number from 0 to 0.95"),
         ("drop_path", 2, "a number from 0 to 0.95"),
         ("bn_momentum", 0, "a number from 0.0001 to 1"),
-    ],
-)
-def test_numbers_out_of_range(name, key, value, wanted):
-    with pytest.raises(UserError, match=re.escape(f"{key} must be {wanted}; found {value!r}") + "$"):
-        create_model(name, **{key: value})
+    ):
+        with pytest.raises(UserError, match=re.escape(f"{key} must be {wanted}; found {value!r}") + "$"):
+            create_model(name, **{key: value})
 
 
 def test_ranges_are_the_configs():
@@ -91,24 +88,21 @@ def test_names_are_strings(name):
 
 
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
-@pytest.mark.parametrize(
-    ("shape", "ending"),
-    [
+def test_what_is_no_batch(name):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3).eval()
+    for shape, ending in (
         ((3, 32, 32), ", a sample alone? x[None] is a batch of one"),
         ((3, 4, 32, 32), ", a sample alone? x[None] is a batch of one"),  # otherwise three images of four channels
         ((32, 32), ""),
         ((1, 4, 3, 32, 32), ""),
         ((1, 1, 3, 4, 32, 32), ""),
-    ],
-)
-def test_what_is_no_batch(name, shape, ending):
-    with torch.device("meta"):
-        model = create_model(name, num_classes=3).eval()
-    with pytest.raises(UserError) as error:
-        model(torch.empty(shape, device="meta"))
-    assert str(error.value) == (
-        f"the network takes clips [N, 3, T, H, W] or images [N, 3, H, W]; found {list(shape)}{ending}"
-    )
+    ):
+        with pytest.raises(UserError) as error:
+            model(torch.empty(shape, device="meta"))
+        assert str(error.value) == (
+            f"the network takes clips [N, 3, T, H, W] or images [N, 3, H, W]; found {list(shape)}{ending}"
+        )
 
 
 def test_unknown_names_of_all_packages():

@@ -6,8 +6,12 @@ import pytest
 
 
 def under(**mutations):
-    """Parametrizes a test: ``with mutated:`` around what passes on the code and must fail under each mutation."""
-    cases = [pytest.param(None, id="as_it_is"), *(pytest.param(m, id=name) for name, m in mutations.items())]
+    """Parametrizes a test: ``with mutated:`` around what passes on the code and must fail under each mutation.
+
+    The mutations test the tests: ``make test-all`` has them.
+    """
+    mark = pytest.mark.exhaustive
+    cases = [pytest.param(None, id="as_it_is"), *(pytest.param(m, id=i, marks=mark) for i, m in mutations.items())]
     return pytest.mark.parametrize("mutated", cases, indirect=True)
 
 

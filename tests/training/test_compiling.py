@@ -43,9 +43,9 @@ def network(layout):
 @pytest.mark.parametrize(
     ("layout", "stages"),
     [
-        pytest.param(RESNET_RS_2D, (), id="2d", marks=pytest.mark.slow),
-        pytest.param(RESNET_RS_3D, (1,), id="3d"),
-        pytest.param(GARDEN_3D, (), id="garden", marks=pytest.mark.slow),
+        pytest.param(RESNET_RS_2D, (), id="2d", marks=pytest.mark.exhaustive),
+        pytest.param(RESNET_RS_3D, (1,), id="3d", marks=pytest.mark.slow),
+        pytest.param(GARDEN_3D, (), id="garden", marks=pytest.mark.exhaustive),
     ],
 )
 def test_the_network_is_one_graph(layout, stages):
@@ -63,8 +63,13 @@ def test_the_network_is_one_graph(layout, stages):
 
 
 @needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize(("stream", "size"), [(0, 333), (3, 40), (3, 1)])
+@pytest.mark.parametrize(
+    ("stream", "size"),
+    [
+        pytest.param(3, 333, marks=pytest.mark.slow),
+        *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((0, 333), (3, 40), (3, 1))),
+    ],
+)
 def test_dropout_draws_the_same(stream, size):
     """Its integers wrap at 64 bits, which a compiler may forget."""
     keys = torch.randint(-(2**63), 2**63 - 1, (16,))
@@ -102,8 +107,13 @@ def steps(trainer, frames, count):
 
 
 @needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize(("layout", "stages"), [(RESNET_RS_3D, (1,)), (RESNET_RS_2D, ())], ids=["3d", "2d"])
+@pytest.mark.parametrize(
+    ("layout", "stages"),
+    [
+        pytest.param(RESNET_RS_3D, (1,), id="3d", marks=pytest.mark.slow),
+        pytest.param(RESNET_RS_2D, (), id="2d", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_compiled_equals_eager(layout, stages):
     frames = 1 if layout is RESNET_RS_2D else 4
     eager, compiled = trainer(False, layout), trainer(True, layout, stages)

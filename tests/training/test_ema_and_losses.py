@@ -104,6 +104,7 @@ def replica(rank, store):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_batch_norm_across_replicas(tmp_path):
     """Two processes with a micro-batch each: their statistics are averaged before the moving average sees them.
 

@@ -138,7 +138,9 @@ def test_an_error_comes_out_at_the_end(tmp_path):
         saver.save(state(1), 1)
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
+)
 def test_killed_while_it_saves(tmp_path, rounds):
     """At no moment is there no valid one, once there was one, and steps do not go back."""
     program = f"""
