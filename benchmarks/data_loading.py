@@ -61,7 +61,7 @@ from ways import BARE, SEED, WAYS, Task, ours
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.dataset import ClipDataset
-from video_rs.data.decode import open_video, probe
+from video_rs.data.decode import BACKENDS, open_video, probe
 from video_rs.data.encode import Settings, encode_video
 from video_rs.data.sampler import SampleKey
 from video_rs.errors import MediaError, UserError
@@ -369,7 +369,7 @@ def soak_table(tasks: dict[str, Task], count: int) -> str:
     paths = [path for pair in zip(*(task.paths for task in tasks.values())) for path in pair]
     task = replace(first, paths=paths, frames={})
     rows = []
-    for decoder in ("pyav", "auto"):
+    for decoder in ["pyav"] if missing("decord") else BACKENDS:
         with fresh_process() as process:
             seen = process.submit(soak, decoder, task, count).result()
         drift = 100 * (seen[-1][1] / seen[0][1] - 1)

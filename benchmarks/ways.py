@@ -167,7 +167,6 @@ WAYS: dict[str, Callable[[Task], Iterable[Any]]] = {
     BARE: lambda task: BareDecode(task).loader(),
     "video_rs, pyav": partial(ours, "pyav"),
     "video_rs, decord": partial(ours, "decord"),
-    "video_rs, auto": partial(ours, "auto"),
     "video_rs, pyav, index": partial(ours, "pyav", indexed=True),
     "video_rs, decord, index": partial(ours, "decord", indexed=True),
     "decord, whole frames": lambda task: WholeFrames(task).loader(),

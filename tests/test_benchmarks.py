@@ -12,7 +12,7 @@ import pytest
 from tests import commands
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-WAYS = ["bare decode", "video_rs, pyav", "video_rs, decord", "video_rs, auto", "video_rs, pyav, index"]
+WAYS = ["bare decode", "video_rs, pyav", "video_rs, decord", "video_rs, pyav, index"]
 WAYS += ["video_rs, decord, index", "decord, whole frames", "PyTorchVideo, pyav", "PyTorchVideo, decord"]
 TINY = ["--workers", "1", "--clips", "2", "--rounds", "1", "--batch", "2", "--frames", "4", "--size", "32"]
 
@@ -62,7 +62,7 @@ def test_data_loading(video, tmp_path):
     ]
     whole = [float(cell) for cell in steps.pop("all")]
     assert [sum(float(row[column]) for row in steps.values()) for column in range(4)] == pytest.approx(whole, abs=0.5)
-    assert list(memory) == ["pyav", "auto"] and len(memory["pyav"]) == 11
+    assert list(memory) == ["pyav", "decord"] and len(memory["pyav"]) == 11
     assert (out / "data_loading.md").read_text().endswith(result.stdout.partition("\n\nwritten")[0].strip() + "\n")
     summary = json.loads((out / "data_loading.json").read_text())["summary"]
     assert list(summary["re-encoded"]) == WAYS

@@ -181,7 +181,16 @@ def test_help_lists_every_key_of_the_schema():
         "  optim.weight_decay           float     4.0e-05        on weights of convolutions and linear layers" in text
     )
     assert "  model.dropout                float|null null" in text
-    assert "(auto | decord | pyav)" in text
+    assert "(pyav | decord)" in text
+
+
+def test_the_decoder_auto_of_old_configs_is_pyav(tmp_path):
+    (tmp_path / "old.yaml").write_text("data: {decoder: auto}")
+    old = config.load_config(tmp_path / "old.yaml")
+    assert old.data.decoder == "pyav" == config.load_config("motion_rs", ["data.decoder=auto"]).data.decoder
+    saved = old.to_dict()
+    saved["data"]["decoder"] = "auto"  # as in a checkpoint and a config.yaml of version 0.1
+    assert config.from_dict(saved) == old and not config.differences(saved, old)
 
 
 @given(st.floats(1e-6, 900, allow_nan=False))

@@ -70,7 +70,7 @@ class DataConfig:
         0.05, "part of the training files that may be unreadable, or the run stops", low=0, high=1, free=True
     )
     decoder: str = setting(
-        "auto", "auto: decord where it is right, else PyAV", choices=("auto", "decord", "pyav"), free=True
+        "pyav", "decord: where its frames are right, PyAV elsewhere", choices=("pyav", "decord"), free=True
     )
     workers: int = setting(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256, free=True)
     timeout: float = setting(

@@ -70,7 +70,7 @@ def test_they_are_fast_to_read(make_video, tmp_path):
         assert {f.pict_type for f in container.decode(video=0)} == {PictureType.I, PictureType.P}
     data = (tmp_path / "a.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat") and b"cabac=0" in data and b"threads=1 " in data
-    with open_video(tmp_path / "a.mp4") as video:
+    with open_video(tmp_path / "a.mp4", "decord") as video:
         assert video.backend == "decord" or "decord" not in sys.modules
 
 

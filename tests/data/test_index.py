@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from video_rs.data import index, packets
-from video_rs.data.decode import open_video
+from video_rs.data.decode import BACKENDS, open_video
 from video_rs.data.index import VideoIndex, index_file, load, pack, scan_file
 from video_rs.data.records import Records
 from video_rs.errors import UserError
@@ -56,7 +56,7 @@ def test_scans_come_back_as_they_were(records, tmp_path):
         assert same(scan, packets.scan(records.path(i))), records.path(i)
 
 
-@pytest.mark.parametrize("backend", ["auto", "pyav"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_frames_are_the_same_with_and_without(records, frame_numbers, backend):
     for i in range(5):
         with (

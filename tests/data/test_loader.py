@@ -247,7 +247,7 @@ def test_the_one_that_is_longest_in_a_file_is_blamed():
     assert [worker.killed for worker in workers] == [False, True, True]  # the first may be writing a message
 
 
-def script(paths, end, before="", decoder="auto"):
+def script(paths, end, before="", decoder="decord"):
     """A process that takes one batch of two workers, and what it does then."""
     code = f"""
 import sys

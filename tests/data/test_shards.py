@@ -24,7 +24,7 @@ from tests.data.writers import encode
 from video_rs.cli import build
 from video_rs.config import load_config
 from video_rs.data.check_file import check_file
-from video_rs.data.decode import open_video, probe
+from video_rs.data.decode import BACKENDS, open_video, probe
 from video_rs.data.decode_pil import read_image
 from video_rs.data.holdout import source_key
 from video_rs.data.records import Records
@@ -125,7 +125,7 @@ def test_the_same_files_give_the_same_bytes(videos, packed, tmp_path):
     assert tree(tmp_path) == tree(packed[0])
 
 
-@pytest.mark.parametrize("backend", ["auto", "pyav"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_frames_are_those_of_the_files(packed, backend):
     backends = set()
     for member, file in members(packed[1]).items():
@@ -155,7 +155,7 @@ def test_every_kind_of_video(tmp_path):
     (tmp_path / "x").mkdir()
     shards = pack(tmp_path / "s", {video_kind(name, tmp_path / "x" / name): "a" for name in KINDS}, 2_000_000)
     for member, file in members(shards).items():
-        for backend in ("auto", "pyav"):
+        for backend in BACKENDS:
             assert what_comes_out(member, backend) == what_comes_out(file, backend), file
 
 

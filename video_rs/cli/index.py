@@ -2,8 +2,9 @@
 
 tools/index_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
 
-It tells which decoder each file will get and why, how long the videos are, and which files cannot be opened. Commands
-that use the same files find the result by themselves, in the cache folder ($VIDEO_RS_CACHE, else ~/.cache/video_rs).
+It lists how many files data.decoder=decord would read with decord, how long the videos are, and which files cannot be
+opened. Commands that use the same files find the result by themselves, in the cache folder ($VIDEO_RS_CACHE, else
+~/.cache/video_rs).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
     lines = [f"{split}: {len(records)} files, {known} of them in the index {file}"]
     if uneven := len(lengths) - known:
         lines.append(f"  {uneven} more can be opened, but their timestamps are uneven or no guide: no index helps")
-    lines += [f"  {count} for {decoder} where data.decoder=auto" for decoder, count in decoders.most_common()]
+    lines += [f"  {count} for {decoder} where data.decoder=decord" for decoder, count in decoders.most_common()]
     if counted := [length for length in lengths if length]:
         lines.append(f"  {min(counted)} to {max(counted)} frames, median {round(median(counted))}")
     if broken:

@@ -34,7 +34,7 @@ class Facts:
         height, width: upright, of the first frame, in pixels.
         rotation: degrees counter-clockwise that make the stored frames upright.
         codec: its name; of an image the extension, of a folder of frames that of its first image.
-        decoder: that ``data.decoder=auto`` takes: "decord", "pyav" or "pil".
+        decoder: that ``data.decoder=decord`` takes: "decord", "pyav" or "pil".
         bytes, sha1: of the file, or of all images of a folder one after the other; 20 bytes, or none where it cannot
             be read.
         pixels: 8 bytes of a digest of all decoded frames: equal for equal frames in another container.

@@ -37,7 +37,7 @@ class ClipDataset(Dataset):
         sampling: which frames make a clip.
         transform: a ``TrainTransform``, or what has its ``size``, ``filter``, ``box`` and ``finish``.
         seed: of the run.
-        decoder: "auto", "decord" or "pyav".
+        decoder: "pyav" or "decord", see :func:`video_rs.data.decode.open_video`.
         repeats: R copies of a sample share the frames of one decode; see :class:`SampleKey`. Crop, flip and
             augmentation are each copy's own.
         skip: paths that are never opened, since they hung a worker; they count as files that cannot be read.
@@ -57,7 +57,7 @@ class ClipDataset(Dataset):
         sampling: TemporalSampling,
         transform: TrainTransform,
         seed: int = 0,
-        decoder: str = "auto",
+        decoder: str = "pyav",
         repeats: int = 1,
         skip: Collection[str] = frozenset(),
         phases: Sequence[tuple[TemporalSampling, TrainTransform]] = (),
@@ -207,7 +207,7 @@ class ViewDataset(Dataset):
         sampling: TemporalSampling,
         clips: int,
         transform: ViewTransform,
-        decoder: str = "auto",
+        decoder: str = "pyav",
         skip: Collection[str] = frozenset(),
     ) -> None:
         self.records, self.sampling, self.clips = records, sampling, clips

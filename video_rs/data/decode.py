@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -28,7 +28,7 @@ from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms import Box, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 
-BACKENDS = ("auto", "decord", "pyav")
+BACKENDS = ("pyav", "decord")
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Video:
         reader: Backend,
         *,
         fps: float = 0.0,
-        spare: Callable[[], Backend] | None = None,
+        fallback: Callable[[], Backend] | None = None,
     ) -> None:
-        self.path, self.backend, self.fps, self._reader, self._spare = path, backend, fps, reader, spare
+        self.path, self.backend, self.fps, self._reader, self._fallback = path, backend, fps, reader, fallback
         self.num_frames = reader.num_frames
 
     def read(
@@ -193,7 +193,7 @@ class Video:
         return unique, None if np.array_equal(unique, indices) else torch.from_numpy(places)
 
     def _pieces(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """All frames at `indices`, as the backend or its stand-in delivers them; `plan` is asked once."""
+        """Yield all frames at `indices`, from the fallback where the backend gives up; `plan` is called once."""
         planned: list[Box] = []
 
         def once(height: int, width: int) -> Box:
@@ -214,11 +214,9 @@ class Video:
                     if done < len(indices):
                         raise MediaError(f"{self.path}: ends after {done} of the {len(indices)} frames asked for")
                 except Unsuitable:
-                    if self._spare is None:
-                        raise
-                    spare = self._spare()
+                    fallback = self._fallback()
                     self.close()
-                    self.backend, self._reader, self._spare = "pyav", spare, None
+                    self.backend, self._reader = "pyav", fallback
 
     def _checked(self, box: Box, frame_height: int, frame_width: int) -> Box:
         top, left, height, width = box
@@ -237,20 +235,18 @@ class Video:
         self.close()
 
 
-def open_video(path: File, backend: str = "auto", known: Scan | None = None, listed: int = 0) -> Video:
+def open_video(path: File, backend: str = "pyav", known: Scan | None = None, listed: int = 0) -> Video:
     """Open a video, an image, or a folder of frames.
-
-    ``auto`` takes decord. Where it is not installed, where it fails, or where a look at the packets (no decoding) says
-    that it would deliver other frames or colours than a sequential decode, it takes PyAV. Both deliver the same bits.
 
     Args:
         path: of the file, which may be one in a shard (``x.tar/name``); or where it lies in one.
-        backend: "auto", "decord" or "pyav".
+        backend: "pyav"; or "decord", which falls back to PyAV where decord is not installed, where it fails, and where
+            the packets show that it would deliver other frames or colours than a sequential decode.
         known: the file's packets, where they need not be read again.
         listed: of a folder of frames, how many of its images are the video; 0 for all.
 
     Raises:
-        MediaError: the file is missing or damaged, has no video stream, or is not for the backend that was named.
+        MediaError: the file is missing or damaged, or has no video stream.
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
@@ -258,24 +254,16 @@ def open_video(path: File, backend: str = "auto", known: Scan | None = None, lis
     if _is_folder(file):
         return Video(path, "pil", _open_folder(path, listed))
     require_file(file)
-    with media_errors(path), ExitStack() as stack:
+    with media_errors(path):
         if is_image(path):
             return Video(path, "pil", ImageReader(file))
-        reader = None if known else stack.enter_context(closing(PyAVReader(file)))
-        packets = known or reader.scan
-        problem = packets.decord_problem
-        if backend != "pyav" and not problem:
-            try:
-                decord = DecordReader(file, packets.num_frames, packets.frame_bytes)
-            except Unsuitable as error:
-                problem = str(error)
-            else:
-                spare = partial(PyAVReader, file, scan=packets) if backend == "auto" else None
-                return Video(path, "decord", decord, fps=packets.fps, spare=spare)
         if backend == "decord":
-            raise MediaError(f"{path}: decord cannot be trusted with this file ({problem}): set data.decoder=auto")
-        stack.pop_all()  # the reader stays open
-        return Video(path, "pyav", reader or PyAVReader(file, scan=packets), fps=packets.fps)
+            known = known or scan(file)
+            with suppress(Unsuitable):
+                fallback = partial(PyAVReader, file, scan=known)
+                return Video(path, "decord", DecordReader(file, known), fps=known.fps, fallback=fallback)
+        reader = PyAVReader(file, scan=known)
+        return Video(path, "pyav", reader, fps=reader.scan.fps)
 
 
 def read_frames(
@@ -286,7 +274,7 @@ def read_frames(
     size: int | tuple[int, int] | None = None,
     crop: Box | Callable[[int, int], Box] | None = None,
     filter: str = "bilinear",
-    backend: str = "auto",
+    backend: str = "pyav",
 ) -> Tensor:
     """Open, read and close: see :func:`open_video` and :meth:`Video.read`."""
     with open_video(path, backend) as video:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from video_rs.data.media import Unsuitable
+from video_rs.data.packets import Scan
 from video_rs.data.shards import Blob, File
 from video_rs.data.transforms import Box
 
@@ -22,18 +23,20 @@ class DecordReader:
 
     Args:
         path: of the file; or the file, in memory.
-        num_frames, frame_bytes: the file's, as its packets tell.
+        scan: its packets.
 
     Raises:
-        Unsuitable: see there.
+        Unsuitable: decord is missing, cannot open the file, or would deliver other frames than a sequential decode.
     """
 
-    def __init__(self, path: File, num_frames: int, frame_bytes: int) -> None:
+    def __init__(self, path: File, scan: Scan) -> None:
+        if scan.decord_problem:
+            raise Unsuitable
         self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # else "10:30.mp4" is a URL
         self._reader = self._open()
-        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, frame_bytes))
-        if self.num_frames != num_frames:
-            raise Unsuitable(f"decord finds {self.num_frames} frames of {num_frames}")
+        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, scan.frame_bytes))
+        if self.num_frames != scan.num_frames:
+            raise Unsuitable
 
     def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
         """See ``decode.Backend``."""
@@ -42,7 +45,7 @@ class DecordReader:
             try:
                 batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
             except self._errors as error:
-                raise Unsuitable("decord fails: the file is damaged, or not for decord") from error
+                raise Unsuitable from error
             if first + self._chunk >= len(indices):
                 self.close()  # or it decodes on, while the frames are resized
             # other packages set decord's bridge, a global, to torch
@@ -54,14 +57,14 @@ class DecordReader:
         try:
             import decord
         except (ImportError, OSError) as error:
-            raise Unsuitable("decord is not installed") from error
+            raise Unsuitable from error
         decord.logging.set_level(decord.logging.QUIET)
         self._errors = decord.DECORDError  # a plain Exception
         try:
             file = self._path.open() if isinstance(self._path, Blob) else self._path
             return decord.VideoReader(file, num_threads=1)
-        except self._errors as error:
-            raise Unsuitable("decord cannot open it") from error
+        except (self._errors, UnicodeEncodeError) as error:  # it takes names in UTF-8 only
+            raise Unsuitable from error
 
     def close(self) -> None:
         self._reader = None

@@ -38,15 +38,12 @@ class PyAVReader:
 
     Args:
         path: of the file; or the file, in memory.
-        container: the open file, which the reader closes.
         scan: its packets, when they are known already.
     """
 
-    def __init__(
-        self, path: File, container: av.container.InputContainer | None = None, scan: Scan | None = None
-    ) -> None:
+    def __init__(self, path: File, scan: Scan | None = None) -> None:
         self.path, self._fresh = path, scan is not None
-        self._container = container or open_container(path)
+        self._container = open_container(path)
         try:
             self._set_up()
             self.scan = scan or scan_container(self._container, path)

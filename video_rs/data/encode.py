@@ -127,8 +127,6 @@ def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
 
 
 def _unreadable(path: str | Path, error: Exception) -> MediaError:
-    if isinstance(error, UnicodeEncodeError):  # FFmpeg takes names as UTF-8
-        return MediaError(f"{str(path)!r}: its name is not UTF-8: rename it")
     return MediaError(f"{path}: cannot be decoded ({first_line(error)})")
 
 

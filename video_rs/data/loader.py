@@ -142,7 +142,7 @@ def _import_decoders(decoder: str) -> None:
     They fork, and share it; the time that each would take counts as time in the file. Only decord's readers, not its
     import, must come after the fork. What is missing or broken says so where it is used.
     """
-    for name in ("torchvision.transforms.v2.functional", *(["decord"] if decoder != "pyav" else [])):
+    for name in ("torchvision.transforms.v2.functional", *(["decord"] if decoder == "decord" else [])):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 

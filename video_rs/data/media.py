@@ -32,7 +32,7 @@ def is_media(path: str) -> bool:
 
 
 class Unsuitable(Exception):
-    """A decoder is missing, cannot open or decode the file, or numbers its frames differently."""
+    """Decord is missing, cannot open or decode the file, or numbers its frames differently: PyAV takes over."""
 
 
 class InPlan(Exception):
@@ -66,9 +66,7 @@ def media_errors(path: File, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except InPlan as error:
         raise error.__cause__ from None
-    except (av.FFmpegError, Unsuitable, OSError, ValueError, *kinds) as error:
-        if isinstance(error, UnicodeEncodeError):  # decoders take names as UTF-8
-            raise MediaError(f"{path}: its name is not UTF-8: rename it") from None
+    except (av.FFmpegError, OSError, ValueError, *kinds) as error:
         if getattr(error, "errno", None) in LIMIT_ERRNOS:
             raise MachineError(f"{path}: {os.strerror(error.errno)}: lower data.workers, or raise the limit") from error
         raise MediaError(f"{path}: cannot be decoded ({first_line(error)})") from error

@@ -36,7 +36,7 @@ def write_report(
     run_dir: str | Path | None = None,
     title: str = "Evaluation",
     about: Mapping[str, str] | None = None,
-    decoder: str = "auto",
+    decoder: str = "pyav",
 ) -> Path:
     """Write everything an evaluation has to say; each file appears whole or not at all.
 
@@ -115,7 +115,7 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
 
 
 def worst_mistakes(
-    paths: Sequence[str], scores: Scores, class_names: Sequence[str], *, decoder: str = "auto"
+    paths: Sequence[str], scores: Scores, class_names: Sequence[str], *, decoder: str = "pyav"
 ) -> list[html_page.Mistake]:
     """The wrong answers that the network was most sure of, most sure first, with frames to look at.
 
@@ -145,7 +145,7 @@ def _classes(scores: Scores, index: int) -> list[int]:
     return np.flatnonzero(label).tolist() if scores.labels.ndim == 2 else [int(label)]
 
 
-def thumbnail(path: str, decoder: str = "auto") -> bytes | None:
+def thumbnail(path: str, decoder: str = "pyav") -> bytes | None:
     """A JPEG strip of frames at 1/4, 1/2 and 3/4 of a video, or of the one image; None if it can no longer be read."""
     from PIL import Image
 
