@@ -1,5 +1,6 @@
 """The first and the last page of a run say what it does and what it did."""
 
+import json
 import time
 
 import pytest
@@ -103,24 +104,29 @@ def test_counting_is_quick_and_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+PLAN = Plan(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
+
+
 def finished(folder, first_step=0):
-    told = Status(folder)
-    told.begin(Plan(num_samples=24, num_steps=6, batch_size=8, micro_batch=8), first_step, "go on")
-    told.trained(6, 2.0, {"loss": 1.0, "clips_per_second": 8.0})
-    told.validating()
-    told.validated(6, 2.0, {"top1": 0.75, "top5": 1.0, "loss": 0.5})
-    told.best(3, 1.0, "top1", 0.875)
-    return told
+    """The status of a run at its end."""
+    lines = [
+        {"kind": "val", "step": 3, "epoch": 1.0, "top1": 0.875, "top5": 1.0, "loss": 0.4},
+        {"kind": "val", "step": 6, "epoch": 2.0, "top1": 0.75, "top5": 1.0, "loss": 0.5},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status = Status(folder)
+    status.begin(first_step, 6, "resume")
+    return status
 
 
 def test_the_last_page(tmp_path):
-    told = finished(tmp_path)
+    status = finished(tmp_path)
     (tmp_path / "best.pt").touch()
     incidents = Incidents(24)
     incidents.note_files([(f"{i:02}.mp4", "cut short") for i in range(12)])
     incidents.note_step(2, [Suspect("poison.mp4", 0, 0), Suspect("good.mp4", 0, 0)])
     incidents.note_step(5, [Suspect("poison.mp4", 1, 0)])
-    lines = pages.end_page(told, tmp_path, incidents=incidents, commands=["video-rs test --cfg x.yaml"])
+    lines = pages.end_page(PLAN, status, tmp_path, incidents, "video-rs test --cfg x.yaml")
     assert lines[-1] == "next: video-rs test --cfg x.yaml"
     assert sum(".mp4 (1x): cut short" in line for line in lines) == 10  # no more, and a file with all
     assert any(str(tmp_path / "broken_files.csv") in line for line in lines)
@@ -131,20 +137,21 @@ def test_the_last_page(tmp_path):
     assert said["bad steps"].startswith("2 whose loss or gradient was not finite")
     (at,) = [i for i, line in enumerate(lines) if line.startswith("bad steps")]
     assert [line.strip() for line in lines[at + 1 : at + 3]] == ["poison.mp4 (in 2 of them)", "good.mp4 (in 1 of them)"]
-    assert said["written"] == f"best.pt in {tmp_path}"
+    assert said["written"] == f"best.pt, metrics.jsonl in {tmp_path}"
 
 
 def test_the_last_page_of_a_run_that_was_resumed(tmp_path):
-    finished(tmp_path).end("interrupted", "go on")
-    told = finished(tmp_path, first_step=3)
+    finished(tmp_path).end("interrupted", "resume")
+    status = finished(tmp_path, first_step=3)
+    status.validated(3, 0.6)
     time.sleep(1.1)
-    (line,) = [line for line in pages.end_page(told, tmp_path, state="interrupted") if line.startswith("interrupted")]
-    assert line.endswith("in 1s, 1s with earlier starts")
-    mean = 3 * 8 / 1.1  # the three steps of this start
-    assert 0.5 * mean < told.clips_per_second <= mean
+    lines = pages.end_page(PLAN, status, tmp_path, Incidents(24), "next")
+    assert lines[0].endswith("in 1s, 1s with earlier starts")
+    mean = float(lines[1].split()[1])
+    assert 0.5 * 3 * 8 / 0.5 < mean <= 3 * 8 / 0.5  # the three steps of this start, without the validation
 
 
 def test_nothing_is_said_of_what_there_is_not(tmp_path):
-    lines = pages.end_page(finished(tmp_path), tmp_path, incidents=Incidents(24))
+    lines = pages.end_page(PLAN, finished(tmp_path), tmp_path, Incidents(24), "next")
     assert not any(line.startswith(("broken", "bad")) for line in lines)
     assert len(lines) <= 6

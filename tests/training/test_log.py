@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from video_rs.errors import UserError
 from video_rs.training.log import RunLog
-from video_rs.training.plan import Plan
 
 
 def steps_of(folder, kind="train"):
@@ -39,16 +38,6 @@ def test_a_start_without_news_leaves_no_events(tmp_path):
     log.say("is complete")
     log.close()
     assert not (tmp_path / "tensorboard").exists() and "is complete" in (tmp_path / "log.txt").read_text()
-
-
-def test_the_estimate_is_in_the_log(tmp_path, capsys):
-    log = RunLog(tmp_path, 0, 6)
-    log.status.begin(Plan(num_samples=24, num_steps=6, batch_size=8, micro_batch=8), 0, "go on")
-    for step in (1, 2, 3):
-        log.metrics("train", step, step / 3, {"loss": 1.0, "clips_per_second": 8.0})
-    log.close()
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("at 8.0 clips/s the run takes 4s more") and line in (tmp_path / "log.txt").read_text()
 
 
 def test_silence(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.training.ema import EMA
 from video_rs.training.incidents import Incidents, Suspect
-from video_rs.training.log import RunLog, duration
+from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import learning_rate, sgd
@@ -202,9 +202,11 @@ def test_every_epoch_ends_once(num_samples, batch_size, num_steps, val_every):
     assert val_every or validated == [num_steps]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (75, "1m15s"), (7500, "2h05m")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text
+def test_the_second_log_line_tells_when_the_run_ends(tmp_path):
+    fit(trainer(plan(num_samples=24, log_every=1)), tmp_path)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    (at,) = [i for i, line in enumerate(lines) if "the run takes" in line]
+    assert " step 2/6 " in lines[at - 1] and "(validations not counted)" in lines[at]
 
 
 # Several classes a sample --------------------------------------------------------------------------------------------

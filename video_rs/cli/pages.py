@@ -13,7 +13,8 @@ from video_rs import runtime
 from video_rs.cli import build, recipe
 from video_rs.config import Config
 from video_rs.download import shown as shown_address
-from video_rs.training.status import MERITS, Status, duration, shown
+from video_rs.training.report import NAMES, duration, metrics_text
+from video_rs.training.status import Status, read_metrics
 
 if TYPE_CHECKING:
     from video_rs.data.records import Records
@@ -83,37 +84,32 @@ def start_page(
     return _aligned(rows)
 
 
-def end_page(
-    status: Status,
-    folder: Path,
-    *,
-    incidents: Incidents | None = None,
-    commands: Sequence[str] = (),
-    state: str = "",
-) -> list[str]:
-    """What a run did: steps, times, the best figure, files that were broken, what was written, the next commands.
+def end_page(plan: Plan, status: Status, folder: Path, incidents: Incidents, next_command: str) -> list[str]:
+    """Summarize a complete run: steps, times, best metric, unreadable files, bad steps, written files, next command.
 
     Args:
-        status: of the run, up to date.
+        plan: of the run.
+        status: of the run's last start.
+        folder: the run folder.
         incidents: files that could not be read and steps that were not finite.
-        commands: to call next.
-        state: how it ended, if not "complete".
+        next_command: to call now.
     """
-    values = status.values
-    taken = duration(status.seconds)
-    if values.get("first_step"):
-        taken += f", {duration(status.seconds_of_all_starts)} with earlier starts"
-    rate = status.clips_per_second
+    taken, metrics = duration(status.seconds), read_metrics(folder)
+    if status.first_step:
+        taken += f", {duration(status.seconds_before + status.seconds)} with earlier starts"
+    clips = (plan.num_steps - status.first_step) * plan.batch_size
+    rate = clips / max(status.seconds - status.seconds_in_validation, 1e-9)
+    val, best = metrics["val"], metrics["best"]
     rows = [
-        (state or "complete", f"{values['step']} steps, {values['epoch']:.4g} epochs, in {taken}"),
-        ("speed", f"{rate:.1f} clips/s, validations not counted" if rate else ""),
-        ("validation", f"{shown(val)} after epoch {val['epoch']:.4g}" if (val := values.get("val")) else ""),
-        ("weights", _best(values.get("best"), folder)),
+        ("complete", f"{plan.num_steps} steps, {plan.epoch(plan.num_steps):.4g} epochs, in {taken}"),
+        ("speed", f"{rate:.1f} clips/s, validations not counted" if clips else ""),
+        ("validation", f"{metrics_text(val)} after epoch {val['epoch']:.4g}" if val else ""),
+        ("weights", _best(best, folder) if best else ""),
         *(("broken files", line) for line in _broken(incidents, folder)),
         *(("bad steps", line) for line in _bad_steps(incidents, folder)),
         ("written", f"{', '.join(name for name in FILES if (folder / name).exists())} in {folder}"),
     ]
-    return _aligned(rows) + [f"next: {command}" for command in commands]
+    return [*_aligned(rows), f"next: {next_command}"]
 
 
 def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
@@ -205,17 +201,13 @@ def _folder(config: Config, plan: Plan) -> str:
     return f"everything is written to {config.out}; checkpoints {often} and after each epoch, {keep} kept"
 
 
-def _best(best: Mapping | None, folder: Path) -> str:
-    if not best:
-        return ""
-    name = MERITS.get(best["name"], best["name"])
-    return (
-        f"best validation {name} {100 * best['figure']:.2f} % after epoch {best['epoch']:.4g}, in {folder / 'best.pt'}"
-    )
+def _best(best: Mapping, folder: Path) -> str:
+    metric = f"best validation {NAMES[best['name']]} {100 * best['figure']:.2f} %"
+    return f"{metric} after epoch {best['epoch']:.4g}, in {folder / 'best.pt'}"
 
 
-def _broken(incidents: Incidents | None, folder: Path) -> list[str]:
-    if incidents is None or not incidents.files:
+def _broken(incidents: Incidents, folder: Path) -> list[str]:
+    if not incidents.files:
         return []
     files = [f"  {path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())[:10]]
     return [
@@ -225,8 +217,8 @@ def _broken(incidents: Incidents | None, folder: Path) -> list[str]:
     ]
 
 
-def _bad_steps(incidents: Incidents | None, folder: Path) -> list[str]:
-    if incidents is None or not incidents.steps:
+def _bad_steps(incidents: Incidents, folder: Path) -> list[str]:
+    if not incidents.steps:
         return []
     files = [f"  {path} (in {steps} of them)" for path, steps in incidents.files_of_steps()[:10]]
     return [

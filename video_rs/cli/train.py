@@ -108,21 +108,18 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
             merit = "mAP" if config.data.multi_label else "top-1"
             log.say(f"best validation {merit} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}")
             log.say(f"next: {command('test', *argv)}")
-            if log.status.values.get("state") != "complete":  # the process was ended after its last checkpoint
-                log.status.begin(run.plan, run.step, go_on, processes=world.size)
-                log.status.end("complete", command("test", *argv))
+            log.status.begin(run.step, run.plan.num_steps, go_on)
+            log.status.end("complete", command("test", *argv))
             return 0
         if world.is_main:
             (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         for line in job.start_page(resumed_from):
             log.say(line)
-        log.status.begin(run.plan, run.step, go_on, processes=world.size)
-        if estimate := log.status.estimate():  # of a run that goes on the rate is known
-            log.say(estimate)
+        log.status.begin(run.step, run.plan.num_steps, go_on)
         run.fit()
         log.status.end("complete", command("test", *argv))
         if world.is_main:
-            for line in end_page(log.status, folder, incidents=run.incidents, commands=[command("test", *argv)]):
+            for line in end_page(run.plan, log.status, folder, run.incidents, command("test", *argv)):
                 log.say(line)
     except Interrupted as stop:
         _report_end(stop, run, log, go_on)
@@ -160,7 +157,7 @@ def dry_run(config: Config) -> int:
     """One micro-batch of real data, forth and back, and what the whole run would take; writes nothing."""
     from video_rs import distributed, runtime
     from video_rs.cli.job import Job
-    from video_rs.training.status import duration
+    from video_rs.training.report import duration
 
     if launcher.processes() > 1:
         raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")

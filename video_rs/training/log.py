@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from video_rs.files import atomic_write
 from video_rs.training.status import Status
-from video_rs.training.status import duration as duration  # of the lines that are written here
 from video_rs.training.wandb_log import WandbLog
 
 
@@ -36,7 +35,7 @@ class RunLog:
         config: what it shows beside the figures.
 
     Attributes:
-        status: what ``status.json`` tells; :meth:`metrics` keeps its figures.
+        status: writes ``status.json``.
 
     Raises:
         UserError: Weights & Biases was asked for and is not there, see ``WandbLog``.
@@ -85,7 +84,7 @@ class RunLog:
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """One line for machines, and the same as TensorBoard scalars, for Weights & Biases and in the status."""
+        """Write one line for machines, and the same as TensorBoard scalars and for Weights & Biases."""
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         epoch = round(epoch, 4)
         with suppress(OSError):
@@ -97,9 +96,6 @@ class RunLog:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
         if self._wandb:
             self._wandb.log(kind, step, epoch, values)
-        (self.status.trained if kind == "train" else self.status.validated)(step, epoch, rounded)
-        if estimate := self.status.estimate():
-            self.say(estimate)
 
     def close(self) -> None:
         """Flushes and closes everything."""

@@ -20,9 +20,8 @@ from video_rs.runtime import finishes
 from video_rs.training.faults import Interrupted, StopSignals
 from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog
-from video_rs.training.report import StepClock, train_line, validation_line
+from video_rs.training.report import StepClock, metrics_text, time_line, train_line
 from video_rs.training.saver import Saver, newest_before
-from video_rs.training.status import seconds_left
 from video_rs.training.trainer import Trainer
 
 Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
@@ -70,13 +69,13 @@ class Run:
         self._folder, self._log, self._identity = folder, log, identity
         self._loader_from, self._samples_of = loader_from, samples_of
         self._validation, self._prepare = validate, prepare
-        self._saver, self.signals = Saver(folder, keep, log.status.checkpoint), StopSignals()
+        self._saver, self.signals = Saver(folder, keep), StopSignals()
         self.incidents = incidents or Incidents()
         self.merit = "map" if trainer.model.contract.multi_label else "top1"  # what the best weights are best in
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
         self._untold: list[int] = []  # steps that were not finite
-        self._stop = self._save_is_due = self._files_broke = 0
+        self._stop = self._save_is_due = self._files_broke = self._reports = 0
 
     step = property(lambda self: self.trainer.step, doc="Steps done.")
     is_on_disk = property(lambda self: self._saver.written == self.step)
@@ -184,6 +183,7 @@ class Run:
         if self.world.agree([not self.trainer.is_finite()], "the weights to validate")[0]:
             self._fail_not_finite()
         self._log.status.validating()
+        started = time.monotonic()
         averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
         model = self._prepare(averaged, self.signals.check)
         figures = self._validation(model, self.signals.check)
@@ -194,9 +194,8 @@ class Run:
             best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "figures": figures}
             self._saver.save_best(best)
         self._log.metrics("val", self.step, epoch, figures)
-        if is_best:
-            self._log.status.best(self.step, epoch, self.merit, figures[self.merit])
-        self._log.say(validation_line(epoch, figures, is_best))
+        self._log.status.validated(self.step, time.monotonic() - started)
+        self._log.say(f"epoch {epoch:.2f}  validation: {metrics_text(figures)}{'  (best)' if is_best else ''}")
         self.save()
 
     def _report(self, clock: StepClock) -> None:
@@ -207,14 +206,20 @@ class Run:
         figures = {"loss": loss, hit: hits} if loss == loss else {}  # nan: no step was taken
         figures |= {"lr": self.trainer.learning_rate(self.step - 1), **clock.figures(self.step, self.plan.batch_size)}
         self._log.metrics("train", self.step, self.plan.epoch(self.step), figures)
-        rate, validation = figures["clips_per_second"], self._log.status.validation_seconds
-        line = train_line(self.step, self.plan, figures, seconds_left(self.plan, self.step, rate, validation))
+        speed = self.step, figures["clips_per_second"], self._log.status.validation_seconds
+        seconds_left = self.plan.seconds_left(*speed)
+        self._log.status.trained(self.step, seconds_left)
+        line = train_line(self.step, self.plan, figures, seconds_left)
         self._log.bar.set_postfix_str(line.partition("  ")[2])
         self._log.say(line)
+        self._reports += 1
+        if self._reports == 2:  # the first line includes the start of the loader
+            self._log.say(time_line(self.plan, *speed))
         if self._untold:
             steps, self._untold = ", ".join(map(str, self._untold)), []
             self._log.say(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")
-        self._write_incidents()
+        if self.world.is_main:
+            self.incidents.write(self._folder)
         if len(self.incidents.recent_steps(self.step)) >= self.incidents.max_bad_steps:
             self._fail_not_finite()
 
@@ -262,14 +267,9 @@ class Run:
         if self.world.is_main:
             first_bad = min(self.incidents.recent_steps(self.step), default=self.step + 1)
             self._saver.save({**self._identity, **self.state_dict()}, self.step, first_bad)
-        self.saved, self._saved_at = self.step, time.monotonic()
-        self._write_incidents()
-        return True
-
-    def _write_incidents(self) -> None:
-        if self.world.is_main:
             self.incidents.write(self._folder)
-            self._log.status.note(broken_files=len(self.incidents.files), bad_steps=len(self.incidents.steps))
+        self.saved, self._saved_at = self.step, time.monotonic()
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes during a run."""

@@ -58,3 +58,19 @@ class Plan:
             return True
         epochs = self.val_every
         return bool(epochs) and math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
+
+    def validations_left(self, step: int) -> int:
+        """Return how many validations follow the steps after ``step``; the last step always has one."""
+        if step >= self.num_steps:
+            return 0
+        if not self.val_every:
+            return 1
+        first, last = (math.floor(self.epoch(at) / self.val_every) for at in (step, self.num_steps - 1))
+        return last - first + 1
+
+    def seconds_left(self, step: int, rate: float, validation_seconds: float = 0.0) -> float:
+        """Return the time from ``step`` to the end at ``rate`` clips per second, validations included; inf at 0."""
+        if not rate:
+            return math.inf
+        steps = (self.num_steps - step) * self.batch_size / rate
+        return steps + self.validations_left(step) * validation_seconds

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,14 +31,13 @@ class Saver:
     Args:
         folder: of the run.
         keep: how many of the newest checkpoints are.
-        tell: called with the step of each checkpoint that is on the disk, in the thread that writes.
 
     Attributes:
         written: the step of the last checkpoint that is on the disk; -1 before the first.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 3, tell: Callable[[int], Any] = lambda step: None) -> None:
-        self.folder, self.keep, self._tell = Path(folder), keep, tell
+    def __init__(self, folder: str | Path, keep: int = 3) -> None:
+        self.folder, self.keep = Path(folder), keep
         self.written = -1
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future | None = None
@@ -106,7 +105,6 @@ class Saver:
                 with contextlib.suppress(OSError):
                     file.unlink()
         self.written = step
-        self._tell(step)
 
 
 class Found(NamedTuple):

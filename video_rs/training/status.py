@@ -1,306 +1,242 @@
-"""``status.json``: where a run is, in one small file that is read from anywhere, also after the run was killed.
+"""``status.json``: write and read where a run is. Any machine that sees the folder can read it, also after a kill.
 
-Nothing here needs torch, so that ``video-rs status`` answers at once.
+Nothing here needs torch: ``video-rs status`` answers at once.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
-import socket
-import threading
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from video_rs.errors import VideoRSError
-from video_rs.files import atomic_write, json_values
-from video_rs.training.plan import Plan
+from video_rs.files import atomic_write
 
 FILE = "status.json"
+SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
 ENDED = ("complete", "interrupted", "preempted", "failed")
-SECONDS_BETWEEN_WRITES = 5.0  # of log steps: each write waits for the disk, and steps may take milliseconds
-MERITS = {"map": "mAP", "top1": "top-1"}  # the figure that the best weights are best in, as a person calls it
+SECONDS_BETWEEN_WRITES = 5.0  # at log steps: each write waits for the disk, and steps may take milliseconds
+SILENCE, BEFORE_LOG, FIRST_VALIDATION = 120.0, 1800.0, 3600.0
+"""Seconds without a sign of life that are normal: in training, before two log lines, in the first validation."""
 
 
 class Status:
-    """What a run tells of itself; safe to call from several threads.
-
-    Writing it never ends a run: a disk that refuses shows in the checkpoints.
+    """Write ``status.json``. A disk that refuses the file does not end the run; the checkpoints will report it.
 
     Args:
-        folder: the run folder; None for the processes that write nothing.
+        folder: the run folder; None writes nothing, for ranks other than 0.
 
     Attributes:
-        values: what the file holds:
+        values: the content of the file; null where unknown:
 
-            - ``state``: running, validating, complete, interrupted, preempted or failed; ``error``: its one line;
-            - ``host``, ``pid``, ``pid_start``, ``namespace``: the process; ``processes`` of the whole run;
-            - ``started``, ``time``: of this start and of this file, seconds since 1970; ``seconds``: wall time of all
-              starts; ``first_step``: where this start began;
-            - ``step``, ``steps``, ``epoch``, ``batch_size``, ``seconds_left``, ``clips_per_second``;
-            - ``train``, ``val``: the last figures, with their ``step``; ``best``: ``step``, ``epoch``, ``name`` and
-              ``figure`` of the best validation;
-            - ``log_seconds``: from one log line to the next; ``validation_seconds``: of the last validation;
-            - ``checkpoint``: ``step`` and ``time`` of the newest;
-            - ``broken_files``, ``bad_steps``: counts;
-            - ``command``: what goes on with the run when it has stopped, or follows when it is complete; ``cwd``: the
-              folder to call it in; ``folder``: of the run.
+            - ``format``: 2; ``folder``: of the run; ``time``: when this was written, seconds since 1970;
+            - ``state``: running, validating, complete, interrupted, preempted or failed; ``error``: one line;
+            - ``step``, ``steps``: done, and of the whole run; ``seconds_left``; ``seconds``: wall time of all starts;
+            - ``log_seconds``: between the last two log lines; ``validation_seconds``: of the last validation;
+            - ``command``: resumes a run that stopped, or is next after a complete one.
+        first_step: step that this start began at.
+        seconds_before: wall time of earlier starts.
+        seconds_in_validation: in this start.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self.values: dict[str, Any] = read(folder) if folder else {}
-        self._plan: Plan | None = None
-        self._lock = threading.Lock()
+        self.values: dict[str, Any] = {}
+        self.first_step, self.seconds_before, self.seconds_in_validation = 0, 0.0, 0.0
+        self._folder, self._started = folder, time.monotonic()
         self._written = self._logged = -math.inf
-        self._clock = time.monotonic()
-        self._seconds_before = self._validation_started = self._validating = 0.0
-        self._log_lines, self._estimated = 0, False
-
-    def begin(self, plan: Plan, step: int, command: str, *, processes: int = 1, **counts: int) -> None:
-        """The run starts, or goes on, after ``step`` steps.
-
-        Args:
-            command: that goes on with the run, should it stop.
-            counts: see :meth:`note`.
-        """
-        before = self.values
-        self._plan, self._clock = plan, time.monotonic()
-        self._seconds_before = _number(before.get("seconds"))
-        kept = {key: before[key] for key in ("val", "best") if _step(before.get(key)) <= step and before.get(key)}
-        if seconds := _number(before.get("validation_seconds")):
-            kept["validation_seconds"] = seconds
-        if step and before.get("checkpoint"):
-            kept["checkpoint"] = before["checkpoint"]
-        if step and (rate := _number(before.get("clips_per_second"))):
-            kept["clips_per_second"] = rate
-            kept["seconds_left"] = seconds_left(plan, step, rate, seconds)
-        self.values = {
-            **{"format": 1, "state": "running", "error": ""},
-            **_this_process(),
-            **{"processes": processes, "started": time.time(), "first_step": step},
-            **{"step": step, "steps": plan.num_steps, "epoch": plan.epoch(step), "batch_size": plan.batch_size},
-            **{"broken_files": 0, "bad_steps": 0, **counts},
-            **{"command": command, "cwd": os.getcwd(), "folder": str(self.folder.resolve()) if self.folder else ""},
-            **kept,
-        }
-        self._write()
-
-    def trained(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
-        """A log step; ``clips_per_second`` among the figures says how long the rest will take."""
-        now, rate = time.monotonic(), figures.get("clips_per_second", 0.0)
-        self._log_lines += 1
-        values: dict[str, Any] = {"step": step, "epoch": epoch, "train": {"step": step, **figures}}
-        if self._plan and rate:
-            values["clips_per_second"] = rate
-            values["seconds_left"] = seconds_left(self._plan, step, rate, self.validation_seconds)
-        if math.isfinite(self._logged):
-            values["log_seconds"] = now - self._logged
-        self._logged = now
-        self._set(values, at_once=now - self._written > SECONDS_BETWEEN_WRITES)
-
-    def validating(self) -> None:
-        """A validation begins."""
-        self._validation_started = time.monotonic()
-        self._set({"state": "validating"})
-
-    def validated(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
-        """A validation has ended well; :meth:`validating` began it."""
-        values: dict[str, Any] = {"state": "running", "val": {"step": step, "epoch": epoch, **figures}}
-        if self._validation_started:
-            values["validation_seconds"] = seconds = time.monotonic() - self._validation_started
-            self._validating += seconds
-            self._validation_started = 0.0
-        self._logged = -math.inf  # the next log line has the validation in its interval
-        self._set({"step": step, "epoch": epoch, **values})
-
-    def best(self, step: int, epoch: float, name: str, figure: float) -> None:
-        """The best validation so far, whose weights are in ``best.pt``."""
-        self._set({"best": {"step": step, "epoch": epoch, "name": name, "figure": figure}})
-
-    def checkpoint(self, step: int) -> None:
-        """A checkpoint is on the disk."""
-        self._set({"checkpoint": {"step": step, "time": time.time()}})
-
-    def note(self, **counts: int) -> None:
-        """How many ``broken_files`` and ``bad_steps`` (not finite) there were so far."""
-        if any(self.values.get(name) != count for name, count in counts.items()):
-            self._set(counts)
-
-    def end(self, state: str, command: str, error: str = "") -> None:
-        """The last word of this start.
-
-        Args:
-            state: complete, interrupted, preempted or failed.
-            command: the next one: that goes on with the run, or that follows a complete one.
-            error: its one line, when it failed.
-        """
-        assert state in ENDED, state
-        self._set({"state": state, "command": command, "error": " ".join(error.split())})
-
-    def estimate(self) -> str:
-        """When the run will be done, see :func:`time_line`; once, as soon as it can be told, else "".
-
-        Of a run that is resumed that is at once. The first log line of a fresh one counts the start of the loader.
-        """
-        rate = _number(self.values.get("clips_per_second"))
-        if self._estimated or self._plan is None or not rate or self._log_lines == 1 and not self.values["first_step"]:
-            return ""
-        self._estimated = True
-        return time_line(self._plan, self.values["step"], rate, self.validation_seconds)
-
-    @property
-    def validation_seconds(self) -> float:
-        """How long the last validation took, also before this start; 0 before the first."""
-        return _number(self.values.get("validation_seconds"))
 
     @property
     def seconds(self) -> float:
         """Wall time of this start."""
-        return time.monotonic() - self._clock
+        return time.monotonic() - self._started
 
     @property
-    def seconds_of_all_starts(self) -> float:
-        """Wall time of this start and of those before it."""
-        return self._seconds_before + self.seconds
+    def validation_seconds(self) -> float:
+        """Wall time of the last validation, 0 before the first."""
+        return self.values.get("validation_seconds") or 0.0
 
-    @property
-    def clips_per_second(self) -> float:
-        """Mean of this start, validations not counted; 0 before the first step."""
-        steps = self.values.get("step", 0) - self.values.get("first_step", 0)
-        return max(0, steps) * self.values.get("batch_size", 0) / max(self.seconds - self._validating, 1e-9)
+    def begin(self, step: int, steps: int, command: str) -> None:
+        """Start a run of ``steps`` steps, or resume it after ``step`` of them; ``command`` would resume it again."""
+        before = read(self._folder) if self._folder else {}
+        self.first_step, self.seconds_before, self._started = step, before.get("seconds", 0.0), time.monotonic()
+        self.values = {
+            "format": 2,
+            "folder": str(self._folder and self._folder.resolve()),
+            "state": "running",
+            "error": "",
+            "step": step,
+            "steps": steps,
+            "seconds_left": None,
+            "log_seconds": None,
+            "validation_seconds": before.get("validation_seconds"),
+            "command": _from_here(command),
+        }
+        self._write()
 
-    def _set(self, values: Mapping[str, Any], at_once: bool = True) -> None:
-        with self._lock:
-            self.values.update(values)
-        if at_once:
+    def trained(self, step: int, seconds_left: float) -> None:
+        """Note a log line."""
+        now = time.monotonic()
+        interval = now - self._logged if math.isfinite(self._logged) else self.values.get("log_seconds")
+        left = seconds_left if math.isfinite(seconds_left) else None
+        self.values.update(step=step, seconds_left=left, log_seconds=interval)
+        self._logged = now
+        if now - self._written > SECONDS_BETWEEN_WRITES:
             self._write()
 
+    def validating(self) -> None:
+        """Note the start of a validation."""
+        self.values["state"] = "validating"
+        self._write()
+
+    def validated(self, step: int, seconds: float) -> None:
+        """Note the end of a validation that took ``seconds``."""
+        self.seconds_in_validation += seconds
+        self._logged = -math.inf  # the interval to the next log line contains the validation
+        self.values.update(state="running", step=step, validation_seconds=seconds)
+        self._write()
+
+    def end(self, state: str, command: str, error: str = "") -> None:
+        """Note the end of this start: one of ``ENDED``, the next command, and the error of a failed run."""
+        self.values.update(state=state, command=_from_here(command), error=" ".join(error.split()))
+        self._write()
+
     def _write(self) -> None:
-        if self.folder is None or self._plan is None:  # without a beginning there is no run to tell of
+        self.values.update(time=time.time(), seconds=self.seconds_before + self.seconds)
+        self._written = time.monotonic()
+        if self._folder is None or "format" not in self.values:  # nothing has begun
             return
-        with self._lock:
-            self.values.update(time=time.time(), seconds=self.seconds_of_all_starts)
-            self._written = time.monotonic()
-            try:
-                with atomic_write(self.folder / FILE, "w") as handle:
-                    handle.write(json.dumps(json_values(self.values), indent=1) + "\n")
-            except VideoRSError:
-                pass
+        try:
+            with atomic_write(self._folder / FILE, "w") as handle:
+                handle.write(json.dumps(self.values, indent=1) + "\n")
+        except VideoRSError:
+            pass
+
+
+def look(folder: Path, now: float | None = None) -> dict[str, Any]:
+    """Return the status of a run from its folder; missing or half-written files are tolerated.
+
+    Args:
+        folder: of the run.
+        now: seconds since 1970; None for the clock's.
+
+    Returns:
+        - ``folder``; ``verdict``: running, silent (probably stopped), complete, interrupted, preempted or failed;
+          ``text``: the same with the error; ``age``: seconds since the last sign of life;
+        - ``step``, ``steps``, ``epoch``, ``seconds_left``: None where unknown;
+        - ``train``, ``val``, ``best``: see :func:`read_metrics`;
+        - ``checkpoint``: ``path``, ``step``, ``time`` and ``bytes`` of the newest, or None;
+        - ``warnings``: lines; ``command``: see :class:`Status`, "" where it is unknown.
+    """
+    values, metrics, checkpoint = read(folder), read_metrics(folder), _newest_checkpoint(folder)
+    written = values.get("time") or max(path.stat().st_mtime for path in map(folder.joinpath, SIGNS) if path.exists())
+    age = max(0.0, (time.time() if now is None else now) - written)
+    verdict, text = _verdict(values, age)
+    newest = max(metrics["train"], metrics["val"], key=lambda line: line.get("step", -1))
+    step, left = max(values.get("step", 0), newest.get("step", 0)), values.get("seconds_left")
+    warnings = _warnings(folder)
+    if not values and (folder / FILE).exists():
+        warnings.append(f"{FILE} cannot be read; this is from the other files")
+    if checkpoint is None and step:
+        warnings.append("there is no checkpoint to resume from")
+    return {
+        **{"folder": str(folder), "verdict": verdict, "text": text, "age": age},
+        **{"step": step, "steps": values.get("steps"), "epoch": newest.get("epoch")},
+        "seconds_left": max(0.0, left - age) if verdict == "running" and left is not None else None,
+        **metrics,
+        **{"checkpoint": checkpoint, "warnings": warnings, "command": _command(values, folder)},
+    }
+
+
+def _verdict(values: Mapping[str, Any], age: float) -> tuple[str, str]:
+    """Judge a run that has not ended by its age."""
+    state, interval = values.get("state", "running"), values.get("log_seconds")
+    if state in ENDED:
+        return state, f"{state}: {values['error']}" if values.get("error") else state
+    normal = BEFORE_LOG if interval is None else max(SILENCE, 5 * interval)
+    if state == "validating":
+        normal = max(normal, 3 * (values.get("validation_seconds") or FIRST_VALIDATION / 3))
+    if age > normal:
+        return "silent", "silent, probably stopped"
+    return "running", "running, in a validation" if state == "validating" else "running"
+
+
+def _command(values: Mapping[str, Any], folder: Path) -> str:
+    """Return the recorded command, or "" if the folder was moved or copied since."""
+    if values.get("folder") != str(folder.resolve()):
+        return ""
+    command = str(values.get("command", ""))
+    if "cwd" in values:  # format 1 has the folder to call it in beside it
+        command = f"cd {shlex.quote(str(values['cwd']))} && {command}"
+    return command.removeprefix(_from_here(""))
+
+
+def _from_here(command: str) -> str:
+    return f"cd {shlex.quote(os.getcwd())} && {command}"
+
+
+def _warnings(folder: Path) -> list[str]:
+    lines = []
+    for name, what in (("broken_files", "files could not be read"), ("bad_steps", "steps were not finite and skipped")):
+        path = folder / f"{name}.csv"
+        try:
+            with open(path, encoding="utf-8", errors="replace", newline="") as handle:
+                first_column = {row[0] for row in list(csv.reader(handle))[1:] if row}
+        except (OSError, csv.Error):
+            continue
+        if first_column:
+            lines.append(f"{len(first_column)} {what}: {path}")
+    return lines
+
+
+def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    path = max((folder / "checkpoints").glob("step-*.pt"), default=folder / "last.pt")  # steps have leading zeros
+    step = path.stem.removeprefix("step-")
+    try:
+        info = path.stat()
+    except OSError:  # none was written yet, or another one is there by now
+        return None
+    step = int(step) if step.isdecimal() else None
+    return {"path": str(path), "step": step, "time": info.st_mtime, "bytes": info.st_size}
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The values of a run's ``status.json``; empty when there is none, or none that can be understood."""
+    """Return the values of a run's ``status.json``; empty if it is missing or cannot be understood."""
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return values if isinstance(values["state"], str) and isinstance(values["step"], int) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each kind, ``train`` and ``val``, in a run's ``metrics.jsonl``."""
-    last: dict[str, dict[str, Any]] = {}
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return last
-    for line in lines:
-        try:
-            values = json.loads(line)
-            last[values["kind"]] = {**values, "step": int(values["step"])}
-        except (ValueError, KeyError, TypeError):  # the line that is being written, or that a killed process left
-            continue
-    return last
+    """Return the last ``train`` and ``val`` line of ``metrics.jsonl``, and the ``best`` validation; {} where unknown.
 
-
-def seconds_left(plan: Plan, step: int, rate: float, validation_seconds: float = 0.0) -> float:
-    """What a run takes from ``step`` to its end at ``rate`` clips a second, validations included; inf at rate 0."""
-    if not rate:
-        return math.inf
-    return (plan.num_steps - step) * plan.batch_size / rate + validations_left(plan, step) * validation_seconds
-
-
-def validations_left(plan: Plan, step: int) -> int:
-    """How many validations follow the steps after ``step``; the last step has one always."""
-    if step >= plan.num_steps:
-        return 0
-    periods = [
-        math.floor(plan.epoch(at) / plan.val_every) if plan.val_every else 0 for at in (step, plan.num_steps - 1)
-    ]
-    return periods[1] - periods[0] + 1
-
-
-def time_line(plan: Plan, step: int, rate: float, validation_seconds: float = 0.0, now: float | None = None) -> str:
-    """When the run will be done: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
-
-    Args:
-        rate: clips a second, see :func:`read_metrics` for that of a run that is resumed.
-        validation_seconds: of one validation, see :class:`Status`; 0: not known yet, which the line says.
-        now: seconds since 1970; None for the clock's.
+    ``best`` has ``name`` and ``figure`` of the monitored metric. Values that are not finite are None.
     """
-    seconds = seconds_left(plan, step, rate, validation_seconds)
-    end = time.strftime("%a %d %b %H:%M", time.localtime((time.time() if now is None else now) + seconds))
-    without = " (validations not counted)" if validations_left(plan, step) and not validation_seconds else ""
-    return f"at {rate:.1f} clips/s the run takes {duration(seconds)} more, until {end}{without}"
-
-
-def duration(seconds: float) -> str:
-    """``75`` -> ``1m15s``, ``7500`` -> ``2h05m``."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
-
-
-def shown(figures: Mapping[str, Any]) -> str:
-    """Figures of a validation, to be read: "top-1 87.50 %  top-5 99.00 %  loss 0.4321"."""
-    names = {**MERITS, "top5": "top-5", "hit1": "hit@1", "accuracy": "accuracy"}
-    parts = [f"{text} {100 * figures[name]:.2f} %" for name, text in names.items() if _is_number(figures.get(name))]
-    parts += [f"loss {figures['loss']:.4f}"] if _is_number(figures.get("loss")) else []
-    return "  ".join(parts)
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "namespace": namespace(), "pid": pid, "pid_start": start_of(pid)}
-
-
-def namespace() -> str:
-    """In which process ids mean something: containers may share a host's name. "" where it cannot be told."""
+    lines: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     try:
-        return os.readlink("/proc/self/ns/pid")
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        text = ""
+    for line in text.splitlines():
+        try:
+            values = json.loads(line, parse_constant=lambda name: None)
+            lines[values.pop("kind")].append({**values, "step": int(values["step"])})
+        except (ValueError, KeyError, TypeError, AttributeError):  # a killed process was writing it
+            continue
+    best = max(lines["val"], key=_merit, default={})
+    if best:
+        name = "map" if "map" in best else "top1"
+        best = {**best, "name": name, "figure": best.get(name)}
+    return {**{kind: found[-1] if found else {} for kind, found in lines.items()}, "best": best}
 
 
-def start_of(pid: int) -> int | None:
-    """When a process of this machine started, in the kernel's ticks; None if it is gone, 0 where it cannot be told."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else int(fields[18])
-    except (OSError, ValueError):
-        pass
-    if os.path.exists("/proc/self/stat"):
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _number(value: Any) -> float:
-    return float(value) if _is_number(value) else 0.0
-
-
-def _step(values: Any) -> float:
-    return values["step"] if isinstance(values, dict) and _is_number(values.get("step")) else math.inf
+def _merit(line: Mapping[str, Any]) -> tuple[float, float]:
+    loss = line.get("loss")
+    return line.get("map", line.get("top1")) or 0.0, -math.inf if loss is None else -loss
