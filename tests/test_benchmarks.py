@@ -209,3 +209,24 @@ def test_rows_of_missing_packages_are_left_out(video, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == "no row for decord: decord is not installed (gone)\n"
     assert "pyav" in result.stdout and "| decord" not in result.stdout.replace(" ", "").replace("|decoder", "")
+
+
+@pytest.mark.exhaustive
+def test_real_clips(make_video, tmp_path):
+    """Two-second clips that differ, in a folder for each video, none across the end of its five-second source."""
+    import csv
+
+    from video_rs.data.decode import probe
+
+    videos = [make_video(tmp_path / f"{name}.mp4", num_frames=140, height=96, width=128) for name in ("one", "two")]
+    short, out = make_video(tmp_path / "short.mp4", num_frames=20), tmp_path / "out"
+    result = benchmark("real_clips", *videos, short, out, "--clips", 8)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.strip() == f"left out: {short}: shorter than 2 seconds"
+    with open(out / "clips.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["one", "two"] * 4
+    assert {row["source"] for row in rows} <= {"one_000", "two_000"}  # the last 0.6 s are too short for a clip
+    assert len({(out / row["path"]).read_bytes() for row in rows}) == 8
+    assert {probe(out / row["path"]).duration for row in rows} == {2.0}
+    assert benchmark("real_clips", videos[0], out).returncode == 2  # never into a folder that is there
