@@ -152,7 +152,9 @@ GARDENS = [
 ]
 
 
-@pytest.mark.parametrize("name", GARDENS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n.endswith("_50") else pytest.mark.slow) for n in GARDENS]
+)
 def test_garden(name):
     model = network(name)
     variables = to_garden(model)
@@ -163,7 +165,9 @@ def test_garden(name):
     assert same(from_garden(saved, model.layout), model)
 
 
-@pytest.mark.parametrize("name", ["resnet_rs_26", "resnet_rs_50", "resnet_rs_270"])
+@pytest.mark.parametrize(
+    "name", ["resnet_rs_26", "resnet_rs_50", pytest.param("resnet_rs_270", marks=pytest.mark.slow)]
+)
 def test_tpu_and_keras(name):
     model = network(name)
     variables = to_tpu(model)

@@ -1,6 +1,6 @@
 """All image networks against timm's ``resnetrs*``: logits, gradients, and state dicts both ways.
 
-With ``-s -m ""`` it prints the largest errors of each network, as docs/models.md gives them.
+With ``-s -m "slow or not slow"`` it prints the largest errors of each network, as docs/models.md gives them.
 """
 
 from __future__ import annotations
