@@ -67,8 +67,10 @@ def wheel(tmp_path_factory):
 @pytest.mark.slow
 def test_wheel_holds_the_package_and_its_configs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {str(path.relative_to(ROOT)) for kind in ("*.py", "*.csv") for path in (ROOT / "video_rs").rglob(kind)}
-    assert "video_rs/models/published.csv" in modules
+    modules = {
+        str(path.relative_to(ROOT)) for kind in ("*.py", "*.csv", "*.j2") for path in (ROOT / "video_rs").rglob(kind)
+    }
+    assert {"video_rs/models/published.csv", "video_rs/evaluation/report.html.j2"} <= modules
     configs = {f"video_rs/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     assert names >= modules | configs | {"video_rs/py.typed"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"video_rs"}  # no tests, no top-level configs

@@ -77,6 +77,15 @@ def test_report_and_figures(job, capsys):
     assert rows["1.mp4"]["predicted"] == first.label and float(rows["1.mp4"]["prob_1"]) == pytest.approx(first.score)
 
 
+def test_a_picture_that_cannot_be_drawn_is_a_warning(job, capsys):
+    log = job / "run" / "metrics.jsonl"
+    log.write_bytes(b"\xff\xfe")
+    assert run(main, arguments(job)) == 0
+    log.unlink()
+    assert "warning: curves.png: not drawn (" in capsys.readouterr().out
+    assert "Not drawn" in (job / "run" / "test" / "report.html").read_text()
+
+
 def test_workers_score_the_same(job):
     assert run(main, arguments(job)) == 0
     before = (job / "run" / "test" / "predictions.csv").read_text()

@@ -11,7 +11,7 @@ from PIL import Image
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
 from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import Scores
-from video_rs.evaluation.report import worst_mistakes, write_report
+from video_rs.evaluation.report import thumbnail, worst_mistakes, write_report
 
 NAMES = ["<b>jump</b>", "run & hide", "price $5 to $9"]
 TRAIN = {"kind": "train", "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "clips_per_second": 9.0, "data_wait": 0.1}
@@ -87,7 +87,7 @@ def test_page_stands_alone_and_is_escaped(tmp_path, videos, scores):
 
 
 def test_worst_mistakes_come_first_and_show_frames(videos, scores, frame_numbers):
-    first, second = worst_mistakes(videos, scores, NAMES)
+    first, second = worst_mistakes(videos, scores, NAMES, thumbnail)
     assert (first.path, first.labels[0][0], first.predicted) == (videos[1], NAMES[1], NAMES[0])
     assert (second.path, second.labels) == (videos[2], [(NAMES[2], pytest.approx(0.3))])
     strip = np.asarray(Image.open(io.BytesIO(first.jpeg)))
@@ -95,9 +95,33 @@ def test_worst_mistakes_come_first_and_show_frames(videos, scores, frame_numbers
     assert strip.shape == (112, 3 * 149 + 4, 3) and frame_numbers(np.stack(thirds)) == [2, 4, 6]
 
 
-def test_a_mistake_that_is_gone_has_no_picture(tmp_path, videos, scores):
-    gone = [*videos[:1], str(tmp_path / "gone.mp4"), *videos[2:]]
-    assert "no picture" in report(tmp_path / "test", gone, scores).read_text()
+def test_pictures_that_fail_lose_no_results(tmp_path, videos, scores):
+    """A video that is gone, an image of which a strip is wider than a JPEG may be, and a log that is no text."""
+    wide, run_dir, said = tmp_path / "wide.png", tmp_path / "run", []
+    Image.new("RGB", (5000, 8)).save(wide)
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    paths = [videos[0], str(tmp_path / "gone.mp4"), str(wide), videos[3]]
+    page = report(tmp_path / "test", paths, scores, run_dir=run_dir, warn=said.append)
+    results = [(page.parent / name).read_bytes() for name in ("predictions.csv", "metrics.json", "confusion.png")]
+    assert all(results) and not (page.parent / "curves.png").exists()
+    assert len(said) == 3 and said[0].startswith("curves.png: not drawn ('utf-8' codec can't decode")
+    assert said[1] == f"{paths[1]}: not drawn (no such file)" and said[2].startswith(f"{wide}: not drawn (")
+    text = page.read_text()
+    assert text.count("no picture") == 2 and "Not drawn" in text and "<td>no such file</td>" in text
+
+
+def test_results_are_there_before_any_picture(tmp_path, videos, scores, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    report(tmp_path, videos, scores)
+    monkeypatch.setattr("video_rs.evaluation.report.confusion_png", stop)
+    scores.scored[:] = [True, False, False, False]
+    with pytest.raises(KeyboardInterrupt):
+        report(tmp_path, videos, scores)
+    assert json.loads((tmp_path / "metrics.json").read_text())["num_scored"] == 1
+    assert not (tmp_path / "report.html").exists()  # the earlier one has other metrics
 
 
 def test_an_older_report_leaves_nothing_behind(tmp_path, videos, scores):
@@ -161,7 +185,7 @@ def test_several_classes(tmp_path, videos, scores):
     html = page.read_text()
     assert "mAP" in html and "lowest average precision first" in html and "Confusion" not in html
     assert "nothing that has a name" in html and NAMES[0] not in html  # which is markup
-    first = worst_mistakes(videos, scores, NAMES)[0]
+    first = worst_mistakes(videos, scores, NAMES, thumbnail)[0]
     assert (first.path, first.labels) == (videos[1], [(NAMES[1], pytest.approx(0.05))])
     log = write_log(
         tmp_path / "run", TRAIN | {"step": 1, "epoch": 1, "hit1": 0.5}, VAL | {"step": 1, "epoch": 1, "map": 0.3}

@@ -132,6 +132,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
         title=f"{Path(config.out).name}: {split_name}",
         about={"model": config.model.name, "weights": weights, "views": views, "precision": precision},
         decoder=config.data.decoder,
+        warn=lambda text: print(f"warning: {text}"),
     )
     print(table(metrics))
     for index, reason in scores.errors[:3]:

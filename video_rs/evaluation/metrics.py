@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,6 +156,13 @@ def summarize_multi_label(
             for c, name in enumerate(names)
         ],
     }
+
+
+def metric_names(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names, to be read, of the metrics in [0, 1]; each also has an ``_all`` variant."""
+    if "map" in metrics:
+        return {"map": "mAP", "hit1": "hit@1"}
+    return {"top1": "top-1", "top5": f"top-{metrics['top_k']}", "mean_class": "mean of the classes"}
 
 
 def most_confused(confusion: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:

@@ -5,25 +5,40 @@ Where a video may be of several classes there is no confusion matrix.
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from video_rs.data.labels import SEPARATOR
-from video_rs.errors import MediaError
-from video_rs.evaluation import html_page
+from video_rs.errors import first_line
 from video_rs.evaluation.figures import confusion_png, curves_png, read_log
-from video_rs.evaluation.metrics import TOP_K, ranking
+from video_rs.evaluation.metrics import TOP_K, metric_names, most_confused, ranking
 from video_rs.evaluation.multiview import Scores
 from video_rs.files import atomic_write, json_values
 
 WORST_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A video with a wrong top class, and its label names with their probabilities."""
+
+    path: str
+    labels: Sequence[tuple[str, float]]
+    predicted: str
+    predicted_prob: float
+    jpeg: bytes | None
 
 
 def write_report(
@@ -37,8 +52,11 @@ def write_report(
     title: str = "Evaluation",
     about: Mapping[str, str] | None = None,
     decoder: str = "pyav",
+    warn: Callable[[str], Any] = warnings.warn,
 ) -> Path:
-    """Write everything an evaluation has to say; each file appears whole or not at all.
+    """Write all files of an evaluation, the results first. Each file appears whole or not at all.
+
+    A picture that cannot be drawn, for whatever reason, is left out: the page lists it, and ``warn`` is called.
 
     Args:
         folder: made if needed; files of an earlier report in it are replaced.
@@ -48,38 +66,79 @@ def write_report(
         run_dir: a run folder, whose ``metrics.jsonl`` (if there is one) becomes the training curves.
         about: what to say of the run in the report's header: weights, views, device, ...
         decoder: backend that the thumbnails are decoded with.
+        warn: called with one line for each picture that could not be drawn.
 
     Returns:
         The path of report.html, which stands alone: pictures are inside it.
     """
     folder = Path(folder)
-    log = Path(run_dir) / "metrics.jsonl" if run_dir is not None else None
-    curves = curves_png(read_log(log)) if log is not None and log.is_file() else None
-    confusion = confusion_png(metrics["confusion"], class_names) if "confusion" in metrics else None
-    page = html_page.render(
+    not_drawn: list[tuple[str, str]] = []
+
+    def draw(what: str, function: Callable[..., bytes], *args: Any) -> bytes | None:
+        try:
+            return function(*args)
+        except Exception as error:  # whatever it is, the results are more than a picture
+            reason = first_line(error).removeprefix(f"{what}: ")
+            not_drawn.append((what, reason))
+            warn(f"{what}: not drawn ({reason})")
+            return None
+
+    for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # of an earlier test
+        (folder / name).unlink(missing_ok=True)
+    _write(folder / "predictions.csv", _encode(predictions_csv(paths, scores, class_names)))
+    _write(folder / "metrics.json", _encode(metrics_json(metrics)))
+    if scores.views is not None:
+        with atomic_write(folder / "views.npz") as handle:
+            np.savez_compressed(handle, views=scores.views, labels=scores.labels, paths=list(paths))
+
+    confusion, confused, curves = None, [], None
+    if "confusion" in metrics:
+        names = [c["name"] for c in metrics["per_class"]]
+        confused = [(names[true], names[taken], n) for true, taken, n in most_confused(metrics["confusion"])]
+        confusion = draw("confusion.png", confusion_png, metrics["confusion"], class_names)
+    if run_dir is not None and (log := Path(run_dir) / "metrics.jsonl").is_file():
+        curves = draw("curves.png", lambda: curves_png(read_log(log)))
+    for name, picture in (("confusion.png", confusion), ("curves.png", curves)):
+        if picture is not None:
+            _write(folder / name, picture)
+    page = _template().render(
         title=title,
         about=about or {},
         metrics=metrics,
+        metric_names=metric_names(metrics),
+        multi_label="confusion" not in metrics,
         confusion=confusion,
+        confused=confused,
         curves=curves,
-        mistakes=worst_mistakes(paths, scores, class_names, decoder=decoder),
+        mistakes=worst_mistakes(paths, scores, class_names, lambda path: draw(path, thumbnail, path, decoder)),
         unscored=[(paths[index], reason) for index, reason in scores.errors],
+        not_drawn=not_drawn,
     )
-    files = {
-        "predictions.csv": _encode(predictions_csv(paths, scores, class_names)),
-        "metrics.json": _encode(metrics_json(metrics)),
-        "confusion.png": confusion,
-        "curves.png": curves,
-        "views.npz": _views_npz(paths, scores),
-        "report.html": _encode(page),
-    }
-    for name, content in files.items():
-        if content is None:
-            (folder / name).unlink(missing_ok=True)  # of an earlier report, it would contradict this one
-            continue
-        with atomic_write(folder / name) as handle:
-            handle.write(content)
+    _write(folder / "report.html", _encode(page))
     return folder / "report.html"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as handle:
+        handle.write(content)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda share: "\N{EN DASH}" if math.isnan(share) else f"{100 * share:.2f} %"
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
+
+
+def _confusion(metrics: Mapping[str, Any], class_names: Sequence[str]) -> bytes | None:
+    return confusion_png(metrics["confusion"], class_names) if "confusion" in metrics else None
+
+
+def _curves(run_dir: str | Path | None) -> bytes | None:
+    log = Path(run_dir or "") / "metrics.jsonl"
+    return curves_png(read_log(log)) if run_dir is not None and log.is_file() else None
 
 
 def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
@@ -115,9 +174,12 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
 
 
 def worst_mistakes(
-    paths: Sequence[str], scores: Scores, class_names: Sequence[str], *, decoder: str = "pyav"
-) -> list[html_page.Mistake]:
-    """The wrong answers that the network was most sure of, most sure first, with frames to look at.
+    paths: Sequence[str],
+    scores: Scores,
+    class_names: Sequence[str],
+    picture: Callable[[str], bytes | None],
+) -> list[Mistake]:
+    """Return the wrong answers that the network was most sure of, most sure first, each with ``picture(path)``.
 
     Of a video of several classes, the most probable class is wrong where it is none of them.
     """
@@ -128,12 +190,12 @@ def worst_mistakes(
     confidence = scores.probs[wrong, predicted[wrong]]
     worst = wrong[np.argsort(-confidence, kind="stable")][:WORST_MISTAKES]
     return [
-        html_page.Mistake(
+        Mistake(
             path=paths[i],
             labels=[(class_names[c], float(scores.probs[i, c])) for c in _classes(scores, i)],
             predicted=class_names[predicted[i]],
             predicted_prob=float(scores.probs[i, predicted[i]]),
-            jpeg=thumbnail(paths[i], decoder),
+            jpeg=picture(paths[i]),
         )
         for i in worst
     ]
@@ -145,19 +207,16 @@ def _classes(scores: Scores, index: int) -> list[int]:
     return np.flatnonzero(label).tolist() if scores.labels.ndim == 2 else [int(label)]
 
 
-def thumbnail(path: str, decoder: str = "pyav") -> bytes | None:
-    """A JPEG strip of frames at 1/4, 1/2 and 3/4 of a video, or of the one image; None if it can no longer be read."""
+def thumbnail(path: str, decoder: str = "pyav") -> bytes:
+    """Return a JPEG strip of frames at 1/4, 1/2 and 3/4 of a video, or of the one image."""
     from PIL import Image
 
     from video_rs.data.decode import open_video
 
-    try:
-        with open_video(path, decoder) as video:
-            steps = np.arange(1, THUMBNAIL_FRAMES + 1)
-            indices = np.unique(steps * video.num_frames // (THUMBNAIL_FRAMES + 1))
-            frames = video.read(indices, short_side=THUMBNAIL_SIDE, filter="bilinear-antialias")
-    except MediaError:
-        return None
+    with open_video(path, decoder) as video:
+        steps = np.arange(1, THUMBNAIL_FRAMES + 1)
+        indices = np.unique(steps * video.num_frames // (THUMBNAIL_FRAMES + 1))
+        frames = video.read(indices, short_side=THUMBNAIL_SIDE, filter="bilinear-antialias")
     spaced = np.pad(frames.numpy(), ((0, 0), (0, 0), (0, 2), (0, 0)))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(spaced), axis=1)[:, :-2]).save(buffer, "JPEG", quality=85)
@@ -166,11 +225,3 @@ def thumbnail(path: str, decoder: str = "pyav") -> bytes | None:
 
 def _encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
-
-
-def _views_npz(paths: Sequence[str], scores: Scores) -> bytes | None:
-    if scores.views is None:
-        return None
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, views=scores.views, labels=scores.labels, paths=list(paths))
-    return buffer.getvalue()
