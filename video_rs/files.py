@@ -1,16 +1,60 @@
-"""Write files whole or not at all, and numbers so that every JSON reader takes them."""
+"""Write files whole or not at all, lock folders, and bring numbers into the form that every JSON reader takes."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from video_rs.errors import PATH_ERRNOS, MachineError, UserError
+
+LOCK = ".lock"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_warned: set[str] = set()
+
+
+@contextmanager
+def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
+    """Make a folder and hold it for this process alone.
+
+    The system frees the lock when this process ends in any way, also while processes that it forked live on. On a file
+    system without locks, warn once and continue.
+
+    Args:
+        folder: gets a file ``.lock`` as long as it is held.
+        wait: for another process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the folder cannot be made or written.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(folder)) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        if str(folder) not in _warned:
+            _warned.add(str(folder))
+            print(f"warning: {folder}: no locks on this file system; start one process at a time", file=sys.stderr)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            (folder / LOCK).unlink(missing_ok=True)  # while it is held, or it would be another process's
+        lock.release()
 
 
 @contextmanager

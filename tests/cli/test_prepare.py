@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from video_rs.cli.common import run
 from video_rs.cli.prepare import main
 from video_rs.config import load_config
 from video_rs.data.decode import open_video
+from video_rs.files import locked
 
 
 @pytest.fixture(scope="module")
@@ -348,10 +348,8 @@ def test_a_full_disk(source, tmp_path):
 
 
 def test_another_command_writes_there(source, tmp_path):
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    refused(prepare_here(source, tmp_path), 2, "being written by another command")
-    os.close(descriptor)
+    with locked(tmp_path / "out"):
+        refused(prepare_here(source, tmp_path / "out"), 2, "being written by another command")
 
 
 def test_what_may_not_be_read_or_written(source, as_a_user, tmp_path):
@@ -362,8 +360,9 @@ def test_what_may_not_be_read_or_written(source, as_a_user, tmp_path):
     refused(done, 2, f"{root}/train/juggling balls cannot be read (Permission denied)")
     (root / "train/juggling balls").chmod(0o700)
     (tmp_path / "target").mkdir(mode=0o500)
-    refused(prepare(root, tmp_path / "target/out", **as_a_user), 2, "--out", "cannot be made", "Permission denied")
-    refused(prepare(root, tmp_path / "target", **as_a_user), 2, "--out", "target cannot be written: give another")
+    for out in (tmp_path / "target/out", tmp_path / "target"):
+        said = f"--out {out} cannot be made or written (Permission denied): give another folder"
+        refused(prepare(root, out, **as_a_user), 2, said)
     (root / "train/juggling balls/0.mp4").chmod(0)
     assert prepare(root, tmp_path / "out", **as_a_user).returncode == 0
     failed = dict(list(csv.reader((tmp_path / "out/failed.csv").open()))[1:])

@@ -16,8 +16,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     _require_writable(names, splits)
     jobs = _jobs(sources, base, config.data.root)
     workers = args.workers or _cores()
-    with _locked(out):
+    with _lock(out):
         _begin(out, settings, base)
         encoding = f"short side {settings.short_side}, crf {settings.crf}, a keyframe every {settings.gop} frames"
         print(f"{len(jobs)} videos of {base} into {out}: {encoding}; {workers} processes", flush=True)
@@ -214,32 +214,23 @@ def _is_below(path: str, folder: str) -> bool:
     return path.startswith(os.path.join(folder, ""))
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """The folder, made if need be, for this command alone. Raises UserError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made or read ({error.strerror}): give another folder") from None
-    try:
-        if not os.access(out, os.W_OK):
-            raise UserError(f"--out {out} cannot be written: give another folder")
-        with suppress(ImportError, OSError):  # some file systems have no locks
-            import fcntl
+def _lock(out: Path) -> ExitStack:
+    """Make the folder, and keep other commands out until the result is closed. Raise UserError."""
+    from video_rs.files import locked
 
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--out {out} is being written by another command: wait for it, or end it") from None
-        yield
-    finally:
-        os.close(descriptor)
+    held = ExitStack()
+    try:
+        held.enter_context(locked(out))
+    except BlockingIOError:
+        raise UserError(f"--out {out} is being written by another command: wait for it, or end it") from None
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made or written ({error.strerror}): give another folder") from None
+    return held
 
 
 def _begin(out: Path, settings: Settings, base: str) -> None:
     """Looks at what is there already."""
-    from video_rs.files import atomic_write
+    from video_rs.files import LOCK, atomic_write
 
     wanted, file = {**asdict(settings), "source": base}, out / SETTINGS
     if file.exists():
@@ -252,7 +243,7 @@ def _begin(out: Path, settings: Settings, base: str) -> None:
                 raise UserError(
                     f"--out {out} was begun with {key} {there.get(key)}, not {value}: use that, or another folder"
                 )
-    elif not all(_LEFT_BEHIND.fullmatch(entry.name) for entry in out.iterdir()):
+    elif not all(_LEFT_BEHIND.fullmatch(entry.name) or entry.name == LOCK for entry in out.iterdir()):
         raise UserError(f"--out {out} is not empty and was not made by this command: give another folder")
     else:
         with atomic_write(file, "w") as handle:

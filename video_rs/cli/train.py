@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from video_rs import config as configs
 from video_rs import launcher
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from video_rs.training.log import RunLog
     from video_rs.training.loop import Run
 
-LOCK = ".lock"
 """In the run folder: held by the process that trains there."""
 
 
@@ -67,13 +65,14 @@ def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> 
     from video_rs import distributed
     from video_rs.cli.job import Job
     from video_rs.training.log import RunLog
+    from video_rs.training.saver import FOLDER
 
     check_timeouts(config, world.size)
     distributed.check_same(world, {"config": _shared(config), "code": distributed.code_version()})
     folder = Path(config.out)
     with contextlib.ExitStack() as closing:
         with world.together("the run folder"):
-            is_ours = world.is_main and (folder / LOCK).exists()
+            is_ours = world.is_main and (folder / FOLDER).exists()
             if is_ours:  # before the checkpoint is chosen: another process may still be writing one
                 closing.enter_context(_lock(folder))
         saved, path = _saved_run(folder, config, must_resume, world)
@@ -183,23 +182,23 @@ def dry_run(config: Config) -> int:
     return 0
 
 
-def _lock(folder: Path) -> IO[str]:
-    """Makes the run folder, and keeps other processes out until the file is closed or this process ends in any way."""
+def _lock(folder: Path) -> contextlib.ExitStack:
+    """Make the run folder, and keep other processes out until the result is closed or this process ends in any way."""
+    from video_rs.files import locked
     from video_rs.training.saver import FOLDER, remove_unfinished
 
+    held = contextlib.ExitStack()
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115
         if not os.access(folder / FOLDER, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / FOLDER))
+        held.enter_context(locked(folder))
+    except BlockingIOError:
+        raise UserError(f"another process trains in {folder}; wait for it, or choose another out=") from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{error.filename}: {error.strerror}; the run needs its folder: choose another out=") from None
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which loader workers would inherit
-    except (BlockingIOError, PermissionError):
-        raise UserError(f"another process trains in {folder}; wait for it, or choose another out=") from None
     remove_unfinished(folder)
-    return handle
+    return held
 
 
 def _saved_run(folder: Path, config: Config, must_resume: bool, world: World) -> tuple[dict[str, Any] | None, str]:

@@ -1,0 +1,92 @@
+"""Files that are written whole, locks of folders, values for JSON."""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from video_rs.errors import MachineError, UserError
+from video_rs.files import LOCK, atomic_write, json_values, locked
+
+
+def test_json_values_are_what_every_reader_takes():
+    values = {"loss": math.nan, "top1": np.float64(0.5), "rows": (torch.tensor([1.0, math.inf]), np.arange(2)), "n": 3}
+    assert json_values(values) == {"loss": None, "top1": 0.5, "rows": [[1.0, None], [0, 1]], "n": 3}
+    json.dumps(json_values(values), allow_nan=False)
+
+
+def test_a_file_has_ordinary_permissions_and_the_umask_is_left_alone(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda mask: pytest.fail("the umask is the whole process's"))
+            with atomic_write(tmp_path / "best.pt") as handle:
+                handle.write(b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "best.pt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    for error, expected in ((KeyError(), KeyError), (OSError(errno.ENOSPC, "full"), MachineError)):
+        with pytest.raises(expected), atomic_write(tmp_path / "a.txt", "w") as handle:
+            handle.write("after")
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "before"
+
+
+@pytest.mark.parametrize("path", ["file/below/a.txt", "folder", "x" * 300])
+def test_no_file_can_be_there(tmp_path, path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot be written: .*; give another path"), atomic_write(tmp_path / path):
+        pass
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
+    """A process that it forked may live on, as a loader's worker that hangs in a file does."""
+    program = """
+        import os, sys, time
+        from video_rs.files import locked
+        with locked(sys.argv[1]):
+            print(os.fork() or time.sleep(60), flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        child = int(owner.stdout.readline())
+        with pytest.raises(BlockingIOError), locked(tmp_path / "run"):
+            pass
+        owner.kill()
+        owner.wait()
+        try:
+            with locked(tmp_path / "run"):
+                os.kill(child, 0)  # it is still there
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_of_once(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in range(2):
+        with locked(tmp_path):
+            pass
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}: no locks on this file system; start one process at a time\n"
+    )
