@@ -94,6 +94,14 @@ def test_a_hanging_file_is_waited_for_less_long_than_a_process():
         check_timeouts(config, 2)
 
 
+@pytest.mark.parametrize("name", ["data train", "code"])
+def test_other_data_or_code_in_one_process_are_refused(monkeypatch, name):
+    """All ranks hand in what must be the same; rank 1 has another value."""
+    monkeypatch.setattr(distributed.World, "gather", lambda self, flat, what: [flat, {**flat, name: "other"}])
+    with pytest.raises(UserError, match=f"{name} is 'same' for rank 0 and 'other' for rank 1: start all"):
+        distributed.check_same(distributed.World(), {"data": {"train": "same", "val": "same"}, "code": "same"})
+
+
 def work(rank, port):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -18,8 +18,8 @@ import torch
 
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import REPOSITORY
-from tests.integration.test_resume import assert_same
-from video_rs import checkpoint
+from tests.integration.test_resume import assert_same, run
+from video_rs import checkpoint, distributed
 from video_rs.training.saver import newest_valid
 
 EXACT = {"train__precision": "float64", "train__sync_bn": True}
@@ -271,6 +271,14 @@ def test_ranks_with_different_configs(tiny_config, tmp_path):
     assert len(lines(first)) == 1 and not lines(second)
     assert "optim.lr is 0.05 for rank 0 and 0.07 for rank 1" in first
     assert not (tmp_path / "run").exists()
+
+
+def test_what_ranks_compare_at_the_start(tiny_config, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(distributed, "check_same", lambda world, values: seen.update(values))
+    assert run(tiny_config(), "train.max_steps=1") == 0
+    assert seen["config"]["optim.lr"] == 0.05 and "data.root" not in seen["config"]
+    assert {"train", "val"} <= seen["data"].keys() and seen["code"]
 
 
 @pytest.mark.slow

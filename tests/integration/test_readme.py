@@ -98,6 +98,17 @@ def run_python(home, tiny_videos, monkeypatch):
     assert names["features"].shape == (1, 2048, 2, 2)
 
 
+def test_a_run_folder_holds_what_the_table_lists(tiny_config, run_tool, tmp_path):
+    """The test needs nothing but the run's own config."""
+    table = re.search(r"\| file \| \|\n\|---\|---\|\n((?:\|.*\n)+)", README)[1]
+    names = {name for row in table.splitlines() for name in re.findall(r"`([\w./]+)`", row)}
+    assert run_tool("train_net.py", "--cfg", tiny_config(train__max_steps=2)).returncode == 0
+    assert run_tool("test_net.py", "--cfg", tmp_path / "run" / "config.yaml").returncode == 0
+    here = {path.name + "/" * path.is_dir() for path in (tmp_path / "run").rglob("*")}
+    assert names - here == {"broken_files.csv", "bad_steps.csv"}  # where there were any
+    assert {"best.pt", "checkpoints/", "report.html"} <= names
+
+
 def test_make_targets_exist():
     makefile = (REPOSITORY / "Makefile").read_text()
     for words in command_lines():
