@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from tests import corpus
 from tests.cli.processes import group, reader, start, wait_for
 from tests.data.hanging import write_hanging_video
 from video_rs.cli.check import main
@@ -124,7 +125,7 @@ def endless(make_video, tmp_path_factory):
     root = tmp_path_factory.mktemp("endless") / "data"
     for n, name in enumerate(("train/a/0", "train/b/0", "val/a/0", "val/b/0")):
         make_video(root / f"{name}.mp4", 12, first_number=100 * n)
-    write_hanging_video(root / "train/a/long.mkv")
+    corpus.copy(write_hanging_video, root / "train/a/long.mkv")
     return root
 
 

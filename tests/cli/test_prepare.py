@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import corpus
 from tests.cli.processes import group, reader, start, wait_for
 from tests.conftest import write_video
 from tests.data.hanging import write_hanging_video
@@ -279,7 +280,7 @@ def test_files_that_hang_or_crash_their_process_are_named(slow_source, undisturb
     """Minutes of work each: time enough to stop the process of the one for good, and to kill the other's."""
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(slow_source, root)
-    bad = write_hanging_video(root / "train/a/hangs.mkv"), root / "train/b/dies.mkv"
+    bad = corpus.copy(write_hanging_video, root / "train/a/hangs.mkv"), root / "train/b/dies.mkv"
     shutil.copy(*bad)
     process = begin(root, out, "data.timeout=2")
     for path, number in zip(bad, (signal.SIGSTOP, signal.SIGKILL)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import commands
+from tests import commands, corpus
 from video_rs.data import motion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,11 +31,10 @@ TINY = {
 
 
 @pytest.fixture(scope="session")
-def tiny_videos(tmp_path_factory):
-    """A folder with train, val and test splits of eight classes of 48x48 videos."""
-    root = tmp_path_factory.mktemp("videos") / "motion"
-    motion.make(root, train=24, val=8, test=8, size=48, frames=12, workers=1)
-    return root
+def tiny_videos():
+    """A folder with train, val and test splits of eight classes of 48x48 videos; never change it."""
+    sizes = {"train": 24, "val": 8, "test": 8, "size": 48, "frames": 12}
+    return corpus.shared(lambda root: motion.make(root, workers=1, **sizes), "motion", sizes)
 
 
 @pytest.fixture
@@ -60,11 +59,16 @@ def tiny_config(tiny_videos, tmp_path):
 
 def tool(name, *arguments, cwd=None, **options):
     """Runs ``tools/<name>`` as a user does; returns the finished process, which is a real one where options need it."""
-    if not options and "PYTHONPATH" not in os.environ:
-        return commands.script(f"tools/{name}", *arguments, cwd=cwd)
+    if options or "PYTHONPATH" in os.environ:
+        return process(name, *arguments, cwd=cwd, **options)
+    return commands.script(f"tools/{name}", *arguments, cwd=cwd)
+
+
+def process(name, *arguments, **options):
+    """The same in a process of its own."""
     command = [sys.executable, str(REPOSITORY / "tools" / name), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
 
 
 @pytest.fixture

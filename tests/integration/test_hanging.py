@@ -8,15 +8,16 @@ import time
 
 import pytest
 
+from tests import corpus
 from tests.data.hanging import write_hanging_video
 from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_resume import start, wait_for
 from video_rs import checkpoint
 
 
-@pytest.fixture(scope="session")
-def hanging_video(tmp_path_factory):
-    return write_hanging_video(tmp_path_factory.mktemp("hanging") / "hanging.mkv")
+@pytest.fixture
+def hanging_video():
+    return corpus.shared(write_hanging_video, "video.mkv")
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def ledger(folder):
 
 @pytest.mark.slow
 def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, hanging_video, tmp_path):
-    shutil.copy(hanging_video, dataset / "train" / "zoom_in")
-    shutil.copy(hanging_video, dataset / "test" / "zoom_in")
+    shutil.copy(hanging_video, dataset / "train" / "zoom_in" / "hanging.mkv")
+    shutil.copy(hanging_video, dataset / "test" / "zoom_in" / "hanging.mkv")
     bad = dataset / "train" / "zoom_in" / "hanging.mkv"
     # 25 files: in two epochs the file comes twice
     path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=3, train__micro_batch=4)
@@ -83,7 +84,7 @@ def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout,
 
 @pytest.mark.exhaustive
 def test_a_hanging_file_in_validation(tiny_config, run_tool, dataset, hanging_video, tmp_path):
-    shutil.copy(hanging_video, dataset / "val" / "zoom_in")
+    shutil.copy(hanging_video, dataset / "val" / "zoom_in" / "hanging.mkv")
     bad = dataset / "val" / "zoom_in" / "hanging.mkv"
     done = run_tool("train_net.py", "--cfg", tiny_config(data__root=str(dataset)), "data.workers=2", "data.timeout=3")
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import corpus
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import REPOSITORY
 from tests.integration.test_resume import assert_same, run
@@ -120,8 +121,8 @@ def test_fifty_steps_of_one_two_and_four_processes(tiny_config, tmp_path):
             finish(start(tiny_config(**changes, optim__lr=0.005, out=str(folder)), processes))
             runs.append(saved(folder))
         assert runs[0]["step"] == max_steps
-        for run in runs[1:]:
-            assert_close(runs[0], run, tolerance)
+        for other in runs[1:]:
+            assert_close(runs[0], other, tolerance)
 
 
 RECORDER = """
@@ -294,7 +295,7 @@ def test_a_hanging_file_in_one_of_two_processes(tiny_config, tiny_videos, tmp_pa
     """The other knows of it before it waits in a micro-batch's batch norm; both leave, and the next start goes by."""
     dataset = tmp_path / "videos"
     shutil.copytree(tiny_videos, dataset)
-    bad = write_hanging_video(dataset / "train" / "zoom_in" / "hanging.mkv")
+    bad = corpus.copy(write_hanging_video, dataset / "train" / "zoom_in" / "hanging.mkv")
     sizes = {"train__micro_batch": 2, "train__sync_bn": True, "train__peer_timeout": 60}
     path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=3, **sizes)
     found = by_hand(path, [0, 1])
