@@ -14,15 +14,17 @@ from video_rs.training.precise_bn import with_precise_statistics
 
 
 class Normed(nn.Module):
+    """Batch norm of clips, scaled and shifted."""
+
     contract = DataContract(num_frames=1, stride=1)
 
-    def __init__(self):
+    def __init__(self, scale=1.0, shift=0.0):
         super().__init__()
-        self.norm = nn.BatchNorm3d(3, momentum=1.0)
+        self.norm, self.scale, self.shift = nn.BatchNorm3d(3, momentum=1.0), scale, shift
         self.double()
 
     def forward(self, clips, keys=None):
-        return self.norm(clips)
+        return self.norm(clips * self.scale + self.shift)
 
 
 def batches(number, rank=0, processes=1):
@@ -54,11 +56,46 @@ def test_statistics_of_many_batches():
     assert not found.training
 
 
+def test_statistics_with_a_large_mean():
+    """Mean 100, standard deviation 0.1: in float32 a difference of squares has no digit left."""
+    generator = torch.Generator().manual_seed(0)
+    model, noise = Normed(0.1 * 255 / 25, 100).float(), torch.randn(64, 4, 1, 4, 4, 3, generator=generator)
+    data = [{"clip": clip} for clip in (128 + 25 * noise).clamp(0, 255).byte()]
+    found = with_precise_statistics(model, data, "float32", World()).norm
+    clips = torch.stack([batch["clip"] for batch in data]).double() / 255 * model.scale + model.shift
+    torch.testing.assert_close(found.running_mean.double(), clips.mean((0, 1, 2, 3, 4)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.running_var.double(), clips.var((0, 1, 2, 3, 4), correction=0), rtol=1e-4, atol=0)
+    assert found.running_var.sqrt() == pytest.approx(torch.full((3,), 0.1), rel=0.1) and found.momentum == 1.0
+
+
+def test_statistics_are_fvcores():
+    """In float64, where its differences of squares do no harm; with batches of different sizes."""
+    from fvcore.nn.precise_bn import update_bn_stats
+
+    data = [{"clip": batch["clip"][: 1 + i % 4]} for i, batch in enumerate(batches(20))]
+    found, peer = with_precise_statistics(Normed(), data, "float64", World()).norm, Normed().train()
+    update_bn_stats(peer, [batch["clip"].permute(0, 4, 1, 2, 3).double() / 255 for batch in data], len(data))
+    torch.testing.assert_close(found.running_mean, peer.norm.running_mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.running_var, peer.norm.running_var, rtol=1e-6, atol=0)
+
+
+def far_apart(rank, world):
+    """The ranks' means are 100 and 300, their standard deviations 0.1."""
+    noise = torch.randint(0, 255, (2, 8, 4, 1, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = Normed(0.35, 100 + 200 * rank).float()
+    found = with_precise_statistics(model, [{"clip": clip} for clip in noise[rank]], "float32", world).norm
+    clips = noise.double() / 255 * 0.35 + torch.tensor([100.0, 300.0]).view(2, 1, 1, 1, 1, 1, 1)
+    dims = tuple(range(6))
+    torch.testing.assert_close(found.running_mean.double(), clips.mean(dims), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.running_var.double(), clips.var(dims, correction=0), rtol=1e-6, atol=0)
+
+
 def work(rank, store):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     world = World(rank, rank, 2, 2, _host=dist.group.WORLD)
     found = with_precise_statistics(Normed(), batches(25, rank, 2), "float64", world)
     check(found, batches(50))
+    far_apart(rank, world)
     synced = convert_sync_batch_norm(Normed())
     check(with_precise_statistics(synced, batches(25, rank, 2), "float64", world), batches(50))
 

@@ -6,9 +6,8 @@ The statistics of many samples under one set of weights, instead of a moving ave
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator, Sized
-from typing import Any
+from collections.abc import Callable, Sized
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ def with_precise_statistics(
     world: World,
     check: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """A copy of a network whose batch norm has the statistics of some batches, all processes together.
+    """Return a copy of a network whose batch norm has the statistics of some batches of all processes.
 
     Args:
         model: with ``contract``, on its device. Nothing is dropped meanwhile: only batch norm is in training mode.
@@ -35,36 +34,57 @@ def with_precise_statistics(
         world: the processes.
         check: called before each batch; raises when the run is to stop.
     """
-    with warnings.catch_warnings():  # fvcore compiles its losses with torch.jit when it is imported
-        warnings.simplefilter("ignore")
-        from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
-
     model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
-            module.local = True  # the processes' moments are put together at the end: until then none waits in a batch
+    norms = [module.train() for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.training and norm.track_running_stats]  # the others are frozen
+    seen: list[tuple[nn.Module, int, Tensor]] = []
+    hooks = [norm.register_forward_hook(lambda *call: seen.append(_of_batch(*call))) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.local = 1.0, True  # running statistics of one batch, without waiting for other processes
 
-    def look() -> None:
-        world.alive()
-        check()
-
-    norms = get_bn_modules(model)
-    with world.guard("the statistics of batch norm"):
-        autocast = runtime.autocast(next(model.parameters()).device, precision)
-        with world.together("the statistics of batch norm", patient=True), autocast:
-            update_bn_stats(model, _clips(batches, model, look), num_iters=len(batches))
-        for norm in norms:
-            moments = torch.stack([norm.running_mean, norm.running_var + norm.running_mean.square()])
-            world.sum_(moments, "the statistics of batch norm")
-            mean, square = moments / world.size
-            norm.running_mean, norm.running_var = mean, square - mean.square()
+    moments = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
+    contract, parameter = model.contract, next(model.parameters())
+    with world.together("the statistics of batch norm", patient=True):
+        for batch in batches:
+            world.alive()
+            check()
+            seen.clear()
+            clips = normalize(batch["clip"].to(parameter.device), contract.mean, contract.std, dtype=parameter.dtype)
+            with runtime.autocast(parameter.device, precision):
+                model(clips)
+            runtime.flush(parameter.device)
+            for (norm, count, _), values in zip(seen, _on_host([values for *_, values in seen]), strict=True):
+                mean, unbiased = values
+                var = unbiased * (count - 1) / count
+                moments[norm] = _merged(moments[norm], torch.stack([torch.full_like(mean, count), mean, var]))
+    everybody = world.gather(list(moments.values()), "the statistics of batch norm")
+    for norm, momentum, of_ranks in zip(norms, momenta, zip(*everybody), strict=True):
+        count, mean, var = reduce(_merged, of_ranks)
+        norm.momentum = momentum
+        if count.any():
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
+    for hook in hooks:
+        hook.remove()
     return model.eval()
 
 
-def _clips(batches: Any, model: nn.Module, check: Callable[[], None]) -> Iterator[Tensor]:
-    contract, parameter = model.contract, next(model.parameters())
-    for batch in batches:
-        check()
-        yield normalize(batch["clip"].to(parameter.device), contract.mean, contract.std, dtype=parameter.dtype)
-        runtime.flush(parameter.device)
+def _of_batch(norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> tuple[nn.Module, int, Tensor]:
+    count = inputs[0].numel() // inputs[0].shape[1]
+    return norm, count, torch.stack([norm.running_mean, norm.running_var])
+
+
+def _on_host(tensors: list[Tensor]) -> list[Tensor]:
+    """Copy tensors of one dtype to the host as float64, in one transfer."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu().double() if tensors else torch.zeros(0)
+    return [part.view_as(tensor) for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors)]
+
+
+def _merged(a: Tensor, b: Tensor) -> Tensor:
+    """Merge counts, means and biased variances, ``[3, C]`` each, without a difference of squares (Chan et al. 1983)."""
+    (count, mean, var), (other_count, other_mean, other_var) = a, b
+    fraction = other_count / (count + other_count).clamp(min=1)
+    step = other_mean - mean
+    merged_var = var * (1 - fraction) + other_var * fraction + step.square() * fraction * (1 - fraction)
+    return torch.stack([count + other_count, mean + step * fraction, merged_var])
