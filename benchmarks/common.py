@@ -27,7 +27,7 @@ def find_videos(inputs: list[str]) -> list[str]:
     for entry in inputs:
         if not os.path.exists(entry):
             raise UserError(f"{entry}: no such file or folder")
-        found = media_below(entry, VIDEO_EXTENSIONS) if os.path.isdir(entry) else [entry]
+        found = list(media_below(entry, VIDEO_EXTENSIONS)) if os.path.isdir(entry) else [entry]
         if not found:
             raise UserError(f"{entry}: no videos in this folder")
         files += found

@@ -165,8 +165,8 @@ def test_lists_without_a_validation_split_and_several_labels(source, tmp_path):
         "videos/train/juggling balls/0.mp4,0;2",
         "videos/train/juggling balls/1.mp4,1",
         "videos/train/juggling balls/2.mp4,",
-        "videos/val/tap, dancing/0.mp4,0",
-        "videos/val/tap, dancing/1.mp4,1",
+        '"videos/val/tap, dancing/0.mp4",0',
+        '"videos/val/tap, dancing/1.mp4",1',
     ]
     assert not (tmp_path / "out/val.csv").exists()
     told = [part for part in done.stdout.splitlines()[-1].split() if "=" in part]

@@ -419,7 +419,7 @@ def test_bad_rows_under_a_header(tmp_path):
 def test_a_quote_that_is_not_closed(tmp_path):
     for header in ("path,label,source", "label,youtube_id,time_start,time_end,split"):
         write(tmp_path / "train.csv", header, '"' + "1.mp4,a,x " * 20000)
-        failure("train.csv: not a csv: field larger than .*quote", root=str(tmp_path), max_missing=1)
+        failure("train.csv:2: not csv .field larger than .*quote", root=str(tmp_path), max_missing=1)
 
 
 def test_the_label_may_come_first(tmp_path):

@@ -120,7 +120,7 @@ def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[st
         if not Path(entry).is_dir():
             files.append(entry)
             continue
-        found = media_below(entry, wanted) or folders_of_frames(entry)
+        found = list(media_below(entry, wanted)) or folders_of_frames(entry)
         files += found
         if not found:
             empty.append(f"{entry}: no {'videos or images' if images_too else 'videos'} in this folder")

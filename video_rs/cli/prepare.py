@@ -181,7 +181,8 @@ def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
             try:
                 file.write_text(name + "\n", encoding="utf-8")
                 as_name = read_class_names(str(file))
-                file.write_text(f"path,label\nvideos/a.mp4,{name}\n", encoding="utf-8")
+                with open(file, "w", encoding="utf-8", newline="") as handle:
+                    csv.writer(handle).writerow(("videos/a.mp4", name))
                 labels = [entry[1] for entry in read_list(str(file), folder, multi_label)]
             except (UserError, UnicodeEncodeError):
                 return False
@@ -323,11 +324,12 @@ def _write_results(
         records = splits[split]
         named = records.sources is not None  # by a number, which tells them apart
         with atomic_write(out / f"{split}.csv", "w") as handle:
-            handle.write("path,label,source\n" if named else "path,label\n")
+            rows = csv.writer(handle, lineterminator="\n")
+            rows.writerow(("path", "label", "source") if named else ("path", "label"))
             for i in range(len(records)):
                 if (path := records.path(i)) in target:
-                    source = f",{records.sources[i]:016x}" if named else ""
-                    handle.write(f"{target[path]},{';'.join(records.label_names(i))}{source}\n")
+                    source = [f"{records.sources[i]:016x}"] if named else []
+                    rows.writerow((target[path], ";".join(records.label_names(i)), *source))
     with atomic_write(out / "class_names.txt", "w") as handle:
         handle.writelines(f"{name}\n" for name in names)
     with atomic_write(out / "failed.csv", "w") as handle:

@@ -10,23 +10,23 @@ videos in Kinetics: class docstrings of ``fiftyone/zoo/datasets/base.py`` in vox
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import os
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from video_rs.data.holdout import KINETICS_NAME
-from video_rs.data.lists import Entry, rows, text_of
+from video_rs.data.lists import Entry, bad_line, columns_of, read_csv, read_lines
 from video_rs.data.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.errors import UserError
 
 _UCF_LIST = re.compile(r"(?:train|test)list\d+\.txt")
 _HMDB_LIST = re.compile(r"(?P<name>.+)_test_split(?P<fold>\d)\.txt")
 _WNID = re.compile(r"n\d{8}")
-_CHARADES_CLASS = re.compile(r"(?P<code>c\d{3}) (?P<name>.+)")
+_CHARADES_CODE = re.compile(r"c\d{3}")
 
 _UCF_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "")
 _HMDB_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations", "splits")
@@ -114,9 +114,10 @@ def read(source: str, root: str, split: str, fold: int = 1, multi_label: bool = 
         return _ucf(source, _bases(os.path.dirname(source), root))
     if name.lower().endswith(".json"):
         return _json(source, _bases(os.path.dirname(source), root))
-    if name.lower().endswith(".csv") and {"ImageId", "PredictionString"} <= set(_header(source)):
+    columns = columns_of(source)[0] if name.lower().endswith(".csv") else []
+    if {"imageid", "predictionstring"} <= set(columns):
         return _imagenet(source, _bases(os.path.dirname(source), root))
-    if name.lower().endswith(".csv") and {"id", "actions"} <= set(_header(source)):
+    if {"id", "actions"} <= set(columns):
         if not multi_label:
             raise UserError(f"{source}: videos of Charades have several labels each: set data.multi_label=true")
         return _charades(source, _bases(os.path.dirname(source), root))
@@ -147,7 +148,7 @@ def _ucf(file: str, bases: list[str]) -> Annotations:
     number: dict[str, str] = {}
     for line, fields in _fields(class_file):
         if len(fields) != 2 or not fields[0].isdecimal() or int(fields[0]) != len(number) + 1 or fields[1] in number:
-            raise _wrong(class_file, line, f"'{len(number) + 1} ClassName'", " ".join(fields))
+            raise bad_line(class_file, line, f"'{len(number) + 1} ClassName'", " ".join(fields))
         number[fields[1]] = fields[0]
 
     def entries() -> Iterator[Entry]:
@@ -155,9 +156,9 @@ def _ucf(file: str, bases: list[str]) -> Annotations:
         for line, fields in _fields(file):
             name = fields[0].split("/")[0]
             if len(fields) > 2 or fields[0].count("/") != 1 or name not in number:
-                raise _wrong(file, line, "'ClassName/video.avi', of a class in classInd.txt", " ".join(fields))
+                raise bad_line(file, line, "'ClassName/video.avi', of a class in classInd.txt", " ".join(fields))
             if len(fields) == 2 and fields[1] != number[name]:
-                raise _wrong(file, line, f"the number {number[name]}, as in classInd.txt", fields[1])
+                raise bad_line(file, line, f"the number {number[name]}, as in classInd.txt", fields[1])
             base = base or _base(bases, ("UCF-101", "UCF101", "videos", ""), name)
             yield Entry(os.path.join(base, fields[0]), name, line)
 
@@ -173,7 +174,7 @@ def _hmdb(lists: list[str], bases: list[str], split: str) -> Annotations:
         for file, name in zip(lists, names, strict=True):
             for line, fields in _fields(file):
                 if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-                    raise _wrong(file, line, "'video.avi 0', 1 or 2", " ".join(fields))
+                    raise bad_line(file, line, "'video.avi 0', 1 or 2", " ".join(fields))
                 if fields[1] == ("1" if split == "train" else "2"):
                     yield Entry(os.path.join(base, name, fields[0]), name, line, file=file)
 
@@ -188,7 +189,7 @@ def _json(file: str, bases: list[str]) -> Annotations:
         return _something(file, bases)
     if "vid_name" in first:
         return _diving(file, bases)
-    raise _wrong(
+    raise bad_line(
         file,
         1,
         "Something-Something v2's annotations (id, template) or Diving48's (vid_name, label)",
@@ -205,7 +206,7 @@ def _something(file: str, bases: list[str]) -> Annotations:
         if [int(numbers[name]) for name in names] != list(range(len(names))):
             raise ValueError
     except (TypeError, ValueError):
-        raise _wrong(class_file, 1, "an object {template: number} with all numbers from 0", "another") from None
+        raise bad_line(class_file, 1, "an object {template: number} with all numbers from 0", "another") from None
     known = set(names)
 
     def entries() -> Iterator[Entry]:
@@ -213,7 +214,7 @@ def _something(file: str, bases: list[str]) -> Annotations:
         for line, entry in _objects(file):
             label = str(entry.get("template", "")).replace("[", "").replace("]", "")
             if not str(entry.get("id", "")) or label not in known:
-                raise _wrong(file, line, "'id' and a 'template' of labels.json", json.dumps(entry))
+                raise bad_line(file, line, "'id' and a 'template' of labels.json", json.dumps(entry))
             yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, line)
 
     return Annotations(tuple(names), entries())
@@ -224,7 +225,7 @@ def _diving(file: str, bases: list[str]) -> Annotations:
     class_file = _beside(file, "Diving48_vocab.json")
     vocabulary = _load(class_file)
     if not isinstance(vocabulary, list) or not all(isinstance(each, list) for each in vocabulary):
-        raise _wrong(class_file, 1, "a list of lists", "another")
+        raise bad_line(class_file, 1, "a list of lists", "another")
     names = tuple(" ".join(map(str, parts)) for parts in vocabulary)
 
     def entries() -> Iterator[Entry]:
@@ -232,7 +233,7 @@ def _diving(file: str, bases: list[str]) -> Annotations:
         for line, entry in _objects(file):
             label = entry.get("label")
             if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
-                raise _wrong(file, line, f"'vid_name' and a 'label' from 0 to {len(names) - 1}", json.dumps(entry))
+                raise bad_line(file, line, f"'vid_name' and a 'label' from 0 to {len(names) - 1}", json.dumps(entry))
             name = str(entry["vid_name"])  # <youtube id>_<clip>: too common a form to go by in other datasets
             yield Entry(os.path.join(base, f"{name}{suffix}"), names[label], line, name.rpartition("_")[0] or name)
 
@@ -243,22 +244,21 @@ def _charades(file: str, bases: list[str]) -> Annotations:
     """A csv; ``actions`` is ``c092 11.90 21.20;c147 0.00 12.60``, codes with times, or empty."""
     class_file = _beside(file, "Charades_v1_classes.txt")
     names: dict[str, str] = {}
-    for line, text in enumerate(text_of(class_file).splitlines(), 1):
-        match = _CHARADES_CLASS.fullmatch(text.strip())
-        if not match and text.strip():
-            raise _wrong(class_file, line, "'c000 name of the class'", text)
-        if match:
-            names[match["code"]] = match["name"]
+    for line, fields in _fields(class_file, 1):
+        if len(fields) != 2 or not _CHARADES_CODE.fullmatch(fields[0]):
+            raise bad_line(class_file, line, "'c000 name of the class'", " ".join(fields))
+        names[fields[0]] = fields[1]
 
     def entries() -> Iterator[Entry]:
         base, suffix = _flat(bases, ("Charades_v1_480", "Charades_v1", "videos"), ".mp4")
-        reader = csv.DictReader(text_of(file).splitlines(keepends=True))
-        for row in rows(file, reader):
-            codes = [action.split(" ")[0] for action in (row["actions"] or "").split(";") if action]
-            if not row["id"] or row["actions"] is None or not set(codes) <= names.keys():
-                raise _wrong(file, reader.line_num, "an id, and actions like 'c092 11.90 21.20'", f"{row['actions']}")
+        (_, columns, _), *rows = read_csv(file)
+        for line, fields, text in rows:
+            row = dict(zip(columns, fields))
+            codes = [action.split(" ")[0] for action in row.get("actions", "").split(";") if action]
+            if not row.get("id") or "actions" not in row or not set(codes) <= names.keys():
+                raise bad_line(file, line, "an id, and actions like 'c092 11.90 21.20'", row.get("actions", text))
             labels = ";".join(dict.fromkeys(names[code] for code in codes))
-            yield Entry(os.path.join(base, row["id"] + suffix), labels, reader.line_num)
+            yield Entry(os.path.join(base, row["id"] + suffix), labels, line)
 
     return Annotations(tuple(names.values()), entries())
 
@@ -266,13 +266,11 @@ def _charades(file: str, bases: list[str]) -> Annotations:
 def _imagenet(file: str, bases: list[str]) -> Annotations:
     """``ILSVRC2012_val_00048981,n03995372 85 1 499 272``, a class and boxes; images in one folder or one a class."""
     found: list[tuple[str, str, int]] = []
-    reader = csv.reader(text_of(file).splitlines(keepends=True), skipinitialspace=True)
-    for row in rows(file, reader):
+    for line, row, text in islice(read_csv(file), 1, None):
         image, label = (row[0], row[1].split(" ")[0]) if len(row) == 2 else ("", "")
-        if row and reader.line_num > 1:
-            if not image.startswith("ILSVRC2012_val_") or not _WNID.fullmatch(label):
-                raise _wrong(file, reader.line_num, "'ILSVRC2012_val_00000001,n01751748 boxes'", ",".join(row))
-            found.append((image, label, reader.line_num))
+        if not image.startswith("ILSVRC2012_val_") or not _WNID.fullmatch(label):
+            raise bad_line(file, line, "'ILSVRC2012_val_00000001,n01751748 boxes'", text)
+        found.append((image, label, line))
 
     def entries() -> Iterator[Entry]:
         place, suffix = _flat(bases, (f"{_KAGGLE}/val", "val"), ".JPEG", IMAGE_EXTENSIONS)
@@ -328,36 +326,24 @@ def _beside(file: str, *names: str) -> str:
 # What is in them ------------------------------------------------------------------------------------------------------
 
 
-def _wrong(file: str, line: int, expected: str, found: str) -> UserError:
-    return UserError(f"{file}:{line}: expected {expected}; found '{' '.join(found.split())[:80]}'")
-
-
-def _fields(file: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each line that is not empty."""
-    for line, text in enumerate(text_of(file).splitlines(), 1):
+def _fields(file: str, splits: int = -1) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the words of each line that is not empty."""
+    for line, text in enumerate(read_lines(file), 1):
         if text.strip():
-            yield line, text.split()
-
-
-def _header(file: str) -> list[str]:
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            return next(csv.reader([stream.readline()]), [])
-    except UnicodeDecodeError:
-        return []
+            yield line, text.strip().split(None, splits)
 
 
 def _load(file: str) -> object:
-    text = text_of(file)
+    text = "".join(read_lines(file))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise _wrong(file, error.lineno, "JSON", text.splitlines()[error.lineno - 1] if text else "") from None
+        raise bad_line(file, error.lineno, "JSON", text.splitlines()[error.lineno - 1] if text else "") from None
 
 
 def _objects(file: str) -> Iterator[tuple[int, dict]]:
     """Line number and value of each object in a JSON list, one by one."""
-    text, decoder, line, at = text_of(file), json.JSONDecoder(), 1, 0
+    text, decoder, line, at = "".join(read_lines(file)), json.JSONDecoder(), 1, 0
     separator = re.compile(r"\s*([\[\],]?)\s*")
     expected = "["
     while True:
@@ -372,6 +358,6 @@ def _objects(file: str) -> Iterator[tuple[int, dict]]:
             if not isinstance(value, dict):
                 raise ValueError
         except ValueError:  # a JSONDecodeError is one
-            raise _wrong(file, line, "a JSON list of objects", text[at : at + 80] or "the end of the file") from None
+            raise bad_line(file, line, "a JSON list of objects", text[at : at + 80] or "the end of the file") from None
         yield line, value
         line, at, expected = line + text.count("\n", at, end), end, ","

@@ -1,38 +1,38 @@
-"""Dataset lists: lines "path label", csv files with named columns, and the official Kinetics csv."""
+"""Read dataset lists: csv, lines "path label", and the official csv of Kinetics.
+
+Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field and a byte order mark are skipped.
+
+* csv: RFC 4180, as ``csv.writer`` writes it. The delimiter is that of the first line: a tab, else a comma, else, in a
+  header, a space. A header names a path column and a label column, in any order; ``source``, ``group`` or ``video_id``
+  names the source video, and ``num_frames``, ``frames`` or ``total_frames`` the size of a folder of frames. Without
+  a header, or with "path,label", a record of two fields is csv if the first is quoted or ends with a media extension.
+* "path label", all other lines: the path ends with the last media extension that a space, a tab or a comma follows;
+  the rest is the label. Both may hold spaces and commas. Without an extension two csv fields are path and label, else
+  the last word is the label.
+* "folder frames label": a folder of frames, with the number of them.
+* Several labels of a file are joined by ";". With ``multi_label`` the label may be left out: "path" or "path,".
+* Kinetics: a header with ``label``, ``youtube_id``, ``time_start`` and ``time_end``.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 
 from video_rs.data.labels import SEPARATOR
-from video_rs.data.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, is_media
+from video_rs.data.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.data.paths import Paths
 from video_rs.errors import UserError
 
-_EXTENSIONS = "|".join(re.escape(e) for e in sorted(MEDIA_EXTENSIONS))
-_MEDIA = re.compile(rf"(?:{_EXTENSIONS})\b", re.IGNORECASE)
-# up to the last extension a path may hold spaces and commas; without one, the last field is the label
-_WITH_EXTENSION = re.compile(rf'(?P<path>.*(?:{_EXTENSIONS}))"?(?:\s*[,\t]\s*|\s+)(?P<label>.+)', re.IGNORECASE)
-_LAST_FIELD = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<label>[^\s,]+)")
-# a file without labels, where there may be several: "path," or a path with an extension alone
-_UNLABELLED = re.compile(rf'(?P<path>.*(?:{_EXTENSIONS})"?|.*[^\s,](?=\s*,))\s*,?(?P<label>)', re.IGNORECASE)
-_HEADER = re.compile(
-    r"\W*(path|file|filename|file_name|video|video_path|image)\W+(label|class|class_name)\W*", re.IGNORECASE
-)
-
-_NUMBERS = re.compile(r"[-+]?\d+(?:[\s,]+[-+]?\d+)+")  # of frames, and the class: VideoMAE, MMAction2
-# TSN's lists of folders of frames, also MMAction2's: "folder frames class"
-_RAWFRAMES = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<frames>\d{1,9})(?:\s*,\s*|\s+)(?P<label>\d+(?:;\d+)*)")
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
-
-Row = TypeVar("Row")
+_MARKS = " ,\t"  # between a path and its label
+_EXTENSIONS = tuple(MEDIA_EXTENSIONS)
 
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path", "image")
 _LABEL_COLUMNS = ("label", "class", "class_name", "labels")
@@ -60,8 +60,11 @@ class Entry(NamedTuple):
     frames: int = 0
 
 
+Record = tuple[int, list[str], str]  # of a csv: the number of its first line, its fields, its text
+
+
 def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
-    """The entries of a list, one by one; their files may be missing.
+    """Yield the entries of a list; their files may be missing.
 
     Args:
         file: the list.
@@ -72,41 +75,27 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
         UserError: for a line that cannot be read, naming file and line.
     """
     base = root or os.path.dirname(file)
-    lines = _lines(file)
-    first = next(lines, "")
-    header = _fields(first)
-    if "youtube_id" in header:
-        yield from _kinetics_entries(file, header, lines, base)
+    columns, delimiter = columns_of(file)
+    named = any(name in _PATH_COLUMNS for name in columns) and any(name in _LABEL_COLUMNS for name in columns)
+    if "youtube_id" in columns:
+        yield from _kinetics_entries(file, columns, base)
         return
-    second = next(lines, "")
-    lines = chain([second], lines)
-    _refuse_unknown_header(file, first, second, base)
-    if _columns(first):
-        entries = _column_entries(file, first, lines, multi_label)
+    if named and (len(columns) > 2 or columns[0] in _LABEL_COLUMNS):
+        entries = _column_entries(file, columns, delimiter, multi_label)
     else:
-        entries = _entries(file, chain([first], lines), base, multi_label)
+        entries = _path_label_entries(file, read_csv(file, delimiter.strip(" ") or ","), base, named, multi_label)
     for entry in entries:
         path = entry.path.rstrip("/") or entry.path  # that of a folder may end in one
         yield entry._replace(path=os.path.join(base, path))
 
 
-def _refuse_unknown_header(file: str, first: str, second: str, base: str) -> None:
-    """Raises UserError for one: as a line it would be a file that is missing, and its label a class."""
-    match = _LAST_FIELD.fullmatch(first.strip())
-    if not match or _columns(first) or _HEADER.fullmatch(first.strip()) or _MEDIA.search(first):
-        return
-    if _MEDIA.search(second) and not os.path.exists(os.path.join(base, match["path"])):
-        hint = "if it is a header, call its columns path and label"
-        raise UserError(f"{file}:1: '{first.strip()[:80]}' names no video or image, as the line after it does; {hint}")
-
-
 def is_kinetics(file: str) -> bool:
-    """Whether a list is an official csv of Kinetics."""
-    return "youtube_id" in _fields(next(_lines(file), ""))
+    """Return True for an official csv of Kinetics."""
+    return "youtube_id" in columns_of(file)[0]
 
 
 def conflict(paths: Paths, labels: Sequence[int], same: Callable[[int, int], bool]) -> tuple[int, int] | None:
-    """The first two entries of one path with two labels, if there are any.
+    """Return the first two entries of one path with two labels, if there are any.
 
     Args:
         paths: of the entries.
@@ -121,162 +110,195 @@ def conflict(paths: Paths, labels: Sequence[int], same: Callable[[int, int], boo
     return next(((b, a) for a, b in pairs if paths[a] == paths[b] and not same(int(labels[a]), int(labels[b]))), None)
 
 
-def rows(file: str, reader: Iterable[Row]) -> Iterator[Row]:
-    """Of a csv reader. Raises UserError for what is no csv."""
+def read_csv(file: str, delimiter: str = ",") -> Iterator[Record]:
+    """Yield the records of a csv, without those that are empty. Raise UserError for a quote that is not closed."""
+    text: list[str] = []  # lines of the record that is being read
+    number = 1
+
+    def lines() -> Iterator[str]:
+        for line in read_lines(file):
+            text.append(line)
+            yield line
+        if text:
+            raise csv.Error("unexpected end of file")
+
     try:
-        yield from reader
+        for row in csv.reader(lines(), delimiter=delimiter, skipinitialspace=True):
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield number, fields, "".join(text).strip()
+            number += len(text)
+            text.clear()
     except csv.Error as error:
-        raise UserError(f"{file}: not a csv: {error}; is there a quote that is not closed?") from None
+        raise UserError(f"{file}:{number}: not csv ({error}); is there a quote that is not closed?") from None
 
 
-def text_of(file: str) -> str:
-    """All of a small file. Raises UserError for what is not UTF-8."""
+def read_lines(file: str) -> Iterator[str]:
+    """Yield the lines of a file with their ends, as ``str.splitlines``. Raise UserError if it is not UTF-8."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
-            return stream.read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not a text file in UTF-8") from error
-
-
-def _lines(file: str) -> Iterator[str]:
-    """One by one, ended by whatever `str.splitlines` takes for an end. Raises UserError for what is not UTF-8."""
-    try:
-        with open(file, encoding="utf-8-sig") as stream:
             for line in stream:
-                yield from line.splitlines()
+                yield from line.splitlines(keepends=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not a text file in UTF-8") from error
 
 
-def _entries(file: str, lines: Iterable[str], base: str, multi_label: bool = False) -> Iterator[Entry]:
+def bad_line(file: str, line: int, expected: str, found: str) -> UserError:
+    """Return the error for a line of a file, with at most 100 characters of what was found there."""
+    return UserError(f"{file}:{line}: expected {expected}; found '{_cut(found)}'")
+
+
+def _cut(text: str) -> str:
+    return " ".join(text.split())[:100]
+
+
+def columns_of(file: str) -> tuple[list[str], str]:
+    """Return the fields of the first line in lower case, and the delimiter."""
+    first = next(read_lines(file), "").strip().lstrip("# ")
+    delimiter = next((mark for mark in "\t," if mark in first), " ")
+    rows = csv.reader([first], delimiter=delimiter, skipinitialspace=True)
+    return [name.strip().lower() for name in next(rows, [])], delimiter
+
+
+def _path_label_entries(
+    file: str, records: Iterator[Record], base: str, has_header: bool, multi_label: bool
+) -> Iterator[Entry]:
     good: set[str] = set()  # labels
     with_frames = None  # whether "a/b 12 3" means the folder a/b; one line that tells speaks for all
-    for number, line in enumerate(lines, 1):
-        line = line.strip()
-        if not line or (number == 1 and _HEADER.fullmatch(line)):
+    first_two = list(islice(records, 2))
+    if has_header:
+        first_two = first_two[1:]
+    elif len(first_two) == 2:
+        _refuse_unknown_header(file, first_two[0], first_two[1], base)
+    for number, fields, text in chain(first_two, records):
+        path, label = _split(fields, text)
+        counted = None if with_frames is False else _split_frames(fields, text)
+        if counted and with_frames is None:
+            with_frames = _has_frames_column(os.path.join(base, counted[0]), counted[1], os.path.join(base, path))
+        if counted and with_frames is not False:
+            path, frames, label = counted
+            yield Entry(path, label, number, frames=_count(frames, f"{file}:{number}"))
             continue
-        raw = None if with_frames is False else _rawframes(line)
-        if raw and with_frames is None:
-            with_frames = _has_frames_column(base, raw)
-        if raw and with_frames is not False:
-            frames = _count(raw["frames"], f"{file}:{number}")
-            yield Entry(raw["path"].strip('"'), raw["label"], number, frames=frames)
-            continue
-        match = _WITH_EXTENSION.fullmatch(line) or (multi_label and _UNLABELLED.fullmatch(line))
-        match = match or _LAST_FIELD.fullmatch(line)
-        path, label = (field.strip().strip('"') for field in match.groups()) if match else ("", "")
         if not path or not (label or multi_label):
-            hint = "; data.multi_label=true allows files without labels" if _UNLABELLED.fullmatch(line) else ""
-            hint = "; put a comma, a tab or a space between them" if ";" in line else hint
-            raise UserError(f"{file}:{number}: '{line[:80]}' is not a line 'path label'{hint}")
+            hint = "; data.multi_label=true allows files without labels" if path else ""
+            hint = "; put a comma, a tab or a space between them" if ";" in text else hint
+            raise UserError(f"{file}:{number}: '{_cut(text)}' is not a line 'path label'{hint}")
         if label not in good:
-            if _NUMBERS.fullmatch(label):
+            words = label.replace(",", " ").split()
+            if len(words) > 1 and all(word.lstrip("+-").isdecimal() for word in words):  # VideoMAE, MMAction2
                 keep = "write 1;2 for two labels" if multi_label else "keep the label alone"
-                raise UserError(f"{file}:{number}: '{label}' are several numbers after the path: {keep}")
+                raise UserError(f"{file}:{number}: '{_cut(label)}' are several numbers after the path: {keep}")
             _check_label(label, f"{file}:{number}", multi_label)
             good.add(label)
         yield Entry(path, label, number)
 
 
-def _rawframes(line: str) -> re.Match[str] | None:
-    fields = line.replace(",", " ").rsplit(None, 2)  # of long lists of other kinds the pattern would double the time
-    return _RAWFRAMES.fullmatch(line) if len(fields) == 3 and fields[1].isdecimal() else None
+def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) -> None:
+    """Raise UserError for one: as a line it would be a file that is missing, and its label a class."""
+    path, label = _split(*first[1:])
+    names_media = [any(each in text.lower() for each in MEDIA_EXTENSIONS) for _, _, text in (first, second)]
+    if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
+        hint = "if it is a header, call its columns path and label"
+        raise UserError(f"{file}:1: '{_cut(first[2])}' names no video or image, as the line after it does; {hint}")
 
 
-def _has_frames_column(base: str, line: re.Match[str]) -> bool | None:
-    """Whether the number after the path is one of frames, and not the end of a name; None where no file tells."""
-    if os.path.isdir(os.path.join(base, line["path"].strip('"'))):
+def _split(fields: list[str], text: str) -> tuple[str, str]:
+    """Split a line into path and label; either may be empty. See the grammar above."""
+    if len(fields) == 2 and (text[0] == '"' or _has_extension(fields[0])):
+        return fields[0], fields[1]
+    last = end = _last_mark(text, len(text))
+    while end > 0 and not _has_extension(_unquoted(text[:end])):
+        end = _last_mark(text, end)
+    if end <= 0 and _has_extension(_unquoted(text)):
+        end = len(text)
+    elif end <= 0 and len(fields) == 2:
+        return fields[0], fields[1]
+    elif end <= 0:
+        end = max(0, last)
+    return _unquoted(text[:end].rstrip(_MARKS)), _unquoted(text[end:].lstrip(_MARKS))
+
+
+def _last_mark(text: str, end: int) -> int:
+    return max(text.rfind(" ", 0, end), text.rfind(",", 0, end), text.rfind("\t", 0, end))
+
+
+def _has_extension(path: str) -> bool:
+    return path.lower().endswith(_EXTENSIONS)
+
+
+def _unquoted(field: str) -> str:
+    is_quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    return field[1:-1].replace('""', '"') if is_quoted else field
+
+
+def _split_frames(fields: list[str], text: str) -> tuple[str, str, str] | None:
+    """Split "folder frames class", as TSN and MMAction2 write it. Return None for other lines."""
+    words = text.replace(",", " ").rsplit(None, 2)
+    if len(words) < 3 or len(fields) == 2 or not words[1].isdecimal() or len(words[1]) > 9:
+        return None
+    if not all(label.isdecimal() for label in words[2].split(SEPARATOR)):
+        return None
+    return _unquoted(text[: len(words[0])]), words[1], words[2]
+
+
+def _has_frames_column(folder: str, frames: str, path: str) -> bool | None:
+    """Return whether the number after the folder is one of frames, not the end of a path; None where no file tells."""
+    if os.path.isdir(folder):
         return True
-    if _WITH_EXTENSION.fullmatch(line[0]) or os.path.exists(os.path.join(base, line[0][: line.end("frames")])):
-        return False
-    return None
+    return False if _has_extension(path) or os.path.exists(f"{folder} {frames}") else None
 
 
 def _count(text: str, place: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise UserError(f"{place}: '{text}' is not a number of frames, 1 or more")
+        raise UserError(f"{place}: '{_cut(text)}' is not a number of frames, 1 or more")
     return int(text)
 
 
 def _check_label(label: str, place: str, multi_label: bool) -> None:
     if wrong := next(filter(_NO_CLASS.fullmatch, label.split(SEPARATOR) if multi_label else [label]), None):
-        raise UserError(f"{place}: label '{wrong}' is neither a class number (0, 1, ...) nor a name")
+        raise UserError(f"{place}: label '{_cut(wrong)}' is neither a class number (0, 1, ...) nor a name")
 
 
-def _columns(header: str) -> list[str]:
-    """The names of the columns, where the first line has them and they are not just path and label; else none."""
-    names = [name.strip().lower() for name in next(csv.reader([header], delimiter=_delimiter(header)), [])]
-    named = any(name in _PATH_COLUMNS for name in names) and any(name in _LABEL_COLUMNS for name in names)
-    return names if named and (len(names) > 2 or names[0] in _LABEL_COLUMNS) else []
-
-
-def _delimiter(header: str) -> str:
-    return next((mark for mark in "\t," if mark in header), " ")
-
-
-def _column_entries(file: str, header: str, lines: Iterable[str], multi_label: bool) -> Iterator[Entry]:
-    """Of a csv with a header: its columns for path and label, and those for the source video and for the number of
-    frames of a folder of them, if there are any."""
-    columns, delimiter = _columns(header), _delimiter(header)
-    path, label = (next(columns.index(c) for c in known if c in columns) for known in (_PATH_COLUMNS, _LABEL_COLUMNS))
-    source, frames = (
+def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: bool) -> Iterator[Entry]:
+    """Yield the entries of a csv with named columns; those for the source video and the frames may be missing."""
+    path, label, source, frames = (
         next((columns.index(name) for name in known if name in columns), None)
-        for known in (_SOURCE_COLUMNS, _FRAMES_COLUMNS)
+        for known in (_PATH_COLUMNS, _LABEL_COLUMNS, _SOURCE_COLUMNS, _FRAMES_COLUMNS)
     )
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    for row in rows(file, reader):
-        number = reader.line_num + 1  # the header came first
-        if not any(row):
-            continue
-        if len(row) != len(columns) or not row[path].strip() or not (row[label].strip() or multi_label):
-            expected = delimiter.join(columns)
-            raise UserError(f"{file}:{number}: expected '{expected}'; found '{delimiter.join(row)[:80]}'")
-        _check_label(row[label].strip(), f"{file}:{number}", multi_label)
-        # without a source a file is its own
-        written = None if source is None else row[source].strip() or row[path]
-        place = row[path].strip()
-        is_folder = frames is not None and not is_media(place)
-        count = _count(row[frames].strip(), f"{file}:{number}") if is_folder else 0
-        yield Entry(place, row[label].strip(), number, written, frames=count)
+    for number, row, _ in islice(read_csv(file, delimiter), 1, None):
+        if len(row) != len(columns) or not row[path] or not (row[label] or multi_label):
+            raise bad_line(file, number, f"'{delimiter.join(columns)}'", delimiter.join(row))
+        _check_label(row[label], f"{file}:{number}", multi_label)
+        written = None if source is None else row[source] or row[path]  # without a source a file is its own
+        is_folder = frames is not None and not _has_extension(row[path])
+        count = _count(row[frames], f"{file}:{number}") if is_folder else 0
+        yield Entry(row[path], row[label], number, written, frames=count)
 
 
-def _kinetics_entries(file: str, header: list[str], lines: Iterator[str], root: str) -> Iterator[Entry]:
-    line = [""]  # the one read last, for messages
-    reader = csv.DictReader((line[0] for line[0] in lines), header, skipinitialspace=True)
-    if "label" not in header:
+def _kinetics_entries(file: str, columns: list[str], root: str) -> Iterator[Entry]:
+    if "label" not in columns:
         raise UserError(f"{file}:1: this Kinetics csv has no column 'label', so it cannot be trained or tested on")
-    files = Paths(_media_below(root, VIDEO_EXTENSIONS))
+    files = Paths(media_below(root, VIDEO_EXTENSIONS))
     stems = np.fromiter((hash(os.path.splitext(os.path.basename(path))[0]) for path in files), np.int64, len(files))
     order = np.argsort(stems, kind="stable")  # the first of several copies stays the first
     stems = stems[order]
-    for row in rows(file, reader):
-        number = reader.line_num + 1  # the header came first
+    for number, fields, text in islice(read_csv(file), 1, None):
+        row = dict(zip(columns, fields))
         try:
-            label = row["label"].strip()
             start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-            stem = f"{row['youtube_id'].strip()}_{start:06d}_{end:06d}"
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(
-                f"{file}:{number}: '{line[0][:80]}' is not a line 'label,youtube_id,time_start,time_end,split'"
-            ) from None
+            label, stem = row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        except (KeyError, ValueError, OverflowError):
+            raise bad_line(file, number, "'label,youtube_id,time_start,time_end,split'", text) from None
         at = stems.searchsorted(hash(stem))
         found = at < len(stems) and stems[at] == hash(stem)
         yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number)
 
 
-def _fields(line: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], skipinitialspace=True), [])]
-
-
-def media_below(folder: str, extensions: Container[str]) -> list[str]:
-    """The files below a folder with one of the extensions (lower case, with the dot), folder by folder, each sorted.
+def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
+    """Yield the files below a folder with one of the extensions (lower case, with the dot), folder by folder, sorted.
 
     Links are followed, but no folder is entered twice; names that start with a dot are left out.
     """
-    return list(_media_below(folder, extensions))
-
-
-def _media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         stat = os.stat(place)

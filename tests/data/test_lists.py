@@ -1,0 +1,90 @@
+"""Lists in all their formats: what csv.writer writes comes back, and paths with spaces and commas too."""
+
+import csv
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from video_rs.data.lists import read_list
+from video_rs.errors import UserError
+
+
+def entries(text, tmp_path, multi_label=False):
+    file = tmp_path / "list.csv"
+    file.write_text(text, encoding="utf-8", newline="")
+    return [
+        (entry.path.removeprefix(f"{tmp_path}/"), entry.label)
+        for entry in read_list(str(file), str(tmp_path), multi_label)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lists")
+
+
+FIELD = st.text("ab0 ,;\"'é\n\t", min_size=1, max_size=8).map(str.strip).filter(bool)
+NAME = FIELD.map(lambda text: "a" + text)  # no number, and no absolute path
+ROWS = st.lists(st.tuples(NAME, NAME), min_size=1, max_size=4)
+
+
+@given(
+    ROWS,
+    st.sampled_from([".mp4", ".AVI", ""]),
+    st.booleans(),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_what_csv_writer_writes_is_read_back(folder, names, extension, header, end, quoting):
+    rows = [(path + extension, label) for path, label in names]
+    with open(folder / "written.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator=end, quoting=quoting).writerows([("path", "label")] * header + rows)
+    text = (folder / "written.csv").read_bytes().decode()
+    if header or not any("\t" in field for field in rows[0]):  # the first line names the delimiter
+        assert entries(text, folder) == rows
+
+
+WORDS = st.lists(st.text("ab0(&é'", min_size=1, max_size=4), min_size=1, max_size=3)
+SPACED = st.tuples(WORDS, st.sampled_from([" ", ", ", ","])).map(lambda pair: pair[1].join(pair[0]))
+SEPARATOR = st.sampled_from([" ", "  ", ",", ", ", " , ", "\t"])
+
+
+@given(st.lists(st.tuples(SPACED, st.sampled_from([".mp4", ".JPEG"]), SEPARATOR, SPACED), min_size=1, max_size=4))
+def test_paths_and_labels_with_spaces_and_commas(folder, lines):
+    rows = [(f"a/{name}{extension}", f"run {label}") for name, extension, _, label in lines]
+    text = "".join(f"{path}{line[2]}{label}\n" for (path, label), line in zip(rows, lines, strict=True))
+    assert entries(text, folder) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"say ""hi"".mp4",run\nb.mp4,"sit, ""down"""\n', [('say "hi".mp4', "run"), ("b.mp4", 'sit, "down"')]),
+        ('"x, y.mp4" run\n"a b/c" 3\n', [("x, y.mp4", "run"), ("a b/c", "3")]),
+        ('a.mp4\t"two\nlines"\nb.mp4\tc\n', [("a.mp4", "two\nlines"), ("b.mp4", "c")]),
+        ("frames/a b,riding a bike\nframes/c d 3\n", [("frames/a b", "riding a bike"), ("frames/c d", "3")]),
+        ('my "best" clip.mp4 1\nb.mp4,12" pizza\n', [('my "best" clip.mp4', "1"), ("b.mp4", '12" pizza')]),
+        ("# path label\na.mp4 x\n", [("a.mp4", "x")]),
+        ("path,labels\na.mp4,x\n\n,\n", [("a.mp4", "x")]),
+        ("Label\tnote\tPath\nx\t-\ta, b.mp4\n", [("a, b.mp4", "x")]),
+        ('path,label,note\n"a\nb.mp4",x,"1, 2"\n', [("a\nb.mp4", "x")]),
+    ],
+)
+def test_other_forms(text, expected, tmp_path):
+    assert entries(text, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('a.mp4,run\nb.mp4,"run\nc.mp4,run\n', ":2: not csv (unexpected end of file); is there a quote that is not cl"),
+        ('path,label,note\n"a\nb.mp4",x,y\n' + "z" * 200, f":4: expected 'path,label,note'; found '{'z' * 100}'"),
+        ("a.mp4,run\n" + "z" * 200, f":2: '{'z' * 100}' is not a line 'path label'"),
+        ("two words.mp4\n", ":1: 'two words.mp4' is not a line 'path label'"),
+    ],
+)
+def test_bad_lines_are_shown_with_their_number(text, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        entries(text, tmp_path)
+    assert f"{tmp_path}/list.csv{message}" in str(error.value) and "\n" not in str(error.value)
