@@ -9,10 +9,14 @@ video-rs models 'pytorchvideo/*'     the names of another package's networks tha
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
 
 from video_rs.cli.common import Parser, program
 from video_rs.contract import DataContract
@@ -24,8 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from video_rs.models.cost import Cost
-
-    Measured = tuple[DataContract, Cost, int, list[str]]
+    from video_rs.models.stages import Stage
 
 LAYOUTS = {
     layout.RESNET_RS_2D: "image",
@@ -39,20 +42,18 @@ LAYOUTS = {
 }
 """The layouts in words; docs/models.md says what they are."""
 
-PUBLISHED = "published top-1"
-COLUMNS = {  # heading: width, negative for text
-    "model": -max(map(len, PRESETS)),
-    "layout": -max(map(len, LAYOUTS.values())),
-    "input": -10,
-    "parameters": 11,
-    "reference": 16,
-    "GMACs": 8,
-    "reference GMACs": 17,
-    "MiB": 6,
-    PUBLISHED: -1,
+COLUMNS = {
+    "model": "left",
+    "layout": "left",
+    "input": "left",
+    "parameters": "right",
+    "reference": "right",
+    "GMACs": "right",
+    "reference GMACs": "right",
+    "MiB": "right",
+    "published top-1": "left",
 }
-LESS_WIDE = (("reference", "reference GMACs"), (PUBLISHED,), ("layout",))
-"""What a terminal that is too narrow for the table does without, in this order."""
+STAGE_COLUMNS = {"": "left", "output": "left", "parameters": "right", "GMACs": "right", "layers": "left"}
 CLASSES = 1000
 """Of a network that has none of its own, where it is shown."""
 TEST_COLUMNS = ("model", "test crop", "GMACs", "reference GMACs")
@@ -73,30 +74,24 @@ def main(argv: list[str]) -> int:
     if args.markdown and (others or not pattern):
         raise UserError("--markdown is for tables of our own networks: give a pattern such as 'garden_*', or none")
     if others and pattern:
-        lines: Iterable[str] = _names_of_others(args.name)
-    elif others or args.name in PRESETS:
-        lines = one(args.name)
-    else:
-        names = list_models(args.name) or _unknown(args.name, pattern)
-        lines = markdown(names) if args.markdown else table(names, _columns(names))
-    for line in lines:
-        print(line, flush=True)
-    if others and pattern:
+        print(*_names_of_others(args.name), sep="\n")
         print(f"{program('models')} NAME prints one stage by stage", file=sys.stderr)
+    elif others or not pattern:
+        one(args.name)
+    elif not (names := list_models(args.name)):
+        raise UserError(f"no model matches {args.name!r}; {program('models')} lists them all")
+    elif args.markdown:
+        print(*markdown(names), sep="\n")
+    else:
+        silent = not sys.stderr.isatty()
+        measured = track(names, "measuring", console=Console(stderr=True), transient=True, disable=silent)
+        print_table(COLUMNS, [row(PRESETS[name]) for name in measured])
+        print(f"\n{NOTES}")
     return 0
 
 
-def _unknown(name: str, pattern: bool) -> NoReturn:
-    from video_rs.models.zoo import find_preset
-
-    if pattern:
-        raise UserError(f"no model matches {name!r}; {program('models')} lists them all")
-    find_preset(name)  # raises, with the nearest names
-    raise AssertionError(name)
-
-
 def _names_of_others(pattern: str) -> list[str]:
-    """The names of another package's networks, which are too many to measure each."""
+    """Return the names of another package's networks, which are too many to measure each."""
     from video_rs.models import external
 
     package = pattern.partition("/")[0]
@@ -107,40 +102,23 @@ def _names_of_others(pattern: str) -> list[str]:
     raise UserError(f"no model matches {pattern!r}; {program('models')} '{package}/*' lists all of {package}")
 
 
-def table(names: Sequence[str], columns: Sequence[str]) -> Iterator[str]:
-    """Aligned lines, each as soon as its network is measured."""
-    yield _aligned(COLUMNS, columns)
-    for name in names:
-        yield _aligned(row(PRESETS[name]), columns)
-    yield f"\n{NOTES}"
-    if left_out := [heading for heading in COLUMNS if heading not in columns]:
-        yield f"Left out for want of width: {', '.join(left_out)}."
+def print_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: as wide as a terminal, with cells folded; into files and pipes as wide as it is, without colours.
 
-
-def _columns(names: Sequence[str]) -> list[str]:
-    """Those of ``COLUMNS`` for which the terminal is wide enough; into files and pipes go all."""
-    columns = list(COLUMNS)
-    if not sys.stdout.isatty():
-        return columns
-    last = max((len(_in_short(PRESETS[name].published[0])) for name in names if PRESETS[name].published), default=0)
-    widths = {key: abs(width) for key, width in COLUMNS.items()} | {PUBLISHED: max(last, len(PUBLISHED))}
-    for leaves_out in LESS_WIDE:
-        if sum(widths[key] + 2 for key in columns) - 2 > shutil.get_terminal_size().columns:
-            columns = [key for key in columns if key not in leaves_out]
-    return columns
-
-
-def _aligned(cells: Iterable[str], columns: Sequence[str]) -> str:
-    parts = [
-        cell.ljust(-width) if width < 0 else cell.rjust(width)
-        for cell, (key, width) in zip(cells, COLUMNS.items(), strict=True)
-        if key in columns
-    ]
-    return "  ".join(parts).rstrip()
+    Args:
+        columns: "left" or "right" by heading.
+        rows: cells.
+    """
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in columns.items():
+        table.add_column(heading, justify=justify, overflow="fold")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def row(preset: Preset) -> list[str]:
-    """The cells under ``COLUMNS``."""
+    """Return the cells under ``COLUMNS``."""
     from video_rs.models.cost import cost
 
     ours, reference = cost(preset.name), preset.reference
@@ -206,63 +184,44 @@ def _accuracy(published: Published) -> list[str]:
     return [published.dataset, published.views, str(published.top1), top5, published.source]
 
 
-def one(name: str) -> Iterator[str]:
-    """The network stage by stage, then its regularisation, its data contract and its published accuracies."""
-    preset = PRESETS.get(name)
-    (contract, cost, tested, lines), note = _measured_by_name(name)
-    words = f"{LAYOUTS[preset.layout]} layout, " if preset else ""
-    yield f"{name}: {words}{_input(contract)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs"
-    if note:
-        yield note
-    yield from lines
-    yield f"On test crops, {_input(contract, contract.test_size)}: {tested / 1e9:.3f} GMACs"
-    yield f"Activations that a training step keeps for each clip: {cost.activation_bytes / 2**20:,.0f} MiB in float32"
-    if preset:
-        yield from _known(preset)
-    yield "Data contract, what it expects of its input:"
-    yield from (f"  {key} {value}" for key, value in contract.to_dict().items() if key != "class_names")
-
-
-def _measured_by_name(name: str) -> tuple[Measured, str]:
-    """The network measured, and what is to be said of that; those that end in features get ImageNet's classes."""
+def one(name: str) -> None:
+    """Print a network stage by stage, then its regularisation, its data contract and its published accuracies."""
     from video_rs.models.cost import without_memory
     from video_rs.models.external import NoClasses
 
+    preset, note = PRESETS.get(name), ""
     try:
-        return without_memory(name, _measured), ""
-    except NoClasses as error:
-        measured = _with_classes(name, error)
-    return measured, f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
+        contract, cost, tested, stages = without_memory(name, _measured)
+    except NoClasses:
+        contract, cost, tested, stages = without_memory(name, _measured, num_classes=CLASSES)
+        note = f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
+    words = f"{LAYOUTS[preset.layout]} layout, " if preset else ""
+    print(f"{name}: {words}{_input(contract)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs")
+    if note:
+        print(note)
+    print_table(STAGE_COLUMNS, map(_stage_row, stages))
+    print(f"On test crops, {_input(contract, contract.test_size)}: {tested / 1e9:.3f} GMACs")
+    kept = cost.activation_bytes / 2**20
+    print(f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32")
+    if preset:
+        print(*_known(preset), sep="\n")
+    print("Data contract, what it expects of its input:")
+    print(*(f"  {key} {value}" for key, value in contract.to_dict().items() if key != "class_names"), sep="\n")
 
 
-def _with_classes(name: str, error: UserError) -> Measured:
-    import torch
-
-    from video_rs.models.zoo import create_model
-
-    try:
-        with torch.device("meta"):
-            return _measured(create_model(name, num_classes=CLASSES).to("meta"))
-    except (RuntimeError, TypeError):  # it looks at numbers
-        raise error from None
-
-
-def _measured(model: nn.Module) -> Measured:
-    """Its contract, its cost, MACs of a test crop, and the lines of its stages."""
+def _measured(model: nn.Module) -> tuple[DataContract, Cost, int, list[Stage]]:
+    """Return the data contract, the cost, the MACs of a test crop and the stages."""
     from video_rs.models.cost import input_shape, macs, measure
     from video_rs.models.stages import stages
 
-    rows = [("", "output", "parameters", "GMACs", "")]
-    for stage in stages(model, input_shape(model.contract)):
-        shapes = " + ".join("x".join(map(str, shape)) for shape in stage.shapes)
-        rows.append((stage.name, shapes, f"{stage.parameters:,}", f"{stage.macs / 1e9:.3f}", stage.what))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"  {name:<{widths[0]}}  {shape:<{widths[1]}}  {parameters:>{widths[2]}}  {gmacs:>{widths[3]}}  {what}".rstrip()
-        for name, shape, parameters, gmacs, what in rows
-    ]
-    tested = macs(model, input_shape(model.contract, model.contract.test_size))
-    return model.contract, measure(model), tested, lines
+    contract = model.contract
+    tested = macs(model, input_shape(contract, contract.test_size))
+    return contract, measure(model), tested, stages(model, input_shape(contract))
+
+
+def _stage_row(stage: Stage) -> list[str]:
+    shapes = " + ".join("x".join(map(str, shape)) for shape in stage.shapes)
+    return [stage.name, shapes, f"{stage.parameters:,}", f"{stage.macs / 1e9:.3f}", stage.what]
 
 
 def _known(preset: Preset) -> Iterator[str]:

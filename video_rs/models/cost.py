@@ -10,12 +10,11 @@ papers, whose "FLOPs" are twice the MACs.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -97,17 +96,21 @@ def parameters_of(modules: Iterable[nn.Module]) -> list[int]:
     return [sum(p.numel() for p in module.parameters()) for module in modules]
 
 
-def without_memory(name: str, function: Callable[[nn.Module], T]) -> T:
-    """``function`` of the network called ``name`` on the meta device; of those that cannot run there, on the CPU."""
+def without_memory(name: str, function: Callable[[nn.Module], T], **options: Any) -> T:
+    """``function`` of the network called ``name`` on the meta device; of those that cannot run there, on the CPU.
+
+    Args:
+        options: of ``create_model``.
+    """
     for build_on in ("meta", "cpu"):
         try:
             with torch.device(build_on):
-                model = create_model(name)
+                model = create_model(name, **options)
             with torch.device("meta"):
                 return function(model.to("meta"))
         except (RuntimeError, TypeError):  # some networks look at numbers while they are built or run
             continue
-    return function(create_model(name))
+    return function(create_model(name, **options))
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
@@ -116,17 +119,13 @@ def macs(model: nn.Module, shape: Shape) -> int:
 
 
 def macs_of(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
-    """Those of each of the modules, of which one may be the model."""
-    training = model.training
-    model.eval()
+    """Return those of each of the modules, of which one may be the model."""
     with (
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),  # the counter does not know all fused attentions
         FlopCounterMode(display=False) as counter,
-        _spent_in(modules, counter.get_total_flops) as flops,
     ):
-        model(torch.zeros((1, *shape), device=_device(model)))
-    model.train(training)
+        flops = _growth(counter.get_total_flops, modules, model, (1, *shape), training=False)
     return [count // 2 for count in flops]
 
 
@@ -154,36 +153,31 @@ def _activation_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Modul
     def total() -> int:
         return sum(storage.nbytes() for storage in saved.values())
 
-    training = model.training
-    model.train()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = _growth(total, modules, model, (2, *shape), training=True)
+    return [count // 2 for count in kept]
+
+
+def _growth(
+    read: Callable[[], int], modules: Sequence[nn.Module], model: nn.Module, shape: Shape, *, training: bool
+) -> list[int]:
+    """Run a model on zeros, and return by how much ``read()`` grows while each of the modules runs."""
+    grown, before = [0] * len(modules), model.training
+
+    def add(i: int, sign: int, *_: object) -> None:
+        grown[i] += sign * read()
+
     hooks = [m.register_forward_hook(_keep_channels_last) for m in model.modules() if isinstance(m, nn.Conv3d)]
-    keep = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with torch.enable_grad(), keep, _spent_in(modules, total) as spent:
-        model(torch.zeros((2, *shape), device=_device(model)))
-    for hook in hooks:
-        hook.remove()
-    model.train(training)
-    return [count // 2 for count in spent]
-
-
-@contextlib.contextmanager
-def _spent_in(modules: Sequence[nn.Module], read: Callable[[], int]) -> Iterator[list[int]]:
-    """By how much ``read()`` grows while each of the modules runs."""
-    spent, hooks = [0] * len(modules), []
     for i, module in enumerate(modules):
-
-        def enter(*_: object, i: int = i) -> None:
-            spent[i] -= read()
-
-        def leave(*_: object, i: int = i) -> None:
-            spent[i] += read()
-
-        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        hooks.append(module.register_forward_pre_hook(functools.partial(add, i, -1)))
+        hooks.append(module.register_forward_hook(functools.partial(add, i, 1)))
     try:
-        yield spent
+        model.train(training)(torch.zeros(shape, device=next(model.parameters()).device))
     finally:
+        model.train(before)
         for hook in hooks:
             hook.remove()
+    return grown
 
 
 def _keep_channels_last(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -194,7 +188,3 @@ def _keep_channels_last(module: nn.Module, args: tuple[Tensor, ...], output: Ten
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # data_ptr() is 0 for everything on the meta device
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

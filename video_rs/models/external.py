@@ -128,7 +128,10 @@ class External(nn.Module):
             MachineError: they could not be downloaded.
         """
         weights, own = self.public_weights(), self.state_dict()
-        self._refuse_misfits(weights, own)
+        for name in (own.keys() | weights.keys()) - set(self.head_names):
+            theirs, ours = (list(state[name].shape) if name in state else None for state in (weights, own))
+            if theirs != ours and not name.endswith("num_batches_tracked"):
+                raise self.misfit(f"{name}: {theirs}, here {ours}")
         kept = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
         self.load_state_dict(kept, strict=False)
         pixels = {"filter": self.native.filter}
@@ -137,15 +140,12 @@ class External(nn.Module):
         self.contract = dataclasses.replace(self.contract, **pixels)
         return tuple(name for name in self.head_names if name not in kept)
 
-    def _refuse_misfits(self, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-        head = set(self.head_names)
-        missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
-        if strange := [name for name in (*missing, *(weights.keys() - own.keys())) if name not in head]:
-            raise of_another_network(self, f"{strange[0]} is in one of them only")
-        for name in (own.keys() & weights.keys()) - head:
-            if weights[name].shape != own[name].shape:
-                shapes = f"{name}: {list(weights[name].shape)}, here {list(own[name].shape)}"
-                raise of_other_sizes(self, shapes)
+    def misfit(self, what: str) -> UserError:
+        """Return the error for public weights of other sizes, or made for another version of the package."""
+        own, package = self.native, self.name.partition("/")[0]
+        sizes = f"data.num_frames={own.num_frames} data.train_size={own.train_size}, {own.in_channels} channels"
+        text = f"do not fit ({what}); use their sizes ({sizes}), or another version of {package}"
+        return UserError(f"the public weights of {self.name} {text}")
 
     def to(self, *args: Any, **kwargs: Any) -> External:
         """As ``nn.Module.to``; channels-last formats of either rank stand for each other, kernel by kernel."""
@@ -181,17 +181,13 @@ def names(pattern: str) -> list[str]:
 def create(
     name: str,
     *,
-    num_classes: int | None = None,
-    in_channels: int = 3,
     width: float = 1.0,
-    dropout: float | None = None,
-    drop_path: float | None = None,
     drop_path_rule: str = DROP_PATH_RULES[0],
-    bn_momentum: float | None = None,
     temporal_padding: str | None = None,
-    contract: DataContract | None = None,
+    bn_momentum: float | None = None,
+    **options: Any,
 ) -> External:
-    """A network of another package, with fresh weights; arguments as for ``create_model``, None takes its own value.
+    """Make a network of another package with fresh weights; arguments as for ``create_model``, None takes its own.
 
     Raises:
         UserError: there is no such network, its package is missing or broken, or it has no such setting.
@@ -199,23 +195,13 @@ def create(
     package = name.partition("/")[0]
     if package not in PACKAGES:
         raise no_package(name)
-    family_only = {
-        "model.width": (width, 1.0),
-        "model.drop_path_rule": (drop_path_rule, DROP_PATH_RULES[0]),
-        "model.temporal_padding": (temporal_padding, None),
-    }
-    for key, (given, default) in family_only.items():
-        if given != default:
-            refuse(name, key, given, "null" if default is None else default)
-    module = importlib.import_module(f"video_rs.models.external_{package}")
-    model = module.create(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=dropout,
-        drop_path=drop_path,
-        contract=contract,
-    )
+    if width != 1.0:
+        refuse(name, "model.width", width, 1.0)
+    if drop_path_rule != DROP_PATH_RULES[0]:
+        refuse(name, "model.drop_path_rule", drop_path_rule, DROP_PATH_RULES[0])
+    if temporal_padding is not None:
+        refuse(name, "model.temporal_padding", temporal_padding, "null")
+    model = importlib.import_module(f"video_rs.models.external_{package}").create(name, **options)
     if bn_momentum is not None:
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -284,36 +270,6 @@ def downloading(name: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise MachineError(f"the public weights of {name} could not be downloaded: {first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def fitting(model: External) -> Iterator[None]:
-    """Around what puts the public weights into a network of the sizes of ``model``.
-
-    Raises:
-        UserError: they do not fit it.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "loading state_dict" not in first_line(error):
-            raise
-        what = str(error).splitlines()[-1].strip().partition(": copying")[0][:200]  # what does not fit, the last of it
-        raise (of_other_sizes if "size mismatch" in what else of_another_network)(model, what) from None
-
-
-def of_other_sizes(model: External, what: str) -> UserError:
-    native = model.native
-    theirs = f"data.num_frames={native.num_frames} data.train_size={native.train_size}, {native.in_channels} channels"
-    return UserError(f"the public weights of {model.name} are for other sizes ({what}); use theirs: {theirs}")
-
-
-def of_another_network(model: External, what: str) -> UserError:
-    package = model.name.partition("/")[0]
-    return UserError(
-        f"the public weights of {model.name} are not of this network ({what}); they were made for another version of "
-        f"{package}"
-    )
 
 
 @contextlib.contextmanager

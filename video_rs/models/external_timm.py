@@ -6,8 +6,10 @@ The data contract is the network's ``pretrained_cfg``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +24,6 @@ from video_rs.models.external import (
     External,
     NoClasses,
     downloading,
-    fitting,
     known,
     package,
     refuse,
@@ -104,8 +105,14 @@ class TimmNetwork(External):
             raise UserError(f"timm has no weights for {self.name}; train it, or name a file of weights")
         sizes = {} if self._size in (None, self.native.train_size) else {"img_size": self._size}
         channels = {} if self.contract.in_channels == 3 else {"in_chans": self.contract.in_channels}
-        with torch.random.fork_rng([]), downloading(self.name), fitting(self):
-            network = timm.create_model(model, pretrained=True, **sizes, **channels)
+        with torch.random.fork_rng([]), downloading(self.name):
+            try:
+                network = timm.create_model(model, pretrained=True, **sizes, **channels)
+            except RuntimeError as error:
+                if "loading state_dict" not in first_line(error):
+                    raise
+                what = str(error).splitlines()[-1].strip().partition(": copying")[0]  # the last that does not fit
+                raise self.misfit(what[:200]) from None
         return {PREFIX + key: value for key, value in network.state_dict().items()}
 
 
@@ -133,22 +140,27 @@ def _try(model: TimmNetwork, size: int) -> None:
     """Raises UserError where images of this size do not pass: networks of windows and patches may tell only then."""
     model.check(model.contract.num_frames, size, size)
     image = torch.zeros(1, model.contract.in_channels, size, size, device=next(model.parameters()).device)
-    try:
+    fault = f"{model.name} cannot take images of {size}x{size}, its own are of {model.native.train_size}"
+    with _one_line(fault):
         model.eval()(image)
+    model.train()
+
+
+@contextlib.contextmanager
+def _one_line(fault: str) -> Iterator[None]:
+    """Turn what networks raise for sizes that a patch or window does not divide into a UserError."""
+    try:
+        yield
     except (AssertionError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        reason = "" if not str(error) else f" ({first_line(error, 100)})"
-        raise UserError(
-            f"{model.name} cannot take images of {size}x{size}{reason}; its own are of {model.native.train_size}"
-        ) from None
-    finally:
-        model.train()
+        raise UserError(f"{fault}: {first_line(error)}") from None
 
 
 def _build(name: str, timm: Any, arguments: dict[str, Any], contract: DataContract) -> nn.Module:
     try:
-        return timm.create_model(name.removeprefix("timm/"), **arguments)
+        with _one_line(f"timm cannot build {name} with {arguments}"):
+            return timm.create_model(name.removeprefix("timm/"), **arguments)
     except TypeError as error:
         argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if argument and argument[1] == "img_size":
@@ -156,7 +168,3 @@ def _build(name: str, timm: Any, arguments: dict[str, Any], contract: DataContra
         if not argument or argument[1] not in KEYS:
             raise
         refuse(name, KEYS[argument[1]], arguments[argument[1]], 3 if argument[1] == "in_chans" else "null")
-    except (AssertionError, ValueError, RuntimeError) as error:  # sizes that a patch or window does not divide
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"timm cannot build {name} with {arguments}: {first_line(error)}") from None

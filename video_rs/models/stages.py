@@ -47,16 +47,16 @@ def stages(model: nn.Module, shape: Shape) -> list[Stage]:
             shapes[i] = tuple(_shapes(output, image))
 
         hooks.append(modules[-1].register_forward_hook(leave))
-    modules = [module for _, _, modules in parts for module in modules]
-    total, *each = macs_of(model, shape, [model, *modules])
+    modules = [model, *(module for *_, modules in parts for module in modules)]
+    costs = zip(parameters_of(modules), macs_of(model, shape, modules), strict=True)
     for hook in hooks:
         hook.remove()
-    counts = zip(parameters_of(modules), each, strict=True)
+    parameters, multiplied = next(costs)
     lines = []
     for (name, what, modules), out in zip(parts, shapes, strict=True):
-        parameters, multiplied = map(sum, zip(*itertools.islice(counts, len(modules)), strict=True))
-        lines.append(Stage(name, what, out, parameters, multiplied))
-    rest = parameters_of([model])[0] - sum(line.parameters for line in lines), total - sum(line.macs for line in lines)
+        counts = [sum(column) for column in zip(*itertools.islice(costs, len(modules)), strict=True)]
+        lines.append(Stage(name, what, out, *counts))
+    rest = parameters - sum(line.parameters for line in lines), multiplied - sum(line.macs for line in lines)
     return [*lines, Stage("other", "", (), *rest)] if any(rest) else lines
 
 

@@ -76,9 +76,10 @@ def create_model(
         "contract": contract,
     }
     _check(name, arguments)
-    model = (
-        external.create(name, **arguments) if external.is_external(name) else _create(find_preset(name), **arguments)
-    )
+    if external.is_external(name):
+        model = external.create(name, **arguments)
+    else:
+        model = _create(find_preset(name), **arguments)
     if pretrained:
         from video_rs.models.init import init_from
 
@@ -140,35 +141,15 @@ def _empty(model_args: Mapping[str, Any], contract: DataContract | None) -> nn.M
     return model.to_empty(device="cpu")
 
 
-def _create(
-    preset: Preset,
-    *,
-    num_classes: int | None,
-    in_channels: int,
-    width: float,
-    dropout: float | None,
-    drop_path: float | None,
-    drop_path_rule: str,
-    bn_momentum: float | None,
-    temporal_padding: str | None,
-    contract: DataContract | None,
-) -> ResNetRS:
-    """A network of this family; arguments as for :func:`create_model`."""
+def _create(preset: Preset, *, temporal_padding: str | None, contract: DataContract | None, **options: Any) -> ResNetRS:
+    """Make a network of this family; arguments as for :func:`create_model`."""
     layout = preset.layout
     if temporal_padding is not None:
         layout = dataclasses.replace(layout, temporal_padding=temporal_padding)
-    return ResNetRS(
-        layout,
-        preset.blocks,
-        preset.num_classes if num_classes is None else num_classes,
-        in_channels=in_channels,
-        width=width,
-        dropout=preset.dropout if dropout is None else dropout,
-        drop_path=preset.drop_path if drop_path is None else drop_path,
-        drop_path_rule=drop_path_rule,
-        bn_momentum=0.1 if bn_momentum is None else bn_momentum,
-        contract=contract or preset.contract.with_channels(in_channels),
-    )
+    own = {key: getattr(preset, key) for key in ("num_classes", "dropout", "drop_path")} | {"bn_momentum": 0.1}
+    given = {key: value for key, value in options.items() if value is not None}
+    contract = contract or preset.contract.with_channels(options["in_channels"])
+    return ResNetRS(layout, preset.blocks, contract=contract, **own | given)
 
 
 def find_preset(name: str) -> Preset:
