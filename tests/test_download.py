@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
@@ -47,17 +48,42 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(int(name[5:8]))
         elif name == "silent.pt":
             self.server.release.wait(20)
+        elif name == "drip.pt":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while not self.server.release.wait(0.01):
+                    self.wfile.write(b"x")
+        elif "/resolve/" in self.path:
+            self.answer_as_hub(*self.path.lstrip("/").split("/resolve/"))
         elif self.path in self.server.files:
             self.answer(self.server.files[self.path], name)
         else:
             self.send_error(404)
 
+    do_HEAD = do_GET
+
+    def answer_as_hub(self, repo, place):
+        status, code, headers = 200, "", {"ETag": f'"{hashlib.sha1(self.path.encode()).hexdigest()}"'}
+        if repo == "me/down":
+            status = 500
+        elif repo != "me/my.net":
+            status, code = (403, "GatedRepo") if repo == "me/gated" else (404, "RepoNotFound")
+        elif self.path not in self.server.files:
+            status, code = 404, "EntryNotFound" if place.startswith("main/") else "RevisionNotFound"
+        content = self.server.files[self.path] if status == 200 else b""
+        self.send_response(status)
+        headers |= {"X-Repo-Commit": "1" * 40, "X-Error-Code": code, "Content-Length": str(len(content))}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content[: len(content) // 2] if place.endswith("cut.pt") else content)
+
     def answer(self, content, name):
-        self.send_response(206 if name == "part.pt" else 200)
+        self.send_response(200)
         if name == "page.pt":
             self.send_header("Content-Type", "text/html; charset=utf-8")
-        if name == "packed.pt":
-            self.send_header("Content-Encoding", "gzip")
         if name != "unsized.pt":
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -85,11 +111,11 @@ def running():
 @pytest.fixture
 def server(running, tmp_path, monkeypatch):
     """The server with nothing asked of it yet, and an empty cache in ``tmp_path/cache``."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "HF_ENDPOINT"]:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("HF_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "cache"))
-    names = ("best.pt", "cut.pt", "page.pt", "part.pt", "packed.pt", "unsized.pt", "slow.pt", "a%20b.pt")
-    running.files = {f"/{name}": CONTENT for name in (*names, f"net-{SHA256[:8]}.pt")} | {"/empty.pt": b""}
+    names = ("best.pt", "cut.pt", "page.pt", "unsized.pt", "slow.pt", "a%20b.pt")
+    running.files = {f"/{name}": CONTENT for name in names} | {"/empty.pt": b""}
     running.asked = Counter()
     running.base = f"http://127.0.0.1:{running.server_port}"
     return running
@@ -148,7 +174,7 @@ def test_a_damaged_copy_is_fetched_again(server, capsys):
 
 
 def test_a_checksum_in_the_address(server):
-    with pytest.raises(UserError, match=f"best.pt is not the file it should be.*{SHA256}.*nothing of it was kept$"):
+    with pytest.raises(UserError, match=f"best.pt is not the file it should be.*{SHA256}.*it is not used$"):
         local(f"{server.base}/best.pt#sha256={'0' * 64}")
     assert kept() == []
     path = local(f"{server.base}/best.pt#sha256={SHA256}")
@@ -160,20 +186,6 @@ def test_a_checksum_in_the_address(server):
     assert path.read_bytes() == CONTENT and server.asked == {"/best.pt": 4}  # neither takes the other's place
 
 
-def test_a_checksum_in_the_name(server):
-    for digits in (SHA256[:8], SHA256):
-        server.files[f"/net-{digits}.pt"] = CONTENT
-        assert local(f"{server.base}/net-{digits}.pt").read_bytes() == CONTENT
-    for digits in ("0123abcd", "0123abcd" * 8):
-        server.files[f"/net-{digits}.pt"] = CONTENT
-        with pytest.raises(UserError, match=rf"net-{digits}.pt is not the .*not {digits}.*append #sha256=<sha256 of"):
-            local(f"{server.base}/net-{digits}.pt")
-        assert local(f"{server.base}/net-{digits}.pt#sha256={SHA256}").read_bytes() == CONTENT
-    for name in ("20240131", "deadbeef", "0123abcd9", "0123abcd01234567", "0123abcd" * 7):  # a date, a word, a number
-        server.files[f"/net-{name}.pt"] = CONTENT
-        assert local(f"{server.base}/net-{name}.pt").read_bytes() == CONTENT
-
-
 @pytest.mark.parametrize("name", ["%C3%A9" * 90 + ".pt", "x" * 250 + ".pt", ".x%00.pt", "." * 120 + "a.pt", "%2e%2e"])
 def test_names_that_no_disk_refuses(server, name):
     server.files[f"/{name}"] = CONTENT
@@ -182,22 +194,32 @@ def test_names_that_no_disk_refuses(server, name):
     assert len(path.name.encode()) <= 100 and path.name.isascii() and not path.name.startswith(".")
 
 
-def test_where_redirects_may_lead(server):
-    """From https to http nothing but a whole checksum would tell what arrives."""
+def test_where_redirects_may_lead():
+    """From https to http nothing tells who answers."""
     from urllib.request import Request
 
-    def lead(start: str, end: str, checksum: str = ""):
-        asked = Request(f"{start}://host/a.pt")
-        return download._Redirects(checksum).redirect_request(asked, None, 302, "Found", {}, f"{end}://host/b.pt?t=x")
+    def lead(start: str, end: str):
+        asked = Request(f"{start}://host/a.pt?t=x")
+        return download._Redirects().redirect_request(asked, None, 302, "Found", {}, f"{end}://host/b.pt?t=x")
 
     for start, end in (("http", "http"), ("http", "https"), ("https", "https")):
-        assert lead(start, end).full_url.startswith(end)
-    assert lead("https", "http", SHA256).full_url == "http://host/b.pt?t=x"
-    for checksum in ("", SHA256[:8]):
-        with pytest.raises(UserError, match=r"leads from https to http://host/b.pt, .*append #sha256="):
-            lead("https", "http", checksum)
-    with pytest.raises(UserError, match="only https and http"):
-        lead("http", "file", SHA256)
+        assert lead(start, end).full_url == f"{end}://host/b.pt?t=x"
+    for start, end in (("https", "http"), ("http", "file"), ("https", "ftp")):
+        with pytest.raises(UserError, match=rf"^{start}://host/a.pt leads to {end}://host/b.pt: only https"):
+            lead(start, end)
+
+
+def test_size_and_time_are_limited(server, monkeypatch):
+    """However slowly it comes: each byte of ``drip.pt`` is in time."""
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "MAX_BYTES", 100e3)
+        for name in ("best.pt", "unsized.pt"):
+            with pytest.raises(UserError, match=f"/{name} has more than 0.0001 GB; fetch it by other means"):
+                local(f"{server.base}/{name}")
+    monkeypatch.setattr(download, "MAX_SECONDS", 0.3)
+    with pytest.raises(MachineError, match="/drip.pt could not be fetched in 0.005 minutes; fetch it by other means"):
+        local(f"{server.base}/drip.pt")
+    assert kept() == []
 
 
 def test_what_may_be_secret_is_not_said(server, capsys):
@@ -216,17 +238,83 @@ def test_what_may_be_secret_is_not_said(server, capsys):
     assert download.shown("runs/a?b.pt") == "runs/a?b.pt" and download.shown(Path("a")) == "a"
 
 
-def test_the_hub(server, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", f"{server.base}/")
-    for path in ("resolve/main/model.safetensors", "resolve/main/b/best.pt", "resolve/v1.0/best.pt"):
-        server.files[f"/me/my.net/{path}"] = path.encode()
-    assert local("hf-hub:me/my.net").read_bytes() == b"resolve/main/model.safetensors"
-    assert local("hf-hub:me/my.net/b/best.pt").read_bytes() == b"resolve/main/b/best.pt"
-    assert local("hf-hub:me/my.net@v1.0/best.pt").read_bytes() == b"resolve/v1.0/best.pt"
-    with pytest.raises(UserError, match="hf-hub:me/my.net#sha256=0.* must be sha256= and 64"):
-        local("hf-hub:me/my.net#sha256=0")
-    with pytest.raises(UserError, match="hf-hub:nobody/nothing does not exist.*404"):
-        local("hf-hub:nobody/nothing")
+ASK = """
+import json, sys, time
+from video_rs.download import local
+for address in sys.argv[1:]:
+    start = time.monotonic()
+    try:
+        answer = ["", str(local(address)), open(local(address)).read()]
+    except Exception as error:
+        answer = [type(error).__name__, str(error), ""]
+    print(json.dumps([*answer, time.monotonic() - start]))
+"""
+
+
+def ask_hub(*addresses: str, **variables: str) -> list[list]:
+    """Kind of the error, path or message, content and seconds for each address, in a process of its own.
+
+    The endpoint is read as huggingface_hub is imported.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *addresses], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_hub(server, tmp_path):
+    paths = ("main/model.safetensors", "main/b/best.pt", "v1.0/best.pt")
+    server.files |= {f"/me/my.net/resolve/{path}": path.encode() for path in paths}
+    there = {"HF_ENDPOINT": server.base, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_secret"}
+    checksum = hashlib.sha256(paths[1].encode()).hexdigest()
+    found = ask_hub("hf-hub:me/my.net", f"hf-hub:me/my.net/b/best.pt#sha256={checksum}",
+                    "hf-hub:me/my.net@v1.0/best.pt", **there)  # fmt: skip
+    assert [(kind, content) for kind, _, content, _ in found] == [("", path) for path in paths]
+    assert all(path.startswith(there["HF_HOME"]) for _, path, *_ in found)
+    assert server.headers["Authorization"] == "Bearer hf_secret"
+    wrong = ask_hub(
+        "hf-hub:me/my.net@v2",
+        "hf-hub:me/my.net/other.pt",
+        "hf-hub:me/gone",
+        "hf-hub:me/gated",
+        "hf-hub:me/..x",
+        f"hf-hub:me/my.net#sha256={'0' * 64}",
+        "hf-hub:me/down",
+        **there,
+    )
+    expected = [
+        ("UserError", "@v2 does not exist: there is no such revision"),
+        ("UserError", "/other.pt does not exist: there is no such file; without a name it is model.safetensors"),
+        ("UserError", "me/gone does not exist, or is private: check the name, or log in with `hf auth login`"),
+        ("UserError", "me/gated is gated: accept its terms on its page, and log in"),
+        ("UserError", "me/..x is no address: "),
+        ("UserError", "me/my.net is not the file it should be: its sha256 is "),
+        ("MachineError", "me/down could not be fetched: "),
+    ]
+    for (kind, message, _, _), (expected_kind, text) in zip(wrong, expected, strict=True):
+        assert kind == expected_kind and text in message and message.startswith("hf-hub:me/"), message
+        assert "\n" not in message and "secret" not in message
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        away = {**there, "HF_ENDPOINT": f"http://127.0.0.1:{free.getsockname()[1]}"}
+        for variables in (away, {**there, "HF_HUB_OFFLINE": "1"}):
+            (kind, _, content, seconds), missing = ask_hub("hf-hub:me/my.net", "hf-hub:me/new", **variables)
+            assert (kind, content) == ("", paths[0]) and seconds < 10  # not the 23 of the hub's retries
+            assert missing[3] < 10 and missing[:2] == (
+                ["UserError", "hf-hub:me/new is not in the hub's cache, and HF_HUB_OFFLINE is set: fetch it while "
+                 "online"]
+                if "HF_HUB_OFFLINE" in variables
+                else ["MachineError", "hf-hub:me/new could not be fetched: [Errno 111] Connection refused; try again"]
+            )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_hub_whose_connections_are_cut(server, tmp_path):
+    """huggingface_hub tries five times, with a second between."""
+    server.files["/me/my.net/resolve/main/cut.pt"] = CONTENT
+    ((kind, message, *_),) = ask_hub("hf-hub:me/my.net/cut.pt", HF_ENDPOINT=server.base, HF_HOME=str(tmp_path / "home"))
+    assert kind == "MachineError" and message.startswith("hf-hub:me/my.net/cut.pt could not be fetched: ")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -250,9 +338,7 @@ def test_what_is_no_address(server, address):
         ("cut.pt", MachineError, "128,000 of 256,000 bytes"),
         ("empty.pt", MachineError, "after 0 of 0 bytes"),
         ("page.pt", UserError, "is a web page"),
-        ("part.pt", MachineError, "HTTP 206"),
-        ("packed.pt", MachineError, "packed as gzip"),
-        ("away.pt", UserError, "leads to ftp://127.0.0.1/best.pt: only https and http"),
+        ("away.pt", UserError, "leads to ftp://127.0.0.1/best.pt: only https, or http to http, is"),
         ("silent.pt", MachineError, "no answer within 0.2 seconds"),
     ],
 )
@@ -322,15 +408,15 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
         import os, signal, sys
         from video_rs import download
         whole = download._chunks
-        def half(response, address):
-            yield next(whole(response, address))
+        def half(url):
+            yield next(whole(url))
             os.kill(os.getpid(), signal.SIGKILL)
         download._chunks = half
         download.local(sys.argv[1])
     """)
     address = f"{server.base}/slow.pt"
     assert subprocess.run([sys.executable, "-c", program, address], capture_output=True).returncode == -9
-    assert [path.name[:9] for path in kept()] == [".slow.pt."]
+    assert sorted(path.name[:9] for path in kept()) == [".lock", ".slow.pt."]
     assert local(address).read_bytes() == CONTENT * 100
     assert sorted(path.name for path in kept()) == ["slow.pt", "slow.pt.sha256"]
 
