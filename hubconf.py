@@ -12,7 +12,7 @@ from video_rs.models.zoo import create_model
 from video_rs.predict import load
 
 __all__ = ["create_model", "load", *_PRESETS]
-dependencies = ["torch", "torchvision", "numpy", "av", "PIL", "safetensors", "tqdm"]
+dependencies = ["torch", "torchvision", "numpy", "av", "PIL", "safetensors", "rich"]
 
 
 def _entry(name: str):

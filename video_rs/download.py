@@ -31,6 +31,7 @@ from pathlib import Path
 
 from video_rs.errors import MachineError, UserError, first_line
 from video_rs.files import LOCK, atomic_write, locked
+from video_rs.terminal import Bar
 
 TIMEOUT = 30.0  # seconds of silence
 CHUNK = 1 << 20  # bytes
@@ -290,13 +291,8 @@ def _failures(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _bar(name: str, length: str) -> Iterator[tuple[int | None, Callable[[int], None]]]:
     """Yield the total, if known, and a function to call with the number of new bytes; a terminal shows a bar."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     total = int(length) if length.isdecimal() else None
     size = "" if total is None else f", {total / 1e6:,.1f} MB"
     print(f"fetching {name}{size}", file=sys.stderr, flush=True)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name.rpartition("/")[2], total=total)
-        yield total, lambda count: progress.advance(task, count)
+    with contextlib.closing(Bar(total, name.rpartition("/")[2], of_bytes=True)) as bar:
+        yield total, bar.advance

@@ -15,7 +15,7 @@ from video_rs.pool import map_in_processes
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name, script", common.SCRIPTS.items())
+@pytest.mark.parametrize("name, script", [item for item in common.SCRIPTS.items() if item[0] != "status"])
 def test_a_missing_package_is_one_line(name, script):
     tool = ROOT / "tools" / script
     assert f'main("{name}")' in tool.read_text()
@@ -33,7 +33,8 @@ def test_a_missing_package_is_one_line(name, script):
 
 
 def test_all_tools_have_a_command():
-    assert sorted(common.SCRIPTS.values()) == sorted(path.name for path in (ROOT / "tools").glob("*.py"))
+    alone = {"convert_tensorflow.py"}  # run once by few, and no part of the package
+    assert {*common.SCRIPTS.values(), *alone} == {path.name for path in (ROOT / "tools").glob("*.py")}
 
 
 @pytest.fixture

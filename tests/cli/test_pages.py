@@ -1,6 +1,7 @@
 """The first and the last page of a run say what it does and what it did."""
 
 import json
+import re
 import time
 
 import pytest
@@ -39,10 +40,11 @@ def page(tmp_path):
 def texts(lines):
     """``{heading: [text, ...]}``; every text begins in the same column."""
     found, heading = {}, ""
+    width = re.match(r"\S+( \S+)*  +", lines[0]).end()
     for line in lines:
-        assert line[pages.WIDTH - 1] == " " != line[pages.WIDTH], line
-        heading = line[: pages.WIDTH].strip() or heading
-        found.setdefault(heading, []).append(line[pages.WIDTH :])
+        assert line[width - 2 : width] == "  " and line[width:].strip(), line
+        heading = line[:width].strip() or heading
+        found.setdefault(heading, []).append(line[width:])
     return found
 
 
@@ -130,7 +132,7 @@ def test_the_last_page(tmp_path):
     assert lines[-1] == "next: video-rs test --cfg x.yaml"
     assert sum(".mp4 (1x): cut short" in line for line in lines) == 10  # no more, and a file with all
     assert any(str(tmp_path / "broken_files.csv") in line for line in lines)
-    said = {line[: pages.WIDTH].strip(): line[pages.WIDTH :] for line in lines[:-1]}
+    said = {heading: text[0] for heading, text in texts(lines[:-1]).items()}
     assert said["complete"] == "6 steps, 2 epochs, in 0s"
     assert said["validation"] == "top-1 75.00 %  top-5 100.00 %  loss 0.5000 after epoch 2"
     assert said["weights"] == f"best validation top-1 87.50 % after epoch 1, in {tmp_path / 'best.pt'}"

@@ -45,8 +45,8 @@ def test_silence(tmp_path, monkeypatch, capsys):
     log = RunLog.silent()
     assert isinstance(log, RunLog)
     log.say("hello")
-    log.bar.update()
-    log.bar.set_postfix_str("loss")
+    log.bar.advance()
+    log.bar.note("loss")
     log.metrics("train", 1, 1.0, {"loss": 1.0})
     log.close()
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""

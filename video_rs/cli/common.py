@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from video_rs import terminal
 from video_rs.errors import (
     LIMIT_ERRNOS,
     PATH_ERRNOS,
@@ -21,6 +22,7 @@ from video_rs.errors import (
     VideoRSError,
 )
 from video_rs.memory import is_out_of_memory
+from video_rs.terminal import Bar
 
 SCRIPTS = {
     "train": "train_net.py",
@@ -84,30 +86,23 @@ def config_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
-    """Shows how far a job is; call it with the number of items done since the last call.
+    """Return a function that shows how far a job is. Call it with the number of items done since the last call.
 
     A progress bar on a terminal; a line at every tenth where output goes to a file.
     """
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    bar, done, tenth = Bar(total, desc), 0, max(1, total // 10)
+    draws = bar.visible
 
-        bar = tqdm(total=total, desc=desc, unit=f" {unit}", dynamic_ncols=True)
-
-        def update(count: int) -> None:
-            bar.update(count)
-            if bar.n >= total:
-                bar.close()
-
-        return update
-    done, tenth = 0, max(1, total // 10)
-
-    def tell(count: int) -> None:
+    def update(count: int) -> None:
         nonlocal done
         before, done = done, done + count
-        if done // tenth > before // tenth or done == total:
+        bar.advance(count)
+        if done >= total:
+            bar.close()
+        if not draws and (done // tenth > before // tenth or done == total):
             print(f"{desc}: {done}/{total} {unit}", flush=True)
 
-    return tell
+    return update
 
 
 def size_text(size: float) -> str:
@@ -166,7 +161,8 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a file name that is not UTF-8 must not end a long job
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = main(list(argv))
+        with terminal.bars():
+            code = main(list(argv))
         sys.stdout.flush()
         return code or 0
     except PeerFailed as error:  # where it happened it is said

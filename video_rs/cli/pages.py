@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from video_rs import runtime
+from video_rs import runtime, terminal
 from video_rs.cli import build, recipe
 from video_rs.config import Config
 from video_rs.download import shown as shown_address
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from video_rs.training.incidents import Incidents
     from video_rs.training.plan import Plan
 
-WIDTH = 14  # of the column of headings
 FILES = (
     "best.pt",
     "last.pt",
@@ -131,13 +130,13 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """A line per row that has something to say; a heading is not repeated."""
-    lines, before = [], ""
+    """A line per row that has a text; a heading is not repeated."""
+    shown, before = [], ""
     for heading, text in rows:
         if text:
-            lines.append(f"{'' if heading == before else heading:<{WIDTH}}{text}")
+            shown.append(("" if heading == before else heading, text))
             before = heading
-    return lines
+    return terminal.table(shown, plain=True)
 
 
 def _devices(device: torch.device, processes: int, nodes: int) -> str:

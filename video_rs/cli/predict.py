@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from video_rs import terminal
 from video_rs.cli.common import Parser, positive, program, progress
 from video_rs.errors import MediaError
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
             predicted += 1
         except MediaError as error:
             failed.append(str(error))
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            terminal.write(f"error: {error}", sys.stderr)
     if failed and len(files) > 1:
         print(f"{len(failed)} of {len(failed) + predicted} could not be predicted", file=sys.stderr)
     return 2 if failed else 0
@@ -157,10 +158,10 @@ def _text() -> Write:
         if path != named:
             print(path)
             named = path
-        width = max(len(p.label) for p in predictions)
-        for p in predictions:
-            when = "" if start is None else f"{_clock(start)} - {_clock(end)}  "
-            print(f"  {when}{p.label:<{width}}  {100 * p.score:5.1f} %{_bar(p.score)}", flush=True)
+        times = [] if start is None else [f"{_clock(start)} - {_clock(end)}"]
+        rows = [(*times, p.label, f"{100 * p.score:.1f} %", _bar(p.score)) for p in predictions]
+        for line in terminal.table(rows, right=[len(times) + 1]):
+            print(f"  {line}", flush=True)
 
     return write
 
@@ -169,7 +170,7 @@ def _bar(share: float) -> str:
     if not sys.stdout.isatty():
         return ""
     block = "\N{FULL BLOCK}" if "utf" in (sys.stdout.encoding or "").lower() else "#"
-    return "  " + block * round(share * BAR)
+    return block * round(share * BAR)
 
 
 def _clock(time: float) -> str:

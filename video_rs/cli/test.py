@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_rs import terminal
 from video_rs.cli.common import command, config_parser, counter
 from video_rs.config import Config, load_config
 from video_rs.config_checks import check_timeouts
@@ -134,7 +135,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
         decoder=config.data.decoder,
         warn=lambda text: print(f"warning: {text}"),
     )
-    print(table(metrics))
+    _show(metrics)
     for index, reason in scores.errors[:3]:
         print(f"not scored: {records.path(index)}: {reason}")
     print(f"report: {report}")
@@ -142,20 +143,18 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     return metrics
 
 
-def table(metrics: dict[str, Any]) -> str:
-    """The figures for a terminal; the second column counts videos that could not be scored as wrong."""
-    if "map" in metrics:
-        rows = [("mAP", "map"), ("hit@1", "hit1")]
-    else:
-        rows = [("top-1", "top1"), (f"top-{metrics['top_k']}", "top5"), ("mean of the classes", "mean_class")]
-    lines = [f"{metrics['num_scored']} of {metrics['num_videos']} scored"]
-    columns = [""]
-    if metrics["num_scored"] < metrics["num_videos"]:
-        columns = ["", "_all"]
-        lines.append(f"{'':<22}{'of scored':>10}{'of all':>10}")
-    for name, key in rows:
-        lines.append(f"  {name:<20}" + "".join(f"{100 * metrics[key + column]:8.2f} %" for column in columns))
-    return "\n".join(lines)
+def _show(metrics: dict[str, Any]) -> None:
+    """Print the metrics; the second column, if any, counts videos that could not be scored as wrong."""
+    from video_rs.evaluation.metrics import metric_names
+
+    columns = {"": "of scored", "_all": "of all"} if metrics["num_scored"] < metrics["num_videos"] else {"": ""}
+    rows = [
+        (name, *(f"{100 * metrics[key + column]:.2f} %" for column in columns))
+        for key, name in metric_names(metrics).items()
+    ]
+    print(f"{metrics['num_scored']} of {metrics['num_videos']} scored")
+    for line in terminal.table(rows, ("", *columns.values()) if len(columns) > 1 else (), right=(1, 2)):
+        print(f"  {line}")
 
 
 def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: str) -> None:

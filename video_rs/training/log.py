@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
+from video_rs import terminal
 from video_rs.files import atomic_write
 from video_rs.training.status import Status
 from video_rs.training.wandb_log import WandbLog
@@ -59,14 +58,7 @@ class RunLog:
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._events: SummaryWriter | None = None
         self._start = step
-        self.bar = tqdm(
-            total=num_steps,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
-        )
+        self.bar = terminal.Bar(num_steps, done=step)
         self._wandb = WandbLog(wandb, folder, config or {}, self.say) if wandb else None
 
     @staticmethod
@@ -75,11 +67,8 @@ class RunLog:
         return _SilentLog()
 
     def say(self, text: str) -> None:
-        """One line for people: on the terminal (above the bar) and, with the time, in log.txt."""
-        if self.bar.disable:
-            print(text, flush=True)
-        else:
-            self.bar.write(text)
+        """Write one line for people: on the terminal (above the bar) and, with the time, in log.txt."""
+        terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -111,7 +100,7 @@ class RunLog:
 class _SilentLog(RunLog):
     def __init__(self) -> None:
         self.status = Status(None)
-        self.bar = tqdm(disable=True)
+        self.bar = terminal.Bar(None, hidden=True)
 
     def say(self, text: str) -> None:
         """Nothing."""

@@ -107,7 +107,7 @@ class Run:
         batches = iter(self._loader_from(self.step))
         while self.step < self.plan.num_steps:
             self._take_step(batches, clock)
-            self._log.bar.update()
+            self._log.bar.advance()
             if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
                 self._report(clock)
                 clock = StepClock(self.step)
@@ -210,7 +210,7 @@ class Run:
         seconds_left = self.plan.seconds_left(*speed)
         self._log.status.trained(self.step, seconds_left)
         line = train_line(self.step, self.plan, figures, seconds_left)
-        self._log.bar.set_postfix_str(line.partition("  ")[2])
+        self._log.bar.note(line.partition("  ")[2])
         self._log.say(line)
         self._reports += 1
         if self._reports == 2:  # the first line includes the start of the loader

@@ -1,0 +1,84 @@
+"""Tables and bars: plain text in a file or a pipe, and on a terminal nothing that stays behind."""
+
+import io
+import sys
+
+from video_rs import terminal
+from video_rs.cli.common import run
+
+ROWS = [("[red]a b[/red] :smile:", "1.5"), ("\udcff" + "x" * 300, "10")]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def screen_of(monkeypatch):
+    """A terminal of 40 columns, for stdout and stderr. Not a fixture: pytest sets both anew after these."""
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "40", "LINES": "20"}.items():
+        monkeypatch.setenv(name, value)
+    both = Terminal()
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    return both
+
+
+def test_a_table_in_a_pipe_is_plain(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    lines = terminal.table(ROWS, ("name", "seconds"), right=[1])
+    width = len(ROWS[1][0])
+    assert lines == [f"{name:<{width}}  {number:>7}" for name, number in [("name", "seconds"), *ROWS]]
+
+
+def test_a_table_on_a_terminal_is_wrapped(monkeypatch):
+    screen_of(monkeypatch)
+    lines = terminal.table(ROWS, ("name", "seconds"))
+    assert "\x1b[1m" in lines[0] and all(len(line) <= 40 for line in lines[1:])
+    assert sum(line.count("x") for line in lines) == 300 and "…" not in "".join(lines)
+    assert terminal.table([("a", "b")], plain=True) == ["a  b"]
+
+
+def test_a_bar_in_a_pipe_is_nothing(capsys):
+    bar = terminal.Bar(3, "testing")
+    bar.advance()
+    terminal.write("a line")
+    bar.close()
+    assert not bar.visible and capsys.readouterr() == ("a line\n", "")
+
+
+def test_lines_are_written_above_the_bar(monkeypatch):
+    screen = screen_of(monkeypatch)
+    bar = terminal.Bar(3, "[b]testing")
+    bar.note("loss 0.5")
+    terminal.write("a line of [red] " + "x" * 60)
+    bar.advance(2)
+    bar._drawn = 0
+    bar.advance(0)
+    shown = screen.getvalue()
+    assert "[b]testing" in shown and "2/3" in shown and "a line of [red] " + "x" * 60 + "\n" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is not hidden
+    bar.close()
+    assert screen.getvalue().endswith("\x1b[2K")  # the bar is erased
+    bar.advance()
+
+
+def test_lines_for_a_pipe_go_there_beside_a_bar(monkeypatch):
+    screen = screen_of(monkeypatch)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    bar = terminal.Bar(3)
+    terminal.write("a line")
+    bar.close()
+    assert sys.stdout.getvalue() == "a line\n" and "a line" not in screen.getvalue()
+
+
+def test_an_error_stands_alone(monkeypatch):
+    screen = screen_of(monkeypatch)
+
+    def fail(argv):
+        terminal.Bar(3).advance()
+        raise OSError(28, "No space left on device", "x.pt")
+
+    assert run(fail, []) == 3
+    assert screen.getvalue().endswith("\x1b[2Kerror: x.pt: No space left on device\n")
