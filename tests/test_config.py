@@ -248,7 +248,10 @@ def test_published_defaults():
         (["data.phases=[[5, 1, 160]]"], ["images and clips are not trained together"]),
         (["data.color_jitter=[0.4, 0.4, 0.4, 0.6]"], ["hue of data.color_jitter is at most 0.5"]),
         (["data.color_jitter=[-1, 0, 0, 0]"], ["data.color_jitter must be at least 0"]),
-        (["optim.name=adam"], ["optim.name is one of sgd, adamw, lamb"]),
+        (["optim.name=rmsprop_tf"], ["optim.name is one of sgd, adamw, lamb", "did you mean rmsproptf?"]),
+        (["optim.options={alpha: 0.9}"], ["optim.options is for optimizers of timm's, not for optim.name=sgd"]),
+        (["optim.options=alpha", "optim.name=rmsproptf"], ["optim.options expects dict|null, found 'alpha'"]),
+        (["optim.name=lion", "train.device=xla"], ["optim.name=lion is not for XLA; use sgd, adamw, lamb"]),
         (["optim.momentum=0"], ["optim.nesterov=true needs optim.momentum"]),
         (["optim.step_epochs=[30, 20]", "optim.schedule=step"], ["optim.step_epochs must ascend; found [30.0, 20.0]"]),
         (["optim.step_epochs=[30]"], ["optim.step_epochs is for optim.schedule=step, not for cosine"]),
@@ -271,6 +274,17 @@ def test_keys_that_do_not_go_together(write, overrides, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_options_of_an_optimizer(write):
+    base = write("base.yaml", "optim: {name: rmsproptf, options: {alpha: 0.9, centered: true}}\n")
+    loaded = config.load_config(base)
+    assert loaded.optim.options == {"alpha": 0.9, "centered": True}
+    assert config.load_config(write("b.yaml", loaded.to_yaml())).optim == loaded.optim
+    assert config.differences(loaded.to_dict(), loaded) == {}
+    changed = config.load_config(base, ["optim.options={alpha: 0.8}"])
+    assert changed.optim.options == {"alpha": 0.8}
+    assert list(config.differences(loaded.to_dict(), changed)) == ["optim.options"]
 
 
 def test_lists_of_any_length(write):

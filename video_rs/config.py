@@ -233,7 +233,9 @@ def _checked(value: Any, key: str, source: str) -> Any:
     except (TypeError, ValueError):
         raise ConfigError(f"{source}: {key} expects {_type_name(type_)}, found {value!r}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
-        raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}")
+        near = difflib.get_close_matches(str(value), rules["choices"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):

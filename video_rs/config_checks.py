@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from video_rs.errors import ConfigError
-from video_rs.schema import DataConfig
+from video_rs.schema import OPTIMIZERS, DataConfig
 
 if TYPE_CHECKING:
     from video_rs.config import Config
@@ -88,6 +88,10 @@ def _check_recipe(config: Config) -> None:
         raise ConfigError(f"train.class_weights is for train.loss=cross_entropy, not for {train.loss}; choose one")
     if optim.name == "sgd" and optim.nesterov and not optim.momentum:
         raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
+    if optim.options and optim.name in OPTIMIZERS:
+        raise ConfigError(f"optim.options is for optimizers of timm's, not for optim.name={optim.name}; leave it out")
+    if train.device == "xla" and optim.name not in OPTIMIZERS:
+        raise ConfigError(f"optim.name={optim.name} is not for XLA; use {', '.join(OPTIMIZERS)}")
     if any(a >= b for a, b in zip(optim.step_epochs, optim.step_epochs[1:])):
         raise ConfigError(f"optim.step_epochs must ascend; found {list(optim.step_epochs)}")
     if optim.step_epochs and optim.schedule != "step":

@@ -13,6 +13,14 @@ from video_rs.contract import FILTERS, SAMPLINGS
 from video_rs.models.layout import DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
 
 OPTIMIZERS = ("sgd", "adamw", "lamb")
+# fmt: off
+TIMM_OPTIMIZERS = (
+    "adabelief", "adadelta", "adafactor", "adafactorbv", "adagrad", "adam", "adamax", "adamp", "adan", "adopt", "lars",
+    "laprop", "lion", "madgrad", "mars", "muon", "nadam", "nadamw", "novograd", "radam", "rmsprop", "rmsproptf", "sgdp",
+    "sgdw",
+)
+# fmt: on
+"""Optimizers of timm's for which tests/training/test_optimizers.py holds: skipped steps and a resume leave no trace."""
 SCHEDULES = ("cosine", "constant", "step")
 LOSSES = ("cross_entropy", "bce")
 ERASING_MODES = ("mean", "noise")
@@ -122,15 +130,16 @@ class DataConfig:
 class OptimConfig:
     """The optimizer and its schedule."""
 
-    name: str = setting("sgd", "the optimizer", choices=OPTIMIZERS)
+    name: str = setting("sgd", "the optimizer; timm's, but sgd, adamw and lamb", choices=OPTIMIZERS + TIMM_OPTIMIZERS)
     lr: float = setting(0.8, "learning rate for a batch of lr_batch samples", low=0, high=1000)
     lr_batch: int = setting(1024, "batch size that lr is for; it is scaled linearly from there", low=1)
-    momentum: float = setting(0.9, "of SGD", low=0, high=0.9999)
+    momentum: float = setting(0.9, "of SGD and of timm's that have one", low=0, high=0.9999)
     nesterov: bool = setting(True, "Nesterov momentum of SGD")
     betas: tuple[float, float] = setting(
         (0.9, 0.999), "of AdamW and LAMB: decay of the means of gradients and of their squares", low=0, high=0.999999
     )
     eps: float = setting(1e-8, "of AdamW and LAMB: added to the root of the mean square", low=1e-16, high=1)
+    options: dict | None = setting(None, "arguments of timm's optimizer: {alpha: 0.9, eps: 1e-3}")
     weight_decay: float = setting(4e-5, "on weights of convolutions and linear layers", low=0, high=1)
     warmup_epochs: float = setting(5.0, "linear warm-up from 0, epochs", low=0)
     schedule: str = setting("cosine", "after the warm-up", choices=SCHEDULES)

@@ -22,7 +22,7 @@ from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
-from video_rs.training.optim import learning_rate, sgd
+from video_rs.training.optim import from_timm, learning_rate, sgd
 from video_rs.training.plan import Plan
 from video_rs.training.trainer import Trainer
 
@@ -339,6 +339,25 @@ def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
         assert all(torch.equal(own[name], value) for name, value in other.items())
     rows = (tmp_path / "bad_steps.csv").read_text().splitlines()
     assert rows == ["step,path,epoch,copy", f"{step + 1},{step}-2.mp4,0,0"]
+
+
+@pytest.mark.parametrize("name", ["rmsproptf", "adan"])
+def test_a_run_with_an_optimizer_of_timms_resumes_to_the_bit(tmp_path, name):
+    """Around a step that is skipped; adan counts its steps on the host."""
+
+    def make():
+        job = trainer(plan(), wrap=Poisoned)
+        job.optimizer = from_timm(name, job.model, lr=0.5, options={"momentum": 0.9}, weight_decay=1e-4)
+        job.learning_rate = learning_rate(0.01, 6, 0)
+        return job
+
+    data = {"batches": with_white({1, 4}, [0]), "samples_of": samples}
+    whole = fit(make(), tmp_path, **data)
+    saved = checkpoint.load_run(tmp_path / "checkpoints" / "step-00000003.pt")
+    resumed = fit(make(), tmp_path / "resumed", state=saved, **data)
+    assert all(torch.equal(resumed[part], value) for part, value in whole.items())
+    first, last = (checkpoint.load_run(folder / "last.pt") for folder in (tmp_path, tmp_path / "resumed"))
+    assert str(first["optimizer"]) == str(last["optimizer"])
 
 
 def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from video_rs.errors import UserError
+from video_rs.schema import TIMM_OPTIMIZERS
 from video_rs.training import optim
 from video_rs.training.lamb import Lamb
 
@@ -153,6 +155,63 @@ def test_state_goes_on_from_a_file(make, tmp_path):
     other.load_state_dict(saved["optimizer"])
     for a, b in zip(take(model, optimizer, range(3, 6)), take(resumed, other, range(3, 6)), strict=True):
         assert torch.equal(a, b)
+
+
+def timms(name, model, **options):
+    shared = {"momentum": 0.9, "lr": 0.1, "weight_decay": DECAY, "layer_decay": 1.0}
+    return optim.from_timm(name, model, **{key: shared[key] for key in shared if key != "momentum"}, options=options)
+
+
+def states(optimizer):
+    """Everything that an optimizer keeps, in one comparable list: tensors, counters of tensors and of groups."""
+    saved = optimizer.state_dict()
+    entries = [(index, name, value) for index, state in saved["state"].items() for name, value in state.items()]
+    entries += [
+        (i, name, v) for i, group in enumerate(saved["param_groups"]) for name, v in group.items() if name != "lr"
+    ]
+    return [(index, name, value.tolist() if torch.is_tensor(value) else value) for index, name, value in entries]
+
+
+@pytest.mark.parametrize("name", TIMM_OPTIMIZERS)
+def test_a_skipped_step_of_timms_leaves_nothing(name, tmp_path):
+    """Steps 1 and 5 are skipped; a checkpoint after step 3 is read in between."""
+    model, undisturbed = network(torch.float32), network(torch.float32)
+    optimizer, other = timms(name, model, momentum=0.9), timms(name, undisturbed, momentum=0.9)
+    for step in range(1, 8):
+        for group in (*optimizer.param_groups, *other.param_groups):
+            group["lr"] = 0.01 / step
+        gradients(model, step)
+        if step in (1, 5):
+            for p in model.parameters():
+                p.grad.view(-1)[0] = float("nan")
+        else:
+            gradients(undisturbed, step)
+            optim.step_unless(other, torch.zeros((), dtype=torch.bool))
+        optim.step_unless(optimizer, torch.tensor(step in (1, 5)))
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), undisturbed.parameters()))
+        assert states(optimizer) == states(other)
+        if step == 3:
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+            saved = torch.load(tmp_path / "state.pt", weights_only=True)
+            model = network(torch.float32)
+            model.load_state_dict(saved["model"])
+            optimizer = timms(name, model, momentum=0.9)
+            optim.load_optimizer(optimizer, saved["optimizer"])
+    start = network(torch.float32)
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), start.parameters()))
+
+
+def test_options_of_timms():
+    model = network()
+    optimizer = timms("rmsproptf", model, momentum=0.8, alpha=0.95, eps="1e-3")
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [DECAY, 0]
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["alpha"], group["eps"], group["lr_scale"]) == (0.8, 0.95, 1e-3, 1)
+    assert "momentum" not in timms("lion", model, momentum=0.9).param_groups[0]
+    with pytest.raises(UserError, match="rmsproptf has no 'alhpa'.*did you mean alpha"):
+        timms("rmsproptf", model, alhpa=0.9)
+    with pytest.raises(UserError, match="rmsproptf refuses .*alpha"):
+        timms("rmsproptf", model, alpha=-1)
 
 
 def test_lamb_of_float32_corrects_its_bias_exactly():

@@ -111,6 +111,17 @@ def test_three_steps_equal_the_recipe_spelt_out(load):
     torch.testing.assert_close(dict(job.trainer.ema.state_dict()), average, rtol=1e-9, atol=1e-11)
 
 
+def test_an_optimizer_of_timms_has_the_recipes_groups(load):
+    config = load("optim.name=rmsproptf", "optim.options={alpha: 0.95, eps: 1e-3}", "optim.layer_decay=0.5")
+    optimizer = Job(config).trainer.optimizer
+    assert type(optimizer).__name__ == "RMSpropTF"
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {DECAY, 0}
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert {group["alpha"] for group in optimizer.param_groups} == {0.95}
+    assert max(group["lr_scale"] for group in optimizer.param_groups) == 1
+    assert min(group["lr_scale"] for group in optimizer.param_groups) < 0.1
+
+
 def test_without_an_average_batch_norm_keeps_its_own(load):
     assert build.model_args(load(), 3)["bn_momentum"] == 1.0
     assert build.model_args(load("train.ema_decay=0"), 3)["bn_momentum"] == 0.1

@@ -57,7 +57,8 @@ def optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer with its parameter groups. What the config freezes is frozen first, and is in none of them.
 
     Raises:
-        UserError: the network does not have so many stages to freeze, or does not tell the order of its blocks.
+        UserError: the network does not have so many stages to freeze, or does not tell the order of its blocks; an
+            option is none of the optimizer's.
     """
     keys, run = config.optim, config.train
     if run.freeze or run.linear_probe:
@@ -65,8 +66,11 @@ def optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     shared = {"weight_decay": keys.weight_decay, "layer_decay": keys.layer_decay}
     if keys.name == "sgd":
         return optim.sgd(model, momentum=keys.momentum, nesterov=keys.nesterov, **shared)
-    make = {"adamw": optim.adamw, "lamb": optim.lamb}[keys.name]
-    return make(model, betas=keys.betas, eps=keys.eps, **shared)
+    if keys.name in ("adamw", "lamb"):
+        make = {"adamw": optim.adamw, "lamb": optim.lamb}[keys.name]
+        return make(model, betas=keys.betas, eps=keys.eps, **shared)
+    options = {"momentum": keys.momentum, **(keys.options or {})}
+    return optim.from_timm(keys.name, model, lr=peak_rate(config), options=options, **shared)
 
 
 def learning_rate(config: Config, plan: Plan) -> Callable[[int], float]:

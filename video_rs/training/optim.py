@@ -6,11 +6,15 @@ Whether a step is taken may be known to the device alone: :func:`step_unless`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from video_rs.errors import UserError, first_line
 from video_rs.models.layers import SelfGating
 from video_rs.training import finetune
 from video_rs.training.lamb import Lamb
@@ -106,16 +110,73 @@ def _kind(model: nn.Module) -> dict[str, bool]:
     return {"fused": False, "foreach": False} if is_xla else {"fused": True}
 
 
+def lamb(
+    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0
+) -> Lamb:
+    """LAMB, otherwise as :func:`sgd`."""
+    return Lamb(parameter_groups(model, weight_decay, layer_decay), lr=0.0, betas=betas, eps=eps)
+
+
+def from_timm(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    options: Mapping[str, Any],
+    weight_decay: float,
+    layer_decay: float = 1.0,
+) -> torch.optim.Optimizer:
+    """Create one of timm's optimizers, otherwise as :func:`sgd`.
+
+    Args:
+        name: as timm calls it.
+        lr: the highest learning rate, which corrected weight decay is relative to.
+        options: arguments of its class; ``momentum`` is left out where it has none, others keep timm's defaults.
+
+    Raises:
+        UserError: naming an option that it does not have or refuses; or the model is on an XLA device, which would
+            compile each step for its numbers of Python.
+    """
+    from timm.optim import get_optimizer_class
+
+    if next(model.parameters()).device.type == "xla":
+        raise UserError(f"optim.name={name} is not for XLA; use sgd, adamw or lamb")
+    make = get_optimizer_class(name, bind_defaults=True)
+    known = [key for key in signature(make).parameters if key not in ("params", "lr", "weight_decay")]
+    options = {key: _number(value) for key, value in options.items() if key in known or key != "momentum"}
+    for key in options:
+        if key not in known:
+            near = "".join(f"; did you mean {close}?" for close in get_close_matches(key, known, n=1))
+            raise UserError(f"optim.options: {name} has no {key!r}; it has {', '.join(known)}{near}")
+    try:
+        return make(parameter_groups(model, weight_decay, layer_decay), lr=lr, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"optim.options: {name} refuses {options}: {first_line(error)}") from None
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value  # PyYAML reads 1e-3 as text
+    except ValueError:
+        return value
+
+
 def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-    """One step that changes nothing where ``skip``, bool ``[]`` on the device, is true; the host does not wait."""
+    """Take one step, or none where ``skip``, bool ``[]`` on the device, is true.
+
+    The host does not wait for the device with :func:`sgd`, :func:`adamw` and :func:`lamb`. It does once per step with
+    optimizers of timm's: most count their steps on the host.
+    """
     if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()
         optimizer.step()
-        return
-    before = {key: value.clone() for key, value in _tensors(optimizer)}
-    optimizer.step()
-    for key, value in _tensors(optimizer):  # what was not there before begins with zeros
-        value.copy_(torch.where(skip, before.get(key, torch.zeros_like(value)), value))
+    elif skip.device.type == "xla":
+        before = {key: value.clone() for key, value in _tensors(optimizer)}
+        optimizer.step()
+        for key, value in _tensors(optimizer):  # state that was not there before begins with zeros
+            value.copy_(torch.where(skip, before.get(key, torch.zeros_like(value)), value))
+    elif not skip:
+        optimizer.step()
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[int, str], Tensor]]:
@@ -136,13 +197,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         for name, value in entries.items():
             if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
                 entries[name] = torch.empty_like(p, requires_grad=False).copy_(value)
-
-
-def lamb(
-    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0
-) -> Lamb:
-    """LAMB, otherwise as :func:`sgd`."""
-    return Lamb(parameter_groups(model, weight_decay, layer_decay), lr=0.0, betas=betas, eps=eps)
 
 
 def learning_rate(
