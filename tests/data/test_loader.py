@@ -198,11 +198,37 @@ def test_an_end_does_not_wait_for_workers_that_hang(paths, hanging_video):
     assert_no_worker_left()
 
 
-def test_a_worker_that_is_killed_is_another_thing(paths):
-    class Dying(TrainTransform):
-        def finish(self, clip, rng):
-            os.kill(os.getpid(), signal.SIGKILL)
+class Dying(TrainTransform):
+    def finish(self, clip, rng):
+        os.kill(os.getpid(), signal.SIGKILL)
 
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "fork",
+        pytest.param("forkserver", marks=pytest.mark.slow),
+        pytest.param("spawn", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_every_start_method(paths, method, monkeypatch):
+    """Batches, a worker that hangs and one that is killed: the same whether workers are forked or not."""
+    monkeypatch.setattr("video_rs.data.loader.START_METHOD", method)
+    multiprocessing.set_forkserver_preload(["video_rs.data.loader", "torchvision.transforms.v2.functional"])
+    reference = list(clip_batches(paths, workers=0))
+    for batch, expected in zip(clip_batches(paths, timeout=60), reference, strict=True):
+        assert torch.equal(batch["clip"], expected["clip"]) and torch.equal(batch["index"], expected["index"])
+    for item, expected in zip(views(paths[:2], timeout=60), views(paths[:2], workers=0), strict=True):
+        assert torch.equal(item["views"], expected["views"])
+    timeout = 15 if method == "spawn" else 3  # each worker imports torch first
+    _, stuck = taken_until_stuck(clip_batches(paths, transform=Stopping(24), workers=1, timeout=timeout))
+    assert stuck.path in paths
+    with pytest.raises(MachineError, match="a loader process died .by signal 9"):
+        list(clip_batches(paths, transform=Dying(24), workers=1, timeout=60))
+    assert_no_worker_left()
+
+
+def test_a_worker_that_is_killed_is_another_thing(paths):
     with pytest.raises(MachineError, match=r"a loader process died \(by signal 9.*data.workers"):
         list(clip_batches(paths, transform=Dying(24)))
 
@@ -224,6 +250,9 @@ def test_a_death_that_the_connection_tells_first():
 class Worker:
     killed = False
 
+    def __init__(self, pid):
+        self.pid = pid
+
     @property
     def exitcode(self):
         return -signal.SIGKILL if self.killed else None
@@ -236,9 +265,10 @@ class Worker:
 
 
 def test_the_one_that_is_longest_in_a_file_is_blamed():
-    slots, workers = Slots(3), [Worker() for _ in range(3)]
-    for worker, index in ((1, 7), (2, 8)):
-        slots.of(worker)(index)
+    slots, workers = Slots(3), [Worker(pid) for pid in (12, 11, 10)]  # in any order
+    tell = [slots.of(worker, pid) for worker, pid in enumerate((10, 11, 12))]
+    for worker, index in ((0, 7), (1, 8)):
+        tell[worker](index)
         time.sleep(0.1)
     watch = Watch(workers, slots, 0.15, str)
     watch._look(1.0)

@@ -6,10 +6,13 @@ import atexit
 import contextlib
 import gc
 import importlib
+import multiprocessing
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
@@ -18,8 +21,15 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
-from video_rs.data.watch import Slots, Watch, bury
+from video_rs.data.watch import Slots, Watch, kill_and_join
 from video_rs.errors import MachineError, StuckWorker, VideoRSError
+
+
+# Workers are forked on Linux: they share the list of records, its index and all imports at no cost, and a caller's
+# transform need not be picklable. Python 3.14 no longer forks by default, because a child deadlocks if another thread
+# held a lock at the fork. Workers take none of those locks: they decode, and log nothing; and one that never gets to a
+# file is killed by the watchdog. Nothing depends on the fork: all that workers are given can be pickled.
+START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
 
 
 def clip_loader(
@@ -93,6 +103,7 @@ class _Loader(DataLoader):
             _import_decoders(dataset.decoder)
             options |= {"worker_init_fn": partial(_start_worker, self.slots), "num_workers": workers}
             options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
+            options |= {"multiprocessing_context": START_METHOD}
         super().__init__(_Guarded(dataset), collate_fn=_as_is, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -103,10 +114,12 @@ class _Loader(DataLoader):
 
     def _watched(self) -> Iterator[Any]:
         self.slots.clear()
+        others = multiprocessing.active_children()
         batches = super().__iter__()
-        end = partial(_end_workers, batches, self.slots)
+        workers = [child for child in multiprocessing.active_children() if child not in others]
+        end = partial(_end_workers, batches, workers, self.slots)
         atexit.register(end)  # an iterator may be left as it is; at the exit Python waits for workers, torch no longer
-        with Watch(batches._workers, self.slots, self.patience, self.dataset.dataset.records.path) as watch:
+        with Watch(workers, self.slots, self.patience, self.dataset.dataset.records.path) as watch:
             try:
                 yield from watch.batches(batches)
             finally:
@@ -139,7 +152,7 @@ class _Guarded(Dataset):
 def _import_decoders(decoder: str) -> None:
     """What workers need for their first clip, imported once and for all of them.
 
-    They fork, and share it; the time that each would take counts as time in the file. Only decord's readers, not its
+    Forked workers share it; the time that each would take counts as time in the file. Only decord's readers, not its
     import, must come after the fork. What is missing or broken says so where it is used.
     """
     for name in ("torchvision.transforms.v2.functional", *(["decord"] if decoder == "decord" else [])):
@@ -160,15 +173,19 @@ def _start_worker(slots: Slots, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.excepthook = _report_unless_hung_up
-    get_worker_info().dataset.dataset.watch = slots.of(worker)
+    get_worker_info().dataset.dataset.watch = slots.of(worker, os.getpid())
 
 
-def _end_workers(batches: Iterator, slots: Slots) -> None:
-    """Ends the workers at once, also those that hang: torch would wait for each, and they ignore its SIGTERM."""
-    batches._workers_done_event.set()  # they begin nothing new
-    bury([batches._workers[number] for number in slots.busy()])
+def _end_workers(batches: Iterator, workers: Sequence[BaseProcess], slots: Slots) -> None:
+    """End the workers at once, also those that hang: torch would wait for each, and they ignore its SIGTERM.
+
+    The two private names of torch are what its own iterator ends with. Idle workers are not killed: one that dies in the
+    middle of a message would block the thread that pins memory.
+    """
+    batches._workers_done_event.set()  # they start no other file
+    kill_and_join(slots.busy_among(workers))
     batches._shutdown_workers()
-    bury(batches._workers)
+    kill_and_join(workers)
 
 
 def _report_unless_hung_up(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

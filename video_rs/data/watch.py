@@ -17,25 +17,30 @@ from video_rs.errors import MachineError, StuckWorker
 
 
 class Slots:
-    """What each worker is at, in memory that all processes share: the index of a record (-1: in none) and since when,
-    in nanoseconds of the monotonic clock; int64 ``[workers, 2]``."""
+    """The state of each worker, in memory that all processes share: int64 ``[workers, 3]``, the index of the record that
+    it reads (-1: none), since when (nanoseconds of the monotonic clock), and its process id."""
 
     def __init__(self, workers: int) -> None:
-        self.table = torch.full((workers, 2), -1).share_memory_()
+        self.table = torch.full((workers, 3), -1).share_memory_()
 
     def clear(self) -> None:
-        """All are in no record."""
+        """Forget all workers."""
         self.table.fill_(-1)
 
-    def of(self, worker: int) -> Callable[[int], None]:
-        """The function with which a worker tells the record that it goes to."""
+    def of(self, worker: int, pid: int) -> Callable[[int], None]:
+        """Note the process of a worker; return the function that it calls with the index of each record it opens."""
+        self.table[worker, 2] = pid
         return partial(_tell, self.table[worker])
 
     def busy(self) -> dict[int, tuple[int, float]]:
-        """Worker to (index, seconds), of those that are in a record."""
+        """Process id to (index, seconds), of the workers that are in a record."""
         now = time.monotonic_ns()
-        table = enumerate(self.table.tolist())
-        return {worker: (index, (now - since) / 1e9) for worker, (index, since) in table if index >= 0}
+        return {pid: (index, (now - since) / 1e9) for index, since, pid in self.table.tolist() if index >= 0}
+
+    def busy_among(self, workers: Sequence[BaseProcess]) -> list[BaseProcess]:
+        """The processes that are in a record."""
+        busy = self.busy()
+        return [worker for worker in workers if worker.pid in busy]
 
 
 def _tell(slot: Tensor, index: int) -> None:
@@ -99,7 +104,7 @@ class Watch(threading.Thread):
         index, seconds = max(busy.values(), key=lambda record: record[1], default=(-1, waited))
         if seconds >= self._timeout:
             # while one is in a record, those that are in none may be writing a message
-            self._killed = [self._workers[number] for number in busy or range(len(self._workers))]
+            self._killed = self._slots.busy_among(self._workers) or list(self._workers)
             self._stuck = StuckWorker(index, self._path(index) if busy else "", seconds, self._timeout)
             for worker in self._killed:
                 worker.kill()
@@ -118,7 +123,7 @@ class Watch(threading.Thread):
                 if not isinstance(error, Exception):
                     raise
                 if self._stuck:  # the error is of a death, or of a message that breaks off
-                    bury(self._killed)
+                    kill_and_join(self._killed)
                     raise self._stuck from None
                 dead = self._deaths(5.0 if isinstance(error, OSError | EOFError) else 0.0)
                 if not dead:
@@ -156,8 +161,8 @@ def _died(codes: Sequence[int | None]) -> MachineError:
     )
 
 
-def bury(workers: Sequence[BaseProcess]) -> None:
-    """Kills workers, and waits for their end."""
+def kill_and_join(workers: Sequence[BaseProcess]) -> None:
+    """Kill workers, and wait for their end."""
     for worker in workers:
         worker.kill()
         worker.join(5)
