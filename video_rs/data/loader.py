@@ -24,7 +24,6 @@ from video_rs.data.sampler import BatchStream
 from video_rs.data.watch import Slots, Watch, kill_and_join
 from video_rs.errors import MachineError, StuckWorker, VideoRSError
 
-
 # Workers are forked on Linux: they share the list of records, its index and all imports at no cost, and a caller's
 # transform need not be picklable. Python 3.14 no longer forks by default, because a child deadlocks if another thread
 # held a lock at the fork. Workers take none of those locks: they decode, and log nothing; and one that never gets to a
@@ -179,8 +178,8 @@ def _start_worker(slots: Slots, worker: int) -> None:
 def _end_workers(batches: Iterator, workers: Sequence[BaseProcess], slots: Slots) -> None:
     """End the workers at once, also those that hang: torch would wait for each, and they ignore its SIGTERM.
 
-    The two private names of torch are what its own iterator ends with. Idle workers are not killed: one that dies in the
-    middle of a message would block the thread that pins memory.
+    The two private names of torch are what its own iterator ends with. Idle workers are not killed first: one that dies
+    in the middle of a message would block the thread that pins memory.
     """
     batches._workers_done_event.set()  # they start no other file
     kill_and_join(slots.busy_among(workers))

@@ -17,8 +17,11 @@ from video_rs.errors import MachineError, StuckWorker
 
 
 class Slots:
-    """The state of each worker, in memory that all processes share: int64 ``[workers, 3]``, the index of the record that
-    it reads (-1: none), since when (nanoseconds of the monotonic clock), and its process id."""
+    """The state of each worker, in memory that all processes share.
+
+    int64 ``[workers, 3]``: the index of the record that it reads (-1: none), since when (nanoseconds of the monotonic
+    clock), and its process id.
+    """
 
     def __init__(self, workers: int) -> None:
         self.table = torch.full((workers, 3), -1).share_memory_()
