@@ -352,6 +352,25 @@ def test_files_are_closed_at_once_also_those_that_are_no_videos(make_video, tmp_
         gc.enable()
 
 
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.webm"])
+def test_what_is_left_of_a_cut_off_file_can_be_read(name, make_video, frame_numbers, tmp_path):
+    path = make_video(tmp_path / name, 60, codec="libx264" if name.endswith("mkv") else "libvpx-vp9")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for backend in BACKENDS:
+        with open_video(path, backend) as video:
+            assert 5 < video.num_frames < 55, backend
+            assert frame_numbers(video.read(range(video.num_frames))) == list(range(video.num_frames)), backend
+
+
+def test_decoding_starts_no_threads(make_video, tmp_path):
+    path = make_video(tmp_path / "a.mp4", 30)
+    with open_video(path, "pyav") as video:
+        before = len(os.listdir("/proc/self/task"))
+        frames = video.stream(np.arange(30), short_side=32)
+        next(frames)
+        assert len(os.listdir("/proc/self/task")) == before
+
+
 def test_damage_is_concealed_as_in_a_sequential_decode(make_video, tmp_path):
     noise = np.random.default_rng(1).integers(0, 256, (90, 8, 12, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     path = make_video(tmp_path / "a.mp4", frames=noise, gop=45, options={"x264-params": "b-pyramid=normal:bframes=3"})

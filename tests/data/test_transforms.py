@@ -102,6 +102,17 @@ def test_train_transform_depends_on_the_generator_alone():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_augmentations_come_in_their_order_after_the_resize():
+    seen = []
+
+    def record(name):
+        return lambda clip, rng: seen.append((name, clip.shape)) or clip
+
+    names = ("color_jitter", "rand_augment", "random_erasing")
+    TrainTransform(24, **{name: record(name) for name in names})(ramp(), np.random.default_rng(0))
+    assert seen == [(name, (3, 24, 24, 3)) for name in names]
+
+
 def test_one_box_and_one_flip_for_the_whole_clip():
     for seed in range(10):
         out = TrainTransform(24)(ramp(), np.random.default_rng(seed))
