@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import runpy
 import signal
 import subprocess
@@ -42,6 +43,17 @@ def script(path: str | Path, *arguments: Any, cwd: str | Path | None = None) -> 
                 code = end.code or 0
         texts = [file.seek(0) or file.read() for file in (out, err)]
     return subprocess.CompletedProcess(words, code, *texts)
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, in this process and those that it starts: writes fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _file() -> TextIO:

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests import corpus
 from tests.cli.processes import group, reader, start, wait_for
+from tests.commands import full_disk
 from tests.data.hanging import write_hanging_video
 from video_rs.cli.check import main
 from video_rs.cli.common import run
@@ -155,14 +155,11 @@ def test_ctrl_c(endless, tmp_path):
     wait_for(lambda: not group(process.pid), 10)
 
 
-def test_a_full_disk(dataset, tmp_path):
-    """A limit on the size of files refuses the table, which is longer than that."""
-    settings = ("--cfg", "motion_rs.yaml", f"data.root={dataset}", *SETTINGS, "--out", tmp_path / "out")
-    process = start(
-        "check_dataset.py", *settings, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-    )
-    stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 3 and stderr.count("\n") == 1, stderr
+def test_a_full_disk(dataset, check, tmp_path):
+    """The table is longer than any file may be."""
+    with full_disk(500):
+        code, _, stderr = check(dataset, tmp_path / "out")
+    assert code == 3 and stderr.count("\n") == 1, stderr
     assert f"{tmp_path}/out/files.csv cannot be written: File too large" in stderr
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["problems.csv"]
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from tests import corpus
 from tests.cli.processes import group, reader, start, wait_for
+from tests.commands import full_disk
 from tests.conftest import write_video
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import TINY, tool
@@ -340,10 +340,8 @@ def test_bad_datasets(source, tmp_path):
 
 
 def test_a_full_disk(source, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-
-    done = prepare(source, tmp_path / "out", preexec_fn=limit)
+    with full_disk(2000):
+        done = prepare(source, tmp_path / "out")
     refused(done, 3, "cannot be written: File too large")
     assert not list((tmp_path / "out").rglob(".*"))
 

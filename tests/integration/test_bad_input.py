@@ -1,16 +1,17 @@
 """Whatever a person can get wrong ends in one clear line and the right exit code. Every test runs the real command."""
 
+import contextlib
 import importlib.util
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests.commands import full_disk
 from video_rs import checkpoint
+from video_rs.training.loop import Run
 
 
 def assert_one_line(done, code, *words):
@@ -318,27 +319,23 @@ def test_xla_of_another_version(tiny_config, run_tool, tmp_path, monkeypatch):
     information = tmp_path / "packages" / "torch_xla-1.2.0.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_xla\nVersion: 1.2.0\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(tmp_path / "packages")
     done = run_tool("train_net.py", "--cfg", tiny_config(), "train.device=xla")
     assert_one_line(done, 2, "torch_xla 1.2.0 does not work with torch", "pip install torch==2.9.0")
 
 
-def test_full_disk_while_writing_a_checkpoint(tiny_config, tmp_path):
-    """A limit on the size of files stands for a full disk: the second checkpoint cannot be written."""
-    path = tiny_config()
-    program = (
-        "import resource, sys\n"
-        "from video_rs.cli.common import run\n"
-        "from video_rs.cli.train import main\n"
-        "from video_rs.training.loop import Run\n"
-        "original = Run.save\n"
-        "def save(self):\n"
-        "    if self.step > 3: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "    original(self)\n"
-        "Run.save = save\n"
-        f"sys.exit(run(main, ['--cfg', {str(path)!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+def test_full_disk_while_writing_a_checkpoint(tiny_config, run_tool, tmp_path, monkeypatch):
+    """The second checkpoint cannot be written."""
+    save, limit = Run.save, contextlib.ExitStack()
+
+    def limited(self):
+        if self.step > 3:
+            limit.enter_context(full_disk(200_000))
+        save(self)
+
+    monkeypatch.setattr(Run, "save", limited)
+    with limit:
+        done = run_tool("train_net.py", "--cfg", tiny_config())
     assert_one_line(done, 3, "step-00000006.pt cannot be written", "intact")
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 3
     assert not [name for name in os.listdir(tmp_path / "run") if name.startswith(".last")]

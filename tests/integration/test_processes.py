@@ -18,7 +18,7 @@ import torch
 
 from tests import corpus
 from tests.data.hanging import write_hanging_video
-from tests.integration.conftest import REPOSITORY
+from tests.integration.conftest import REPOSITORY, tool
 from tests.integration.test_resume import assert_same, run
 from video_rs import checkpoint, distributed
 from video_rs.training.saver import newest_valid
@@ -47,6 +47,15 @@ def finish(process):
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     return text
+
+
+def train(path, processes):
+    """A run from its start to its end; one process alone is this one."""
+    if processes > 1:
+        finish(start(path, processes))
+    else:
+        done = tool("train_net.py", "--cfg", path)
+        assert done.returncode == 0, done.stderr
 
 
 def wait_for(process, word):
@@ -101,7 +110,7 @@ def test_two_processes_equal_one(tiny_config, tmp_path):
     runs, logs = [], []
     for processes in (1, 2):
         folder = tmp_path / f"run{processes}"
-        finish(start(tiny_config(**EXACT, out=str(folder), data__val="train", train__epochs=1), processes))
+        train(tiny_config(**EXACT, out=str(folder), data__val="train", train__epochs=1), processes)
         runs.append(saved(folder))
         logs.append([line.split('"lr"')[0] for line in (folder / "metrics.jsonl").read_text().splitlines()])
     assert_close(*runs, 1e-9)
@@ -118,7 +127,7 @@ def test_fifty_steps_of_one_two_and_four_processes(tiny_config, tmp_path):
         for processes in (1, 2, 4):
             folder = tmp_path / f"{precision}{processes}"
             changes = {**EXACT, **steps, "train__max_steps": max_steps, "train__precision": precision}
-            finish(start(tiny_config(**changes, optim__lr=0.005, out=str(folder)), processes))
+            train(tiny_config(**changes, optim__lr=0.005, out=str(folder)), processes)
             runs.append(saved(folder))
         assert runs[0]["step"] == max_steps
         for other in runs[1:]:
@@ -216,7 +225,7 @@ def test_a_restart_on_two_machines(tiny_config, tmp_path):
 def test_soak(tiny_config, tmp_path, processes):
     """SIGKILL at random moments, of one process or all; the newest checkpoint is cut off now and then."""
     changes = {"train__epochs": 20, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
-    finish(start(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes))
+    train(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes)
     path, draw, folder = tiny_config(**changes), random.Random(processes), tmp_path / "run"
     had_one, seen, step = False, set(), 0
     for kill in range(10):
@@ -377,14 +386,11 @@ def test_processes_that_do_not_divide_the_batch(tiny_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_half_of_the_variables(tiny_config):
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), "--cfg", str(tiny_config())],
-        env=environment(RANK=0, WORLD_SIZE=2),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and len(lines(done.stderr)) == 1
+def test_half_of_the_variables(tiny_config, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = tool("train_net.py", "--cfg", tiny_config())
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in done.stderr and "torchrun" in done.stderr
 
 
@@ -392,12 +398,16 @@ def test_half_of_the_variables(tiny_config):
 def test_a_test_in_two_processes(tiny_config, tmp_path):
     """The figures and the files are those of one process, and a mistake is one line."""
     path = tiny_config(train__epochs=1, test__save_views=True)
-    finish(start(path, 1))
+    train(path, 1)
     script = str(REPOSITORY / "tools" / "test_net.py")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     found = []
-    for command in ([sys.executable], torchrun):
-        done = subprocess.run([*command, script, "--cfg", str(path)], capture_output=True, text=True, env=environment())
+    for processes in (1, 2):
+        if processes == 1:
+            done = tool("test_net.py", "--cfg", path)
+        else:
+            command = [*torchrun, script, "--cfg", str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment())
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("report: ") == 1
         folder = tmp_path / "run" / "test"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import corpus
 from video_rs import checkpoint, config
 from video_rs.cli import train as train_command
 from video_rs.training.trainer import Trainer
@@ -49,11 +50,16 @@ def assert_same(a, b):
 
 @pytest.fixture
 def undisturbed(tiny_config, tmp_path):
-    assert run(tiny_config(**RECIPE, out=str(tmp_path / "undisturbed"))) == 0
-    return checkpoint.load(tmp_path / "undisturbed" / "last.pt")
+    """The last checkpoint of a run that nothing interrupted, trained once for all tests."""
+
+    def make(file):
+        assert run(tiny_config(**RECIPE, out=str(tmp_path / "undisturbed"))) == 0
+        shutil.copy(tmp_path / "undisturbed" / "last.pt", file)
+
+    return checkpoint.load(corpus.shared(make, "undisturbed.pt", RECIPE))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_at_every_step(tiny_config, tmp_path, undisturbed, workers):
     for step in range(1, STEPS):
         path = tiny_config(**RECIPE, out=str(tmp_path / f"interrupted{step}"))
@@ -97,7 +103,11 @@ def wait_for(process, word):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 75), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow)],
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    ],
 )
 def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, number, code):
     path = tiny_config(**RECIPE, data__workers=2)

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from tests.commands import full_disk
 from tests.conftest import same
 from tests.data.test_shards import members, pack_splits
 from tests.integration.conftest import REPOSITORY, TINY
@@ -382,8 +383,6 @@ def test_other_classes_make_other_shards(prepared, tiny_videos, tmp_path):
 
 
 def test_what_prepare_and_index_refuse(tiny_config, run_tool, shards, prepared, tiny_videos, tmp_path, capsys):
-    import resource
-
     code, line = commanded(
         prepare.main, capsys, "--cfg", tiny_config(), f"data.root={shards[0]}", "--out", tmp_path / "out", "--shards"
     )
@@ -391,11 +390,9 @@ def test_what_prepare_and_index_refuse(tiny_config, run_tool, shards, prepared, 
     code, line = commanded(index.main, capsys, "--cfg", tiny_config(), f"data.root={shards[0]}")
     assert code == 2 and "no index helps" in line
     out = shutil.copytree(prepared, tmp_path / "full", ignore=lambda folder, names: {"shards"} & {*names})
-    limit = 60_000  # bytes of a file: more than a video has, less than a shard
     command = ("--cfg", "motion_rs.yaml", f"data.root={tiny_videos}", "--out", out, "--shards")
-    done = run_tool(
-        "prepare_dataset.py", *command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
+    with full_disk(60_000):  # more than a video has, less than a shard
+        done = run_tool("prepare_dataset.py", *command)
     assert_one_line(done, 3, "shards/t", "cannot be written: File too large")
     assert not list(out.rglob(".*"))
 
