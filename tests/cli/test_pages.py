@@ -10,6 +10,7 @@ import torch
 from video_rs import config as configs
 from video_rs.cli import pages
 from video_rs.cli.job import Job
+from video_rs.distributed import World
 from video_rs.models import cost
 from video_rs.models.zoo import create_model
 from video_rs.training.incidents import Incidents, Suspect
@@ -22,17 +23,17 @@ SMALL += ["train.batch_size=16", "train.micro_batch=2", "data.workers=3", "train
 
 @pytest.fixture
 def page(tmp_path):
-    """The first page of a run of 40 training files, with overrides and arguments of ``start_page``."""
+    """The first page of a run of 40 training files, with overrides; ``change`` what its job is."""
     for folder in (tmp_path / split / label for split in ("train", "val") for label in "ab"):
         folder.mkdir(parents=True)
         for i in range(20):
             (folder / f"{i:02}.mp4").touch()
 
-    def make(*overrides, **arguments):
+    def make(*overrides, change=lambda job: None, resumed_from=""):
         config = configs.load_config("k400_rs50", [f"data.root={tmp_path}", *SMALL, *overrides])
         job = Job(config)
-        parts = (config, job.trainer.plan, job.model, job.records)
-        return pages.start_page(*parts, device=job.device, precision=job.precision, **arguments)
+        change(job)
+        return pages.start_page(job, resumed_from)
 
     return make
 
@@ -67,24 +68,21 @@ def test_the_first_page(page):
 
 
 def test_the_first_page_of_many_processes_that_go_on(page):
-    said = texts(
-        page(
-            "train.val_every=2",
-            "train.checkpoint_minutes=0",
-            processes=4,
-            nodes=2,
-            workers=1,
-            groups=["12 weights", "20 biases"],
-            phases=["8 frames", "32 frames"],
-            weights_from="all of them",
-            step=5,
-            resumed_from="runs/small/checkpoints/step-00000005.pt",
-        )
-    )
+    def change(job):
+        job.world = World(size=4, local_size=2)
+        job.started_from = "all of them"
+        job.trainer.step = 5
+
+    overrides = ["train.val_every=2", "train.checkpoint_minutes=0", "data.phases=[[2,16,224]]"]
+    said = texts(page(*overrides, change=change, resumed_from="runs/small/checkpoints/step-00000005.pt"))
     assert said["devices"][0].startswith("4 processes on 2 machines, each on cpu")
-    assert said["loading"] == ["1 loader workers in each process"]
+    assert said["loading"] == ["3 loader workers in each process"]
     assert said["batch"] == ["16 = 4 processes x 2 micro-batches x 2"]
-    assert said["parameters"] == ["12 weights", "20 biases"] and said["phases"] == ["8 frames", "32 frames"]
+    assert [line.partition(": ")[2] for line in said["parameters"]] == [
+        "weight decay 4e-05, learning rate x 1",
+        "weight decay 0, learning rate x 1",
+    ]
+    assert [line.partition(" (")[0] for line in said["phases"]] == ["clips to epoch 2", "clips from there"]
     assert said["steps"][0].endswith("validated after each 2 epochs")
     assert said["weights"] == ["started from : all of them"] and "after each step" in said["folder"][0]
     assert said["begins"] == ["resuming at step 5 of 10 from runs/small/checkpoints/step-00000005.pt"]

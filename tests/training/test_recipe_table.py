@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.training.mutations import overridden, replaced, under
+from video_rs.cli.pages import start_page
 from video_rs.models.layers import Conv, DropPath, SelfGating
 from video_rs.models.zoo import create_model
 
@@ -143,7 +144,7 @@ def test_learning_rate(mutated, job):
                 run.trainer.train_step(micro_batches([0, 1]))
                 for group in run.trainer.optimizer.param_groups:
                     assert group["lr"] == pytest.approx(value, rel=1e-6, abs=1e-12)
-            assert f"up to {peak:.4g} = {lr} x 4 / {batch}" in "\n".join(run.start_page())
+            assert f"up to {peak:.4g} = {lr} x 4 / {batch}" in "\n".join(start_page(run))
 
 
 def at_once(step):

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 import video_rs
 from video_rs import checkpoint, runtime
 from video_rs.cli import build, recipe
-from video_rs.cli.pages import start_page
 from video_rs.config import Config
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
@@ -29,7 +28,6 @@ from video_rs.training.ema import EMA
 from video_rs.training.incidents import ADVICE, Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
-from video_rs.training.optim import describe_groups
 from video_rs.training.precise_bn import with_precise_statistics
 from video_rs.training.self_check import check_convolutions
 from video_rs.training.trainer import Trainer
@@ -206,25 +204,6 @@ class Job:
         """The log of a run folder, from a step on."""
         project = self.config.train.wandb
         return RunLog(folder, step, self.trainer.plan.num_steps, validated, wandb=project, config=self.config.to_dict())
-
-    def start_page(self, resumed_from: str = "") -> list[str]:
-        """What the run will do, in lines for people."""
-        return start_page(
-            self.config,
-            self.trainer.plan,
-            self.model,
-            self.records,
-            device=self.device,
-            precision=self.precision,
-            processes=self.world.size,
-            nodes=max(1, self.world.size // self.world.local_size),
-            workers=self._loading()["workers"],
-            groups=describe_groups(self.model, self.trainer.optimizer),
-            phases=build.describe_phases(self.config, len(self.records["train"])),
-            weights_from=self.started_from,
-            step=self.trainer.step,
-            resumed_from=resumed_from,
-        )
 
 
 def _init_from(model: torch.nn.Module, config: Config) -> str:

@@ -1,4 +1,4 @@
-"""What a training run says before it starts and after it has ended."""
+"""The first and the last page that a training run prints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import nn
 from video_rs import runtime, terminal
 from video_rs.cli import build, recipe
 from video_rs.config import Config
-from video_rs.download import shown as shown_address
+from video_rs.download import shown
+from video_rs.training.optim import describe_groups
 from video_rs.training.report import NAMES, duration, metrics_text
 from video_rs.training.status import Status, read_metrics
 
 if TYPE_CHECKING:
-    from video_rs.data.records import Records
+    from video_rs.cli.job import Job
     from video_rs.training.incidents import Incidents
     from video_rs.training.plan import Plan
 
@@ -33,54 +34,41 @@ FILES = (
 )
 
 
-def start_page(
-    config: Config,
-    plan: Plan,
-    model: nn.Module,
-    records: Mapping[str, Records],
-    *,
-    device: torch.device,
-    precision: str,
-    processes: int = 1,
-    nodes: int = 1,
-    workers: int | None = None,
-    groups: Sequence[str] = (),
-    phases: Sequence[str] = (),
-    weights_from: str = "",
-    step: int = 0,
-    resumed_from: str = "",
-) -> list[str]:
-    """What a run will do: devices, network, data, steps, where it writes.
+def start_page(job: Job, resumed_from: str = "") -> list[str]:
+    """Return lines that say what a run will do: devices, network, data, steps, where it writes.
 
     Args:
-        model: the network itself, not as torch wraps it for several processes.
-        device, precision: of each process; see ``video_rs.runtime``.
-        processes: of all ``nodes`` (machines) together.
-        workers: loader processes of each process; None for what ``data.workers`` says.
-        groups: lines on the optimizer's parameter groups.
-        phases: lines on frames and resolution over the epochs.
-        weights_from: what ``train.init_from`` gave.
-        step: the run starts from; ``resumed_from`` is the checkpoint it was read from.
+        job: of the run, at the step that it starts from.
+        resumed_from: the checkpoint that it was read from.
     """
-    at = f"step {step} of {plan.num_steps}"
-    rows = [
-        ("devices", _devices(device, processes, nodes)),
-        ("precision", precision),
-        ("loading", _loading(config, processes, workers)),
-        ("network", _network(config, model)),
-        ("weights", f"started from {shown_address(config.train.init_from)}: {weights_from}" if weights_from else ""),
-        *((split, of_split.describe()) for split, of_split in records.items()),
-        ("clips", f"{config.data.num_frames} frames x stride {config.data.stride}, {config.data.train_size} px"),
-        *(("phases", line) for line in phases),
-        ("batch", _batch(plan, processes)),
-        ("steps", _steps(plan)),
-        ("learning rate", _learning_rate(config, plan)),
-        *(("parameters", line) for line in groups),
-        ("targets", _targets(config)),
-        ("folder", _folder(config, plan)),
-        ("begins", f"resuming at {at} from {resumed_from}" if resumed_from else f"starting at {at}"),
-    ]
-    return _aligned(rows)
+    config, plan, world, records = job.config, job.trainer.plan, job.world, job.records
+    device, each = runtime.describe(job.device), ""
+    if world.size > 1:
+        machines = f" on {world.size // world.local_size} machines" if world.size > world.local_size else ""
+        device, each = f"{world.size} processes{machines}, each on {device}", " in each process"
+    data, smoothing = config.data, config.train.label_smoothing
+    targets = f"targets are {smoothing / 2:g} and {1 - smoothing / 2:g} for every class; 0 is usual for many classes"
+    started = f"started from {shown(config.train.init_from)}: {job.started_from}"
+    begins = f"resuming at step {{}} of {{}} from {resumed_from}" if resumed_from else "starting at step {} of {}"
+    return _aligned(
+        [
+            ("devices", device),
+            ("precision", job.precision),
+            ("loading", f"{runtime.loader_workers(data.workers, world.local_size)} loader workers{each}"),
+            ("network", _network(config, job.model)),
+            ("weights", started if job.started_from else ""),
+            *((split, of_split.describe()) for split, of_split in records.items()),
+            ("clips", f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"),
+            *(("phases", line) for line in build.describe_phases(config, len(records["train"]))),
+            ("batch", _batch(plan, world.size)),
+            ("steps", _steps(plan)),
+            ("learning rate", _learning_rate(config, plan)),
+            *(("parameters", line) for line in describe_groups(job.model, job.trainer.optimizer)),
+            ("targets", f"label smoothing {smoothing:g}: {targets}" if data.multi_label and smoothing else ""),
+            ("folder", _folder(config, plan)),
+            ("begins", begins.format(job.trainer.step, plan.num_steps)),
+        ]
+    )
 
 
 def end_page(plan: Plan, status: Status, folder: Path, incidents: Incidents, next_command: str) -> list[str]:
@@ -104,15 +92,25 @@ def end_page(plan: Plan, status: Status, folder: Path, incidents: Incidents, nex
         ("speed", f"{rate:.1f} clips/s, validations not counted" if clips else ""),
         ("validation", f"{metrics_text(val)} after epoch {val['epoch']:.4g}" if val else ""),
         ("weights", _best(best, folder) if best else ""),
-        *(("broken files", line) for line in _broken(incidents, folder)),
-        *(("bad steps", line) for line in _bad_steps(incidents, folder)),
+        *_first_ten(
+            "broken files",
+            f"{len(incidents.files)} could not be read and were replaced by others of their class:",
+            [f"{path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())],
+            folder / "broken_files.csv",
+        ),
+        *_first_ten(
+            "bad steps",
+            f"{len(incidents.steps)} whose loss or gradient was not finite were skipped; in them were:",
+            [f"{path} (in {steps} of them)" for path, steps in incidents.files_of_steps()],
+            folder / "bad_steps.csv",
+        ),
         ("written", f"{', '.join(name for name in FILES if (folder / name).exists())} in {folder}"),
     ]
     return [*_aligned(rows), f"next: {next_command}"]
 
 
 def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
-    """10^9 multiply-accumulates of a forward pass of one training clip; None where they cannot be counted.
+    """Return the GMACs of a forward pass of one training clip; None where they cannot be counted.
 
     Args:
         model: has the contract that tells a clip's shape.
@@ -130,7 +128,7 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """A line per row that has a text; a heading is not repeated."""
+    """Return a line per row that has a text; a heading is not repeated."""
     shown, before = [], ""
     for heading, text in rows:
         if text:
@@ -139,18 +137,9 @@ def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
     return terminal.table(shown, plain=True)
 
 
-def _devices(device: torch.device, processes: int, nodes: int) -> str:
-    text = runtime.describe(device)
-    if processes == 1:
-        return text
-    machines = f" on {nodes} machines" if nodes > 1 else ""
-    return f"{processes} processes{machines}, each on {text}"
-
-
-def _loading(config: Config, processes: int, workers: int | None) -> str:
-    workers = runtime.loader_workers(config.data.workers) if workers is None else workers
-    each = " in each process" if processes > 1 else ""
-    return f"{workers} loader workers{each}"
+def _first_ten(heading: str, text: str, files: Sequence[str], path: Path) -> list[tuple[str, str]]:
+    lines = [text, *(f"  {file}" for file in files[:10]), f"all of them are in {path}"]
+    return [(heading, line) for line in lines] if files else []
 
 
 def _network(config: Config, model: nn.Module) -> str:
@@ -162,14 +151,9 @@ def _network(config: Config, model: nn.Module) -> str:
 
 
 def _batch(plan: Plan, processes: int) -> str:
-    parts = plan.batch_size // (plan.micro_batch * processes)
-    factors = [f"{processes} processes"] if processes > 1 else []
-    factors += [f"{parts} micro-batches"] if parts > 1 else []
-    return (
-        " x ".join([f"{plan.batch_size} = {factors[0]}", *factors[1:], f"{plan.micro_batch}"])
-        if factors
-        else (f"{plan.batch_size}")
-    )
+    parts = {"processes": processes, "micro-batches": plan.batch_size // (plan.micro_batch * processes)}
+    factors = [f"{count} {name}" for name, count in parts.items() if count > 1]
+    return f"{plan.batch_size} = {' x '.join([*factors, str(plan.micro_batch)])}" if factors else f"{plan.batch_size}"
 
 
 def _steps(plan: Plan) -> str:
@@ -186,14 +170,6 @@ def _learning_rate(config: Config, plan: Plan) -> str:
     return f"{peak}; {warm_up}{keys.schedule}"
 
 
-def _targets(config: Config) -> str:
-    smoothing = config.train.label_smoothing
-    if not (config.data.multi_label and smoothing):
-        return ""
-    targets = f"{smoothing / 2:g} and {1 - smoothing / 2:g}"
-    return f"label smoothing {smoothing:g}: targets are {targets} for every class; 0 is usual for many classes"
-
-
 def _folder(config: Config, plan: Plan) -> str:
     minutes, keep = plan.checkpoint_minutes, config.train.keep_checkpoints
     often = f"every {minutes:g} minutes" if minutes else "after each step"
@@ -203,25 +179,3 @@ def _folder(config: Config, plan: Plan) -> str:
 def _best(best: Mapping, folder: Path) -> str:
     metric = f"best validation {NAMES[best['name']]} {100 * best['figure']:.2f} %"
     return f"{metric} after epoch {best['epoch']:.4g}, in {folder / 'best.pt'}"
-
-
-def _broken(incidents: Incidents, folder: Path) -> list[str]:
-    if not incidents.files:
-        return []
-    files = [f"  {path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())[:10]]
-    return [
-        f"{len(incidents.files)} could not be read and were replaced by others of their class:",
-        *files,
-        f"all of them are in {folder / 'broken_files.csv'}",
-    ]
-
-
-def _bad_steps(incidents: Incidents, folder: Path) -> list[str]:
-    if not incidents.steps:
-        return []
-    files = [f"  {path} (in {steps} of them)" for path, steps in incidents.files_of_steps()[:10]]
-    return [
-        f"{len(incidents.steps)} whose loss or gradient was not finite were skipped; in them were:",
-        *files,
-        f"all of them are in {folder / 'bad_steps.csv'}",
-    ]

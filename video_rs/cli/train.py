@@ -95,7 +95,7 @@ def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> 
 
 def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) -> int:
     """The run from its first line to its last; the exit code."""
-    from video_rs.cli.pages import end_page
+    from video_rs.cli.pages import end_page, start_page
     from video_rs.training.faults import Interrupted
 
     config, world, folder, go_on = job.config, job.world, Path(job.config.out), command("train", *argv)
@@ -112,7 +112,7 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
             return 0
         if world.is_main:
             (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-        for line in job.start_page(resumed_from):
+        for line in start_page(job, resumed_from):
             log.say(line)
         log.status.begin(run.step, run.plan.num_steps, go_on)
         run.fit()
@@ -156,6 +156,7 @@ def dry_run(config: Config) -> int:
     """One micro-batch of real data, forth and back, and what the whole run would take; writes nothing."""
     from video_rs import distributed, runtime
     from video_rs.cli.job import Job
+    from video_rs.cli.pages import start_page
     from video_rs.training.report import duration
 
     if launcher.processes() > 1:
@@ -163,7 +164,7 @@ def dry_run(config: Config) -> int:
     distributed.start(runtime.select_device(config.train.device).type)
     job = Job(config)
     trainer, plan = job.trainer, job.trainer.plan
-    print("\n".join(job.start_page()))
+    print("\n".join(start_page(job)))
     batch = next(iter(job.loader(0)))
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
     for _ in range({"cuda": 1, "xla": 2}.get(trainer.device.type, 0)):  # the first ones choose kernels, or compile
