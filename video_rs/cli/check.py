@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from video_rs.cli.common import command, config_parser, counter, positive, size_text, time_text
+from video_rs.cli.common import command, config_parser, counter, positive, size_text
 from video_rs.config import Config, load_config
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
+from video_rs.training.report import duration
 
 if TYPE_CHECKING:
     from video_rs.data.check import Entries, FileTable, Problem
@@ -195,7 +196,7 @@ def _draw(path: Path, entries: Entries, table: FileTable) -> None:
 
 def _tell(summary: dict[str, Any], out: Path) -> None:
     total = sum(summary["files"].values())
-    print(f"{total} files, {size_text(summary['bytes'])}, {time_text(summary['seconds'])}")
+    print(f"{total} files, {size_text(summary['bytes'])}, {duration(summary['seconds'])}")
     for name in ("frames", "fps", "height", "width"):
         if spread := summary[name]:
             print(f"  {name}: {spread['min']:g} to {spread['max']:g}, median {spread['median']:g}")

@@ -24,24 +24,27 @@ from video_rs.errors import (
 from video_rs.memory import is_out_of_memory
 from video_rs.terminal import Bar
 
-SCRIPTS = {
-    "train": "train_net.py",
-    "status": "run_status.py",
-    "test": "test_net.py",
-    "predict": "predict.py",
-    "show-clips": "show_clips.py",
-    "prepare": "prepare_dataset.py",
-    "check": "check_dataset.py",
-    "index": "index_dataset.py",
-    "models": "list_models.py",
-    "inflate": "inflate_weights.py",
-    "convert": "convert_weights.py",
-    "make-motion": "make_motion.py",
-}  # the command's name: its script in tools/
-_MACHINE = {  # what torch says when the machine is at fault, and what to do
-    "BrokenProcessPool": "a process of several was killed, perhaps for want of memory; use fewer of them",
-    "CUDA error": "the GPU or its driver failed (see nvidia-smi and the system log); start again to go on",
+COMMANDS = {  # name: script in tools/, help
+    "train": ("train_net.py", "train a network from a config"),
+    "status": ("run_status.py", "tell where runs are, from their folders alone"),
+    "test": ("test_net.py", "score a checkpoint by multi-view evaluation and write a report"),
+    "predict": ("predict.py", "name what is in videos or images"),
+    "show-clips": ("show_clips.py", "draw what the network will see"),
+    "prepare": ("prepare_dataset.py", "re-encode all videos of a dataset once, so that training reads them fast"),
+    "check": (
+        "check_dataset.py",
+        "decode all files of a dataset and list the broken, short, odd and duplicate ones",
+    ),
+    "index": ("index_dataset.py", "look at all videos of a dataset once, so that clips open faster"),
+    "models": ("list_models.py", "list the networks, or print one stage by stage"),
+    "inflate": ("inflate_weights.py", "turn 2D weights into a 3D checkpoint"),
+    "convert": (
+        "convert_weights.py",
+        "turn weights of timm, or bare ones, into a checkpoint, and one into timm's",
+    ),
+    "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
+SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 T = TypeVar("T")
 
 
@@ -106,19 +109,10 @@ def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
 
 
 def size_text(size: float) -> str:
-    """Bytes, to be read: "24.3 kB"."""
-    return _in_unit(size, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1)))
+    """Format bytes: ``24.3 kB``."""
+    from rich.filesize import decimal
 
-
-def time_text(seconds: float) -> str:
-    """Seconds, to be read: "1.5 hours"."""
-    return _in_unit(seconds, (("hours", 3600), ("minutes", 60), ("seconds", 1)))
-
-
-def _in_unit(value: float, units: Sequence[tuple[str, float]]) -> str:
-    name, unit = next((unit for unit in units if value >= unit[1]), units[-1])
-    value /= unit
-    return f"{value:,.0f} {name}" if value >= 100 else f"{value:.3g} {name}"
+    return decimal(int(size))
 
 
 def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
@@ -165,12 +159,10 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0
-    except PeerFailed as error:  # where it happened it is said
-        return error.exit_code
-    except ConfigError as error:  # the same in all processes: one of a machine says it
-        silent = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0"
-        return error.exit_code if silent else _fail(" ".join(str(error).split()), error.exit_code)
     except VideoRSError as error:
+        first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+        if isinstance(error, PeerFailed) or (isinstance(error, ConfigError) and not first):
+            return error.exit_code  # told by the rank that failed, or by the first one of this machine
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -184,20 +176,17 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             sys.stdout.close()
         return 0
     except OSError as error:
-        if error.errno in PATH_ERRNOS:
-            code = 2
-        elif error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:
-            code = 3
-        else:
+        if error.errno not in PATH_ERRNOS | STORAGE_ERRNOS | LIMIT_ERRNOS:
             raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}", 2 if error.errno in PATH_ERRNOS else 3)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers", 3)
-        advice = next((advice for sign, advice in _MACHINE.items() if sign in f"{type(error).__name__}: {error}"), "")
-        if not advice:
-            raise
-        return _fail(advice, 3)
+        if type(error).__name__ == "BrokenProcessPool":
+            return _fail("a process of several was killed, perhaps for want of memory; use fewer of them", 3)
+        if "CUDA error" in str(error):
+            return _fail("the GPU or its driver failed (see nvidia-smi and the system log); start again to go on", 3)
+        raise
 
 
 def _fail(message: str, code: int) -> int:

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs.cli import prepare_shards
-from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive, size_text, time_text
+from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive, size_text
 from video_rs.config import Config, load_config
 from video_rs.errors import MediaError, UserError
+from video_rs.training.report import duration
 
 if TYPE_CHECKING:
     import argparse
@@ -359,7 +360,7 @@ def _reason(result: Done) -> str:
 def _tell(args: argparse.Namespace, out: Path, config: Config, done: Sequence[Done]) -> None:
     summary, failed = _summary(done), [result for result in done if result.problem]
     before, after = (size_text(summary[f"bytes_{when}"]) for when in ("before", "after"))
-    print(f"{summary['files']} videos, {time_text(summary['seconds_after'])}: {before} before, {after} after")
+    print(f"{summary['files']} videos, {duration(summary['seconds_after'])}: {before} before, {after} after")
     if failed:
         print(f"{len(failed)} could not be re-encoded, see {out / 'failed.csv'}; the first: {_reason(failed[0])}")
     kept = [each for each in args.overrides if each.partition("=")[0] not in _SAID]
