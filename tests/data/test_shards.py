@@ -358,7 +358,7 @@ def test_what_is_wrong_with_shards_is_one_line(packed, tmp_path, name, change, m
         load_splits(spoiled(packed, tmp_path, name, change))
     assert all(message in str(caught.value) for message in messages) and "\n" not in str(caught.value), caught.value
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("shard indexes")]
-    assert not left  # though the error still has all that it came through
+    assert not left
 
 
 def test_shards_that_are_not_there(packed, tmp_path):

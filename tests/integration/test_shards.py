@@ -20,7 +20,7 @@ import yaml
 from tests.commands import full_disk
 from tests.conftest import same
 from tests.data.test_shards import members, pack_splits
-from tests.integration.conftest import REPOSITORY, TINY
+from tests.integration.conftest import REPOSITORY, TINY, process
 from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_resume import assert_same, interrupt_after
 from tests.integration.test_resume import run as train_here
@@ -200,7 +200,7 @@ def test_what_cannot_be_reached_is_one_line(tiny_config, shards, here, capsys, m
 
 
 @pytest.mark.slow
-def test_a_missing_driver_and_missing_credentials(tiny_config, run_tool, s3, tmp_path):
+def test_a_missing_driver_and_missing_credentials(tiny_config, s3, tmp_path):
     """In processes of their own, for fsspec keeps what it has made."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in s3[1].items():
@@ -209,13 +209,13 @@ def test_a_missing_driver_and_missing_credentials(tiny_config, run_tool, s3, tmp
             patch.delenv(key)
         patch.setenv("HOME", str(tmp_path))
         arguments = ("--cfg", tiny_config(), "data.root=s3://data/tiny")
-        assert_one_line(run_tool("train_net.py", *arguments), 2, "s3://data/tiny", "check the credentials")
+        assert_one_line(process("train_net.py", *arguments), 2, "s3://data/tiny", "check the credentials")
         patch.setenv("AWS_ENDPOINT_URL", "notaurl")
-        assert_one_line(run_tool("train_net.py", *arguments), 2, "s3://data/tiny: Invalid endpoint: notaurl")
+        assert_one_line(process("train_net.py", *arguments), 2, "s3://data/tiny: Invalid endpoint: notaurl")
         (tmp_path / "packages").mkdir()
         (tmp_path / "packages" / "s3fs.py").write_text("raise ImportError('No module named s3fs')")
         patch.setenv("PYTHONPATH", f"{tmp_path / 'packages'}:{os.environ.get('PYTHONPATH', '')}")
-        assert_one_line(run_tool("train_net.py", *arguments), 2, "pip install 'video-rs[s3]'")
+        assert_one_line(process("train_net.py", *arguments), 2, "pip install 'video-rs[s3]'")
     assert not (tmp_path / "run").exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video_rs.data import storage
@@ -75,10 +74,10 @@ def _refuse_joined(read: dict[str, ReadSplit], names: tuple[str, ...]) -> None:
 def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...]:
     """The lines of a text file that aren't empty. Raises UserError, which calls the file what ``key`` is set to."""
     try:
-        text = storage.read(file).decode("utf-8-sig") if storage.is_remote(file) else Path(file).read_text("utf-8-sig")
+        text = storage.read(file).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{key}={file}: no such file") from None
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         raise UserError(f"{key}={file}: not a text file in UTF-8") from None
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(set(names)) < len(names):

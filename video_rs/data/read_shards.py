@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from video_rs.data import storage
 from video_rs.data.holdout import source_key
 from video_rs.data.read_split import ReadSplit
-from video_rs.data.shards import INDEX, TAR, Members, ShardIndex, expand, index_path, read_index
+from video_rs.data.shards import INDEX, TAR, Entry, Members, ShardIndex, expand, index_path, read_index
 from video_rs.errors import UserError
 
-_AT_ONCE = 16  # shards looked at
-_WINDOW = 32  # indexes that may be held at a time
+_AT_ONCE = 16  # indexes read at a time
 
 
 def are_shards(root: str) -> bool:
@@ -57,16 +54,16 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
             if twice := next(filter(split_of.__contains__, shards), None):
                 raise UserError(f"data.{split}={value}: {twice} is also in data.{split_of[twice]}")
             split_of |= dict.fromkeys(shards, split)
-            with closing(_looked_at(shards, f"data.{split}")) as indexes:
-                splits[split] = _one_split(value, multi_label, indexes)
+            indexes = _indexes(shards, f"data.{split}")
+            splits[split] = _parts(value, indexes, multi_label, split)[split].finished()
         elif storage.is_remote(value):
             raise UserError(f"data.{split}={value}: only shards ({TAR}) are read from there")
     asked = {split for split, value in given.items() if not value}
     if asked and are_shards(root):
-        whole = () if _is_pattern(root) else asked
-        with closing(_looked_at(_listed(root), "data.root")) as indexes:
-            found = _splits(root, indexes, multi_label, whole)
-        splits |= {split: part for split, part in found.items() if split in asked}
+        for split, part in _parts(root, _indexes(_listed(root), "data.root"), multi_label).items():
+            if split in asked:
+                _refuse_incomplete(root, split, part)
+                splits[split] = part.finished()
     return splits
 
 
@@ -95,85 +92,59 @@ def _listed(root: str) -> list[str]:
     return [f"{root.rstrip('/')}/{name}" for name in sorted(tars)]
 
 
-def _looked_at(shards: Iterable[str], key: str) -> Generator[ShardIndex, None, None]:
-    """Their indexes, in order, several read at a time."""
-    shards = list(shards)
+def _indexes(shards: list[str], key: str) -> Iterator[ShardIndex]:
+    """Yield the indexes of shards, in order; threads read a few at a time, since each takes two requests."""
     if len(set(shards)) < len(shards):
         raise UserError(f"{key}: {next(shard for shard in shards if shards.count(shard) > 1)} is in it twice")
-    folders = {os.path.dirname(shard) for shard in shards}
-    there: dict[str, int] = {}
-    for folder in folders:
+    sizes: dict[str, int] = {}
+    for folder in {os.path.dirname(shard) for shard in shards}:
         try:
-            there |= {os.path.join(folder, name): size for name, size in storage.sizes(folder).items()}
+            sizes |= {os.path.join(folder, name): size for name, size in storage.sizes(folder).items()}
         except FileNotFoundError:
             raise UserError(f"{key}: no such folder or bucket: {folder or '.'}") from None
-    for shard in shards:
-        if shard not in there:
-            beside = "; its index is there" if index_path(shard) in there else ""
-            raise UserError(f"{key}: no such shard: {shard}{beside}")
+    if missing := next((shard for shard in shards if shard not in sizes), None):
+        beside = "; its index is there" if index_path(missing) in sizes else ""
+        raise UserError(f"{key}: no such shard: {missing}{beside}")
     first: ShardIndex | None = None
-    for index in _read(shards, there):
-        first = first or index
-        if index.packing != first.packing:
-            raise UserError(
-                f"{key}: {index_path(first.shard)} and {index_path(index.shard)} were not packed together, so that "
-                "files may be in both: delete the older shards, or copy the whole folder anew"
-            )
-        yield index
+    for start in range(0, len(shards), _AT_ONCE):
+        some = shards[start : start + _AT_ONCE]
+        with ThreadPoolExecutor(_AT_ONCE, "shard indexes") as pool:
+            indexes = list(pool.map(read_index, some, map(sizes.get, some)))
+        for index in indexes:
+            first = first or index
+            if index.packing != first.packing:
+                raise UserError(
+                    f"{key}: {index_path(first.shard)} and {index_path(index.shard)} were not packed together, so that "
+                    "files may be in both: delete the older shards, or copy the whole folder anew"
+                )
+            yield index
 
 
-def _read(shards: list[str], sizes: Mapping[str, int]) -> Generator[ShardIndex, None, None]:
-    """The indexes in order. One has a thousand objects or more: they are not all read before the first is packed.
-
-    To be closed by whoever reads them: it waits for its threads, which must not come to pass in another that is in the
-    midst of something, as where the garbage collector closes it.
-    """
-    waiting: deque[Future[ShardIndex]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE, "shard indexes") as pool:
-        try:
-            for shard in shards:
-                if len(waiting) == _WINDOW:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(read_index, shard, sizes[shard]))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _one_split(source: str, multi_label: bool, indexes: Iterable[ShardIndex]) -> ReadSplit:
-    """One, which has all the members."""
-    part = _Part(source, multi_label)
-    for index in indexes:
-        part.add(index)
-    return part.finished()
-
-
-def _splits(
-    source: str, indexes: Iterable[ShardIndex], multi_label: bool, whole: Collection[str]
-) -> dict[str, ReadSplit]:
-    """Those that the indexes tell; `whole`: of which all shards should be there."""
+def _parts(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: str = "") -> dict[str, _Part]:
+    """Return the splits that the indexes name, or `split` with all their members."""
     parts: dict[str, _Part] = {}
-    wanted: dict[str, int] = {}
     for index in indexes:
-        for split in dict.fromkeys(entry.split for entry in index.entries):
-            if split not in ("train", "val", "test"):
-                raise UserError(f"{index_path(index.shard)}: '{split}' is not train, val or test")
-            parts.setdefault(split, _Part(source, multi_label)).add(index, split)
-            wanted[split] = max(wanted.get(split, 0), index.num_shards)
-    for split, part in parts.items():
-        if split in whole and part.num_shards < wanted[split]:
-            raise UserError(
-                f"data.root={source}: {part.num_shards} of the {wanted[split]} shards of the {split} split "
-                f"are there: copy the others too, or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
-            )
-        if part.num_shards > wanted[split]:
-            raise UserError(
-                f"data.root={source}: {part.num_shards} shards of the {split} split are there, where their indexes "
-                f"tell of {wanted[split]}: delete the copies"
-            )
-    return {split: part.finished() for split, part in parts.items()}
+        for name in [split] if split else dict.fromkeys(entry.split for entry in index.entries):
+            if name not in ("train", "val", "test"):
+                raise UserError(f"{index_path(index.shard)}: '{name}' is not train, val or test")
+            part = parts.setdefault(name, _Part(source, multi_label))
+            part.add(index, [entry for entry in index.entries if split or entry.split == name])
+    return parts
+
+
+def _refuse_incomplete(root: str, split: str, part: _Part) -> None:
+    """Raise UserError for a split that has other shards than its indexes count; a pattern may leave some out."""
+    found, wanted = part.num_shards, part.wanted
+    if found < wanted and not _is_pattern(root):
+        raise UserError(
+            f"data.root={root}: {found} of the {wanted} shards of the {split} split are there: copy the others too, "
+            f"or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
+        )
+    if found > wanted:
+        raise UserError(
+            f"data.root={root}: {found} shards of the {split} split are there, where their indexes tell of {wanted}: "
+            "delete the copies"
+        )
 
 
 class _Part:
@@ -182,28 +153,26 @@ class _Part:
     def __init__(self, source: str, multi_label: bool) -> None:
         self._read = ReadSplit(source, joined=multi_label)
         self._offsets, self._sizes, self._shards = array("q"), array("q"), array("i")
-        self.num_shards, self._are_sources_listed = 0, False
+        self.num_shards, self.wanted, self._are_sources_listed = 0, 0, False
 
-    def add(self, index: ShardIndex, split: str = "") -> None:
-        """The members of a shard, or those of one split."""
+    def add(self, index: ShardIndex, entries: list[Entry]) -> None:
+        """Add members of a shard."""
         part, file = self._read, index_path(index.shard)
-        for entry in index.entries:
-            if split and entry.split != split:
-                continue
+        for entry in entries:
             if not entry.label and not part.joined:
-                hint = "a sample without a label needs data.multi_label=true"
-                raise UserError(f"{file}:{entry.line}: {hint}")
+                raise UserError(f"{file}:{entry.line}: a sample without a label needs data.multi_label=true")
             path = f"{index.shard}/{entry.name}"
             part.add(path, entry.label, file, entry.line)
-            part.sources.append(entry.source if entry.source is not None else source_key(path))
+            part.sources.append(source_key(path) if entry.source is None else entry.source)
             self._are_sources_listed |= entry.source is not None
             self._offsets.append(entry.offset)
             self._sizes.append(entry.size)
             self._shards.append(self.num_shards)
         self.num_shards += 1
+        self.wanted = max(self.wanted, index.num_shards)
 
     def finished(self) -> ReadSplit:
-        """With the places of the members."""
+        """Return the split with the places of its members."""
         if not self._are_sources_listed:
             self._read.sources = array("Q")  # names tell them, as of files
         self._read.members = Members(self._offsets, self._sizes, self._shards)
