@@ -30,7 +30,7 @@ from video_rs.contract import DataContract
 from video_rs.models.zoo import create_model
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.optim import sgd
+from video_rs.training.optim import create
 from video_rs.training.plan import Plan
 from video_rs.training.saver import Saver
 from video_rs.training.trainer import Trainer
@@ -87,7 +87,7 @@ def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
         model,
         plan,
         criterion=CrossEntropy(0.1),
-        optimizer=sgd(model, momentum=0.9, nesterov=True, weight_decay=4e-5),
+        optimizer=create("sgd", model, momentum=0.9, nesterov=True, weight_decay=4e-5),
         learning_rate=lambda step: 0.01,
         ema=EMA(model, 0.9999),
         precision=runtime.select_precision("auto", device),

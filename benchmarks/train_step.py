@@ -43,7 +43,7 @@ from video_rs.models.layers import Conv
 from video_rs.models.zoo import create_model
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.optim import sgd
+from video_rs.training.optim import create
 from video_rs.training.plan import Plan
 from video_rs.training.trainer import Trainer
 
@@ -179,7 +179,7 @@ def trainer_step(bench: Bench, batch: int, compiled: bool = False) -> Callable[[
     """One step of the trainer on uint8 clips; mixup is of pairs, and left out of an odd batch."""
     model = bench.network(bench.model)
     plan = Plan(num_samples=10**6, num_steps=10**6, batch_size=batch, micro_batch=batch)
-    optimizer = sgd(model, momentum=0.9, nesterov=True, weight_decay=4e-5)
+    optimizer = create("sgd", model, momentum=0.9, nesterov=True, weight_decay=4e-5)
     options = {"ema": EMA(model, 0.9999), "precision": bench.precision, "mixup": 0.0 if batch % 2 else 0.2}
     rate = {"learning_rate": lambda step: 1e-4, "criterion": CrossEntropy(0.1), "optimizer": optimizer}
     trainer = Trainer(model, plan, compile=compiled, **rate, **options)

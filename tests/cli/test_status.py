@@ -10,7 +10,7 @@ import pytest
 
 from video_rs.cli import common
 from video_rs.cli.main import dispatch
-from video_rs.cli.status import page, table
+from video_rs.cli.status import cells, page
 from video_rs.errors import UserError
 from video_rs.training import status
 from video_rs.training.status import Status, look
@@ -162,11 +162,11 @@ def test_a_folder_of_runs(run, tmp_path, capsys):
     (tmp_path / "no_run").mkdir()
     assert dispatch(["status", str(tmp_path)]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[:3] for row in rows] == [
-        [str(other), "complete", "6/6"],
-        [str(run), "running", "30/120"],
+    assert [row.split()[:4] for row in rows] == [
+        [str(other), "complete", "6/6", "(100"],
+        [str(run), "running", "30/120", "(25"],
     ]
-    assert head == table([look(path) for path in (other, run)])[0]
+    assert head.split()[:4] == ["run", "state", "step", "epoch"] == list(cells(look(run)))[:4]
     assert dispatch(["status", "--json", str(tmp_path)]) == 0
     objects = [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
     assert [(each["verdict"], each["step"]) for each in objects] == [("complete", 6), ("running", 30)]

@@ -14,7 +14,7 @@ from video_rs.models.resnet_rs import ResNetRS
 from video_rs.training import compiling
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.optim import learning_rate, sgd
+from video_rs.training.optim import create, learning_rate
 from video_rs.training.plan import Plan
 from video_rs.training.trainer import Trainer
 
@@ -85,7 +85,7 @@ def trainer(compile, layout, stages=()):
         model,
         plan,
         criterion=CrossEntropy(0.1),
-        optimizer=sgd(model, momentum=0.9, nesterov=True, weight_decay=1e-4),
+        optimizer=create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4),
         learning_rate=learning_rate(0.05, 3, 0),
         ema=EMA(model, 0.9),
         mixup=0.2,

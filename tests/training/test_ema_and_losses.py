@@ -12,8 +12,8 @@ from torch import nn
 from video_rs.contract import DataContract
 from video_rs.distributed import World
 from video_rs.training.ema import EMA
-from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, OneVersusRest, balanced_class_weights
-from video_rs.training.optim import sgd
+from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, balanced_class_weights
+from video_rs.training.optim import create
 from video_rs.training.plan import Plan
 from video_rs.training.trainer import Trainer
 
@@ -64,7 +64,7 @@ def trained_step(world):
     """A trainer after one step on the micro-batch of one rank: two clips of one gray pixel."""
     model = Normalized().double()
     plan = Plan(num_samples=4, num_steps=2, batch_size=2 * world.size, micro_batch=2, world_size=world.size)
-    options = {"optimizer": sgd(model, momentum=0.9, nesterov=True, weight_decay=0), "precision": "float64"}
+    options = {"optimizer": create("sgd", model, momentum=0.9, nesterov=True, weight_decay=0), "precision": "float64"}
     trainer = Trainer(
         model,
         plan,
@@ -141,7 +141,7 @@ def test_binary_cross_entropy_by_hand():
     )
     smooth, probs = targets.double() * 0.8 + 0.1, logits.sigmoid()
     expected = -(smooth * probs.log() + (1 - smooth) * (1 - probs).log()).mean(1)
-    torch.testing.assert_close(BinaryCrossEntropy(0.2)(logits, targets), expected)
+    torch.testing.assert_close(BinaryCrossEntropy(0.2, towards=0.5)(logits, targets), expected)
     assert BinaryCrossEntropy()(logits.bfloat16(), targets).dtype == torch.float32
     assert BinaryCrossEntropy()(logits + 1000 * (2 * smooth.round() - 1), targets.round()).max() < 1e-6  # no overflow
 
@@ -150,18 +150,18 @@ def test_binary_cross_entropy_by_hand():
 def test_one_versus_rest_is_timms(smoothing):
     timm = pytest.importorskip("timm.loss")
     logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 0])
-    losses = OneVersusRest(smoothing)(logits, labels)
+    losses = BinaryCrossEntropy(smoothing)(logits, labels)
     assert losses.shape == (6,)
     torch.testing.assert_close(losses.mean(), timm.BinaryCrossEntropy(smoothing)(logits, labels))
     soft = 0.3 * F.one_hot(labels, 4).double() + 0.7 * F.one_hot(labels.flip(0), 4)
     smoothed = soft * (1 - smoothing) + smoothing / 4  # as timm's mixup does
     torch.testing.assert_close(
-        OneVersusRest(smoothing)(logits, soft).mean(), timm.BinaryCrossEntropy(smoothing)(logits, smoothed)
+        BinaryCrossEntropy(smoothing)(logits, soft).mean(), timm.BinaryCrossEntropy(smoothing)(logits, smoothed)
     )
 
 
 def test_one_versus_rest_by_hand():
     logits = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)  # probabilities 1/2 and 3/4
-    loss = OneVersusRest(0.2)(logits, torch.tensor([1]))
+    loss = BinaryCrossEntropy(0.2)(logits, torch.tensor([1]))
     assert loss.item() == pytest.approx(-(math.log(0.5) + 0.9 * math.log(0.75) + 0.1 * math.log(0.25)) / 2)
-    assert OneVersusRest()(logits.bfloat16(), torch.tensor([1])).dtype == torch.float32
+    assert BinaryCrossEntropy()(logits.bfloat16(), torch.tensor([1])).dtype == torch.float32

@@ -89,7 +89,7 @@ def test_layer_decay_is_timms_own():
 
 def trained_steps(model, count=3):
     """Trains as the loop does, and gives the average."""
-    optimizer, ema = optim.sgd(model, momentum=0.9, nesterov=True, weight_decay=0.1), EMA(model, 0.9)
+    optimizer, ema = optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=0.1), EMA(model, 0.9)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     for step in range(count):
@@ -162,7 +162,7 @@ def test_more_stages_than_there_are():
 def test_groups_in_words():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
     model[0].bias.requires_grad_(False)
-    optimizer = optim.lamb(model, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.02)
+    optimizer = optim.create("lamb", model, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.02)
     assert optim.describe_groups(model, optimizer) == [
         "1 tensors, 6 parameters: weight decay 0.02, learning rate x 1",
         "2 tensors, 4 parameters: weight decay 0, learning rate x 1",

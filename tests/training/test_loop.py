@@ -22,7 +22,7 @@ from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
-from video_rs.training.optim import from_timm, learning_rate, sgd
+from video_rs.training.optim import create, learning_rate
 from video_rs.training.plan import Plan
 from video_rs.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def plan(**changes):
 
 def trainer(plan, wrap=lambda model: model, **options):
     model = wrap(MeanColour()).double()
-    optimizer = sgd(model, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4)
     rate = learning_rate(0.5, plan.num_steps, 0)
     return Trainer(
         model,
@@ -148,12 +148,13 @@ def test_weights_that_are_not_finite_end_the_run(tmp_path):
                 job.model.head.weight.data.fill_(float("nan"))
             yield batch
 
-    job = trainer(plan())
+    job = trainer(plan(num_steps=9))
     good = tmp_path / "checkpoints" / "step-00000003.pt"
     with pytest.raises(UserError, match=f"at step 6.*2 of the last 10 steps.*train.init_from={good}, with another out"):
         fit(job, tmp_path, batches=spoiling)
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 3 and torch.isfinite(saved["model"]["head.weight"]).all()
+    assert (tmp_path / "bad_steps.csv").exists()
 
 
 def test_a_signal_in_the_last_validation_comes_too_late(tmp_path):
@@ -347,7 +348,7 @@ def test_a_run_with_an_optimizer_of_timms_resumes_to_the_bit(tmp_path, name):
 
     def make():
         job = trainer(plan(), wrap=Poisoned)
-        job.optimizer = from_timm(name, job.model, lr=0.5, options={"momentum": 0.9}, weight_decay=1e-4)
+        job.optimizer = create(name, job.model, weight_decay=1e-4)
         job.learning_rate = learning_rate(0.01, 6, 0)
         return job
 

@@ -75,7 +75,7 @@ def test_steps_of_the_published_recipes():
 
 def test_sgd_is_torchs_with_nesterov():
     layer = nn.Linear(1, 1, bias=False)
-    optimizer = optim.sgd(layer, momentum=0.9, nesterov=True, weight_decay=0.1)
+    optimizer = optim.create("sgd", layer, momentum=0.9, nesterov=True, weight_decay=0.1)
     nn.init.constant_(layer.weight, 2.0)
     layer.weight.grad = torch.ones(1, 1)
     for group in optimizer.param_groups:

@@ -13,10 +13,10 @@ from video_rs.training.lamb import Lamb
 
 BETAS, EPS, DECAY = (0.85, 0.97), 1e-7, 0.05
 MAKERS = {
-    "sgd": lambda model: optim.sgd(model, momentum=0.9, nesterov=True, weight_decay=DECAY),
-    "sgd_without_momentum": lambda model: optim.sgd(model, momentum=0, nesterov=False, weight_decay=DECAY),
-    "adamw": lambda model: optim.adamw(model, betas=BETAS, eps=EPS, weight_decay=DECAY),
-    "lamb": lambda model: optim.lamb(model, betas=BETAS, eps=EPS, weight_decay=DECAY),
+    "sgd": lambda model: optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=DECAY),
+    "sgd_without_momentum": lambda model: optim.create("sgd", model, momentum=0, nesterov=False, weight_decay=DECAY),
+    "adamw": lambda model: optim.create("adamw", model, betas=BETAS, eps=EPS, weight_decay=DECAY),
+    "lamb": lambda model: optim.create("lamb", model, betas=BETAS, eps=EPS, weight_decay=DECAY),
 }
 every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -158,8 +158,7 @@ def test_state_goes_on_from_a_file(make, tmp_path):
 
 
 def timms(name, model, **options):
-    shared = {"momentum": 0.9, "lr": 0.1, "weight_decay": DECAY, "layer_decay": 1.0}
-    return optim.from_timm(name, model, **{key: shared[key] for key in shared if key != "momentum"}, options=options)
+    return optim.create(name, model, weight_decay=DECAY, lr=0.1, options=options)
 
 
 def states(optimizer):
@@ -176,7 +175,7 @@ def states(optimizer):
 def test_a_skipped_step_of_timms_leaves_nothing(name, tmp_path):
     """Steps 1 and 5 are skipped; a checkpoint after step 3 is read in between."""
     model, undisturbed = network(torch.float32), network(torch.float32)
-    optimizer, other = timms(name, model, momentum=0.9), timms(name, undisturbed, momentum=0.9)
+    optimizer, other = timms(name, model), timms(name, undisturbed)
     for step in range(1, 8):
         for group in (*optimizer.param_groups, *other.param_groups):
             group["lr"] = 0.01 / step
@@ -195,7 +194,7 @@ def test_a_skipped_step_of_timms_leaves_nothing(name, tmp_path):
             saved = torch.load(tmp_path / "state.pt", weights_only=True)
             model = network(torch.float32)
             model.load_state_dict(saved["model"])
-            optimizer = timms(name, model, momentum=0.9)
+            optimizer = timms(name, model)
             optim.load_optimizer(optimizer, saved["optimizer"])
     start = network(torch.float32)
     assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), start.parameters()))
@@ -207,7 +206,7 @@ def test_options_of_timms():
     assert [group["weight_decay"] for group in optimizer.param_groups] == [DECAY, 0]
     for group in optimizer.param_groups:
         assert (group["momentum"], group["alpha"], group["eps"], group["lr_scale"]) == (0.8, 0.95, 1e-3, 1)
-    assert "momentum" not in timms("lion", model, momentum=0.9).param_groups[0]
+    assert "momentum" not in timms("lion", model).param_groups[0]
     with pytest.raises(UserError, match="rmsproptf has no 'alhpa'.*did you mean alpha"):
         timms("rmsproptf", model, alhpa=0.9)
     with pytest.raises(UserError, match="rmsproptf refuses .*alpha"):

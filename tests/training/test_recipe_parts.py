@@ -67,9 +67,9 @@ def test_losses():
     model = small()
     assert type(recipe.criterion(config(), model, None)) is losses.CrossEntropy
     bce = recipe.criterion(config("train.loss=bce"), model, None)
-    assert type(bce) is losses.OneVersusRest and bce.label_smoothing == 0.1
+    assert type(bce) is losses.BinaryCrossEntropy and (bce.label_smoothing, bce.towards) == (0.1, None)
     several = recipe.criterion(config("train.loss=bce", "data.multi_label=true"), model, None)
-    assert type(several) is losses.BinaryCrossEntropy
+    assert type(several) is losses.BinaryCrossEntropy and several.towards == 0.5
 
 
 def test_augmentation():

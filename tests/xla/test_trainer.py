@@ -138,9 +138,9 @@ def test_random_numbers_have_the_same_bits():
 
 
 OPTIMIZERS = {
-    "sgd": lambda model: optim.sgd(model, momentum=0.9, nesterov=True, weight_decay=0.1),
-    "adamw": lambda model: optim.adamw(model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
-    "lamb": lambda model: optim.lamb(model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
+    "sgd": lambda model: optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adamw": lambda model: optim.create("adamw", model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
+    "lamb": lambda model: optim.create("lamb", model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
 }
 
 

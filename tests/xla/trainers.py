@@ -67,7 +67,7 @@ def trainer(device, plan=PLAN, model=None, *, precision="float32", world=None, s
         model,
         plan,
         criterion=Spoilt(plan.micro_batch, next(model.parameters())),
-        optimizer=optim.sgd(model, momentum=0.9, nesterov=True, weight_decay=1e-4),
+        optimizer=optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4),
         learning_rate=optim.learning_rate(0.02, plan.num_steps, 2),
         ema=EMA(model, 0.99),
         precision=precision,

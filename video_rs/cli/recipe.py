@@ -44,9 +44,9 @@ def criterion(config: Config, model: nn.Module, records: Records) -> nn.Module:
     """The loss, of one number per sample."""
     run = config.train
     if config.data.multi_label:
-        return losses.BinaryCrossEntropy(run.label_smoothing)
+        return losses.BinaryCrossEntropy(run.label_smoothing, towards=0.5)
     if run.loss == "bce":
-        return losses.OneVersusRest(run.label_smoothing)
+        return losses.BinaryCrossEntropy(run.label_smoothing)
     class_weights = None
     if run.class_weights == "balanced":
         class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))
@@ -63,14 +63,10 @@ def optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     keys, run = config.optim, config.train
     if run.freeze or run.linear_probe:
         finetune.freeze(model, run.freeze, but_head=run.linear_probe)
-    shared = {"weight_decay": keys.weight_decay, "layer_decay": keys.layer_decay}
-    if keys.name == "sgd":
-        return optim.sgd(model, momentum=keys.momentum, nesterov=keys.nesterov, **shared)
-    if keys.name in ("adamw", "lamb"):
-        make = {"adamw": optim.adamw, "lamb": optim.lamb}[keys.name]
-        return make(model, betas=keys.betas, eps=keys.eps, **shared)
-    options = {"momentum": keys.momentum, **(keys.options or {})}
-    return optim.from_timm(keys.name, model, lr=peak_rate(config), options=options, **shared)
+    shared = {
+        key: getattr(keys, key) for key in ("weight_decay", "layer_decay", "momentum", "nesterov", "betas", "eps")
+    }
+    return optim.create(keys.name, model, lr=peak_rate(config), options=keys.options, **shared)
 
 
 def learning_rate(config: Config, plan: Plan) -> Callable[[int], float]:

@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from video_rs.cli.common import Parser, command, program, size_text
 from video_rs.errors import UserError
+from video_rs.terminal import table
 from video_rs.training.report import NAMES, duration, metrics_text
 from video_rs.training.status import SIGNS, look
-
-COLUMNS = ("run", "state", "step", "epoch", "clips/s", "left", "best", "last sign")
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +37,8 @@ def main(argv: list[str]) -> int:
     if args.json:
         lines = [json.dumps(run) for run in runs]
     else:
-        lines = page(runs[0]) if len(runs) == 1 else table(runs)
+        rows = [cells(run) for run in runs]
+        lines = page(runs[0]) if len(runs) == 1 else table([list(row.values()) for row in rows], list(rows[0]))
     print("\n".join(lines))
     return 0
 
@@ -54,51 +53,37 @@ def runs_in(folder: Path) -> list[Path]:
     raise UserError(f"{folder} is no run folder and has none in it: neither {', '.join(SIGNS[:-1])} nor {SIGNS[-1]}")
 
 
+def cells(run: dict[str, Any]) -> dict[str, str]:
+    """Describe a run by its columns in a table of runs."""
+    best, rate, left = run["best"], run["train"].get("clips_per_second"), run["seconds_left"]
+    of = f"/{run['steps']} ({100 * run['step'] / run['steps']:.0f} %)" if run["steps"] else ""
+    return {
+        "run": run["folder"],
+        "state": run["verdict"],
+        "step": f"{run['step']}{of}",
+        "epoch": "" if run["epoch"] is None else f"{run['epoch']:.2f}",
+        "clips/s": f"{rate:.1f}" if rate else "",
+        "left": "" if left is None else duration(left),
+        "best": f"{NAMES[best['name']]} {100 * best['figure']:.2f} %{_after(best)}" if best else "",
+        "last sign": _ago(run["age"]),
+    }
+
+
 def page(run: dict[str, Any]) -> list[str]:
     """Describe one run."""
-    best, checkpoint = run["best"], run["checkpoint"]
-    share = f" of {run['steps']:,} ({100 * run['step'] / run['steps']:.0f} %)" if run["steps"] else ""
+    checkpoint, columns = run["checkpoint"], cells(run)
     rows = [
-        ("step", f"{run['step']:,}{share}" + ("" if run["epoch"] is None else f", epoch {run['epoch']:.2f}")),
-        ("rate", ", ".join(filter(None, (_rate(run, " clips/s"), _left(run, " left"))))),
+        *((name, text) for name, text in columns.items() if name not in ("run", "state", "last sign")),
         ("training", metrics_text(run["train"])),
         ("validation", metrics_text(run["val"]) + _after(run["val"])),
-        ("best", f"{_best(run)}{_after(best)}, {run['folder']}/best.pt" if best else ""),
         ("checkpoint", _checkpoint(checkpoint) if checkpoint else ""),
         *(("warning", line) for line in run["warnings"]),
     ]
     return [
-        f"{run['folder']}: {run['text']}; last sign of life {_ago(run['age'])}",
+        f"{run['folder']}: {run['text']}; last sign of life {columns['last sign']}",
         *(f"  {name:<12}{text}" for name, text in rows if text),
         f"{'if it stops' if run['verdict'] == 'running' else 'next'}: {run['command']}",
     ]
-
-
-def table(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Describe several runs, one line each."""
-    rows = [COLUMNS, *(_row(run) for run in runs)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-
-
-def _row(run: dict[str, Any]) -> tuple[str, ...]:
-    step = f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"])
-    epoch = "" if run["epoch"] is None else f"{run['epoch']:.2f}"
-    return (run["folder"], run["verdict"], step, epoch, _rate(run), _left(run), _best(run), _ago(run["age"]))
-
-
-def _rate(run: dict[str, Any], unit: str = "") -> str:
-    rate = run["train"].get("clips_per_second")
-    return f"{rate:.1f}{unit}" if rate else ""
-
-
-def _left(run: dict[str, Any], word: str = "") -> str:
-    return "" if run["seconds_left"] is None else duration(run["seconds_left"]) + word
-
-
-def _best(run: dict[str, Any]) -> str:
-    name, figure = run["best"].get("name"), run["best"].get("figure")
-    return "" if figure is None else f"{NAMES[name]} {100 * figure:.2f} %"
 
 
 def _after(metrics: dict[str, Any]) -> str:

@@ -240,6 +240,7 @@ class Run:
         steps = f" ({len(bad)} of the last {2 * self.incidents.max_bad_steps} steps, see {self._folder / BAD_STEPS})"
         with self.world.together("the last checkpoint"):
             if self.world.is_main:
+                self.incidents.write(self._folder)
                 self._saver.wait()
                 good = newest_before(self._folder, min(bad, default=self.step + 1))
                 start = f"start from the newest good checkpoint, train.init_from={good}" if good else "start over"

@@ -26,57 +26,41 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        return F.cross_entropy(
-            logits, targets, self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        options = {"label_smoothing": self.label_smoothing, "reduction": "none"}
+        return F.cross_entropy(_wide(logits), targets, self.class_weights, **options)
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Sigmoid and binary cross entropy for samples of any number of classes, one loss per sample.
+    """Sigmoid and binary cross entropy, the mean over the classes: one loss per sample.
 
-    The mean over the classes, as SlowFast trains on Charades (``LOSS_FUNC: bce_logit`` is torch's ``BCEWithLogitsLoss``
-    with its mean), so that a learning rate does not depend on how many there are.
-
-    Args:
-        label_smoothing: a target t becomes ``(1 - s) * t + s / 2``, as Keras defines it for binary cross entropy. Where
-            few of many classes are positive, it weighs in heavily: 0 is usual.
-    """
-
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.label_smoothing = label_smoothing
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``[N]`` losses of logits ``[N, C]`` and targets ``[N, C]`` in [0, 1]."""
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        targets = torch.lerp(targets.to(logits.dtype), torch.full_like(logits, 0.5), self.label_smoothing)
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
-
-
-class OneVersusRest(nn.Module):
-    """Sigmoid and binary cross entropy for samples of one class, one loss per sample: each class against the rest.
-
-    As timm's ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back", arXiv 2110.00476): the mean over the
-    classes. Soft targets are smoothed as hard ones are, timm's mixup does so beforehand.
+    The mean makes a learning rate independent of the number of classes. For samples of several classes this is how
+    SlowFast trains on Charades (``LOSS_FUNC: bce_logit``, torch's ``BCEWithLogitsLoss`` with its mean); for samples of
+    one class each class against the rest, timm's ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back",
+    arXiv 2110.00476).
 
     Args:
-        label_smoothing: the part of the target that is spread over all classes.
+        label_smoothing: s; a target t becomes ``(1 - s) * t + s * towards``. Where few of many classes are positive, it
+            weighs in heavily: 0 is usual for several classes a sample.
+        towards: 0.5 for samples of several classes, as Keras defines it for binary cross entropy. None: 1 by the
+            number of classes, for samples of one; soft targets are smoothed as well, timm's mixup does so beforehand.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, towards: float | None = None) -> None:
         super().__init__()
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.towards = label_smoothing, towards
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or ``[N, C]`` in [0, 1]."""
+        logits = _wide(logits)
         if targets.ndim == 1:
             targets = F.one_hot(targets, logits.shape[1])
-        targets = torch.lerp(
-            targets.to(logits.dtype), torch.full_like(logits, 1 / logits.shape[1]), self.label_smoothing
-        )
+        towards = 1 / logits.shape[1] if self.towards is None else self.towards
+        targets = torch.lerp(targets.to(logits.dtype), torch.full_like(logits, towards), self.label_smoothing)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:

@@ -83,64 +83,55 @@ def _modules_outside(module: nn.Module, excluded: type[nn.Module]):
             yield from _modules_outside(child, excluded)
 
 
-def sgd(
-    model: nn.Module, *, momentum: float, nesterov: bool, weight_decay: float, layer_decay: float = 1.0
-) -> torch.optim.SGD:
-    """SGD over :func:`parameter_groups`; the loop sets the learning rates before every step."""
-    groups = parameter_groups(model, weight_decay, layer_decay)
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, **_kind(model))
-    if momentum:  # or a first step that is left out would leave them as they happen to be
-        for p in (p for group in groups for p in group["params"]):
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimizer
-
-
-def adamw(
-    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), otherwise as :func:`sgd`."""
-    groups = parameter_groups(model, weight_decay, layer_decay)
-    capturable = {"capturable": True} if _kind(model)["fused"] is False else {}  # or the host counts its steps
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, **_kind(model), **capturable)
-
-
-def _kind(model: nn.Module) -> dict[str, bool]:
-    """Fused, one kernel for all tensors, where there is such; XLA fuses by itself."""
-    is_xla = next(model.parameters()).device.type == "xla"
-    return {"fused": False, "foreach": False} if is_xla else {"fused": True}
-
-
-def lamb(
-    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0
-) -> Lamb:
-    """LAMB, otherwise as :func:`sgd`."""
-    return Lamb(parameter_groups(model, weight_decay, layer_decay), lr=0.0, betas=betas, eps=eps)
-
-
-def from_timm(
+def create(
     name: str,
     model: nn.Module,
     *,
-    lr: float,
-    options: Mapping[str, Any],
     weight_decay: float,
     layer_decay: float = 1.0,
+    lr: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    options: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """Create one of timm's optimizers, otherwise as :func:`sgd`.
+    """Create an optimizer over :func:`parameter_groups`; the trainer sets the learning rates before every step.
 
     Args:
-        name: as timm calls it.
-        lr: the highest learning rate, which corrected weight decay is relative to.
-        options: arguments of its class; ``momentum`` is left out where it has none, others keep timm's defaults.
+        name: ``sgd``, ``adamw`` (Loshchilov & Hutter 2017, arXiv 1711.05101), ``lamb``, or a name of timm's.
+        model: what it trains.
+        weight_decay, layer_decay: see :func:`parameter_groups`.
+        lr: the highest learning rate, which the corrected weight decay of timm's is relative to.
+        momentum: of SGD and of timm's that have one; ``nesterov``: of SGD.
+        betas, eps: of AdamW and LAMB.
+        options: arguments of timm's class; what is not given keeps timm's default.
 
     Raises:
-        UserError: naming an option that it does not have or refuses; or the model is on an XLA device, which would
-            compile each step for its numbers of Python.
+        UserError: naming an option that timm's optimizer does not have or refuses; or timm's are asked for on XLA,
+            which would compile each step for its numbers of Python.
     """
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    is_xla = next(model.parameters()).device.type == "xla"
+    kind = {"fused": False, "foreach": False} if is_xla else {"fused": True}  # XLA fuses by itself
+    if name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind)
+        if momentum:  # allocate state now: a skipped first step would leave it undefined
+            for p in (p for group in groups for p in group["params"]):
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return optimizer
+    if name == "adamw":  # capturable, or the host counts its steps
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, capturable=is_xla, **kind)
+    if name == "lamb":
+        return Lamb(groups, lr=lr, betas=betas, eps=eps)
+    if is_xla:
+        raise UserError(f"optim.name={name} is not for XLA; use sgd, adamw or lamb")
+    return _from_timm(name, groups, lr, {"momentum": momentum, **(options or {})})
+
+
+def _from_timm(name: str, groups: list[dict], lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     from timm.optim import get_optimizer_class
 
-    if next(model.parameters()).device.type == "xla":
-        raise UserError(f"optim.name={name} is not for XLA; use sgd, adamw or lamb")
     make = get_optimizer_class(name, bind_defaults=True)
     known = [key for key in signature(make).parameters if key not in ("params", "lr", "weight_decay")]
     options = {key: _number(value) for key, value in options.items() if key in known or key != "momentum"}
@@ -149,7 +140,7 @@ def from_timm(
             near = "".join(f"; did you mean {close}?" for close in get_close_matches(key, known, n=1))
             raise UserError(f"optim.options: {name} has no {key!r}; it has {', '.join(known)}{near}")
     try:
-        return make(parameter_groups(model, weight_decay, layer_decay), lr=lr, **options)
+        return make(groups, lr=lr, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"optim.options: {name} refuses {options}: {first_line(error)}") from None
 
@@ -164,8 +155,8 @@ def _number(value: Any) -> Any:
 def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
     """Take one step, or none where ``skip``, bool ``[]`` on the device, is true.
 
-    The host does not wait for the device with :func:`sgd`, :func:`adamw` and :func:`lamb`. It does once per step with
-    optimizers of timm's: most count their steps on the host.
+    The host does not wait for the device with SGD, AdamW and LAMB. It does once per step with optimizers of timm's:
+    most count their steps on the host.
     """
     if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()

@@ -20,6 +20,7 @@ from video_rs.files import atomic_write
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
+MERITS = ("map", "top1")  # the monitored metric of a validation is the one that it has
 ENDED = ("complete", "interrupted", "preempted", "failed")
 SECONDS_BETWEEN_WRITES = 5.0  # at log steps: each write waits for the disk, and steps may take milliseconds
 SILENCE, BEFORE_LOG, FIRST_VALIDATION = 120.0, 1800.0, 3600.0
@@ -230,13 +231,12 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
             lines[values.pop("kind")].append({**values, "step": int(values["step"])})
         except (ValueError, KeyError, TypeError, AttributeError):  # a killed process was writing it
             continue
-    best = max(lines["val"], key=_merit, default={})
-    if best:
-        name = "map" if "map" in best else "top1"
-        best = {**best, "name": name, "figure": best.get(name)}
+    monitored = [
+        {**line, "name": name, "figure": line[name]} for line in lines["val"] for name in MERITS if name in line
+    ]
+    best = max((line for line in monitored if line["figure"] is not None), key=_merit, default={})
     return {**{kind: found[-1] if found else {} for kind, found in lines.items()}, "best": best}
 
 
 def _merit(line: Mapping[str, Any]) -> tuple[float, float]:
-    loss = line.get("loss")
-    return line.get("map", line.get("top1")) or 0.0, -math.inf if loss is None else -loss
+    return line["figure"], -math.inf if line.get("loss") is None else -line["loss"]
