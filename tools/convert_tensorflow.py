@@ -25,7 +25,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from video_rs import download
 from video_rs.cli.common import Parser, run
 from video_rs.cli.convert import add_out, write
+from video_rs.download import is_address, readable, shown
 from video_rs.errors import UserError, first_line
 from video_rs.models import sources
 from video_rs.models.layout import Layout
@@ -52,30 +51,9 @@ SWAPPED = ("best_ckpt-", "average_weights-")
 EXTRA = "pip install 'video-rs[tf]'"
 Variables = Mapping[str, np.ndarray]
 
-_KINDS = {  # of a variable, in TensorFlow and here
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-_NORM_KINDS = ("gamma", "beta", "moving_mean", "moving_variance")
-
-
-@dataclass
-class Found:
-    """The variables that are weights.
-
-    Attributes:
-        names: this package's name of a weight: the variable's.
-        averaged: how many of the variables are moving averages.
-        unaveraged: variables that training changes and that have no average, where others have one: frozen ones.
-    """
-
-    names: dict[str, str] = field(default_factory=dict)
-    averaged: int = 0
-    unaveraged: list[str] = field(default_factory=list)
+_NORM_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+_KINDS = {"kernel": "weight", "bias": "bias", **_NORM_KINDS}
+"""The kinds of variables, in TensorFlow and here."""
 
 
 def main(argv: list[str]) -> int:
@@ -94,8 +72,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.no_averages and args.source != "garden":
         parser.error("--no-averages is for --from garden")
-    weights = read(args.file, args.source, args.model, averages=not args.no_averages)
-    write(weights, download.shown(args.file), args.out)
+    write(read(args.file, args.source, args.model, averages=not args.no_averages), shown(args.file), args.out)
     return 0
 
 
@@ -113,33 +90,43 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
         UserError: the file is missing, damaged or something else; names what is missing, left over or of another shape.
     """
     if source == "keras":
-        with download.readable(path) as file:
-            variables, prefix = read_h5(file), Path(download.shown(path))
+        with readable(path) as file:
+            variables, prefix = read_h5(file), Path(shown(path))
     else:
         prefix = find_checkpoint(path)
         variables = read_checkpoint(prefix)
-    exported = source == "garden" and prefix.name.startswith(SWAPPED)
+    swapped = source == "garden" and prefix.name.startswith(SWAPPED)
     with sources.named(str(prefix)):
-        found = _FIND[source](variables, averages and not exported)
-        first = variables.get(found.names.get("stem.conv1.conv.weight"), np.empty(0))
-        frames = len(first) if first.ndim == 5 else 0
-        preset, notes = sources.choose(found.names, LIKE[source], prefix, model, frames)
-        ignored = [name for name in variables if name not in set(found.names.values())]
-        state = tensors(found, variables)
-        weights = sources.of_network(preset.name, state, notes=notes, ignored=ignored)
+        names = _FIND[source](variables, averages and not swapped)
+        stem = variables.get(names.get("stem.conv1.conv.weight"), np.empty(0))
+        frames = len(stem) if stem.ndim == 5 else 0
+        preset, notes = sources.choose(names, LIKE[source], prefix, model, frames)
+        weights = sources.of_network(preset.name, tensors(names, variables), notes=notes)
+    weights.ignored = [name for name in variables if name not in set(names.values())]
     if source == "garden" and not frames:
         weights.notes.append(f"the weights do not tell the activation: taken as {preset.layout.activation}")
-    if exported:
+    if swapped:
         weights.averages = f"all tensors: {prefix.name} holds them in place of the variables"
     elif not averages:
         weights.averages = "not taken, as --no-averages says"
     else:
-        weights.averages = f"{found.averaged} of {len(found.names)} tensors" if found.averaged else "none"
-        if found.unaveraged:
-            weights.averages += f", none of {len(found.unaveraged)} that training changes: {few(found.unaveraged, 2)}"
-        if source == "garden" and found.averaged:
-            weights.averages += f". If the file was named {SWAPPED[0]}* when it was written, give --no-averages"
+        weights.averages = _averages(names)
     return weights
+
+
+def _averages(names: Mapping[str, str]) -> str:
+    """Describe how many of the variables are moving averages, and which are not although training changes them."""
+    plain = {
+        ours: name for ours, name in names.items() if not re.search(r"/(?:average|ExponentialMovingAverage)\b", name)
+    }
+    if len(plain) == len(names):
+        return "none"
+    text = f"{len(names) - len(plain)} of {len(names)} tensors"
+    if frozen := [name for ours, name in plain.items() if "running_" not in ours]:
+        text += f", none of {len(frozen)} that training changes: {few(frozen, 2)}"
+    if any(_SLOT in name for name in names.values()):
+        text += f". If the file was named {SWAPPED[0]}* when it was written, give --no-averages"
+    return text
 
 
 # The weights --------------------------------------------------------------------------------------------------------
@@ -162,16 +149,19 @@ def from_garden(variables: Variables, layout: Layout, *, averages: bool = True) 
     return complete(state, skeleton(state, layout))
 
 
-def tensors(found: Found, variables: Variables) -> dict[str, Tensor]:
-    """Return the weights that were found, with the axes of this package. UserError where training arrives at none."""
-    state = {ours: to_tensor(variables[theirs]) for ours, theirs in found.names.items()}
-    if bad := [found.names[name] for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{len(bad)} variables are not finite: {few(bad)}")
-    variances = {found.names[name]: tensor for name, tensor in state.items() if name.endswith("running_var")}
-    if negative := [name for name, variance in variances.items() if (variance < 0).any()]:
-        raise UserError(f"{len(negative)} variances are below zero: {few(negative)}")
-    if empty := [name for name, variance in variances.items() if not variance.any()]:
-        raise UserError(f"the statistics are zero, as before the first step of training: {few(empty)}")
+def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]:
+    """Return weights with the axes of this package. UserError for numbers that training does not arrive at.
+
+    Args:
+        names: this package's name of a weight: the variable's.
+        variables: by name.
+    """
+    state = {ours: to_tensor(variables[theirs]) for ours, theirs in names.items()}
+    variances = {ours: tensor for ours, tensor in state.items() if ours.endswith("running_var")}
+    _refuse("variables are not finite", [names[ours] for ours, tensor in state.items() if not tensor.isfinite().all()])
+    _refuse("variances are below zero", [names[ours] for ours, tensor in variances.items() if (tensor < 0).any()])
+    untrained = [names[ours] for ours, tensor in variances.items() if not tensor.any()]
+    _refuse("statistics are zero, as before the first step of training", untrained)
     return state
 
 
@@ -183,6 +173,11 @@ def to_tensor(array: np.ndarray) -> Tensor:
         tensor = tensor[None]
     axes = {5: (4, 3, 0, 1, 2), 2: (1, 0)}.get(tensor.ndim, range(tensor.ndim))
     return tensor.permute(*axes).contiguous()
+
+
+def _refuse(fault: str, names: Sequence[str]) -> None:
+    if names:
+        raise UserError(f"{len(names)} {fault}: {few(names)}")
 
 
 # Names: the Model Garden --------------------------------------------------------------------------------------------
@@ -204,9 +199,9 @@ _GARDEN_BLOCK = (  # attributes of a block, and what they are here
 )
 
 
-def find_garden(variables: Variables, averages: bool = True) -> Found:
-    """Find the weights in a Model Garden checkpoint; arguments and errors as for :func:`from_garden`."""
-    found, plain, slots = Found(), {}, {}
+def find_garden(variables: Variables, averages: bool = True) -> dict[str, str]:
+    """Find the weights in a Model Garden checkpoint: variables by this package's names; see :func:`from_garden`."""
+    plain, slots = {}, {}
     for name in variables:
         owner, _, slot = name.removesuffix(_VALUE).partition(_SLOT)
         if slot.endswith("/average") and averages:
@@ -216,17 +211,14 @@ def find_garden(variables: Variables, averages: bool = True) -> Found:
     layers = [(int(at[1]), at[2]) for owner in plain if (at := _GARDEN_LAYER.fullmatch(owner))]
     first = min((index for index, place in layers if place), default=len(layers))
     shortcuts = sorted({index for index, place in layers if _renamed(place or "", _GARDEN_BLOCK) == "shortcut.conv"})
-    unknown = [name for owner, name in slots.items() if owner not in plain]
+    found, unknown = {}, [name for owner, name in slots.items() if owner not in plain]
     for owner, name in plain.items():
         ours = _garden_name(owner, first, shortcuts)
-        if ours is None or ours in found.names:
+        if ours is None or ours in found:
             unknown.append(name)
         else:
-            found.names[ours] = slots.get(owner, name)
-            if slots and owner not in slots and "/moving_" not in owner:
-                found.unaveraged.append(name)
-    _refuse(unknown, "the Model Garden's ResNet-RS")
-    found.averaged = len(slots)
+            found[ours] = slots.get(owner, name)
+    _refuse("variables are not those of the Model Garden's ResNet-RS", unknown)
     return found
 
 
@@ -251,24 +243,19 @@ _AVERAGE = "/ExponentialMovingAverage"
 _TPU_KERNEL = re.compile(rf"conv2d(?:_(\d+))?/kernel(?:{_AVERAGE})?")
 
 
-def find_tpu(variables: Variables, averages: bool = True) -> Found:
-    """Find the weights in a checkpoint of the TPU repository: its moving averages.
+def find_tpu(variables: Variables, averages: bool = True) -> dict[str, str]:
+    """Find the weights in a checkpoint of the TPU repository: its moving averages, which these networks predict with.
 
     Raises:
         UserError: names what is left over or has no moving average.
     """
     names = _tpu_names(_tpu_blocks(variables))
-    found = Found({ours: name + _AVERAGE for ours, name in names.items() if name + _AVERAGE in variables})
-    if bare := [name for ours, name in names.items() if ours not in found.names and name in variables]:
-        raise UserError(
-            f"{len(bare)} variables have no moving average ({_AVERAGE[1:]}): {few(bare)}; these networks were "
-            "trained to predict with their averages, as their own statistics are those of one batch: give a "
-            "checkpoint that holds them"
-        )
+    found = {ours: name + _AVERAGE for ours, name in names.items() if name + _AVERAGE in variables}
+    bare = [name for ours, name in names.items() if ours not in found and name in variables]
+    _refuse(f"variables have no moving average ({_AVERAGE[1:]}); give a checkpoint that holds the averages", bare)
     known = {"global_step", *names.values()}
     unknown = [name for name in variables if name not in known and name.rpartition("/")[0] not in known]
-    _refuse(unknown, "the TPU repository's ResNet-RS of this depth")
-    found.averaged = len(found.names)
+    _refuse("variables are not those of the TPU repository's ResNet-RS of this depth", unknown)
     return found
 
 
@@ -287,11 +274,11 @@ def _tpu_names(blocks: Sequence[int]) -> dict[str, str]:
             names[f"{layer}.conv.weight"] = f"{theirs}/kernel"
     for i, layer in enumerate(layer for layer in convs if ".se." not in layer):
         theirs = f"batch_normalization_{i}" if i else "batch_normalization"
-        names |= {f"{layer}.norm.{_KINDS[kind]}": f"{theirs}/{kind}" for kind in _NORM_KINDS}
+        names |= {f"{layer}.norm.{ours}": f"{theirs}/{kind}" for kind, ours in _NORM_KINDS.items()}
     return names
 
 
-def _tpu_blocks(variables: Variables) -> tuple[int, ...]:
+def _tpu_blocks(variables: Variables) -> list[int]:
     """Return bottlenecks by stage: a block's first kernel has more outputs than inputs where it is a shortcut's."""
     kernels = {int(at[1] or 0): variables[name].shape for name in variables if (at := _TPU_KERNEL.fullmatch(name))}
     blocks, i = [], 4
@@ -305,12 +292,13 @@ def _tpu_blocks(variables: Variables) -> tuple[int, ...]:
         i += 6 if outputs > inputs else 5
     if len(blocks) != 4:
         raise UserError(f"these are not the variables of the TPU repository's ResNet-RS: {few(list(variables))}")
-    return tuple(blocks)
+    return blocks
 
 
 # Names: Keras -------------------------------------------------------------------------------------------------------
 
 _KERAS_OTHER = re.compile(r"optimizer_weights/|(?:.*/)?normalization(?:_\d+)?/(?:mean|variance|count)$")
+_KERAS_PLACE = re.compile(r"BlockGroup(\d)__block_(\d+)_+(\w+)")
 _KERAS_LAYER = (
     (r"predictions", "head"),
     (r"stem_1_stem_conv_4", "stem.pool.conv"),
@@ -318,7 +306,6 @@ _KERAS_LAYER = (
     (r"stem_1_stem_conv_([123])", r"stem.conv\1.conv"),
     (r"stem_1_stem_batch_norm_([123])", r"stem.conv\1.norm"),
 )
-_KERAS_PLACE = re.compile(r"BlockGroup(\d)__block_(\d+)_+(\w+)")
 _KERAS_BLOCK = (
     (r"projection_conv", "shortcut.conv"),
     (r"projection_batch_norm", "shortcut.norm"),
@@ -328,27 +315,25 @@ _KERAS_BLOCK = (
 )
 
 
-def find_keras(variables: Variables, averages: bool = True) -> Found:
+def find_keras(variables: Variables, averages: bool = True) -> dict[str, str]:
     """Find the weights in an h5 file of ``tf_keras.applications.resnet_rs``, of weights or of a whole model.
 
     Raises:
         UserError: names what is left over.
     """
-    found, unknown, twice = Found(), [], []
+    found, unknown, twice = {}, [], []
     for name in variables:
         path = name.removesuffix(":0")
         layer, _, kind = path.rpartition("/")
         if _KERAS_OTHER.match(path):
             continue
-        if (place := _keras_place(layer.rpartition("/")[2])) and kind in _KINDS:
-            ours = f"{place}.{_KINDS[kind]}"
-            twice += [name] if ours in found.names else []
-            found.names[ours] = name
-        else:
-            unknown.append(name)
-    _refuse(unknown, "Keras's ResNet-RS")
-    if twice:
-        raise UserError(f"{len(twice)} weights of Keras's ResNet-RS are there twice: {few(twice)}")
+        place = _keras_place(layer.rpartition("/")[2])
+        ours = f"{place}.{_KINDS.get(kind)}"
+        unknown += [name] if place is None or kind not in _KINDS else []
+        twice += [name] if ours in found else []
+        found[ours] = name
+    _refuse("variables are not those of Keras's ResNet-RS", unknown)
+    _refuse("weights of Keras's ResNet-RS are there twice", twice)
     return found
 
 
@@ -363,11 +348,6 @@ def _renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str | None:
     """Return the name of a layer here; ``patterns``: those of its name there, and templates of ours."""
     matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in patterns)
     return next((found.expand(ours) for found, ours in matches if found), None)
-
-
-def _refuse(unknown: Sequence[str], network: str) -> None:
-    if unknown:
-        raise UserError(f"{len(unknown)} variables are not those of {network}: {few(unknown)}")
 
 
 _FIND = {"garden": find_garden, "tpu": find_tpu, "keras": find_keras}
@@ -396,11 +376,8 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         UserError: there is none, or the path is an address or an archive.
     """
-    if download.is_address(path):
-        raise UserError(
-            f"{download.shown(path)} is an address, and a TensorFlow checkpoint is several files: fetch them, unpack "
-            "what is an archive, and give the folder"
-        )
+    if is_address(path) or str(path).endswith((".gz", ".tgz", ".tar", ".zip")):  # as they are published
+        raise UserError(f"{shown(path)} is an address or an archive: fetch it, unpack it and give the folder")
     path = Path(path)
     if path.is_dir():
         with _one_line(f"the record of checkpoints in {path}"):
@@ -410,8 +387,6 @@ def find_checkpoint(path: str | Path) -> Path:
             many = f"several checkpoints, name one: {', '.join(file.name for file in found)}"
             raise UserError(f"the folder {path} holds {many if found else 'no TensorFlow checkpoint (*.index)'}")
         return found[0]
-    if path.suffix in (".gz", ".tgz", ".tar", ".zip"):  # as they are published
-        raise UserError(f"{path} is an archive: unpack it and give the folder")
     prefix = path.with_name(re.sub(r"\.(?:index|data-\d+-of-\d+)$", "", path.name))
     if not os.path.exists(f"{prefix}.index") and (prefix != path or not path.exists()):
         raise UserError(f"checkpoint {prefix} does not exist: there is no {prefix.name}.index in {prefix.parent}")
@@ -430,15 +405,10 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"reading {path} needs h5py: {EXTRA}") from None
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist")
-    arrays: dict[str, np.ndarray] = {}
-
-    def keep(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
+    items: list[tuple[str, h5py.HLObject]] = []
     with _one_line(str(path)), h5py.File(path, "r") as file:
-        file.get("model_weights", file).visititems(keep)
-    return arrays
+        file.get("model_weights", file).visititems(lambda *item: items.append(item))
+        return {name: item[()] for name, item in items if isinstance(item, h5py.Dataset)}
 
 
 def import_tensorflow():

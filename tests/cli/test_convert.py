@@ -389,7 +389,7 @@ def test_arguments(tmp_path):
         convert.main(["--from", "keras", "a", "--out", str(tmp_path / "o.pt")])
     for source in ("garden", "tpu"):
         message = refused("--from", source, "https://host/a.tar.gz?token=1", "--out", tmp_path / "o.pt")
-        assert message.startswith("https://host/a.tar.gz is an address, and") and "token" not in message
+        assert message.startswith("https://host/a.tar.gz is an address or") and "token" not in message
     assert "does not exist" in refused("--from", "video_rs", tmp_path / "none.pt", "--out", tmp_path / "o.pt")
     done = commands.script("tools/convert_weights.py", "--from", "a", run, "--out", "o")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "invalid choice: 'a'" in done.stderr

@@ -40,7 +40,7 @@ def test_the_tool_writes_a_checkpoint_to_start_from(tmp_path):
     model.load_state_dict(checkpoint.weights(state))
     assert model.num_classes == 4 and model.num_features == 512
     report = init_from(create_model("resnet3d_rs_26", num_classes=4, width=0.25), out)
-    assert not (report.weights.adapted or report.weights.inflated)
+    assert not (report.adapted or report.inflated)
 
 
 @pytest.mark.parametrize("timm_names", [True, False])
@@ -55,7 +55,7 @@ def test_the_config_of_the_next_command_fits_the_weights(tmp_path, capsys, timm_
     config = load_config(arguments[arguments.index("--cfg") + 1], arguments[arguments.index("--cfg") + 2 :])
     model = build_model(config, "abcdef")
     before = model.contract
-    assert config.train.init_from == out and not init_from(model, out).weights.adapted
+    assert config.train.init_from == out and not init_from(model, out).adapted
     assert model.contract == before
 
 

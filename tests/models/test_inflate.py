@@ -193,7 +193,7 @@ def test_the_report_names_everything(image_network):
     assert all(torch.equal(model.state_dict()[name], state[name]) for name in report.matched)
     places = report.matched + report.inflated + report.missing + list(report.adapted)
     assert sorted(set(places)) == sorted(model.state_dict())
-    text = str(report)
+    text = report.table()
     assert "11 -> 5 classes" in text and "stages.0.0.gating.weight" in text and len(text.splitlines()) == 5
 
 

@@ -75,7 +75,7 @@ def test_init_from_bare_weights(tmp_path, kind):
         torch.save(kinds.get(kind, state), path)
     report = init_from(model, path)
     assert same(model.state_dict(), state)
-    assert len(report.weights.matched) == len(state)
+    assert len(report.matched) == len(state)
     unknown = ", layout of the source unknown: not compared"
     assert str(report) == f"{len(state)} weights as they are" + ("" if kind == "timm" else unknown)
 
@@ -111,7 +111,7 @@ def test_classes_are_known_by_name(tmp_path, theirs, how):
     model = small(contract=DataContract(class_names=NAMES))
     fresh = model.head.weight.clone(), model.head.bias.clone()
     report = init_from(model, save_run(tmp_path / "best.pt", source, name="resnet_rs_26"))
-    assert report.weights.adapted == ({"head.weight": how, "head.bias": how} if how else {})
+    assert report.adapted == ({"head.weight": how, "head.bias": how} if how else {})
     assert f", head.weight ({how})" in str(report) or not how
     rows = [theirs.index(name) if name in theirs else None for name in NAMES] if theirs else [0, 1, 2]
     heads = (model.head.weight, source.head.weight, fresh[0]), (model.head.bias, source.head.bias, fresh[1])
@@ -179,7 +179,7 @@ def test_init_from_is_strict(tmp_path):
         "this network has no extra.weight$": {**state, "extra.weight": torch.zeros(1)},
         r"shapes: head.weight is \[3, 5\] but \[3, 256\]": {**state, "head.weight": torch.zeros(3, 5)},
         r"blocks 3, 4, 6, 3 \(depth 50\), this one 2, 2, 2, 2 \(depth 26\)$": small("resnet_rs_50").state_dict(),
-        r"width 0.25 \(channels 16, 32, 64, 128\), this one 0.125 \(8, 16, 32, 64\)$": wide.state_dict(),
+        r"width 0.25 \(channels 16, 32, 64, 128\), this one 0.125 \(channels 8, 16, 32, 64\)$": wide.state_dict(),
         r"not those of a ResNet-RS: blocks by stage \[2, 2, 2, 0\]": blocks,
         "not those of a ResNet-RS: they have no stages, the first is conv.weight$": {"conv.weight": torch.zeros(1)},
         "it has no stages.0.0.se.reduce.weight, .* and 28 more$": without_se,
@@ -287,7 +287,7 @@ def test_parts_that_one_layout_has_alone(tmp_path):
     torch.save(source.state_dict(), path)
     layout = dataclasses.replace(GARDEN_3D, padding="symmetric")
     report = init_from(ResNetRS(layout, BLOCKS[26], 3, width=0.125), path)
-    assert {name.split(".")[-2] for name in report.weights.missing} == {"gating"}
+    assert {name.split(".")[-2] for name in report.missing} == {"gating"}
     assert "layout of the source unknown: not compared" in str(report)
     no_excite = ResNetRS(dataclasses.replace(layout, se_ratio=0.0), BLOCKS[26], 3, width=0.125)
     with pytest.raises(UserError, match="image.pt does not fit: this network has no stages.0.0.se.reduce.weight"):
@@ -303,7 +303,7 @@ def test_the_width_of_bare_weights(tmp_path):
     source = create_model("resnet_rs_26", num_classes=3, width=0.3)
     torch.save(source.state_dict(), tmp_path / "image.pt")
     model = create_model("resnet3d_rs_26", **init.sizes(init.read(tmp_path / "image.pt")))
-    assert init_from(model, tmp_path / "image.pt").weights.inflated
+    assert init_from(model, tmp_path / "image.pt").inflated
     with pytest.raises(UserError, match="no public weights of this network"):
         init_from(create_model("resnet_rs_50", width=0.125), "pretrained")
 
@@ -316,7 +316,7 @@ def test_images_go_into_their_video_layout_exactly(tmp_path, video, suffix):
     path = save_run(tmp_path / f"image.{suffix}", source, name=image)
     model = small(video)
     report = init_from(model, path)
-    assert not (report.differences or report.weights.adapted or report.weights.unused or report.weights.missing)
+    assert not (report.differences or report.adapted or report.unused or report.missing)
     assert model.contract == dataclasses.replace(
         PRESETS[video].contract, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=source.contract.filter, class_names=NAMES
     )

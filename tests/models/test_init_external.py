@@ -67,7 +67,7 @@ def test_networks_that_have_a_child_called_network(tmp_path, kind, more):
     kinds = {"theirs": source.network.state_dict(), "ours": source.state_dict(), "wrapped": theirs}
     torch.save(kinds[kind], tmp_path / "weights.pt")
     report = init_from(model, tmp_path / "weights.pt")
-    assert same(model.state_dict(), source.state_dict()) and len(report.weights.matched) == (4 if more else 2)
+    assert same(model.state_dict(), source.state_dict()) and len(report.matched) == (4 if more else 2)
 
 
 def test_heads_of_networks_of_other_packages(tmp_path):
@@ -75,9 +75,9 @@ def test_heads_of_networks_of_other_packages(tmp_path):
     model = external(num_classes=5)
     head = model.get_parameter("network.fc.weight").clone()
     report = init_from(model, path)
-    assert report.weights.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, starts anew")
+    assert report.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, starts anew")
     assert torch.equal(model.get_parameter("network.fc.weight"), head)
-    assert len(report.weights.matched) == len(model.state_dict()) - 2
+    assert len(report.matched) == len(model.state_dict()) - 2
 
 
 def test_networks_of_other_packages_take_their_own_weights_alone(tmp_path):
@@ -111,7 +111,7 @@ def test_timms_own_resnetrs_trained_here_goes_into_the_family(tmp_path):
     theirs = {f"network.{name}": tensor for name, tensor in to_timm(source.state_dict()).items()}
     torch.save(theirs, tmp_path / "weights.pt")
     model = small("resnet3d_rs_26")
-    assert init_from(model, tmp_path / "weights.pt").weights.inflated
+    assert init_from(model, tmp_path / "weights.pt").inflated
     assert torch.equal(model.head.weight, source.head.weight)
 
 

@@ -13,7 +13,7 @@ from video_rs.models.layout import INFLATIONS, TEMPORAL_PADDINGS
 
 if TYPE_CHECKING:
     from video_rs.contract import DataContract
-    from video_rs.models.init import InitReport
+    from video_rs.models.inflate import InflationReport
     from video_rs.models.resnet_rs import ResNetRS
 
 NEXT_CONFIG = "finetune_rs50.yaml"
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     model, model_args, report = _inflated(args, names)
     checkpoint.save(args.out, checkpoint.of_weights(model_args, model.contract, model.state_dict()))
     print(f"{download.shown(args.source)} into {args.model}, {model.num_classes} classes, method {args.method}")
-    print(report.weights)
+    print(report.table())
     if said := report.about_layouts():
         print(said)
     if args.method == "average" and model.layout.temporal_padding == "zeros":
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetRS, dict[str, Any], InitReport]:
+def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetRS, dict[str, Any], InflationReport]:
     """The network, the arguments of ``create_model`` for it, and what became of the weights."""
     from video_rs import download
     from video_rs.models import init, zoo

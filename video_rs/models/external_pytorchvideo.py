@@ -100,11 +100,11 @@ def names(pattern: str) -> list[str]:
 def create(
     name: str,
     *,
-    num_classes: int | None,
-    in_channels: int,
-    dropout: float | None,
-    drop_path: float | None,
-    contract: DataContract | None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    contract: DataContract | None = None,
 ) -> PyTorchVideo:
     """A network of PyTorchVideo's hub with fresh weights; arguments as for ``create_model``. Raises UserError."""
     known(name, (f"pytorchvideo/{other}" for other in ENTRIES))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from video_rs.errors import UserError
 from video_rs.models.convert import State, ours
-from video_rs.models.layout import INFLATIONS
+from video_rs.models.layout import INFLATIONS, Differences
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.state_dict import few
 
@@ -37,6 +37,9 @@ class InflationReport:
         adapted: changed or not taken, and how: the head for other classes, the stem for other channels.
         unused: of the source, without a place in the network.
         missing: of the network, without a source; they keep their initial values.
+        differences: of the layouts, ``{field: (the source's, the network's)}``; with any, a still clip does not give
+            the source's logits.
+        compared: True if the layouts were; they are not where the source's is unknown.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -44,16 +47,28 @@ class InflationReport:
     adapted: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    differences: Differences = field(default_factory=dict)
+    compared: bool = True
 
     def __str__(self) -> str:
-        adapted = [f"{name} ({how})" for name, how in self.adapted.items()]
-        rows = {
-            "matched": self.matched,
-            "inflated": self.inflated,
-            "adapted": adapted,
-            "unused": self.unused,
-            "missing": self.missing,
-        }
+        parts = [f"{len(self.matched)} weights as they are"]
+        parts += [f"{len(self.inflated)} inflated"] if self.inflated else []
+        parts += [f"{name} ({how})" for name, how in self.adapted.items() if name.endswith("weight")]
+        parts += [f"not used: {few(self.unused)}"] if self.unused else []
+        parts += [f"not in the source: {few(self.missing)}"] if self.missing else []
+        return ", ".join(filter(None, [*parts, self.about_layouts()]))
+
+    def about_layouts(self) -> str:
+        """Return the differences of the layouts and what they mean, or that they are unknown; "" without any."""
+        if not self.compared:
+            return "layout of the source unknown: not compared"
+        shown = ", ".join(f"{name} {theirs} -> {own}" for name, (theirs, own) in self.differences.items())
+        return f"differs from the source: {shown} (its logits will not be the source's)" if shown else ""
+
+    def table(self) -> str:
+        """Return a line for each list of weights."""
+        rows = {name: getattr(self, name) for name in ("matched", "inflated", "adapted", "unused", "missing")}
+        rows["adapted"] = [f"{name} ({how})" for name, how in self.adapted.items()]
         return "\n".join(f"{row:<9}{len(names):5d}  {few(names)}".rstrip() for row, names in rows.items())
 
 

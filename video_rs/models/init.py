@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,8 +162,7 @@ def read_timm(blocks: tuple[int, ...]) -> Source:
     """
     depth = next((depth for depth in TIMM_DEPTHS if BLOCKS[depth] == tuple(blocks)), None)
     if depth is None:
-        depths = ", ".join(map(str, TIMM_DEPTHS))
-        raise UserError(f"timm has ResNet-RS of depths {depths}, none with blocks {list(blocks)}; give a file")
+        raise _no_public_weights()
     with torch.device("meta"):  # it is asked for its public weights alone
         network = create(f"timm/resnetrs{depth}")
     return Source(strip_prefixes(network.public_weights()))
@@ -181,39 +180,7 @@ def timm_contract(blocks: tuple[int, ...]) -> DataContract:
     return DataContract(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
 
 
-@dataclass
-class InitReport:
-    """What became of the weights that a network was started from.
-
-    Attributes:
-        weights: what was matched, inflated, adapted and left.
-        differences: of the layouts, ``{field: (the source's, the network's)}``; with any, a still clip does not give
-            the source's logits.
-        compared: whether the layouts were; they are not where nothing tells that of the source.
-    """
-
-    weights: InflationReport
-    differences: Differences = field(default_factory=dict)
-    compared: bool = True
-
-    def __str__(self) -> str:
-        weights = self.weights
-        parts = [f"{len(weights.matched)} weights as they are"]
-        parts += [f"{len(weights.inflated)} inflated"] if weights.inflated else []
-        parts += [f"{name} ({how})" for name, how in weights.adapted.items() if name.endswith("weight")]
-        parts += [f"not used: {few(weights.unused)}"] if weights.unused else []
-        parts += [f"not in the source: {few(weights.missing)}"] if weights.missing else []
-        return ", ".join(filter(None, [*parts, self.about_layouts()]))
-
-    def about_layouts(self) -> str:
-        """The differences of the layouts and what they mean, or that they are unknown, in a line; "" without any."""
-        if not self.compared:
-            return "layout of the source unknown: not compared"
-        shown = ", ".join(f"{name} {theirs} -> {own}" for name, (theirs, own) in self.differences.items())
-        return f"differs from the source: {shown} (its logits will not be the source's)" if shown else ""
-
-
-def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -> InitReport:
+def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -> InflationReport:
     """Starts a network from weights, in place.
 
     The head is taken class by class where both sides know their names, the rest of it starts anew; without names it is
@@ -243,7 +210,7 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
     return load_into(model, read_timm(model.blocks), str(source), method=method)
 
 
-def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InitReport:
+def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InflationReport:
     """:func:`init_from` for weights that were read already; ``name`` is for messages."""
     contract = source.contract_for(model)
     class_names = contract.class_names if contract else ()
@@ -252,12 +219,13 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
         weights, report = match(state, model, method, class_names)
     except UserError as error:
         raise UserError(f"{name} does not fit: {error}") from None
-    compared = not isinstance(model, ResNetRS) or source.layout is not None
+    report.differences = differences
+    report.compared = not isinstance(model, ResNetRS) or source.layout is not None
     surplus, wanting = report.unused, report.missing
     if report.inflated:
         apart = set(PARTS) & differences.keys()
-        surplus = _unexplained(surplus, apart if compared else {"stem_pool"}, model.state_dict())
-        wanting = _unexplained(wanting, apart if compared else {"self_gating"}, state)
+        surplus = _unexplained(surplus, apart if report.compared else {"stem_pool"}, model.state_dict())
+        wanting = _unexplained(wanting, apart if report.compared else {"self_gating"}, state)
     if surplus or wanting:
         faults = [f"this network has no {few(surplus)}"] if surplus else []
         faults += [f"it has no {few(wanting)}"] if wanting else []
@@ -266,7 +234,7 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
     if contract is not None:
         changed = any(head in report.adapted for head in model.head_names)
         model.contract = _contract(model.contract, contract, same_head=not changed)
-    return InitReport(report, differences, compared)
+    return report
 
 
 def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Differences]:
@@ -324,18 +292,16 @@ def _check_family(source: Source) -> None:
 
 
 def _check_size(state: State, model: ResNetRS) -> None:
-    """Raises UserError, in words, for another depth or width than the network's."""
+    """Raise UserError, in words, for another depth or width than the network's."""
     theirs, own = blocks_of(state), model.blocks
     if theirs != own:
         raise UserError(f"its network has blocks {_depth(theirs)}, this one {_depth(own)}")
-    weights = model.state_dict()
-    channels = channels_of(state), channels_of(weights)
-    if len(channels[0]) == len(channels[1]) and channels[0] != channels[1]:
-        shown = [", ".join(map(str, counts)) for counts in channels]
-        raise UserError(
-            f"its network has width {width_of(state):g} (channels {shown[0]}), "
-            f"this one {width_of(weights):g} ({shown[1]})"
-        )
+    if channels_of(state) != channels_of(model.state_dict()):
+        shown = [
+            f"{width_of(weights):g} (channels {', '.join(map(str, channels_of(weights)))})"
+            for weights in (state, model.state_dict())
+        ]
+        raise UserError(f"its network has width {shown[0]}, this one {shown[1]}")
 
 
 def _depth(blocks: tuple[int, ...]) -> str:
@@ -366,40 +332,41 @@ def _layout_differences(source: Source, model: ResNetRS) -> Differences:
         differing.pop(PADDING, None)
     if differing.keys() & {"activation"} if inflating else differing:
         shown = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in differing.items())
+        padding = f"model.{PADDING}={differing[PADDING][0]}" if PADDING in differing else ""
         candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and p.layout.for_images == images]
-        fitting = [p.name for p in candidates if not compare(p.layout).keys() - {PADDING}]
-        hint = _remedy(differing, fitting) + (f" (inflate: --model {fitting[0]})" if inflating and fitting else "")
+        names = [p.name for p in candidates if not compare(p.layout).keys() - {PADDING}]
+        hint = ""
+        if differing.keys() == {PADDING}:
+            hint = f". Set {padding}"
+        elif names:
+            hint = f". They fit {names[0]}: set {f'model.name={names[0]} {padding}'.rstrip()}"
+            hint += f" (inflate: --model {names[0]})" if inflating else ""
         raise UserError(f"its network ({source.name or 'of timm'}) has another layout: {shown}{hint}")
     return differing
-
-
-def _remedy(differing: Differences, fitting: Sequence[str]) -> str:
-    """What to set where layouts differ, as the end of a message; ``fitting``: networks that have the source's."""
-    padding = f"model.{PADDING}={differing[PADDING][0]}" if PADDING in differing else ""
-    if differing.keys() == {PADDING}:
-        return f". Set {padding}"
-    return f". They fit {fitting[0]}: set {f'model.name={fitting[0]} {padding}'.rstrip()}" if fitting else ""
 
 
 # Public weights ------------------------------------------------------------------------------------------------------
 
 
 def _check_public(model: ResNetRS) -> None:
-    """Raises UserError unless timm's public weights are exactly those of the network, or inflate exactly into it."""
+    """Raise UserError unless timm's weights of this depth are exactly the network's, or inflate exactly into it."""
     like = RESNET_RS_2D if model.layout.for_images else RESNET_RS_3D
     differing = like.differences(model.layout).keys() - {PADDING}
-    if model.blocks in map(BLOCKS.get, TIMM_DEPTHS) and not differing and width_of(model.state_dict()) == 1:
-        return
+    if differing or width_of(model.state_dict()) != 1:
+        raise _no_public_weights()
+
+
+def _no_public_weights() -> UserError:
     depths = ", ".join(map(str, TIMM_DEPTHS))
-    raise UserError(
+    return UserError(
         f"there are no public weights of this network; timm has those of resnet_rs_* and resnet3d_rs_* of depths "
         f"{depths} at width 1. Start from a file instead, such as one that tools/convert_tensorflow.py wrote"
     )
 
 
-def _load_public(model: nn.Module) -> InitReport:
+def _load_public(model: nn.Module) -> InflationReport:
     """Starts another package's network from the weights that it offers."""
     anew = model.load_public()
     adapted = {name: "starts anew" for name in model.head_names if name in anew}
     matched = [name for name in model.state_dict() if name not in adapted]
-    return InitReport(InflationReport(matched, adapted=adapted))
+    return InflationReport(matched, adapted=adapted)

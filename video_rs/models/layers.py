@@ -34,23 +34,23 @@ def pad(x: Tensor, kernel: Triple, stride: Triple, mode: str, value: float = 0.0
         ``ceil(n / stride)`` outputs; they differ in where the windows lie: "same" takes what it needs and puts the odd
         element at the end.
     """
-    if mode == "symmetric":
-        return x, [k // 2 for k in kernel]
-    totals = [max((math.ceil(n / s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    totals = [_total(*sizes, mode) for sizes in zip(x.shape[2:], kernel, stride, strict=True)]
     if all(total % 2 == 0 for total in totals):
         return x, [total // 2 for total in totals]
     sides = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
     return F.pad(x, sides, value=value), [0, 0, 0]
 
 
+def _total(length: int, kernel: int, stride: int, mode: str) -> int:
+    """Return how much one dimension is padded, on both sides together."""
+    if mode == "symmetric":
+        return 2 * (kernel // 2)
+    return max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+
+
 def replicate_frames(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
     """Pads in time alone, with copies of the first and the last frame."""
-    length = x.shape[2]
-    total = (
-        2 * (kernel // 2)
-        if mode == "symmetric"
-        else max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
-    )
+    total = _total(x.shape[2], kernel, stride, mode)
     before = total // 2
     return torch.cat([x[:, :, :1]] * before + [x] + [x[:, :, -1:]] * (total - before), dim=2)
 

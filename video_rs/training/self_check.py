@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +40,11 @@ def check_convolutions(model: nn.Module, precision: str) -> None:
         except RuntimeError as error:
             if memory.is_out_of_memory(error):
                 raise
-            raise MachineError(
-                f"{_what(kind, layer, precision)} fails ({first_line(error)}): {_advice(layer, precision)}"
-            ) from error
+            raise _fault(kind, layer, precision, f"fails ({first_line(error)})") from error
         for part, error in zip(PARTS, errors, strict=True):
             if not error <= TOLERANCE[precision]:  # nor is nan
-                raise MachineError(
-                    f"{_what(kind, layer, precision)} is wrong (relative error of the {part} {error:.2g}, at most "
-                    f"{TOLERANCE[precision]:g} is right; see pytorch#163539): {_advice(layer, precision)}"
-                )
+                found = f"relative error of the {part} {error:.2g}, at most {TOLERANCE[precision]:g} is right"
+                raise _fault(kind, layer, precision, f"is wrong ({found}; see pytorch#163539)")
 
 
 def one_of_each_kind(model: nn.Module) -> dict[str, nn.Module]:
@@ -63,23 +60,18 @@ def one_of_each_kind(model: nn.Module) -> dict[str, nn.Module]:
 def relative_errors(layer: nn.Module, precision: str) -> list[float]:
     """Of the three ``PARTS``, in the layer's memory format on its device, of a layer like this with random weights."""
     generator = torch.Generator().manual_seed(0)
-    exact = copy.deepcopy(layer).to("cpu", torch.float64)
-    fan_in = exact.weight[0].numel()
-    shape = (
-        2,
-        layer.in_channels,
-        *(max(8, d * (k - 1) + 1 + s) for k, s, d in zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)),
-    )
-    x = torch.randn(shape, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        exact.weight.copy_(
-            torch.randn(exact.weight.shape, dtype=torch.float64, generator=generator) / math.sqrt(fan_in)
-        )
+
+    def random(shape: Iterable[int]) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
     device, dtype = layer.weight.device, runtime.parameter_dtype(precision)
-    tried = copy.deepcopy(layer).to(dtype)
+    exact, tried = copy.deepcopy(layer).to("cpu", torch.float64), copy.deepcopy(layer).to(dtype)
+    geometry = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    x = random((2, layer.in_channels, *(max(8, d * (k - 1) + 1 + s) for k, s, d in geometry)))
     with torch.no_grad():
+        exact.weight.copy_(random(exact.weight.shape) / math.sqrt(exact.weight[0].numel()))
         tried.weight.copy_(exact.weight)
-    gradient = torch.randn(exact(x).shape, dtype=torch.float64, generator=generator)
+        gradient = random(exact(x).shape)
     expected = _parts(exact, x, gradient, "float64")
     found = _parts(tried, x.to(device, dtype), gradient.to(device), precision)
     return [((ours.cpu().double() - right).norm() / right.norm()).item() for ours, right in zip(found, expected)]
@@ -95,15 +87,13 @@ def _parts(layer: nn.Module, x: Tensor, gradient: Tensor, precision: str) -> tup
     return y.detach(), of_x, of_weight
 
 
-def _what(kind: str, layer: nn.Module, precision: str) -> str:
-    device = layer.weight.device
-    versions = f"torch {torch.__version__}"
+def _fault(kind: str, layer: nn.Module, precision: str, what: str) -> MachineError:
+    """Return the error, with the device, the versions and what to do."""
+    device, versions = layer.weight.device, f"torch {torch.__version__}"
+    advice = "install another torch_xla" if device.type == "xla" else "install another torch, with its newest cuDNN"
     if device.type == "cuda":
         versions += f", cuDNN {torch.backends.cudnn.version()}"
-    return f"a {kind} convolution in {precision} on {runtime.describe(device)} ({versions})"
-
-
-def _advice(layer: nn.Module, precision: str) -> str:
-    is_xla = layer.weight.device.type == "xla"
-    upgrade = "install another torch_xla" if is_xla else "install another torch, with its newest cuDNN"
-    return upgrade if precision in ("float32", "float64") else f"{upgrade}, or train with train.precision=float32"
+    if precision not in ("float32", "float64"):
+        advice += ", or train with train.precision=float32"
+    where = f"in {precision} on {runtime.describe(device)} ({versions})"
+    return MachineError(f"a {kind} convolution {where} {what}: {advice}")
