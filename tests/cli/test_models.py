@@ -124,7 +124,7 @@ def test_tables_fit_the_terminal(capsys, monkeypatch, width):
     folded = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown[: shown.index("")]]
     assert max(map(len, folded)) <= width
     assert sorted("".join(folded).replace(" ", "")) == sorted("".join(piped[:3]).replace(" ", ""))
-    assert len(piped[0]) > 150 and not any("\x1b" in line for line in piped)
+    assert len(piped[0]) > 120 and not any("\x1b" in line for line in piped)
 
 
 def test_the_documentation_names_pytorchvideos():

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
 from video_rs.cli.common import Parser, program
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.models import layout
 from video_rs.models.presets import PRESETS, Preset, Published, list_models
+from video_rs.terminal import table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,18 +38,10 @@ LAYOUTS = {
 }
 """The layouts in words; docs/models.md says what they are."""
 
-COLUMNS = {
-    "model": "left",
-    "layout": "left",
-    "input": "left",
-    "parameters": "right",
-    "reference": "right",
-    "GMACs": "right",
-    "reference GMACs": "right",
-    "MiB": "right",
-    "published top-1": "left",
-}
-STAGE_COLUMNS = {"": "left", "output": "left", "parameters": "right", "GMACs": "right", "layers": "left"}
+COLUMNS = ("model", "layout", "input", "parameters", "reference", "GMACs", "reference GMACs", "MiB", "published top-1")
+NUMBERS = range(3, 8)
+"""Columns of numbers."""
+STAGE_COLUMNS = ("", "output", "parameters", "GMACs", "layers")
 CLASSES = 1000
 """Of a network that has none of its own, where it is shown."""
 TEST_COLUMNS = ("model", "test crop", "GMACs", "reference GMACs")
@@ -83,9 +71,7 @@ def main(argv: list[str]) -> int:
     elif args.markdown:
         print(*markdown(names), sep="\n")
     else:
-        silent = not sys.stderr.isatty()
-        measured = track(names, "measuring", console=Console(stderr=True), transient=True, disable=silent)
-        print_table(COLUMNS, [row(PRESETS[name]) for name in measured])
+        print(*table((row(PRESETS[name]) for name in names), COLUMNS, NUMBERS), sep="\n")
         print(f"\n{NOTES}")
     return 0
 
@@ -100,21 +86,6 @@ def _names_of_others(pattern: str) -> list[str]:
     if names := external.names(pattern):
         return names
     raise UserError(f"no model matches {pattern!r}; {program('models')} '{package}/*' lists all of {package}")
-
-
-def print_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: as wide as a terminal, with cells folded; into files and pipes as wide as it is, without colours.
-
-    Args:
-        columns: "left" or "right" by heading.
-        rows: cells.
-    """
-    table = Table(box=None, pad_edge=False)
-    for heading, justify in columns.items():
-        table.add_column(heading, justify=justify, overflow="fold")
-    for cells in rows:
-        table.add_row(*map(Text, cells))
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def row(preset: Preset) -> list[str]:
@@ -199,7 +170,7 @@ def one(name: str) -> None:
     print(f"{name}: {words}{_input(contract)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs")
     if note:
         print(note)
-    print_table(STAGE_COLUMNS, map(_stage_row, stages))
+    print(*table(map(_stage_row, stages), STAGE_COLUMNS, right=(2, 3)), sep="\n")
     print(f"On test crops, {_input(contract, contract.test_size)}: {tested / 1e9:.3f} GMACs")
     kept = cost.activation_bytes / 2**20
     print(f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32")
