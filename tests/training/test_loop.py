@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite_end_the_run(tmp_path):
     job = trainer(plan(num_steps=9))
     good = tmp_path / "checkpoints" / "step-00000003.pt"
     with pytest.raises(UserError, match=f"at step 6.*2 of the last 10 steps.*train.init_from={good}, with another out"):
-        fit(job, tmp_path, batches=spoiling)
+        fit(job, tmp_path, batches=spoiling, samples_of=samples)
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 3 and torch.isfinite(saved["model"]["head.weight"]).all()
     assert (tmp_path / "bad_steps.csv").exists()
