@@ -20,7 +20,7 @@ from video_rs.data.sampler import BatchStream
 from video_rs.distributed import World
 from video_rs.download import shown
 from video_rs.errors import UserError
-from video_rs.evaluation.metrics import summarize, summarize_multi_label
+from video_rs.evaluation.metrics import summarize
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.models.init import init_from
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
@@ -151,13 +151,13 @@ class Job:
             progress=lambda _: check(),
             world=self.world,
         )
-        figures = None
+        metrics = None
         with self.world.together("the validation"):
             if scores is not None:
-                figures = self._figures(model, scores, say)
-        return self.world.gather(figures, "the validation")[0]
+                metrics = self._metrics(scores, say)
+        return self.world.gather(metrics, "the validation")[0]
 
-    def _figures(self, model: torch.nn.Module, scores: Scores, say: Callable[[str], None]) -> dict[str, float]:
+    def _metrics(self, scores: Scores, say: Callable[[str], None]) -> dict[str, float]:
         if not scores.scored.any():
             reason = next((reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1])
             advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
@@ -167,11 +167,9 @@ class Job:
             first = f"{self.records['val'].path(index)}: {reason}"
             say(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
         # a sample that cannot be scored counts as wrong, or the best weights would be those that fail most
-        if model.contract.multi_label:
-            figures = summarize_multi_label(scores.probs, scores.labels, scores.scored)
-            return {"map": figures["map_all"], "hit1": figures["hit1_all"], "loss": figures["loss"]}
-        figures = summarize(scores.probs, scores.labels, scores.scored, model.contract.class_names)
-        return {"top1": figures["top1_all"], "top5": figures["top5_all"], "loss": figures["loss"]}
+        metrics = summarize(scores.probs, scores.labels, scores.scored)
+        keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")
+        return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
 
     def _ranks(self) -> dict[str, int]:
         return {"rank": self.world.rank, "world_size": self.world.size}

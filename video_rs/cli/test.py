@@ -60,7 +60,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     from video_rs import checkpoint, runtime
     from video_rs.cli import build
     from video_rs.data.loader import view_loader
-    from video_rs.evaluation.metrics import summarize, summarize_multi_label
+    from video_rs.evaluation.metrics import summarize
     from video_rs.evaluation.multiview import score
     from video_rs.evaluation.report import write_report
     from video_rs.predict import model_from_checkpoint
@@ -120,9 +120,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     if not scores.scored.any():
         index, reason = scores.errors[0]
         raise UserError(f"none of the {len(records)} videos can be scored; the first, {records.path(index)}: {reason}")
-    metrics = (summarize_multi_label if records.multi_label else summarize)(
-        scores.probs, scores.labels, scores.scored, names
-    )
+    metrics = summarize(scores.probs, scores.labels, scores.scored, names)
     report = write_report(
         folder,
         [records.path(i) for i in range(len(records))],
@@ -144,16 +142,15 @@ def _test(config: Config, world: World) -> dict[str, Any]:
 
 
 def _show(metrics: dict[str, Any]) -> None:
-    """Print the metrics; the second column, if any, counts videos that could not be scored as wrong."""
+    """Print the metrics; "of all" counts videos that could not be scored as wrong."""
     from video_rs.evaluation.metrics import metric_names
 
-    columns = {"": "of scored", "_all": "of all"} if metrics["num_scored"] < metrics["num_videos"] else {"": ""}
     rows = [
-        (name, *(f"{100 * metrics[key + column]:.2f} %" for column in columns))
+        [name, *(f"{100 * metrics[key + suffix]:.2f} %" for suffix in ("", "_all"))]
         for key, name in metric_names(metrics).items()
     ]
     print(f"{metrics['num_scored']} of {metrics['num_videos']} scored")
-    for line in terminal.table(rows, ("", *columns.values()) if len(columns) > 1 else (), right=(1, 2)):
+    for line in terminal.table(rows, ("", "of scored", "of all"), right=(1, 2)):
         print(f"  {line}")
 
 
@@ -161,15 +158,14 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
     """Raises UserError, with both values, where a checkpoint is not what the config and the data call for."""
     contract, saved = config.contract(class_names), DataContract.from_dict(state["contract"], weights)
     arguments = state["model_args"]
+    number = "model.num_classes" if config.model.num_classes else "the number of classes in the data"
     pairs = {
         "model.name": (config.model.name, arguments["name"]),
         "model.width": (config.model.width, arguments.get("width", 1.0)),
-        "model.num_classes": (len(class_names), arguments.get("num_classes")),
+        number: (len(class_names), arguments.get("num_classes")),
     }
     pairs |= {f"data.{k}": v for k, v in contract.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
-    if not config.model.num_classes:  # which nobody has set
-        wrong = [text.replace("model.num_classes is", "the number of classes in the data is") for text in wrong]
     if wrong:
         beside = Path(weights).parent / "config.yaml"
         where = f", which is also in {beside}" if beside.exists() else ""

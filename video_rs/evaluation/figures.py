@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -56,46 +55,43 @@ def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
-    """Loss, accuracy (or mAP and hit@1), learning rate and throughput of a run, from :func:`read_log`."""
-    train, val = log["train"], log["val"]
+    """Return loss, accuracy (or mAP and hit@1), learning rate and throughput of a run, from :func:`read_log`."""
     fig = Figure(figsize=(11, 6.5), layout="constrained")
     (loss, accuracy), (rate, speed) = fig.subplots(2, 2)
-    _plot(loss, train, "loss", "training", GREY)
-    _plot(loss, val, "loss", "validation", BLUE, marker="o")
-    _plot(accuracy, train, "accuracy", "training", GREY)
-    _plot(accuracy, val, "top1", "validation top-1", BLUE, marker="o")
-    _plot(accuracy, val, "top5", "validation top-5", GREEN, marker="o")
-    _plot(accuracy, train, "hit1", "training hit@1", GREY)
-    _plot(accuracy, val, "map", "validation mAP", BLUE, marker="o")
-    _plot(accuracy, val, "hit1", "validation hit@1", GREEN, marker="o")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
-    accuracy.set_ylim(0, 1.02)
-    _plot(rate, train, "lr", "learning rate", ORANGE)
-    _plot(speed, train, "clips_per_second", "clips per second", GREEN)
-    speed.set_ylim(bottom=0)
     waiting = speed.twinx()
-    _plot(waiting, train, "data_wait", "waiting for data (right)", ORANGE)
-    waiting.yaxis.set_major_formatter(PercentFormatter(1))
+    curves = (
+        (loss, "train", "loss", "training", GREY),
+        (loss, "val", "loss", "validation", BLUE),
+        (accuracy, "train", "accuracy", "training", GREY),
+        (accuracy, "val", "top1", "validation top-1", BLUE),
+        (accuracy, "val", "top5", "validation top-5", GREEN),
+        (accuracy, "train", "hit1", "training hit@1", GREY),
+        (accuracy, "val", "map", "validation mAP", BLUE),
+        (accuracy, "val", "hit1", "validation hit@1", GREEN),
+        (rate, "train", "lr", "learning rate", ORANGE),
+        (speed, "train", "clips_per_second", "clips per second", GREEN),
+        (waiting, "train", "data_wait", "waiting for data (right)", ORANGE),
+    )
+    for ax, kind, key, label, color in curves:
+        columns = log[kind]
+        if key in columns and "epoch" in columns:
+            kept = np.isfinite(columns[key])
+            dot = "o" if kind == "val" else "." if kept.sum() == 1 else ""  # one point is no line
+            ax.plot(columns["epoch"][kept], columns[key][kept], color=color, marker=dot, ms=4, lw=1.5, label=label)
+    for ax in (accuracy, waiting):
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    accuracy.set_ylim(0, 1.02)
+    speed.set_ylim(bottom=0)
     waiting.set_ylim(0, 1)
-    second = "mAP and hit@1" if "map" in val else "Accuracy"
+    second = "mAP and hit@1" if "map" in log["val"] else "Accuracy"
     for ax, title in ((loss, "Loss"), (accuracy, second), (rate, "Learning rate"), (speed, "Throughput")):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_xlabel("epoch")
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-    for ax, others in ((loss, []), (accuracy, []), (speed, [waiting])):
-        handles = [handle for a in (ax, *others) for handle in a.get_lines()]
-        if handles:
+        if handles := [*ax.get_lines(), *(waiting.get_lines() if ax is speed else [])]:
             ax.legend(handles=handles, frameon=False)
     return _png(fig)
-
-
-def _plot(ax: Axes, columns: dict[str, np.ndarray], key: str, label: str, color: str, marker: str = "") -> None:
-    if key not in columns or "epoch" not in columns:
-        return
-    kept = np.isfinite(columns[key])
-    dot = marker or ("." if kept.sum() == 1 else "")  # one point is no line
-    ax.plot(columns["epoch"][kept], columns[key][kept], color=color, marker=dot, ms=4, lw=1.5, label=label)
 
 
 def _columns(records: list[dict]) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
 def summarize(
     probs: np.ndarray, labels: np.ndarray, scored: np.ndarray, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The figures of one evaluation.
+    """Return the metrics of one evaluation; of labels ``[N, C]`` those of :func:`summarize_multi_label`.
 
     A video that could not be scored is left out of ``top1``, ``top5``, ``mean_class`` and ``loss``, and counts as wrong
     in ``top1_all``, ``top5_all`` and ``mean_class_all``. All accuracies are fractions in [0, 1]; NaN where there was
@@ -45,6 +45,8 @@ def summarize(
         likelihood), ``per_class`` (a dict per class: name, videos, scored, correct, accuracy) and ``confusion``
         (``[C, C]`` array, rows = true class).
     """
+    if np.ndim(labels) == 2:
+        return summarize_multi_label(probs, labels, scored, class_names)
     num_classes = probs.shape[1]
     labels, scored = np.asarray(labels, dtype=np.int64), np.asarray(scored, dtype=bool)
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
