@@ -94,4 +94,8 @@ def test_installed_wheel_trains_away_from_the_checkout(wheel, tmp_path):
     script = site / "bin" / "video-rs"
     python(script, "make-motion", "--train=16", "--val=8", "--test=8")
     python(script, "train", "--cfg", "motion_rs.yaml", "train.max_steps=2", "train.batch_size=4", "data.workers=0")
-    assert (tmp_path / "runs" / "motion_rs" / "best.pt").is_file()
+    small = ["test.clips=1", "test.crops=1", "test.batch_size=8", "data.workers=0"]
+    assert "report: " in python(script, "test", "--cfg", "runs/motion_rs/config.yaml", *small)
+    video = next((tmp_path / "data" / "motion" / "test").rglob("*.mp4"))
+    assert python(script, "predict", "--weights", "runs/motion_rs/best.pt", video).startswith(str(video))
+    assert "complete" in python(script, "status", "runs/motion_rs")

@@ -37,7 +37,11 @@ def test_resumed_at_any_step(tiny_config, tmp_path, settings):
     assert_same(*(checkpoint.load(folder / "last.pt") for folder in (whole, tmp_path / "parts")))
 
 
-@pytest.mark.parametrize("settings", NETWORKS, ids=lambda settings: settings["model__name"])
+@pytest.mark.parametrize(
+    "settings",
+    [NETWORKS[0], pytest.param(NETWORKS[1], marks=pytest.mark.slow)],
+    ids=lambda settings: settings["model__name"],
+)
 def test_trained_tested_and_predicted_with(tiny_config, tiny_videos, tmp_path, settings):
     path = tiny_config(**settings)
     assert run(path) == 0

@@ -21,6 +21,9 @@ from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import REPOSITORY, tool
 from tests.integration.test_resume import assert_same, run
 from video_rs import checkpoint, distributed
+from video_rs.cli import recipe
+from video_rs.config import load_config
+from video_rs.errors import UserError
 from video_rs.training.saver import newest_valid
 
 EXACT = {"train__precision": "float64", "train__sync_bn": True}
@@ -362,28 +365,40 @@ def test_workers_do_not_outlive_their_torchrun(tiny_config, tmp_path):
     assert newest_valid(tmp_path / "run").state["step"] >= 2, text
 
 
-def test_a_rank_that_never_arrives(tiny_config, tmp_path):
-    [(text, code)] = by_hand(tiny_config(train__peer_timeout=2), [0])
+@pytest.fixture
+def rank_0(monkeypatch):
+    """A function that starts rank 0 of two in this process; its exit code and stderr."""
+
+    def start(path, port):
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2}
+        for name, value in address.items():
+            monkeypatch.setenv(name, str(value))
+        done = tool("train_net.py", "--cfg", path)
+        return done.returncode, done.stderr
+
+    return start
+
+
+def test_a_rank_that_never_arrives(tiny_config, tmp_path, rank_0):
+    code, text = rank_0(tiny_config(train__peer_timeout=2), free_port())
     assert code == 3 and len(lines(text)) == 1
     assert "rank 1 did not come" in text and "train.peer_timeout" in text
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_in_use(tiny_config):
+def test_a_port_in_use(tiny_config, rank_0):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        [(text, code)] = by_hand(tiny_config(train__peer_timeout=2), [0], port=port)
+        code, text = rank_0(tiny_config(train__peer_timeout=2), port)
     assert code == 2 and f"port {port}" in text and "MASTER_PORT" in text and "Traceback" not in text
 
 
-def test_processes_that_do_not_divide_the_batch(tiny_config, tmp_path):
-    found = by_hand(tiny_config(train__batch_size=9), [0, 1])
-    assert [code for _, code in found] == [2, 2]
-    assert "train.batch_size=9 does not divide over 2 processes: set it to 8 or 10" in found[0][0]
-    assert not lines(found[1][0])
-    assert not (tmp_path / "run").exists()
+def test_processes_that_do_not_divide_the_batch(tiny_config):
+    config = load_config(tiny_config(train__batch_size=9))
+    with pytest.raises(UserError, match="train.batch_size=9 does not divide over 2 processes: set it to 8 or 10"):
+        recipe.plan(config, 24, world_size=2)
 
 
 def test_half_of_the_variables(tiny_config, monkeypatch):

@@ -27,7 +27,10 @@ def test_phases_follow_the_step(tiny_config):
     assert clip_sizes(path, 0) == sizes and clip_sizes(path, 3) == sizes[6:]
 
 
-@pytest.mark.parametrize("recipe", [LARGE_BATCH, FINETUNE], ids=["large_batch", "finetune"])
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(LARGE_BATCH, id="large_batch"), pytest.param(FINETUNE, id="finetune", marks=pytest.mark.slow)],
+)
 def test_a_run_goes_on_in_any_phase(tiny_config, tmp_path, recipe):
     if recipe is FINETUNE:
         assert run(tiny_config(train__epochs=0.5, out=str(tmp_path / "first"))) == 0
