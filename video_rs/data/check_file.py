@@ -13,10 +13,10 @@ import av
 import numpy as np
 
 from video_rs.data.decode import scan_video
-from video_rs.data.decode_pil import read_image
+from video_rs.data.decode_pil import ImageReader
 from video_rs.data.frames import FolderReader
 from video_rs.data.media import is_image
-from video_rs.data.packets import best_stream, open_container
+from video_rs.data.packets import best_stream, open_container, upright_shape
 from video_rs.data.shards import Blob, Member, in_memory
 from video_rs.errors import MediaError, VideoRSError
 
@@ -70,18 +70,20 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
     try:
         file = in_memory(path)
         if not isinstance(file, Blob) and os.path.isdir(file):
-            _decode_folder(FolderReader(file), pixels, found, beat)
-            return Facts(**found, pixels=int.from_bytes(pixels.digest()[:8], "little"))
-        found["bytes"], found["sha1"] = _file_digest(file, beat)
-        if is_image(path):
-            _decode_image(file, pixels, found)
+            folder = FolderReader(file)
+            found["codec"] = folder.codec
+            found["bytes"], found["sha1"] = _digest(map(folder.path, range(folder.num_frames)), beat)
+            _decode_images(folder, pixels, found, beat)
+        elif is_image(path):
+            found["codec"] = os.path.splitext(str(file))[1][1:].lower()
+            found["bytes"], found["sha1"] = _digest([file], beat)
+            _decode_images(ImageReader(file), pixels, found, beat)
         else:
+            found["bytes"], found["sha1"] = _digest([file], beat)
             _decode_video(file, pixels, found, beat)
-    except VideoRSError as error:
-        if not isinstance(error, MediaError):  # of the storage of shards: the file is not to blame
-            raise
-        found["problem"] = _problem(error, path)
     except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
+        if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
+            raise  # of the storage of shards: the file is not to blame
         found["problem"] = _problem(error, path)
     return Facts(**found, pixels=int.from_bytes(pixels.digest()[:8], "little"))
 
@@ -91,17 +93,13 @@ def _problem(error: Exception, path: object) -> str:
     return " ".join(text.removeprefix(f"{path}: ").split())
 
 
-def _file_digest(file: str | Blob, beat: Callable[[], None]) -> tuple[int, bytes]:
-    return (len(file.data), hashlib.sha1(file.data).digest()) if isinstance(file, Blob) else _digest_of([file], beat)
-
-
-def _digest_of(paths: Iterable[str], beat: Callable[[], None]) -> tuple[int, bytes]:
-    """Bytes and digest of files one after the other."""
+def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int, bytes]:
+    """Return the number of bytes and the digest of files, one after the other."""
     digest, size = hashlib.sha1(), 0
-    for path in paths:
-        if not os.path.isfile(path):  # a pipe would keep the reader for ever
-            raise OSError("not a file" if os.path.exists(path) else "no such file")
-        with open(path, "rb") as stream:
+    for file in files:
+        if not isinstance(file, Blob) and not os.path.isfile(file):  # a pipe would keep the reader for ever
+            raise OSError("not a file" if os.path.exists(file) else "no such file")
+        with file.open() if isinstance(file, Blob) else open(file, "rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
@@ -109,20 +107,11 @@ def _digest_of(paths: Iterable[str], beat: Callable[[], None]) -> tuple[int, byt
     return size, digest.digest()
 
 
-def _decode_image(path: str | Blob, pixels: hashlib._Hash, found: dict[str, object]) -> None:
-    found |= {"codec": os.path.splitext(str(path))[1][1:].lower(), "decoder": "pil"}
-    frame = read_image(path).numpy()
-    found |= {"frames": 1, "height": frame.shape[1], "width": frame.shape[2]}
-    pixels.update(repr(frame.shape).encode() + frame.tobytes())
-
-
-def _decode_folder(
-    reader: FolderReader, pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]
+def _decode_images(
+    reader: ImageReader | FolderReader, pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]
 ) -> None:
-    numbers = range(reader.num_frames)
-    found |= {"codec": reader.codec, "decoder": "pil"}
-    found["bytes"], found["sha1"] = _digest_of(map(reader.path, numbers), beat)
-    for count, frame in enumerate(reader.frames(numbers, lambda *size: (0, 0, *size)), 1):
+    found["decoder"] = "pil"
+    for count, frame in enumerate(reader.frames(np.arange(reader.num_frames), lambda *size: (0, 0, *size)), 1):
         found |= {"frames": count, "height": frame.shape[1], "width": frame.shape[2]}
         pixels.update(repr(frame.shape[1:]).encode() + frame.numpy().tobytes())
         beat()
@@ -139,7 +128,7 @@ def _decode_video(path: str | Blob, pixels: hashlib._Hash, found: dict[str, obje
         announced = _announced_end(container, stream)
         for frame in container.decode(stream):
             if not count:
-                found |= _shape(frame)
+                found["rotation"], found["height"], found["width"] = upright_shape(frame)
             _update(pixels, frame)
             damaged += frame.is_corrupt
             end = max(end, frame.time or 0.0)
@@ -172,12 +161,6 @@ def _announced_end(container: av.container.InputContainer, stream: av.VideoStrea
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     except ValueError:
         return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
-
-
-def _shape(frame: av.VideoFrame) -> dict[str, int]:
-    rotation = round(frame.rotation / 90) * 90
-    height, width = (frame.width, frame.height) if rotation % 180 else (frame.height, frame.width)
-    return {"height": height, "width": width, "rotation": rotation}
 
 
 def _update(pixels: hashlib._Hash, frame: av.VideoFrame) -> None:

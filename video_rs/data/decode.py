@@ -23,7 +23,7 @@ from video_rs.data.decode_pil import ImageReader, read_image
 from video_rs.data.decode_pyav import PyAVReader
 from video_rs.data.frames import FolderReader
 from video_rs.data.media import InPlan, Unsuitable, is_image, media_errors, require_file
-from video_rs.data.packets import Scan, scan
+from video_rs.data.packets import Scan, scan, upright_shape
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms import Box, resize, short_side_size
 from video_rs.errors import MediaError, UserError
@@ -296,10 +296,7 @@ def probe(path: File) -> VideoInfo:
         frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
         if frame is None:
             raise MediaError(f"{path}: no frame can be decoded")
-        height, width = frame.height, frame.width
-        rotation = round(frame.rotation / 90) * 90
-        if rotation % 180:
-            height, width = width, height
+        rotation, height, width = upright_shape(frame)
         return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.scan.codec, rotation)
 
 

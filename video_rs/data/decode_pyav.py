@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from itertools import chain
 
 import av
-import av.filter
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,8 +20,10 @@ from video_rs.data.packets import (
     Keyframe,
     Scan,
     best_stream,
+    filter_graph,
     open_container,
     scan_container,
+    upright_shape,
 )
 from video_rs.data.shards import File
 from video_rs.data.transforms import Box
@@ -187,8 +187,9 @@ class _Converter:
 
     def __init__(self, frame: av.VideoFrame, plan: Callable[[int, int], Box]) -> None:
         self._kind = frame.format.name, frame.width, frame.height
-        self._turns = round(frame.rotation / 90) % 4
-        box = plan(frame.width, frame.height) if self._turns % 2 else plan(frame.height, frame.width)
+        rotation, *upright = upright_shape(frame)
+        self._turns = rotation // 90 % 4
+        box = plan(*upright)
         self.size = box[2:]
         top, left, height, width = _stored(box, self._turns, frame.height, frame.width)
         self._place = slice(top, top + height), slice(left, left + width)
@@ -198,7 +199,8 @@ class _Converter:
             outer_top, outer_left = top // 2 * 2, left // 2 * 2
             outer_height = (top + height + 1) // 2 * 2 - outer_top
             outer_width = min(frame.width, (left + width + 1) // 2 * 2) - outer_left
-            self._graph = _crop_graph(frame, (outer_top, outer_left, outer_height, outer_width))
+            crop = f"{outer_width}:{outer_height}:{outer_left}:{outer_top}:exact=1"
+            self._graph = filter_graph(frame, [("crop", crop), ("format", "rgb24")])
             top, left = top - outer_top, left - outer_left
             self._place_in_graph = slice(top, top + height), slice(left, left + width)
 
@@ -224,18 +226,3 @@ def _stored(box: Box, turns: int, height: int, width: int) -> Box:
     if turns == 3:
         return height - left - w, top, w, h
     return box
-
-
-def _crop_graph(frame: av.VideoFrame, box: Box) -> av.filter.Graph:
-    top, left, height, width = box
-    graph = av.filter.Graph()
-    graph.threads = 1  # more would only wait for each other over so small a frame
-    graph.link_nodes(
-        graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
-        ),
-        graph.add("crop", f"{width}:{height}:{left}:{top}:exact=1"),
-        graph.add("format", "rgb24"),
-        graph.add("buffersink"),
-    ).configure()
-    return graph

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
-import av.filter
 
-from video_rs.data.packets import best_stream, open_container, scan
+from video_rs.data.media import media_errors, require_file
+from video_rs.data.packets import best_stream, filter_graph, open_container, scan, upright_shape
 from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError, first_line
 from video_rs.files import atomic_write
 
 _FULL_RANGE, _RGB, _UNKNOWN = 2, 0, 2  # a colour range and two colour spaces, as FFmpeg numbers them
-_TURNS = {1: "transpose=cclock", 2: "hflip,vflip", 3: "transpose=clock"}  # quarter turns counter-clockwise
+# filters by the number of quarter turns counter-clockwise
+_TURNS = ([], [("transpose", "cclock")], [("hflip", ""), ("vflip", "")], [("transpose", "clock")])
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def encode_video(
         if first is None:
             raise MediaError(f"{source}: no frame can be decoded")
         with atomic_write(target) as handle:
-            count = _write(source, _with_beats(chain([first], frames), beat), first, handle.name, settings, comment)
+            count = _write(source, chain([first], frames), first, handle.name, settings, comment, beat)
             _check(source, handle.name, count)
     finally:
         frames.close()
@@ -99,41 +102,48 @@ def encode_video(
 
 def header(path: str | Path) -> tuple[float, str]:
     """How many seconds of video there are, 0 where the header does not tell, and the comment. Raises ``MediaError``."""
-    try:
-        with open_container(path) as container:
-            stream = best_stream(container, path)
-            comment = container.metadata.get("comment", "")
-            if stream.duration and stream.time_base:
-                return float(stream.duration * stream.time_base), comment
-            return (container.duration or 0) / av.time_base, comment
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with media_errors(path), open_container(path) as container:
+        stream = best_stream(container, path)
+        comment = container.metadata.get("comment", "")
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base), comment
+        return (container.duration or 0) / av.time_base, comment
 
 
 def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
     """All frames, from the start. Raises ``MediaError`` where the file breaks off."""
+    require_file(source)
     try:
-        if not os.path.isfile(source):
-            raise MediaError(f"{source}: {'not a file' if os.path.exists(source) else 'no such file'}")
         promised, count = scan(source).num_frames, 0
         with open_container(source) as container:
             for frame in container.decode(best_stream(container, source)):
                 count += 1
                 yield frame
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _unreadable(source, error) from error
+    except (av.FFmpegError, OSError, ValueError) as error:  # FFmpeg lacks memory where a damaged header asks for all
+        raise MediaError(f"{source}: cannot be decoded ({first_line(error)})") from error
     if promised and count != promised:
         raise MediaError(f"{source}: {count} of its {promised} frames can be decoded")
 
 
-def _unreadable(path: str | Path, error: Exception) -> MediaError:
-    return MediaError(f"{path}: cannot be decoded ({first_line(error)})")
+@contextmanager
+def h264_writer(
+    file: str, height: int, width: int, rate: int | Fraction, x264: dict[str, str], **options: Any
+) -> Iterator[tuple[av.container.OutputContainer, av.VideoStream]]:
+    """Open an mp4 file for one H.264 stream; the end of the block writes the frames that the encoder still holds.
 
-
-def _with_beats(frames: Iterator[av.VideoFrame], beat: Callable[[], None]) -> Iterator[av.VideoFrame]:
-    for frame in frames:
-        yield frame
-        beat()
+    Args:
+        file: to write.
+        height, width: of the frames, in pixels.
+        rate: frames per second.
+        x264: options of the encoder.
+        options: of ``av.open``.
+    """
+    with av.open(file, "w", format="mp4", **options) as container:
+        stream = container.add_stream("libx264", rate=rate, options=x264)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.thread_count = 1  # x264's threads would change the bytes
+        yield container, stream
+        container.mux(stream.encode())
 
 
 def _write(
@@ -143,21 +153,24 @@ def _write(
     file: str,
     settings: Settings,
     comment: str,
+    beat: Callable[[], None],
 ) -> int:
     """Returns the number of frames."""
+    upright, clock = _Upright(first, settings.short_side), _Clock(first)
+    rate = Fraction(1 / (clock.base * clock.step)).limit_denominator(1001)
+    faststart, count = {"movflags": "+faststart"}, 0
     try:
-        with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        with h264_writer(file, *upright.size, rate, _x264(settings), options=faststart) as (container, stream):
             container.metadata["comment"] = comment
-            upright, clock = _Upright(first, settings.short_side), _Clock(first)
-            stream = _stream(container, first, clock, upright, settings)
-            count = 0
+            stream.time_base = stream.codec_context.time_base = clock.base
+            _tag_colors(stream.codec_context, first)
             for frame in frames:
                 image = upright(frame)
                 image.pts, image.time_base, image.duration = clock.time(frame), clock.base, clock.step
                 image.pict_type = 0  # the encoder chooses
                 container.mux(stream.encode(image))
+                beat()
                 count += 1
-            container.mux(stream.encode())
     except (av.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", None) in STORAGE_ERRNOS:
             raise OSError(error.errno, os.strerror(error.errno)) from error  # for `atomic_write`
@@ -192,15 +205,9 @@ class _Clock:
         return self._last
 
 
-def _stream(
-    container: av.container.OutputContainer,
-    first: av.VideoFrame,
-    clock: _Clock,
-    upright: _Upright,
-    settings: Settings,
-) -> av.VideoStream:
+def _x264(settings: Settings) -> dict[str, str]:
     gop = str(settings.gop)
-    options = {
+    return {
         "crf": str(settings.crf),
         "tune": "fastdecode",
         "g": gop,
@@ -210,18 +217,13 @@ def _stream(
         "flags": "+cgop",
         "x264-params": "mbtree=0:rc-lookahead=0",  # with mbtree, one encode in a hundred has other bytes
     }
-    stream = container.add_stream("libx264", rate=Fraction(1 / (clock.base * clock.step)).limit_denominator(1001))
-    stream.options = options
-    context = stream.codec_context
-    stream.height, stream.width = upright.size
-    stream.pix_fmt = "yuv420p"
-    stream.time_base = context.time_base = clock.base
-    context.thread_count = 1  # x264's threads would change the bytes
+
+
+def _tag_colors(context: av.VideoCodecContext, first: av.VideoFrame) -> None:
     context.color_range = 1  # the limited one, see _Upright
     for name, unknown in (("colorspace", _RGB), ("color_primaries", 0), ("color_trc", 0)):
         value = int(getattr(first, name))
         setattr(context, name, _UNKNOWN if value == unknown else value)
-    return stream
 
 
 class _Upright:
@@ -232,48 +234,28 @@ class _Upright:
     """
 
     def __init__(self, first: av.VideoFrame, short_side: int) -> None:
-        self._turns = round(first.rotation / 90) % 4
-        stored = (first.height, first.width)
-        self._upright = stored[::-1] if self._turns % 2 else stored
-        self._stored, self.size = stored, even_size(*self._upright, short_side)
+        rotation, *upright = upright_shape(first)
+        self._turns = rotation // 90 % 4
+        self._stored, self.size = (first.height, first.width), even_size(*upright, short_side)
         self._graphs: dict[tuple, av.filter.Graph] = {}
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         kind = frame.format.name, frame.height, frame.width, int(frame.color_range)
         if kind not in self._graphs:
-            self._graphs = {kind: self._graph(frame)}  # streams that change do so seldom
+            self._graphs = {kind: filter_graph(frame, self._filters(frame))}  # streams that change do so seldom
         graph = self._graphs[kind]
         graph.push(frame)
         return graph.pull()
 
-    def _graph(self, frame: av.VideoFrame) -> av.filter.Graph:
-        graph = av.filter.Graph()
-        graph.threads = 1
-        nodes = [
-            graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format.name,
-                time_base=frame.time_base or Fraction(1),
-            )
-        ]
-        for text in self._filters(frame):
-            name, _, arguments = text.partition("=")
-            nodes.append(graph.add(name, arguments or None))
-        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
-        return graph
-
-    def _filters(self, frame: av.VideoFrame) -> list[str]:
+    def _filters(self, frame: av.VideoFrame) -> list[tuple[str, str]]:
         height, width = self.size if self._turns % 2 == 0 else self.size[::-1]  # as it is stored
         filters = []
         cut = all(0 <= old - new < 2 for old, new in zip(self._stored, (height, width)))
         if cut and (frame.height, frame.width) == self._stored:  # sharper than scaling an odd side by one pixel
-            filters.append(f"crop={width}:{height}:0:0:exact=1")
+            filters.append(("crop", f"{width}:{height}:0:0:exact=1"))
         full = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
         source = "auto" if frame.format.is_rgb else "pc" if full else "tv"
-        scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd:in_range={source}:out_range=tv"
+        scale = f"{width}:{height}:flags=bicubic+accurate_rnd:in_range={source}:out_range=tv"
         # one matrix before and after is none at all: the tag that goes with the copy says what the pixels are
-        filters.append(f"{scale}:in_color_matrix=bt601:out_color_matrix=bt601")
-        filters.append("format=yuv420p")
-        filters += _TURNS[self._turns].split(",") if self._turns else []
-        return filters
+        filters.append(("scale", f"{scale}:in_color_matrix=bt601:out_color_matrix=bt601"))
+        return [*filters, ("format", "yuv420p"), *_TURNS[self._turns]]

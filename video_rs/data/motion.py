@@ -25,7 +25,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from video_rs.data.encode import h264_writer
 from video_rs.errors import UserError
+from video_rs.files import atomic_write
 from video_rs.pool import map_in_processes
 from video_rs.rng import keyed_rng
 
@@ -132,14 +134,9 @@ def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
     # libx264's macroblock tree gives now these, now those bytes on frames this small: do without it.
     options = {"preset": "veryfast", "crf": "20", "g": "12", "mbtree": "0"}
     part = path.with_suffix(".part")
-    with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width = frames_THWC.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
+    with h264_writer(str(part), *frames_THWC.shape[1:3], fps, options) as (container, stream):
         for image in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
     os.replace(part, path)
 
 
@@ -231,6 +228,5 @@ def _state(root: Path, stamp: dict) -> str:
 
 
 def _write_stamp(root: Path, stamp: dict) -> None:
-    part = root / f"{STAMP}.part"
-    part.write_text(json.dumps(stamp, indent=1) + "\n")
-    os.replace(part, root / STAMP)
+    with atomic_write(root / STAMP, "w") as handle:
+        handle.write(json.dumps(stamp, indent=1) + "\n")

@@ -4,11 +4,12 @@ decord can be trusted with the file."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
+import av.filter
 import numpy as np
 
 from video_rs.data.shards import Blob, File
@@ -73,6 +74,27 @@ def best_stream(container: av.container.InputContainer, path: File) -> av.VideoS
         raise MediaError(f"{path}: FFmpeg has no decoder for its video stream")
     stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
     return stream
+
+
+def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
+    """Return the rotation that makes a frame upright, and its height and width then.
+
+    The rotation is in degrees counter-clockwise, a multiple of 90.
+    """
+    rotation = round(frame.rotation / 90) * 90
+    return (rotation, frame.width, frame.height) if rotation % 180 else (rotation, frame.height, frame.width)
+
+
+def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av.filter.Graph:
+    """Make an FFmpeg graph of filters (name, arguments) for frames of the kind of `frame`."""
+    graph = av.filter.Graph()
+    graph.threads = 1  # more would only wait for each other over so small a frame
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
+    )
+    nodes = [graph.add(name, arguments or None) for name, arguments in filters]
+    graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
+    return graph
 
 
 def header_rate(stream: av.VideoStream) -> float:
