@@ -57,13 +57,7 @@ class Bar:
     """
 
     def __init__(
-        self,
-        total: int | None,
-        description: str = "",
-        *,
-        done: int = 0,
-        of_bytes: bool = False,
-        hidden: bool = False,
+        self, total: int | None, description: str = "", *, done: int = 0, of_bytes: bool = False, hidden: bool = False
     ) -> None:
         self._drawn = 0.0
         if hidden or not sys.stderr.isatty():

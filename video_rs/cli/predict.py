@@ -14,18 +14,16 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
-from video_rs.cli.common import Parser, positive, program, progress
+from video_rs.cli.common import Parser, positive, program
 from video_rs.errors import MediaError
 
 if TYPE_CHECKING:
     from video_rs.predict import Classifier, Prediction
-
-    Write = Callable[[str, float | None, float | None, list[Prediction]], None]
 
 BAR = 24  # characters of a full bar on a terminal
 CLIPS = 4
@@ -41,13 +39,14 @@ def main(argv: list[str]) -> int:
 
     classifier = load(args.weights, args.device)
     files, failed = _find_files(args.inputs, images_too=classifier.contract.num_frames == 1)
-    write = _json_line if args.json else _csv_rows(bool(args.every)) if args.csv else _text()
+    write = _write_json if args.json else _write_csv if args.csv else _write_text
+    if args.csv:
+        _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
     top_k = args.top_k or (1 if args.every else 5)
     # on a terminal the results themselves show the progress; the bar is for when they go elsewhere
-    bar = len(files) > 1 and sys.stderr.isatty() and not sys.stdout.isatty()
-    shown = progress(files, desc="predicting", unit="files") if bar else files
+    bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
     predicted = 0
-    for path in shown:
+    for path in files:
         try:
             for start, end, predictions in _predict(classifier, path, top_k, args):
                 write(path, start, end, predictions)
@@ -55,6 +54,8 @@ def main(argv: list[str]) -> int:
         except MediaError as error:
             failed.append(str(error))
             terminal.write(f"error: {error}", sys.stderr)
+        bar.advance()
+    bar.close()
     if failed and len(files) > 1:
         print(f"{len(failed)} of {len(failed) + predicted} could not be predicted", file=sys.stderr)
     return 2 if failed else 0
@@ -129,41 +130,31 @@ def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[st
     return files, empty
 
 
-def _json_line(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
+def _write_json(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
     times = {} if start is None else {"start": round(start, 3), "end": round(end, 3)}
     found = [{"label": p.label, "index": p.index, "score": round(p.score, 6)} for p in predictions]
     print(json.dumps({"path": path, **times, "predictions": found}), flush=True)
 
 
-def _csv_rows(windows: bool) -> Write:
-    times = ["start", "end"] if windows else []
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", *times, "rank", "label", "index", "score"])
-
-    def write(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
-        times = [] if start is None else [f"{start:.3f}", f"{end:.3f}"]
-        for rank, p in enumerate(predictions, 1):
-            writer.writerow([path, *times, rank, p.label, p.index, f"{p.score:.6f}"])
-        sys.stdout.flush()
-
-    return write
+def _write_csv(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
+    times = [] if start is None else [f"{start:.3f}", f"{end:.3f}"]
+    for rank, p in enumerate(predictions, 1):
+        _csv_row(path, *times, rank, p.label, p.index, f"{p.score:.6f}")
+    sys.stdout.flush()
 
 
-def _text() -> Write:
-    """For people: the file's name once, then a line per class, with a bar on a terminal."""
-    named = None
+def _csv_row(*cells: Any) -> None:
+    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
 
-    def write(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
-        nonlocal named
-        if path != named:
-            print(path)
-            named = path
-        times = [] if start is None else [f"{_clock(start)} - {_clock(end)}"]
-        rows = [(*times, p.label, f"{100 * p.score:.1f} %", _bar(p.score)) for p in predictions]
-        for line in terminal.table(rows, right=[len(times) + 1]):
-            print(f"  {line}", flush=True)
 
-    return write
+def _write_text(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
+    """For people: the file's name before its first line, then a line per class, with a bar on a terminal."""
+    if not start:  # the first window starts at 0
+        print(path)
+    times = [] if start is None else [f"{_clock(start)} - {_clock(end)}"]
+    rows = [(*times, p.label, f"{100 * p.score:.1f} %", _bar(p.score)) for p in predictions]
+    for line in terminal.table(rows, right=[len(times) + 1]):
+        print(f"  {line}", flush=True)
 
 
 def _bar(share: float) -> str:

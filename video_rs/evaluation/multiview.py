@@ -42,6 +42,11 @@ class Scores:
     views: np.ndarray | None = None
     errors: list[tuple[int, str]] = field(default_factory=list)
 
+    def classes(self, index: int) -> list[int]:
+        """Return the label of a video, or all of them."""
+        label = self.labels[index]
+        return np.flatnonzero(label).tolist() if self.labels.ndim == 2 else [int(label)]
+
 
 @torch.no_grad()  # in inference_mode tensors of XLA have no views
 def view_probs(model: nn.Module, views: Tensor, *, device: torch.device, precision: str = "auto") -> Tensor:

@@ -132,15 +132,6 @@ def _template() -> jinja2.Template:
     return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
 
 
-def _confusion(metrics: Mapping[str, Any], class_names: Sequence[str]) -> bytes | None:
-    return confusion_png(metrics["confusion"], class_names) if "confusion" in metrics else None
-
-
-def _curves(run_dir: str | Path | None) -> bytes | None:
-    log = Path(run_dir or "") / "metrics.jsonl"
-    return curves_png(read_log(log)) if run_dir is not None and log.is_file() else None
-
-
 def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
     """One row per video: path, label, predicted, correct, scored, the top classes with their probabilities, error.
 
@@ -153,7 +144,7 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "predicted", "correct", "scored", *top, "error"])
     for i, path in enumerate(paths):
-        true = _classes(scores, i)
+        true = scores.classes(i)
         start = [path, SEPARATOR.join(class_names[c] for c in true)]
         if scores.scored[i]:
             ranked = [v for c in order[i] for v in (class_names[c], f"{scores.probs[i, c]:.6f}")]
@@ -174,37 +165,25 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
 
 
 def worst_mistakes(
-    paths: Sequence[str],
-    scores: Scores,
-    class_names: Sequence[str],
-    picture: Callable[[str], bytes | None],
+    paths: Sequence[str], scores: Scores, class_names: Sequence[str], picture: Callable[[str], bytes | None]
 ) -> list[Mistake]:
     """Return the wrong answers that the network was most sure of, most sure first, each with ``picture(path)``.
 
     Of a video of several classes, the most probable class is wrong where it is none of them.
     """
-    predicted = ranking(scores.probs)[:, 0]
-    several = scores.labels.ndim == 2
-    right = scores.labels[np.arange(len(predicted)), predicted] if several else predicted == scores.labels
-    wrong = np.flatnonzero(scores.scored & ~right)
-    confidence = scores.probs[wrong, predicted[wrong]]
-    worst = wrong[np.argsort(-confidence, kind="stable")][:WORST_MISTAKES]
+    predicted, everything = ranking(scores.probs)[:, 0], np.arange(len(paths))
+    confidence = scores.probs[everything, predicted]
+    wrong = [i for i in np.flatnonzero(scores.scored) if predicted[i] not in scores.classes(i)]
     return [
         Mistake(
             path=paths[i],
-            labels=[(class_names[c], float(scores.probs[i, c])) for c in _classes(scores, i)],
+            labels=[(class_names[c], float(scores.probs[i, c])) for c in scores.classes(i)],
             predicted=class_names[predicted[i]],
-            predicted_prob=float(scores.probs[i, predicted[i]]),
+            predicted_prob=float(confidence[i]),
             jpeg=picture(paths[i]),
         )
-        for i in worst
+        for i in sorted(wrong, key=lambda i: -confidence[i])[:WORST_MISTAKES]
     ]
-
-
-def _classes(scores: Scores, index: int) -> list[int]:
-    """The label of a video, or all of them."""
-    label = scores.labels[index]
-    return np.flatnonzero(label).tolist() if scores.labels.ndim == 2 else [int(label)]
 
 
 def thumbnail(path: str, decoder: str = "pyav") -> bytes:
