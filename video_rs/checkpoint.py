@@ -33,7 +33,7 @@ import torch
 
 from video_rs import download, memory
 from video_rs.contract import DataContract
-from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError
+from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
 from video_rs.files import atomic_write, json_values
 
 FORMAT = 1
@@ -173,22 +173,19 @@ def _to_safetensors(state: Mapping[str, Any], path: str | Path) -> bytes:
 
 
 def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
+    """Return the plain entries as JSON, without the token of an address that the run was started from."""
+    entries = {key: json_values(state[key]) if key == "figures" else state[key] for key in TRAVELS if key in state}
+    train = entries["config"].get("train")
+    if isinstance(train, Mapping) and train.get("init_from"):
+        entries["config"] = {**entries["config"], "train": {**train, "init_from": download.shown(train["init_from"])}}
     texts = {}
-    for key in TRAVELS:
-        if key in state:
-            try:
-                texts[key] = json.dumps(_public(key, state[key]))
-            except (TypeError, ValueError, RecursionError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"{path} cannot hold its {key}: {reason}; choose another suffix, such as .pt") from None
+    for key, value in entries.items():
+        try:
+            texts[key] = json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            what = f"{path} cannot hold its {key}: {first_line(error)}"
+            raise UserError(f"{what}; choose another suffix, such as .pt") from None
     return texts
-
-
-def _public(key: str, value: Any) -> Any:
-    """An entry as others may read it: without the token of an address that the run was started from."""
-    if key == "config" and isinstance(value.get("train"), Mapping) and value["train"].get("init_from"):
-        return {**value, "train": {**value["train"], "init_from": download.shown(value["train"]["init_from"])}}
-    return json_values(value) if key == "figures" else value
 
 
 def is_run(state: Mapping[str, Any]) -> bool:

@@ -24,15 +24,15 @@ from fvcore.common.config import CfgNode
 from video_rs.config_checks import check_together
 from video_rs.contract import DataContract
 from video_rs.errors import ConfigError
-from video_rs.schema import DataConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig, setting
+from video_rs.schema import DataConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig, free
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything a command needs to know."""
 
-    out: str = setting("", "run folder; empty: runs/<name of the config>", free=True)
-    weights: str = setting("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt", free=True)
+    out: str = free("", "run folder; empty: runs/<name of the config>")
+    weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

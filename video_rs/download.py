@@ -26,7 +26,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from video_rs.errors import MachineError, UserError, first_line
@@ -248,7 +248,11 @@ def _chunks(url: str) -> Iterator[bytes]:
     request = urllib.request.Request(urllib.parse.quote(url, safe=string.punctuation), headers=headers)
     with _failures(name):
         response = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
-    with response, _bar(name, response.headers.get("Content-Length", "")) as (total, advance):
+    length = response.headers.get("Content-Length", "")
+    total = int(length) if length.isdecimal() else None
+    size = "" if total is None else f", {total / 1e6:,.1f} MB"
+    print(f"fetching {name}{size}", file=sys.stderr, flush=True)
+    with response, contextlib.closing(Bar(total, name.rpartition("/")[2], of_bytes=True)) as bar:
         if response.headers.get_content_type() == "text/html":
             raise UserError(f"{name} is a web page, not a file of weights; give the address of the file itself")
         while True:
@@ -261,7 +265,7 @@ def _chunks(url: str) -> Iterator[bytes]:
             if not chunk:
                 break
             done += len(chunk)
-            advance(len(chunk))
+            bar.advance(len(chunk))
             yield chunk
     if not done or (total is not None and done < total):
         raise MachineError(
@@ -286,13 +290,3 @@ def _failures(name: str) -> Iterator[None]:
         timed_out = isinstance(reason, TimeoutError)
         text = f"no answer within {TIMEOUT:g} seconds" if timed_out else first_line(reason)
         raise MachineError(f"{name} could not be fetched: {text}; try again") from None
-
-
-@contextlib.contextmanager
-def _bar(name: str, length: str) -> Iterator[tuple[int | None, Callable[[int], None]]]:
-    """Yield the total, if known, and a function to call with the number of new bytes; a terminal shows a bar."""
-    total = int(length) if length.isdecimal() else None
-    size = "" if total is None else f", {total / 1e6:,.1f} MB"
-    print(f"fetching {name}{size}", file=sys.stderr, flush=True)
-    with contextlib.closing(Bar(total, name.rpartition("/")[2], of_bytes=True)) as bar:
-        yield total, bar.advance
