@@ -195,11 +195,11 @@ def test_bad_files_of_something_something(ssv2):
     root, files = ssv2
     good = files["train"].read_text()
     files["train"].write_text(good.replace("Holding [something]", "Eating [something]"))
-    failure(r"train.json:10: expected 'id' and a 'template' of labels.json; found '.*Eating", root=str(root))
+    failure(r"train.json: entry 2: expected 'id' and a 'template' of labels.json; found '.*Eating", root=str(root))
     files["train"].write_text(good[: good.index('"id": "2"')])
-    failure(r"train.json:18: expected a JSON list of objects; found '\{", root=str(root))
+    failure("train.json:19: expected JSON; found 'the end of the file'", root=str(root))
     files["train"].write_text("[]")
-    failure(r"train.json:1: expected a JSON list of objects; found '\]'", root=str(root))
+    failure(r"train.json: expected a JSON list of objects; found '\[\]'", root=str(root))
     files["train"].write_text(good)
     files["labels"].write_text('{"a": "1"}')
     failure("labels.json:1: expected an object {template: number}", root=str(root))
@@ -237,9 +237,9 @@ def test_diving48(diving48, monkeypatch):
     files = {"train": "Diving48_V2_train.json", "val": "Diving48_V2_test.json"}
     assert contents(load_splits(**files)["val"], ".") == contents(splits["test"], diving48)
     write(diving48 / "Diving48_V2_test.json", "{}")
-    failure(r"test.json:1: expected a JSON list of objects; found '\{\}'", root=str(diving48))
+    failure(r"test.json: expected a JSON list of objects; found '\{\}'", root=str(diving48))
     (diving48 / "Diving48_V2_train.json").write_text('[{"vid_name": "a", "label": 2}]')
-    failure(r"train.json:1: expected 'vid_name' and a 'label' from 0 to 1; found '.*2}'", root=str(diving48))
+    failure(r"train.json: entry 1: expected 'vid_name' and a 'label' from 0 to 1; found '.*2}'", root=str(diving48))
 
 
 CHARADES = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
@@ -356,7 +356,7 @@ def test_other_folders_have_no_official_layout(tmp_path):
     touch(tmp_path, "a/1.mp4", "labels/train.json", "b/1.mp4", "annotations/x.txt")
     assert find(str(tmp_path)) == {}
     write(tmp_path / "mine.json", '[{"path": "a/1.mp4"}]')
-    failure("mine.json:1: expected Something.*; found 'path'", root=str(tmp_path), train=str(tmp_path / "mine.json"))
+    failure("mine.json: expected 'template' .*; found '.\"path", root=str(tmp_path), train=str(tmp_path / "mine.json"))
 
 
 def test_a_share_of_kinetics(tmp_path):

@@ -106,21 +106,22 @@ def read(source: str, root: str, split: str, fold: int = 1, multi_label: bool = 
     Raises:
         UserError: for what does not fit the format, naming file and line.
     """
-    name = os.path.basename(source)
-    if os.path.isdir(source):
+    folder, name = (source, "") if os.path.isdir(source) else os.path.split(source)
+    bases = [root] if root else [folder or ".", os.path.dirname(os.path.abspath(folder))]  # of the folder of videos
+    if not name:
         lists = _hmdb_lists(source, fold)
-        return _hmdb(lists, _bases(source, root), split) if lists else None
-    if _UCF_LIST.fullmatch(name) and os.path.isfile(os.path.join(os.path.dirname(source), "classInd.txt")):
-        return _ucf(source, _bases(os.path.dirname(source), root))
+        return _hmdb(lists, bases, split) if lists else None
+    if _UCF_LIST.fullmatch(name) and os.path.isfile(os.path.join(folder, "classInd.txt")):
+        return _ucf(source, bases)
     if name.lower().endswith(".json"):
-        return _json(source, _bases(os.path.dirname(source), root))
+        return _json(source, bases)
     columns = columns_of(source)[0] if name.lower().endswith(".csv") else []
     if {"imageid", "predictionstring"} <= set(columns):
-        return _imagenet(source, _bases(os.path.dirname(source), root))
+        return _imagenet(source, bases)
     if {"id", "actions"} <= set(columns):
         if not multi_label:
             raise UserError(f"{source}: videos of Charades have several labels each: set data.multi_label=true")
-        return _charades(source, _bases(os.path.dirname(source), root))
+        return _charades(source, bases)
     return None
 
 
@@ -148,7 +149,7 @@ def _ucf(file: str, bases: list[str]) -> Annotations:
     number: dict[str, str] = {}
     for line, fields in _fields(class_file):
         if len(fields) != 2 or not fields[0].isdecimal() or int(fields[0]) != len(number) + 1 or fields[1] in number:
-            raise bad_line(class_file, line, f"'{len(number) + 1} ClassName'", " ".join(fields))
+            raise bad_line(f"{class_file}:{line}", f"'{len(number) + 1} ClassName'", " ".join(fields))
         number[fields[1]] = fields[0]
 
     def entries() -> Iterator[Entry]:
@@ -156,9 +157,9 @@ def _ucf(file: str, bases: list[str]) -> Annotations:
         for line, fields in _fields(file):
             name = fields[0].split("/")[0]
             if len(fields) > 2 or fields[0].count("/") != 1 or name not in number:
-                raise bad_line(file, line, "'ClassName/video.avi', of a class in classInd.txt", " ".join(fields))
+                raise bad_line(f"{file}:{line}", "'ClassName/video.avi', of a class in classInd.txt", " ".join(fields))
             if len(fields) == 2 and fields[1] != number[name]:
-                raise bad_line(file, line, f"the number {number[name]}, as in classInd.txt", fields[1])
+                raise bad_line(f"{file}:{line}", f"the number {number[name]}, as in classInd.txt", fields[1])
             base = base or _base(bases, ("UCF-101", "UCF101", "videos", ""), name)
             yield Entry(os.path.join(base, fields[0]), name, line)
 
@@ -174,7 +175,7 @@ def _hmdb(lists: list[str], bases: list[str], split: str) -> Annotations:
         for file, name in zip(lists, names, strict=True):
             for line, fields in _fields(file):
                 if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-                    raise bad_line(file, line, "'video.avi 0', 1 or 2", " ".join(fields))
+                    raise bad_line(f"{file}:{line}", "'video.avi 0', 1 or 2", " ".join(fields))
                 if fields[1] == ("1" if split == "train" else "2"):
                     yield Entry(os.path.join(base, name, fields[0]), name, line, file=file)
 
@@ -183,21 +184,17 @@ def _hmdb(lists: list[str], bases: list[str], split: str) -> Annotations:
 
 def _json(file: str, bases: list[str]) -> Annotations:
     """A list of objects: with "template" Something-Something's, with "vid_name" Diving48's."""
-    objects = _objects(file)
-    first = next(objects, (1, {}))[1]
-    if "template" in first:
-        return _something(file, bases)
-    if "vid_name" in first:
-        return _diving(file, bases)
-    raise bad_line(
-        file,
-        1,
-        "Something-Something v2's annotations (id, template) or Diving48's (vid_name, label)",
-        ", ".join(first) or "none",
-    )
+    objects = _load(file)
+    if not isinstance(objects, list) or not objects or not all(isinstance(each, dict) for each in objects):
+        raise bad_line(file, "a JSON list of objects", json.dumps(objects))
+    if "template" in objects[0]:
+        return _something(file, objects, bases)
+    if "vid_name" in objects[0]:
+        return _diving(file, objects, bases)
+    raise bad_line(file, "'template' (Something-Something v2) or 'vid_name' (Diving48)", json.dumps(objects[0]))
 
 
-def _something(file: str, bases: list[str]) -> Annotations:
+def _something(file: str, objects: list[dict], bases: list[str]) -> Annotations:
     """``{"id": ..., "template": "Holding [something]"}``; labels.json numbers the templates without brackets."""
     class_file = _beside(file, "labels.json", "something-something-v2-labels.json")
     numbers = _load(class_file)
@@ -206,36 +203,37 @@ def _something(file: str, bases: list[str]) -> Annotations:
         if [int(numbers[name]) for name in names] != list(range(len(names))):
             raise ValueError
     except (TypeError, ValueError):
-        raise bad_line(class_file, 1, "an object {template: number} with all numbers from 0", "another") from None
+        raise bad_line(f"{class_file}:1", "an object {template: number} with all numbers from 0", "another") from None
     known = set(names)
 
     def entries() -> Iterator[Entry]:
         base, suffix = _flat(bases, ("20bn-something-something-v2", "videos"), ".webm")
-        for line, entry in _objects(file):
+        for number, entry in enumerate(objects, 1):
             label = str(entry.get("template", "")).replace("[", "").replace("]", "")
             if not str(entry.get("id", "")) or label not in known:
-                raise bad_line(file, line, "'id' and a 'template' of labels.json", json.dumps(entry))
-            yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, line)
+                raise bad_line(f"{file}: entry {number}", "'id' and a 'template' of labels.json", json.dumps(entry))
+            yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, number)
 
     return Annotations(tuple(names), entries())
 
 
-def _diving(file: str, bases: list[str]) -> Annotations:
+def _diving(file: str, objects: list[dict], bases: list[str]) -> Annotations:
     """``{"vid_name": ..., "label": 26}``; Diving48_vocab.json lists the four parts of each class."""
     class_file = _beside(file, "Diving48_vocab.json")
     vocabulary = _load(class_file)
     if not isinstance(vocabulary, list) or not all(isinstance(each, list) for each in vocabulary):
-        raise bad_line(class_file, 1, "a list of lists", "another")
+        raise bad_line(f"{class_file}:1", "a list of lists", "another")
     names = tuple(" ".join(map(str, parts)) for parts in vocabulary)
 
     def entries() -> Iterator[Entry]:
         base, suffix = _flat(bases, ("rgb", "videos"), ".mp4")
-        for line, entry in _objects(file):
+        for number, entry in enumerate(objects, 1):
             label = entry.get("label")
             if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
-                raise bad_line(file, line, f"'vid_name' and a 'label' from 0 to {len(names) - 1}", json.dumps(entry))
+                expected = f"'vid_name' and a 'label' from 0 to {len(names) - 1}"
+                raise bad_line(f"{file}: entry {number}", expected, json.dumps(entry))
             name = str(entry["vid_name"])  # <youtube id>_<clip>: too common a form to go by in other datasets
-            yield Entry(os.path.join(base, f"{name}{suffix}"), names[label], line, name.rpartition("_")[0] or name)
+            yield Entry(os.path.join(base, f"{name}{suffix}"), names[label], number, name.rpartition("_")[0] or name)
 
     return Annotations(names, entries())
 
@@ -246,7 +244,7 @@ def _charades(file: str, bases: list[str]) -> Annotations:
     names: dict[str, str] = {}
     for line, fields in _fields(class_file, 1):
         if len(fields) != 2 or not _CHARADES_CODE.fullmatch(fields[0]):
-            raise bad_line(class_file, line, "'c000 name of the class'", " ".join(fields))
+            raise bad_line(f"{class_file}:{line}", "'c000 name of the class'", " ".join(fields))
         names[fields[0]] = fields[1]
 
     def entries() -> Iterator[Entry]:
@@ -256,7 +254,7 @@ def _charades(file: str, bases: list[str]) -> Annotations:
             row = dict(zip(columns, fields))
             codes = [action.split(" ")[0] for action in row.get("actions", "").split(";") if action]
             if not row.get("id") or "actions" not in row or not set(codes) <= names.keys():
-                raise bad_line(file, line, "an id, and actions like 'c092 11.90 21.20'", row.get("actions", text))
+                raise bad_line(f"{file}:{line}", "an id, and actions like 'c092 11.90 21.20'", row.get("actions", text))
             labels = ";".join(dict.fromkeys(names[code] for code in codes))
             yield Entry(os.path.join(base, row["id"] + suffix), labels, line)
 
@@ -269,7 +267,7 @@ def _imagenet(file: str, bases: list[str]) -> Annotations:
     for line, row, text in islice(read_csv(file), 1, None):
         image, label = (row[0], row[1].split(" ")[0]) if len(row) == 2 else ("", "")
         if not image.startswith("ILSVRC2012_val_") or not _WNID.fullmatch(label):
-            raise bad_line(file, line, "'ILSVRC2012_val_00000001,n01751748 boxes'", text)
+            raise bad_line(f"{file}:{line}", "'ILSVRC2012_val_00000001,n01751748 boxes'", text)
         found.append((image, label, line))
 
     def entries() -> Iterator[Entry]:
@@ -289,11 +287,6 @@ def _hmdb_lists(folder: str, fold: int | str = "[1-3]") -> list[str]:
     """The file of each class, sorted by class."""
     files = glob.glob(os.path.join(glob.escape(folder), f"?*_test_split{fold}.txt"))
     return sorted(files, key=lambda file: _HMDB_LIST.fullmatch(os.path.basename(file))["name"])
-
-
-def _bases(folder: str, root: str) -> list[str]:
-    """Where the folder of the videos may lie."""
-    return [root] if root else [folder or ".", os.path.dirname(os.path.abspath(folder))]
 
 
 def _base(bases: list[str], names: tuple[str, ...], *classes: str) -> str:
@@ -338,26 +331,4 @@ def _load(file: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise bad_line(file, error.lineno, "JSON", text.splitlines()[error.lineno - 1] if text else "") from None
-
-
-def _objects(file: str) -> Iterator[tuple[int, dict]]:
-    """Line number and value of each object in a JSON list, one by one."""
-    text, decoder, line, at = "".join(read_lines(file)), json.JSONDecoder(), 1, 0
-    separator = re.compile(r"\s*([\[\],]?)\s*")
-    expected = "["
-    while True:
-        match = separator.match(text, at)
-        line, at = line + text.count("\n", at, match.end()), match.end()
-        if match[1] == "]" and expected != "[":
-            return
-        try:
-            if match[1] != expected:
-                raise ValueError
-            value, end = decoder.raw_decode(text, at)
-            if not isinstance(value, dict):
-                raise ValueError
-        except ValueError:  # a JSONDecodeError is one
-            raise bad_line(file, line, "a JSON list of objects", text[at : at + 80] or "the end of the file") from None
-        yield line, value
-        line, at, expected = line + text.count("\n", at, end), end, ","
+        raise bad_line(f"{file}:{error.lineno}", "JSON", text[error.pos :] or "the end of the file") from None

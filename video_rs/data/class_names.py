@@ -41,10 +41,8 @@ def class_names_of(file: str, num_classes: int, read: dict[str, ReadSplit]) -> t
     named = next((label for label in listed if not label.isdecimal()), None)
     if named is not None:
         number = next(label for label in listed if label.isdecimal())
-        raise UserError(
-            f"{listed[named]}: label '{named}' is a name, but '{number}' in {listed[number]} is a number: "
-            "use one kind, or give data.class_names"
-        )
+        both = f"label '{named}' is a name, but '{number}' in {listed[number]} is a number"
+        raise UserError(f"{listed[named]}: {both}: use one kind, or give data.class_names")
     largest = max(listed, key=int)
     lines = sum(len(part.paths) + part.num_missing for part in read.values())
     if not num_classes and int(largest) >= 10 * lines + 1000:

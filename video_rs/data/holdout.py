@@ -59,9 +59,11 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
                 left[others] -= 1
         decided[groups] = True
     mask = to_val[source]
-    train = records.subset(np.flatnonzero(~mask))
-    train.num_missing, train.missing, train.left_out = records.num_missing, records.missing, records.left_out
-    return train, records.subset(np.flatnonzero(mask))
+    train, val = (records.subset(np.flatnonzero(each)) for each in (~mask, mask))
+    for name in ("num_missing", "missing", "left_out", "share"):
+        setattr(train, name, getattr(records, name))
+    val.made = True
+    return train, val
 
 
 def source_key(source: str) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -94,22 +94,6 @@ def is_kinetics(file: str) -> bool:
     return "youtube_id" in columns_of(file)[0]
 
 
-def conflict(paths: Paths, labels: Sequence[int], same: Callable[[int, int], bool]) -> tuple[int, int] | None:
-    """Return the first two entries of one path with two labels, if there are any.
-
-    Args:
-        paths: of the entries.
-        labels: one per path.
-        same: whether two labels that differ mean the same.
-    """
-    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
-    order = np.argsort(hashes, kind="stable")
-    hashes, numbers = hashes[order], np.asarray(labels)[order]
-    second = 1 + np.flatnonzero((hashes[1:] == hashes[:-1]) & (numbers[1:] != numbers[:-1]))
-    pairs = sorted((int(order[at]), int(order[at - 1])) for at in second)
-    return next(((b, a) for a, b in pairs if paths[a] == paths[b] and not same(int(labels[a]), int(labels[b]))), None)
-
-
 def read_csv(file: str, delimiter: str = ",") -> Iterator[Record]:
     """Yield the records of a csv, without those that are empty. Raise UserError for a quote that is not closed."""
     text: list[str] = []  # lines of the record that is being read
@@ -143,9 +127,9 @@ def read_lines(file: str) -> Iterator[str]:
         raise UserError(f"{file}: not a text file in UTF-8") from error
 
 
-def bad_line(file: str, line: int, expected: str, found: str) -> UserError:
-    """Return the error for a line of a file, with at most 100 characters of what was found there."""
-    return UserError(f"{file}:{line}: expected {expected}; found '{_cut(found)}'")
+def bad_line(place: str, expected: str, found: str) -> UserError:
+    """Return the error for a place in a file, with at most 100 characters of what was found there."""
+    return UserError(f"{place}: expected {expected}; found '{_cut(found)}'")
 
 
 def _cut(text: str) -> str:
@@ -267,7 +251,7 @@ def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: 
     )
     for number, row, _ in islice(read_csv(file, delimiter), 1, None):
         if len(row) != len(columns) or not row[path] or not (row[label] or multi_label):
-            raise bad_line(file, number, f"'{delimiter.join(columns)}'", delimiter.join(row))
+            raise bad_line(f"{file}:{number}", f"'{delimiter.join(columns)}'", delimiter.join(row))
         _check_label(row[label], f"{file}:{number}", multi_label)
         written = None if source is None else row[source] or row[path]  # without a source a file is its own
         is_folder = frames is not None and not _has_extension(row[path])
@@ -288,7 +272,7 @@ def _kinetics_entries(file: str, columns: list[str], root: str) -> Iterator[Entr
             start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
             label, stem = row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}"
         except (KeyError, ValueError, OverflowError):
-            raise bad_line(file, number, "'label,youtube_id,time_start,time_end,split'", text) from None
+            raise bad_line(f"{file}:{number}", "'label,youtube_id,time_start,time_end,split'", text) from None
         at = stems.searchsorted(hash(stem))
         found = at < len(stems) and stems[at] == hash(stem)
         yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from video_rs.data import storage
-from video_rs.data.holdout import source_key
 from video_rs.data.read_split import ReadSplit
 from video_rs.data.shards import INDEX, TAR, Entry, Members, ShardIndex, expand, index_path, read_index
 from video_rs.errors import UserError
@@ -55,7 +54,7 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
                 raise UserError(f"data.{split}={value}: {twice} is also in data.{split_of[twice]}")
             split_of |= dict.fromkeys(shards, split)
             indexes = _indexes(shards, f"data.{split}")
-            splits[split] = _parts(value, indexes, multi_label, split)[split].finished()
+            splits[split] = _parts(value, indexes, multi_label, split)[split]
         elif storage.is_remote(value):
             raise UserError(f"data.{split}={value}: only shards ({TAR}) are read from there")
     asked = {split for split, value in given.items() if not value}
@@ -63,7 +62,7 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
         for split, part in _parts(root, _indexes(_listed(root), "data.root"), multi_label).items():
             if split in asked:
                 _refuse_incomplete(root, split, part)
-                splits[split] = part.finished()
+                splits[split] = part
     return splits
 
 
@@ -113,67 +112,46 @@ def _indexes(shards: list[str], key: str) -> Iterator[ShardIndex]:
         for index in indexes:
             first = first or index
             if index.packing != first.packing:
-                raise UserError(
-                    f"{key}: {index_path(first.shard)} and {index_path(index.shard)} were not packed together, so that "
-                    "files may be in both: delete the older shards, or copy the whole folder anew"
-                )
+                both = f"{index_path(first.shard)} and {index_path(index.shard)}"
+                raise UserError(f"{key}: {both} were not packed together: delete the older, or copy the folder anew")
             yield index
 
 
-def _parts(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: str = "") -> dict[str, _Part]:
+def _parts(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: str = "") -> dict[str, ReadSplit]:
     """Return the splits that the indexes name, or `split` with all their members."""
-    parts: dict[str, _Part] = {}
+    parts: dict[str, ReadSplit] = {}
     for index in indexes:
         for name in [split] if split else dict.fromkeys(entry.split for entry in index.entries):
             if name not in ("train", "val", "test"):
                 raise UserError(f"{index_path(index.shard)}: '{name}' is not train, val or test")
-            part = parts.setdefault(name, _Part(source, multi_label))
-            part.add(index, [entry for entry in index.entries if split or entry.split == name])
+            part = parts.setdefault(name, ReadSplit(source, joined=multi_label, members=Members()))
+            _add(part, index, [entry for entry in index.entries if split or entry.split == name])
+    for part in parts.values():
+        if len(part.sources) < len(part.paths):
+            part.sources = array("Q")  # names tell them, as of files
     return parts
 
 
-def _refuse_incomplete(root: str, split: str, part: _Part) -> None:
+def _add(part: ReadSplit, index: ShardIndex, entries: list[Entry]) -> None:
+    """Add members of a shard to a split."""
+    file = index_path(index.shard)
+    for entry in entries:
+        if not entry.label and not part.joined:
+            raise UserError(f"{file}:{entry.line}: a sample without a label needs data.multi_label=true")
+        part.add(f"{index.shard}/{entry.name}", entry.label, file, entry.line)
+        part.members.add(entry.offset, entry.size, part.num_shards)
+        if entry.source is not None:
+            part.sources.append(entry.source)
+    part.num_shards += 1
+    part.wanted_shards = max(part.wanted_shards, index.num_shards)
+
+
+def _refuse_incomplete(root: str, split: str, part: ReadSplit) -> None:
     """Raise UserError for a split that has other shards than its indexes count; a pattern may leave some out."""
-    found, wanted = part.num_shards, part.wanted
+    found, wanted = part.num_shards, part.wanted_shards
     if found < wanted and not _is_pattern(root):
-        raise UserError(
-            f"data.root={root}: {found} of the {wanted} shards of the {split} split are there: copy the others too, "
-            f"or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
-        )
+        hint = f"copy the others too, or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
+        raise UserError(f"data.root={root}: {found} of the {wanted} shards of the {split} split are there: {hint}")
     if found > wanted:
-        raise UserError(
-            f"data.root={root}: {found} shards of the {split} split are there, where their indexes tell of {wanted}: "
-            "delete the copies"
-        )
-
-
-class _Part:
-    """One split as it is read."""
-
-    def __init__(self, source: str, multi_label: bool) -> None:
-        self._read = ReadSplit(source, joined=multi_label)
-        self._offsets, self._sizes, self._shards = array("q"), array("q"), array("i")
-        self.num_shards, self.wanted, self._are_sources_listed = 0, 0, False
-
-    def add(self, index: ShardIndex, entries: list[Entry]) -> None:
-        """Add members of a shard."""
-        part, file = self._read, index_path(index.shard)
-        for entry in entries:
-            if not entry.label and not part.joined:
-                raise UserError(f"{file}:{entry.line}: a sample without a label needs data.multi_label=true")
-            path = f"{index.shard}/{entry.name}"
-            part.add(path, entry.label, file, entry.line)
-            part.sources.append(source_key(path) if entry.source is None else entry.source)
-            self._are_sources_listed |= entry.source is not None
-            self._offsets.append(entry.offset)
-            self._sizes.append(entry.size)
-            self._shards.append(self.num_shards)
-        self.num_shards += 1
-        self.wanted = max(self.wanted, index.num_shards)
-
-    def finished(self) -> ReadSplit:
-        """Return the split with the places of its members."""
-        if not self._are_sources_listed:
-            self._read.sources = array("Q")  # names tell them, as of files
-        self._read.members = Members(self._offsets, self._sizes, self._shards)
-        return self._read
+        hint = f"where their indexes tell of {wanted}: delete the copies"
+        raise UserError(f"data.root={root}: {found} shards of the {split} split are there, {hint}")

@@ -38,6 +38,8 @@ class ReadSplit:
     frames: array[int] = field(default_factory=lambda: array("i"))  # one per path that a list counts them of, or none
     joined: bool = False  # whether a label as written is any number of labels with ";" between them
     members: Members | None = None  # where the files lie in shards, if they do
+    num_shards: int = 0  # that were read
+    wanted_shards: int = 0  # that their indexes count
     _numbers: dict[str, int] = field(default_factory=dict)  # of the keys of `first_place`
 
     def add(self, path: str, label: str, file: str, line: int) -> None:
@@ -89,12 +91,11 @@ def read_split(
     part.is_kinetics = not official and lists.is_kinetics(source)
     there = present(part.paths)
     if (gone := np.flatnonzero(~there)).size:
-        kept = np.flatnonzero(there)
         part.num_missing, part.missing = len(gone), [part.paths[i] for i in gone[:3]]
-        part.paths = Paths(part.paths[i] for i in kept)
-        part.labels, part.lines = (array("i", np.asarray(each)[kept].tobytes()) for each in (part.labels, part.lines))
-        part.sources = array("Q", np.asarray(part.sources)[kept].tobytes()) if part.sources else part.sources
-        part.frames = array("i", np.asarray(part.frames)[kept].tobytes()) if part.frames else part.frames
+        part.paths = Paths(part.paths[i] for i in np.flatnonzero(there))
+        for name in ("labels", "lines", "sources", "frames"):
+            if column := getattr(part, name):
+                setattr(part, name, array(column.typecode, np.asarray(column)[there].tobytes()))
     return part
 
 

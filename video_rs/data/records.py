@@ -26,7 +26,6 @@ class Records:
         paths: of the files.
         labels: one per path, in ``[0, len(class_names))``; or any number per path, as ``LabelSets``.
         class_names: in the order of the labels.
-        missing: listed files that are not there; they are counted and the first three kept.
         left_out: class folders without a video or an image in them.
 
     Attributes:
@@ -47,6 +46,8 @@ class Records:
     index: VideoIndex | None = None
     members: Members | None = None
     share = ""
+    num_missing = 0
+    missing: Sequence[str] = ()
     sources: np.ndarray | None = None
     made = False
     stands_in = False
@@ -56,20 +57,18 @@ class Records:
         paths: Iterable[str],
         labels: Iterable[int] | LabelSets,
         class_names: Sequence[str],
-        missing: Sequence[str] = (),
         left_out: Sequence[str] = (),
     ) -> None:
         self._paths = paths if isinstance(paths, Paths) else Paths(map(os.fspath, paths))
         self.label_sets = labels if isinstance(labels, LabelSets) else None
         self.labels = self.label_sets.first() if self.multi_label else np.fromiter(labels, np.int32)
         self.class_names, self.left_out = tuple(class_names), tuple(left_out)
-        self.num_missing, self.missing = len(missing), list(missing[:3])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        """Of one file."""
+        """Return the path of one file."""
         return self._paths[int(index)]
 
     def file(self, index: int) -> str | Member:

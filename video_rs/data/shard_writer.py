@@ -10,16 +10,15 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha1
 from pathlib import Path
 
+from video_rs.data import storage
 from video_rs.data.shards import BLOCK, COLUMNS, INDEX, TAR, index_path
-from video_rs.errors import MachineError, UserError
+from video_rs.errors import UserError
 from video_rs.files import atomic_write
-
-LARGEST_SHARD_NUMBER = 999_999
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def plan(folder: Path, splits: Mapping[str, Sequence[Sample]], shard_bytes: int)
         shard_bytes: most bytes of the members of a shard, their headers included; a larger file has a shard by itself.
 
     Raises:
-        UserError: a file has gone, or the shards are too many.
+        UserError: a file has gone.
     """
     shards = [
         shard for split, samples in splits.items() if samples for shard in _plan(folder, split, samples, shard_bytes)
@@ -109,14 +108,12 @@ def _plan(folder: Path, split: str, samples: Sequence[Sample], shard_bytes: int)
     filled = 0
     for sample in sorted(samples, key=lambda sample: sha1(os.fsencode(sample.name)).digest()):
         size = _stat(sample).st_size
-        taken = sum(header + _padded(length) for header, length in _lengths(sample, size))
+        taken = _lengths(sample, size)[1]
         if groups[-1] and filled + taken > shard_bytes:
             groups.append([])
             filled = 0
         groups[-1].append((sample, size))
         filled += taken
-    if len(groups) > LARGEST_SHARD_NUMBER:
-        raise UserError(f"the {split} split would be {len(groups)} shards: raise --shard-mb")
     return [
         _laid_out(folder / f"{split}-{number:06d}{TAR}", split, group, len(groups))
         for number, group in enumerate(groups)
@@ -150,7 +147,7 @@ def write(shards: Sequence[Shard], done: Callable[[int], None]) -> None:
 def remove_others(folder: Path, shards: Iterable[Shard]) -> None:
     """Deletes shards of an earlier plan, and their indexes."""
     kept = {shard.path.name.removesuffix(TAR) for shard in shards}
-    ours = re.compile(rf"((?:train|val|test)-\d{{6}})(?:{re.escape(TAR)}|{re.escape(INDEX)})")
+    ours = re.compile(rf"((?:train|val|test)-\d{{6,}})(?:{re.escape(TAR)}|{re.escape(INDEX)})")
     for file in folder.iterdir() if folder.is_dir() else ():
         if (match := ours.fullmatch(file.name)) and match[1] not in kept:
             file.unlink()
@@ -161,11 +158,11 @@ def _laid_out(path: Path, split: str, group: Sequence[tuple[Sample, int]], num_s
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for sample, size in group:
-        (header, _), (next_header, next_size) = _lengths(sample, size)
+        header, taken = _lengths(sample, size)
         offsets.append(end + header)
         source = "" if sample.source is None else f"{sample.source:016x}"
         rows.writerow((sample.name, end + header, size, sample.label, split, source))
-        end += header + _padded(size) + next_header + _padded(next_size)
+        end += taken
     total = -(-(end + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
     samples, sizes = zip(*group)
     return Shard(path, samples, tuple(offsets), sizes, split, num_shards, total, text.getvalue().encode())
@@ -198,11 +195,9 @@ def _changed(sample: Sample) -> UserError:
 
 def _content(sample: Sample, size: int) -> bytes:
     try:
-        content = Path(sample.file).read_bytes()
+        content = storage.read(sample.file)
     except FileNotFoundError:
         raise _changed(sample) from None
-    except OSError as error:
-        raise MachineError(f"{sample.file} cannot be read ({error.strerror}): check the disk") from error
     if len(content) != size:
         raise _changed(sample)
     return content
@@ -218,10 +213,12 @@ def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
             tar.addfile(_info(_target_name(sample), len(content)), io.BytesIO(content))
 
 
-def _lengths(sample: Sample, size: int) -> Iterator[tuple[int, int]]:
-    """Bytes of header and content of the file and of what stands beside it. Long names have longer headers."""
-    for name, length in ((sample.name, size), (_target_name(sample), len(sample.target[1].encode()))):
-        yield len(_info(name, length).tobuf(tarfile.GNU_FORMAT)), length
+def _lengths(sample: Sample, size: int) -> tuple[int, int]:
+    """Return the bytes of the header of a file, and of all its members: itself and its target, with their headers."""
+    target = len(sample.target[1].encode())
+    header = len(_info(sample.name, size).tobuf(tarfile.GNU_FORMAT))  # long names have longer ones
+    next_header = len(_info(_target_name(sample), target).tobuf(tarfile.GNU_FORMAT))
+    return header, header + _padded(size) + next_header + _padded(target)
 
 
 def _target_name(sample: Sample) -> str:

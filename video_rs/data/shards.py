@@ -16,7 +16,8 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -34,7 +35,6 @@ BLOCK = 512  # bytes; a tar's headers and the starts of its members are multiple
 _MOST_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SOURCE = re.compile(r"[0-9a-f]{16}")
 
 
 class Entry(NamedTuple):
@@ -113,20 +113,25 @@ class Members:
         shards: a number for the shard of each, int32 ``[N]``, ascending.
     """
 
-    def __init__(self, offsets: np.ndarray, sizes: np.ndarray, shards: np.ndarray) -> None:
-        self.offsets, self.sizes = np.asarray(offsets, np.int64), np.asarray(sizes, np.int64)
-        self.shards = np.asarray(shards, np.int32)
+    def __init__(self, offsets: Sequence[int] = (), sizes: Sequence[int] = (), shards: Sequence[int] = ()) -> None:
+        self.offsets, self.sizes, self.shards = array("q", offsets), array("q", sizes), array("i", shards)
+
+    def add(self, offset: int, size: int, shard: int) -> None:
+        """Add one more."""
+        self.offsets.append(offset)
+        self.sizes.append(size)
+        self.shards.append(shard)
 
     def member(self, index: int, path: str) -> Member:
-        """One of them, whose path is known elsewhere."""
-        return Member(path, int(self.offsets[index]), int(self.sizes[index]))
+        """Return one of them, whose path is known elsewhere."""
+        return Member(path, self.offsets[index], self.sizes[index])
 
     def take(self, indices: np.ndarray) -> Members:
-        """Some of them; `indices` ascend."""
-        return Members(self.offsets[indices], self.sizes[indices], self.shards[indices])
+        """Return some of them; `indices` ascend."""
+        return Members(*(np.asarray(each)[indices].tolist() for each in (self.offsets, self.sizes, self.shards)))
 
     def starts(self) -> np.ndarray:
-        """The first file of each shard, int64."""
+        """Return the first file of each shard, int64."""
         return np.flatnonzero(np.diff(self.shards, prepend=-1))
 
 
@@ -211,7 +216,7 @@ def parse_index(shard: str, data: bytes) -> ShardIndex:
     try:
         next(rows)
         for name, offset, size, label, split, source in rows:
-            if source and not _SOURCE.fullmatch(source):
+            if len(source) not in (0, 16):
                 raise ValueError
             key = int(source, 16) if source else None
             found.append(Entry(name, int(offset), int(size), label, split, key, rows.line_num))
@@ -230,43 +235,38 @@ def parse_index(shard: str, data: bytes) -> ShardIndex:
     return ShardIndex(shard, entries, end.offset, end.size, end.label)
 
 
-def read_index(shard: str, size: int | None) -> ShardIndex:
+def read_index(shard: str, size: int) -> ShardIndex:
     """The index of a shard, after a look at the shard.
 
     Args:
         shard: path of the tar.
-        size: of the tar, in bytes; None where it is missing.
+        size: of the tar, in bytes.
 
     Raises:
         UserError: one of the two is missing, cut off, or not of the other; or as of :func:`storage.read`.
         MachineError: as of :func:`storage.read`.
     """
-    if size is None:
-        raise UserError(f"{shard}: no such shard")
     try:
         index = parse_index(shard, storage.read(index_path(shard)))
     except FileNotFoundError:
         beside = f"{shard} has no index {os.path.basename(index_path(shard))} beside it"
         raise UserError(f"{beside}: copy it too, or make both with prepare_dataset --shards") from None
     if size < index.num_bytes:
-        raise UserError(
-            f"{shard} is cut off: it has {size} of the {index.num_bytes} bytes that its index tells: copy it again"
-        )
+        raise UserError(f"{shard} is cut off: it has {size} of the {index.num_bytes} bytes in its index; copy it again")
     if size > index.num_bytes or not _has_last_member(index):
         raise UserError(f"{index_path(shard)} is the index of another tar than {shard}: copy both again")
     return index
 
 
 def _has_last_member(index: ShardIndex) -> bool:
-    """Whether it is in the tar, where the index says."""
-    if not index.entries:
-        return True
-    last = index.entries[-1]
-    try:
-        header = storage.read(index.shard, last.offset - BLOCK, last.offset)
-    except FileNotFoundError:
-        raise UserError(f"{index.shard} has gone: copy it again") from None
-    return _is_header_of(header, last.name, last.size)
+    """Return True if it is in the tar, where the index says."""
+    for last in index.entries[-1:]:
+        try:
+            header = storage.read(index.shard, last.offset - BLOCK, last.offset)
+        except FileNotFoundError:
+            raise UserError(f"{index.shard} has gone: copy it again") from None
+        return _is_header_of(header, last.name, last.size)
+    return True
 
 
 def expand(pattern: str) -> list[str]:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from video_rs.data import annotations, lists
+from video_rs.data import annotations
 from video_rs.data.class_names import beside_shards, class_names_of
 from video_rs.data.holdout import split_off
 from video_rs.data.labels import LabelSets
@@ -116,26 +116,24 @@ def load_splits(
         for split, part in read.items()
         if split in wanted
     }
-    shares = {split: _kinetics_share(part, split) for split, part in records.items()}
+    for split, part in records.items():
+        first = part.path(0) if len(part) else ""
+        part.share = annotations.kinetics_share(len(names), split, first, len(part))
     if not found["val"] and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction)
-        records["val"].made = True
-    for split, share in shares.items():
-        records[split].share = share
     if "test" not in records and "val" in records:
         records["test"] = records["val"]
         records["test"].stands_in = True
     for split in splits:
         if split not in records:
             raise UserError(
-                f"no {split} split: set data.{split}, or put a folder or a list '{split}' into data.root={root}"
+                f"no {split} split: set data.{split}, or put a folder or list '{split}' into data.root={root}"
             )
         if not len(records[split]):
-            made = split != "train" and not found[split] and not found["val"]
-            source = found["train"] if made else found[split] or found["val"]
-            hint = "too few source videos per class to set some aside: give data.val" if made else "no files in it"
-            if not made and os.path.isdir(source):
-                hint = no_classes(source, split)
+            source = found[split] or found["val"] or found["train"]
+            hint = no_classes(source, split) if os.path.isdir(source) else "no files in it"
+            if records[split].made:
+                hint = "too few source videos per class to set some aside: give data.val"
             raise UserError(f"the {split} split of {source} is empty: {hint}")
     if multi_label and "train" in splits and not records["train"].label_sets.values.size:
         raise UserError(f"the train split of {found['train']} has no labels: training needs some")
@@ -177,23 +175,24 @@ def _find(root: str, split: str, given: str) -> str:
     return next(iter(files + [base for base in bases if os.path.isdir(base)]), "")
 
 
-def _kinetics_share(records: Records, split: str) -> str:
-    first = records.path(0) if len(records) else ""
-    return annotations.kinetics_share(len(records.class_names), split, first, len(records))
-
-
 def _refuse_conflict(part: ReadSplit, numbers: list[list[int]]) -> None:
-    """Raises UserError where one file has two labels; `numbers` are the classes of each key of `first_place`. The long
-    lists of Kinetics are taken as they are published."""
+    """Raise UserError for a file with two labels; `numbers` are the classes of each key of `first_place`.
+
+    The long lists of Kinetics are taken as they are published.
+    """
     if part.is_kinetics or not part.is_list:
         return
-    pair = lists.conflict(part.paths, part.labels, lambda a, b: set(numbers[a]) == set(numbers[b]))
-    if pair:
-        written = list(part.first_place)
-        (first, second), (a, b) = (part.lines[i] for i in pair), (written[part.labels[i]] for i in pair)
-        raise UserError(
-            f"{part.source}:{second}: {part.paths[pair[1]]} has label '{b}', but '{a}' in line {first}: keep one"
-        )
+    hashes = np.fromiter(map(hash, part.paths), np.int64, len(part.paths))
+    order = np.argsort(hashes, kind="stable")
+    hashes, labels = hashes[order], np.asarray(part.labels)[order]
+    changes = np.flatnonzero((hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1]))
+    written = list(part.first_place)
+    for second, first in sorted((int(order[at + 1]), int(order[at])) for at in changes):
+        a, b = part.labels[first], part.labels[second]
+        if part.paths[first] == part.paths[second] and set(numbers[a]) != set(numbers[b]):
+            there = f"'{written[a]}' in line {part.lines[first]}"
+            place = f"{part.source}:{part.lines[second]}: {part.paths[second]}"
+            raise UserError(f"{place} has label '{written[b]}', but {there}: keep one")
 
 
 def _resolve(
@@ -201,10 +200,8 @@ def _resolve(
 ) -> Records:
     total = len(part.paths) + part.num_missing
     if part.num_missing > max_missing * total:
-        raise UserError(
-            f"{part.source}: {part.num_missing} of {total} listed files are missing, more than data.max_missing="
-            f"{max_missing:g} allows; the first: {', '.join(part.missing)}"
-        )
+        found = f"{part.source}: {part.num_missing} of {total} listed files are missing"
+        raise UserError(f"{found}, data.max_missing={max_missing:g} allows less; the first: {', '.join(part.missing)}")
     numbered = bool(names_file) or names == tuple(map(str, range(len(names))))
     number = {name: i for i, name in enumerate(names)}
     if names_file and all(map(_SYNSET.match, names)):

@@ -105,9 +105,9 @@ def _ask(path: str, method: str, **options: Any) -> Any:
                 raise UserError(f"{path}: {reason}: check the address and the settings") from error
             pause = min(_LONGEST_PAUSE, 0.5 * 2**attempt)
             if time.monotonic() + pause > end:
+                silent = f"{path}: the storage has not answered for {seconds:g} s ({reason})"
                 raise MachineError(
-                    f"{path}: the storage has not answered for {seconds:g} s ({reason}): check it and the network; "
-                    f"{TIMEOUT_VARIABLE} sets the seconds"
+                    f"{silent}: check it and the network; {TIMEOUT_VARIABLE} sets the seconds"
                 ) from error
             time.sleep(pause)
     raise AssertionError
