@@ -39,6 +39,7 @@ from video_rs.cli.convert import add_out, write
 from video_rs.download import is_address, readable, shown
 from video_rs.errors import UserError, first_line
 from video_rs.models import sources
+from video_rs.models.init import Source
 from video_rs.models.layout import Layout
 from video_rs.models.state_dict import complete, few, skeleton
 
@@ -101,8 +102,8 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
         stem = variables.get(names.get("stem.conv1.conv.weight"), np.empty(0))
         frames = len(stem) if stem.ndim == 5 else 0
         preset, notes = sources.choose(names, LIKE[source], prefix, model, frames)
-        weights = sources.of_network(preset.name, tensors(names, variables), notes=notes)
-    weights.ignored = [name for name in variables if name not in set(names.values())]
+        ignored = [name for name in variables if name not in set(names.values())]
+        weights = sources.of_preset(preset, Source(tensors(names, variables), ignored=ignored), notes=notes)
     if source == "garden" and not frames:
         weights.notes.append(f"the weights do not tell the activation: taken as {preset.layout.activation}")
     if swapped:

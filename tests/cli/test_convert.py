@@ -139,7 +139,7 @@ def test_another_network_is_one_line(tmp_path, file_holds):
     assert "not the variables of the TPU" in model("resnet_rs_50", "tpu")
     assert "ckpt-1: " in model("resnet_rs_50", "keras") and "are not those of Keras" in model("resnet_rs_50", "keras")
     file_holds(to_garden(network("garden_r3d_50")))
-    assert "does not fit garden_resnet3d_rs_50: " in model("garden_resnet3d_rs_50")
+    assert "as garden_resnet3d_rs_50 it does not fit: " in model("garden_resnet3d_rs_50")
     model_26 = dataclasses.replace(PRESETS["garden_resnet_rs_50"], name="garden_26", blocks=(2, 2, 2, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "garden_26", model_26)
@@ -158,7 +158,7 @@ def test_what_is_left_over_or_missing_is_named_and_nothing_written(tmp_path, fil
     assert refused("--from", "tpu", "ckpt-1", "--out", out).endswith("conv2d_77/kernel")
     file_holds({name: value for name, value in variables.items() if "dense" not in name})
     message = refused("--from", "tpu", "ckpt-1", "--out", out)
-    assert message == "ckpt-1: does not fit resnet_rs_26: 2 weights are missing: head.weight, head.bias"
+    assert message == "ckpt-1: as resnet_rs_26 it does not fit: it has no head.weight, head.bias"
     file_holds({name.removesuffix(AVERAGE): value for name, value in variables.items()})
     assert "no moving average" in refused("--from", "tpu", "ckpt-1", "--out", out)
     assert [path.name for path in tmp_path.iterdir()] == ["out.pt"] and out.read_text() == "before"

@@ -84,6 +84,15 @@ class External(nn.Module):
         theirs = getattr(self.network, "no_weight_decay", set)()
         return {PREFIX + name for name in theirs}
 
+    def check_built_for(self, num_frames: int, height: int, width: int) -> None:
+        """Raise UserError for clips of another size than the network was built for."""
+        frames, size = self.built_for.num_frames, self.built_for.train_size
+        if (num_frames, height, width) != (frames, size, size):
+            raise UserError(
+                f"{self.name} was built for {_clips(frames, size, size)} and cannot take "
+                f"{_clips(num_frames, height, width)}, neither to train nor to test; {ANOTHER_SIZE}"
+            )
+
     def logits(self, clips: Tensor) -> Tensor:
         """The network on clips ``[N, C, T, H, W]``, after :meth:`check`."""
         raise NotImplementedError
@@ -160,6 +169,20 @@ class External(nn.Module):
         return self
 
 
+def _clips(num_frames: int, height: int, width: int) -> str:
+    kind = f"clips of {num_frames} frames" if num_frames > 1 else "images"
+    return f"{kind} of {height}x{width}"
+
+
+def refuse_clips(name: str, num_frames: int) -> None:
+    """Raise UserError for clips of several frames, which the image network ``name`` cannot take."""
+    if num_frames > 1:
+        raise UserError(
+            f"{name} is an image network and cannot take clips of {num_frames} frames; set data.num_frames=1, "
+            "or choose a video network (resnet3d_rs_*, pytorchvideo/*)"
+        )
+
+
 def is_external(name: str) -> bool:
     """Whether a model's name has the form of another package's."""
     return "/" in name
@@ -221,22 +244,18 @@ def refuse(name: str, key: str, given: Any, instead: Any) -> None:
 
 
 def package(name: str, module: str) -> ModuleType:
-    """Imports a module of the package that network ``name`` is of. Raises UserError in one line when it cannot be."""
-    top = module.partition(".")[0]
+    """Import a module of the package that network ``name`` is of. UserError where it is broken."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # their use of torch.jit
             return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name == top:
-            raise UserError(f"{name} needs the package {top}: pip install {top}") from None
-        reason = str(error)
+    except ModuleNotFoundError:
+        raise  # commands name the package
     except Exception as error:  # a torchvision that was built for another torch raises RuntimeErrors and OSErrors
-        reason = first_line(error)
-    raise UserError(
-        f"{name} needs the package {top}, which is installed but cannot be imported ({reason}): "
-        "torch and torchvision must be a matching pair, install both anew from one place"
-    )
+        raise UserError(
+            f"{name} needs the package {module.partition('.')[0]}, which is installed but cannot be imported "
+            f"({first_line(error)}): torch and torchvision must be a matching pair, install both anew from one place"
+        ) from None
 
 
 def known(name: str, names: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
-from video_rs.models.external import ANOTHER_SIZE, PREFIX, External, downloading, known, package, refuse
+from video_rs.models.external import ANOTHER_SIZE, PREFIX, External, downloading, known, package, refuse, refuse_clips
 
 ALPHA = 4
 """SlowFast's slow pathway sees every ALPHA-th frame (arXiv 1812.03982, section 3.2)."""
@@ -179,12 +179,7 @@ class MViT(PyTorchVideo):
     """MViT (Fan et al. 2021, arXiv 2104.11227), whose position embeddings know clips of one size alone."""
 
     def check(self, num_frames: int, height: int, width: int) -> None:
-        frames, size = self.built_for.num_frames, self.built_for.train_size
-        if (num_frames, height, width) != (frames, size, size):
-            raise UserError(
-                f"{self.name} was built for {_clips(frames, size, size)} and cannot take "
-                f"{_clips(num_frames, height, width)}, neither to train nor to test; {ANOTHER_SIZE}"
-            )
+        self.check_built_for(num_frames, height, width)
 
     def logits(self, clips: Tensor) -> Tensor:
         if clips.shape[2] == 1:
@@ -192,17 +187,12 @@ class MViT(PyTorchVideo):
         return self.network(clips.contiguous(memory_format=torch.channels_last_3d))
 
 
-def _clips(num_frames: int, height: int, width: int) -> str:
-    kind = f"clips of {num_frames} frames" if num_frames > 1 else "images"
-    return f"{kind} of {height}x{width}"
-
-
 def _refuse_sizes(name: str, native: DataContract, contract: DataContract) -> None:
     """Raises UserError for clips that no MViT of this name can be built for."""
     frames, size = contract.num_frames, contract.train_size
     image = native.num_frames == 1
-    if image and frames > 1:
-        raise UserError(f"{name} is an image network and cannot take clips of {frames} frames; set data.num_frames=1")
+    if image:
+        refuse_clips(name, frames)
     if size % 4 or (frames % 2 and not image):  # strides of the patches
         raise UserError(
             f"{name} needs a data.train_size that is a multiple of 4 and an even data.num_frames, "

@@ -19,7 +19,6 @@ from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError, first_line
 from video_rs.memory import is_out_of_memory
 from video_rs.models.external import (
-    ANOTHER_SIZE,
     PREFIX,
     External,
     NoClasses,
@@ -27,6 +26,7 @@ from video_rs.models.external import (
     known,
     package,
     refuse,
+    refuse_clips,
 )
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
@@ -84,16 +84,9 @@ class TimmNetwork(External):
         return self.built_for.train_size if self.network.pretrained_cfg["fixed_input_size"] else None
 
     def check(self, num_frames: int, height: int, width: int) -> None:
-        if num_frames > 1:
-            raise UserError(
-                f"{self.name} is an image network and cannot take clips of {num_frames} frames; set data.num_frames=1, "
-                "or choose a video network (resnet3d_rs_*, pytorchvideo/*)"
-            )
-        if self._size and (height, width) != (self._size, self._size):
-            raise UserError(
-                f"{self.name} was built for images of {self._size}x{self._size} and cannot take {height}x{width}, "
-                f"neither to train nor to test; {ANOTHER_SIZE}"
-            )
+        refuse_clips(self.name, num_frames)
+        if self._size:
+            self.check_built_for(num_frames, height, width)
 
     def logits(self, clips: Tensor) -> Tensor:
         return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))

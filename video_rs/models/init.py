@@ -246,13 +246,8 @@ def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Diffe
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # timm's go on with ".<which weights>"
     if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, this one {model.name}")
-    return prefixed(source.weights, model), {}
-
-
-def prefixed(weights: State, model: nn.Module) -> dict[str, Tensor]:
-    """Return weights whose prefixes were stripped with those that the network's own names have."""
     first, bare = (next(iter(names), "") for names in (model.state_dict(), strip_prefixes(model.state_dict())))
-    return {first.removesuffix(bare) + key: value for key, value in weights.items()}
+    return {first.removesuffix(bare) + key: value for key, value in source.weights.items()}, {}
 
 
 def _unexplained(names: list[str], apart: set[str], others: State) -> list[str]:

@@ -27,7 +27,7 @@ from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.models import convert, init, zoo
 from video_rs.models.presets import BLOCKS, PRESETS, Preset
-from video_rs.models.state_dict import blocks_of, complete, sizes_of
+from video_rs.models.state_dict import blocks_of, sizes_of
 
 TIMM = "resnet_rs_*"
 """The presets that compute what timm's ``resnetrs*`` do; others may agree in shapes."""
@@ -38,27 +38,33 @@ _KINDS = {False: "images", True: "videos"}
 
 @dataclass
 class Weights:
-    """Weights of a whole network.
+    """A network with its weights, and what is known of them.
 
     Attributes:
-        state: weights with this package's names, all that their network has.
-        model_args: the arguments of ``create_model`` for their network.
-        contract: what they expect to see.
-        network: their network, without weights in it.
+        network: with the weights in it.
+        model_args: the arguments of ``create_model`` for it.
         record: what their checkpoint says of their training, for ``checkpoint.of_weights``.
         averages: which of them are moving averages, in words.
         notes: what the weights do not determine and was assumed, a line each.
         ignored: what else is in the file.
     """
 
-    state: Mapping[str, Tensor] = field(repr=False)
-    model_args: dict[str, Any]
-    contract: DataContract
     network: nn.Module = field(repr=False)
+    model_args: dict[str, Any]
     record: dict[str, Any] = field(default_factory=dict)
     averages: str = ALONE
     notes: Sequence[str] = ()
     ignored: Sequence[str] = ()
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The weights with this package's names."""
+        return self.network.state_dict()
+
+    @property
+    def contract(self) -> DataContract:
+        """What they expect to see."""
+        return self.network.contract
 
 
 def read(path: str | Path | None, model: str | None = None, *, timm: bool = False) -> Weights:
@@ -88,32 +94,29 @@ def read(path: str | Path | None, model: str | None = None, *, timm: bool = Fals
         blocks_of(source.state)
         if not model:
             raise UserError("it holds bare weights, which do not tell of which network: give --model")
-        known = {"averages": _entry(source), "ignored": source.ignored}
-        return of_network(zoo.find_preset(model).name, source.state, **known)
+        return of_preset(zoo.find_preset(model), source, averages=_entry(source))
 
 
-def of_network(name: str, state: Mapping[str, Tensor], contract: DataContract | None = None, **known: Any) -> Weights:
-    """Return the weights of the preset ``name``, as wide and for as many classes and channels as they say.
+def of_preset(preset: Preset, source: init.Source, contract: DataContract | None = None, **known: Any) -> Weights:
+    """Return the network of a preset with weights, as wide and for as many classes and channels as they are.
 
     Args:
-        name: of the preset.
-        state: weights with this package's names.
+        preset: of the network.
+        source: weights.
         contract: what they expect to see, if other than the preset's.
         known: more fields of :class:`Weights`.
 
     Raises:
         UserError: names what is missing, left over or of another shape.
     """
-    return _whole({"name": name, **sizes_of(state)}, state, contract, **known)
+    return _loaded({"name": preset.name, **sizes_of(source.state)}, source, contract, **known)
 
 
-def _whole(model_args: dict[str, Any], state: Mapping[str, Tensor], contract: DataContract | None, **known) -> Weights:
-    network = zoo.empty_model(model_args, contract)
-    try:
-        state = complete(init.prefixed(state, network), network)
-    except UserError as error:
-        raise UserError(f"does not fit {model_args['name']}: {error}") from None
-    return Weights(state, model_args, network.contract, network, **known)
+def _loaded(model_args: dict[str, Any], source: init.Source, contract: DataContract | None, **known: Any) -> Weights:
+    network, name = zoo.empty_model(model_args, contract), model_args["name"]
+    if init.load_into(network, source, f"as {name} it").inflated:
+        raise UserError(f"it does not fit {name}: its kernels are those of images; inflate them")
+    return Weights(network, model_args, ignored=source.ignored, **known)
 
 
 @contextlib.contextmanager
@@ -136,8 +139,7 @@ def _of_run(source: init.Source, model: str | None) -> Weights:
         averages = "as the run kept them; the file does not say"
     else:
         averages = f"all tensors, as the run kept them (decay {decay})" if decay else "none, the run kept none"
-    known = {"record": source.record, "averages": averages, "ignored": source.ignored}
-    return _whole(source.model_args, source.weights, source.contract, **known)
+    return _loaded(source.model_args, source, source.contract, record=source.record, averages=averages)
 
 
 def _of_timm(source: init.Source, path: str | Path | None, model: str | None) -> Weights:
@@ -152,7 +154,8 @@ def _of_timm(source: init.Source, path: str | Path | None, model: str | None) ->
     contract = dataclasses.replace(preset.contract, filter=init.timm_contract(preset.blocks).filter)
     contract = contract.with_channels(state["stem.conv1.conv.weight"].shape[1])
     averages = _entry(source) if path else "as timm publishes them"
-    return of_network(preset.name, state, contract, averages=averages, notes=notes, ignored=source.ignored)
+    source = init.Source(state, ignored=source.ignored)
+    return of_preset(preset, source, contract, averages=averages, notes=notes)
 
 
 def _entry(source: init.Source) -> str:

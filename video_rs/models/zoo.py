@@ -138,7 +138,10 @@ def _empty(model_args: Mapping[str, Any], contract: DataContract | None) -> nn.M
             return create_model(**model_args, contract=contract)
     with torch.device("meta"):
         model = create_model(**model_args, contract=contract)
-    return model.to_empty(device="cpu")
+    model = model.to_empty(device="cpu")
+    for buffer in model.buffers():  # counters of batches, which other programs' weights do not have
+        buffer.zero_()
+    return model
 
 
 def _create(preset: Preset, *, temporal_padding: str | None, contract: DataContract | None, **options: Any) -> ResNetRS:
