@@ -31,7 +31,7 @@ torch.set_num_threads(1)
         ("timm/vgg11", {"drop_path": 0.1}, "model.drop_path=0.1; set model.drop_path=null"),
         ("timm/resnet18", {"contract": contract(8)}, "is an image network and cannot take clips of 8 frames"),
         ("pytorchvideo/mvit_base_16", {"contract": contract(8)}, "is an image network and cannot take clips of 8"),
-        ("timm/test_vit", {"contract": contract(1, 64, 80)}, "built for images of 64x64 and cannot take images of 80x80"),
+        ("timm/test_vit", {"contract": contract(1, 64, 80)}, "of 64x64 and cannot take images of 80x80"),
         ("timm/twins_svt_small", {"contract": contract(1, 50)}, "timm cannot build timm/twins_svt_small with"),
         ("timm/levit_128s", {"contract": contract(1, 50)}, "cannot take images of 50x50"),
         ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; say how many with num_classes"),
