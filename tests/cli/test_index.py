@@ -43,7 +43,7 @@ def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
 
 
 def test_bad_input(dataset, tmp_path):
-    for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "images"), "are images")):
+    for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "images"), "one of images")):
         done = run(root)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     done = run(make_images(tmp_path / "frames", "clip/0.png"), "data.frame_folders=true")

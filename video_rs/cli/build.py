@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,24 @@ def build_records(
         if indexed:
             attach(of_split)
     return records
+
+
+def build_own_records(config: Config) -> dict[str, Records]:
+    """Return the records of the splits that have files of their own: not of a val split that stands in for the test."""
+    found = build_records(config, indexed=False)
+    return {name: records for name, records in found.items() if not (name == "test" and records.stands_in)}
+
+
+def require_video_files(records: Records, command: str) -> None:
+    """Raise UserError unless the records are video files in folders."""
+    from video_rs.data.media import is_image
+
+    path = records.path(0)
+    if records.members:
+        raise UserError(f"the dataset lies in shards ({path}), whose videos are prepared and read whole: no {command}")
+    if is_image(path) or os.path.isdir(path):
+        kind = "images" if is_image(path) else "folders of frames"
+        raise UserError(f"the dataset is one of {kind} ({path}): {command} is for video files only")
 
 
 def _check_patience(config: Config, records: Records) -> None:

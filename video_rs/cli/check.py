@@ -11,8 +11,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from video_rs.cli.common import command, config_parser, counter, positive, size_text
-from video_rs.config import Config, load_config
+from video_rs.config import load_config
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
 from video_rs.training.report import duration
@@ -46,11 +46,12 @@ def main(argv: list[str]) -> int:
     config = load_config(args.cfg, args.overrides)
 
     from video_rs import runtime
+    from video_rs.cli.build import build_own_records
     from video_rs.data.check import Entries, find_problems
     from video_rs.data.clips import TemporalSampling
 
     out = Path(args.out or Path(config.out) / "check")
-    splits = _splits(config)
+    splits = build_own_records(config)
     _begin(out)
     entries = Entries(splits)
     workers = min(args.workers or max(1, runtime.loader_workers(config.data.workers)), len(entries.first))
@@ -58,28 +59,19 @@ def main(argv: list[str]) -> int:
         print(f"{name}: {records.describe()}{'; made of training files' if records.made else ''}")
     print(f"{len(entries.first)} files are decoded in {workers} processes, results go to {out}", flush=True)
     table = _decode_all(entries, workers, config.data.timeout)
-    kinds, serious, problems = Counter(), Counter(), np.zeros(len(entries), np.uint8)
-    found = find_problems(entries, table, TemporalSampling.of(config.contract()))
-    _write_problems(out / "problems.csv", entries, _counted(found, kinds, serious, problems))
+    problems = list(find_problems(entries, table, TemporalSampling.of(config.contract())))
+    _write_problems(out / "problems.csv", entries, problems)
     _write_files(out / "files.csv", entries, table, problems)
-    summary = _summary(splits, entries, table, kinds)
+    summary = _summary(splits, entries, table, problems)
     with atomic_write(out / "summary.json", "w") as file:
         json.dump(summary, file, indent=2)
     _draw(out / "check.png", entries, table)
     _tell(summary, out)
-    if serious:
+    if serious := Counter(problem.kind for problem in problems if problem.grave):
         text = ", ".join(f"{count} x {kind}" for kind, count in serious.items())
         raise UserError(f"the dataset has problems ({text}): {out / 'problems.csv'} names them")
     print(f"next: {command('train', '--cfg', args.cfg, *args.overrides)}")
     return 0
-
-
-def _splits(config: Config) -> dict[str, Records]:
-    """Those that training and tests use, without a validation split that stands in for the test split."""
-    from video_rs.cli.build import build_records
-
-    found = build_records(config, indexed=False)
-    return {name: records for name, records in found.items() if not (name == "test" and records.stands_in)}
 
 
 def _begin(out: Path) -> None:
@@ -114,43 +106,34 @@ def _check(item: tuple[int, str | Member], beat: Any) -> Any:
     return check_file(item[1], beat)
 
 
-def _counted(found: Iterable[Problem], kinds: Counter, serious: Counter, problems: np.ndarray) -> Iterable[Problem]:
-    """The same problems, counted on the way; bit k of a file's number in `problems` says that it has one of kind k."""
-    from video_rs.data.check import KINDS
-
-    for problem in found:
-        kinds[problem.kind] += 1
-        serious.update([problem.kind] * problem.grave)
-        problems[problem.entry] |= 1 << KINDS.index(problem.kind)
-        yield problem
-
-
-def _write_problems(path: Path, entries: Entries, found: Iterable[Problem]) -> None:
+def _write_problems(path: Path, entries: Entries, problems: Sequence[Problem]) -> None:
     with atomic_write(path, "w") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["path", "kind", "detail"])
-        for problem in found:
+        for problem in problems:
             rows.writerow([entries.path(problem.entry), problem.kind, problem.detail])
 
 
-def _write_files(path: Path, entries: Entries, table: FileTable, problems: np.ndarray) -> None:
-    from video_rs.data.check import KINDS
-
+def _write_files(path: Path, entries: Entries, table: FileTable, problems: Sequence[Problem]) -> None:
+    kinds: dict[int, dict[str, None]] = defaultdict(dict)  # of each entry, in the order of KINDS
+    for problem in problems:
+        kinds[problem.entry][problem.kind] = None
     with atomic_write(path, "w") as out:
         rows = csv.writer(out, lineterminator="\n")
         rows.writerow(FIELDS)
         for entry, file in enumerate(entries.file):
             row = table.rows[file]
-            fps, kinds = float(row["fps"]), [kind for k, kind in enumerate(KINDS) if problems[entry] >> k & 1]
+            fps = float(row["fps"])
             rows.writerow(
                 [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), row["frames"]]
                 + [f"{fps:.6g}", f"{row['frames'] / fps if fps else 0:.6g}", row["height"], row["width"]]
-                + [row["rotation"], table.word(file, "codec"), table.word(file, "decoder"), table.sha1(file)]
-                + [";".join(kinds)]
+                + [row["rotation"], row["codec"], row["decoder"], table.sha1(file), ";".join(kinds.get(entry, ()))]
             )
 
 
-def _summary(splits: dict[str, Records], entries: Entries, table: FileTable, kinds: Counter) -> dict[str, Any]:
+def _summary(
+    splits: dict[str, Records], entries: Entries, table: FileTable, problems: Sequence[Problem]
+) -> dict[str, Any]:
     counts, good = entries.class_counts(), table.rows[~table.rows["broken"]]
     missing = [entries.class_names[i] for i in np.flatnonzero(counts["train"] == 0)] if "train" in counts else []
     fps = good["fps"][good["fps"] > 0]
@@ -164,9 +147,9 @@ def _summary(splits: dict[str, Records], entries: Entries, table: FileTable, kin
         "fps": _spread(fps),
         "height": _spread(good["height"]),
         "width": _spread(good["width"]),
-        "codecs": dict(Counter(table.word(i, "codec") for i in range(len(table.rows)))),
-        "decoders": dict(Counter(table.word(i, "decoder") for i in range(len(table.rows)))),
-        "problems": dict(kinds),
+        "codecs": dict(Counter(table.rows["codec"].tolist())),
+        "decoders": dict(Counter(table.rows["decoder"].tolist())),
+        "problems": dict(Counter(problem.kind for problem in problems)),
         "classes_without_training_files": missing,
         "empty_class_folders": {name: list(records.left_out) for name, records in splits.items() if records.left_out},
         "classes": {

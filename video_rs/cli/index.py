@@ -9,7 +9,6 @@ opened. Commands that use the same files find the result by themselves, in the c
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -33,28 +32,21 @@ def main(argv: list[str]) -> int:
     config = load_config(args.cfg, args.overrides)
 
     from video_rs import runtime
-    from video_rs.cli.build import build_records
+    from video_rs.cli.build import build_own_records, require_video_files
     from video_rs.data.index import index_file
-    from video_rs.data.media import is_image
 
-    splits: dict[Path, tuple[str, Records]] = {}
-    for split, records in build_records(config, indexed=False).items():
-        splits.setdefault(index_file(records), (split, records))  # val may stand in for test
-    for file, (split, records) in splits.items():
-        if records.members:
-            raise UserError(f"the {split} split lies in shards: their files are read whole, so that no index helps")
-        path = records.path(0)
-        if os.path.isdir(path) or is_image(path):
-            kind = "folders of frames" if os.path.isdir(path) else "images"
-            raise UserError(f"the files of the {split} split are {kind} ({path}): only videos need an index")
+    splits = build_own_records(config)
+    for records in splits.values():
+        require_video_files(records, "index")
+        file = index_file(records)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
         except OSError as error:
             raise UserError(
                 f"{file.parent} cannot be made ({error.strerror}): set VIDEO_RS_CACHE to another folder"
             ) from None
-    for file, (split, records) in splits.items():
-        for line in make(records, split, file, max(1, runtime.loader_workers(config.data.workers))):
+    for split, records in splits.items():
+        for line in make(records, split, index_file(records), max(1, runtime.loader_workers(config.data.workers))):
             print(line)
     return 0
 

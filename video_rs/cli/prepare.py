@@ -71,12 +71,14 @@ def main(argv: list[str]) -> int:
         raise UserError("--shard-mb is of no use without --shards")
     config = load_config(args.cfg, args.overrides)
 
+    from video_rs import runtime
+    from video_rs.cli.build import require_video_files
     from video_rs.data.encode import Settings
 
     settings = Settings(args.short_side, args.crf, args.gop)
     splits = _splits(config)
     for records in splits.values():
-        _require_videos(records)
+        require_video_files(records, "prepare")
     sources = list(dict.fromkeys(records.path(i) for records in splits.values() for i in range(len(records))))
     base = _base(config.data.root, sources)
     out = Path(args.out)
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
     names = splits["train"].class_names
     _require_writable(names, splits)
     jobs = _jobs(sources, base, config.data.root)
-    workers = args.workers or _cores()
+    workers = args.workers or max(1, runtime.loader_workers(config.data.workers))
     with _lock(out):
         _begin(out, settings, base)
         encoding = f"short side {settings.short_side}, crf {settings.crf}, a keyframe every {settings.gop} frames"
@@ -117,12 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shard-mb", type=positive, metavar="N", help=f"most megabytes of a shard (default: {SHARD_MB})"
     )
-    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one per CPU core)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
     return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _splits(config: Config) -> dict[str, Records]:
@@ -130,27 +128,14 @@ def _splits(config: Config) -> dict[str, Records]:
 
     But one made by the sources that a list names stays as it is made of that list.
     """
-    from video_rs.cli.build import build_records
+    from video_rs.cli.build import build_own_records, build_records
 
-    found = build_records(config, indexed=False)
-    if found["test"].stands_in:
-        del found["test"]
+    found = build_own_records(config)
     if found["val"].made and found["val"].sources is None:
         del found["val"]
         whole = replace(config, data=replace(config.data, val_fraction=0.0))
         found |= build_records(whole, ("train",), indexed=False)
     return found
-
-
-def _require_videos(records: Records) -> None:
-    from video_rs.data.media import is_image
-
-    path = records.path(0)
-    if records.members:
-        raise UserError(f"the dataset lies in shards ({path}), and those are of prepared videos already")
-    if is_image(path) or os.path.isdir(path):
-        kind = "images" if is_image(path) else "folders of frames"
-        raise UserError(f"the dataset is one of {kind} ({path}): only video files can be prepared")
 
 
 def _base(root: str, sources: Sequence[str]) -> str:
@@ -284,12 +269,14 @@ def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) ->
     """Re-encodes one video where there is no copy of it yet; a copy's comment says of which file it is one, for names
     may go to other files once the dataset has grown, and files may change."""
     from video_rs.data.encode import encode_video, header
+    from video_rs.data.media import require_file
 
     target = os.path.join(out, job.target)
     if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:
         return Done(job, problem="its name is too long: shorten it")
     try:
-        size = _size(job.source)
+        require_file(job.source)
+        size = os.path.getsize(job.source)
         seconds, comment, wanted = 0.0, None, f"{size} bytes: {job.name}"
         if os.path.exists(target):
             with suppress(MediaError):
@@ -300,13 +287,6 @@ def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) ->
         return Done(job, (size, os.path.getsize(target)), (header(job.source)[0], seconds))
     except MediaError as error:
         return Done(job, problem=str(error).removeprefix(f"{job.source}: "))
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError as error:
-        raise MediaError(f"{path}: {error.strerror}") from error
 
 
 def _write_results(

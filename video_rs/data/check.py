@@ -33,8 +33,8 @@ ROW = np.dtype(
         ("height", "<u4"),
         ("width", "<u4"),
         ("rotation", "<i2"),
-        ("codec", "<u2"),  # these two into `words`
-        ("decoder", "<u2"),
+        ("codec", "<U24"),
+        ("decoder", "<U6"),
         ("bytes", "<u8"),
         ("sha1", "u1", (20,)),
         ("pixels", "<u8"),
@@ -125,28 +125,17 @@ class FileTable:
     def __init__(self, count: int) -> None:
         self.rows = np.zeros(count, ROW)
         self.problems: dict[int, str] = {}
-        self._words: list[str] = []
 
     def put(self, file: int, facts: Facts) -> None:
         """What :func:`check_file` found in a file."""
         row = self.rows[file]
         row["checked"], row["broken"] = True, bool(facts.problem)
-        for name in ("frames", "fps", "height", "width", "rotation", "bytes", "pixels"):
+        for name in ("frames", "fps", "height", "width", "rotation", "codec", "decoder", "bytes", "pixels"):
             row[name] = getattr(facts, name)
-        row["codec"], row["decoder"] = self._word(facts.codec), self._word(facts.decoder)
         if facts.sha1:
             row["sha1"] = np.frombuffer(facts.sha1, np.uint8)
         if facts.problem:
             self.problems[file] = facts.problem
-
-    def _word(self, text: str) -> int:
-        if text not in self._words:
-            self._words.append(text)
-        return self._words.index(text)
-
-    def word(self, file: int, name: str) -> str:
-        """The codec or the decoder of a file."""
-        return self._words[self.rows[file][name]]
 
     def sha1(self, file: int) -> str:
         """Hexadecimal; "" where the file cannot be read."""
