@@ -143,8 +143,10 @@ def test_the_last_page(tmp_path):
 def test_the_last_page_of_a_run_that_was_resumed(tmp_path):
     finished(tmp_path).end("interrupted", "resume")
     status = finished(tmp_path, first_step=3)
-    status.validated(3, 0.6)
-    time.sleep(1.1)
+    status.validating()
+    time.sleep(0.6)
+    status.validated(3)
+    time.sleep(0.5)
     lines = pages.end_page(PLAN, status, tmp_path, Incidents(24), "next")
     assert lines[0].endswith("in 1s, 1s with earlier starts")
     mean = float(lines[1].split()[1])

@@ -172,5 +172,6 @@ while True:
 
 
 def test_verify_reads_only_what_torch_saved(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        verify(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("not a zip")
+    with pytest.raises(UserError, match="text.pt is truncated or damaged"):
+        verify(tmp_path / "text.pt")

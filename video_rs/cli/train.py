@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from video_rs.training.log import RunLog
     from video_rs.training.loop import Run
 
-"""In the run folder: held by the process that trains there."""
-
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/train_net.py`` and ``video-rs train``."""

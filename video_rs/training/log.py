@@ -13,6 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from video_rs import terminal
 from video_rs.files import atomic_write
+from video_rs.training.plan import Plan
+from video_rs.training.report import metrics_text, time_line, train_line
 from video_rs.training.status import Status
 from video_rs.training.wandb_log import WandbLog
 
@@ -57,7 +59,7 @@ class RunLog:
         _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._events: SummaryWriter | None = None
-        self._start = step
+        self._start, self._lines = step, 0
         self.bar = terminal.Bar(num_steps, done=step)
         self._wandb = WandbLog(wandb, folder, config or {}, self.say) if wandb else None
 
@@ -71,6 +73,25 @@ class RunLog:
         terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def trained(self, plan: Plan, step: int, figures: Mapping[str, float]) -> None:
+        """Log the steps since the last call, up to ``step``, in all places."""
+        rate, validation_seconds = figures["clips_per_second"], self.status.validation_seconds
+        seconds_left = plan.seconds_left(step, rate, validation_seconds)
+        self.metrics("train", step, plan.epoch(step), figures)
+        self.status.trained(step, seconds_left)
+        line = train_line(step, plan, figures, seconds_left)
+        self.bar.note(line.partition("  ")[2])
+        self.say(line)
+        self._lines += 1
+        if self._lines == 2:  # the first line includes the start of the loader
+            self.say(time_line(plan, step, rate, validation_seconds))
+
+    def validated(self, plan: Plan, step: int, figures: Mapping[str, float], is_best: bool) -> None:
+        """Log a validation in all places."""
+        self.metrics("val", step, plan.epoch(step), figures)
+        self.status.validated(step)
+        self.say(f"epoch {plan.epoch(step):.2f}  validation: {metrics_text(figures)}{'  (best)' if is_best else ''}")
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Write one line for machines, and the same as TensorBoard scalars and for Weights & Biases."""
@@ -99,6 +120,7 @@ class RunLog:
 
 class _SilentLog(RunLog):
     def __init__(self) -> None:
+        self._lines = 0
         self.status = Status(None)
         self.bar = terminal.Bar(None, hidden=True)
 

@@ -20,7 +20,7 @@ from video_rs.runtime import finishes
 from video_rs.training.faults import Interrupted, StopSignals
 from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog
-from video_rs.training.report import StepClock, metrics_text, time_line, train_line
+from video_rs.training.report import StepClock
 from video_rs.training.saver import Saver, newest_before
 from video_rs.training.trainer import Trainer
 
@@ -75,7 +75,7 @@ class Run:
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
         self._untold: list[int] = []  # steps that were not finite
-        self._stop = self._save_is_due = self._files_broke = self._reports = 0
+        self._stop = self._save_is_due = self._files_broke = 0
 
     step = property(lambda self: self.trainer.step, doc="Steps done.")
     is_on_disk = property(lambda self: self._saver.written == self.step)
@@ -183,19 +183,15 @@ class Run:
         if self.world.agree([not self.trainer.is_finite()], "the weights to validate")[0]:
             self._fail_not_finite()
         self._log.status.validating()
-        started = time.monotonic()
         averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
         model = self._prepare(averaged, self.signals.check)
         figures = self._validation(model, self.signals.check)
-        epoch, self.validated = self.plan.epoch(self.step), self.step
-        is_best = (figures[self.merit], -figures["loss"]) > self.best
-        self.best = max(self.best, (figures[self.merit], -figures["loss"]))
+        self.validated, found = self.step, (figures[self.merit], -figures["loss"])
+        is_best, self.best = found > self.best, max(self.best, found)
         if is_best and self.world.is_main:
             best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "figures": figures}
             self._saver.save_best(best)
-        self._log.metrics("val", self.step, epoch, figures)
-        self._log.status.validated(self.step, time.monotonic() - started)
-        self._log.say(f"epoch {epoch:.2f}  validation: {metrics_text(figures)}{'  (best)' if is_best else ''}")
+        self._log.validated(self.plan, self.step, figures, is_best)
         self.save()
 
     def _report(self, clock: StepClock) -> None:
@@ -205,16 +201,7 @@ class Run:
         hit = "hit1" if self.merit == "map" else "accuracy"  # hit1: the top class is one of the sample's
         figures = {"loss": loss, hit: hits} if loss == loss else {}  # nan: no step was taken
         figures |= {"lr": self.trainer.learning_rate(self.step - 1), **clock.figures(self.step, self.plan.batch_size)}
-        self._log.metrics("train", self.step, self.plan.epoch(self.step), figures)
-        speed = self.step, figures["clips_per_second"], self._log.status.validation_seconds
-        seconds_left = self.plan.seconds_left(*speed)
-        self._log.status.trained(self.step, seconds_left)
-        line = train_line(self.step, self.plan, figures, seconds_left)
-        self._log.bar.note(line.partition("  ")[2])
-        self._log.say(line)
-        self._reports += 1
-        if self._reports == 2:  # the first line includes the start of the loader
-            self._log.say(time_line(self.plan, *speed))
+        self._log.trained(self.plan, self.step, figures)
         if self._untold:
             steps, self._untold = ", ".join(map(str, self._untold)), []
             self._log.say(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")

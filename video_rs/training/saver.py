@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,6 @@ from video_rs import checkpoint
 from video_rs.errors import UserError
 
 FOLDER = "checkpoints"
-_NAME = re.compile(r"step-(\d+)\.pt")
 
 
 class Saver:
@@ -162,8 +160,6 @@ def verify(path: str | Path) -> None:
             wrong = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
         wrong = "all of it"
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
     if wrong:
         raise UserError(f"checkpoint {path} is truncated or damaged")
 
@@ -179,8 +175,8 @@ def remove_unfinished(folder: str | Path) -> None:
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Steps and files, the newest first."""
-    found = ((_NAME.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.pt"))
-    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+    names = (folder / FOLDER).glob("step-[0-9]*.pt")
+    return sorted(((int(path.stem.removeprefix("step-")), path) for path in names), reverse=True)
 
 
 def _on_host(value: Any) -> Any:

@@ -50,6 +50,7 @@ class Status:
         self.values: dict[str, Any] = {}
         self.first_step, self.seconds_before, self.seconds_in_validation = 0, 0.0, 0.0
         self._folder, self._started = folder, time.monotonic()
+        self._validation_started = self._started
         self._written = self._logged = -math.inf
 
     @property
@@ -92,11 +93,13 @@ class Status:
 
     def validating(self) -> None:
         """Note the start of a validation."""
+        self._validation_started = time.monotonic()
         self.values["state"] = "validating"
         self._write()
 
-    def validated(self, step: int, seconds: float) -> None:
-        """Note the end of a validation that took ``seconds``."""
+    def validated(self, step: int) -> None:
+        """Note the end of the validation that :meth:`validating` started."""
+        seconds = time.monotonic() - self._validation_started
         self.seconds_in_validation += seconds
         self._logged = -math.inf  # the interval to the next log line contains the validation
         self.values.update(state="running", step=step, validation_seconds=seconds)

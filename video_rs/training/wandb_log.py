@@ -5,8 +5,9 @@ From the start on its failures are told once and end nothing: a run is worth mor
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class WandbLog:
                 "leave train.wandb empty"
             ) from None
         self._say, self._run = say, None
-        try:
+        with self._tolerated(wandb.errors.UsageError, wandb.errors.AuthenticationError):
             self._run = wandb.init(
                 project=project,
                 name=folder.resolve().name,
@@ -49,41 +50,36 @@ class WandbLog:
                 config=dict(config),
                 settings=wandb.Settings(console="off", silent=True, finish_timeout=PATIENCE),
             )
-            # wandb's own step cannot go back, as a run does that is resumed from before its last log line
+            # wandb's own step cannot go back, as that of a resumed run does
             self._run.define_metric("*", step_metric="step")
-        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+            say(f"Weights & Biases: {self._run.url or f'offline, in {self._run.dir}'}")
+
+    def log(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Send one log line; see ``RunLog.metrics``."""
+        if self._run:
+            with self._tolerated():
+                self._run.log({"step": step, "epoch": epoch, **{f"{kind}/{name}": v for name, v in values.items()}})
+
+    def close(self) -> None:
+        """Wait for what is still to be sent, with a time limit."""
+        if self._run:
+            with self._tolerated():
+                self._run.finish()
+            self._run = None
+
+    @contextlib.contextmanager
+    def _tolerated(self, *fatal: type[Exception]) -> Iterator[None]:
+        """Report a failure of network, disk or service once and continue without; ``fatal`` ones are UserErrors."""
+        try:
+            yield
+        except fatal as error:
             raise UserError(
                 f"Weights & Biases: {first_line(error)}: call `wandb login`, or set WANDB_MODE=offline, or leave "
                 "train.wandb empty"
             ) from None
-        except Exception as error:  # no network, no disk, a service of theirs that is down: see above
-            self._give_up(error)
-        else:
-            say(f"Weights & Biases: {self._run.url or f'offline, in {self._run.dir}'}")
-
-    def log(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """One log line; see ``RunLog.metrics``."""
-        if self._run is None:
-            return
-        try:
-            figures = {f"{kind}/{name}": value for name, value in values.items()}
-            self._run.log({"step": step, "epoch": epoch, **figures})
         except Exception as error:
-            self._give_up(error)
-
-    def close(self) -> None:
-        """Waits for what is still to be sent, but not for ever."""
-        if self._run is None:
-            return
-        try:
-            self._run.finish()
-        except Exception as error:
-            self._give_up(error)
-        self._run = None
-
-    def _give_up(self, error: Exception) -> None:
-        self._run = None
-        self._say(f"Weights & Biases failed ({first_line(error)}); the run goes on without it")
+            self._run = None
+            self._say(f"Weights & Biases failed ({first_line(error)}); the run goes on without it")
 
 
 def _id(folder: Path) -> str:
