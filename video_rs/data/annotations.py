@@ -14,8 +14,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
 
 from video_rs.data.holdout import KINETICS_NAME
@@ -39,26 +38,16 @@ _JSON_AND_CSV = (  # in one of _PLACES
 _KAGGLE = "ILSVRC/Data/CLS-LOC"  # of ImageNet, below the folder of LOC_val_solution.csv
 _PLACES = ("", "annotations", "labels", "Charades")
 
-# (name, {split: videos}): what CVDF hosts; of the first edition of Kinetics-700, what its lists named
+# {split: videos}: what CVDF hosts; of the first edition of Kinetics-700, what its lists named
 _KINETICS = {
-    400: ("Kinetics-400", {"train": 246_534, "val": 19_906, "test": 39_805}),
-    600: ("Kinetics-600", {"train": 427_549, "val": 29_793, "test": 72_924}),
-    700: ("Kinetics-700 (2020: {2020})", {"train": 529_046, "val": 33_925, "test": 67_446}),
+    400: {"train": 246_534, "val": 19_906, "test": 39_805},
+    600: {"train": 427_549, "val": 29_793, "test": 72_924},
+    700: {"train": 529_046, "val": 33_925, "test": 67_446},
 }
 _KINETICS_2020 = {"train": 534_073, "val": 33_914, "test": 64_260}
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """One split of a dataset, as its official files have it.
-
-    Attributes:
-        class_names: in the official order.
-        entries: of the files; they may be missing.
-    """
-
-    class_names: tuple[str, ...]
-    entries: Iterator[Entry]
+Annotations = tuple[tuple[str, ...], Iterator[Entry]]  # class names in the official order; files, which may be missing
 
 
 def find(root: str, fold: int = 1) -> dict[str, str]:
@@ -94,7 +83,7 @@ def find(root: str, fold: int = 1) -> dict[str, str]:
 
 
 def read(source: str, root: str, split: str, fold: int = 1, multi_label: bool = False) -> Annotations | None:
-    """What an official annotation file, or HMDB51's folder of them, says of one split; None for any other file.
+    """Read one split of an official annotation file, or HMDB51's folder of them. Return None for any other file.
 
     Args:
         source: the file or the folder.
@@ -136,8 +125,8 @@ def kinetics_share(class_count: int, split: str, first_path: str, count: int) ->
     """
     if class_count not in _KINETICS or not KINETICS_NAME.fullmatch(os.path.splitext(os.path.basename(first_path))[0]):
         return ""
-    name, known = _KINETICS[class_count]
-    return f"{count:,} of the {known[split]:,} videos of {name.replace('{2020}', f'{_KINETICS_2020[split]:,}')}"
+    edition = f" (2020: {_KINETICS_2020[split]:,})" if class_count == 700 else ""
+    return f"{count:,} of the {_KINETICS[class_count][split]:,} videos of Kinetics-{class_count}{edition}"
 
 
 # One reader each ------------------------------------------------------------------------------------------------------
@@ -163,7 +152,7 @@ def _ucf(file: str, bases: list[str]) -> Annotations:
             base = base or _base(bases, ("UCF-101", "UCF101", "videos", ""), name)
             yield Entry(os.path.join(base, fields[0]), name, line)
 
-    return Annotations(tuple(number), entries())
+    return tuple(number), entries()
 
 
 def _hmdb(lists: list[str], bases: list[str], split: str) -> Annotations:
@@ -179,7 +168,7 @@ def _hmdb(lists: list[str], bases: list[str], split: str) -> Annotations:
                 if fields[1] == ("1" if split == "train" else "2"):
                     yield Entry(os.path.join(base, name, fields[0]), name, line, file=file)
 
-    return Annotations(names, entries())
+    return names, entries()
 
 
 def _json(file: str, bases: list[str]) -> Annotations:
@@ -214,7 +203,7 @@ def _something(file: str, objects: list[dict], bases: list[str]) -> Annotations:
                 raise bad_line(f"{file}: entry {number}", "'id' and a 'template' of labels.json", json.dumps(entry))
             yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, number)
 
-    return Annotations(tuple(names), entries())
+    return tuple(names), entries()
 
 
 def _diving(file: str, objects: list[dict], bases: list[str]) -> Annotations:
@@ -235,7 +224,7 @@ def _diving(file: str, objects: list[dict], bases: list[str]) -> Annotations:
             name = str(entry["vid_name"])  # <youtube id>_<clip>: too common a form to go by in other datasets
             yield Entry(os.path.join(base, f"{name}{suffix}"), names[label], number, name.rpartition("_")[0] or name)
 
-    return Annotations(names, entries())
+    return names, entries()
 
 
 def _charades(file: str, bases: list[str]) -> Annotations:
@@ -258,7 +247,7 @@ def _charades(file: str, bases: list[str]) -> Annotations:
             labels = ";".join(dict.fromkeys(names[code] for code in codes))
             yield Entry(os.path.join(base, row["id"] + suffix), labels, line)
 
-    return Annotations(tuple(names.values()), entries())
+    return tuple(names.values()), entries()
 
 
 def _imagenet(file: str, bases: list[str]) -> Annotations:
@@ -271,13 +260,13 @@ def _imagenet(file: str, bases: list[str]) -> Annotations:
         found.append((image, label, line))
 
     def entries() -> Iterator[Entry]:
-        place, suffix = _flat(bases, (f"{_KAGGLE}/val", "val"), ".JPEG", IMAGE_EXTENSIONS)
+        place, suffix = _flat(bases, (f"{_KAGGLE}/val", "val"), ".JPEG")
         sorted_into_classes = bool(found) and os.path.isdir(os.path.join(place, found[0][1]))
         for image, label, line in found:
             folder = os.path.join(place, label) if sorted_into_classes else place
             yield Entry(os.path.join(folder, image + suffix), label, line)
 
-    return Annotations(tuple(sorted({label for _, label, _ in found})), entries())
+    return tuple(sorted({label for _, label, _ in found})), entries()
 
 
 # Where things are -----------------------------------------------------------------------------------------------------
@@ -295,10 +284,9 @@ def _base(bases: list[str], names: tuple[str, ...], *classes: str) -> str:
     return next((p for p in places if any(os.path.isdir(os.path.join(p, c)) for c in classes)), places[0])
 
 
-def _flat(
-    bases: list[str], names: tuple[str, ...], suffix: str, extensions: Container[str] = VIDEO_EXTENSIONS
-) -> tuple[str, str]:
-    """The first of the folders that is there, and the suffix of the first file in it: some are re-encoded."""
+def _flat(bases: list[str], names: tuple[str, ...], suffix: str) -> tuple[str, str]:
+    """Return the first of the folders that is there, and the suffix of its first file: some are re-encoded."""
+    extensions = IMAGE_EXTENSIONS if suffix.lower() in IMAGE_EXTENSIONS else VIDEO_EXTENSIONS
     places = [os.path.join(base, name) for base in bases for name in names]
     place = next(filter(os.path.isdir, places), bases[0])
     with os.scandir(place) as files:

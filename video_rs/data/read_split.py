@@ -44,11 +44,11 @@ class ReadSplit:
 
     def add(self, path: str, label: str, file: str, line: int) -> None:
         """One more path, with the label as written in a line of a file."""
-        if label not in self._numbers:
-            self._numbers[label] = len(self._numbers)
+        number = self._numbers.setdefault(label, len(self._numbers))
+        if number == len(self.first_place):
             self.first_place[label] = f"{file}:{line}"
         self.paths.append(path)
-        self.labels.append(self._numbers[label])
+        self.labels.append(number)
         self.lines.append(line)
 
     @property
@@ -80,13 +80,13 @@ def read_split(
     official = annotations.read(source, root, split, fold, multi_label)
     if os.path.isdir(source) and not official:
         return _of_folder(source, frame_folders)
-    part = ReadSplit(source, class_names=official.class_names if official else ())
-    for entry in official.entries if official else lists.read_list(source, root, multi_label):
+    names, entries = official or ((), lists.read_list(source, root, multi_label))
+    part = ReadSplit(source, class_names=names, joined=multi_label)
+    for entry in entries:
         part.add(entry.path, entry.label, entry.file or source, entry.line)
         part.frames.append(entry.frames)
         if entry.source is not None:
             part.sources.append(source_key(entry.source))
-    part.joined = multi_label
     part.frames = part.frames if any(part.frames) else array("i")
     part.is_kinetics = not official and lists.is_kinetics(source)
     there = present(part.paths)

@@ -42,12 +42,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to be written: the samples, and where in the tar the bytes of each will be.
+    """A shard to be written.
 
     Attributes:
         path: of the tar.
         samples: in its order.
-        offsets: of their bytes.
         sizes: of the files.
         split: which all samples are of.
         num_shards: of the split.
@@ -57,7 +56,6 @@ class Shard:
 
     path: Path
     samples: tuple[Sample, ...]
-    offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     split: str
     num_shards: int
@@ -154,18 +152,17 @@ def remove_others(folder: Path, shards: Iterable[Shard]) -> None:
 
 
 def _laid_out(path: Path, split: str, group: Sequence[tuple[Sample, int]], num_shards: int) -> Shard:
-    text, offsets, end = io.StringIO(newline=""), [], 0
+    text, end = io.StringIO(newline=""), 0
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for sample, size in group:
         header, taken = _lengths(sample, size)
-        offsets.append(end + header)
         source = "" if sample.source is None else f"{sample.source:016x}"
         rows.writerow((sample.name, end + header, size, sample.label, split, source))
         end += taken
     total = -(-(end + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
     samples, sizes = zip(*group)
-    return Shard(path, samples, tuple(offsets), sizes, split, num_shards, total, text.getvalue().encode())
+    return Shard(path, samples, sizes, split, num_shards, total, text.getvalue().encode())
 
 
 def _is_there(shard: Shard, index: bytes) -> bool:
@@ -205,12 +202,12 @@ def _content(sample: Sample, size: int) -> bytes:
 
 def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
     with tarfile.open(fileobj=handle, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for sample, offset, size in zip(shard.samples, shard.offsets, shard.sizes):
+        for sample, size in zip(shard.samples, shard.sizes):
             tar.addfile(_info(sample.name, size), io.BytesIO(_content(sample, size)))
-            if tar.offset != offset + _padded(size):
-                raise RuntimeError(f"{shard.path}: {sample.name} does not lie where its index says")
             content = sample.target[1].encode()
             tar.addfile(_info(_target_name(sample), len(content)), io.BytesIO(content))
+    if handle.tell() != shard.num_bytes:
+        raise RuntimeError(f"{shard.path}: {handle.tell()} bytes, where its index says {shard.num_bytes}")
 
 
 def _lengths(sample: Sample, size: int) -> tuple[int, int]:

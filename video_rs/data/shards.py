@@ -147,20 +147,15 @@ def split_member(path: str) -> tuple[str, str]:
 
 
 def in_memory(file: File) -> str | Path | Blob:
-    """A member of a shard read whole; any other path as it is.
+    """Read a member of a shard whole; return any other path as it is.
 
     Raises:
         MediaError: there is no such member, the shard ends before it does, or another one is in its place.
         UserError, MachineError: as of :func:`storage.read`; a shard that has gone is a ``MachineError``.
     """
-    if isinstance(file, Member):
-        return _read_member(file)
-    if isinstance(file, Blob) or not is_member(os.fspath(file)):
+    if isinstance(file, Blob) or not (isinstance(file, Member) or is_member(os.fspath(file))):
         return file
-    return _read_member(_look_up(os.fspath(file)))
-
-
-def _read_member(member: Member) -> Blob:
+    member = file if isinstance(file, Member) else _look_up(os.fspath(file))
     shard, name = split_member(member.path)
     try:
         data = storage.read(shard, member.offset - BLOCK, member.offset + member.size)
@@ -199,7 +194,7 @@ def _places(shard: str) -> dict[str, tuple[int, int]]:
 
 
 def index_path(shard: str) -> str:
-    """Of the index that belongs to a shard."""
+    """Return the path of the index that belongs to a shard."""
     return shard.removesuffix(TAR) + INDEX
 
 
