@@ -26,17 +26,22 @@ def let_go(error: BaseException) -> None:
     traceback.clear_frames(error.__traceback__)
 
 
+def free() -> None:
+    """Collect garbage and give back the GPU memory that torch keeps for later."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], object]) -> int:
     """The largest of ``sizes`` with which ``attempt`` does not run out of memory; 0 if there is none."""
     return next((size for size in sorted(sizes, reverse=True) if _fits(size, attempt)), 0)
 
 
 def _fits(size: int, attempt: Callable[[int], object]) -> bool:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    free()
     try:
         attempt(size)
     except (RuntimeError, MemoryError) as error:  # libraries short of memory say so in many ways

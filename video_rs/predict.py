@@ -20,7 +20,7 @@ from video_rs.data.media import is_image
 from video_rs.data.transforms import ViewTransform, resize, short_side_size
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
-from video_rs.evaluation.multiview import view_probs
+from video_rs.evaluation.multiview import Forward
 from video_rs.models.zoo import empty_model
 
 
@@ -98,6 +98,7 @@ class Classifier:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last_3d)
         self.contract, self.views_per_forward = model.contract, views_per_forward
+        self._forward = Forward(self.model, self.device, "auto", views_per_forward)
         self.class_names = self.contract.class_names or tuple(str(c) for c in range(model.num_classes))
 
     def predict(
@@ -172,9 +173,8 @@ class Classifier:
         """Class probabilities of clips, ``[K, T]`` frame numbers -> ``[K, classes]``, each the mean over its crops."""
         contract = self.contract
         transform = ViewTransform(contract.short_side, contract.test_size, crops, contract.filter)
-        batches = clip_views(read, indices, transform).split(self.views_per_forward)
-        probs = [view_probs(self.model, batch, device=self.device) for batch in batches]
-        return torch.cat(probs).unflatten(0, (len(indices), crops)).mean(dim=1).numpy()
+        probs = self._forward(clip_views(read, indices, transform))
+        return probs.unflatten(0, (len(indices), crops)).mean(dim=1).numpy()
 
     def _view_indices(self, length: int, clips: int, fps: float) -> np.ndarray:
         return TemporalSampling.of(self.contract).even_clips(length, clips if length > 1 else 1, fps)

@@ -10,6 +10,7 @@ from torch import nn
 
 from video_rs.contract import DataContract
 from video_rs.distributed import World
+from video_rs.errors import MachineError
 from video_rs.evaluation.multiview import score
 
 CLASSES, FRAMES, SIZE = 3, 2, 4
@@ -194,3 +195,25 @@ def test_memory_of_the_other_ranks_does_not_grow_with_the_dataset(net):
     finally:
         tracemalloc.stop()
     assert peak < 200_000 and len(rank.sent) < 10_000
+
+
+def test_views_that_do_not_fit_are_scored_fewer_at_a_time(net, capfd):
+    class Small(Net):
+        limit = 3
+
+        def forward(self, clips):
+            if len(clips) > self.limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(clips)
+
+    small = Small()
+    small.load_state_dict(net.state_dict())
+    expected = score(net, make_items(), device=CPU)
+    np.testing.assert_allclose(score(small, make_items(), device=CPU).probs, expected.probs, atol=1e-6)
+    assert set(small.batches) == {2}  # 8, 4 and 2: tried once each
+    assert capfd.readouterr().err.splitlines() == [
+        f"not enough memory for {n} views in one forward pass: {n // 2} from here on (test.batch_size)" for n in (8, 4)
+    ]
+    small.limit = 0
+    with pytest.raises(MachineError, match="not enough memory for one view"):
+        score(small, make_items(), device=CPU)

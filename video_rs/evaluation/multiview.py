@@ -8,6 +8,7 @@ the TF Model Garden's configs of 3D ResNet-RS).
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from video_rs import memory, runtime
+from video_rs import memory, runtime, terminal
 from video_rs.data.transforms import normalize
 from video_rs.distributed import World
 from video_rs.errors import MachineError
@@ -48,31 +49,56 @@ class Scores:
         return np.flatnonzero(label).tolist() if self.labels.ndim == 2 else [int(label)]
 
 
-@torch.no_grad()  # in inference_mode tensors of XLA have no views
-def view_probs(model: nn.Module, views: Tensor, *, device: torch.device, precision: str = "auto") -> Tensor:
-    """Class probabilities of uint8 views: ``[n, T, H, W, C]`` -> float32 or float64 ``[n, classes]`` on the host.
+class Forward:
+    """Compute class probabilities of views, as many in one forward pass as the memory holds.
 
-    The views are normalised as ``model.contract`` says; the probabilities add up to 1, or with its ``multi_label`` each
-    class has its own. The model must be in ``eval()`` mode and on ``device``.
-
-    Raises:
-        MachineError: not enough memory; the message says for how many views there is.
+    Args:
+        model: in ``eval()`` mode and on ``device``; its ``contract`` says how pixels are normalized, and whether the
+            probabilities add up to 1 or each class has its own (``multi_label``).
+        views_per_forward: at most. Where the memory is too small it is halved, and stays so.
     """
 
-    def forward(count: int) -> Tensor:
-        return _view_probs(model, views[:count], device, precision)
+    def __init__(self, model: nn.Module, device: torch.device, precision: str, views_per_forward: int) -> None:
+        self.model, self.device, self.precision = model, device, precision
+        self.views_per_forward = views_per_forward
 
-    try:
-        return forward(len(views))
-    except (RuntimeError, MemoryError) as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        memory.let_go(error)
-    fits = memory.largest_that_fits([len(views) >> n for n in range(1, len(views).bit_length())], forward)
-    advice = f"{fits} would fit; set test.batch_size={fits} (views_per_forward)" if fits else "nor is there for one"
-    raise MachineError(f"not enough memory for {len(views)} views in one forward pass: {advice}")
+    def __call__(self, views: Tensor) -> Tensor:
+        """Return float32 or float64 ``[n, classes]`` on the host for uint8 views ``[n, T, H, W, C]``.
+
+        Raises:
+            MachineError: not enough memory for a single view.
+        """
+        found: list[Tensor] = []
+        while len(views):
+            part = views[: self.views_per_forward]
+            if (probs := self._try(part)) is not None:
+                found.append(probs)
+                views = views[len(part) :]
+                continue
+            memory.free()
+            if len(part) == 1:
+                raise MachineError("not enough memory for one view in a forward pass: choose a smaller network")
+            self.views_per_forward = len(part) // 2
+            less = f"{self.views_per_forward} from here on (test.batch_size)"
+            terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
+        return torch.cat(found)
+
+    def _try(self, views: Tensor) -> Tensor | None:
+        try:
+            return _view_probs(self.model, self._filled(views), self.device, self.precision)[: len(views)]
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            memory.let_go(error)
+            return None
+
+    def _filled(self, views: Tensor) -> Tensor:
+        """For XLA, which would compile the network again for the last, smaller group."""
+        missing = self.views_per_forward - len(views) if self.device.type == "xla" else 0
+        return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
 
 
+@torch.no_grad()  # in inference_mode tensors of XLA have no views
 def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
     contract, parameter = model.contract, next(model.parameters())
     clips = normalize(views.to(device), contract.mean, contract.std, dtype=parameter.dtype)
@@ -99,8 +125,8 @@ def score(
         model: with ``contract`` and ``num_classes``, on ``device``; used in ``eval()`` mode and given back as it was.
         view_loader: a ``DataLoader`` of ``ViewDataset`` items: ``index``, ``label``, ``views`` (uint8
             ``[V, T, H, W, C]``, or None for a broken file) and ``error``.
-        views_per_forward: views in one forward pass. Views of several videos share one, and the views of one video may
-            be spread over several, so memory depends on this number alone.
+        views_per_forward: views in one forward pass, at most; see :class:`Forward`. Views of several videos share one,
+            and the views of one video may be spread over several, so memory depends on this number alone.
         keep_views: also return the probabilities of every view.
         progress: called with 1 after each video that was read, e.g. the ``update`` of a progress bar.
         world: the processes that have a part of the videos each, in loaders of the same dataset. They wait for each
@@ -110,6 +136,7 @@ def score(
         Scores in the order of the dataset on rank 0, which alone holds all of them; None on the other ranks.
     """
     world = world or World()
+    forward = Forward(model, device, precision, views_per_forward)
     rows: list[_Row] = []
 
     def readable() -> Iterator[tuple[_Row, Tensor]]:
@@ -127,10 +154,7 @@ def score(
         model.eval()
         try:
             for batch, owners in _batches(readable(), views_per_forward):
-                if device.type == "xla":  # which would compile the network again for the last, smaller group
-                    batch = torch.cat([batch, batch[:1].expand(views_per_forward - len(batch), *batch.shape[1:])])
-                probs_of_views = view_probs(model, batch, device=device, precision=precision)[: len(owners)]
-                for row, probs in zip(owners, probs_of_views.numpy()):
+                for row, probs in zip(owners, forward(batch).numpy()):
                     row.add(probs, keep_views)
         finally:
             model.train(was_training)
