@@ -39,9 +39,10 @@ from video_rs.cli.convert import add_out, write
 from video_rs.download import is_address, readable, shown
 from video_rs.errors import UserError, first_line
 from video_rs.models import sources
-from video_rs.models.init import Source
+from video_rs.models.init import Source, in_words
 from video_rs.models.layout import Layout
-from video_rs.models.state_dict import complete, few, skeleton
+from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.state_dict import blocks_of, few, sizes_of
 
 LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
 """The presets that compute what the code of a source does; others may agree in shapes."""
@@ -146,8 +147,14 @@ def from_garden(variables: Variables, layout: Layout, *, averages: bool = True) 
     Raises:
         UserError: names what is missing, left over, of another shape, or no number that training arrives at.
     """
-    state = tensors(find_garden(variables, averages), variables)
-    return complete(state, skeleton(state, layout))
+    return whole(tensors(find_garden(variables, averages), variables), layout)
+
+
+def whole(state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return the state dict of the network of this layout, which all weights are of. UserError where they are not."""
+    network = ResNetRS(layout, blocks_of(state), **sizes_of(state))
+    sources.fill(network, Source(state), f"a network of blocks {in_words(network.blocks)}")
+    return network.state_dict()
 
 
 def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]:

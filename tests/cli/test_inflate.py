@@ -144,7 +144,7 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
             "--from",
             str(garden),
         ],
-        "--model pytorchvideo/slow_r50: inflation is for ResNet-RS video networks, such as resnet3d_rs_50": [
+        "there is no model 'pytorchvideo/slow_r50'; did you mean": [
             *("--from", str(source), "--model", "pytorchvideo/slow_r50")
         ],
         "timm.pt does not fit: its network is timm/test_resnet, this one a ResNet-RS": [

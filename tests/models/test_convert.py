@@ -9,24 +9,27 @@ from tests.conftest import same
 from tests.models.test_init import small
 from video_rs.errors import UserError
 from video_rs.models.convert import from_timm, looks_like_timm, strip_prefixes, to_timm
+from video_rs.models.init import Source, load_into
 from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D
 from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
-from video_rs.models.state_dict import skeleton, width_of
+from video_rs.models.state_dict import blocks_of, sizes_of, width_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_timms_weights_are_whole():
-    theirs = to_timm(small().state_dict())
-    counters = {name for name in theirs if name.endswith("num_batches_tracked")}
-    bare = {name: tensor for name, tensor in theirs.items() if name not in counters}
-    assert from_timm(bare).keys() == from_timm(theirs).keys()
-    with pytest.raises(UserError, match=r"2 weights are missing: .*stages.1.0.se.reduce.weight, head.bias$"):
-        from_timm({name: tensor for name, tensor in bare.items() if name not in ("layer2.0.se.fc1.weight", "fc.bias")})
-    with pytest.raises(UserError, match="1 weights are not the network's: stages.0.1.shortcut.conv.weight"):
-        from_timm({**bare, "layer1.1.downsample.1.weight": torch.zeros(1)})
+    model = small()
+    theirs = to_timm(model.state_dict())
+    bare = {name: tensor for name, tensor in theirs.items() if not name.endswith("num_batches_tracked")}
+    load_into(small(), Source(bare), "theirs")
+    with pytest.raises(UserError, match=r"it has no .*stages.1.0.se.reduce.weight, head.bias$"):
+        some = {name: tensor for name, tensor in bare.items() if name not in ("layer2.0.se.fc1.weight", "fc.bias")}
+        load_into(model, Source(some), "theirs")
+    with pytest.raises(UserError, match="this network has no stages.0.1.shortcut.conv.weight"):
+        load_into(model, Source({**bare, "layer1.1.downsample.1.weight": torch.zeros(1)}), "theirs")
     with pytest.raises(UserError, match="blocks by stage"):
-        from_timm({name: tensor for name, tensor in bare.items() if not name.startswith("layer2")})
+        some = {name: tensor for name, tensor in bare.items() if not name.startswith("layer2")}
+        load_into(model, Source(some), "theirs")
 
 
 def test_only_image_networks_go_to_timm():
@@ -51,9 +54,9 @@ def test_the_width_is_known_from_the_shapes(layout):
     """Channels are rounded to multiples of 8, and no one stage tells those of all others."""
     for width in (0.125, 0.25, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 0.95, 0.26875):
         with torch.device("meta"):
-            model = ResNetRS(layout, (1, 1, 1, 1), 5, in_channels=2, width=width)
-        state = model.state_dict()
-        shapes = {name: tensor.shape for name, tensor in skeleton(state, layout).state_dict().items()}
+            state = ResNetRS(layout, (1, 1, 1, 1), 5, in_channels=2, width=width).state_dict()
+            again = ResNetRS(layout, blocks_of(state), **sizes_of(state))
+        shapes = {name: tensor.shape for name, tensor in again.state_dict().items()}
         assert shapes == {name: tensor.shape for name, tensor in state.items()}
         if width <= 2 and width * 8 % 1 == 0 or width == 0.3:
             assert width_of(state) == width

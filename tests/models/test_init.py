@@ -18,6 +18,7 @@ from video_rs.models.init import init_from
 from video_rs.models.layout import GARDEN_3D
 from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.state_dict import sizes_of
 from video_rs.models.zoo import create_model
 
 NAMES = ("a", "b", "c")
@@ -302,7 +303,7 @@ def test_parts_that_one_layout_has_alone(tmp_path):
 def test_the_width_of_bare_weights(tmp_path):
     source = create_model("resnet_rs_26", num_classes=3, width=0.3)
     torch.save(source.state_dict(), tmp_path / "image.pt")
-    model = create_model("resnet3d_rs_26", **init.sizes(init.read(tmp_path / "image.pt")))
+    model = create_model("resnet3d_rs_26", **sizes_of(init.read(tmp_path / "image.pt").state))
     assert init_from(model, tmp_path / "image.pt").inflated
     with pytest.raises(UserError, match="no public weights of this network"):
         init_from(create_model("resnet_rs_50", width=0.125), "pretrained")

@@ -71,19 +71,16 @@ def main(argv: list[str]) -> int:
 def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetRS, dict[str, Any], InflationReport]:
     """The network, the arguments of ``create_model`` for it, and what became of the weights."""
     from video_rs import download
-    from video_rs.models import init, zoo
+    from video_rs.models import init, sources, zoo
+    from video_rs.models.state_dict import sizes_of
 
     name = download.shown(args.source)
-    if "/" in args.model:
-        raise UserError(f"--model {args.model}: inflation is for ResNet-RS video networks, such as resnet3d_rs_50")
     preset = zoo.find_preset(args.model)
     if preset.layout.for_images:
         raise UserError(f"--model {args.model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
     source = init.read_timm(preset.blocks) if args.source == "timm" else init.read(args.source)
-    try:
-        model_args = {"name": args.model, **init.sizes(source)}
-    except UserError as error:
-        raise UserError(f"{name} does not fit: {error}") from None
+    with sources.named(name):
+        model_args = {"name": args.model, **sizes_of(source.state)}
     if any(weight.ndim == 5 and weight.shape[2] > 1 for weight in source.state.values()):
         called = f" ({source.name})" if source.name else ""
         raise UserError(f"{name} is already a video network{called}; start from it with train.init_from={name}")

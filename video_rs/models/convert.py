@@ -1,7 +1,4 @@
-"""The names of weights: this package's, timm's, and what wrappers put before them.
-
-Each conversion returns all the weights of a network, or fails with one line that names what is missing or left over.
-"""
+"""The names of weights: this package's, timm's, and what wrappers put before them."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from torch import Tensor
 
 from video_rs.errors import UserError
 from video_rs.models.external import PREFIX
-from video_rs.models.layout import RESNET_RS_2D
-from video_rs.models.state_dict import State, complete, skeleton
+from video_rs.models.state_dict import State
 
 PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
 """What DistributedDataParallel, torch.compile, trainers and our own wrapper of others put before every name."""
@@ -47,13 +43,21 @@ _TIMM_BLOCK = {
 
 
 def from_timm(state: State) -> dict[str, Tensor]:
-    """timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package.
+    """Return timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package; it may lack some.
 
     Raises:
-        UserError: a name is not one of timm's ResNet-RS, or weights are missing.
+        UserError: a name is not one of timm's ResNet-RS.
     """
-    state = _from_timm(state)
-    return complete(state, skeleton(state, RESNET_RS_2D), shapes=False)
+    stem, block = ({theirs: our for our, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
+    converted = {}
+    for name, tensor in state.items():
+        module, _, suffix = name.rpartition(".")
+        if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
+            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
+        else:
+            place = _renamed(module, stem, name)
+        converted[f"{place}.{suffix}"] = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
+    return converted
 
 
 def to_timm(state: State) -> dict[str, Tensor]:
@@ -72,19 +76,6 @@ def to_timm(state: State) -> dict[str, Tensor]:
         else:
             place = _renamed(module, _TIMM_STEM, name)
         converted[f"{place}.{suffix}"] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
-    return converted
-
-
-def _from_timm(state: State) -> dict[str, Tensor]:
-    stem, block = ({theirs: our for our, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
-    converted = {}
-    for name, tensor in state.items():
-        module, _, suffix = name.rpartition(".")
-        if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
-            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
-        else:
-            place = _renamed(module, stem, name)
-        converted[f"{place}.{suffix}"] = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
     return converted
 
 
@@ -109,4 +100,4 @@ def looks_like_timm(state: State) -> bool:
 def ours(state: State) -> dict[str, Tensor]:
     """The state dict with this package's names, whether it has them already, prefixed, or timm's; it may lack some."""
     state = strip_prefixes(state)
-    return _from_timm(state) if looks_like_timm(state) else state
+    return from_timm(state) if looks_like_timm(state) else state

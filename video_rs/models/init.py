@@ -23,7 +23,7 @@ from video_rs.models.inflate import InflationReport, match
 from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D, Differences, Layout
 from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.state_dict import blocks_of, channels_of, few, sizes_of, width_of
+from video_rs.models.state_dict import blocks_of, channels_of, few, width_of
 
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
 """The fields of a layout by which networks have parts of their own, and what is in the names of the weights there."""
@@ -124,21 +124,6 @@ def source_of(saved: Mapping[str, Any], path: str) -> Source:
         if source.name not in PRESETS and not is_external(source.name):
             raise UserError(f"{path} holds {source.name}, a network unknown to this version of video_rs: upgrade it")
     return source
-
-
-def sizes(source: Source) -> dict[str, Any]:
-    """The arguments of ``create_model`` that make a network as wide, and for as many classes and channels.
-
-    Raises:
-        UserError: the weights are not those of a ResNet-RS.
-    """
-    _check_family(source)
-    blocks_of(source.state)
-    for name in ("head.weight", "stem.conv1.conv.weight"):
-        if name not in source.state:
-            raise UserError(f"the weights lack {name}: they are not those of a ResNet-RS")
-    sizes, width = sizes_of(source.state), (source.model_args or {}).get("width")
-    return sizes | {"width": width} if isinstance(width, (int, float)) else sizes
 
 
 def _entry(saved: Mapping[str, Any]) -> str:
@@ -290,7 +275,7 @@ def _check_size(state: State, model: ResNetRS) -> None:
     """Raise UserError, in words, for another depth or width than the network's."""
     theirs, own = blocks_of(state), model.blocks
     if theirs != own:
-        raise UserError(f"its network has blocks {_depth(theirs)}, this one {_depth(own)}")
+        raise UserError(f"its network has blocks {in_words(theirs)}, this one {in_words(own)}")
     if channels_of(state) != channels_of(model.state_dict()):
         shown = [
             f"{width_of(weights):g} (channels {', '.join(map(str, channels_of(weights)))})"
@@ -299,7 +284,8 @@ def _check_size(state: State, model: ResNetRS) -> None:
         raise UserError(f"its network has width {shown[0]}, this one {shown[1]}")
 
 
-def _depth(blocks: tuple[int, ...]) -> str:
+def in_words(blocks: tuple[int, ...]) -> str:
+    """Return the numbers of bottlenecks, and the depth if there is one that has them."""
     depth = [f" (depth {depth})" for depth, known in BLOCKS.items() if known == blocks]
     return ", ".join(map(str, blocks)) + "".join(depth)
 

@@ -26,14 +26,13 @@ from video_rs import download
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.models import convert, init, zoo
-from video_rs.models.presets import BLOCKS, PRESETS, Preset
-from video_rs.models.state_dict import blocks_of, sizes_of
+from video_rs.models.presets import PRESETS, Preset
+from video_rs.models.state_dict import blocks_of, few, sizes_of
 
 TIMM = "resnet_rs_*"
 """The presets that compute what timm's ``resnetrs*`` do; others may agree in shapes."""
 
 ALONE = "none, the file has the weights alone"
-_KINDS = {False: "images", True: "videos"}
 
 
 @dataclass
@@ -113,10 +112,16 @@ def of_preset(preset: Preset, source: init.Source, contract: DataContract | None
 
 
 def _loaded(model_args: dict[str, Any], source: init.Source, contract: DataContract | None, **known: Any) -> Weights:
-    network, name = zoo.empty_model(model_args, contract), model_args["name"]
-    if init.load_into(network, source, f"as {name} it").inflated:
-        raise UserError(f"it does not fit {name}: its kernels are those of images; inflate them")
+    network = zoo.empty_model(model_args, contract)
+    fill(network, source, f"as {model_args['name']} it")
     return Weights(network, model_args, ignored=source.ignored, **known)
+
+
+def fill(network: nn.Module, source: init.Source, name: str) -> None:
+    """Load weights into a network of the same shapes; ``name`` is for messages. UserError where they do not fit."""
+    report = init.load_into(network, source, name)
+    if changed := [*report.inflated, *report.adapted]:
+        raise UserError(f"{name} does not fit: weights have other shapes: {few(changed)}")
 
 
 @contextlib.contextmanager
@@ -181,20 +186,16 @@ def choose(
         frames: of the first kernel, in a network for videos; 0 in one for images.
 
     Raises:
-        UserError: there is no such preset, or ``model`` is another.
+        UserError: there is no such preset.
     """
-    blocks = blocks_of(names)
-    depth = next((f"depth {depth} " for depth, known in BLOCKS.items() if known == blocks), "unknown depth ")
-    held = f"it holds a network of {depth}(blocks {', '.join(map(str, blocks))}) for {_KINDS[frames > 0]}"
     if model:
-        preset = preset_named(model, like)
-        if (preset.blocks, _for_videos(preset)) != (blocks, frames > 0):
-            raise UserError(f"{held}; {preset.name} is of depth {preset.depth} for {_KINDS[_for_videos(preset)]}")
-        return preset, []
+        return preset_named(model, like), []
+    blocks = blocks_of(names)
     fitting = [p for p in PRESETS.values() if fnmatch.fnmatchcase(p.name, like) and p.blocks == blocks]
     fitting = [p for p in fitting if _for_videos(p) == (frames > 0)]
     if not fitting:
-        raise UserError(f"{held}, and no {like} is that")
+        kind = "videos" if frames else "images"
+        raise UserError(f"it holds a network of blocks {init.in_words(blocks)} for {kind}, and no {like} is that")
     parts = any(".se." in name for name in names), any(".gating." in name for name in names)
     whole = [p for p in fitting if (p.layout.se_ratio > 0, p.layout.self_gating) == parts]
     whole = [p for p in whole if frames in (0, p.layout.stem_temporal_kernel)]

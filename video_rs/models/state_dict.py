@@ -1,4 +1,4 @@
-"""What a state dict of the family says of its network, and whether it holds all of one."""
+"""Sizes of a network of the family, read off its state dict."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from video_rs.errors import UserError
-from video_rs.models.layout import Layout
-from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
+from video_rs.models.resnet_rs import STAGES, scaled
 
 State = Mapping[str, Tensor]
-
-_COUNTER = "num_batches_tracked"
-"""Of batch normalisation: nobody else's networks have it, and with a momentum nothing depends on it."""
 
 
 def few(names: Sequence[str], limit: int = 4) -> str:
@@ -67,35 +62,3 @@ def sizes_of(state: State) -> dict[str, Any]:
     pixels, head = state.get("stem.conv1.conv.weight"), state.get("head.weight")
     channels, classes = 3 if pixels is None else pixels.shape[1], 1 if head is None else head.shape[0]
     return {"num_classes": classes, "in_channels": channels, "width": width_of(state)}
-
-
-def skeleton(state: State, layout: Layout) -> ResNetRS:
-    """Return the network that weights of these sizes are of, on the meta device: names and shapes without memory."""
-    with torch.device("meta"):
-        return ResNetRS(layout, blocks_of(state), **sizes_of(state))
-
-
-def complete(state: State, model: nn.Module, *, shapes: bool = True) -> dict[str, Tensor]:
-    """``state`` in the order of the network, which it must hold all of and nothing else; counters of batches may lack.
-
-    Args:
-        state: weights with this package's names.
-        model: the network; it may be on the meta device and is not changed.
-        shapes: compare these too.
-
-    Raises:
-        UserError: names what is missing, left over or of another shape.
-    """
-    expected = model.state_dict()
-    faults = []
-    if missing := [name for name in expected if name not in state and not name.endswith(_COUNTER)]:
-        faults.append(f"{len(missing)} weights are missing: {few(missing)}")
-    if unknown := [name for name in state if name not in expected]:
-        faults.append(f"{len(unknown)} weights are not the network's: {few(unknown)}")
-    if shapes:
-        wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
-        sizes = [f"{name} {list(state[name].shape)} for {list(expected[name].shape)}" for name in wrong]
-        faults += [f"{len(wrong)} weights are of other shapes: {few(sizes, 2)}"] if wrong else []
-    if faults:
-        raise UserError("; ".join(faults))
-    return {name: state[name] if name in state else torch.tensor(0) for name in expected}
