@@ -171,12 +171,10 @@ def dry_run(config: Config) -> int:
     start = time.monotonic()
     trainer.train_step([batch])
     runtime.synchronize(trainer.device)
-    parts = plan.parts
-    seconds = (time.monotonic() - start) * parts
+    seconds = (time.monotonic() - start) * plan.parts
     loss, _ = trainer.meter.means()
-    memory = runtime.peak_memory(trainer.device)
-    print(f"loss {loss:.4f}, peak memory {memory:.2f} GiB")
-    print(f"one step of {parts} micro-batches: {seconds:.2f} s without data loading")
+    print(f"loss {loss:.4f}, peak memory {runtime.peak_memory(trainer.device):.2f} GiB")
+    print(f"one step of {plan.parts} micro-batches: {seconds:.2f} s without data loading")
     print(f"{plan.num_steps} steps at that rate: {duration(seconds * plan.num_steps)}, validations not counted")
     return 0
 

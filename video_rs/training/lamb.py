@@ -21,7 +21,7 @@ class Lamb(Optimizer):
     torch's fused optimizers do; the host does not wait for it.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or groups of them; those of a group are of one dtype and on one device.
         lr: learning rate.
         betas: decay of the two means.
         eps: added to the root of the mean square.
@@ -48,11 +48,8 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_kind.setdefault((p.device, p.dtype), []).append(p)
-            for params in by_kind.values():
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
                 self._step(params, group)
         return loss
 

@@ -41,17 +41,15 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     """
     spared = getattr(model, "no_weight_decay", set)()
     kept = {id(p) for name, p in model.named_parameters() if name in spared}
-    chosen = {
-        id(module.weight)
-        for module in _modules_outside(model, SelfGating)
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
-    }
+    kept |= {id(p) for gating in model.modules() if isinstance(gating, SelfGating) for p in gating.parameters()}
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
+    chosen = {id(layer.weight) for layer in layers} - kept
     depth = finetune.depths(model) if layer_decay != 1 else {}
     deepest, groups = max(depth.values(), default=0), []
     for at in range(deepest + 1):
         here = [p for name, p in model.named_parameters() if p.requires_grad and depth.get(name, 0) == at]
-        decayed = [p for p in here if id(p) in chosen - kept]
-        others = [p for p in here if id(p) not in chosen - kept]
+        decayed = [p for p in here if id(p) in chosen]
+        others = [p for p in here if id(p) not in chosen]
         scale = layer_decay ** (deepest - at)
         groups += [
             {"params": decayed, "weight_decay": weight_decay, "lr_scale": scale},
@@ -74,13 +72,6 @@ def describe_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
 
 def _counted(parameters: list[nn.Parameter]) -> str:
     return f"{len(parameters)} tensors, {sum(p.numel() for p in parameters):,} parameters"
-
-
-def _modules_outside(module: nn.Module, excluded: type[nn.Module]):
-    if not isinstance(module, excluded):
-        yield module
-        for child in module.children():
-            yield from _modules_outside(child, excluded)
 
 
 def create(
