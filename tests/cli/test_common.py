@@ -1,5 +1,6 @@
 """What all commands share: how they are called, and what they say when that goes wrong."""
 
+import errno
 import os
 import shutil
 import signal
@@ -96,3 +97,25 @@ def test_a_process_that_is_killed_is_one_line(capsys):
     assert common.run(lambda argv: list(map_in_processes(_die, range(64), 2)), []) == 3
     error = capsys.readouterr().err
     assert error.startswith("error: a process of several was killed") and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOENT, 2), (errno.EACCES, 2), (errno.ENOSPC, 3), (errno.ETIMEDOUT, 3), (errno.EMFILE, 3)],
+)
+def test_what_the_system_refuses_is_one_line(capsys, number, code):
+    def main(argv):
+        raise OSError(number, os.strerror(number), "/data/a.mp4")
+
+    assert common.run(main, []) == code
+    assert capsys.readouterr().err == f"error: /data/a.mp4: {os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried 2 GiB"), "bad_alloc"])
+def test_too_little_memory_is_one_line(capsys, error):
+    def main(argv):
+        raise error if isinstance(error, Exception) else RuntimeError(f"std::{error}")
+
+    assert common.run(main, []) == 3
+    out, err = capsys.readouterr()
+    assert err.startswith("error: out of memory; lower train.micro_batch") and err.count("\n") == 1
