@@ -69,25 +69,18 @@ class World:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._host)
         return tensor.tolist()
 
-    def gather(self, value: Any, what: str) -> list[Any]:
-        """The values of all processes, by rank: whatever can be pickled."""
+    def gather(self, value: Any, what: str, on_main: bool = False) -> list[Any]:
+        """Return the values of all ranks, by rank: whatever can be pickled. ``on_main``: on others than rank 0, []."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.size if self.is_main or not on_main else []
         self._arrive(what)
         with self.guard(what):
-            dist.all_gather_object(values, value, group=self._host)
+            if on_main:
+                dist.gather_object(value, values or None, group=self._host)
+            else:
+                dist.all_gather_object(values, value, group=self._host)
         return values
-
-    def gather_on_main(self, value: Any, what: str) -> list[Any]:
-        """Return the values of all ranks, by rank, on rank 0, and an empty list on the others."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] | None = [None] * self.size if self.is_main else None
-        self._arrive(what)
-        with self.guard(what):
-            dist.gather_object(value, values, group=self._host)
-        return values or []
 
     def sum_(self, tensor: Tensor, what: str) -> None:
         """Makes a tensor the sum of all processes' tensors."""
@@ -207,7 +200,12 @@ def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
     rank, size, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     world = World(rank, local, size, int(variables.get("LOCAL_WORLD_SIZE", 1)), timeout)
     if device_type == "xla":
-        _take_xla_device(world)
+        xla.start(local, world.local_size)
+        if xla.size() != size:
+            raise UserError(
+                f"rank {rank}: {size} processes were started, and XLA has {xla.size()} devices for them; start one "
+                "process for each chip (TPU v4-8: torchrun --nproc_per_node=4); XLA's CPU device is for one process"
+            )
     if device_type == "cuda":
         gpus = torch.cuda.device_count()
         own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local  # which shows each task only its own
@@ -228,16 +226,6 @@ def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
     return world
 
 
-def _take_xla_device(world: World) -> None:
-    """Raises UserError where the devices of all processes are not one group."""
-    xla.start(world.local_rank, world.local_size)
-    if xla.size() != world.size:
-        raise UserError(
-            f"rank {world.rank}: {world.size} processes were started, and XLA has {xla.size()} devices for them; start "
-            "one process for each chip (TPU v4-8: torchrun --nproc_per_node=4); XLA's CPU device is for one process"
-        )
-
-
 def check_same(world: World, values: Mapping[str, Any]) -> None:
     """Raises UserError in all processes where one has another value than rank 0: of a config key, of the data, of code.
 
@@ -250,13 +238,12 @@ def check_same(world: World, values: Mapping[str, Any]) -> None:
     everybody = world.gather(flat, "the comparison of configs")
     with world.together("the comparison of configs"):
         for rank, theirs in enumerate(everybody) if world.is_main else ():
-            for name in sorted(flat.keys() | theirs.keys()):
-                ours, other = flat.get(name), theirs.get(name)
-                if ours != other:
-                    raise UserError(
-                        f"{name} is {ours!r} for rank 0 and {other!r} for rank {rank}: start all processes with the "
-                        "same config, data and code"
-                    )
+            if differing := {name for name in flat.keys() | theirs.keys() if flat.get(name) != theirs.get(name)}:
+                name = min(differing)
+                raise UserError(
+                    f"{name} is {flat.get(name)!r} for rank 0 and {theirs.get(name)!r} for rank {rank}: start all "
+                    "processes with the same config, data and code"
+                )
 
 
 @functools.cache

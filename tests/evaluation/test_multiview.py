@@ -158,7 +158,7 @@ class Rank(World):
     def together(self, what, patient=False):
         yield
 
-    def gather_on_main(self, value, what):
+    def gather(self, value, what, on_main):
         self.sent = pickle.dumps(value)
         return [value, *map(pickle.loads, self.received)] if self.is_main else []
 

@@ -158,7 +158,7 @@ def score(
                     row.add(probs, keep_views)
         finally:
             model.train(was_training)
-    parts = world.gather_on_main(rows, "the evaluation")
+    parts = world.gather(rows, "the evaluation", on_main=True)
     return _merged(parts, len(view_loader.dataset), model) if world.is_main else None
 
 
