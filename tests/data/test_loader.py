@@ -277,7 +277,7 @@ def test_the_one_that_is_longest_in_a_file_is_blamed():
     assert [worker.killed for worker in workers] == [False, True, True]  # the first may be writing a message
 
 
-def script(paths, end, before="", decoder="decord"):
+def script(paths, end, before=""):
     """A process that takes one batch of two workers, and what it does then."""
     code = f"""
 import sys
@@ -291,7 +291,7 @@ from video_rs.data.transforms import TrainTransform
 
 sampling, transform = TemporalSampling(4, 2), TrainTransform(32)  # frames of 32 lines are still resized
 records = Records({paths!r}, [0] * {len(paths)}, ["a"])
-dataset = ClipDataset(records, sampling=sampling, transform=transform, decoder={decoder!r})
+dataset = ClipDataset(records, sampling=sampling, transform=transform)
 assert not {{"decord", "torchvision"}} & {{name for name, module in sys.modules.items() if module}}
 loader = clip_loader(dataset, BatchStream(len(records), batch_size=2, num_steps=1000, seed=3), workers=2)
 batches = iter(loader)
@@ -308,11 +308,8 @@ def imported(paths, **options):
 
 @pytest.mark.slow
 def test_what_the_workers_need_is_imported_once(paths):
-    assert imported(paths) == {"decord", "torchvision"}
-    assert imported(paths, decoder="pyav") == {"torchvision"}
-    assert (
-        imported(paths, before="sys.modules |= {'decord': None, 'torchvision': None}") == set()
-    )  # as if not installed
+    assert imported(paths) == {"torchvision"}
+    assert imported(paths, before="sys.modules |= {'torchvision': None}") == set()  # as if not installed
 
 
 @pytest.mark.slow

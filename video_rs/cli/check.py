@@ -92,7 +92,8 @@ def _decode_all(entries: Entries, workers: int, timeout: float) -> FileTable:
     from video_rs.pool import Lost, watched_calls
 
     table, count = FileTable(len(entries.first)), counter(len(entries.first), "check", "files")
-    todo = ((file, entries.to_open(entry)) for file, entry in enumerate(entries.first))
+    places = map(entries.at, entries.first)
+    todo = ((file, records.file(index)) for file, (records, index) in enumerate(places))
     with closing(watched_calls(_check, todo, workers, timeout)) as results:
         for (file, _), facts in results:
             table.put(file, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)

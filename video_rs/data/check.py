@@ -18,7 +18,6 @@ from video_rs.data.check_file import Facts
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.holdout import source_key, source_of
 from video_rs.data.records import Records
-from video_rs.data.shards import Member
 
 KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
 RATE_FACTOR = ASPECT_FACTOR = 2.0  # a file is odd beyond this many times, or below this part of, the median
@@ -26,7 +25,6 @@ SIZE_FACTOR = 3.0  # 360 to 1080 lines is common in collections from the web
 
 ROW = np.dtype(
     [
-        ("checked", "?"),
         ("broken", "?"),
         ("frames", "<u4"),
         ("fps", "<f8"),
@@ -69,36 +67,27 @@ class Entries:
     def __len__(self) -> int:
         return len(self.split)
 
-    def _at(self, entry: int) -> tuple[Records, int]:
+    def at(self, entry: int) -> tuple[Records, int]:
+        """Return the records that an entry is of, and its index there."""
         split = self.split[entry]
         return self._records[split], int(entry) - (self._ends[split - 1] if split else 0)
 
     def path(self, entry: int) -> str:
-        records, index = self._at(entry)
+        records, index = self.at(entry)
         return records.path(index)
-
-    def to_open(self, entry: int) -> str | Member:
-        """See ``Records.file``."""
-        records, index = self._at(entry)
-        return records.file(index)
 
     def source(self, entry: int) -> int | None:
         """The :func:`source_key` of the video that a file was cut from, where its list or its name tells that."""
-        records, index = self._at(entry)
+        records, index = self.at(entry)
         if records.sources is not None:
             return int(records.sources[index])
         path = records.path(index)
         source = source_of(path)
         return None if source == "/".join(Path(path).parts[-2:]) else source_key(source)  # the name tells nothing
 
-    def listed(self, entry: int) -> int:
-        """See ``Records.listed``."""
-        records, index = self._at(entry)
-        return records.listed(index)
-
     def labels(self, entry: int) -> tuple[int, ...]:
         """Ascending; one, unless the dataset is multi-label."""
-        records, index = self._at(entry)
+        records, index = self.at(entry)
         return tuple(sorted(set(records.label_set(index).tolist())))
 
     def label_text(self, entry: int) -> str:
@@ -129,7 +118,7 @@ class FileTable:
     def put(self, file: int, facts: Facts) -> None:
         """What :func:`check_file` found in a file."""
         row = self.rows[file]
-        row["checked"], row["broken"] = True, bool(facts.problem)
+        row["broken"] = bool(facts.problem)
         for name in ("frames", "fps", "height", "width", "rotation", "codec", "decoder", "bytes", "pixels"):
             row[name] = getattr(facts, name)
         if facts.sha1:
@@ -183,7 +172,8 @@ def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling
 def _unlike_the_list(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
     """Folders that have not as many frames as their list says."""
     for entry, file in enumerate(entries.file):
-        frames, listed = int(rows[file]["frames"]), entries.listed(entry)
+        records, index = entries.at(entry)
+        frames, listed = int(rows[file]["frames"]), records.listed(index)
         if listed > frames and not rows[file]["broken"]:
             yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
         elif 0 < listed < frames:
@@ -204,7 +194,7 @@ def _short(entries: Entries, rows: np.ndarray, sampling: TemporalSampling) -> It
 
 def _odd(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
     """Files that are far from the usual: from the median, or for the rotation from the most common value."""
-    good = rows[rows["checked"] & ~rows["broken"]]
+    good = rows[~rows["broken"]]
     if not len(good):
         return
     rates = good["fps"][good["fps"] > 0]

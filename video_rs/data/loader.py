@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -99,7 +99,8 @@ class _Loader(DataLoader):
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
         self.slots, self.patience = Slots(workers), timeout
         if workers:
-            _import_decoders(dataset.decoder)
+            with contextlib.suppress(Exception):  # what is missing or broken says so where it is used
+                importlib.import_module("torchvision.transforms.v2.functional")  # here, for all forked workers at once
             options |= {"worker_init_fn": partial(_start_worker, self.slots), "num_workers": workers}
             options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
             options |= {"multiprocessing_context": START_METHOD}
@@ -136,27 +137,17 @@ class _Guarded(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except VideoRSError as error:
-            return error
+        return self._item_or_error(self.dataset.__getitem__, index)
 
     def __getitems__(self, keys: list) -> Any:
+        return self._item_or_error(self.dataset.__getitems__, keys)
+
+    @staticmethod
+    def _item_or_error(get: Callable[[Any], Any], key: Any) -> Any:
         try:
-            return self.dataset.__getitems__(keys)
+            return get(key)
         except VideoRSError as error:
             return error
-
-
-def _import_decoders(decoder: str) -> None:
-    """What workers need for their first clip, imported once and for all of them.
-
-    Forked workers share it; the time that each would take counts as time in the file. Only decord's readers, not its
-    import, must come after the fork. What is missing or broken says so where it is used.
-    """
-    for name in ("torchvision.transforms.v2.functional", *(["decord"] if decoder == "decord" else [])):
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
 
 
 def _as_is(item: Any) -> Any:

@@ -131,7 +131,11 @@ class Watch(threading.Thread):
                 dead = self._deaths(5.0 if isinstance(error, OSError | EOFError) else 0.0)
                 if not dead:
                     raise
-                raise _died(dead) from error
+                how = " and ".join(f"by signal {-code}" if code < 0 else f"with exit code {code}" for code in dead)
+                raise MachineError(
+                    f"a loader process died ({how}), perhaps for want of memory: lower train.micro_batch "
+                    "(test.batch_size, when testing) or data.workers"
+                ) from error
             if batch is None:
                 return
             yield batch
@@ -154,14 +158,6 @@ class Watch(threading.Thread):
 
 class _Died(Exception):
     """A worker did."""
-
-
-def _died(codes: Sequence[int | None]) -> MachineError:
-    how = " and ".join(f"by signal {-code}" if code and code < 0 else f"with exit code {code}" for code in codes)
-    return MachineError(
-        f"a loader process died ({how}), perhaps for want of memory: lower train.micro_batch (test.batch_size, when "
-        "testing) or data.workers"
-    )
 
 
 def kill_and_join(workers: Sequence[BaseProcess]) -> None:
