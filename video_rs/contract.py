@@ -86,10 +86,8 @@ class DataContract:
 
 
 def _possible(value: Any, default: Any) -> bool:
-    """Whether a value is of the default's kind: a bool, one of the same names, a count or size above 0, a rate, or a
-    tuple."""
-    if isinstance(default, bool):
-        return isinstance(value, bool)
+    """Return whether a value is of the default's kind: a tuple, one of the same names, a flag, a rate, or a count or
+    size above 0."""
     if isinstance(default, tuple):
         kinds = (int, float) if default else str
         return isinstance(value, tuple) and all(isinstance(entry, kinds) for entry in value)
@@ -97,4 +95,4 @@ def _possible(value: Any, default: Any) -> bool:
         return value in (FILTERS if default in FILTERS else SAMPLINGS)
     if isinstance(default, float):
         return type(value) in (int, float) and 0 <= value < math.inf
-    return type(value) is int and value > 0
+    return type(value) is type(default) and (value > 0 or value is False)

@@ -47,12 +47,8 @@ def _check(found: Mapping[str, str]) -> None:
 
 
 def first_host(nodes: str) -> str:
-    """The first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
-    prefix, bracket, rest = nodes.partition("[")
-    if not bracket or "," in prefix:
-        return nodes.split(",")[0]
-    inside, _, after = rest.partition("]")
-    return prefix + re.split("[-,]", inside)[0] + re.split(",", after)[0]
+    """Return the first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes).split(",")[0]  # of each bracket the first entry
 
 
 def processes() -> int:
