@@ -50,7 +50,6 @@ LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
 SWAPPED = ("best_ckpt-", "average_weights-")
 """How the Model Garden's trainer names exports in which averages and variables have changed places."""
 
-EXTRA = "pip install 'video-rs[tf]'"
 Variables = Mapping[str, np.ndarray]
 
 _NORM_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -329,7 +328,7 @@ def find_keras(variables: Variables, averages: bool = True) -> dict[str, str]:
     Raises:
         UserError: names what is left over.
     """
-    found, unknown, twice = {}, [], []
+    found, unknown = {}, []
     for name in variables:
         path = name.removesuffix(":0")
         layer, _, kind = path.rpartition("/")
@@ -337,11 +336,10 @@ def find_keras(variables: Variables, averages: bool = True) -> dict[str, str]:
             continue
         place = _keras_place(layer.rpartition("/")[2])
         ours = f"{place}.{_KINDS.get(kind)}"
-        unknown += [name] if place is None or kind not in _KINDS else []
-        twice += [name] if ours in found else []
+        if place is None or kind not in _KINDS or ours in found:
+            unknown.append(name)
         found[ours] = name
-    _refuse("variables are not those of Keras's ResNet-RS", unknown)
-    _refuse("weights of Keras's ResNet-RS are there twice", twice)
+    _refuse("variables are not those of Keras's ResNet-RS, or are there twice", unknown)
     return found
 
 
@@ -367,10 +365,11 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     """Read the variables of a TensorFlow checkpoint, of version 1 or 2, by their names in it.
 
     Raises:
-        UserError: it is damaged or something else, or tensorflow is not installed.
+        UserError: it is damaged or something else.
     """
+    tensorflow = import_tensorflow()
     with _one_line(f"checkpoint {prefix}"):
-        reader = import_tensorflow().train.load_checkpoint(str(prefix))
+        reader = tensorflow.train.load_checkpoint(str(prefix))
         return {name: np.asarray(reader.get_tensor(name)) for name in sorted(reader.get_variable_to_shape_map())}
 
 
@@ -388,8 +387,9 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError(f"{shown(path)} is an address or an archive: fetch it, unpack it and give the folder")
     path = Path(path)
     if path.is_dir():
+        tensorflow = import_tensorflow()
         with _one_line(f"the record of checkpoints in {path}"):
-            newest = import_tensorflow().train.latest_checkpoint(str(path))
+            newest = tensorflow.train.latest_checkpoint(str(path))
         found = [Path(newest)] if newest else sorted(file.with_suffix("") for file in path.glob("*.index"))
         if len(found) != 1:
             many = f"several checkpoints, name one: {', '.join(file.name for file in found)}"
@@ -405,12 +405,10 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
     """Read the datasets of an h5 file by their paths in it; of a whole Keras model, those of its weights.
 
     Raises:
-        UserError: the file is missing, damaged or something else, or h5py is not installed.
+        UserError: the file is missing, damaged or something else.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"reading {path} needs h5py: {EXTRA}") from None
+    import h5py
+
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist")
     items: list[tuple[str, h5py.HLObject]] = []
@@ -420,14 +418,12 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def import_tensorflow():
-    """Import TensorFlow in a way that torch survives. UserError where it is not installed."""
+    """Import TensorFlow in a way that torch survives."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it greets with a page on the machine
     with suppress(ImportError):  # torch would load it later, and after TensorFlow that ends the process
         import triton  # noqa: F401
-    try:
-        import tensorflow
-    except ImportError:
-        raise UserError(f"reading TensorFlow's checkpoints needs tensorflow: {EXTRA}") from None
+    import tensorflow
+
     return tensorflow
 
 
@@ -436,8 +432,6 @@ def _one_line(what: str) -> Iterator[None]:
     """Turn errors of TensorFlow and h5py, a dozen kinds and some over several lines, into a UserError of one line."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         raise UserError(f"{what} is damaged, or something else: {first_line(error)}") from None
 

@@ -94,7 +94,7 @@ def test_unknown_names_are_one_line(capsys, name, words):
 def test_only_the_tables_are_markdown(capsys, name):
     assert run(dispatch, ["models", "--markdown", name]) == 2
     assert capsys.readouterr().err == (
-        "error: --markdown is for tables of our own networks: give a pattern such as 'garden_*', or none\n"
+        "error: --markdown is for the table of our own networks: give a pattern such as 'garden_*', or none\n"
     )
 
 

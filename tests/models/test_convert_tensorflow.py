@@ -285,13 +285,15 @@ def test_tpu_and_keras_faults():
     with pytest.raises(UserError, match="not the variables of the TPU"):
         from_tpu(to_garden(network("garden_resnet_rs_50")))
     variables = to_keras(model)
-    with pytest.raises(UserError, match="1 variables are not those of Keras's ResNet-RS: conv5/conv5/kernel:0"):
+    with pytest.raises(UserError, match="1 variables are not those of Keras's .*: conv5/conv5/kernel:0"):
         from_keras({**variables, "conv5/conv5/kernel:0": np.zeros(1)})
     double = "stem_1_stem_conv_1/stem_1_stem_conv_1/kernel"
-    with pytest.raises(UserError, match=f"1 weights of Keras's ResNet-RS are there twice: {double}$"):
+    with pytest.raises(
+        UserError, match=f"1 variables .* or are there twice: {double}$"
+    ):
         from_keras({**variables, double: variables[f"{double}:0"] + 1})
     longer = "BlockGroup2__block_0__conv_1-copy/kernel:0"
-    with pytest.raises(UserError, match=f"1 variables are not those of Keras's ResNet-RS: {longer}"):
+    with pytest.raises(UserError, match=f"1 variables are not those of Keras's .*: {longer}"):
         from_keras(
             {**variables, longer: variables["BlockGroup2__block_0__conv_1/BlockGroup2__block_0__conv_1/kernel:0"]}
         )
@@ -304,9 +306,9 @@ def test_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "ckpt-1.index").touch()
     for path in (tmp_path, tmp_path / "ckpt-1", tmp_path / "ckpt-1.index"):
-        with pytest.raises(UserError, match=r"needs tensorflow: pip install 'video-rs\[tf\]'"):
+        with pytest.raises(ModuleNotFoundError, match="tensorflow"):
             read_checkpoint(find_checkpoint(path))
-    with pytest.raises(UserError, match=r"needs h5py: pip install 'video-rs\[tf\]'"):
+    with pytest.raises(ModuleNotFoundError, match="h5py"):
         read_h5(tmp_path / "weights.h5")
     with pytest.raises(UserError, match="^https://host/ckpt.tar.gz is an address or an archive: fetch it, unpack it"):
         find_checkpoint("https://host/ckpt.tar.gz?token=1")

@@ -44,8 +44,6 @@ NUMBERS = range(3, 8)
 STAGE_COLUMNS = ("", "output", "parameters", "GMACs", "layers")
 CLASSES = 1000
 """Of a network that has none of its own, where it is shown."""
-TEST_COLUMNS = ("model", "test crop", "GMACs", "reference GMACs")
-PUBLISHED_COLUMNS = ("model", "data", "views", "top-1", "top-5", "source")
 NOTES = """\
 GMACs: 10^9 multiply-accumulates of a forward pass, half of what the papers call FLOPs. MiB: activations that a
 training step keeps for each clip, in float32. reference: the same of the code that the layout is from, and what ours
@@ -56,11 +54,11 @@ def main(argv: list[str]) -> int:
     """Entry point of ``tools/list_models.py`` and ``video-rs models``."""
     parser = Parser(prog=program("models"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="*", metavar="NAME", help="a network, or a pattern with * and ?")
-    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/models.md")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/models.md")
     args = parser.parse_args(argv)
     pattern, others = any(character in args.name for character in "*?["), "/" in args.name
     if args.markdown and (others or not pattern):
-        raise UserError("--markdown is for tables of our own networks: give a pattern such as 'garden_*', or none")
+        raise UserError("--markdown is for the table of our own networks: give a pattern such as 'garden_*', or none")
     if others and pattern:
         print(*_names_of_others(args.name), sep="\n")
         print(f"{program('models')} NAME prints one stage by stage", file=sys.stderr)
@@ -124,35 +122,9 @@ def _in_short(published: Published) -> str:
 
 
 def markdown(names: Sequence[str]) -> Iterator[str]:
-    """The generated part of docs/models.md: costs, those of test crops, published accuracies."""
-    yield from _markdown_table(COLUMNS, (row(PRESETS[name]) for name in names))
-    tested = [PRESETS[name] for name in names if PRESETS[name].reference and PRESETS[name].reference.test_gmacs]
-    if tested:
-        yield "\nThe same networks on the crops that they are tested on:\n"
-        yield from _markdown_table(TEST_COLUMNS, map(_test_row, tested))
-    yield "\nPublished accuracies, in per cent:\n"
-    rows = ([name, *_accuracy(published)] for name in names for published in PRESETS[name].published)
-    yield from _markdown_table(PUBLISHED_COLUMNS, rows)
-
-
-def _markdown_table(columns: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield "|" + "---|" * len(columns)
-    for cells in rows:
+    """Return the generated part of docs/models.md."""
+    for cells in (COLUMNS, ["---"] * len(COLUMNS), *(row(PRESETS[name]) for name in names)):
         yield f"| {' | '.join(cells)} |"
-
-
-def _test_row(preset: Preset) -> list[str]:
-    from video_rs.models.cost import cost
-
-    size = preset.contract.test_size
-    gmacs = cost(preset.name, size).macs / 1e9
-    return [preset.name, _input(preset.contract, size), f"{gmacs:.2f}", _beside(gmacs, preset.reference.test_gmacs)]
-
-
-def _accuracy(published: Published) -> list[str]:
-    top5 = "" if published.top5 is None else str(published.top5)
-    return [published.dataset, published.views, str(published.top1), top5, published.source]
 
 
 def one(name: str) -> None:
