@@ -315,10 +315,6 @@ def drawn_from(keys: Tensor) -> Iterator[None]:
 
 
 def _generators(device: torch.device) -> list[torch.Generator]:
-    """What operations on a device draw from by default, the host's first."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    elif device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    return generators
+    """Return what operations on a device draw from by default, the host's first."""
+    cuda = device.type == "cuda"
+    return [torch.default_generator, *([torch.cuda.default_generators[device.index]] if cuda else [])]

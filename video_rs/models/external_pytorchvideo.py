@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
 from video_rs.models.external import ANOTHER_SIZE, PREFIX, External, downloading, known, package, refuse, refuse_clips
+from video_rs.models.presets import read_rows
 
 ALPHA = 4
 """SlowFast's slow pathway sees every ALPHA-th frame (arXiv 1812.03982, section 3.2)."""
@@ -32,63 +33,38 @@ ALPHA = 4
 SPATIAL_STRIDE = 32
 
 
-def _contract(
-    frames: int, stride: int, train: int = 224, side: int = 256, test: int = 256, **pixels: Any
-) -> DataContract:
-    pixels = {"mean": (0.45,) * 3, "std": (0.225,) * 3, **pixels}
-    return DataContract(frames, stride, train_size=train, short_side=side, test_size=test, **pixels)
-
-
 @dataclass(frozen=True)
 class Entry:
-    """A network of the hub.
+    """A network of the hub: a row of pytorchvideo.csv.
 
     Attributes:
         contract: what its public weights expect to see.
-        temporal_strides: frames per time step of the last features, by pathway.
+        kind: "convolutional", "slowfast" or "mvit".
+        temporal_strides: frames per time step of the last features, by pathway. (C2D and I3D have a pool over pairs of
+            frames after the first stage.)
         min_frames: of a clip.
-        softmax: whether the hub's head ends in one.
-        num_classes, channels: names of the builder's arguments.
+        softmax: True if the hub's head ends in one.
     """
 
     contract: DataContract
-    temporal_strides: tuple[int, ...] = (1,)
-    min_frames: int = 1
-    softmax: bool = False
-    num_classes: str = "model_num_class"
-    channels: str = "input_channel"
-
-    @property
-    def is_slowfast(self) -> bool:
-        return len(self.temporal_strides) == 2
-
-    @property
-    def is_mvit(self) -> bool:
-        return self.num_classes == "head_num_classes"
+    kind: str
+    temporal_strides: tuple[int, ...]
+    min_frames: int
+    softmax: bool
 
 
-_MVIT = {"num_classes": "head_num_classes", "channels": "input_channels"}
-_SLOWFAST = {"temporal_strides": (ALPHA, 1), "channels": "input_channels"}
-_POOLED = {"temporal_strides": (2,), "min_frames": 2}  # a pool over pairs of frames after the first stage
-_IMAGE = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "filter": "bicubic-antialias"}
+def _entry(row: dict[str, str]) -> Entry:
+    numbers = {key: int(row[key]) for key in ("stride", "train_size", "short_side", "test_size")}
+    if row["frames"] == "1":
+        pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "filter": "bicubic-antialias"}
+    else:
+        pixels = {"mean": (0.45,) * 3, "std": (0.225,) * 3}
+    contract = DataContract(int(row["frames"]), **numbers, **pixels)
+    strides = tuple(map(int, row["temporal_strides"].split()))
+    return Entry(contract, row["kind"], strides, int(row["min_frames"]), row["softmax"] == "yes")
 
-ENTRIES = {
-    "slow_r50": Entry(_contract(8, 8)),
-    "c2d_r50": Entry(_contract(8, 8), **_POOLED),
-    "i3d_r50": Entry(_contract(8, 8), **_POOLED),
-    "csn_r101": Entry(_contract(32, 2), temporal_strides=(8,)),
-    "r2plus1d_r50": Entry(_contract(16, 4), temporal_strides=(4,), softmax=True),
-    "x3d_xs": Entry(_contract(4, 12, 160, 182, 182), softmax=True),
-    "x3d_s": Entry(_contract(13, 6, 160, 182, 182), softmax=True),
-    "x3d_m": Entry(_contract(16, 5), softmax=True),
-    "x3d_l": Entry(_contract(16, 5, 312, 356, 356), softmax=True),
-    "slowfast_r50": Entry(_contract(32, 2), **_SLOWFAST),
-    "slowfast_r101": Entry(_contract(32, 2), **_SLOWFAST),
-    "slowfast_16x8_r101_50_50": Entry(_contract(64, 2), **_SLOWFAST),
-    "mvit_base_16x4": Entry(_contract(16, 4, test=224), **_MVIT),
-    "mvit_base_32x3": Entry(_contract(32, 3, test=224), **_MVIT),
-    "mvit_base_16": Entry(_contract(1, 1, test=224, **_IMAGE), **_MVIT),
-}
+
+ENTRIES = {row["name"]: _entry(row) for row in read_rows("pytorchvideo.csv")}
 
 
 def names(pattern: str) -> list[str]:
@@ -114,15 +90,19 @@ def create(
     contract = contract or native
     if num_classes is None:  # those of its public weights: the hub's builder of the image network forgets to say 1000
         num_classes = 1000 if entry.contract.num_frames == 1 else 400
-    channels = (in_channels, in_channels) if entry.is_slowfast else in_channels
-    arguments = {entry.num_classes: num_classes, entry.channels: channels}
-    if entry.is_mvit:
+    if entry.kind == "mvit":
         _refuse_sizes(name, native, contract)
-        arguments |= _mvit_arguments(contract, dropout, drop_path)
-        return MViT(name, builder(**arguments), num_classes, contract, native=native, classifier=["head.proj"])
+        arguments = _mvit_arguments(contract, dropout, drop_path)
+        network = builder(head_num_classes=num_classes, input_channels=in_channels, **arguments)
+        return MViT(name, network, num_classes, contract, native=native, classifier=["head.proj"])
     if drop_path:
         refuse(name, "model.drop_path", drop_path, "null")
-    network = builder(**arguments, head_output_with_global_average=False, head_activation=None)
+    channels = {"input_channel": in_channels}
+    if entry.kind == "slowfast":
+        channels = {"input_channels": (in_channels, in_channels)}
+    network = builder(
+        model_num_class=num_classes, **channels, head_output_with_global_average=False, head_activation=None
+    )
     if dropout is not None:
         network.blocks[-1].dropout = nn.Dropout(dropout) if dropout else None
     size = _ceil(contract.train_size, SPATIAL_STRIDE)
@@ -156,12 +136,13 @@ class Convolutional(PyTorchVideo):
         if num_frames < self._entry.min_frames:
             raise UserError(f"{self.name} needs clips of {self._entry.min_frames} frames or more, not {num_frames}")
         most = self.built_for.num_frames
-        if self._entry.is_slowfast and num_frames % ALPHA:
+        slowfast = self._entry.kind == "slowfast"
+        if slowfast and num_frames % ALPHA:
             raise UserError(
                 f"{self.name} cannot take clips of {num_frames} frames: its slow pathway sees every {ALPHA}th, so "
                 f"their number (data.num_frames) must be a multiple of {ALPHA}"
             )
-        if self._entry.is_slowfast and num_frames > most:
+        if slowfast and num_frames > most:
             raise UserError(
                 f"{self.name} was built for clips of {most} frames and cannot take more, here {num_frames}; "
                 f"{ANOTHER_SIZE}"
@@ -169,7 +150,7 @@ class Convolutional(PyTorchVideo):
 
     def logits(self, clips: Tensor) -> Tensor:
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        windows = self.network(_pathways(clips) if self._entry.is_slowfast else clips).flatten(2)
+        windows = self.network(_pathways(clips) if self._entry.kind == "slowfast" else clips).flatten(2)
         if self._entry.softmax and windows.shape[2] > 1:  # theirs averages probabilities: the logarithm of that
             return windows.log_softmax(1).logsumexp(2) - math.log(windows.shape[2])
         return windows.mean(2)

@@ -110,7 +110,7 @@ class Preset:
     reference: Reference | None = None
 
 
-def _rows(file: str) -> list[dict[str, str]]:
+def read_rows(file: str) -> list[dict[str, str]]:
     """Read a table beside this module."""
     with open(Path(__file__).with_name(file), newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
@@ -155,13 +155,13 @@ def _preset(row: dict[str, str], published: Sequence[Published], reference: Refe
 
 def _read() -> dict[str, Preset]:
     published, references = defaultdict(list), {}
-    for row in _rows("published.csv"):
+    for row in read_rows("published.csv"):
         accuracy = float(row["top1"]), _number(row["top5"])
         published[row["name"]].append(Published(row["dataset"], row["views"], *accuracy, row["source"]))
-    for row in _rows("references.csv"):
+    for row in read_rows("references.csv"):
         gmacs = float(row["gmacs"]), _number(row["test_gmacs"])
         references[row["name"]] = Reference(int(row["parameters"]), *gmacs, row["source"])
-    presets = [_preset(row, published[row["name"]], references.get(row["name"])) for row in _rows("presets.csv")]
+    presets = [_preset(row, published[row["name"]], references.get(row["name"])) for row in read_rows("presets.csv")]
     return {preset.name: preset for preset in presets}
 
 
