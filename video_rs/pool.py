@@ -32,7 +32,7 @@ def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int
     if workers == 1 or len(todo) < 64:  # not worth starting processes for
         yield from map(function, todo)
         return
-    with _executor(workers) as pool:
+    with ProcessPoolExecutor(workers, _SPAWN, initializer=_begin_process) as pool:
         try:
             yield from pool.map(function, todo, chunksize=16)
         except BaseException:
@@ -184,10 +184,6 @@ def _work(function: Callable[[Any, Callable[[], None]], Any], pipe: Connection, 
         except Exception as error:
             answer = "error", ExceptionWithTraceback(error, error.__traceback__)
         pipe.send(answer)
-
-
-def _executor(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, _SPAWN, initializer=_begin_process)
 
 
 def _begin_process() -> None:

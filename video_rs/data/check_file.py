@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 
 import av
@@ -18,7 +17,7 @@ from video_rs.data.frames import FolderReader
 from video_rs.data.media import is_image
 from video_rs.data.packets import best_stream, open_container, upright_shape
 from video_rs.data.shards import Blob, Member, in_memory
-from video_rs.errors import MediaError, VideoRSError
+from video_rs.errors import MediaError, VideoRSError, first_line
 
 ANNOUNCED_PART = 0.9  # of the time that a header announces; headers of AVI and Matroska are a little off in good files
 _CHUNK = 2**20  # bytes
@@ -74,23 +73,18 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
             found["codec"] = folder.codec
             found["bytes"], found["sha1"] = _digest(map(folder.path, range(folder.num_frames)), beat)
             _decode_images(folder, pixels, found, beat)
-        elif is_image(path):
-            found["codec"] = os.path.splitext(str(file))[1][1:].lower()
-            found["bytes"], found["sha1"] = _digest([file], beat)
-            _decode_images(ImageReader(file), pixels, found, beat)
         else:
             found["bytes"], found["sha1"] = _digest([file], beat)
-            _decode_video(file, pixels, found, beat)
+            if is_image(path):
+                found["codec"] = os.path.splitext(str(file))[1][1:].lower()
+                _decode_images(ImageReader(file), pixels, found, beat)
+            else:
+                _decode_video(file, pixels, found, beat)
     except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
         if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
             raise  # of the storage of shards: the file is not to blame
-        found["problem"] = _problem(error, path)
+        found["problem"] = first_line(error, 1000).removeprefix(f"{path}: ")
     return Facts(**found, pixels=int.from_bytes(pixels.digest()[:8], "little"))
-
-
-def _problem(error: Exception, path: object) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.removeprefix(f"{path}: ").split())
 
 
 def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int, bytes]:
@@ -121,7 +115,7 @@ def _decode_video(path: str | Blob, pixels: hashlib._Hash, found: dict[str, obje
     packets = scan_video(path)
     beat()
     found |= {"codec": packets.codec, "fps": packets.fps}
-    found["decoder"] = "pyav" if packets.decord_problem or not _has_decord() else "decord"
+    found["decoder"] = "pyav" if packets.decord_problem or find_spec("decord") is None else "decord"
     count, damaged, end = 0, 0, 0.0
     with open_container(path) as container:
         stream = best_stream(container, path)
@@ -143,11 +137,6 @@ def _decode_video(path: str | Blob, pixels: hashlib._Hash, found: dict[str, obje
         found["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
     elif packets.fps and end + 2 / packets.fps < ANNOUNCED_PART * announced:
         found["problem"] = f"it ends at {end:.2f} s, its header announces {announced:.2f} s"
-
-
-@cache
-def _has_decord() -> bool:
-    return find_spec("decord") is not None
 
 
 def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:

@@ -184,7 +184,7 @@ def make(
     if not 0 <= seed < 2**32 or (workers is not None and workers < 1):
         raise UserError(f"impossible motion dataset: seed={seed} (0 to 2**32 - 1), workers={workers} (1 or more)")
     stamp = {"version": 1, **counts, "size": size, "frames": frames, "seed": seed}
-    if _state(root, stamp) == "complete":
+    if _is_complete(root, stamp):
         return False
 
     for split in SPLITS:
@@ -204,8 +204,8 @@ def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None
     encode(root / item.path, render(item.name, frames, size, rng))
 
 
-def _state(root: Path, stamp: dict) -> str:
-    """'new', 'partial' or 'complete'; an error when ``root`` holds anything but this dataset."""
+def _is_complete(root: Path, stamp: dict) -> bool:
+    """Return whether the dataset is there, whole. Raise UserError when ``root`` holds anything else."""
     try:
         found = json.loads((root / STAMP).read_text())
     except NotADirectoryError:
@@ -213,7 +213,7 @@ def _state(root: Path, stamp: dict) -> str:
     except FileNotFoundError:
         if root.is_dir() and any(root.iterdir()):
             raise UserError(f"{root} is not empty and has no {STAMP}: choose another folder") from None
-        return "new"
+        return False
     except ValueError:
         raise UserError(f"{root / STAMP} is damaged: delete {root} and make the dataset again") from None
     complete = found.pop("complete", False)
@@ -224,7 +224,7 @@ def _state(root: Path, stamp: dict) -> str:
         raise UserError(
             f"{root} holds another motion dataset ({'; '.join(differs)}): delete it or choose another folder"
         )
-    return "complete" if complete else "partial"
+    return complete
 
 
 def _write_stamp(root: Path, stamp: dict) -> None:

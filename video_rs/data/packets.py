@@ -97,11 +97,6 @@ def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av
     return graph
 
 
-def header_rate(stream: av.VideoStream) -> float:
-    """Mean frames per second as the header tells; 0 where it does not."""
-    return float(stream.average_rate or stream.guessed_rate or 0)
-
-
 class _Starts:
     """What the keyframes of H.264 hold: whether decoding can start anew at all of them. Other codecs say it elsewhere.
 
@@ -160,7 +155,7 @@ def scan_container(container: av.container.InputContainer, path: File) -> Scan:
         raise MediaError(f"{path}: damaged or cut off")
     if not packets:
         raise MediaError(f"{path}: the video stream is empty")
-    codec, rate = context.codec.canonical_name, header_rate(stream)
+    codec, rate = context.codec.canonical_name, float(stream.average_rate or stream.guessed_rate or 0)
     times, dts, is_key, hidden, _ = zip(*packets)
     # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
     reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
