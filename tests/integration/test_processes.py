@@ -349,6 +349,18 @@ def test_a_poisoned_file_in_one_of_two_processes(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_too_many_bad_steps_stop_both_processes(tiny_config, tmp_path):
+    """One line, of the first process; both end, and the state is saved."""
+    (tmp_path / "poison.py").write_text(POISON)
+    path = tiny_config(train__micro_batch=2, train__max_bad_steps=1, train__log_every=1)
+    text, _ = start(path, 2, script=tmp_path / "poison.py").communicate(timeout=300)
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert "1 of the last 2 steps" in line and "with another out=" in line
+    assert text.count("exitcode  : 2") == 2, text
+    assert saved(tmp_path / "run")["bad_steps"] and (tmp_path / "run" / "bad_steps.csv").exists()
+
+
+@pytest.mark.slow
 def test_workers_do_not_outlive_their_torchrun(tiny_config, tmp_path):
     path = tiny_config(train__epochs=500, train__val_every=0)
     process = start(path, 2)
