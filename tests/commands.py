@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_started: list[subprocess.Popen] = []
 
 
 def script(path: str | Path, *arguments: Any, cwd: str | Path | None = None) -> subprocess.CompletedProcess:
@@ -43,6 +44,23 @@ def script(path: str | Path, *arguments: Any, cwd: str | Path | None = None) -> 
                 code = end.code or 0
         texts = [file.seek(0) or file.read() for file in (out, err)]
     return subprocess.CompletedProcess(words, code, *texts)
+
+
+def start(command: Sequence[Any], **options: Any) -> subprocess.Popen:
+    """Start a real process as the leader of a session, which ends with the test; its stdout is a pipe of text."""
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True, **options}
+    process = subprocess.Popen([*map(str, command)], **options)
+    _started.append(process)
+    return process
+
+
+def end_started() -> None:
+    """Kill the sessions of all started processes: a test that fails leaves no training behind."""
+    while _started:
+        process = _started.pop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextlib.contextmanager

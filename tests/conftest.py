@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests import corpus
+from tests import commands, corpus
 
 settings.register_profile("video_rs", deadline=None)  # how long an example takes says what else the machine does
 settings.load_profile("video_rs")
@@ -91,6 +91,13 @@ def _corpus(tmp_path_factory) -> None:
     """One folder of encoded videos for all workers of the run."""
     base = tmp_path_factory.getbasetemp()
     corpus.set_folder((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "corpus")
+
+
+@pytest.fixture(autouse=True)
+def _end_processes() -> Iterator[None]:
+    """What a test has started does not outlive it."""
+    yield
+    commands.end_started()
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import commands
 
 
 def start(script: str, *arguments: Any, **options: Any) -> subprocess.Popen:
     """``tools/<script>``, started as the leader of a session."""
-    command = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
-    )
+    command = [sys.executable, commands.REPOSITORY / "tools" / script, *arguments]
+    return commands.start(command, stderr=subprocess.PIPE, **options)
 
 
 def group(leader: int) -> list[int]:

@@ -136,6 +136,7 @@ def begin(root, out):
     return process, wait_for(lambda: reader(process.pid, root / "train/a/long.mkv"))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_its_file_alone(endless, tmp_path):
     process, reading = begin(endless, tmp_path / "out")
     os.kill(reading, signal.SIGKILL)
@@ -147,6 +148,7 @@ def test_a_process_that_is_killed_loses_its_file_alone(endless, tmp_path):
     assert "check: 5/5 files" in stdout and len(rows(tmp_path / "out/files.csv")) == 5
 
 
+@pytest.mark.slow
 def test_ctrl_c(endless, tmp_path):
     process, _ = begin(endless, tmp_path / "out")
     os.killpg(process.pid, signal.SIGINT)

@@ -11,7 +11,7 @@ from tests.integration.test_resume import assert_same, run
 from video_rs import checkpoint
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiler_that_is_missing(tiny_config, run_tool, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
@@ -19,7 +19,7 @@ def test_a_compiler_that_is_missing(tiny_config, run_tool, monkeypatch, tmp_path
     assert_one_line(done, 3, "torch.compile failed", "train.compile=false")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler: apt install g++")
 def test_two_processes_compile_alike(tiny_config, tmp_path):
     """Around DistributedDataParallel, with micro-batches that send no gradients, and a stage computed again."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import corpus
+from tests import commands, corpus
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import REPOSITORY, tool
 from tests.integration.test_resume import assert_same, run
@@ -36,14 +36,8 @@ def environment(**variables):
 def start(path, processes, *overrides, script=REPOSITORY / "tools" / "train_net.py"):
     """``torchrun`` of the documented command, or the command alone."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(script), "--cfg", str(path), *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+    command = [sys.executable, *launcher, script, "--cfg", path, *overrides]
+    return commands.start(command, stderr=subprocess.STDOUT, env=environment())
 
 
 def finish(process):
@@ -214,8 +208,7 @@ def test_a_restart_on_two_machines(tiny_config, tmp_path):
     meeting += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
     command = [sys.executable, "-m", "torch.distributed.run", *meeting, str(REPOSITORY / "tools" / "train_net.py")]
     command += ["--cfg", str(tiny_config(**changes)), "train.peer_timeout=90", "data.timeout=60"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    agents = [subprocess.Popen(command, env=environment(), start_new_session=True, **pipes) for _ in range(2)]
+    agents = [commands.start(command, stderr=subprocess.STDOUT, env=environment()) for _ in range(2)]
     wait_until(lambda: (tmp_path / "run" / "last.pt").exists(), agents)
     os.kill(children(agents[1])[0], signal.SIGKILL)
     texts = [finish(agent) for agent in agents]
@@ -269,8 +262,7 @@ def by_hand(path, ranks, *, size=2, port=None, overrides=None, **variables):
     for rank in ranks:
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         command = [sys.executable, script, "--cfg", str(path), *(overrides or {}).get(rank, [])]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, env=environment(**{**own, **variables}), **pipes))
+        processes.append(commands.start(command, stderr=subprocess.PIPE, env=environment(**{**own, **variables})))
     return [(process.communicate(timeout=100)[1], process.returncode) for process in processes]
 
 

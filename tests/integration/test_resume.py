@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import corpus
+from tests import commands, corpus
 from video_rs import checkpoint, config
 from video_rs.cli import train as train_command
 from video_rs.training.trainer import Trainer
@@ -83,13 +83,8 @@ def test_different_seeds_differ(tiny_config, tmp_path, undisturbed):
 
 def start(path):
     program = "from video_rs.cli.train import main; from video_rs.cli.common import run; import sys"
-    return subprocess.Popen(
-        [sys.executable, "-c", f"{program}; sys.exit(run(main, ['--cfg', {str(path)!r}]))"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-c", f"{program}; sys.exit(run(main, ['--cfg', {str(path)!r}]))"]
+    return commands.start(command, stderr=subprocess.STDOUT)
 
 
 def wait_for(process, word):
