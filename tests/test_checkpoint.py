@@ -4,11 +4,6 @@ import errno
 import json
 import os
 import pickle
-import resource
-import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import safetensors
@@ -16,6 +11,7 @@ import safetensors.torch
 import torch
 
 import video_rs
+from tests.commands import full_disk
 from video_rs import checkpoint
 from video_rs.contract import DataContract
 from video_rs.errors import MachineError, UserError
@@ -90,27 +86,13 @@ def test_not_a_checkpoint(tmp_path):
         checkpoint.load_run(path)
 
 
-def test_a_full_disk_leaves_the_previous_one_intact(tmp_path):
-    """A process whose files may not grow beyond 64 KiB stands for a full disk: the write fails half-way."""
-    path = tmp_path / "last.pt"
+@pytest.mark.parametrize("name", ["last.pt", "a.safetensors"])
+def test_a_full_disk_leaves_the_previous_one_intact(tmp_path, name):
+    path = tmp_path / name
     checkpoint.save(path, {"w": torch.ones(10)})
-    program = textwrap.dedent(f"""
-        import resource, sys, torch
-        from video_rs import checkpoint
-        from video_rs.errors import MachineError
-        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-        try:
-            checkpoint.save({str(path)!r}, {{"w": torch.randn(100_000)}})
-        except MachineError as error:
-            print(error)
-            sys.exit(error.exit_code)
-    """)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == MachineError.exit_code, done.stderr
-    assert "last.pt cannot be written" in done.stdout
-    assert os.listdir(tmp_path) == ["last.pt"]
-    assert torch.equal(checkpoint.load(path)["w"], torch.ones(10))
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 65536
+    with full_disk(65536), pytest.raises(MachineError, match=f"{name} cannot be written"):
+        checkpoint.save(path, {"w": torch.randn(100_000)})
+    assert os.listdir(tmp_path) == [name] and torch.equal(checkpoint.load(path)["w"], torch.ones(10))
 
 
 def test_where_no_file_can_be(tmp_path):
@@ -348,18 +330,3 @@ def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
     (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")
     with pytest.raises(UserError, match="last.pt holds weights without a training state.*train.init_from"):
         newest_valid(tmp_path)
-
-
-def test_a_full_disk_leaves_previous_safetensors_intact(tmp_path):
-    path = tmp_path / "a.safetensors"
-    checkpoint.save(path, {"w": torch.ones(10)})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
-    try:
-        with pytest.raises(MachineError, match="a.safetensors cannot be written"):
-            checkpoint.save(path, {"w": torch.randn(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert os.listdir(tmp_path) == ["a.safetensors"] and torch.equal(checkpoint.load(path)["w"], torch.ones(10))

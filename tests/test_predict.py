@@ -375,6 +375,7 @@ def test_windows_are_no_clips_of_a_whole_video(weights, video, capsys):
     assert code == 2 and not out and len(err.splitlines()) == 1 and "--clips" in err and "--every" in err
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(weights, video, tmp_path):
     """The command runs by itself: pytest's stderr, unlike a real one, refuses such names."""
     odd = tmp_path / os.fsdecode(b"odd\xff.mp4")

@@ -166,6 +166,7 @@ def test_a_full_disk(dataset, check, tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["problems.csv"]
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_or_written(dataset, as_a_user, tmp_path):
     settings = ("--cfg", "motion_rs.yaml", f"data.root={dataset}", *SETTINGS, "--out", tmp_path / "target")
     (tmp_path / "target").mkdir()

@@ -268,6 +268,7 @@ def test_killed_at_random_moments(whole_group, slow_source, undisturbed, tmp_pat
         assert tree(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_ctrl_c(slow_source, tmp_path):
     process = begin(slow_source, tmp_path / "out")
     wait_for(lambda: any((tmp_path / "out").rglob("*.mp4*")))
@@ -276,6 +277,7 @@ def test_ctrl_c(slow_source, tmp_path):
     wait_for(lambda: not group(process.pid), 10)  # multiprocessing's own tracker leaves a little later
 
 
+@pytest.mark.slow
 def test_files_that_hang_or_crash_their_process_are_named(slow_source, undisturbed, tmp_path):
     """Minutes of work each: time enough to stop the process of the one for good, and to kill the other's."""
     root, out = tmp_path / "data", tmp_path / "out"
@@ -351,6 +353,7 @@ def test_another_command_writes_there(source, tmp_path):
         refused(prepare_here(source, tmp_path / "out"), 2, "being written by another command")
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_or_written(source, as_a_user, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(source, root)
