@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from video_rs.models.zoo import create_model
     from video_rs.predict import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["__version__", "create_model", "list_models", "load"]
 
 _HOME = {
