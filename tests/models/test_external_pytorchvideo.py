@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.models.clips import clips, contract
 from video_rs.errors import MachineError, UserError
 from video_rs.models.external_pytorchvideo import ENTRIES, AveragePool
+from video_rs.models.init import init_from
 from video_rs.models.zoo import create_model
 
 torch.set_num_threads(1)
@@ -194,13 +195,13 @@ def public(tmp_path, monkeypatch):
 
 def test_public_weights_of_pytorchvideo(public):
     model = create_model("pytorchvideo/x3d_xs", contract=contract(4, mean=(0.0,) * 3))
-    assert model.load_public() == ()
+    assert not init_from(model, "pretrained").adapted
     own = model.state_dict()
     assert all(torch.equal(own[f"network.{name}"], value) for name, value in public.items())
     assert (model.contract.mean, model.contract.train_size) == ((0.45,) * 3, 32)  # their pixels, our sizes
     other = create_model("pytorchvideo/x3d_xs", num_classes=7)
     head = other.get_parameter(other.head_names[0]).clone()
-    assert other.load_public() == other.head_names
+    assert tuple(init_from(other, "pretrained").adapted) == other.head_names
     assert torch.equal(other.get_parameter(other.head_names[0]), head)
     assert torch.equal(other.state_dict()["network.blocks.0.conv.conv_t.weight"], public["blocks.0.conv.conv_t.weight"])
 
@@ -211,16 +212,16 @@ def test_public_weights_that_cannot_be_had(public, tmp_path, monkeypatch):
     monkeypatch.setitem(x3d.checkpoint_paths, "x3d_xs", "http://127.0.0.1:9/X3D_XS.pyth")
     model = create_model("pytorchvideo/x3d_xs")
     with pytest.raises(MachineError, match="public weights of pytorchvideo/x3d_xs could not be downloaded: .*refused"):
-        model.load_public()
+        init_from(model, "pretrained")
     with pytest.raises(UserError, match="are for 3 channels, not 2"):
-        create_model("pytorchvideo/x3d_xs", in_channels=2).load_public()
+        create_model("pytorchvideo/x3d_xs", in_channels=2, pretrained=True)
 
 
 def test_public_weights_of_another_network(public, tmp_path):
     model = create_model("pytorchvideo/x3d_xs")
     torch.save({"model_state": {k: v for k, v in public.items() if "blocks.2" not in k}}, tmp_path / "X3D_XS.pyth")
-    with pytest.raises(UserError, match="do not fit .network.blocks.*, or another version of pytorchvideo$"):
-        model.load_public()
+    with pytest.raises(UserError, match="pretrained of pytorchvideo/x3d_xs, for .* it has no network.blocks"):
+        init_from(model, "pretrained")
 
 
 def test_pretrained_goes_through_the_same_door(public):

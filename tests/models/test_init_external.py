@@ -78,6 +78,10 @@ def test_heads_of_networks_of_other_packages(tmp_path):
     assert report.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, starts anew")
     assert torch.equal(model.get_parameter("network.fc.weight"), head)
     assert len(report.matched) == len(model.state_dict()) - 2
+    features = {name: value for name, value in external().state_dict().items() if name not in model.head_names}
+    torch.save(features, path)  # as public weights of networks that end in features
+    assert init_from(model, path).adapted == dict.fromkeys(model.head_names, "starts anew")
+    assert torch.equal(model.get_parameter("network.fc.weight"), head)
 
 
 def test_networks_of_other_packages_take_their_own_weights_alone(tmp_path):

@@ -7,7 +7,6 @@ keeps our contracts: clips in, logits out, a data contract, randomness that is a
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import fnmatch
 import importlib
@@ -101,7 +100,7 @@ class External(nn.Module):
         """Raises UserError for clips of a size that the network cannot take."""
 
     def public_weights(self) -> dict[str, Tensor]:
-        """Its package's pretrained weights with our names, downloaded where they are not cached.
+        """Return its package's pretrained weights, downloaded where they are not cached.
 
         Raises:
             UserError: there are none.
@@ -126,35 +125,12 @@ class External(nn.Module):
         with drawn_from(keys) if self.training and keys is not None else contextlib.nullcontext():
             return self.logits(clips)
 
-    def load_public(self) -> tuple[str, ...]:
-        """Starts from :meth:`public_weights`, in place, and takes over their mean, std and resize filter.
-
-        Returns:
-            the state-dict names that started anew: the head, where the class counts differ.
-
-        Raises:
-            UserError: there are no such weights, or they are for other sizes.
-            MachineError: they could not be downloaded.
-        """
-        weights, own = self.public_weights(), self.state_dict()
-        for name in (own.keys() | weights.keys()) - set(self.head_names):
-            theirs, ours = (list(state[name].shape) if name in state else None for state in (weights, own))
-            if theirs != ours and not name.endswith("num_batches_tracked"):
-                raise self.misfit(f"{name}: {theirs}, here {ours}")
-        kept = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-        self.load_state_dict(kept, strict=False)
-        pixels = {"filter": self.native.filter}
-        if self.native.in_channels == self.contract.in_channels:
-            pixels |= {"mean": self.native.mean, "std": self.native.std}
-        self.contract = dataclasses.replace(self.contract, **pixels)
-        return tuple(name for name in self.head_names if name not in kept)
-
-    def misfit(self, what: str) -> UserError:
-        """Return the error for public weights of other sizes, or made for another version of the package."""
-        own, package = self.native, self.name.partition("/")[0]
-        sizes = f"data.num_frames={own.num_frames} data.train_size={own.train_size}, {own.in_channels} channels"
-        text = f"do not fit ({what}); use their sizes ({sizes}), or another version of {package}"
-        return UserError(f"the public weights of {self.name} {text}")
+    @property
+    def public(self) -> str:
+        """The public weights and the sizes that they are for, in words."""
+        own = self.native
+        sizes = f"data.num_frames={own.num_frames} data.train_size={own.train_size} and {own.in_channels} channels"
+        return f"pretrained of {self.name}, for {sizes},"
 
     def to(self, *args: Any, **kwargs: Any) -> External:
         """As ``nn.Module.to``; channels-last formats of either rank stand for each other, kernel by kernel."""

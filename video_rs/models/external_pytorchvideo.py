@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
-from video_rs.models.external import ANOTHER_SIZE, PREFIX, External, downloading, known, package, refuse, refuse_clips
+from video_rs.models.external import ANOTHER_SIZE, External, downloading, known, package, refuse, refuse_clips
 from video_rs.models.presets import read_rows
 
 ALPHA = 4
@@ -125,8 +125,7 @@ class PyTorchVideo(External):
         hub, name = package(self.name, "pytorchvideo.models.hub"), self.name.removeprefix("pytorchvideo/")
         address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
         with downloading(self.name):  # as the hub does, but for code in the file
-            saved = torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
-        return {PREFIX + key: value for key, value in saved["model_state"].items()}
+            return torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)["model_state"]
 
 
 class Convolutional(PyTorchVideo):

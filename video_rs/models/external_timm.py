@@ -19,7 +19,6 @@ from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError, first_line
 from video_rs.memory import is_out_of_memory
 from video_rs.models.external import (
-    PREFIX,
     External,
     NoClasses,
     downloading,
@@ -105,8 +104,8 @@ class TimmNetwork(External):
                 if "loading state_dict" not in first_line(error):
                     raise
                 what = str(error).splitlines()[-1].strip().partition(": copying")[0]  # the last that does not fit
-                raise self.misfit(what[:200]) from None
-        return {PREFIX + key: value for key, value in network.state_dict().items()}
+                raise UserError(f"{self.public} does not fit: {what[:200]}") from None
+        return network.state_dict()
 
 
 def native_contract(cfg: Any) -> DataContract:

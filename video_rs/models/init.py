@@ -83,12 +83,6 @@ class Source:
             return dataclasses.replace(layout, temporal_padding=padding) if padding else layout
         return RESNET_RS_2D if looks_like_timm(self.weights) else None
 
-    def contract_for(self, model: nn.Module) -> DataContract | None:
-        """What the weights expect to see of pixels where they go into ``model``; None when unknown."""
-        if self.contract is None and isinstance(model, ResNetRS) and looks_like_timm(self.weights):
-            return timm_contract(model.blocks)
-        return self.contract
-
 
 def read(path: str | Path) -> Source:
     """Reads the weights of a file.
@@ -102,11 +96,7 @@ def read(path: str | Path) -> Source:
         UserError: the file is missing, damaged, of a newer version, or holds something else.
         MachineError: it could not be fetched.
     """
-    return source_of(checkpoint.load(path), download.shown(path))
-
-
-def source_of(saved: Mapping[str, Any], path: str) -> Source:
-    """:func:`read` for the contents of a file, ``checkpoint.load``'s; ``path`` is for messages."""
+    saved, path = checkpoint.load(path), download.shown(path)
     if is_run := checkpoint.is_run(saved):
         checkpoint.check_format(saved, path)
     entry = _entry(saved)
@@ -189,7 +179,8 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
     if not isinstance(model, ResNetRS):
         if source == "timm":
             raise UserError(f"the source timm is for the ResNet-RS family; for {model.name} say pretrained")
-        return _load_public(model)
+        weights = strip_prefixes(model.public_weights())
+        return load_into(model, Source(weights, model.native), model.public)
     if source == "pretrained":
         _check_public(model)
     return load_into(model, read_timm(model.blocks), str(source), method=method)
@@ -197,15 +188,21 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
 
 def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InflationReport:
     """:func:`init_from` for weights that were read already; ``name`` is for messages."""
-    contract = source.contract_for(model)
+    contract = source.contract
+    if contract is None and isinstance(model, ResNetRS) and looks_like_timm(source.weights):
+        contract = timm_contract(model.blocks)
     class_names = contract.class_names if contract else ()
     try:
         state, differences = _fitting(source, model)
         weights, report = match(state, model, method, class_names)
     except UserError as error:
         raise UserError(f"{name} does not fit: {error}") from None
-    report.differences = differences
-    report.compared = not isinstance(model, ResNetRS) or source.layout is not None
+    if isinstance(model, ResNetRS):
+        report.differences, report.compared = differences, source.layout is not None
+    else:  # theirs may end in features
+        anew = set(report.missing) & set(model.head_names)
+        report.missing = [name for name in report.missing if name not in anew]
+        report.adapted |= dict.fromkeys(sorted(anew), "starts anew")
     surplus, wanting = report.unused, report.missing
     if report.inflated:
         apart = set(PARTS) & differences.keys()
@@ -343,11 +340,3 @@ def _no_public_weights() -> UserError:
         f"there are no public weights of this network; timm has those of resnet_rs_* and resnet3d_rs_* of depths "
         f"{depths} at width 1. Start from a file instead, such as one that tools/convert_tensorflow.py wrote"
     )
-
-
-def _load_public(model: nn.Module) -> InflationReport:
-    """Starts another package's network from the weights that it offers."""
-    anew = model.load_public()
-    adapted = {name: "starts anew" for name in model.head_names if name in anew}
-    matched = [name for name in model.state_dict() if name not in adapted]
-    return InflationReport(matched, adapted=adapted)
