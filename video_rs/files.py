@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import json
 import math
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,20 @@ def atomic_write(path: str | Path, mode: str = "wb"):
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write plain values to a file, whole or not at all."""
+    with atomic_write(path, "w") as handle:
+        handle.write(json.dumps(values, indent=1) + "\n")
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table to a file, whole or not at all."""
+    with atomic_write(path, "w") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def json_values(value: Any) -> Any:

@@ -8,11 +8,9 @@ a file is broken, if the same content is in two splits or has two labels; docs/d
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ import numpy as np
 from video_rs.cli.common import command, config_parser, counter, positive, size_text
 from video_rs.config import load_config
 from video_rs.errors import UserError
-from video_rs.files import atomic_write
+from video_rs.files import atomic_write, write_csv, write_json
 from video_rs.training.report import duration
 
 if TYPE_CHECKING:
@@ -60,11 +58,11 @@ def main(argv: list[str]) -> int:
     print(f"{len(entries.first)} files are decoded in {workers} processes, results go to {out}", flush=True)
     table = _decode_all(entries, workers, config.data.timeout)
     problems = list(find_problems(entries, table, TemporalSampling.of(config.contract())))
-    _write_problems(out / "problems.csv", entries, problems)
-    _write_files(out / "files.csv", entries, table, problems)
+    named = ((entries.path(problem.entry), problem.kind, problem.detail) for problem in problems)
+    write_csv(out / "problems.csv", ("path", "kind", "detail"), named)
+    write_csv(out / "files.csv", FIELDS, _rows(entries, table, problems))
     summary = _summary(splits, entries, table, problems)
-    with atomic_write(out / "summary.json", "w") as file:
-        json.dump(summary, file, indent=2)
+    write_json(out / "summary.json", summary)
     _draw(out / "check.png", entries, table)
     _tell(summary, out)
     if serious := Counter(problem.kind for problem in problems if problem.grave):
@@ -107,29 +105,19 @@ def _check(item: tuple[int, str | Member], beat: Any) -> Any:
     return check_file(item[1], beat)
 
 
-def _write_problems(path: Path, entries: Entries, problems: Sequence[Problem]) -> None:
-    with atomic_write(path, "w") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "kind", "detail"])
-        for problem in problems:
-            rows.writerow([entries.path(problem.entry), problem.kind, problem.detail])
-
-
-def _write_files(path: Path, entries: Entries, table: FileTable, problems: Sequence[Problem]) -> None:
+def _rows(entries: Entries, table: FileTable, problems: Sequence[Problem]) -> Iterator[list[Any]]:
+    """Yield the values of ``FIELDS`` for each entry."""
     kinds: dict[int, dict[str, None]] = defaultdict(dict)  # of each entry, in the order of KINDS
     for problem in problems:
         kinds[problem.entry][problem.kind] = None
-    with atomic_write(path, "w") as out:
-        rows = csv.writer(out, lineterminator="\n")
-        rows.writerow(FIELDS)
-        for entry, file in enumerate(entries.file):
-            row = table.rows[file]
-            fps = float(row["fps"])
-            rows.writerow(
-                [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), row["frames"]]
-                + [f"{fps:.6g}", f"{row['frames'] / fps if fps else 0:.6g}", row["height"], row["width"]]
-                + [row["rotation"], row["codec"], row["decoder"], table.sha1(file), ";".join(kinds.get(entry, ()))]
-            )
+    for entry, file in enumerate(entries.file):
+        row = table.rows[file]
+        fps = float(row["fps"])
+        yield (
+            [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), row["frames"]]
+            + [f"{fps:.6g}", f"{row['frames'] / fps if fps else 0:.6g}", row["height"], row["width"]]
+            + [row["rotation"], row["codec"], row["decoder"], table.sha1(file), ";".join(kinds.get(entry, ()))]
+        )
 
 
 def _summary(

@@ -217,7 +217,7 @@ def _lock(out: Path) -> ExitStack:
 
 def _begin(out: Path, settings: Settings, base: str) -> None:
     """Looks at what is there already."""
-    from video_rs.files import LOCK, atomic_write
+    from video_rs.files import LOCK, write_json
 
     wanted, file = {**asdict(settings), "source": base}, out / SETTINGS
     if file.exists():
@@ -233,8 +233,7 @@ def _begin(out: Path, settings: Settings, base: str) -> None:
     elif not all(_LEFT_BEHIND.fullmatch(entry.name) or entry.name == LOCK for entry in out.iterdir()):
         raise UserError(f"--out {out} is not empty and was not made by this command: give another folder")
     else:
-        with atomic_write(file, "w") as handle:
-            json.dump(wanted, handle, indent=1)
+        write_json(file, wanted)
     _clear(out)
 
 
@@ -293,7 +292,7 @@ def _write_results(
     out: Path, splits: dict[str, Records], names: Sequence[str], done: Sequence[Done], settings: Settings
 ) -> dict[str, str]:
     """Returns where the copy of each source is, of those that have one."""
-    from video_rs.files import atomic_write
+    from video_rs.files import atomic_write, write_csv, write_json
 
     target = {result.job.source: result.job.target for result in done if not result.problem}
     if not target:
@@ -304,21 +303,17 @@ def _write_results(
             continue
         records = splits[split]
         named = records.sources is not None  # by a number, which tells them apart
-        with atomic_write(out / f"{split}.csv", "w") as handle:
-            rows = csv.writer(handle, lineterminator="\n")
-            rows.writerow(("path", "label", "source") if named else ("path", "label"))
-            for i in range(len(records)):
-                if (path := records.path(i)) in target:
-                    source = [f"{records.sources[i]:016x}"] if named else []
-                    rows.writerow((target[path], ";".join(records.label_names(i)), *source))
+        rows = []
+        for i in range(len(records)):
+            if (path := records.path(i)) in target:
+                source = [f"{records.sources[i]:016x}"] if named else []
+                rows.append((target[path], ";".join(records.label_names(i)), *source))
+        write_csv(out / f"{split}.csv", ("path", "label", "source") if named else ("path", "label"), rows)
     with atomic_write(out / "class_names.txt", "w") as handle:
         handle.writelines(f"{name}\n" for name in names)
-    with atomic_write(out / "failed.csv", "w") as handle:
-        rows = csv.writer(handle, lineterminator="\n")
-        rows.writerow(("path", "reason"))
-        rows.writerows((result.job.source, result.problem) for result in done if result.problem)
-    with atomic_write(out / "summary.json", "w") as handle:
-        json.dump({**_summary(done), "settings": asdict(settings)}, handle, indent=1)
+    failed = ((result.job.source, result.problem) for result in done if result.problem)
+    write_csv(out / "failed.csv", ("path", "reason"), failed)
+    write_json(out / "summary.json", {**_summary(done), "settings": asdict(settings)})
     return target
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from video_rs.data.encode import h264_writer
 from video_rs.errors import UserError
-from video_rs.files import atomic_write
+from video_rs.files import write_json
 from video_rs.pool import map_in_processes
 from video_rs.rng import keyed_rng
 
@@ -190,12 +190,12 @@ def make(
     for split in SPLITS:
         for name in CLASSES:
             (root / split / name).mkdir(parents=True, exist_ok=True)
-    _write_stamp(root, stamp | {"complete": False})
+    write_json(root / STAMP, stamp | {"complete": False})
     todo = [item for item in items(counts) if not (root / item.path).exists()]
     write = partial(_write, root=root, size=size, frames=frames, seed=seed)
     for _ in progress(map_in_processes(write, todo, workers or os.cpu_count() or 1), len(todo)):
         pass
-    _write_stamp(root, stamp | {"complete": True})
+    write_json(root / STAMP, stamp | {"complete": True})
     return True
 
 
@@ -225,8 +225,3 @@ def _is_complete(root: Path, stamp: dict) -> bool:
             f"{root} holds another motion dataset ({'; '.join(differs)}): delete it or choose another folder"
         )
     return complete
-
-
-def _write_stamp(root: Path, stamp: dict) -> None:
-    with atomic_write(root / STAMP, "w") as handle:
-        handle.write(json.dumps(stamp, indent=1) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 from video_rs.data.dataset import HUNG
 from video_rs.errors import UserError
-from video_rs.files import atomic_write
+from video_rs.files import write_csv
 
 ADVICE = "lower optim.lr, raise optim.warmup_epochs, set optim.clip_grad_norm or use train.precision=float32"
 BROKEN_FILES, BAD_STEPS = "broken_files.csv", "bad_steps.csv"
@@ -94,8 +93,10 @@ class Incidents:
             return
         files = [[path, *entry] for path, entry in sorted(self.files.items())]
         steps = [[step, *sample] for step, samples in sorted(self.steps.items()) for sample in samples]
-        _write_csv(folder / BROKEN_FILES, ["path", "reason", "times_replaced"], files)
-        _write_csv(folder / BAD_STEPS, ["step", *Suspect._fields], steps)
+        if files:
+            write_csv(folder / BROKEN_FILES, ("path", "reason", "times_replaced"), files)
+        if steps:
+            write_csv(folder / BAD_STEPS, ("step", *Suspect._fields), steps)
         self._is_written = True
 
     def files_of_steps(self) -> list[tuple[str, int]]:
@@ -114,9 +115,3 @@ class Incidents:
         saved = state.get("bad_steps", {})
         self.steps = {step: [Suspect(*sample) for sample in samples] for step, samples in saved.items()}
         self._is_written = not (self.files or self.steps)
-
-
-def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:
-    if rows:
-        with atomic_write(path, "w") as handle:
-            csv.writer(handle).writerows([header, *rows])

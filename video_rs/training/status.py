@@ -12,11 +12,12 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from video_rs.errors import VideoRSError
-from video_rs.files import atomic_write
+from video_rs.files import write_json
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
@@ -115,11 +116,8 @@ class Status:
         self._written = time.monotonic()
         if self._folder is None or "format" not in self.values:  # nothing has begun
             return
-        try:
-            with atomic_write(self._folder / FILE, "w") as handle:
-                handle.write(json.dumps(self.values, indent=1) + "\n")
-        except VideoRSError:
-            pass
+        with suppress(VideoRSError):
+            write_json(self._folder / FILE, self.values)
 
 
 def look(folder: Path, now: float | None = None) -> dict[str, Any]:
