@@ -31,30 +31,28 @@ def dataset_png(
         unit: of the lengths, for the axis.
     """
     fig = Figure(figsize=(15, 4.5), layout="constrained")
-    length, size, classes = fig.subplots(1, 3)
-    _lengths(length, lengths, unit)
-    _sizes(size, sizes)
-    _classes(classes, counts, class_names)
-    for ax in (length, size, classes):
+    plots = fig.subplots(1, 3)
+    titles = (("Lengths", unit, "files"), ("Sizes", "width, pixels", "height, pixels"), ("Classes", "", "files"))
+    for ax, (title, xlabel, ylabel) in zip(plots, titles, strict=True):
+        ax.set_title(title, loc="left", fontweight="bold")
+        ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
+    length, size, classes = plots
+    _lengths(length, lengths)
+    _sizes(size, sizes)
+    _classes(classes, counts, class_names)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
-def _lengths(ax: Axes, lengths: np.ndarray, unit: str) -> None:
-    ax.set_title("Lengths", loc="left", fontweight="bold")
-    ax.set_xlabel(unit)
-    ax.set_ylabel("files")
+def _lengths(ax: Axes, lengths: np.ndarray) -> None:
     if len(lengths):
         ax.hist(np.minimum(lengths, np.quantile(lengths, 0.995)), bins=40, color=COLORS[0])  # a few long ones hide all
 
 
 def _sizes(ax: Axes, sizes: np.ndarray) -> None:
-    ax.set_title("Sizes", loc="left", fontweight="bold")
-    ax.set_xlabel("width, pixels")
-    ax.set_ylabel("height, pixels")
     if len(sizes):
         unique, counts = np.unique(sizes, axis=0, return_counts=True)
         ax.scatter(unique[:, 1], unique[:, 0], s=20 + 300 * counts / counts.max(), color=COLORS[0], alpha=0.5)
@@ -63,8 +61,6 @@ def _sizes(ax: Axes, sizes: np.ndarray) -> None:
 
 
 def _classes(ax: Axes, counts: Mapping[str, np.ndarray], class_names: Sequence[str]) -> None:
-    ax.set_title("Classes", loc="left", fontweight="bold")
-    ax.set_ylabel("files")
     order = np.argsort(-next(iter(counts.values())), kind="stable")
     for (split, of_class), color in zip(counts.items(), COLORS, strict=False):
         ax.plot(of_class[order], ".-", color=color, label=split)

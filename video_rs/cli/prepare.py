@@ -149,9 +149,8 @@ def _folders(sources: Sequence[str]) -> set[str]:
 
 def _refuse_inside(out: Path, folders: set[str]) -> None:
     real = Path(os.path.realpath(out))
-    for folder in (real, *real.parents):
-        if str(folder) in folders:
-            raise UserError(f"--out {out} lies in the source ({folder}), which is never changed: give another folder")
+    if inside := [folder for folder in folders if real.is_relative_to(folder)]:
+        raise UserError(f"--out {out} lies in the source ({inside[0]}), which is never changed: give another folder")
 
 
 def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
