@@ -96,7 +96,7 @@ def test_ucf101(place, write, run):
     write("ucfTrainTestlist/trainlist02.txt", *(f"{n} {1 + (n[0] == 'A')}" for n in names if "g05" not in n))
     write("ucfTrainTestlist/testlist02.txt", *(name for name in names if "g05" in name))
     printed, metrics = run("ucf101_rs50", "data.fold=2")
-    assert "train         12 files, 2 classes" in printed and "val           4 files" in printed
+    assert "train          12 files, 2 classes" in printed and "val            4 files" in printed
     assert metrics["num_scored"] == 4
 
 
@@ -107,7 +107,7 @@ def test_hmdb51(place, write, run):
         lines = (f"{clip} {2 if 'Film_0' in clip else 1} " for clip in clips)
         write(f"testTrainMulti_7030_splits/{name}_test_split1.txt", *lines)
     printed, metrics = run("hmdb51_rs50")
-    assert "train         12 files, 2 classes" in printed and "val           4 files" in printed
+    assert "train          12 files, 2 classes" in printed and "val            4 files" in printed
     assert metrics["num_scored"] == 4
 
 
@@ -119,7 +119,7 @@ def test_something_something(place, write, run):
         entries = [{"id": str(i), "template": names[i % 2].replace("something", "[something]")} for i in numbers]
         write(f"labels/{split}.json", json.dumps(entries))
     printed, metrics = run("ssv2_rs50")
-    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 3
+    assert "train          6 files, 2 classes" in printed and metrics["num_scored"] == 3
 
 
 def test_diving48(place, write, run):
@@ -132,7 +132,7 @@ def test_diving48(place, write, run):
         entries = [{"vid_name": name, "label": label} for name, label in names.items()]
         write(f"Diving48_V2_{split}.json", json.dumps(entries))
     printed, metrics = run("finetune_rs50", "data.flip=0")
-    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 2
+    assert "train          6 files, 2 classes" in printed and metrics["num_scored"] == 2
 
 
 def test_charades(place, write, run, tmp_path):
@@ -160,7 +160,7 @@ def test_kinetics(place, write, run):
         write(f"annotations/{split}.csv", "label,youtube_id,time_start,time_end,split", *rows)
     lists = [f"data.{key}=annotations/{name}.csv" for key, name in (("train", "train"), ("val", "validate"))]
     printed, metrics = run("k700_rs50", *lists)
-    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 6
+    assert "train          6 files, 2 classes" in printed and metrics["num_scored"] == 6
 
 
 def test_a_csv_with_sources(place, write, run):
@@ -168,7 +168,7 @@ def test_a_csv_with_sources(place, write, run):
     place(*names)
     write("train.csv", "path,label,source", *(f"{name},{name[0]},{name[0]}{int(name[2]) // 2}" for name in names))
     printed, metrics = run("finetune_rs50")
-    assert "train         8 files, 2 classes" in printed and metrics["num_scored"] == 4
+    assert "train          8 files, 2 classes" in printed and metrics["num_scored"] == 4
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def extract(tmp_path, videos):
 def test_class_folders_of_folders_of_frames(extract, run, tmp_path):
     extract(*(f"{c}/{c}{i}" for c in ("run", "jump") for i in range(5)))
     printed, metrics = run("finetune_rs50", "data.frame_folders=true")
-    assert "train         6 files, 2 classes" in printed and metrics["num_scored"] == 4
+    assert "train          6 files, 2 classes" in printed and metrics["num_scored"] == 4
     code, _, errors = run.script("train_net.py", "--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", *SMALL)
     assert code == 2 and "set data.frame_folders=true" in errors and errors.count("\n") == 1
 
@@ -202,7 +202,7 @@ def test_lists_of_folders_of_frames(line, extract, write, run, tmp_path):
     (tmp_path / "data" / names[1] / "img_00005.jpg").write_bytes(b"\xff\xd8 no more")
     (tmp_path / "data" / names[4] / "img_00012.jpg").unlink()
     printed, metrics = run("finetune_rs50", "train.max_steps=3", "data.max_broken=1")
-    assert "train         6 files, 2 classes" in printed
+    assert "train          6 files, 2 classes" in printed
     assert metrics["num_scored"] == (1 if "12" in line else 2)  # of 11 frames where 12 are listed
     arguments = ["--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", f"out={tmp_path / 'run'}", *SMALL]
     code, out, errors = run.script("check_dataset.py", *arguments, "--workers", "1")
@@ -248,7 +248,7 @@ def test_imagenet(layout, run, write, tmp_path):
         write("LOC_val_solution.csv", "ImageId,PredictionString", *rows)
     write("names.txt", "n01440764 tench, Tinca tinca", "n01443537 goldfish, Carassius auratus")
     printed, metrics = run("imagenet_rs50", *IMAGE, f"data.class_names={tmp_path / 'data/names.txt'}")
-    assert "train         8 files, 2 classes" in printed and "val           5 files" in printed
+    assert "train          8 files, 2 classes" in printed and "val            5 files" in printed
     assert metrics["num_scored"] == 5 and not (tmp_path / "run/broken_files.csv").exists()
     code, out, errors = run.script("predict.py", "--weights", str(tmp_path / "run/best.pt"), str(place / "val"))
     assert code == 0 and not errors and out.count("tench, Tinca tinca") == 5

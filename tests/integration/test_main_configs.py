@@ -72,8 +72,8 @@ def test_k400_on_class_folders(home, run_tool):
     done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", *small, cwd=home)
     assert_trained(done, home / "runs" / "k400_rs50", steps=2)
     assert_full_size(done)
-    assert "train         4 files, 2 classes" in done.stdout
-    assert "val           2 files, 2 classes" in done.stdout
+    assert "train          4 files, 2 classes" in done.stdout
+    assert "val            2 files, 2 classes" in done.stdout
 
 
 def test_k400_on_lists(home, run_tool):
@@ -85,7 +85,7 @@ def test_k400_on_lists(home, run_tool):
     data = ["data.root=data/k400", "data.train=my_train.csv", "data.val=my_val.csv"]
     done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", *data, *small, "out=mine", cwd=home)
     assert_trained(done, home / "mine", steps=1)
-    assert "train         4 files, 2 classes" in done.stdout
+    assert "train          4 files, 2 classes" in done.stdout
 
 
 def test_k400_on_the_official_csv(home, assets, run_tool):
@@ -102,8 +102,8 @@ def test_k400_on_the_official_csv(home, assets, run_tool):
     small = [*SMALL, "train.batch_size=2", "train.max_steps=2", "train.log_every=1", "out=run"]
     done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", "data.root=official", *small, cwd=home)
     assert_trained(done, home / "run", steps=2)
-    assert "train         4 files, 2 classes" in done.stdout
-    assert "val           2 files, 2 classes" in done.stdout
+    assert "train          4 files, 2 classes" in done.stdout
+    assert "val            2 files, 2 classes" in done.stdout
 
 
 def seconds(duration):
@@ -156,7 +156,7 @@ def test_finetune_overfits_two_class_folders(home, assets, make_video, run_tool)
     start = ["--cfg", "finetune_rs50.yaml", "data.root=videos", "train.init_from=inflated.pt", "out=run", *small]
     done = run_tool("train_net.py", *start, cwd=home)
     assert_trained(done, home / "run", steps=8)
-    assert "train         8 files, 2 classes" in done.stdout  # two of ten were set aside
+    assert "train          8 files, 2 classes" in done.stdout  # two of ten were set aside
 
     done = run_tool("test_net.py", *start, "test.split=train", "test.clips=1", "test.crops=1", cwd=home)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ def test_a_run_moves_between_the_devices(tiny_config, tmp_path, run_tool):
     whole, on_xla, back = (tmp_path / name for name in ("whole", "on_xla", "back"))
     run(run_tool, "--cfg", path, f"out={whole}")
     text = run(run_tool, "--cfg", path, f"out={on_xla}", "train.device=xla")
-    assert "devices       xla on CPU, torch_xla 2.9" in text
+    assert "devices        xla on CPU, torch_xla 2.9" in text
     assert losses(on_xla) == losses(whole)
     assert_close(on_xla, whole)
     run(run_tool, "--cfg", path, f"out={half_of(on_xla, back)}")
