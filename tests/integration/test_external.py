@@ -71,7 +71,7 @@ def test_the_tools(tiny_config, tiny_videos, tmp_path, run_tool, name, settings)
     path = tiny_config(**{**settings, "model__name": name, "train__max_steps": 2})
     done = run_tool("train_net.py", "--cfg", path, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert f"network       {name}, " in done.stdout and "one step of 1 micro-batches" in done.stdout
+    assert f"network        {name}, " in done.stdout and "one step of 1 micro-batches" in done.stdout
     for tool in ("train_net.py", "test_net.py"):
         done = run_tool(tool, "--cfg", path)
         assert done.returncode == 0, done.stderr
