@@ -5,12 +5,13 @@ import re
 import shlex
 import shutil
 
+import h5py
 import pytest
 import torch
 
 from tests import commands
+from tests.models.test_convert_tensorflow import to_keras
 from video_rs import checkpoint
-from video_rs.models.convert import to_timm
 from video_rs.models.zoo import create_model
 
 from .conftest import REPOSITORY, TINY
@@ -39,15 +40,16 @@ def home(tmp_path_factory, tiny_videos):
     model = create_model(**image_net)
     state = {"format": 1, "config": {}, "model_args": image_net, "contract": model.contract.to_dict(), "ema": None}
     checkpoint.save(home / "image.pt", {**state, "model": model.state_dict()})
-    torch.save(to_timm(model.state_dict()), home / "image_of_timm.pth")
+    with h5py.File(home / "image.h5", "w") as file:
+        for name, array in to_keras(model).items():
+            file[name] = array
     return home
 
 
 def shrink(words, tiny_videos):
     """The command on the small dataset and network; weights that must be downloaded become a local file."""
-    if "garden" in words:  # converting these needs TensorFlow: see `make test-tf`
-        words = [{"garden": "timm", "resnet-rs-50-i160/": "image_of_timm.pth"}.get(word, word) for word in words]
-        return [*words, "--model", "resnet_rs_26"]
+    if "garden" in words:  # the Garden's need TensorFlow, see `make test-tf`; Keras's do not
+        return [{"garden": "keras", "resnet-rs-50-i160/": "image.h5"}.get(word, word) for word in words]
     stand_ins = {
         "runs/motion_rs": "runs/finetune_rs50",
         "data/motion": str(tiny_videos),
@@ -82,6 +84,7 @@ def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
         "show_clips.py",
         "inflate_weights.py",
         "convert_weights.py",
+        "convert_tensorflow.py",
         "run_status.py",
     }
     assert shown <= set(ran)
