@@ -5,7 +5,7 @@ Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field an
 * csv: RFC 4180, as ``csv.writer`` writes it. The delimiter is that of the first line: a tab, else a comma, else, in a
   header, a space. A header names a path column and a label column, in any order; ``source``, ``group`` or ``video_id``
   names the source video, and ``num_frames``, ``frames`` or ``total_frames`` the size of a folder of frames. Without
-  a header, or with "path,label", a record of two fields is csv if the first is quoted or ends with a media extension.
+  a header, or with "path,label", a record of two fields is csv if the first ends with a media extension.
 * "path label", all other lines: the path ends with the last media extension that a space, a tab or a comma follows;
   the rest is the label. Both may hold spaces and commas. Without an extension two csv fields are path and label, else
   the last word is the label.
@@ -188,7 +188,7 @@ def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) 
 
 def _split(fields: list[str], text: str) -> tuple[str, str]:
     """Split a line into path and label; either may be empty. See the grammar above."""
-    if len(fields) == 2 and (text[0] == '"' or _has_extension(fields[0])):
+    if len(fields) == 2 and _has_extension(fields[0]):
         return fields[0], fields[1]
     last = end = _last_mark(text, len(text))
     while end > 0 and not _has_extension(_unquoted(text[:end])):

@@ -76,7 +76,7 @@ class ReadSplit:
 def read_split(
     source: str, root: str, split: str, fold: int, multi_label: bool, frame_folders: bool = False
 ) -> ReadSplit:
-    """The split of a source; for the arguments see ``splits.load_splits``. Raises UserError."""
+    """Read the split of a source; for the arguments see ``splits.load_splits``. Raise UserError."""
     official = annotations.read(source, root, split, fold, multi_label)
     if os.path.isdir(source) and not official:
         return _of_folder(source, frame_folders)

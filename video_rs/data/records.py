@@ -26,12 +26,12 @@ class Records:
         paths: of the files.
         labels: one per path, in ``[0, len(class_names))``; or any number per path, as ``LabelSets``.
         class_names: in the order of the labels.
-        left_out: class folders without a video or an image in them.
 
     Attributes:
         labels: int32 ``[N]``; of label sets the class written first, -1 for a file without any.
         label_sets: the classes of each file where it may have any number of them, else None.
-        class_names, left_out: as given.
+        class_names: as given.
+        left_out: class folders without a video or an image in them.
         num_missing, missing: how many listed files are not there, and the first three.
         frames: int32 ``[N]``, how many frames a list says that each folder of frames has; None where none does.
         index: what the packets of the files tell, a ``VideoIndex``, where ``video-rs index`` has looked.
@@ -52,17 +52,13 @@ class Records:
     made = False
     stands_in = False
 
-    def __init__(
-        self,
-        paths: Iterable[str],
-        labels: Iterable[int] | LabelSets,
-        class_names: Sequence[str],
-        left_out: Sequence[str] = (),
-    ) -> None:
+    left_out: Sequence[str] = ()
+
+    def __init__(self, paths: Iterable[str], labels: Iterable[int] | LabelSets, class_names: Sequence[str]) -> None:
         self._paths = paths if isinstance(paths, Paths) else Paths(map(os.fspath, paths))
         self.label_sets = labels if isinstance(labels, LabelSets) else None
         self.labels = self.label_sets.first() if self.multi_label else np.fromiter(labels, np.int32)
-        self.class_names, self.left_out = tuple(class_names), tuple(left_out)
+        self.class_names = tuple(class_names)
 
     def __len__(self) -> int:
         return len(self.labels)

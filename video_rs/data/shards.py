@@ -248,20 +248,16 @@ def read_index(shard: str, size: int) -> ShardIndex:
         raise UserError(f"{beside}: copy it too, or make both with prepare_dataset --shards") from None
     if size < index.num_bytes:
         raise UserError(f"{shard} is cut off: it has {size} of the {index.num_bytes} bytes in its index; copy it again")
-    if size > index.num_bytes or not _has_last_member(index):
+    is_same = size == index.num_bytes
+    for last in index.entries[-1:]:  # the last member lies where the index says
+        try:
+            header = storage.read(shard, last.offset - BLOCK, last.offset)
+        except FileNotFoundError:
+            raise UserError(f"{shard} has gone: copy it again") from None
+        is_same = is_same and _is_header_of(header, last.name, last.size)
+    if not is_same:
         raise UserError(f"{index_path(shard)} is the index of another tar than {shard}: copy both again")
     return index
-
-
-def _has_last_member(index: ShardIndex) -> bool:
-    """Return True if it is in the tar, where the index says."""
-    for last in index.entries[-1:]:
-        try:
-            header = storage.read(index.shard, last.offset - BLOCK, last.offset)
-        except FileNotFoundError:
-            raise UserError(f"{index.shard} has gone: copy it again") from None
-        return _is_header_of(header, last.name, last.size)
-    return True
 
 
 def expand(pattern: str) -> list[str]:

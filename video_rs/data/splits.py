@@ -234,8 +234,9 @@ def _resolve(
         labels = LabelSets.of(numbers).take(np.asarray(part.labels))
     else:
         labels = np.array([each[0] for each in numbers], np.int32)[np.asarray(part.labels)]
-    records = Records(part.paths, labels, names, left_out=part.left_out)
+    records = Records(part.paths, labels, names)
     records.num_missing, records.missing, records.members = part.num_missing, part.missing, part.members
+    records.left_out = tuple(part.left_out)
     records.sources = np.array(part.sources, np.uint64) if part.sources else None
     records.frames = np.array(part.frames, np.int32) if part.frames else None
     return records
