@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -12,8 +12,7 @@ import av
 import numpy as np
 
 from video_rs.data.decode import scan_video
-from video_rs.data.decode_pil import ImageReader
-from video_rs.data.frames import FolderReader
+from video_rs.data.frames import ImagesReader, codec_of, frame_paths
 from video_rs.data.media import is_image
 from video_rs.data.packets import best_stream, open_container, upright_shape
 from video_rs.data.shards import Blob, Member, in_memory
@@ -69,15 +68,15 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
     try:
         file = in_memory(path)
         if not isinstance(file, Blob) and os.path.isdir(file):
-            folder = FolderReader(file)
-            found["codec"] = folder.codec
-            found["bytes"], found["sha1"] = _digest(map(folder.path, range(folder.num_frames)), beat)
-            _decode_images(folder, pixels, found, beat)
+            paths = frame_paths(file)
+            found["codec"] = codec_of(paths[0])
+            found["bytes"], found["sha1"] = _digest(paths, beat)
+            _decode_images(paths, pixels, found, beat)
         else:
             found["bytes"], found["sha1"] = _digest([file], beat)
             if is_image(path):
                 found["codec"] = os.path.splitext(str(file))[1][1:].lower()
-                _decode_images(ImageReader(file), pixels, found, beat)
+                _decode_images([file], pixels, found, beat)
             else:
                 _decode_video(file, pixels, found, beat)
     except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
@@ -102,10 +101,11 @@ def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int,
 
 
 def _decode_images(
-    reader: ImageReader | FolderReader, pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]
+    paths: Sequence[str | Blob], pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]
 ) -> None:
     found["decoder"] = "pil"
-    for count, frame in enumerate(reader.frames(np.arange(reader.num_frames), lambda *size: (0, 0, *size)), 1):
+    frames = ImagesReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size))
+    for count, frame in enumerate(frames, 1):
         found |= {"frames": count, "height": frame.shape[1], "width": frame.shape[2]}
         pixels.update(repr(frame.shape[1:]).encode() + frame.numpy().tobytes())
         beat()

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from video_rs.data.decode_decord import DecordReader
-from video_rs.data.decode_pil import ImageReader, read_image
+from video_rs.data.decode_pil import read_image
 from video_rs.data.decode_pyav import PyAVReader
-from video_rs.data.frames import FolderReader
+from video_rs.data.frames import ImagesReader, codec_of, frame_paths
 from video_rs.data.media import InPlan, Unsuitable, is_image, media_errors, require_file
 from video_rs.data.packets import Scan, scan, upright_shape
 from video_rs.data.shards import Blob, File, in_memory
@@ -252,11 +252,12 @@ def open_video(path: File, backend: str = "pyav", known: Scan | None = None, lis
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
     file = in_memory(path)
     if _is_folder(file):
-        return Video(path, "pil", _open_folder(path, listed))
+        with media_errors(path):
+            return Video(path, "pil", ImagesReader(frame_paths(path, listed)))
     require_file(file)
     with media_errors(path):
         if is_image(path):
-            return Video(path, "pil", ImageReader(file))
+            return Video(path, "pil", ImagesReader([file]))
         if backend == "decord":
             known = known or scan(file)
             with suppress(Unsuitable):
@@ -288,9 +289,10 @@ def probe(path: File) -> VideoInfo:
     """
     file = in_memory(path)
     if _is_folder(file):
-        folder = _open_folder(path)
-        height, width = read_image(folder.path(0)).shape[1:3]
-        return VideoInfo(folder.num_frames, 0.0, height, width, 0.0, folder.codec, 0)
+        with media_errors(path):
+            paths = frame_paths(path)
+        height, width = read_image(paths[0]).shape[1:3]
+        return VideoInfo(len(paths), 0.0, height, width, 0.0, codec_of(paths[0]), 0)
     require_file(file)
     with media_errors(path), closing(PyAVReader(file)) as reader:
         frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
@@ -310,11 +312,6 @@ def scan_video(path: File) -> Scan:
 
 def _is_folder(path: File) -> bool:
     return not isinstance(path, Blob) and os.path.isdir(path)
-
-
-def _open_folder(path: File, listed: int = 0) -> FolderReader:
-    with media_errors(path):
-        return FolderReader(path, listed)
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from video_rs.data.media import media_errors, require_file
 from video_rs.data.shards import Blob, File, in_memory
-from video_rs.data.transforms import Box
 from video_rs.errors import MediaError
-
-
-class ImageReader:
-    """A ``decode.Backend`` of one frame. Raises ``MediaError``."""
-
-    num_frames = 1
-
-    def __init__(self, path: File) -> None:
-        self._image = read_image(path)
-
-    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """See ``decode.Backend``."""
-        top, left, height, width = plan(*self._image.shape[1:3])
-        yield self._image[:, top : top + height, left : left + width]
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def read_image(path: File) -> Tensor:

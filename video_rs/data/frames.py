@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,47 +13,29 @@ from torch import Tensor
 from video_rs.data.decode_pil import read_image
 from video_rs.data.lists import media_below
 from video_rs.data.media import IMAGE_EXTENSIONS, is_image
+from video_rs.data.shards import File
 from video_rs.data.transforms import Box
 from video_rs.errors import MediaError
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
 _FLOW = re.compile(r"flow_[xy]_")  # optical flow, which TSN's tools write beside the frames
-_CODECS = {"jpg": "jpeg", "tif": "tiff"}  # as FFmpeg calls what is in them
 
 
-class FolderReader:
-    """A ``decode.Backend``. Only the frames asked for are read, one at a time.
+class ImagesReader:
+    """A ``decode.Backend`` whose frames are image files. Only those asked for are read, one at a time.
 
     Args:
-        folder: of the images.
-        listed: how many of them, from the first on, are the video; 0 for all.
-
-    Attributes:
-        num_frames: of the video.
-        codec: by the extension of the first image.
-
-    Raises:
-        MediaError: as :func:`frame_names`; or there are fewer images than `listed`.
+        paths: of the images, in order.
     """
 
-    def __init__(self, folder: str | Path, listed: int = 0) -> None:
-        self._folder, self._names = os.fspath(folder), frame_names(folder)
-        if listed > len(self._names):
-            raise MediaError(f"{folder}: has {len(self._names)} images, its list says {listed} frames")
-        self.num_frames = listed or len(self._names)
-        extension = os.path.splitext(self._names[0])[1][1:].lower()
-        self.codec = _CODECS.get(extension, extension)
+    def __init__(self, paths: Sequence[File]) -> None:
+        self.paths, self.num_frames = paths, len(paths)
         self._size: tuple[int, int] | None = None  # of the first frame that was read
 
-    def path(self, number: int) -> str:
-        """The image that is a frame."""
-        return os.path.join(self._folder, self._names[number])
-
     def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """See ``decode.Backend``. Raises ``MediaError``, which names the image, also where it has not the size of the
-        first that was read."""
+        """See ``decode.Backend``. Raise ``MediaError`` for an image that is damaged or not of the first one's size."""
         for number in indices:
-            path = self.path(int(number))
+            path = self.paths[int(number)]
             image = read_image(path)
             height, width = image.shape[1:3]
             self._size = self._size or (height, width)
@@ -65,6 +47,24 @@ class FolderReader:
 
     def close(self) -> None:
         """Nothing is open between two frames."""
+
+
+def frame_paths(folder: str | Path, listed: int = 0) -> list[str]:
+    """Return the images that are a folder's frames; the first `listed`, unless that is 0.
+
+    Raises:
+        MediaError: as :func:`frame_names`; or there are fewer images than `listed`.
+    """
+    names = frame_names(folder)
+    if listed > len(names):
+        raise MediaError(f"{folder}: has {len(names)} images, its list says {listed} frames")
+    return [os.path.join(folder, name) for name in names[: listed or None]]
+
+
+def codec_of(path: str) -> str:
+    """Return what FFmpeg calls the codec of an image, by its extension."""
+    extension = os.path.splitext(path)[1][1:].lower()
+    return {"jpg": "jpeg", "tif": "tiff"}.get(extension, extension)
 
 
 def frame_names(folder: str | Path) -> list[str]:
