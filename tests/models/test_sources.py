@@ -20,9 +20,8 @@ def test_a_network_of_what_was_read(tmp_path):
     model_args = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
     checkpoint.save(tmp_path / "a.pt", checkpoint.of_weights(model_args, contract, model.state_dict()))
     weights = sources.read(tmp_path / "a.pt")
-    twin = video_rs.create_model(**weights.model_args, contract=weights.contract)
-    twin.load_state_dict(weights.state)
-    assert twin.contract == contract
+    twin = weights.network
+    assert twin.contract == contract and weights.model_args.items() >= model_args.items()
     clips = torch.randn(1, 3, 4, 32, 32)
     torch.testing.assert_close(twin.eval()(clips), model.eval()(clips), rtol=0, atol=0)
     assert len(repr(weights)) < 2000

@@ -105,14 +105,14 @@ def write(weights: Weights, source: str, out: str, *, to: str = "video_rs") -> N
     from video_rs import checkpoint
     from video_rs.models.state_dict import few
 
-    network = weights.network
+    network, state = weights.network, weights.network.state_dict()
+    tensors = sum(not name.endswith("num_batches_tracked") for name in state)
     if to == "timm":
         state, after = _for_timm(weights, out)
     else:
-        state = checkpoint.of_weights(weights.model_args, weights.contract, weights.state, **weights.record)
-        after = command("predict", "--weights", out, "image.jpg" if weights.contract.num_frames == 1 else "clip.mp4")
+        state = checkpoint.of_weights(weights.model_args, network.contract, state, **weights.record)
+        after = command("predict", "--weights", out, "image.jpg" if network.contract.num_frames == 1 else "clip.mp4")
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    tensors = sum(not name.endswith("num_batches_tracked") for name in weights.state)
     entries = "1 entry" if len(weights.ignored) == 1 else f"{len(weights.ignored)} entries"
     print(f"{source} -> {weights.model_args['name']}, {network.num_classes} classes, {parameters:,} parameters")
     print(*weights.notes, f"matched: {tensors} tensors, all that the network has", sep="\n")
@@ -127,17 +127,18 @@ def _for_timm(weights: Weights, out: str) -> tuple[dict[str, Tensor], str]:
     from video_rs.models.convert import to_timm
     from video_rs.models.external import PREFIX
 
-    name, contract = weights.model_args["name"], weights.contract
-    options: dict[str, Any] = {"num_classes": weights.network.num_classes}
+    name, network = weights.model_args["name"], weights.network
+    contract, state = network.contract, network.state_dict()
+    options: dict[str, Any] = {"num_classes": network.num_classes}
     if contract.in_channels != 3:
         options["in_chans"] = contract.in_channels
     if name.startswith("timm/"):
-        name, state = name.removeprefix("timm/"), {k.removeprefix(PREFIX): v for k, v in weights.state.items()}
-        cfg = weights.network.network.pretrained_cfg
+        name, state = name.removeprefix("timm/"), {k.removeprefix(PREFIX): v for k, v in state.items()}
+        cfg = network.network.pretrained_cfg
         if cfg.get("fixed_input_size") and contract.train_size != cfg["input_size"][-1]:
             options["img_size"] = contract.train_size
     else:
-        name, state = _timms_name(weights.model_args), to_timm(weights.state)
+        name, state = _timms_name(weights.model_args), to_timm(state)
     shown = "".join(f", {key}={value!r}" for key, value in (options | {"checkpoint_path": out}).items())
     return state, f"timm.create_model({name!r}{shown}) in Python"
 

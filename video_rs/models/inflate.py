@@ -135,20 +135,16 @@ def match(
             report.inflated.append(name)
             source = inflate_kernel(source, target.shape[2], method)
         else:
-            misfits.append(_misfit(name, source, target, channels=name == pixels and not family))
+            hint = ""
+            if name == pixels and not family and source.shape[1:2] != target.shape[1:2]:
+                hint = " (weights for other input channels are adapted for the ResNet-RS family alone)"
+            misfits.append(f"{name} is {list(source.shape)} but {list(target.shape)} in the network{hint}")
         loaded[name] = source
     if misfits:
         more = f"; ... ({len(misfits) - 3} more)" if len(misfits) > 3 else ""
         raise UserError(f"weights have other shapes: {'; '.join(misfits[:3])}{more}")
     report.unused = [name for name in state if name not in targets]
     return loaded, report
-
-
-def _misfit(name: str, source: Tensor, target: Tensor, *, channels: bool) -> str:
-    text = f"{name} is {list(source.shape)} but {list(target.shape)} in the network"
-    if channels and source.ndim == target.ndim and source.shape[1] != target.shape[1]:
-        text += " (weights for other input channels are adapted for the ResNet-RS family alone)"
-    return text
 
 
 def inflate_kernel(kernel: Tensor, length: int, method: str) -> Tensor:

@@ -1,8 +1,7 @@
 """Reads a file of weights together with the network that they are of: what ``video-rs convert`` writes.
 
     weights = sources.read("resnetrs50.pth")
-    model = video_rs.create_model(**weights.model_args, contract=weights.contract)
-    model.load_state_dict(weights.state)
+    model = weights.network
 
 Names and shapes give the depth, the width and most of the layout, but neither the resolution that a network was trained
 at nor the stride of its clips. Where several presets fit, the name of the file or its folder may decide; otherwise the
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from video_rs import download
 from video_rs.contract import DataContract
@@ -54,16 +53,6 @@ class Weights:
     averages: str = ALONE
     notes: Sequence[str] = ()
     ignored: Sequence[str] = ()
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """The weights with this package's names."""
-        return self.network.state_dict()
-
-    @property
-    def contract(self) -> DataContract:
-        """What they expect to see."""
-        return self.network.contract
 
 
 def read(path: str | Path | None, model: str | None = None, *, timm: bool = False) -> Weights:
