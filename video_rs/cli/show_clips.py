@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from video_rs.cli.common import config_parser
+from video_rs.cli.common import config_parser, positive
 from video_rs.config import Config, load_config
 from video_rs.errors import UserError
 
@@ -43,12 +43,10 @@ def main(argv: list[str]) -> int:
     """Entry point of ``tools/show_clips.py`` and ``video-rs show-clips``."""
     parser = config_parser("show-clips", __doc__)
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: %(default)s")
-    parser.add_argument("--num", type=int, default=8, metavar="N", help="clips to draw (default: %(default)s)")
+    parser.add_argument("--num", type=positive, default=8, metavar="N", help="clips to draw (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE.png", help="default: clips_<split>.png in the run folder")
     parser.add_argument("--gif", action="store_true", help="also write each clip as an animated GIF beside the PNG")
     args = parser.parse_intermixed_args(argv)
-    if args.num < 1:
-        raise UserError(f"--num must be at least 1; found {args.num}")
     config = load_config(args.cfg, args.overrides)
     out = Path(args.out or Path(config.out) / f"clips_{args.split}.png")
     if out.suffix != ".png":
