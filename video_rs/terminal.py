@@ -17,12 +17,7 @@ _open: list[Bar] = []
 
 
 def table(
-    rows: Iterable[Sequence[str]],
-    headings: Sequence[str] = (),
-    right: Sequence[int] = (),
-    *,
-    plain: bool | None = None,
-    gap: int = 2,
+    rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = (), *, plain: bool | None = None
 ) -> list[str]:
     """Return rows as lines with aligned columns, wrapped to the width of the terminal.
 
@@ -31,13 +26,12 @@ def table(
         headings: of the columns.
         right: columns that are aligned on the right.
         plain: text alone, of any width; None: if stdout is not a terminal.
-        gap: spaces between columns.
     """
     from rich.console import Console
     from rich.table import Table
 
     rows, plain = list(rows), not sys.stdout.isatty() if plain is None else plain
-    grid = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, gap, 0, 0))
+    grid = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
     for index in range(len(headings or rows[0])):
         name = headings[index] if headings else ""
         grid.add_column(name, justify="right" if index in right else "left", overflow="fold")

@@ -43,7 +43,7 @@ def texts(lines):
     found, heading = {}, ""
     width = re.match(r"\S+( \S+)*  +", lines[0]).end()
     for line in lines:
-        assert line[width - 1] == " " and line[width:].strip(), line
+        assert line[width - 2 : width] == "  " and line[width:].strip(), line
         heading = line[:width].strip() or heading
         found.setdefault(heading, []).append(line[width:])
     return found

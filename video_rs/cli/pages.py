@@ -134,7 +134,7 @@ def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
         if text:
             shown.append(("" if heading == before else heading, text))
             before = heading
-    return terminal.table(shown, plain=True, gap=1)
+    return terminal.table(shown, plain=True)
 
 
 def _first_ten(heading: str, text: str, files: Sequence[str], path: Path) -> list[tuple[str, str]]:
