@@ -68,25 +68,30 @@ test-all: setup
 	$(MAKE) --no-print-directory test-xla TESTS_XLA=xla
 	$(MAKE) --no-print-directory test-tf TESTS_TF=tf
 
-# TensorFlow and its Model Garden want other versions than constraints.txt has: an environment of their own.
-$(STAMP_TF): pyproject.toml setup.py tests/tf/requirements.txt
-	@echo "== Setting up $(VENV_TF): TensorFlow, its Model Garden and torch (nine gigabytes, once)"
-	test -x $(VENV_TF)/bin/python || $(PYTHON) -m venv $(VENV_TF)
-	$(VENV_TF)/bin/python -m pip install --disable-pip-version-check -q -r tests/tf/requirements.txt -e ".[tf]"
+# An environment with other versions of a few packages. All others are those of $(VENV), which Python finds after them.
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define ENVIRONMENT
+	test -x $(1)/bin/python || $(PY) -m venv $(1)
+	$(PY) $(PACKAGES) > "$$($(1)/bin/python $(PACKAGES))/video_rs.pth"
+	$(1)/bin/python -m pip install --disable-pip-version-check --no-compile -q -r $(2)
+endef
+
+$(STAMP_TF): tests/tf/requirements.txt | $(STAMP)
+	@echo "== Setting up $(VENV_TF): TensorFlow and its Model Garden (three gigabytes, once)"
+	$(call ENVIRONMENT,$(VENV_TF),tests/tf/requirements.txt)
 	@touch $@
 
 test-tf: $(STAMP_TF)
 	$(VENV_TF)/bin/python -m pytest -m "$(TESTS_TF)" -W ignore tests/tf
 
-# torch_xla works with the torch of its own version alone: an environment of its own.
-$(STAMP_XLA): pyproject.toml setup.py tests/xla/requirements.txt
-	@echo "== Setting up $(VENV_XLA): torch_xla and its torch (seven gigabytes, once)"
-	test -x $(VENV_XLA)/bin/python || $(PYTHON) -m venv $(VENV_XLA)
-	$(VENV_XLA)/bin/python -m pip install --disable-pip-version-check -q -r tests/xla/requirements.txt -e ".[dev]"
+# torch_xla works with the torch of its own version alone.
+$(STAMP_XLA): tests/xla/requirements.txt | $(STAMP)
+	@echo "== Setting up $(VENV_XLA): torch_xla and its torch (six gigabytes, once)"
+	$(call ENVIRONMENT,$(VENV_XLA),tests/xla/requirements.txt)
 	@touch $@
 
 test-xla: $(STAMP_XLA)
-	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(VENV_XLA)/bin/python -m pytest -m "$(TESTS_XLA)" tests/xla
+	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(VENV_XLA)/bin/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "$(TESTS_XLA)" tests/xla
 
 lint: setup
 	$(PY) -m ruff check .

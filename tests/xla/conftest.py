@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.integration.conftest import process, tiny_config, tiny_videos  # noqa: F401  fixtures
+from tests.integration.conftest import run_tool, tiny_config, tiny_videos  # noqa: F401  fixtures
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile, not to run
 
@@ -17,8 +17,3 @@ def xla_on_the_cpu():
     os.environ["PJRT_DEVICE"] = "CPU"
     os.environ.setdefault("XLA_FLAGS", QUICK)
     xla.start()
-
-
-@pytest.fixture
-def run_tool():
-    return process
