@@ -132,7 +132,6 @@ def test_the_documentation_names_pytorchvideos():
     assert all(f"`{name}`" in section for name in ENTRIES) and "`features`" in section
 
 
-@pytest.mark.slow
 def test_the_documentation_is_as_generated():
     start, end = "<!-- generated: video-rs models --markdown -->\n", "<!-- end of generated -->\n"
     written = DOCS.read_text().partition(start)[2].partition(end)[0]
