@@ -422,13 +422,15 @@ def test_a_scale_that_fp16_cannot_lower_further_stops_the_run(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_that_had_gone_back(tmp_path):
-    """Its state lists steps to leave out. They are skipped as any other bad step: the weights are the same."""
-    bad = with_white({4}, [0])
-    undisturbed = fit(trainer(plan(), wrap=Poisoned), tmp_path, batches=bad, samples_of=samples)
+    """Its state lists steps that it left out, also later than its own. They are taken now if their data are fine."""
+    undisturbed = fit(trainer(plan()), tmp_path)
     saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.pt")
-    old = {**saved, "bad_steps": {5: samples(4)}, "skipped": [5], "rollbacks": 1}
-    resumed = fit(trainer(plan(), wrap=Poisoned), tmp_path / "old", batches=bad, samples_of=samples, state=old)
+    bad = {step: samples(step - 1) for step in (2, 3, 5, 6)}
+    old = {**saved, "bad_steps": bad, "skipped": [2, 3, 5], "rollbacks": 1}
+    incidents = Incidents(max_bad_steps=2)
+    resumed = fit(trainer(plan(log_every=1)), tmp_path / "old", state=old, samples_of=samples, incidents=incidents)
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+    assert incidents.steps == {}
 
 
 def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
@@ -446,4 +448,19 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
         run_of(trainer(plan()), tmp_path, validate) as run,
         pytest.raises(UserError, match="checkpoints"),
     ):
+        run.fit()
+
+
+def test_weights_that_are_not_finite_are_told_though_the_run_was_asked_to_leave(tmp_path):
+    """To requeue the run would be no use."""
+
+    def ending(plan, start=0):
+        for step, batch in enumerate(batches(plan, start)):
+            if step == 2:
+                run.signals.received = signal.SIGTERM
+                with torch.no_grad():
+                    run.trainer.model.head.weight.fill_(float("inf"))
+            yield batch
+
+    with run_of(trainer(plan()), tmp_path, batches=ending) as run, pytest.raises(UserError, match="not finite"):
         run.fit()

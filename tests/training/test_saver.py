@@ -1,5 +1,6 @@
 """Checkpoints that are written in the background, and the newest valid one that is found again."""
 
+import errno
 import os
 import random
 import signal
@@ -13,7 +14,8 @@ import torch
 
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
-from video_rs.training.saver import Saver, newest_valid, remove_unfinished, verify
+from video_rs.training import saver as saver_module
+from video_rs.training.saver import Saver, newest_before, newest_valid, remove_unfinished, verify
 
 
 def state(step, size=1000):
@@ -97,6 +99,30 @@ def test_none_is_valid(saved):
     assert "best.pt" not in str(error.value)
     checkpoint.save(saved / "best.pt", state(3))
     with pytest.raises(UserError, match="train.init_from=.*best.pt"):
+        newest_valid(saved)
+
+
+def test_other_files_beside_the_checkpoints_are_left_alone(saved):
+    copy = saved / "checkpoints" / "step-00000003-copy.pt"
+    copy.write_bytes(b"a person's backup")
+    with Saver(saved, keep=1) as saver:
+        saver.save(state(5), 5)
+    assert names(saved) == ["step-00000003-copy.pt", "step-00000005.pt"]
+    assert newest_valid(saved).state["step"] == 5 and newest_before(saved, 5) is None
+
+
+def test_a_disk_that_fails_while_a_checkpoint_is_verified(saved, monkeypatch):
+    """A checkpoint that cannot be read now may be sound: nothing older is taken for the newest."""
+
+    def fail(archive):
+        raise OSError(number, "it fails")
+
+    number = errno.EIO
+    monkeypatch.setattr(saver_module.zipfile.ZipFile, "testzip", fail)
+    with pytest.raises(MachineError, match="step-00000004.pt cannot be read"):
+        newest_valid(saved)
+    number = errno.EACCES
+    with pytest.raises(UserError, match="step-00000004.pt cannot be read"):
         newest_valid(saved)
 
 

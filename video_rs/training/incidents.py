@@ -110,8 +110,13 @@ class Incidents:
         return {"broken": self.files, "hung": self.hung, "bad_steps": steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`; early checkpoints have only ``broken``."""
+        """Restore :meth:`state_dict` from a checkpoint's state.
+
+        Early checkpoints have only ``broken``. Runs of version 0.1 went back and left out the ``skipped`` steps, also
+        later ones than their own; a resumed run takes them if they are finite.
+        """
         self.files, self.hung = state["broken"], state.get("hung", [])
-        saved = state.get("bad_steps", {})
+        left_out, last = state.get("skipped", ()), state["step"]
+        saved = {s: found for s, found in state.get("bad_steps", {}).items() if s <= last and s not in left_out}
         self.steps = {step: [Suspect(*sample) for sample in samples] for step, samples in saved.items()}
         self._is_written = not (self.files or self.steps)

@@ -169,7 +169,7 @@ class Run:
         with self.world.together("the last checkpoint"):  # or a launcher would end the process that writes it
             self._saver.wait()
         self._check_files()  # to start again would be no use
-        if self._stop and not isinstance(error, Interrupted):  # somebody may have lost patience with a hanging file
+        if self._stop and error.exit_code != 2 and not isinstance(error, Interrupted):  # a restart can help
             raise Interrupted(self._stop) from error
 
     def _check_files(self) -> None:

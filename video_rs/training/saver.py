@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from video_rs import checkpoint
-from video_rs.errors import UserError
+from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
 
 FOLDER = "checkpoints"
 
@@ -151,15 +151,22 @@ def newest_valid(folder: str | Path) -> Found | None:
 
 
 def verify(path: str | Path) -> None:
-    """Raises UserError where a file of :func:`torch.save` is not as it was written.
+    """Check a file of :func:`torch.save`: it is a zip with a checksum for each tensor, which torch does not read.
 
-    It is a zip with a checksum for each tensor, which torch writes but does not read.
+    Raises:
+        UserError: the file is not as it was written.
+        MachineError: its disk fails.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
         wrong = "all of it"
+    except OSError as error:
+        message = f"checkpoint {path} cannot be read: {first_line(error)}"
+        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # an older one must not be taken for the newest
+            raise MachineError(f"{message}; see to its disk") from None
+        raise UserError(message) from None
     if wrong:
         raise UserError(f"checkpoint {path} is truncated or damaged")
 
@@ -174,9 +181,9 @@ def remove_unfinished(folder: str | Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and files, the newest first."""
-    names = (folder / FOLDER).glob("step-[0-9]*.pt")
-    return sorted(((int(path.stem.removeprefix("step-")), path) for path in names), reverse=True)
+    """Return steps and files, the newest first; files of other names are a person's."""
+    found = ((path.stem.removeprefix("step-"), path) for path in (folder / FOLDER).glob("step-*.pt"))
+    return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
 
 
 def _on_host(value: Any) -> Any:
