@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
         finally:
             os.kill(child, signal.SIGKILL)
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_lock_file_that_cannot_be_removed(tmp_path, monkeypatch):
+    """The block's own error comes out, and the lock is free."""
+
+    def unlink(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for _ in range(2):
+        with pytest.raises(KeyError), locked(tmp_path):
+            raise KeyError
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])

@@ -55,7 +55,8 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            (folder / LOCK).unlink(missing_ok=True)  # while it is held, or it would be another process's
+            with suppress(OSError):  # while it is held, or it would be another process's
+                (folder / LOCK).unlink()
         lock.release()
 
 
@@ -63,11 +64,11 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
 def atomic_write(path: str | Path, mode: str = "wb"):
     """Open a file that appears under ``path`` only when the block ends well: temporary file, fsync, rename.
 
-    It has the permissions of any new file, as the process's umask wants them.
+    Its permissions are those of any new file, by the process's umask.
 
     Raises:
-        UserError: when no file can be at that path.
-        MachineError: when the disk refuses (full, read-only); what stood under ``path`` before is intact.
+        UserError: no file can be at that path.
+        MachineError: the disk is full or read-only; the file that was at ``path`` before is intact.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
