@@ -330,3 +330,9 @@ def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
     (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")
     with pytest.raises(UserError, match="last.pt holds weights without a training state.*train.init_from"):
         newest_valid(tmp_path)
+
+
+def test_a_config_without_secrets():
+    config = {"out": "a", "train": {"epochs": 1, "init_from": "https://me:secret@h/a.pt?token=secret"}}
+    assert checkpoint.public_config(config) == {"out": "a", "train": {"epochs": 1, "init_from": "https://h/a.pt"}}
+    assert checkpoint.public_config({"out": "a"}) == {"out": "a"}

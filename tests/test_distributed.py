@@ -102,6 +102,17 @@ def test_other_data_or_code_in_one_process_are_refused(monkeypatch, name):
         distributed.check_same(distributed.World(), {"data": {"train": "same", "val": "same"}, "code": "same"})
 
 
+def test_other_tokens_in_one_process_are_not_said(monkeypatch):
+    def everybody(world, flat, what):
+        return [flat, {"config train.init_from": "https://h/b.pt?token=secret"}]
+
+    monkeypatch.setattr(distributed.World, "gather", everybody)
+    with pytest.raises(UserError, match="init_from is 'https://h/a.pt' for rank 0 and 'https://h/b.pt' for rank 1"):
+        distributed.check_same(
+            distributed.World(), {"config": {"train.init_from": "https://me:secret@h/a.pt?token=secret"}}
+        )
+
+
 def work(rank, port):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

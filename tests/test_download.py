@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import io
@@ -43,6 +44,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif name == "away.pt":
             self.send_response(302)
             self.send_header("Location", "ftp://127.0.0.1/best.pt?token=secret")
+            self.end_headers()
+        elif name == "circle.pt":
+            self.send_response(302)
+            self.send_header("Location", "/circle.pt")
             self.end_headers()
         elif name.startswith("error"):
             self.send_error(int(name[5:8]))
@@ -238,6 +243,24 @@ def test_what_may_be_secret_is_not_said(server, capsys):
     assert download.shown("runs/a?b.pt") == "runs/a?b.pt" and download.shown(Path("a")) == "a"
 
 
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("https://me:sec@h/a@1.pt", "https://h/a@1.pt"),
+        ("https://me:s?c@h/a.pt", "https://"),
+        ("https://me:s/c@h/a.pt", "https://"),
+        ("https://me:s#c@h/a.pt", "https://"),
+        ("https://me:sec@h/a.pt?mail=a@sec#sha256=00", "https://h/a.pt#sha256=00"),
+        ("https://h?mail=a@sec", "https://"),
+        ("http://[::1]:80/a.pt?sec", "http://[::1]:80/a.pt"),
+        ("train.init_from=https://h:80/a b.pt?a=sec", "train.init_from=https://h:80/a b.pt"),
+        ("error 500 for url 'http://me:sec@h/a'", "error 500 for url 'http://h/a'"),
+    ],
+)
+def test_logins_and_queries_are_not_shown(address, expected):
+    assert download.shown(address) == expected
+
+
 ASK = """
 import json, sys, time
 from video_rs.download import local
@@ -294,6 +317,9 @@ def test_the_hub(server, tmp_path):
     for (kind, message, _, _), (expected_kind, text) in zip(wrong, expected, strict=True):
         assert kind == expected_kind and text in message and message.startswith("hf-hub:me/"), message
         assert "\n" not in message and "secret" not in message
+    endpoint = server.base.replace("://", "://me:secret@")
+    ((kind, message, *_),) = ask_hub("hf-hub:me/down", **there | {"HF_ENDPOINT": endpoint})
+    assert kind == "MachineError" and "secret" not in message
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         away = {**there, "HF_ENDPOINT": f"http://127.0.0.1:{free.getsockname()[1]}"}
@@ -306,6 +332,20 @@ def test_the_hub(server, tmp_path):
                 if "HF_HUB_OFFLINE" in variables
                 else ["MachineError", "hf-hub:me/new could not be fetched: [Errno 111] Connection refused; try again"]
             )  # fmt: skip
+
+
+def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
+    """The file may well exist."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def lost(**_):
+        raise LocalEntryNotFoundError("An error happened")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url: None)
+    monkeypatch.setattr(hub, "hf_hub_download", lost)
+    with pytest.raises(MachineError, match="^hf-hub:a/b could not be fetched: An error happened; try again$"):
+        local("hf-hub:a/b")
 
 
 @pytest.mark.slow
@@ -339,6 +379,7 @@ def test_what_is_no_address(server, address):
         ("empty.pt", MachineError, "after 0 of 0 bytes"),
         ("page.pt", UserError, "is a web page"),
         ("away.pt", UserError, "leads to ftp://127.0.0.1/best.pt: only https, or http to http, is"),
+        ("circle.pt", MachineError, "HTTP 302 The HTTP server returned a redirect error"),
         ("silent.pt", MachineError, "no answer within 0.2 seconds"),
     ],
 )
@@ -374,7 +415,17 @@ def test_a_failure_leaves_the_folder_to_the_next(server):
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "file"))
-    with pytest.raises(MachineError, match="cannot be made.*VIDEO_RS_CACHE"):
+    with pytest.raises(MachineError, match="cannot be used.*VIDEO_RS_CACHE"):
+        local(f"{server.base}/best.pt")
+
+
+def test_a_copy_that_cannot_be_read(server, monkeypatch):
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    path = local(f"{server.base}/best.pt")
+    monkeypatch.setattr(download, "_sha256", denied)
+    with pytest.raises(MachineError, match=f"^{path} cannot be used: Permission denied; .*VIDEO_RS_CACHE"):
         local(f"{server.base}/best.pt")
 
 

@@ -173,11 +173,9 @@ def _to_safetensors(state: Mapping[str, Any], path: str | Path) -> bytes:
 
 
 def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
-    """Return the plain entries as JSON, without the token of an address that the run was started from."""
+    """Return the plain entries as JSON."""
     entries = {key: json_values(state[key]) if key == "figures" else state[key] for key in TRAVELS if key in state}
-    train = entries["config"].get("train")
-    if isinstance(train, Mapping) and train.get("init_from"):
-        entries["config"] = {**entries["config"], "train": {**train, "init_from": download.shown(train["init_from"])}}
+    entries["config"] = public_config(entries["config"])
     texts = {}
     for key, value in entries.items():
         try:
@@ -186,6 +184,14 @@ def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
             what = f"{path} cannot hold its {key}: {first_line(error)}"
             raise UserError(f"{what}; choose another suffix, such as .pt") from None
     return texts
+
+
+def public_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config without what may be secret in the address that its run was started from."""
+    train = config.get("train")
+    if not isinstance(train, Mapping) or not train.get("init_from"):
+        return config
+    return {**config, "train": {**train, "init_from": download.shown(train["init_from"])}}
 
 
 def is_run(state: Mapping[str, Any]) -> bool:

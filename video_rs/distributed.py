@@ -25,6 +25,7 @@ from torch import Tensor
 
 import video_rs
 from video_rs import launcher, rendezvous, xla
+from video_rs.download import shown
 from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError, first_line
 
 _LOST = re.compile(
@@ -240,9 +241,10 @@ def check_same(world: World, values: Mapping[str, Any]) -> None:
         for rank, theirs in enumerate(everybody) if world.is_main else ():
             if differing := {name for name in flat.keys() | theirs.keys() if flat.get(name) != theirs.get(name)}:
                 name = min(differing)
+                ours, other = (shown(v) if isinstance(v, str) else v for v in (flat.get(name), theirs.get(name)))
                 raise UserError(
-                    f"{name} is {flat.get(name)!r} for rank 0 and {theirs.get(name)!r} for rank {rank}: start all "
-                    "processes with the same config, data and code"
+                    f"{name} is {ours!r} for rank 0 and {other!r} for rank {rank}: start all processes with the same "
+                    "config, data and code"
                 )
 
 

@@ -5,12 +5,12 @@
 
 The copy of a web address and its checksum, as ``sha256sum --check`` reads it, lie in a folder for each address in
 ``$VIDEO_RS_CACHE``, else ``$XDG_CACHE_HOME/video_rs``, else ``~/.cache/video_rs``. Every use compares the two. A file
-that changes at its address is not noticed: give changed weights another name, or append their checksum. Size and time
-are limited.
+that changes at its address is not noticed: give changed weights another name, or append their checksum. The size of a
+file and the time it takes are limited.
 
 No library checks what it kept, limits size and time and keeps secrets out of its messages, so web addresses are fetched
-with the standard library's urllib. Queries may hold tokens: no message shows one. (A run's own config and checkpoints
-keep ``train.init_from`` as it was given.)
+with the standard library's urllib. Queries and logins may hold secrets: no message shows them. (A run's own config and
+checkpoints keep ``train.init_from`` as it was given.)
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ HUB_FILE = "model.safetensors"
 
 _SCHEMES = ("http", "https")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|hf-hub:", re.IGNORECASE)
+_SECRETS = re.compile(  # a login, whatever characters are in it, and a query
+    r"(?<=://)(?:[^/]*\?[^/]*@.*|[^/?#]*@|[^/@\[]*:(?!\d*(?:[/?#]|$)).*)|\?[^#]*"
+)
 _HUB = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^?#]+))?")
 
 
@@ -51,10 +54,9 @@ def is_address(text: str | Path) -> bool:
 
 
 def shown(address: str | Path) -> str:
-    """Return a path, or an address without what may be secret in it: its query and a login."""
-    if not is_address(address):
-        return str(address)
-    return re.sub(r"(?<=://)[^/?#]*@", "", re.sub(r"\?[^#]*", "", str(address)))
+    """Return a path as it is, and an address, or a text that has one, without its login and its query."""
+    text = str(address)
+    return _SECRETS.sub("", text) if _SCHEME.search(text) else text
 
 
 def local(address: str | Path) -> Path:
@@ -66,8 +68,8 @@ def local(address: str | Path) -> Path:
             ``#sha256=...`` at its end says what the file must be.
 
     Raises:
-        UserError: the address is none, nothing is there, it leads where none may, it needs a login, or the file is
-            too large or not the one that its checksum says.
+        UserError: the address is not valid, has no file, needs a login or redirects to another protocol, or the file
+            is too large or has another checksum.
         MachineError: the network, the other machine or the disk failed. What was in the cache is intact.
     """
     if not is_address(address):
@@ -83,15 +85,15 @@ def local(address: str | Path) -> Path:
             _compare(shown(url), _sha256(path), expected)
         return path
     path = _place(url, expected)
-    if not _is_intact(path, expected):
-        try:
+    try:
+        if not _is_intact(path, expected):
             with locked(path.parent, wait=True):
                 _refresh(url, path, expected)
-        except OSError as error:
-            raise MachineError(
-                f"{path.parent} cannot be made: {error.strerror}; name another folder for fetched files with "
-                "VIDEO_RS_CACHE"
-            ) from None
+    except OSError as error:
+        raise MachineError(
+            f"{error.filename or path.parent} cannot be used: {error.strerror}; name another folder for fetched files "
+            "with VIDEO_RS_CACHE"
+        ) from None
     return path
 
 
@@ -146,18 +148,18 @@ def _hub_error(address: str, error: Exception) -> Exception:
     from huggingface_hub import errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
-    reasons = {  # of the narrower kinds first
+    reasons = {  # subclasses first
         errors.GatedRepoError: f"is gated: accept its terms on its page, and {login}",
         errors.RepositoryNotFoundError: f"does not exist, or is private: check the name, or {login}",
         errors.RevisionNotFoundError: "does not exist: there is no such revision",
         errors.OfflineModeIsEnabled: "is not in the hub's cache, and HF_HUB_OFFLINE is set: fetch it while online",
-        errors.EntryNotFoundError: f"does not exist: there is no such file; without a name it is {HUB_FILE}",
+        errors.RemoteEntryNotFoundError: f"does not exist: there is no such file; without a name it is {HUB_FILE}",
         errors.HFValidationError: f"is no address: {first_line(error)}",
     }
     for kind, reason in reasons.items():
         if isinstance(error, kind):
             return UserError(f"{address} {reason}")
-    return MachineError(f"{address} could not be fetched: {first_line(error)}; try again")
+    return MachineError(f"{address} could not be fetched: {shown(first_line(error))}; try again")
 
 
 # The cache of web addresses -----------------------------------------------------------------------------------------
@@ -239,7 +241,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _chunks(url: str) -> Iterator[bytes]:
-    """Yield what an address answers, all of it or an error, within the limits."""
+    """Yield the whole file at an address, within the limits, or raise an error.
+
+    The time is checked between reads. A server that sends its headers byte by byte is not noticed.
+    """
     from video_rs import __version__
 
     name, end, done = shown(url), time.monotonic() + MAX_SECONDS, 0
@@ -261,7 +266,7 @@ def _chunks(url: str) -> Iterator[bytes]:
             if time.monotonic() > end:
                 raise MachineError(f"{name} could not be fetched in {MAX_SECONDS / 60:g} minutes; {by_hand}")
             with _failures(name):
-                chunk = response.read1(CHUNK)  # what is there: time is looked at however slowly it comes
+                chunk = response.read1(CHUNK)  # returns what has arrived, so that the time is checked
             if not chunk:
                 break
             done += len(chunk)
@@ -281,10 +286,11 @@ def _failures(name: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
+        answer = f"HTTP {error.code} {error.reason}".splitlines()[0]
         if error.code in (401, 403, 404, 410):
             login = ", or wants a login" if error.code in (401, 403) else ""
-            raise UserError(f"{name} does not exist{login}: HTTP {error.code} {error.reason}") from None
-        raise MachineError(f"{name} could not be fetched: HTTP {error.code} {error.reason}; try later") from None
+            raise UserError(f"{name} does not exist{login}: {answer}") from None
+        raise MachineError(f"{name} could not be fetched: {answer}; try later") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         timed_out = isinstance(reason, TimeoutError)

@@ -68,6 +68,11 @@ def test_the_next_command_works_as_printed(fake_python, monkeypatch, active):
     assert after("notebook.py") == "video-rs test --cfg 'a b.yaml'"
 
 
+def test_a_printed_command_holds_no_token():
+    printed = common.command("train", "--cfg", "a.yaml", "train.init_from=https://h/a.pt?token=secret")
+    assert printed.endswith("train --cfg a.yaml train.init_from=https://h/a.pt")
+
+
 def test_file_names_that_are_not_utf8_are_printed():
     code = (
         "import sys; from video_rs.cli.common import run; sys.exit(run(lambda argv: print(argv[0]), ['a\\udcff.mp4']))"

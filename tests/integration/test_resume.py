@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -155,6 +157,24 @@ def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
     assert done.returncode == 2
     assert "optim.lr was 0.05, is now 0.07" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_token_of_an_address_is_not_printed(tiny_config, tmp_path, monkeypatch, capfd):
+    """The printed command resumes with the address in the folder's config."""
+    monkeypatch.setattr("video_rs.cli.job.init_from", lambda model, source, method: "all of it")
+    monkeypatch.setattr("video_rs.training.log.WandbLog", wandb := MagicMock())
+    address = "https://h/a.pt?token=secret"
+    start = ["--cfg", str(tiny_config(train__max_steps=2)), f"train.init_from={address}", "train.wandb=a"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert train_command.main(start) == 130
+    out, err = capfd.readouterr()
+    texts = [(tmp_path / "run" / name).read_text() for name in ("log.txt", "status.json")]
+    assert "https://h/a.pt" in out and "secret" not in "".join((out, err, *texts))
+    assert "https://h/a.pt" in str(wandb.call_args) and "secret" not in str(wandb.call_args)
+    command, name, path, folder = shlex.split(json.loads(texts[1])["command"])[-4:]
+    assert (command, name) == ("train", "--cfg")
+    assert config.load_config(path, [folder]) == config.load_config(start[1], start[2:])
 
 
 def test_a_finished_run_says_so(tiny_config, tmp_path, capsys):

@@ -124,8 +124,13 @@ def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", un
 
 
 def command(name: str, *arguments: str) -> str:
-    """The shell command of another step, called as this one was: as a script in ``tools/`` or as ``video-rs name``."""
-    called = sys.argv[0]
+    """The shell command of another step, called as this one was: as a script in ``tools/`` or as ``video-rs name``.
+
+    Secrets in addresses are left out.
+    """
+    from video_rs.download import shown
+
+    called, arguments = sys.argv[0], [shown(argument) for argument in arguments]
     if os.path.basename(called) in SCRIPTS.values():
         script = os.path.join(os.path.dirname(called) or ".", SCRIPTS[name])
         if name == "train" and "TORCHELASTIC_RUN_ID" in os.environ:

@@ -200,8 +200,8 @@ class Job:
 
     def log(self, folder: Path, step: int, validated: int) -> RunLog:
         """The log of a run folder, from a step on."""
-        project = self.config.train.wandb
-        return RunLog(folder, step, self.trainer.plan.num_steps, validated, wandb=project, config=self.config.to_dict())
+        project, config = self.config.train.wandb, checkpoint.public_config(self.config.to_dict())
+        return RunLog(folder, step, self.trainer.plan.num_steps, validated, wandb=project, config=config)
 
 
 def _init_from(model: torch.nn.Module, config: Config) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import config as configs
-from video_rs import launcher
+from video_rs import download, launcher
 from video_rs.cli.common import command, config_parser
 from video_rs.config import Config
 from video_rs.config_checks import check_timeouts
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return dry_run(config)
     again = [arg for arg in argv if arg != "--resume"]
+    if any(arg != download.shown(arg) for arg in again):  # the folder's config keeps the secret of an address
+        again = ["--cfg", f"{config.out}/config.yaml", f"out={config.out}"]
     return train(config, again, must_resume=args.resume)
 
 
@@ -226,8 +228,6 @@ def _saved_run(folder: Path, config: Config, must_resume: bool, world: World) ->
 
 
 def _check_config(saved: dict[str, Any], config: Config, folder: Path) -> None:
-    from video_rs import download
-
     changed = configs.differences(saved["config"], config)
     if changed:
         shown = {key: map(download.shown, pair) if key == "train.init_from" else pair for key, pair in changed.items()}
