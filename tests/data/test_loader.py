@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+import video_rs.data.loader as loader_module
 from tests.data.hanging import write_hanging_video
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
@@ -231,6 +232,52 @@ def test_every_start_method(paths, method, monkeypatch):
 def test_a_worker_that_is_killed_is_another_thing(paths):
     with pytest.raises(MachineError, match=r"a loader process died \(by signal 9.*data.workers"):
         list(clip_batches(paths, transform=Dying(24)))
+
+
+class SlowStream(BatchStream):
+    """Takes a second to start, so that a worker that dies at its start is gone before the first batch is asked for."""
+
+    handled = True
+
+    def __iter__(self):
+        if not self.handled:  # torch has its own handler while it starts workers
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        time.sleep(1)
+        yield from super().__iter__()
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_a_worker_that_is_killed_while_it_starts(paths, monkeypatch, handled):
+    monkeypatch.setattr(loader_module, "_start_worker", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(SlowStream, "handled", handled)
+    monkeypatch.setitem(globals(), "BatchStream", SlowStream)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(MachineError, match=r"a loader process died \(by signal 9"):
+            list(clip_batches(paths, timeout=60))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert_no_worker_left()
+
+
+def test_processes_of_others_are_left_alone(paths, monkeypatch):
+    """A process that somebody else starts while the workers start is not one of them."""
+    context, started = multiprocessing.get_context("fork"), []
+
+    class Starting(BatchStream):
+        def __iter__(self):
+            if not started:
+                started.append(context.Process(target=time.sleep, args=(60,)))
+                started[0].start()
+            return super().__iter__()
+
+    monkeypatch.setitem(globals(), "BatchStream", Starting)
+    try:
+        assert len(list(clip_batches(paths, steps=1, timeout=60))) == 2
+        assert started[0].is_alive()
+    finally:
+        started[0].kill()
+        started[0].join()
 
 
 def test_a_death_that_the_connection_tells_first():

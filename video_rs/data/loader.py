@@ -11,7 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from copy import copy
 from functools import partial
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -21,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
-from video_rs.data.watch import Slots, Watch, kill_and_join
+from video_rs.data.watch import Slots, Watch, kill_and_join, name_deaths
 from video_rs.errors import MachineError, StuckWorker, VideoRSError
 
 # Workers are forked on Linux: they share the list of records, its index and all imports at no cost, and a caller's
@@ -98,12 +101,13 @@ class ViewLoader:
 class _Loader(DataLoader):
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
         self.slots, self.patience = Slots(workers), timeout
+        self.processes: list[BaseProcess] = []
         if workers:
             with contextlib.suppress(Exception):  # what is missing or broken says so where it is used
                 importlib.import_module("torchvision.transforms.v2.functional")  # here, for all forked workers at once
             options |= {"worker_init_fn": partial(_start_worker, self.slots), "num_workers": workers}
             options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
-            options |= {"multiprocessing_context": START_METHOD}
+            options |= {"multiprocessing_context": _recording_context(self.processes)}
         super().__init__(_Guarded(dataset), collate_fn=_as_is, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -114,17 +118,30 @@ class _Loader(DataLoader):
 
     def _watched(self) -> Iterator[Any]:
         self.slots.clear()
-        others = multiprocessing.active_children()
-        batches = super().__iter__()
-        workers = [child for child in multiprocessing.active_children() if child not in others]
-        end = partial(_end_workers, batches, workers, self.slots)
-        atexit.register(end)  # an iterator may be left as it is; at the exit Python waits for workers, torch no longer
-        with Watch(workers, self.slots, self.patience, self.dataset.dataset.records.path) as watch:
-            try:
-                yield from watch.batches(batches)
-            finally:
-                end()
-                atexit.unregister(end)
+        self.processes.clear()
+        with ExitStack() as stack:
+            stack.callback(kill_and_join, self.processes)
+            with name_deaths(self.processes):  # torch itself raises an error for a worker that dies early
+                batches = super().__iter__()
+                watch = Watch(self.processes, self.slots, self.patience, self.dataset.dataset.records.path)
+                stack.enter_context(watch)
+            end = partial(_end_workers, batches, self.processes, self.slots)
+            atexit.register(end)  # an abandoned iterator stays open; at exit Python waits for workers, torch does not
+            stack.callback(atexit.unregister, end)
+            stack.callback(end)
+            yield from watch.batches(batches)
+
+
+def _recording_context(processes: list[BaseProcess]) -> BaseContext:
+    """Return a context for ``multiprocessing`` that adds each process it makes to a list."""
+    context = copy(multiprocessing.get_context(START_METHOD))
+
+    def make(*args: Any, **options: Any) -> BaseProcess:
+        processes.append(type(context).Process(*args, **options))
+        return processes[-1]
+
+    context.Process = make
+    return context
 
 
 class _Guarded(Dataset):
@@ -173,7 +190,8 @@ def _end_workers(batches: Iterator, workers: Sequence[BaseProcess], slots: Slots
     in the middle of a message would block the thread that pins memory.
     """
     batches._workers_done_event.set()  # they start no other file
-    kill_and_join(slots.busy_among(workers))
+    busy = slots.busy()
+    kill_and_join([worker for worker in workers if worker.pid in busy])
     batches._shutdown_workers()
     kill_and_join(workers)
 

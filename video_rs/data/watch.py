@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -40,11 +41,6 @@ class Slots:
         now = time.monotonic_ns()
         return {pid: (index, (now - since) / 1e9) for index, since, pid in self.table.tolist() if index >= 0}
 
-    def busy_among(self, workers: Sequence[BaseProcess]) -> list[BaseProcess]:
-        """The processes that are in a record."""
-        busy = self.busy()
-        return [worker for worker in workers if worker.pid in busy]
-
 
 def _tell(slot: Tensor, index: int) -> None:
     slot[1] = time.monotonic_ns()  # first: a new record with the time of an old one would look stuck
@@ -52,7 +48,7 @@ def _tell(slot: Tensor, index: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Makes sure that the main process never waits in vain: a context in which it reads the batches of its workers.
+    """A context in which the main process reads the batches of its workers, and never waits for one that hangs or died.
 
     The main process may wait for good in a message of which a worker has sent a part. So a thread looks whether one
     hangs in a record, and kills it; and a worker that dies breaks off the waiting, and nothing else: torch would raise
@@ -107,7 +103,7 @@ class Watch(threading.Thread):
         index, seconds = max(busy.values(), key=lambda record: record[1], default=(-1, waited))
         if seconds >= self._timeout:
             # while one is in a record, those that are in none may be writing a message
-            self._killed = self._slots.busy_among(self._workers) or list(self._workers)
+            self._killed = [worker for worker in self._workers if worker.pid in busy] or list(self._workers)
             self._stuck = StuckWorker(index, self._path(index) if busy else "", seconds, self._timeout)
             for worker in self._killed:
                 worker.kill()
@@ -128,26 +124,11 @@ class Watch(threading.Thread):
                 if self._stuck:  # the error is of a death, or of a message that breaks off
                     kill_and_join(self._killed)
                     raise self._stuck from None
-                dead = self._deaths(5.0 if isinstance(error, OSError | EOFError) else 0.0)
-                if not dead:
+                with name_deaths(self._workers):
                     raise
-                how = " and ".join(f"by signal {-code}" if code < 0 else f"with exit code {code}" for code in dead)
-                raise MachineError(
-                    f"a loader process died ({how}), perhaps for want of memory: lower train.micro_batch "
-                    "(test.batch_size, when testing) or data.workers"
-                ) from error
             if batch is None:
                 return
             yield batch
-
-    def _deaths(self, patience: float) -> list[int]:
-        """Exit codes of those that died. The connection to one breaks before the process can be seen to have ended."""
-        end = time.monotonic() + patience
-        while not (dead := [worker.exitcode for worker in self._workers if worker.exitcode]):
-            if time.monotonic() >= end:
-                break
-            time.sleep(0.02)
-        return dead
 
     def _on_death(self, *_: object) -> None:
         # exit code 0: torch sends them home after the last batch
@@ -157,11 +138,31 @@ class Watch(threading.Thread):
 
 
 class _Died(Exception):
-    """A worker did."""
+    """A worker died."""
+
+
+@contextmanager
+def name_deaths(workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """Raise ``MachineError`` instead of an error of the block where a worker died."""
+    try:
+        yield
+    except Exception as error:
+        # the connection to a worker breaks before the process can be seen to have ended
+        end = time.monotonic() + (5.0 if isinstance(error, OSError | EOFError) else 0.0)
+        while not (dead := [worker.exitcode for worker in workers if worker.exitcode]):
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.02)
+        how = " and ".join(f"by signal {-code}" if code < 0 else f"with exit code {code}" for code in dead)
+        raise MachineError(
+            f"a loader process died ({how}), perhaps for want of memory: lower train.micro_batch "
+            "(test.batch_size, when testing) or data.workers"
+        ) from error
 
 
 def kill_and_join(workers: Sequence[BaseProcess]) -> None:
-    """Kill workers, and wait for their end."""
+    """Kill the workers that were started, and wait for their end."""
     for worker in workers:
-        worker.kill()
-        worker.join(5)
+        if worker.pid:
+            worker.kill()
+            worker.join(5)
