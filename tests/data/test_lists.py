@@ -63,7 +63,11 @@ def test_paths_and_labels_with_spaces_and_commas(folder, lines):
         ('"say ""hi"".mp4",run\nb.mp4,"sit, ""down"""\n', [('say "hi".mp4', "run"), ("b.mp4", 'sit, "down"')]),
         ('"x, y.mp4" run\n"a b/c" 3\n', [("x, y.mp4", "run"), ("a b/c", "3")]),
         ('a.mp4\t"two\nlines"\nb.mp4\tc\n', [("a.mp4", "two\nlines"), ("b.mp4", "c")]),
-        ("frames/a b,riding a bike\nframes/c d 3\n", [("frames/a b", "riding a bike"), ("frames/c d", "3")]),
+        ("frames/a b,riding a bike\nframes/c d,3\n", [("frames/a b", "riding a bike"), ("frames/c d", "3")]),
+        ("frames/a b,away c\nframes/c d 3\n", [("frames/a b,away", "c"), ("frames/c d", "3")]),
+        ("<path> <label>\nPut, away/x 3\n", [("Put, away/x", "3")]),
+        ("path;label\na/b\u3000run\n", [("a/b", "run")]),
+        ("\n\nPath,label\na,b c\n", [("a", "b c")]),
         ('my "best" clip.mp4 1\nb.mp4,12" pizza\n', [('my "best" clip.mp4', "1"), ("b.mp4", '12" pizza')]),
         ("# path label\na.mp4 x\n", [("a.mp4", "x")]),
         ("path,labels\na.mp4,x\n\n,\n", [("a.mp4", "x")]),
@@ -88,3 +92,32 @@ def test_bad_lines_are_shown_with_their_number(text, message, tmp_path):
     with pytest.raises(UserError) as error:
         entries(text, tmp_path)
     assert f"{tmp_path}/list.csv{message}" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("first", ["v/0 run", "v/0,run", "path,label", "gone/0,run fast"])
+def test_a_comma_in_the_name_of_a_folder_makes_no_class(first, tmp_path):
+    (tmp_path / "Put" / "other").mkdir(parents=True)  # a folder of folders
+    (tmp_path / "Put, away" / "x").mkdir(parents=True)
+    text = f"{first}\nPut, gone/x run\nPut, away/x walk\n"
+    assert entries(text, tmp_path)[-2:] == [("Put, gone/x", "run"), ("Put, away/x", "walk")]
+    text = f"{first}\nPut, away/x 3 1\n"
+    assert entries(text, tmp_path)[-1] == ("Put, away/x", "1")
+
+
+def test_existing_files_tell_csv_from_paths_with_commas(tmp_path):
+    (tmp_path / "v" / "1").mkdir(parents=True)
+    text = "v/0,riding a bike\nv/1,sit 2 3\nlast\t0\n"
+    assert entries(text, tmp_path) == [("v/0", "riding a bike"), ("v/1", "sit 2 3"), ("last", "0")]
+    (tmp_path / "clip,12").touch()
+    assert entries("clip,12 0\nclip,13 1\n", tmp_path) == [("clip,12", "0"), ("clip,13", "1")]
+    assert entries('v/0 run\n"v/1","sit down"\n', tmp_path) == [("v/0", "run"), ("v/1", "sit down")]
+    assert entries('v/0,run\n"a "b"\trun/3\n', tmp_path)[1] == ('a "b', "run/3")
+
+
+def test_bad_first_lines(tmp_path):
+    for text, message in [
+        ("z" * 200_000, ":1: not csv .field larger than"),
+        ("\n\nDatei,Klasse\na.mp4,0\n", ":3: 'Datei,Klasse' names no video"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            entries(text, tmp_path)

@@ -4,12 +4,14 @@ Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field an
 
 * csv: RFC 4180, as ``csv.writer`` writes it. The delimiter is that of the first line: a tab, else a comma, else, in a
   header, a space. A header names a path column and a label column, in any order; ``source``, ``group`` or ``video_id``
-  names the source video, and ``num_frames``, ``frames`` or ``total_frames`` the size of a folder of frames. Without
-  a header, or with "path,label", a record of two fields is csv if the first ends with a media extension.
-* "path label", all other lines: the path ends with the last media extension that a space, a tab or a comma follows;
-  the rest is the label. Both may hold spaces and commas. Without an extension two csv fields are path and label, else
-  the last word is the label.
+  names the source video, and ``num_frames``, ``frames`` or ``total_frames`` the size of a folder of frames.
+* "path label", without a header or with "path,label": the path ends with the last media extension that a space, a tab
+  or a comma follows; the rest is the label. Both may hold spaces and commas. Without an extension the last word is the
+  label.
 * "folder frames label": a folder of frames, with the number of them.
+* A line of two csv fields, "a,b c", may be the path "a" or the path "a,b". With a quoted field it is csv. Otherwise
+  the first such line whose file exists decides for the whole list. Without one the list is csv if all its lines have
+  two fields. A list whose first line has no comma and no tab is never csv.
 * Several labels of a file are joined by ";". With ``multi_label`` the label may be left out: "path" or "path,".
 * Kinetics: a header with ``label``, ``youtube_id``, ``time_start`` and ``time_end``.
 """
@@ -31,7 +33,7 @@ from video_rs.data.paths import Paths
 from video_rs.errors import UserError
 
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
-_MARKS = " ,\t"  # between a path and its label
+_MARKS = re.compile(r"[\s,]+")  # between a path and its label
 _EXTENSIONS = tuple(MEDIA_EXTENSIONS)
 
 _PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path", "image")
@@ -46,7 +48,7 @@ class Entry(NamedTuple):
     Attributes:
         path: it may be missing.
         label: as written.
-        line: its number, from 1.
+        line: its number, from 1; in a JSON file that of the entry.
         source: the video that the file was cut from, where the list says so, else None.
         file: the one that the line is in, where it is not the list itself.
         frames: of a folder of frames, how many the list says it has, else 0.
@@ -83,7 +85,7 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     if named and (len(columns) > 2 or columns[0] in _LABEL_COLUMNS):
         entries = _column_entries(file, columns, delimiter, multi_label)
     else:
-        entries = _path_label_entries(file, read_csv(file, delimiter.strip(" ") or ","), base, named, multi_label)
+        entries = _path_label_entries(file, delimiter, base, named, multi_label)
     for entry in entries:
         path = entry.path.rstrip("/") or entry.path  # that of a folder may end in one
         yield entry._replace(path=os.path.join(base, path))
@@ -137,28 +139,40 @@ def _cut(text: str) -> str:
 
 
 def columns_of(file: str) -> tuple[list[str], str]:
-    """Return the fields of the first line in lower case, and the delimiter."""
-    first = next(read_lines(file), "").strip().lstrip("# ")
+    """Return the fields of the first line that is not empty, in lower case, and the delimiter."""
+    first = next(filter(str.strip, read_lines(file)), "").strip().lstrip("# ")
     delimiter = next((mark for mark in "\t," if mark in first), " ")
-    rows = csv.reader([first], delimiter=delimiter, skipinitialspace=True)
-    return [name.strip().lower() for name in next(rows, [])], delimiter
+    words = re.findall(r"\w+", first)
+    try:
+        # two words are a header in any notation: "<path> <label>", "path;label"
+        fields = words if len(words) == 2 else next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:  # no header; read_csv names the error
+        fields = []
+    return [name.strip().lower() for name in fields], delimiter
 
 
-def _path_label_entries(
-    file: str, records: Iterator[Record], base: str, has_header: bool, multi_label: bool
-) -> Iterator[Entry]:
+def _path_label_entries(file: str, delimiter: str, base: str, has_header: bool, multi_label: bool) -> Iterator[Entry]:
     good: set[str] = set()  # labels
     with_frames = None  # whether "a/b 12 3" means the folder a/b; one line that tells speaks for all
+    is_csv = False if delimiter == " " else None  # whether "a,b c" means the path "a"; None until it is asked
+    delimiter = delimiter.strip(" ") or ","
+    records = read_csv(file, delimiter)
     first_two = list(islice(records, 2))
     if has_header:
         first_two = first_two[1:]
     elif len(first_two) == 2:
         _refuse_unknown_header(file, first_two[0], first_two[1], base)
     for number, fields, text in chain(first_two, records):
-        path, label = _split(fields, text)
-        counted = None if with_frames is False else _split_frames(fields, text)
+        path, label = _split(text)
+        counted = None if with_frames is False else _split_frames(text)
+        if other := _other_split(fields, (path, label)):
+            if is_csv is None:
+                is_csv = _is_csv(read_csv(file, delimiter), base)
+            if is_csv or _is_quoted(text, delimiter):
+                path, label = other
+                counted = None
         if counted and with_frames is None:
-            with_frames = _has_frames_column(os.path.join(base, counted[0]), counted[1], os.path.join(base, path))
+            with_frames = _has_frames_column(os.path.join(base, counted[0]), os.path.join(base, path))
         if counted and with_frames is not False:
             path, frames, label = counted
             yield Entry(path, label, number, frames=_count(frames, f"{file}:{number}"))
@@ -179,31 +193,58 @@ def _path_label_entries(
 
 def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) -> None:
     """Raise UserError for one: as a line it would be a file that is missing, and its label a class."""
-    path, label = _split(*first[1:])
+    path, label = _split(first[2])
     names_media = [any(each in text.lower() for each in MEDIA_EXTENSIONS) for _, _, text in (first, second)]
     if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
         hint = "if it is a header, call its columns path and label"
-        raise UserError(f"{file}:1: '{_cut(first[2])}' names no video or image, as the line after it does; {hint}")
+        found = f"'{_cut(first[2])}' names no video or image, as the line after it does"
+        raise UserError(f"{file}:{first[0]}: {found}; {hint}")
 
 
-def _split(fields: list[str], text: str) -> tuple[str, str]:
-    """Split a line into path and label; either may be empty. See the grammar above."""
-    if len(fields) == 2 and _has_extension(fields[0]):
-        return fields[0], fields[1]
-    last = end = _last_mark(text, len(text))
-    while end > 0 and not _has_extension(_unquoted(text[:end])):
-        end = _last_mark(text, end)
-    if end <= 0 and _has_extension(_unquoted(text)):
-        end = len(text)
-    elif end <= 0 and len(fields) == 2:
-        return fields[0], fields[1]
-    elif end <= 0:
-        end = max(0, last)
-    return _unquoted(text[:end].rstrip(_MARKS)), _unquoted(text[end:].lstrip(_MARKS))
+def _split(text: str) -> tuple[str, str]:
+    """Split "path label" into path and label; either may be empty. See the grammar above."""
+    last = None
+    for mark in reversed(list(_MARKS.finditer(text))):
+        split = _unquoted(text[: mark.start()]), _unquoted(text[mark.end() :])
+        if _has_extension(split[0]):
+            return split
+        last = last or split
+    whole = _unquoted(text)
+    return (whole, "") if _has_extension(whole) else last or ("", whole)
 
 
-def _last_mark(text: str, end: int) -> int:
-    return max(text.rfind(" ", 0, end), text.rfind(",", 0, end), text.rfind("\t", 0, end))
+def _other_split(fields: list[str], split: tuple[str, str]) -> tuple[str, str] | None:
+    """Return path and label as csv where a line may be csv, and its two fields are not what :func:`_split` returns."""
+    if len(fields) != 2 or (_has_extension(split[0]) and not _has_extension(fields[0])):
+        return None
+    return (fields[0], fields[1]) if (fields[0], fields[1]) != split else None
+
+
+def _is_csv(records: Iterator[Record], base: str) -> bool:
+    """Return True if "a,b c" is the path "a" in a list, False if it is the path "a,b". See the grammar above."""
+    all_two = True
+    for _, fields, text in records:
+        all_two = all_two and len(fields) == 2
+        split = _split(text)
+        if other := _other_split(fields, split):
+            counted = _split_frames(text) or split
+            if any(os.path.exists(os.path.join(base, path)) for path in (split[0], counted[0])):
+                return False
+            place = os.path.join(base, other[0])
+            if os.path.isfile(place) or next(os.walk(place), ("", [""]))[1] == []:  # not a folder of folders
+                return True
+    return all_two
+
+
+def _is_quoted(text: str, delimiter: str) -> bool:
+    """Return True if one of the fields of a line is in quotes, as csv.writer sets them."""
+    if '"' not in text:
+        return False
+    try:
+        fields = next(csv.reader(text.splitlines(True), delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error:
+        return False
+    return text.count('"') > sum(field.count('"') for field in fields)
 
 
 def _has_extension(path: str) -> bool:
@@ -215,21 +256,21 @@ def _unquoted(field: str) -> str:
     return field[1:-1].replace('""', '"') if is_quoted else field
 
 
-def _split_frames(fields: list[str], text: str) -> tuple[str, str, str] | None:
+def _split_frames(text: str) -> tuple[str, str, str] | None:
     """Split "folder frames class", as TSN and MMAction2 write it. Return None for other lines."""
     words = text.replace(",", " ").rsplit(None, 2)
-    if len(words) < 3 or len(fields) == 2 or not words[1].isdecimal() or len(words[1]) > 9:
+    if len(words) < 3 or not words[1].isdecimal() or len(words[1]) > 9:
         return None
     if not all(label.isdecimal() for label in words[2].split(SEPARATOR)):
         return None
     return _unquoted(text[: len(words[0])]), words[1], words[2]
 
 
-def _has_frames_column(folder: str, frames: str, path: str) -> bool | None:
+def _has_frames_column(folder: str, path: str) -> bool | None:
     """Return whether the number after the folder is one of frames, not the end of a path; None where no file tells."""
     if os.path.isdir(folder):
         return True
-    return False if _has_extension(path) or os.path.exists(f"{folder} {frames}") else None
+    return False if _has_extension(path) or os.path.exists(path) else None
 
 
 def _count(text: str, place: str) -> int:
