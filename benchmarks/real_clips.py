@@ -11,7 +11,6 @@ no frame. The clips of a class come from one recording: no accuracy on them says
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from functools import partial
@@ -24,7 +23,7 @@ from video_rs.cli.common import Parser, positive, run
 from video_rs.data.decode import open_video, probe
 from video_rs.data.motion import encode
 from video_rs.errors import MediaError, UserError
-from video_rs.files import atomic_write
+from video_rs.files import write_csv
 from video_rs.pool import map_in_processes
 
 SECONDS, FPS, SOURCE_SECONDS = 2, 25, 5
@@ -69,10 +68,7 @@ def main(argv: list[str]) -> int:
         (out / Path(video).stem).mkdir(parents=True)
     for _ in map_in_processes(partial(cut, out=out), clips, os.cpu_count() or 1):
         pass
-    with atomic_write(out / "clips.csv", "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "source"])
-        writer.writerows([clip.path, clip.label, clip.source] for clip in clips)
+    write_csv(out / "clips.csv", ["path", "label", "source"], ([clip.path, clip.label, clip.source] for clip in clips))
     print(
         f"{len(clips)} clips of {len(videos)} videos, {len({clip.source for clip in clips})} sources: {out}/clips.csv"
     )

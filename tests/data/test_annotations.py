@@ -200,6 +200,10 @@ def test_bad_files_of_something_something(ssv2):
     failure("train.json:19: expected JSON; found 'the end of the file'", root=str(root))
     files["train"].write_text("[]")
     failure(r"train.json: expected a JSON list of objects; found '\[\]'", root=str(root))
+    files["train"].write_text(good.replace('"id": "3"', '"id": "0"'))
+    failure(r"train.json: entry 4: .*/0.webm has label 'Holding.*', but 'Pushing.*' in entry 1: keep", root=str(root))
+    write(root / "names.txt", NAMES[0])
+    failure("train.json: entry 2: label '.*' is not one of", root=str(root), class_names=str(root / "names.txt"))
     files["train"].write_text(good)
     files["labels"].write_text('{"a": "1"}')
     failure("labels.json:1: expected an object {template: number}", root=str(root))
@@ -270,6 +274,12 @@ def test_charades(charades):
         assert contents(splits["train"], charades) == expected
         assert contents(splits["val"], charades) == {("Charades_v1_480/YSKX3.mp4", names[1])}
     failure("Charades_v1_train.csv: .* set data.multi_label=true", root=str(charades))
+
+
+def test_the_columns_of_charades_in_capitals(charades):
+    file = charades / "Charades_v1_train.csv"
+    file.write_text(file.read_text().replace(CHARADES, CHARADES.title()))
+    assert len(load_splits(str(charades), splits=["train"], val_fraction=0, multi_label=True)["train"]) == 2
 
 
 def test_bad_files_of_charades(charades):

@@ -238,8 +238,8 @@ def _charades(file: str, bases: list[str]) -> Annotations:
 
     def entries() -> Iterator[Entry]:
         base, suffix = _flat(bases, ("Charades_v1_480", "Charades_v1", "videos"), ".mp4")
-        (_, columns, _), *rows = read_csv(file)
-        for line, fields, text in rows:
+        columns, _ = columns_of(file)
+        for line, fields, text in islice(read_csv(file), 1, None):
             row = dict(zip(columns, fields))
             codes = [action.split(" ")[0] for action in row.get("actions", "").split(";") if action]
             if not row.get("id") or "actions" not in row or not set(codes) <= names.keys():

@@ -46,10 +46,15 @@ class ReadSplit:
         """One more path, with the label as written in a line of a file."""
         number = self._numbers.setdefault(label, len(self._numbers))
         if number == len(self.first_place):
-            self.first_place[label] = f"{file}:{line}"
+            self.first_place[label] = f"{file}{self.mark}{line}"
         self.paths.append(path)
         self.labels.append(number)
         self.lines.append(line)
+
+    @property
+    def mark(self) -> str:
+        """What stands between a file and the number of a line of it, or of an entry of a JSON file, in messages."""
+        return ": entry " if self.source.lower().endswith(".json") else ":"
 
     @property
     def is_list(self) -> bool:
@@ -70,7 +75,7 @@ class ReadSplit:
     def place(self, index: int) -> str:
         """Where one path was found, for messages."""
         in_list = self.is_list and self.members is None
-        return f"{self.source}:{self.lines[index]}" if in_list else self.paths[index]
+        return f"{self.source}{self.mark}{self.lines[index]}" if in_list else self.paths[index]
 
 
 def read_split(

@@ -190,8 +190,8 @@ def _refuse_conflict(part: ReadSplit, numbers: list[list[int]]) -> None:
     for second, first in sorted((int(order[at + 1]), int(order[at])) for at in changes):
         a, b = part.labels[first], part.labels[second]
         if part.paths[first] == part.paths[second] and set(numbers[a]) != set(numbers[b]):
-            there = f"'{written[a]}' in line {part.lines[first]}"
-            place = f"{part.source}:{part.lines[second]}: {part.paths[second]}"
+            there = f"'{written[a]}' in {'line' if part.mark == ':' else 'entry'} {part.lines[first]}"
+            place = f"{part.place(second)}: {part.paths[second]}"
             raise UserError(f"{place} has label '{written[b]}', but {there}: keep one")
 
 
@@ -201,7 +201,8 @@ def _resolve(
     total = len(part.paths) + part.num_missing
     if part.num_missing > max_missing * total:
         found = f"{part.source}: {part.num_missing} of {total} listed files are missing"
-        raise UserError(f"{found}, data.max_missing={max_missing:g} allows less; the first: {', '.join(part.missing)}")
+        limit = f"more than data.max_missing={max_missing:g} allows"
+        raise UserError(f"{found}, {limit}; the first: {', '.join(part.missing)}")
     numbered = bool(names_file) or names == tuple(map(str, range(len(names))))
     number = {name: i for i, name in enumerate(names)}
     if names_file and all(map(_SYNSET.match, names)):
