@@ -22,9 +22,10 @@ from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import TINY, tool
 from video_rs.cli.build import build_records
 from video_rs.cli.common import run
-from video_rs.cli.prepare import main
+from video_rs.cli.prepare import Job, _encode, main
 from video_rs.config import load_config
 from video_rs.data.decode import open_video
+from video_rs.data.encode import Settings
 from video_rs.files import locked
 
 
@@ -135,6 +136,14 @@ def test_a_source_of_another_size_is_encoded_anew(make_video, tmp_path):
     assert [name for name in before if before[name] != after[name]] == ["videos/b/0.mp4"]
     with open_video(out / "videos/b/0.mp4") as video:
         assert video.num_frames == 12
+
+
+def test_a_damaged_copy_is_made_again(make_video, assets, tmp_path):
+    job = Job(str(make_video(tmp_path / "a.mp4", 10)), "copy.mp4", "a.mp4")
+    shutil.copy(assets / "cases/m00392_h264frag.mp4", tmp_path / "copy.mp4")
+    assert _encode(str(tmp_path), Settings(), job, lambda: None).problem == ""
+    with open_video(tmp_path / "copy.mp4") as video:
+        assert video.num_frames == 10
 
 
 def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from video_rs.contract import FILTERS
 from video_rs.data import decode, decode_decord, decode_pyav, packets
-from video_rs.data.decode import BACKENDS, open_video, probe, read_frames
+from video_rs.data.decode import BACKENDS, open_video, probe, read_frames, scan_video
 from video_rs.data.decode_pil import read_image
 from video_rs.data.transforms import resize
 from video_rs.errors import MachineError, MediaError, UserError
@@ -322,6 +322,14 @@ def test_what_the_machine_lacks_is_not_the_files_fault(make_video, tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for file in used:
             os.close(file)
+
+
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_a_header_that_asks_for_too_much_memory_is_the_files_fault(assets, backend):
+    file = assets / "cases/m00392_h264frag.mp4"
+    for read in (lambda: read_frames(file, [0], backend=backend), lambda: probe(file), lambda: scan_video(file)):
+        with pytest.raises(MediaError, match="m00392_h264frag.mp4: cannot be decoded .Cannot allocate memory"):
+            read()
 
 
 @pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed")

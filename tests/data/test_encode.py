@@ -1,5 +1,6 @@
 """Re-encoded videos: the frames, times and pixels of a sequential decode, fast to read, whole or absent."""
 
+import errno
 import resource
 import subprocess
 import sys
@@ -129,6 +130,22 @@ def test_bad_settings_and_targets(make_video, tmp_path):
     source = make_video(tmp_path / "a.mp4", 5)
     with pytest.raises(UserError, match="cannot be written"):
         encode_video(source, source / "b.mp4")
+
+
+def test_a_header_that_asks_for_too_much_memory_is_the_files_fault(assets, tmp_path):
+    file = assets / "cases/m00392_h264frag.mp4"
+    for read in (lambda: header(file), lambda: encode_video(file, tmp_path / "copy.mp4")):
+        with pytest.raises(MediaError, match="m00392_h264frag.mp4: cannot be decoded .Cannot allocate memory"):
+            read()
+
+
+def test_too_many_open_files_are_not_the_sources_fault(make_video, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise av.error.OSError(errno.EMFILE, "Too many open files", "copy.mp4")
+
+    monkeypatch.setattr("video_rs.data.encode.h264_writer", refuse)
+    with pytest.raises(MachineError, match="a.mp4: Too many open files: lower"):
+        encode_video(make_video(tmp_path / "a.mp4", 8), tmp_path / "copy.mp4")
 
 
 def test_a_full_disk(make_video, tmp_path):

@@ -1,7 +1,7 @@
 """Videos made fast to read: H.264 of a small size, short closed GOPs, no B-frames, stored upright, without sound.
 
-A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are decoded in vain, each without the parts of
-H.264 that take the most time to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
+A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are decoded but not used, each without the
+parts of H.264 that take the most time to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import av
 
 from video_rs.data.media import media_errors, require_file
 from video_rs.data.packets import best_stream, filter_graph, open_container, scan, upright_shape
-from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError, first_line
+from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError
 from video_rs.files import atomic_write
 
 _FULL_RANGE, _RGB, _UNKNOWN = 2, 0, 2  # a colour range and two colour spaces, as FFmpeg numbers them
@@ -113,14 +113,12 @@ def header(path: str | Path) -> tuple[float, str]:
 def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
     """All frames, from the start. Raises ``MediaError`` where the file breaks off."""
     require_file(source)
-    try:
+    with media_errors(source):
         promised, count = scan(source).num_frames, 0
         with open_container(source) as container:
             for frame in container.decode(best_stream(container, source)):
                 count += 1
                 yield frame
-    except (av.FFmpegError, OSError, ValueError) as error:  # FFmpeg lacks memory where a damaged header asks for all
-        raise MediaError(f"{source}: cannot be decoded ({first_line(error)})") from error
     if promised and count != promised:
         raise MediaError(f"{source}: {count} of its {promised} frames can be decoded")
 
@@ -174,7 +172,8 @@ def _write(
     except (av.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", None) in STORAGE_ERRNOS:
             raise OSError(error.errno, os.strerror(error.errno)) from error  # for `atomic_write`
-        raise MediaError(f"{source}: cannot be encoded ({first_line(error)})") from error
+        with media_errors(source, action="encoded"):
+            raise
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -58,8 +59,11 @@ def require_file(path: File) -> None:
 
 
 @contextmanager
-def media_errors(path: File, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file, or a ``MachineError``."""
+def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -> Iterator[None]:
+    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file, or a ``MachineError``.
+
+    FFmpeg's "Cannot allocate memory" is the file's fault: a damaged header asks for more than there can be.
+    """
     try:
         yield
     except VideoRSError:
@@ -67,6 +71,7 @@ def media_errors(path: File, *kinds: type[Exception]) -> Iterator[None]:
     except InPlan as error:
         raise error.__cause__ from None
     except (av.FFmpegError, OSError, ValueError, *kinds) as error:
-        if getattr(error, "errno", None) in LIMIT_ERRNOS:
-            raise MachineError(f"{path}: {os.strerror(error.errno)}: lower data.workers, or raise the limit") from error
-        raise MediaError(f"{path}: cannot be decoded ({first_line(error)})") from error
+        number = getattr(error, "errno", None)
+        if number in LIMIT_ERRNOS and not (number == errno.ENOMEM and isinstance(error, av.FFmpegError)):
+            raise MachineError(f"{path}: {os.strerror(number)}: lower data.workers, or raise the limit") from error
+        raise MediaError(f"{path}: cannot be {action} ({first_line(error)})") from error
