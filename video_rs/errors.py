@@ -7,7 +7,8 @@ and says what to do. Anything else that is raised is a bug in this package and k
 import errno
 
 PATH_ERRNOS = frozenset(
-    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
+    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+    | {errno.ENOENT, errno.ENOTDIR, errno.EPERM}
 )
 """Error numbers of the system for a wrong path: the person can mend it."""
 STORAGE_ERRNOS = frozenset(

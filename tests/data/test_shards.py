@@ -23,6 +23,7 @@ from tests.data.videos import write as video_kind
 from tests.data.writers import encode
 from video_rs.cli import build
 from video_rs.config import load_config
+from video_rs.data import shard_writer, storage
 from video_rs.data.check_file import check_file
 from video_rs.data.decode import BACKENDS, open_video, probe
 from video_rs.data.decode_pil import read_image
@@ -439,8 +440,22 @@ def test_what_goes_while_it_is_looked_at(packed, tmp_path):
     with pytest.raises(UserError, match=f"{FIRST} has gone"):
         read_index(f"{folder}/{FIRST}", packed[1][0].num_bytes)
     os.symlink("loop", f"{folder}/loop")
-    with pytest.raises(MachineError, match="/loop cannot be read"):
+    with pytest.raises(UserError, match="/loop cannot be read .*check the path"):
         load_splits(folder)
+
+
+def test_a_name_that_is_too_long():
+    name = "n" * 300
+    with pytest.raises(UserError, match=f"^{name} cannot be read .File name too long.: check the path"):
+        storage.read(name)
+
+
+def test_an_index_with_wrong_offsets_is_not_written(packed, monkeypatch, tmp_path):
+    lengths = shard_writer._lengths
+    monkeypatch.setattr(shard_writer, "_lengths", lambda *sample: (lengths(*sample)[0] + 512, lengths(*sample)[1]))
+    with pytest.raises(RuntimeError, match="is not where its index says"):
+        pack_splits(tmp_path, {"train": dict.fromkeys(members(packed[1]).values(), "a")})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: os.truncate(path, 100)])

@@ -219,6 +219,10 @@ def test_a_missing_driver_and_missing_credentials(tiny_config, s3, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_range_behind_the_end_is_empty(here):
+    assert storage.read("s3://data/tiny/train-000000.tar", 10**6, 10**6 + 9) == b""
+
+
 def test_what_is_listed_is_listed_anew(shards, here):
     """Drivers keep what they have listed."""
     import boto3
@@ -241,7 +245,10 @@ class Ranges(SimpleHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if not asked:
             return super().do_GET()
-        data = Path(self.translate_path(self.path)).read_bytes()[int(asked[1]) : int(asked[2]) + 1]
+        data = Path(self.translate_path(self.path)).read_bytes()
+        if int(asked[1]) >= len(data):
+            return self.send_error(416)
+        data = data[int(asked[1]) : int(asked[2]) + 1]
         self.send_response(206)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -266,6 +273,7 @@ def test_web_servers(tiny_config, shards, handler):
                     batches(path, 0, f"data.root={root}/train-000000.tar")
                 return
             ours = batches(path, 0, f"data.root={root}")
+            assert storage.read(f"{root}/train-000000.tar", 10**6, 10**6 + 9) == b""
         finally:
             server.shutdown()
     for batch, theirs in zip(ours, batches(path, 0, f"data.root={shards[0]}"), strict=True):

@@ -202,8 +202,11 @@ def _content(sample: Sample, size: int) -> bytes:
 
 def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
     with tarfile.open(fileobj=handle, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for sample, size in zip(shard.samples, shard.sizes):
+        rows = csv.DictReader(io.StringIO(shard.index.decode(), newline=""))
+        for sample, size, row in zip(shard.samples, shard.sizes, rows):
             tar.addfile(_info(sample.name, size), io.BytesIO(_content(sample, size)))
+            if tar.offset != int(row["offset"]) + _padded(size):
+                raise RuntimeError(f"{shard.path}: {sample.name} is not where its index says")
             content = sample.target[1].encode()
             tar.addfile(_info(_target_name(sample), len(content)), io.BytesIO(content))
     if handle.tell() != shard.num_bytes:

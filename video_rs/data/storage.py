@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from video_rs.errors import MachineError, UserError, first_line
+from video_rs.errors import PATH_ERRNOS, MachineError, UserError, first_line
 
 TIMEOUT_VARIABLE = "VIDEO_RS_STORAGE_TIMEOUT"
 _LONGEST_PAUSE = 8.0  # seconds between two tries
@@ -78,13 +78,13 @@ def patience() -> float:
 def _local_error(error: OSError, path: str) -> Exception:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return FileNotFoundError(path)
-    if isinstance(error, (PermissionError, IsADirectoryError)):
+    if error.errno in PATH_ERRNOS:
         return UserError(f"{path} cannot be read ({first_line(error)}): check the path and its permissions")
     return MachineError(f"{path} cannot be read ({first_line(error)}): check the storage")
 
 
 def _ask(path: str, method: str, **options: Any) -> Any:
-    """Call a method of the store's file system, again and again until it answers or the time is over."""
+    """Call a method of the store's file system, again until it answers or the timeout is over."""
     protocol, _, place = path.partition("://")
     fs = _file_system(os.getpid(), f"{protocol}://{place.partition('/')[0]}")
     seconds = patience()
@@ -98,6 +98,9 @@ def _ask(path: str, method: str, **options: Any) -> Any:
         except FileNotFoundError:
             raise
         except Exception as error:  # every driver has its own kinds
+            response = getattr(error.__cause__, "response", None) or {}
+            if getattr(error, "status", 0) == 416 or response.get("Error", {}).get("Code") == "InvalidRange":
+                return b""  # the range starts behind the end of the file
             reason, kind = first_line(error), type(error).__name__
             if isinstance(error, PermissionError) or kind in _REFUSED:
                 raise UserError(f"{path} may not be read ({reason}): check the credentials") from error
