@@ -387,6 +387,9 @@ def test_arguments(tmp_path):
             convert.main([str(path), "--out", str(tmp_path / "o.pt")])
     with pytest.raises(UserError, match="^a: weights of TensorFlow"):
         convert.main(["--from", "keras", "a", "--out", str(tmp_path / "o.pt")])
+    with pytest.raises(UserError, match="^https://host/a.h5: weights of TensorFlow"):
+        convert.main(["--from", "keras", "https://me:pw@host/a.h5?token=1", "--out", str(tmp_path / "o.pt")])
+    assert refused("n" * 300, "--out", tmp_path / "o.pt").endswith("nn cannot be read: File name too long")
     for source in ("garden", "tpu"):
         message = refused("--from", source, "https://host/a.tar.gz?token=1", "--out", tmp_path / "o.pt")
         assert message.startswith("https://host/a.tar.gz is an address or") and "token" not in message

@@ -11,6 +11,7 @@ import video_rs
 from video_rs import checkpoint
 from video_rs.errors import UserError
 from video_rs.models import sources
+from video_rs.models.convert import to_timm
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -38,3 +39,41 @@ def test_a_network_of_what_was_read(tmp_path):
 def test_misuse_is_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
         sources.read(*arguments)
+
+
+@pytest.fixture(scope="module")
+def states():
+    """The state dicts of a narrow image network, and of timm's of the same depth."""
+    own = video_rs.create_model("resnet_rs_50", num_classes=2, width=0.125).state_dict()
+    return {"ours": own, "timm": to_timm(own), "head": {"fc.weight": torch.ones(2, 8), "fc.bias": torch.ones(2)}}
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "options", "message"),
+    [
+        ("timm", {"conv1.0.weight": None}, {"timm": True}, "it has no stem.conv1.conv.weight$"),
+        ("head", {}, {"timm": True, "model": "resnet_rs_26"}, "they have no stages, the first is head.weight$"),
+        ("timm", {"conv1.0.weight": torch.ones(3)}, {}, r"stem.conv1.conv.weight has shape \[3\], which no ResNet-RS"),
+        ("ours", {"head.weight": torch.tensor(1.0)}, {"model": "resnet_rs_50"}, r"head.weight has shape \[\], which"),
+        ("ours", {}, {"timm": True}, "it has this package's names, not timm's; leave --from out$"),
+        ("timm", {}, {"timm": False}, "it has timm's names, not this package's; leave --from out$"),
+        ("timm", {"a.b": torch.ones(1)}, {}, r"of another network\? Weights of its"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(tmp_path, states, state, changes, options, message):
+    saved = {name: tensor for name, tensor in {**states[state], **changes}.items() if tensor is not None}
+    torch.save(saved, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=message) as error:
+        sources.read(tmp_path / "a.pth", **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_keep_their_dtype(tmp_path, states, dtype):
+    saved = {k: tensor.to(dtype) if tensor.is_floating_point() else tensor for k, tensor in states["ours"].items()}
+    torch.save(saved, tmp_path / "a.pth")
+    state = sources.read(tmp_path / "a.pth", "resnet_rs_50").network.state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {dtype, torch.int64}
+    torch.save({**saved, "head.bias": saved["head.bias"].float()}, tmp_path / "mixed.pth")
+    mixed = sources.read(tmp_path / "mixed.pth", "resnet_rs_50").network
+    assert mixed.stem.conv1.conv.weight.dtype == torch.promote_types(dtype, torch.float32)

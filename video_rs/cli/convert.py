@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     from video_rs import download
     from video_rs.models import sources
 
-    weights = sources.read(args.file, args.model, timm=args.source == "timm")
+    weights = sources.read(args.file, args.model, timm={"timm": True, "video_rs": False}.get(args.source))
     write(weights, download.shown(args.file or "timm's public weights"), args.out, to=args.to)
     return 0
 
@@ -63,9 +63,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_out(parser)
     args = parser.parse_intermixed_args(argv)
     if args.source in TENSORFLOW or args.file and _is_tensorflow(Path(args.file)):
+        from video_rs.download import shown
+
         raise UserError(
-            f"{args.file or '--from'}: weights of TensorFlow or Keras; convert them with tools/convert_tensorflow.py "
-            "of the repository"
+            f"{shown(args.file or '--from')}: weights of TensorFlow or Keras; convert them with "
+            "tools/convert_tensorflow.py of the repository"
         )
     if args.file is None and (args.source != "timm" or not args.model):
         parser.error("give the FILE of weights, or --from timm --model resnet_rs_50 for timm's public weights")
@@ -90,7 +92,10 @@ def _is_tensorflow(path: Path) -> bool:
     """Return True for an h5 file, and for a checkpoint of TensorFlow: its prefix, one of its files, or its folder."""
     if path.suffix in (".h5", ".hdf5", ".keras", ".index"):
         return True
-    return Path(f"{path}.index").exists() or path.suffix.startswith(".data-") or any(path.glob("*.index"))
+    try:
+        return Path(f"{path}.index").exists() or path.suffix.startswith(".data-") or any(path.glob("*.index"))
+    except OSError:  # such as a name that is too long, which the reader of the file reports
+        return False
 
 
 def write(weights: Weights, source: str, out: str, *, to: str = "video_rs") -> None:

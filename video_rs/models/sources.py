@@ -1,4 +1,4 @@
-"""Reads a file of weights together with the network that they are of: what ``video-rs convert`` writes.
+"""Read a weights file and build its network.
 
     weights = sources.read("resnetrs50.pth")
     model = weights.network
@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from video_rs import download
@@ -39,7 +41,7 @@ class Weights:
     """A network with its weights, and what is known of them.
 
     Attributes:
-        network: with the weights in it.
+        network: with the weights in it, in their dtype.
         model_args: the arguments of ``create_model`` for it.
         record: what their checkpoint says of their training, for ``checkpoint.of_weights``.
         averages: which of them are moving averages, in words.
@@ -55,14 +57,14 @@ class Weights:
     ignored: Sequence[str] = ()
 
 
-def read(path: str | Path | None, model: str | None = None, *, timm: bool = False) -> Weights:
+def read(path: str | Path | None, model: str | None = None, *, timm: bool | None = None) -> Weights:
     """Read weights of this package or timm's, under whatever names; every one must find its place.
 
     Args:
         path: of a checkpoint or a state dict, or its address, see :mod:`video_rs.download`; None: timm's public weights
             of ``model``.
         model: the network; None: as the weights tell, which bare weights of this package do not.
-        timm: the weights have timm's names. Found out when False.
+        timm: True if the weights have timm's names, False if they have this package's. None: detected from the names.
 
     Raises:
         UserError: the file is missing, damaged or something else; names what is missing, left over or of another shape.
@@ -77,7 +79,10 @@ def read(path: str | Path | None, model: str | None = None, *, timm: bool = Fals
     with named(download.shown(path or "timm's public weights")):
         if source.model_args:
             return _of_run(source, model)
-        if timm or convert.looks_like_timm(source.weights):
+        detected = convert.looks_like_timm(source.weights)
+        if timm is False and detected:
+            raise UserError("it has timm's names, not this package's; leave --from out")
+        if timm or detected:
             return _of_timm(source, path, model)
         blocks_of(source.state)
         if not model:
@@ -101,7 +106,8 @@ def of_preset(preset: Preset, source: init.Source, contract: DataContract | None
 
 
 def _loaded(model_args: dict[str, Any], source: init.Source, contract: DataContract | None, **known: Any) -> Weights:
-    network = zoo.empty_model(model_args, contract)
+    dtypes = [tensor.dtype for tensor in source.weights.values() if tensor.is_floating_point()] or [torch.float32]
+    network = zoo.empty_model(model_args, contract).to(functools.reduce(torch.promote_types, dtypes))
     fill(network, source, f"as {model_args['name']} it")
     return Weights(network, model_args, ignored=source.ignored, **known)
 
@@ -137,16 +143,18 @@ def _of_run(source: init.Source, model: str | None) -> Weights:
 
 
 def _of_timm(source: init.Source, path: str | Path | None, model: str | None) -> Weights:
+    if "stem.conv1.conv.weight" in source.weights:
+        raise UserError("it has this package's names, not timm's; leave --from out")
     try:
         state = convert.from_timm(source.weights)
     except UserError as error:
         raise UserError(
-            f"it is not one of timm's resnetrs*: {error}. Weights of its other networks need no conversion: "
+            f"it is not one of timm's resnetrs*: {error} Weights of its other networks need no conversion: "
             "model.name=timm/<name> train.init_from=FILE"
         ) from None
     preset, notes = choose(state, TIMM, path or "", model)
     contract = dataclasses.replace(preset.contract, filter=init.timm_contract(preset.blocks).filter)
-    contract = contract.with_channels(state["stem.conv1.conv.weight"].shape[1])
+    contract = contract.with_channels(sizes_of(state)["in_channels"])
     averages = _entry(source) if path else "as timm publishes them"
     source = init.Source(state, ignored=source.ignored)
     return of_preset(preset, source, contract, averages=averages, notes=notes)

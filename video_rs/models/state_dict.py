@@ -35,8 +35,8 @@ def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
 
 def channels_of(state: State) -> tuple[int, ...]:
     """Channels of the bottlenecks by stage, without the stages that are not there."""
-    kernels = (state.get(f"stages.{i}.0.conv2.conv.weight") for i in range(len(STAGES)))
-    return tuple(len(kernel) for kernel in kernels if kernel is not None)
+    sizes = (_size(state, f"stages.{i}.0.conv2.conv.weight", 0) for i in range(len(STAGES)))
+    return tuple(size for size in sizes if size is not None)
 
 
 def width_of(state: State) -> float:
@@ -59,6 +59,19 @@ def width_of(state: State) -> float:
 
 def sizes_of(state: State) -> dict[str, Any]:
     """Return the arguments of ``create_model`` that make a network as wide, and for as many classes and channels."""
-    pixels, head = state.get("stem.conv1.conv.weight"), state.get("head.weight")
-    channels, classes = 3 if pixels is None else pixels.shape[1], 1 if head is None else head.shape[0]
-    return {"num_classes": classes, "in_channels": channels, "width": width_of(state)}
+    channels, classes = _size(state, "stem.conv1.conv.weight", 1), _size(state, "head.weight", 0)
+    return {
+        "num_classes": 1 if classes is None else classes,
+        "in_channels": 3 if channels is None else channels,
+        "width": width_of(state),
+    }
+
+
+def _size(state: State, name: str, axis: int) -> int | None:
+    """Return the size of a weight along an axis; None if it is missing. UserError if it has no such axis."""
+    if name not in state:
+        return None
+    shape = state[name].shape
+    if len(shape) <= axis:
+        raise UserError(f"{name} has shape {list(shape)}, which no ResNet-RS has; use another file")
+    return shape[axis]
