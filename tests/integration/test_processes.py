@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import re
 import random
 import shutil
 import signal
@@ -348,7 +349,8 @@ def test_too_many_bad_steps_stop_both_processes(tiny_config, tmp_path):
     text, _ = start(path, 2, script=tmp_path / "poison.py").communicate(timeout=300)
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
     assert "1 of the last 2 steps" in line and "with another out=" in line
-    assert text.count("exitcode  : 2") == 2, text
+    codes = re.findall(r"exitcode  : (-?\d+)", text)  # torchrun ends the one that is slower to exit with SIGTERM
+    assert codes.count("2") >= 1 and set(codes) <= {"2", "-15"} and len(codes) == 2, text
     assert saved(tmp_path / "run")["bad_steps"] and (tmp_path / "run" / "bad_steps.csv").exists()
 
 

@@ -18,6 +18,7 @@ from video_rs import checkpoint
 from video_rs.contract import DataContract
 from video_rs.errors import UserError
 from video_rs.training.ema import EMA
+from video_rs.training.faults import Interrupted
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -150,7 +151,9 @@ def test_weights_that_are_not_finite_end_the_run(tmp_path):
 
     job = trainer(plan(num_steps=9))
     good = tmp_path / "checkpoints" / "step-00000003.pt"
-    with pytest.raises(UserError, match=f"at step 6.*2 of the last 10 steps.*train.init_from={good}, with another out"):
+    with pytest.raises(
+        UserError, match=f"step 6: weights or gradients are not finite; .*another out= and train.init_from={good}"
+    ):
         fit(job, tmp_path, batches=spoiling, samples_of=samples)
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 3 and torch.isfinite(saved["model"]["head.weight"]).all()
@@ -173,7 +176,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
     """The loss is of the weights before the update: a last update may spoil them while every loss is finite."""
     job = trainer(plan(num_samples=4))
     job.learning_rate = lambda step: 1e308 if step == 2 else 0.1
-    with pytest.raises(UserError, match="weights are not finite at step 3: .*checkpoints/step-00000002.pt"):
+    with pytest.raises(UserError, match="step 3: weights or gradients are not finite; .*checkpoints/step-00000002.pt"):
         fit(job, tmp_path)
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
 
@@ -387,8 +390,9 @@ def test_many_bad_steps_stop_the_run(tmp_path):
     with pytest.raises(UserError) as error:
         limited = {"samples_of": samples, "incidents": Incidents(max_bad_steps=2)}
         fit(trainer(steps, wrap=Poisoned), tmp_path, batches=bad, **limited)
-    for text in ("at step 4 (2 of the last 4 steps", "bad_steps.csv", "optim.lr", "step-00000001.pt"):
+    for text in ("step 4: 2 of the last 4 steps are not finite", "optim.lr", "step-00000001.pt"):
         assert text in str(error.value)
+    assert f"step 4; {tmp_path / 'bad_steps.csv'}" in (tmp_path / "log.txt").read_text()
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 4 and sorted(saved["bad_steps"]) == [3, 4]
     resumed = fit(trainer(steps, wrap=Poisoned), tmp_path, batches=bad, samples_of=samples, state=saved)
@@ -413,10 +417,68 @@ def test_the_checkpoint_from_before_doubtful_steps_is_kept(tmp_path):
     assert kept == ["step-00000003.pt", "step-00000008.pt"]
 
 
+def test_two_stops_in_one_streak_name_the_checkpoint_from_before_it(tmp_path):
+    """All steps from the ninth on are bad: each stop writes a checkpoint inside the streak, and one is kept."""
+    bad, state = with_white(range(8, 40), [0]), None
+    for step in (16, 24):
+        with pytest.raises(UserError, match=f"step {step}: 4 of the last 4 steps.*step-00000008.pt"):
+            job = trainer(plan(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
+            fit(job, tmp_path, batches=bad, incidents=Incidents(max_bad_steps=2), state=state, keep=1)
+        kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+        assert kept == ["step-00000008.pt", f"step-{step:08d}.pt"]
+        state = checkpoint.load(tmp_path / "last.pt")
+
+
+def test_a_checkpoint_of_a_run_that_was_asked_to_leave_in_a_streak_is_not_a_good_one(tmp_path):
+    def leaving(plan, start=0):
+        for step, batch in enumerate(with_white(range(8, 40), [0])(plan, start), start):
+            if step == 10 and start == 0:
+                run.signals.received = signal.SIGTERM
+            yield batch
+
+    state = None
+    for error, message in ((Interrupted, "SIGTERM"), (UserError, "step-00000008.pt")):
+        job, limit = (
+            trainer(plan(num_samples=32, num_steps=40, log_every=16), wrap=Poisoned),
+            Incidents(max_bad_steps=2),
+        )
+        with (
+            run_of(job, tmp_path, batches=leaving, incidents=limit, keep=1) as run,
+            pytest.raises(error, match=message),
+        ):
+            if state:
+                run.load_state_dict(state)
+            run.fit()
+        state = checkpoint.load(tmp_path / "last.pt")
+    log = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "and skipped" in line]
+    assert len(log) == 1 and "step 9, 10, 11" in log[0]  # also those of the first start, which wrote no line
+
+
+def test_a_streak_between_two_log_lines_stops_the_run(tmp_path):
+    """Steps 2 to 4 are bad, those after them are not. A checkpoint is written before the log line."""
+    job = trainer(plan(num_samples=48, num_steps=32, log_every=16, val_every=0), wrap=Poisoned)
+    bad = {"batches": with_white({1, 2, 3}, [0]), "incidents": Incidents(max_bad_steps=3)}
+    with pytest.raises(UserError, match="step 4: 3 of the last 6 steps .*step-00000001.pt"):
+        fit(job, tmp_path, **bad, keep=1)
+    kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000001.pt", "step-00000016.pt"]
+    resumed = fit(job, tmp_path, **bad, state=checkpoint.load(tmp_path / "last.pt"))  # and does not stop it again
+    assert job.step == 32 and torch.isfinite(resumed["model.head.weight"]).all()
+
+
+def test_a_rare_bad_step_keeps_no_old_checkpoint(tmp_path):
+    """Every third step is bad, far from too many: only the few recent ones are in doubt."""
+    job = trainer(plan(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
+    bad = {"batches": with_white(range(1, 40, 3), [0]), "incidents": Incidents(max_bad_steps=5)}
+    fit(job, tmp_path, **bad, keep=1)
+    kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000024.pt", "step-00000040.pt"]
+
+
 def test_a_scale_that_fp16_cannot_lower_further_stops_the_run(tmp_path):
     job = trainer(plan())
     job.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-11)
-    with pytest.raises(UserError, match="not finite at step 1: .*train.precision=float32; start over"):
+    with pytest.raises(UserError, match="step 1: .* not finite; .*train.precision=float32; start with another out=$"):
         fit(job, tmp_path)
     assert not (tmp_path / "last.pt").exists()
 

@@ -11,7 +11,7 @@ from video_rs.data.dataset import HUNG
 from video_rs.errors import UserError
 from video_rs.files import write_csv
 
-ADVICE = "lower optim.lr, raise optim.warmup_epochs, set optim.clip_grad_norm or use train.precision=float32"
+ADVICE = "lower optim.lr, set optim.clip_grad_norm or use train.precision=float32"
 BROKEN_FILES, BAD_STEPS = "broken_files.csv", "bad_steps.csv"
 
 
@@ -30,8 +30,8 @@ class Incidents:
         num_files: files of the training split; 0 sets no limit.
         max_broken: fraction of them that may be unreadable. One file always may be, or a small dataset would have no
             room, unless this is 0.
-        max_bad_steps: so many bad steps among the last ``2 * max_bad_steps`` are too many. A bad file appears once per
-            epoch; a row of bad steps comes from the weights.
+        max_bad_steps: so many bad steps among the last ``window = 2 * max_bad_steps`` are too many. A bad file appears
+            once per epoch; a streak of bad steps comes from the weights.
 
     Attributes:
         files: ``{path: [reason, times it was replaced]}``, in the order in which they were found.
@@ -42,6 +42,7 @@ class Incidents:
 
     def __init__(self, num_files: int = 0, max_broken: float = 1.0, max_bad_steps: int = 5) -> None:
         self.num_files, self.max_broken, self.max_bad_steps = num_files, max_broken, max_bad_steps
+        self.window = 2 * max_bad_steps
         self.files: dict[str, list] = {}
         self.hung: list[str] = []
         self.steps: dict[int, list[Suspect]] = {}
@@ -84,8 +85,24 @@ class Incidents:
             )
 
     def recent_steps(self, step: int) -> list[int]:
-        """Return the bad steps among the last ``2 * max_bad_steps`` up to ``step``."""
-        return [bad for bad in sorted(self.steps) if step - 2 * self.max_bad_steps < bad <= step]
+        """Return the bad steps among the last ``window`` up to ``step``."""
+        return [bad for bad in sorted(self.steps) if step - self.window < bad <= step]
+
+    def too_many_steps(self, step: int) -> bool:
+        """True if too many of the last steps up to ``step`` are bad."""
+        return len(self.recent_steps(step)) >= self.max_bad_steps
+
+    def first_doubtful(self, step: int, since: int) -> int:
+        """Return the first bad step that puts the weights after ``step`` in doubt, ``step + 1`` if none does.
+
+        A recent bad step does, and a streak with too many of them that ended after ``since`` or recently. A streak may
+        span several starts of the run.
+        """
+        first = min(self.recent_steps(step), default=step + 1)
+        for bad in sorted(self.steps, reverse=True):
+            if bad > min(since, first - self.window) and self.too_many_steps(bad):
+                first = min(first, self.recent_steps(bad)[0])
+        return first
 
     def write(self, folder: Path) -> None:
         """Write the csv files, if anything is new."""

@@ -74,7 +74,7 @@ class Run:
         self.merit = "map" if trainer.model.contract.multi_label else "top1"  # what the best weights are best in
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
-        self._untold: list[int] = []  # steps that were not finite
+        self._logged = 0  # step of the last log line
         self._stop = self._save_is_due = self._files_broke = 0
 
     step = property(lambda self: self.trainer.step, doc="Steps done.")
@@ -202,39 +202,42 @@ class Run:
         figures = {"loss": loss, hit: hits} if loss == loss else {}  # nan: no step was taken
         figures |= {"lr": self.trainer.learning_rate(self.step - 1), **clock.figures(self.step, self.plan.batch_size)}
         self._log.trained(self.plan, self.step, figures)
-        if self._untold:
-            steps, self._untold = ", ".join(map(str, self._untold)), []
+        bad = [step for step in sorted(self.incidents.steps) if step > self._logged]
+        if bad:
+            steps = ", ".join(map(str, bad))
             self._log.say(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")
         if self.world.is_main:
             self.incidents.write(self._folder)
-        if len(self.incidents.recent_steps(self.step)) >= self.incidents.max_bad_steps:
-            self._fail_not_finite()
+        if streaks := [step for step in bad if self.incidents.too_many_steps(step)]:
+            self._fail_not_finite(streaks[-1])
+        self._logged = self.step
 
     def _collect_bad_steps(self) -> None:
         """Note the steps that were skipped since the last call, the same ones in all processes."""
         found = self.trainer.meter.bad_steps()
         parts = self.world.gather(found, "the steps that were not finite") if found else []
-        self._untold += [step + 1 for step in found]
         for step in found:
             samples = self._samples_of(step)
             positions = [rank * self.plan.share + p for rank, part in enumerate(parts) for p in part[step]]
             self.incidents.note_step(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
 
-    def _fail_not_finite(self) -> None:
-        """Raise UserError, in all processes, naming the newest checkpoint from before the bad steps."""
+    def _fail_not_finite(self, streak: int = 0) -> None:
+        """Raise UserError on all ranks, naming the newest checkpoint from before the bad steps.
+
+        ``streak`` is the step up to which too many were bad; 0 if the weights themselves are not finite.
+        """
         self._collect_bad_steps()
-        bad = self.incidents.recent_steps(self.step)
-        steps = f" ({len(bad)} of the last {2 * self.incidents.max_bad_steps} steps, see {self._folder / BAD_STEPS})"
+        what = f"step {self.step}: weights or gradients are not finite"
+        if streak:
+            bad, window = len(self.incidents.recent_steps(streak)), self.incidents.window
+            what = f"step {streak}: {bad} of the last {window} steps are not finite"
         with self.world.together("the last checkpoint"):
             if self.world.is_main:
                 self.incidents.write(self._folder)
                 self._saver.wait()
-                good = newest_before(self._folder, min(bad, default=self.step + 1))
-                start = f"start from the newest good checkpoint, train.init_from={good}" if good else "start over"
-                raise UserError(
-                    f"loss, gradient or weights are not finite at step {self.step}{steps if bad else ''}: {ADVICE}; "
-                    f"{start}, with another out="
-                )
+                good = newest_before(self._folder, self.incidents.first_doubtful(self.step, self._logged))
+                start = f"start with another out={f' and train.init_from={good}' if good else ''}"
+                raise UserError(f"{what}; {ADVICE}; {start}")
 
     def save(self) -> None:
         """Write a checkpoint, unless this step was skipped: a row of bad steps must leave older ones.
@@ -253,8 +256,8 @@ class Run:
         if not self.trainer.is_finite():
             return False
         if self.world.is_main:
-            first_bad = min(self.incidents.recent_steps(self.step), default=self.step + 1)
-            self._saver.save({**self._identity, **self.state_dict()}, self.step, first_bad)
+            doubtful = self.incidents.first_doubtful(self.step, self._logged)
+            self._saver.save({**self._identity, **self.state_dict()}, self.step, doubtful)
             self.incidents.write(self._folder)
         self.saved, self._saved_at = self.step, time.monotonic()
         return True
@@ -269,4 +272,5 @@ class Run:
         self.trainer.load_state_dict(state)
         self.incidents.load_state_dict(state)
         self.saved = self._saver.written = state["step"]
+        self._logged = state["step"] - state["step"] % self.plan.log_every
         self.best, self.validated = tuple(state["best"]), state["validated"]
