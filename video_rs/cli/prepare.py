@@ -11,7 +11,6 @@ command that was interrupted goes on when it is called again: files that are the
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -157,6 +156,7 @@ def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
     """Raises UserError for a class name that would not come out of the lists as it went in."""
     from video_rs.data.class_names import read_class_names
     from video_rs.data.lists import read_list
+    from video_rs.files import write_csv
 
     multi_label = any(records.multi_label for records in splits.values())
     with tempfile.TemporaryDirectory() as folder:
@@ -166,8 +166,7 @@ def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
             try:
                 file.write_text(name + "\n", encoding="utf-8")
                 as_name = read_class_names(str(file))
-                with open(file, "w", encoding="utf-8", newline="") as handle:
-                    csv.writer(handle).writerow(("videos/a.mp4", name))
+                write_csv(file, ("path", "label"), [("videos/a.mp4", name)])
                 labels = [entry[1] for entry in read_list(str(file), folder, multi_label)]
             except (UserError, UnicodeEncodeError):
                 return False
