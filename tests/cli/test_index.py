@@ -3,8 +3,10 @@
 import pytest
 
 from tests.integration.conftest import tool
+from video_rs.cli import index
 from video_rs.cli.build import build_records
 from video_rs.config import load_config
+from video_rs.data.records import Records
 from video_rs.errors import UserError
 
 
@@ -59,6 +61,13 @@ def test_bad_input(dataset, tmp_path):
     with pytest.raises(UserError, match="is damaged.*index"):
         build_records(load_config("motion_rs.yaml", [f"data.root={dataset}"]))
     assert run(dataset).returncode == 0  # and makes it anew
+
+
+def test_without_decord_no_file_is_for_decord(make_video, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "find_spec", lambda name: None)
+    records = Records([str(make_video(tmp_path / "a.mp4", 10))], [0], ["a"])
+    lines = index.make(records, "train", tmp_path / "index.npz", 1)
+    assert "  1 for PyAV (decord is not installed) where data.decoder=decord" in lines
 
 
 def make_images(root, file="0.png"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 
 import pytest
@@ -65,6 +66,13 @@ def test_the_first_page(page):
     assert said["learning rate"] == ["up to 0.00625 = 0.4 x 16 / 1024; 2 epochs of warm-up, then cosine"]
     assert said["begins"] == ["starting at step 0 of 10"] and "weights" not in said and "phases" not in said
     assert "runs/small" in said["folder"][0] and "every 10 minutes" in said["folder"][0]
+
+
+def test_a_decoder_that_is_not_installed_is_named(page, monkeypatch):
+    assert "decoder" not in texts(page())
+    monkeypatch.setitem(sys.modules, "decord", None)
+    [line] = texts(page("data.decoder=decord"))["decoder"]
+    assert line.startswith("PyAV, since decord cannot be imported: ")
 
 
 def test_the_first_page_of_many_processes_that_go_on(page):

@@ -324,7 +324,7 @@ def test_the_one_that_is_longest_in_a_file_is_blamed():
     assert [worker.killed for worker in workers] == [False, True, True]  # the first may be writing a message
 
 
-def script(paths, end, before=""):
+def script(paths, end, before="", decoder="pyav"):
     """A process that takes one batch of two workers, and what it does then."""
     code = f"""
 import sys
@@ -338,7 +338,7 @@ from video_rs.data.transforms import TrainTransform
 
 sampling, transform = TemporalSampling(4, 2), TrainTransform(32)  # frames of 32 lines are still resized
 records = Records({paths!r}, [0] * {len(paths)}, ["a"])
-dataset = ClipDataset(records, sampling=sampling, transform=transform)
+dataset = ClipDataset(records, sampling=sampling, transform=transform, decoder={decoder!r})
 assert not {{"decord", "torchvision"}} & {{name for name, module in sys.modules.items() if module}}
 loader = clip_loader(dataset, BatchStream(len(records), batch_size=2, num_steps=1000, seed=3), workers=2)
 batches = iter(loader)
@@ -356,6 +356,7 @@ def imported(paths, **options):
 @pytest.mark.slow
 def test_what_the_workers_need_is_imported_once(paths):
     assert imported(paths) == {"torchvision"}
+    assert imported(paths, decoder="decord") == {"torchvision", "decord"}
     assert imported(paths, before="sys.modules |= {'torchvision': None}") == set()  # as if not installed
 
 

@@ -396,7 +396,7 @@ def test_what_prepare_and_index_refuse(tiny_config, run_tool, shards, prepared, 
     )
     assert code == 2 and "lies in shards" in line
     code, line = commanded(index.main, capsys, "--cfg", tiny_config(), f"data.root={shards[0]}")
-    assert code == 2 and "lies in shards" in line and "no index" in line
+    assert code == 2 and "lies in shards" in line and "index is for video files only" in line
     out = shutil.copytree(prepared, tmp_path / "full", ignore=lambda folder, names: {"shards"} & {*names})
     command = ("--cfg", "motion_rs.yaml", f"data.root={tiny_videos}", "--out", out, "--shards")
     with full_disk(60_000):  # more than a video has, less than a shard

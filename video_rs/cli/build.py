@@ -63,7 +63,7 @@ def require_video_files(records: Records, command: str) -> None:
 
     path = records.path(0)
     if records.members:
-        raise UserError(f"the dataset lies in shards ({path}), whose videos are prepared and read whole: no {command}")
+        raise UserError(f"the dataset lies in shards ({path}), read as they are: {command} is for video files only")
     if is_image(path) or os.path.isdir(path):
         kind = "images" if is_image(path) else "folders of frames"
         raise UserError(f"the dataset is one of {kind} ({path}): {command} is for video files only")
@@ -98,6 +98,15 @@ def check_media(config: Config, records: Records) -> None:
             f"the data are images ({records.path(0)}), data.num_frames={config.data.num_frames} is for videos; "
             "use an image config (imagenet_rs*.yaml, or data.num_frames=1 and model.name=resnet_rs_* or timm/*)"
         )
+
+
+def describe_decoder(config: Config) -> str:
+    """Return a line that says why the decoder asked for is not used; "" where it is."""
+    from video_rs.data.decode_decord import import_problem
+
+    if config.data.decoder == "decord" and (problem := import_problem()):
+        return f"PyAV, since decord cannot be imported: {problem}"
+    return ""
 
 
 def check_labels(records: Records, split: str) -> None:

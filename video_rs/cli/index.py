@@ -10,6 +10,7 @@ opened. Commands that use the same files find the result by themselves, in the c
 from __future__ import annotations
 
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
     from video_rs.pool import map_in_processes
 
     decoders, lengths, broken = Counter(), [], []
+    missing = "" if find_spec("decord") else "decord is not installed"
 
     def scans() -> Iterator[tuple[Version, Scan | None]]:
         paths = [records.path(number) for number in range(len(records))]
@@ -66,7 +68,8 @@ def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
             if scan is None:
                 broken.append(problem)
             else:
-                decoders[f"PyAV ({scan.decord_problem})" if scan.decord_problem else "decord"] += 1
+                problem = scan.decord_problem or missing
+                decoders[f"PyAV ({problem})" if problem else "decord"] += 1
                 lengths.append(scan.num_frames)
             yield version, scan
 

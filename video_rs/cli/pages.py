@@ -58,6 +58,7 @@ def start_page(job: Job, resumed_from: str = "") -> list[str]:
             ("network", _network(config, job.model)),
             ("weights", started if job.started_from else ""),
             *((split, of_split.describe()) for split, of_split in records.items()),
+            ("decoder", build.describe_decoder(config)),
             ("clips", f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"),
             *(("phases", line) for line in build.describe_phases(config, len(records["train"]))),
             ("batch", _batch(plan, world.size)),

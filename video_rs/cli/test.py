@@ -97,6 +97,8 @@ def _test(config: Config, world: World) -> dict[str, Any]:
         print(f"device: {runtime.describe(device)}; precision {precision}{processes}")
         print(f"model: {config.model.name} from {weights}, step {state.get('step', 'unknown')}")
         print(f"{split_name}: {records.describe()}; {views} each")
+        if decoder := build.describe_decoder(config):
+            print(f"decoder: {decoder}")
 
     loader = view_loader(
         dataset,

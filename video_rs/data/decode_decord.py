@@ -14,8 +14,18 @@ from video_rs.data.media import Unsuitable
 from video_rs.data.packets import Scan
 from video_rs.data.shards import Blob, File
 from video_rs.data.transforms import Box
+from video_rs.errors import first_line
 
 CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
+
+
+def import_problem() -> str:
+    """Return why decord cannot be imported; "" where it can."""
+    try:
+        import decord  # noqa: F401
+    except (ImportError, OSError) as error:
+        return first_line(error)
+    return ""
 
 
 class DecordReader:

@@ -27,10 +27,10 @@ from video_rs.data.sampler import BatchStream
 from video_rs.data.watch import Slots, Watch, kill_and_join, name_deaths
 from video_rs.errors import MachineError, StuckWorker, VideoRSError
 
-# Workers are forked on Linux: they share the list of records, its index and all imports at no cost, and a caller's
-# transform need not be picklable. Python 3.14 no longer forks by default, because a child deadlocks if another thread
-# held a lock at the fork. Workers take none of those locks: they decode, and log nothing; and one that never gets to a
-# file is killed by the watchdog. Nothing depends on the fork: all that workers are given can be pickled.
+# Workers are forked on Linux: they share the list of records, its index and all imports at no cost. Python 3.14 no
+# longer forks by default, because a child deadlocks if another thread held a lock at the fork. Workers take none of
+# those locks: they decode, and log nothing; and the watchdog kills one that never opens a file. All that the package
+# itself gives to workers can be pickled, so that it works without the fork; a caller's transform need not be on Linux.
 START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
 
 
@@ -103,8 +103,10 @@ class _Loader(DataLoader):
         self.slots, self.patience = Slots(workers), timeout
         self.processes: list[BaseProcess] = []
         if workers:
-            with contextlib.suppress(Exception):  # what is missing or broken says so where it is used
-                importlib.import_module("torchvision.transforms.v2.functional")  # here, for all forked workers at once
+            # imported here once for all forked workers; the time that each would take counts as time in its first file
+            for name in ("torchvision.transforms.v2.functional", *["decord"] * (dataset.decoder == "decord")):
+                with contextlib.suppress(Exception):  # a missing or broken package is reported where it is used
+                    importlib.import_module(name)
             options |= {"worker_init_fn": partial(_start_worker, self.slots), "num_workers": workers}
             options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
             options |= {"multiprocessing_context": _recording_context(self.processes)}
