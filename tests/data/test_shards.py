@@ -281,7 +281,7 @@ def test_a_shard_is_used_once(videos, tmp_path):
         load_splits(train=first, val=last)
     for suffix in ("", ".csv"):
         shutil.copy(f"{first}{suffix}", tmp_path / f"copy.tar{suffix}")
-    message = f"{len(shards) + 1} shards of the train split are there, where their indexes tell of {len(shards)}"
+    message = f"{len(shards) + 1} shards of the train split found, but their indexes count {len(shards)}"
     with pytest.raises(UserError, match=message):
         load_splits(str(tmp_path))
 
@@ -367,7 +367,7 @@ def test_shards_that_are_not_there(packed, tmp_path):
     os.unlink(f"{folder}/{INDEX}")
     (tmp_path / "empty").mkdir()
     for root, given, message in (
-        (folder, {}, r"\d of the \d shards of the train split are there"),
+        (folder, {}, r"\d of the \d shards of the train split found"),
         (f"{folder}/x-000.tar", {}, "no such shard: .*x-000.tar"),
         ("", {"train": f"{folder}/train-{{000000..000001}}.tar"}, "data.train: no such shard: .*train-000000.tar"),
         (f"{tmp_path}/nowhere/a.tar", {}, "no such folder or bucket"),

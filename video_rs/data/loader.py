@@ -42,7 +42,7 @@ def clip_loader(
     Args:
         dataset: of the clips.
         stream: which samples, in which order.
-        workers: processes that decode, one thread each; 0 decodes in this one, which nobody watches.
+        workers: processes that decode, one thread each; 0 decodes in this one, without a watchdog.
         pin_memory: for batches on their way to a GPU.
         timeout: seconds that a worker may spend in one file while nothing arrives; 0: for ever.
 

@@ -205,7 +205,7 @@ def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None
 
 
 def _is_complete(root: Path, stamp: dict) -> bool:
-    """Return whether the dataset is there, whole. Raise UserError when ``root`` holds anything else."""
+    """Return True if the complete dataset exists. Raise UserError when ``root`` holds anything else."""
     try:
         found = json.loads((root / STAMP).read_text())
     except NotADirectoryError:

@@ -150,8 +150,8 @@ def _refuse_incomplete(root: str, split: str, part: ReadSplit) -> None:
     """Raise UserError for a split that has other shards than its indexes count; a pattern may leave some out."""
     found, wanted = part.num_shards, part.wanted_shards
     if found < wanted and not _is_pattern(root):
-        hint = f"copy the others too, or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
-        raise UserError(f"data.root={root}: {found} of the {wanted} shards of the {split} split are there: {hint}")
+        hint = f"copy the missing ones too, or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
+        raise UserError(f"data.root={root}: {found} of the {wanted} shards of the {split} split found: {hint}")
     if found > wanted:
-        hint = f"where their indexes tell of {wanted}: delete the copies"
-        raise UserError(f"data.root={root}: {found} shards of the {split} split are there, {hint}")
+        hint = f"but their indexes count {wanted}: delete the copies"
+        raise UserError(f"data.root={root}: {found} shards of the {split} split found, {hint}")

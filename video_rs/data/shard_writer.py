@@ -125,8 +125,8 @@ def _last_row(shard: Shard, packing: str) -> bytes:
 def write(shards: Sequence[Shard], done: Callable[[int], None]) -> None:
     """Writes the shards that are not there yet, and calls `done` with the number of samples after each.
 
-    A shard appears whole or not at all, its index after it. One that is there stays if it is as planned and no file is
-    newer, whatever the others are. Raises ``MachineError`` for a disk that is full, and ``UserError`` where no file can
+    A shard appears whole or not at all, its index after it. An existing one stays if it is as planned and none of its
+    files is newer. Raises ``MachineError`` for a disk that is full, and ``UserError`` where no file can
     be, or a sample has changed or gone since it was planned.
     """
     for shard in shards:
