@@ -3,8 +3,8 @@
 import contextlib
 import csv
 import os
-import re
 import random
+import re
 import shutil
 import signal
 import socket
