@@ -1,4 +1,4 @@
-"""What no single key of a config can tell."""
+"""Validate combinations of config keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from video_rs.errors import ConfigError
-from video_rs.schema import OPTIMIZERS, DataConfig
+from video_rs.schema import OPTIMIZERS, DataConfig, OptimConfig
 
 if TYPE_CHECKING:
     from video_rs.config import Config
@@ -89,7 +89,15 @@ def _check_recipe(config: Config) -> None:
     if optim.name == "sgd" and optim.nesterov and not optim.momentum:
         raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
     if optim.options and optim.name in OPTIMIZERS:
-        raise ConfigError(f"optim.options is for optimizers of timm's, not for optim.name={optim.name}; leave it out")
+        raise ConfigError(f"optim.options is for timm's optimizers, not for optim.name={optim.name}; leave it out")
+    for key in ("betas", "eps") if optim.name not in OPTIMIZERS else ():
+        value = getattr(optim, key)
+        if value != getattr(OptimConfig, key):
+            shown = list(value) if key == "betas" else value
+            raise ConfigError(
+                f"optim.{key} is for adamw and lamb, not for optim.name={optim.name}; write optim.options="
+                f"{{{key}: {shown}}} instead"
+            )
     if train.device == "xla" and optim.name not in OPTIMIZERS:
         raise ConfigError(f"optim.name={optim.name} is not for XLA; use {', '.join(OPTIMIZERS)}")
     if any(a >= b for a, b in zip(optim.step_epochs, optim.step_epochs[1:])):

@@ -21,7 +21,7 @@ TIMM_OPTIMIZERS = (
     "sgdw",
 )
 # fmt: on
-"""Optimizers of timm's for which tests/training/test_optimizers.py holds: skipped steps and a resume leave no trace."""
+"""timm's optimizers for which tests/training/test_optimizers.py holds: skipped steps and a resume leave no trace."""
 
 
 def setting(
@@ -117,10 +117,12 @@ class DataConfig:
 class OptimConfig:
     """The optimizer and its schedule."""
 
-    name: str = setting("sgd", "the optimizer; timm's, but sgd, adamw and lamb", choices=OPTIMIZERS + TIMM_OPTIMIZERS)
+    name: str = setting(
+        "sgd", "the optimizer; other names than sgd, adamw and lamb are timm's", choices=OPTIMIZERS + TIMM_OPTIMIZERS
+    )
     lr: float = setting(0.8, "learning rate for a batch of lr_batch samples", low=0, high=1000)
     lr_batch: int = setting(1024, "batch size that lr is for; it is scaled linearly from there", low=1)
-    momentum: float = setting(0.9, "of SGD and of timm's that have one", low=0, high=0.9999)
+    momentum: float = setting(0.9, "of SGD and of timm's optimizers that have one", low=0, high=0.9999)
     nesterov: bool = setting(True, "Nesterov momentum of SGD")
     betas: tuple[float, float] = setting(
         (0.9, 0.999), "of AdamW and LAMB: decay of the means of gradients and of their squares", low=0, high=0.999999

@@ -66,8 +66,8 @@ def test_a_run_that_trains(run, monkeypatch):
         ({"log_seconds": 10.0}, 130, "silent"),
         ({"log_seconds": 100.0}, 490, "running"),
         ({"log_seconds": 100.0}, 510, "silent"),
-        ({}, 1790, "running"),  # has not logged twice yet
-        ({}, 1810, "silent"),
+        ({"log_seconds": None}, 1790, "running"),  # has not logged yet
+        ({"log_seconds": None}, 1810, "silent"),
         ({"log_seconds": 10.0, "state": "validating"}, 3590, "running"),
         ({"log_seconds": 10.0, "state": "validating"}, 3610, "silent"),
         ({"log_seconds": 10.0, "state": "validating", "validation_seconds": 100.0}, 290, "running"),
@@ -83,6 +83,27 @@ def test_a_run_is_judged_by_its_age(run, values, age, verdict):
     lines = page(seen)
     assert lines[-1].startswith("if it stops: " if verdict == "running" else "next: ")
     assert ("silent, probably stopped" in lines[0]) == (verdict == "silent")
+
+
+@pytest.mark.parametrize("value", ["x", [1], 1e999, 10**400], ids=["text", "list", "infinite", "huge"])
+@pytest.mark.parametrize("key", ["seconds_left", "log_seconds", "validation_seconds", "time", "steps", "step"])
+def test_values_of_a_wrong_type(run, key, value):
+    change(run, **{key: value}, state="validating")
+    seen = look(run)
+    assert page(seen) and seen["step"] == 30 and any("cannot be read" in line for line in seen["warnings"])
+
+
+@pytest.mark.parametrize("key", ["step", "epoch", "top1", "loss"])
+def test_metrics_of_a_wrong_type(run, key):
+    line = {"kind": "val", "step": 42, "epoch": 14.0, "loss": 0.5, "top1": 0.75}
+    lines = [line, {**line, key: "x"}, {**line, key: [1]}, {**line, key: 1e999}]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    seen = look(run)
+    assert page(seen) and seen["best"]["figure"] == 0.75
+
+
+def test_a_folder_that_vanishes(tmp_path):
+    assert look(tmp_path / "gone")["verdict"] == "silent"
 
 
 def test_a_run_that_failed(run):

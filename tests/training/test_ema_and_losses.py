@@ -142,26 +142,33 @@ def test_binary_cross_entropy_by_hand():
     smooth, probs = targets.double() * 0.8 + 0.1, logits.sigmoid()
     expected = -(smooth * probs.log() + (1 - smooth) * (1 - probs).log()).mean(1)
     torch.testing.assert_close(BinaryCrossEntropy(0.2, towards=0.5)(logits, targets), expected)
-    assert BinaryCrossEntropy()(logits.bfloat16(), targets).dtype == torch.float32
-    assert BinaryCrossEntropy()(logits + 1000 * (2 * smooth.round() - 1), targets.round()).max() < 1e-6  # no overflow
+    assert BinaryCrossEntropy(towards=0.5)(logits.bfloat16(), targets).dtype == torch.float32
+    large = logits + 1000 * (2 * smooth.round() - 1)
+    assert BinaryCrossEntropy(towards=0.5)(large, targets.round()).max() < 1e-6  # no overflow
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])
 def test_one_versus_rest_is_timms(smoothing):
     timm = pytest.importorskip("timm.loss")
     logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 0])
-    losses = BinaryCrossEntropy(smoothing)(logits, labels)
+    losses = BinaryCrossEntropy(smoothing, towards=None)(logits, labels)
     assert losses.shape == (6,)
     torch.testing.assert_close(losses.mean(), timm.BinaryCrossEntropy(smoothing)(logits, labels))
     soft = 0.3 * F.one_hot(labels, 4).double() + 0.7 * F.one_hot(labels.flip(0), 4)
     smoothed = soft * (1 - smoothing) + smoothing / 4  # as timm's mixup does
     torch.testing.assert_close(
-        BinaryCrossEntropy(smoothing)(logits, soft).mean(), timm.BinaryCrossEntropy(smoothing)(logits, smoothed)
+        BinaryCrossEntropy(smoothing, towards=None)(logits, soft).mean(),
+        timm.BinaryCrossEntropy(smoothing)(logits, smoothed),
     )
+
+
+def test_what_binary_targets_are_smoothed_towards_is_said():
+    with pytest.raises(TypeError, match="towards"):
+        BinaryCrossEntropy(0.1)
 
 
 def test_one_versus_rest_by_hand():
     logits = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)  # probabilities 1/2 and 3/4
-    loss = BinaryCrossEntropy(0.2)(logits, torch.tensor([1]))
+    loss = BinaryCrossEntropy(0.2, towards=None)(logits, torch.tensor([1]))
     assert loss.item() == pytest.approx(-(math.log(0.5) + 0.9 * math.log(0.75) + 0.1 * math.log(0.25)) / 2)
-    assert BinaryCrossEntropy()(logits.bfloat16(), torch.tensor([1])).dtype == torch.float32
+    assert BinaryCrossEntropy(towards=None)(logits.bfloat16(), torch.tensor([1])).dtype == torch.float32

@@ -223,7 +223,7 @@ def of_several(plan, **options):
     job = Trainer(
         job.model,
         plan,
-        criterion=BinaryCrossEntropy(),
+        criterion=BinaryCrossEntropy(towards=0.5),
         optimizer=job.optimizer,
         learning_rate=lambda step: 3.0,
         precision="float64",

@@ -211,6 +211,8 @@ def test_options_of_timms():
         timms("rmsproptf", model, alhpa=0.9)
     with pytest.raises(UserError, match="rmsproptf refuses .*alpha"):
         timms("rmsproptf", model, alpha=-1)
+    with pytest.raises(UserError, match="rmsproptf has no 1; it has alpha"):
+        optim.create("rmsproptf", model, weight_decay=DECAY, options={1: 2})
 
 
 def test_lamb_of_float32_corrects_its_bias_exactly():

@@ -74,6 +74,15 @@ def test_what_is_written_when(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
+def test_the_first_log_line_ends_the_long_silence_before_it(tmp_path):
+    """Its interval is the time since the start, which is longer than later ones."""
+    writer = Status(tmp_path)
+    writer.begin(0, 12, "resume")
+    time.sleep(0.03)
+    writer.trained(1, 10.0)
+    assert 0.03 <= writer.values["log_seconds"] < 5
+
+
 def test_a_later_start_knows_of_the_earlier_ones(tmp_path):
     first = Status(tmp_path)
     first.begin(0, 12, "resume")

@@ -46,7 +46,7 @@ def criterion(config: Config, model: nn.Module, records: Records) -> nn.Module:
     if config.data.multi_label:
         return losses.BinaryCrossEntropy(run.label_smoothing, towards=0.5)
     if run.loss == "bce":
-        return losses.BinaryCrossEntropy(run.label_smoothing)
+        return losses.BinaryCrossEntropy(run.label_smoothing, towards=None)
     class_weights = None
     if run.class_weights == "balanced":
         class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))

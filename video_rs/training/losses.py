@@ -45,7 +45,7 @@ class BinaryCrossEntropy(nn.Module):
             number of classes, for samples of one; soft targets are smoothed as well, timm's mixup does so beforehand.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, towards: float | None = None) -> None:
+    def __init__(self, label_smoothing: float = 0.0, *, towards: float | None) -> None:
         super().__init__()
         self.label_smoothing, self.towards = label_smoothing, towards
 

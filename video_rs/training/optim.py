@@ -128,7 +128,7 @@ def _from_timm(name: str, groups: list[dict], lr: float, options: Mapping[str, A
     options = {key: _number(value) for key, value in options.items() if key in known or key != "momentum"}
     for key in options:
         if key not in known:
-            near = "".join(f"; did you mean {close}?" for close in get_close_matches(key, known, n=1))
+            near = "".join(f"; did you mean {close}?" for close in get_close_matches(str(key), known, n=1))
             raise UserError(f"optim.options: {name} has no {key!r}; it has {', '.join(known)}{near}")
     try:
         return make(groups, lr=lr, **options)

@@ -25,7 +25,8 @@ MERITS = ("map", "top1")  # the monitored metric of a validation is the one that
 ENDED = ("complete", "interrupted", "preempted", "failed")
 SECONDS_BETWEEN_WRITES = 5.0  # at log steps: each write waits for the disk, and steps may take milliseconds
 SILENCE, BEFORE_LOG, FIRST_VALIDATION = 120.0, 1800.0, 3600.0
-"""Seconds without a sign of life that are normal: in training, before two log lines, in the first validation."""
+"""Seconds without a sign of life that are normal: in training, before the first log line, in the first validation."""
+NUMBERS = ("steps", "time", "seconds", "seconds_left", "log_seconds", "validation_seconds")  # of the file, besides step
 
 
 class Status:
@@ -40,7 +41,8 @@ class Status:
             - ``format``: 2; ``folder``: of the run; ``time``: when this was written, seconds since 1970;
             - ``state``: running, validating, complete, interrupted, preempted or failed; ``error``: one line;
             - ``step``, ``steps``: done, and of the whole run; ``seconds_left``; ``seconds``: wall time of all starts;
-            - ``log_seconds``: between the last two log lines; ``validation_seconds``: of the last validation;
+            - ``log_seconds``: between the last two log lines, at first since the start;
+            - ``validation_seconds``: of the last validation;
             - ``command``: resumes a run that stopped, or is next after a complete one.
         first_step: step that this start began at.
         seconds_before: wall time of earlier starts.
@@ -67,7 +69,7 @@ class Status:
     def begin(self, step: int, steps: int, command: str) -> None:
         """Start a run of ``steps`` steps, or resume it after ``step`` of them; ``command`` would resume it again."""
         before = read(self._folder) if self._folder else {}
-        self.first_step, self.seconds_before, self._started = step, before.get("seconds", 0.0), time.monotonic()
+        self.first_step, self.seconds_before, self._started = step, before.get("seconds") or 0.0, time.monotonic()
         self.values = {
             "format": 2,
             "folder": str(self._folder and self._folder.resolve()),
@@ -85,7 +87,9 @@ class Status:
     def trained(self, step: int, seconds_left: float) -> None:
         """Note a log line."""
         now = time.monotonic()
-        interval = now - self._logged if math.isfinite(self._logged) else self.values.get("log_seconds")
+        interval = now - self._logged
+        if not math.isfinite(interval):  # the first log line, or the first after a validation
+            interval = self.values.get("log_seconds") or self.seconds
         left = seconds_left if math.isfinite(seconds_left) else None
         self.values.update(step=step, seconds_left=left, log_seconds=interval)
         self._logged = now
@@ -136,7 +140,7 @@ def look(folder: Path, now: float | None = None) -> dict[str, Any]:
         - ``warnings``: lines; ``command``: see :class:`Status`, "" where it is unknown.
     """
     values, metrics, checkpoint = read(folder), read_metrics(folder), _newest_checkpoint(folder)
-    written = values.get("time") or max(path.stat().st_mtime for path in map(folder.joinpath, SIGNS) if path.exists())
+    written = values.get("time") or max(_modified(folder / name) for name in SIGNS)
     age = max(0.0, (time.time() if now is None else now) - written)
     verdict, text = _verdict(values, age)
     newest = max(metrics["train"], metrics["val"], key=lambda line: line.get("step", -1))
@@ -162,10 +166,18 @@ def _verdict(values: Mapping[str, Any], age: float) -> tuple[str, str]:
         return state, f"{state}: {values['error']}" if values.get("error") else state
     normal = BEFORE_LOG if interval is None else max(SILENCE, 5 * interval)
     if state == "validating":
-        normal = max(normal, 3 * (values.get("validation_seconds") or FIRST_VALIDATION / 3))
+        last = values.get("validation_seconds")
+        normal = max(normal, 3 * last if last else FIRST_VALIDATION)
     if age > normal:
         return "silent", "silent, probably stopped"
     return "running", "running, in a validation" if state == "validating" else "running"
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _command(values: Mapping[str, Any], folder: Path) -> str:
@@ -208,12 +220,18 @@ def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the values of a run's ``status.json``; empty if it is missing or cannot be understood."""
+    """Return the values of a run's ``status.json``; empty if it is missing or a value is of another type."""
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return values if isinstance(values["state"], str) and isinstance(values["step"], int) else {}
+        numbers = [values["step"], *(values[key] for key in NUMBERS if values.get(key) is not None)]
+        is_whole = isinstance(values["state"], str) and isinstance(values["step"], int)
+        return values if is_whole and all(map(_is_number, numbers)) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e15
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
@@ -229,7 +247,9 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     for line in text.splitlines():
         try:
             values = json.loads(line, parse_constant=lambda name: None)
-            lines[values.pop("kind")].append({**values, "step": int(values["step"])})
+            found = lines[values["kind"]]
+            values = {key: value for key, value in values.items() if value is None or _is_number(value)}
+            found.append({**values, "step": int(values["step"])})
         except (ValueError, KeyError, TypeError, AttributeError):  # a killed process was writing it
             continue
     monitored = [
