@@ -3,8 +3,10 @@
 import io
 import sys
 
+import pytest
+
 from video_rs import terminal
-from video_rs.cli.common import run
+from video_rs.cli.common import counter, run
 
 ROWS = [("[red]a b[/red] :smile:", "1.5"), ("\udcff" + "x" * 300, "10")]
 
@@ -32,12 +34,27 @@ def test_a_table_in_a_pipe_is_plain(monkeypatch):
     assert lines == [f"{name:<{width}}  {number:>7}" for name, number in [("name", "seconds"), *ROWS]]
 
 
-def test_a_table_on_a_terminal_is_wrapped(monkeypatch):
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_a_table_on_a_terminal_keeps_numbers_and_names_whole(monkeypatch, term):
     screen_of(monkeypatch)
+    monkeypatch.setenv("TERM", term)
     lines = terminal.table(ROWS, ("name", "seconds"))
-    assert "\x1b[1m" in lines[0] and all(len(line) <= 40 for line in lines[1:])
-    assert sum(line.count("x") for line in lines) == 300 and "…" not in "".join(lines)
-    assert terminal.table([("a", "b")], plain=True) == ["a  b"]
+    assert ("\x1b[1m" in lines[0]) == (term != "dumb")
+    assert lines[1:] == terminal.table(ROWS, ("name", "seconds"), plain=True)[1:] and len(lines) == 3
+    assert terminal.table([("a", "b")], plain=True) == ["a  b"] and terminal.table([]) == []
+
+
+def test_a_table_in_a_notebook_is_returned(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert terminal.table([("a", "b")]) == ["a  b"]
+
+
+def test_a_dumb_terminal_has_no_bar(monkeypatch):
+    screen = screen_of(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    count = counter(2, "testing", "files")
+    count(2)
+    assert screen.getvalue() == "testing: 2/2 files\n"
 
 
 def test_a_bar_in_a_pipe_is_nothing(capsys):

@@ -1,4 +1,4 @@
-"""Tables and progress bars of the commands. A file or a pipe gets plain text of any width, and no bars.
+"""Tables and progress bars of the commands. A file or a pipe gets plain text and no bars.
 
 rich is imported where a table or a bar is drawn, so that commands start fast.
 """
@@ -7,40 +7,50 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-WIDE = 100_000  # columns where there is no terminal: nothing is wrapped
+WIDE = 100_000  # columns: rich wraps nothing, for numbers and names must stay whole
 _open: list[Bar] = []
 
 
 def table(
     rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = (), *, plain: bool | None = None
 ) -> list[str]:
-    """Return rows as lines with aligned columns, wrapped to the width of the terminal.
+    """Return rows as lines with aligned columns, one line a row however narrow the terminal is.
 
     Args:
         rows: the cells, as many in each row.
         headings: of the columns.
         right: columns that are aligned on the right.
-        plain: text alone, of any width; None: if stdout is not a terminal.
+        plain: without bold headings; None: if stdout is not a terminal.
     """
     from rich.console import Console
     from rich.table import Table
 
-    rows, plain = list(rows), not sys.stdout.isatty() if plain is None else plain
+    rows = list(rows)
+    if not (rows or headings):
+        return []
     grid = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
     for index in range(len(headings or rows[0])):
         name = headings[index] if headings else ""
-        grid.add_column(name, justify="right" if index in right else "left", overflow="fold")
+        grid.add_column(name, justify="right" if index in right else "left")
     for row in rows:
         grid.add_row(*row)
-    options = {"width": WIDE, "color_system": None} if plain else {"force_terminal": True}
     text = io.StringIO()
+    styled = has_cursor(sys.stdout) if plain is None else not plain
+    options = {"force_terminal": True} if styled else {"color_system": None}
+    options |= {"force_jupyter": False, "width": WIDE, "height": 25}  # both, or a dumb terminal would have 80 columns
     Console(file=text, markup=False, emoji=False, highlight=False, **options).print(grid)
     return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def has_cursor(file: TextIO) -> bool:
+    """Return True for a terminal that can erase what is written; a dumb one is treated as a file."""
+    return file.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 class Bar:
@@ -49,7 +59,7 @@ class Bar:
     It is drawn by the calls of its methods: a thread that draws could hold a lock while a worker process is forked.
 
     Args:
-        total: of what is to be done; None if unknown.
+        total: number of items; None if unknown.
         description: in front of the bar.
         done: of the total, so far.
         of_bytes: numbers are bytes.
@@ -60,7 +70,7 @@ class Bar:
         self, total: int | None, description: str = "", *, done: int = 0, of_bytes: bool = False, hidden: bool = False
     ) -> None:
         self._drawn = 0.0
-        if hidden or not sys.stderr.isatty():
+        if hidden or not has_cursor(sys.stderr):
             return
         from rich import progress
         from rich.console import Console

@@ -114,16 +114,14 @@ def test_a_network_without_classes_of_its_own(capsys):
     assert text.startswith("timm/resnet50_clip_gap: 224x224, 25,") and "Data contract" in text
 
 
-@pytest.mark.parametrize("width", [200, 80])
-def test_tables_fit_the_terminal(capsys, monkeypatch, width):
-    """Cells are folded, nothing is left out; into files and pipes there are neither folds nor colours."""
+def test_tables_on_a_terminal(capsys, monkeypatch):
+    """A line for each network, whatever the width: no number is cut. In files and pipes nothing is bold."""
     piped = models(capsys, "garden_slowonly_50*")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
     shown = models(capsys, "garden_slowonly_50*")
-    folded = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown[: shown.index("")]]
-    assert max(map(len, folded)) <= width
-    assert sorted("".join(folded).replace(" ", "")) == sorted("".join(piped[:3]).replace(" ", ""))
+    assert shown[0] != piped[0] and shown[1:] == piped[1:]
     assert len(piped[0]) > 120 and not any("\x1b" in line for line in piped)
 
 
