@@ -19,14 +19,15 @@ LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Error numbers of too many open files and too little memory."""
 
 
-def first_line(error: BaseException, limit: int = 200) -> str:
+def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> str:
     """Return the first line of an error's message, or the name of its class where there is none.
 
     Args:
         error: of any library; of an ``OSError`` it is the system's reason, without number and file.
         limit: most characters.
+        prefix: left out at the beginning, such as the name of the file.
     """
-    text = str(getattr(error, "strerror", None) or error).strip()
+    text = str(getattr(error, "strerror", None) or error).removeprefix(prefix).strip()
     return (text or type(error).__name__).splitlines()[0].rstrip(". ")[:limit]
 
 

@@ -116,6 +116,14 @@ def test_what_the_system_refuses_is_one_line(capsys, number, code):
     assert capsys.readouterr().err == f"error: /data/a.mp4: {os.strerror(number)}\n"
 
 
+def test_a_missing_package_without_a_name_is_one_line(capsys):
+    def main(argv):
+        raise ModuleNotFoundError("install lz4 to read this\nand so on")
+
+    assert common.run(main, []) == 3
+    assert capsys.readouterr().err.startswith("error: install lz4 to read this in ")
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried 2 GiB"), "bad_alloc"])
 def test_too_little_memory_is_one_line(capsys, error):
     def main(argv):

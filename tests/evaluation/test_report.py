@@ -101,7 +101,7 @@ def test_pictures_that_fail_lose_no_results(tmp_path, videos, scores):
     Image.new("RGB", (5000, 8)).save(wide)
     run_dir.mkdir()
     (run_dir / "metrics.jsonl").write_bytes(b"\xff\xfe")
-    paths = [videos[0], str(tmp_path / "gone.mp4"), str(wide), videos[3]]
+    paths = [videos[0], str(tmp_path / "go\nne.mp4"), str(wide), videos[3]]
     page = report(tmp_path / "test", paths, scores, run_dir=run_dir, warn=said.append)
     results = [(page.parent / name).read_bytes() for name in ("predictions.csv", "metrics.json", "confusion.png")]
     assert all(results) and not (page.parent / "curves.png").exists()

@@ -169,6 +169,7 @@ def test_timms_weights_are_asked_for_by_depth(monkeypatch):
     [
         (RuntimeError("operator torchvision::nms does not exist\n..."), r"installed but cannot .*nms.*matching pair"),
         (OSError("undefined symbol: _ZN3c10"), "installed but cannot be imported .undefined symbol"),
+        (ModuleNotFoundError("No module", name="torchvision.transforms.functional_tensor"), "timm, which is installed"),
     ],
 )
 def test_timm_that_is_broken(monkeypatch, fault, said):

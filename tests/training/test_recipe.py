@@ -17,6 +17,7 @@ from video_rs.cli.job import Job
 from video_rs.data import motion
 from video_rs.data.transforms import normalize
 from video_rs.errors import UserError
+from video_rs.evaluation import multiview
 from video_rs.models.layers import Conv
 from video_rs.rng import sample_keys
 
@@ -146,3 +147,17 @@ def test_other_data_are_refused_on_resume(load, unequal):
     finally:
         (unequal / "moved.mp4").rename(unequal / "train" / motion.CLASSES[0] / "00000.mp4")
     Job(load(), saved)
+
+
+def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):
+    def small(model, views, device, precision):
+        if len(views) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.full((len(views), 3), 1 / 3)
+
+    monkeypatch.setattr(multiview, "_view_probs", small)
+    job = Job(load("test.batch_size=4"))
+    for _ in range(2):
+        job.validate(job.model, lambda: None)
+    said = capfd.readouterr().err
+    assert said == "not enough memory for 4 views in one forward pass: 2 from here on\n"

@@ -20,6 +20,7 @@ from video_rs.errors import (
     PeerFailed,
     UserError,
     VideoRSError,
+    first_line,
 )
 from video_rs.memory import is_out_of_memory
 from video_rs.terminal import Bar
@@ -40,7 +41,7 @@ COMMANDS = {  # name: script in tools/, help
     "inflate": ("inflate_weights.py", "turn 2D weights into a 3D checkpoint"),
     "convert": (
         "convert_weights.py",
-        "turn weights of timm, or bare ones, into a checkpoint, and one into timm's",
+        "convert timm or bare weights to a checkpoint, or a checkpoint to timm's names",
     ),
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
@@ -175,7 +176,8 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         if (error.name or "").split(".")[0] == "video_rs":
             raise
         advice = "call the Python of the environment that has it, or install it there with pip"
-        return _fail(f"the package {error.name} is missing in {sys.executable}; {advice}", 3)
+        missing = f"the package {error.name} is missing" if error.name else first_line(error)
+        return _fail(f"{missing} in {sys.executable}; {advice}", 3)
     except BrokenPipeError:  # the reader of our output has left, as in `... | head`
         with contextlib.suppress(OSError):
             sys.stdout.close()

@@ -56,6 +56,7 @@ class Job:
             convert_sync_batch_norm(self.model, local=not config.train.sync_bn)
         self.trainer = self._trainer()
         self.incidents = Incidents(len(self.records["train"]), config.data.max_broken, config.train.max_bad_steps)
+        self._views_per_forward = config.test.batch_size
         self._val_dataset = build.view_dataset(config, self.records["val"], clips=1, crops=1)
         if saved:
             self._check_data(saved)
@@ -147,9 +148,10 @@ class Job:
             view_loader(self._val_dataset, **self._ranks(), **self._loading()),  # which keeps in mind what hung
             device=self.device,
             precision=self.precision,
-            views_per_forward=self.config.test.batch_size,
+            views_per_forward=self._views_per_forward,
             progress=lambda _: check(),
             world=self.world,
+            reduced=partial(setattr, self, "_views_per_forward"),
         )
         metrics = None
         with self.world.together("the validation"):

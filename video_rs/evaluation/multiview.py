@@ -56,11 +56,19 @@ class Forward:
         model: in ``eval()`` mode and on ``device``; its ``contract`` says how pixels are normalized, and whether the
             probabilities add up to 1 or each class has its own (``multi_label``).
         views_per_forward: at most. Where the memory is too small it is halved, and stays so.
+        reduced: called with the new number whenever it is halved.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, precision: str, views_per_forward: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        precision: str,
+        views_per_forward: int,
+        reduced: Callable[[int], Any] | None = None,
+    ) -> None:
         self.model, self.device, self.precision = model, device, precision
-        self.views_per_forward = views_per_forward
+        self.views_per_forward, self.reduced = views_per_forward, reduced
 
     def __call__(self, views: Tensor) -> Tensor:
         """Return float32 or float64 ``[n, classes]`` on the host for uint8 views ``[n, T, H, W, C]``.
@@ -79,7 +87,9 @@ class Forward:
             if len(part) == 1:
                 raise MachineError("not enough memory for one view in a forward pass: choose a smaller network")
             self.views_per_forward = len(part) // 2
-            less = f"{self.views_per_forward} from here on (test.batch_size)"
+            if self.reduced is not None:
+                self.reduced(self.views_per_forward)
+            less = f"{self.views_per_forward} from here on"
             terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
         return torch.cat(found)
 
@@ -118,6 +128,7 @@ def score(
     keep_views: bool = False,
     progress: Callable[[int], Any] | None = None,
     world: World | None = None,
+    reduced: Callable[[int], Any] | None = None,
 ) -> Scores | None:
     """Score every video once.
 
@@ -131,12 +142,13 @@ def score(
         progress: called with 1 after each video that was read, e.g. the ``update`` of a progress bar.
         world: the processes that have a part of the videos each, in loaders of the same dataset. They wait for each
             other as long as videos are read, however slow one's disk is.
+        reduced: called with the number of views that is tried next, where the memory was too small for more.
 
     Returns:
         Scores in the order of the dataset on rank 0, which alone holds all of them; None on the other ranks.
     """
     world = world or World()
-    forward = Forward(model, device, precision, views_per_forward)
+    forward = Forward(model, device, precision, views_per_forward, reduced)
     rows: list[_Row] = []
 
     def readable() -> Iterator[tuple[_Row, Tensor]]:

@@ -78,7 +78,7 @@ def write_report(
         try:
             return function(*args)
         except Exception as error:  # whatever it is, the results are more than a picture
-            reason = first_line(error).removeprefix(f"{what}: ")
+            reason = first_line(error, prefix=f"{what}: ")
             not_drawn.append((what, reason))
             warn(f"{what}: not drawn ({reason})")
             return None

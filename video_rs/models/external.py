@@ -168,7 +168,8 @@ def names(pattern: str) -> list[str]:
     """The networks of another package that match a shell-style ``pattern``, such as "timm/resnet5*"; [] of none.
 
     Raises:
-        UserError: the package is missing or broken.
+        ModuleNotFoundError: the package is missing.
+        UserError: it is broken.
     """
     of = pattern.partition("/")[0]
     if of not in PACKAGES:
@@ -189,7 +190,8 @@ def create(
     """Make a network of another package with fresh weights; arguments as for ``create_model``, None takes its own.
 
     Raises:
-        UserError: there is no such network, its package is missing or broken, or it has no such setting.
+        ModuleNotFoundError: its package is missing.
+        UserError: there is no such network, its package is broken, or it has no such setting.
     """
     package = name.partition("/")[0]
     if package not in PACKAGES:
@@ -220,14 +222,19 @@ def refuse(name: str, key: str, given: Any, instead: Any) -> None:
 
 
 def package(name: str, module: str) -> ModuleType:
-    """Import a module of the package that network ``name`` is of. UserError where it is broken."""
+    """Import a module of the package that network ``name`` is of.
+
+    Raises:
+        ModuleNotFoundError: the package, or another that it needs, is missing; commands name it.
+        UserError: it is broken.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # their use of torch.jit
             return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise  # commands name the package
     except Exception as error:  # a torchvision that was built for another torch raises RuntimeErrors and OSErrors
+        if isinstance(error, ModuleNotFoundError) and "." not in (error.name or "."):
+            raise  # a whole package, not a module that another version has
         raise UserError(
             f"{name} needs the package {module.partition('.')[0]}, which is installed but cannot be imported "
             f"({first_line(error)}): torch and torchvision must be a matching pair, install both anew from one place"

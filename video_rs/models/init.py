@@ -132,7 +132,8 @@ def read_timm(blocks: tuple[int, ...]) -> Source:
     """timm's pretrained weights for the network with these blocks.
 
     Raises:
-        UserError: timm has no such network, or is not installed.
+        ModuleNotFoundError: timm is missing.
+        UserError: timm has no such network, or is broken.
         MachineError: the weights could not be downloaded.
     """
     depth = next((depth for depth in TIMM_DEPTHS if BLOCKS[depth] == tuple(blocks)), None)

@@ -177,7 +177,8 @@ def list_models(pattern: str = "*") -> list[str]:
             timm's have the tags of their weights where the pattern has a dot ("timm/resnet50.*").
 
     Raises:
-        UserError: the package is missing or broken.
+        ModuleNotFoundError: the package is missing.
+        UserError: it is broken.
     """
     if "/" in pattern:
         from video_rs.models import external
