@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weights of other tools into a checkpoint: ``tools/convert_weights.py --from keras FILE.h5 --out rs50.pt``."""
+"""Convert timm or bare weights to a checkpoint: ``tools/convert_weights.py resnetrs50.pth --out rs50.pt``."""
 
 import sys
 from pathlib import Path

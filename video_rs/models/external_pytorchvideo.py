@@ -1,9 +1,9 @@
 """Video networks of PyTorchVideo (Fan et al. 2021, arXiv 2111.09887) as ``pytorchvideo/<name>``.
 
-The networks are those of ``pytorchvideo.models.hub``. What their public weights expect to see is said in PyTorchVideo's
-model zoo (docs/source/model_zoo.md: frames x stride; 10 clips x 3 crops, MViT 5 x 1) and in the configs they were
-trained with (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/*.yaml and configs/ImageNet/MVIT_B_16_CONV.yaml:
-crops; slowfast/config/defaults.py: mean and std).
+The networks are those of ``pytorchvideo.models.hub``. What their public weights expect to see is documented in
+PyTorchVideo's model zoo (docs/source/model_zoo.md: frames x stride; 10 clips x 3 crops, MViT 5 x 1) and in the configs
+they were trained with (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/*.yaml and
+configs/ImageNet/MVIT_B_16_CONV.yaml: crops; slowfast/config/defaults.py: mean and std).
 
 Some of the hub's heads end in a softmax, in training too; here every network gives logits. Its convolutional heads
 average over fixed windows, sized for one clip: here for the clip of the contract. On larger test crops they slide and
