@@ -59,7 +59,7 @@ def assert_trained(done, folder, steps):
 def assert_full_size(done):
     assert "resnet3d_rs_50, 41,776,930 parameters, 2 classes" in done.stdout  # 42,592,432 with 400 classes
     assert "clips          32 frames x stride 2, 224 px\nbatch          2\n" in done.stdout
-    assert "learning rate up to 0.001563 = 0.8 x 2 / 1024" in done.stdout
+    assert "learning rate up to 0.001563 = 0.8 x 2 / 1024" in " ".join(done.stdout.split())
 
 
 # Kinetics -------------------------------------------------------------------------------------------------------------
