@@ -61,7 +61,8 @@ def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
         import os, sys, time
         from video_rs.files import locked
         with locked(sys.argv[1]):
-            print(os.fork() or time.sleep(60), flush=True)
+            if not os.fork():
+                print(os.getpid(), flush=True)
             time.sleep(60)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "run")]

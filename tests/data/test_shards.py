@@ -399,9 +399,9 @@ def test_two_packings_in_one_folder(videos, packed, tmp_path):
 
 def test_other_labels_make_one_tar_anew_and_all_indexes(videos, tmp_path):
     shards = pack(tmp_path, videos, 20_000)
-    before = {path: path.stat().st_ino for path in tmp_path.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     pack(tmp_path, {**videos, Path(shards[1].samples[0].file): "swim"}, 20_000)
-    same = {path.name for path in tmp_path.iterdir() if path.stat().st_ino == before[path]}
+    same = {path.name for path in tmp_path.iterdir() if path.stat().st_mtime_ns == before[path]}
     assert same == {shard.path.name for shard in shards} - {shards[1].path.name}
     assert len(load_splits(str(tmp_path), splits=("train",), val_fraction=0)["train"]) == 14
 
@@ -534,13 +534,13 @@ def test_packing_goes_on_and_makes_anew_what_has_changed(videos, packed, tmp_pat
     shards = pack(out, files, 20_000)
     remove_others(out, shards)  # of the first
     assert tree(out) == tree(packed[0])
-    before = {path: path.stat().st_ino for path in out.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     changed = shards[1].samples[0].file
     data = bytearray(Path(changed).read_bytes())
     data[-1] ^= 1
     Path(changed).write_bytes(data)
     pack(out, files, 20_000)
-    assert {path.name for path in out.iterdir() if path.stat().st_ino != before[path]} == {
+    assert {path.name for path in out.iterdir() if path.stat().st_mtime_ns != before[path]} == {
         shards[1].path.name,
         f"{shards[1].path.name}.csv",
     }

@@ -61,9 +61,8 @@ def test_the_width_is_known_from_the_shapes(layout):
         if width <= 2 and width * 8 % 1 == 0 or width == 0.3:
             assert width_of(state) == width
     for thousandths in range(5, 2100):
-        state = {
-            f"stages.{i}.0.conv2.conv.weight": range(scaled(c, thousandths / 1000)) for i, (c, _) in enumerate(STAGES)
-        }
+        widths = [scaled(c, thousandths / 1000) for c, _ in STAGES]
+        state = {f"stages.{i}.0.conv2.conv.weight": torch.empty(c, device="meta") for i, c in enumerate(widths)}
         assert all(scaled(c, width_of(state)) == len(state[name]) for (c, _), name in zip(STAGES, state, strict=True))
 
 
