@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from tests.integration.conftest import process
 from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_processes import finish, saved, start
 from tests.integration.test_resume import assert_same, run
@@ -12,10 +13,10 @@ from video_rs import checkpoint
 
 
 @pytest.mark.exhaustive
-def test_a_compiler_that_is_missing(tiny_config, run_tool, monkeypatch, tmp_path):
+def test_a_compiler_that_is_missing(tiny_config, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    done = run_tool("train_net.py", "--cfg", tiny_config(train__compile=True))
+    done = process("train_net.py", "--cfg", tiny_config(train__compile=True))  # torch reads CXX once
     assert_one_line(done, 3, "torch.compile failed", "train.compile=false")
 
 
