@@ -261,7 +261,7 @@ def test_a_worker_that_is_killed_while_it_starts(paths, monkeypatch, handled):
 
 
 def test_processes_of_others_are_left_alone(paths, monkeypatch):
-    """A process that somebody else starts while the workers start is not one of them."""
+    """A process that another thread starts while the workers start is not taken for a worker."""
     context, started = multiprocessing.get_context("fork"), []
 
     class Starting(BatchStream):

@@ -51,7 +51,7 @@ def write(name: str, path: Path) -> Path:
 
 
 def shared(name: str) -> Path:
-    """Return the file of the kind `name`, which nobody may change."""
+    """Return the shared file of the kind `name`; do not change it."""
     return corpus.shared(partial(encode_kind, name), name)
 
 

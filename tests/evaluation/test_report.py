@@ -96,7 +96,7 @@ def test_worst_mistakes_come_first_and_show_frames(videos, scores, frame_numbers
 
 
 def test_pictures_that_fail_lose_no_results(tmp_path, videos, scores):
-    """A video that is gone, an image of which a strip is wider than a JPEG may be, and a log that is no text."""
+    """A missing video, an image whose strip is wider than a JPEG can be, and a log that is not text."""
     wide, run_dir, said = tmp_path / "wide.png", tmp_path / "run", []
     Image.new("RGB", (5000, 8)).save(wide)
     run_dir.mkdir()
