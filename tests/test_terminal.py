@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def screen_of(monkeypatch):
-    """A terminal of 40 columns, for stdout and stderr. Not a fixture: pytest replaces both streams after fixtures run."""
+    """A terminal of 40 columns, for stdout and stderr. Not a fixture: pytest replaces both after these."""
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "40", "LINES": "20"}.items():
         monkeypatch.setenv(name, value)
     both = Terminal()
