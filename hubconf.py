@@ -7,9 +7,9 @@
 The repository is ``owner/name`` on GitHub, or with ``source="local"`` a folder.
 """
 
+from video_rs.inference.predict import load
 from video_rs.models.presets import PRESETS as _PRESETS
-from video_rs.models.zoo import create_model
-from video_rs.predict import load
+from video_rs.models.registry import create_model
 
 __all__ = ["create_model", "load", *_PRESETS]
 dependencies = ["torch", "torchvision", "numpy", "av", "PIL", "safetensors", "rich"]

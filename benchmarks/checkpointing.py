@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from common import environment, note, table
 
-from video_rs import runtime
 from video_rs.cli.common import Parser, positive, run
-from video_rs.contract import DataContract
-from video_rs.models.zoo import create_model
+from video_rs.data_config import DataContract
+from video_rs.distributed import device as runtime
+from video_rs.models.registry import create_model
+from video_rs.training.checkpointer import Saver
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create
-from video_rs.training.plan import Plan
-from video_rs.training.saver import Saver
+from video_rs.training.schedule import Plan
 from video_rs.training.trainer import Trainer
 
 

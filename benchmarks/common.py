@@ -20,8 +20,8 @@ PACKAGES = ("torch", "torchvision", "av", "decord", "pytorchvideo")
 
 def find_videos(inputs: list[str]) -> list[str]:
     """The files named, and those in the folders named; ``UserError`` for what is not there."""
-    from video_rs.data.lists import media_below
-    from video_rs.data.media import VIDEO_EXTENSIONS
+    from video_rs.data.sources.lists import media_below
+    from video_rs.data.video.media import VIDEO_EXTENSIONS
 
     files: list[str] = []
     for entry in inputs:

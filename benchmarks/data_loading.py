@@ -61,9 +61,9 @@ from ways import BARE, SEED, WAYS, Task, ours
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.dataset import ClipDataset
-from video_rs.data.decode import BACKENDS, open_video, probe
-from video_rs.data.encode import Settings, encode_video
 from video_rs.data.sampler import SampleKey
+from video_rs.data.tools.encode import Settings, encode_video
+from video_rs.data.video.decode import BACKENDS, open_video, probe
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 

@@ -23,12 +23,12 @@ from statistics import median
 
 from common import environment, note, table
 
-from video_rs import runtime
 from video_rs.cli.common import Parser, positive, run
-from video_rs.cli.job import Job
-from video_rs.config import load_config
-from video_rs.data import motion
+from video_rs.data.tools import motion
+from video_rs.distributed import device as runtime
 from video_rs.errors import UserError
+from video_rs.experiment.config import load_config
+from video_rs.experiment.run import Job
 
 
 def main(argv: list[str]) -> int:

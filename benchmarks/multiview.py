@@ -31,14 +31,14 @@ import torch
 from common import environment, find_videos, fresh_process, missing, note, peak_rss_mb, table
 
 from video_rs.cli.common import Parser, positive, run
-from video_rs.contract import DataContract
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ViewDataset
-from video_rs.data.decode import open_video
-from video_rs.data.records import Records
-from video_rs.data.transforms import ViewTransform
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import ViewTransform
+from video_rs.data.video.decode import open_video
+from video_rs.data_config import DataContract
 from video_rs.errors import MediaError, UserError
-from video_rs.predict import Classifier
+from video_rs.inference.predict import Classifier
 
 RATE, HEIGHT, WIDTH, SECONDS = 25, 240, 320, 10  # of the long video; so many seconds of it repeat
 

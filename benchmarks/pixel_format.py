@@ -28,11 +28,11 @@ from common import environment, find_videos, note, table
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset
-from video_rs.data.decode_pyav import PyAVReader
-from video_rs.data.packets import PLAIN_FORMATS
-from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream
-from video_rs.data.transforms import TrainTransform, resize
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import TrainTransform, resize
+from video_rs.data.video.pyav import PyAVReader
+from video_rs.data.video.stream_index import PLAIN_FORMATS
 from video_rs.errors import MediaError
 from video_rs.rng import keyed_rng
 

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from video_rs.cli.common import Parser, positive, run
-from video_rs.data.decode import open_video, probe
-from video_rs.data.motion import encode
+from video_rs.data.tools.motion import encode
+from video_rs.data.tools.pool import map_in_processes
+from video_rs.data.video.decode import open_video, probe
 from video_rs.errors import MediaError, UserError
 from video_rs.files import write_csv
-from video_rs.pool import map_in_processes
 
 SECONDS, FPS, SOURCE_SECONDS = 2, 25, 5
 SIZE = (240, 320)  # height and width of a clip, pixels

@@ -34,17 +34,18 @@ import torch.nn.functional as F
 from common import environment, missing, note, peak_rss_mb, table
 from torch import Tensor, nn
 
-from video_rs import memory, runtime
 from video_rs.cli.common import Parser, positive, run
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
+from video_rs.distributed import device as runtime
+from video_rs.distributed import memory
 from video_rs.errors import MachineError
 from video_rs.models.cost import macs
 from video_rs.models.layers import Conv
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 from video_rs.training.trainer import Trainer
 
 CLASSES = 400

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset
-from video_rs.data.decode import probe
-from video_rs.data.index import pack, scan_file
 from video_rs.data.loader import clip_loader
-from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.transforms import TrainTransform
+from video_rs.data.sources.dataset_index import pack, scan_file
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import TrainTransform
+from video_rs.data.video.decode import probe
 from video_rs.errors import MediaError
 
 SEED = 0

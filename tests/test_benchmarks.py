@@ -117,7 +117,7 @@ def test_multiview(video):
 def test_multiview_knows_wrong_pixels(video, tmp_path):
     """A clip that is one frame off is seen: every second read is, here."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import itertools, video_rs.data.decode as decode\n"
+        "import itertools, video_rs.data.video.decode as decode\n"
         "read, off = decode.Video.read, itertools.cycle([0, 1])\n"
         "decode.Video.read = lambda self, indices, **options: read(self, indices + next(off), **options)\n"
     )
@@ -216,7 +216,7 @@ def test_real_clips(make_video, tmp_path):
     """Two-second clips that differ, in a folder for each video, none across the end of its five-second source."""
     import csv
 
-    from video_rs.data.decode import probe
+    from video_rs.data.video.decode import probe
 
     videos = [make_video(tmp_path / f"{name}.mp4", num_frames=140, height=96, width=128) for name in ("one", "two")]
     short, out = make_video(tmp_path / "short.mp4", num_frames=20), tmp_path / "out"

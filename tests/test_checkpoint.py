@@ -13,7 +13,7 @@ import torch
 import video_rs
 from tests.commands import full_disk
 from video_rs import checkpoint
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import MachineError, UserError
 
 
@@ -324,7 +324,7 @@ def test_weights_that_are_none(tmp_path, run, weights):
 
 
 def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
-    from video_rs.training.saver import newest_valid
+    from video_rs.training.checkpointer import newest_valid
 
     checkpoint.save(tmp_path / "a.safetensors", run)
     (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")

@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs import config
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import ConfigError, UserError
+from video_rs.experiment import config
 
 
 @pytest.fixture

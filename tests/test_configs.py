@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from video_rs.cli.build import build_model, model_args
-from video_rs.config import config_folder, find_config, flatten, load_config
-from video_rs.data.transforms import random_area_crop
-from video_rs.models.layout import GARDEN_3D
+from video_rs.data.transforms.crops import random_area_crop
+from video_rs.experiment.build import build_model, model_args
+from video_rs.experiment.config import config_folder, find_config, flatten, load_config
+from video_rs.models.architecture import GARDEN_3D
 from video_rs.models.presets import PRESETS, list_models
 
 CONFIGS = sorted(config_folder().glob("*.yaml"))
@@ -88,7 +88,7 @@ def test_imagenet_recipe(name):
 
 def test_slow_r50_recipe():
     """facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/SLOW_8x8_R50.yaml and slowfast/config/defaults.py."""
-    from video_rs.models.external_pytorchvideo import ENTRIES
+    from video_rs.models.adapters.pytorchvideo import ENTRIES
 
     c = load_config("k400_slow_r50")
     assert (c.model.name, c.model.dropout, c.model.drop_path) == ("pytorchvideo/slow_r50", 0.5, None)

@@ -7,10 +7,12 @@ import time
 import pytest
 import torch
 
-from video_rs import distributed, launcher, runtime
-from video_rs.config import load_config
-from video_rs.config_checks import check_timeouts
+from video_rs.distributed import device as runtime
+from video_rs.distributed import launcher
+from video_rs.distributed import world as distributed
 from video_rs.errors import ConfigError, MachineError, PeerFailed, UserError
+from video_rs.experiment.checks import check_timeouts
+from video_rs.experiment.config import load_config
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from video_rs import checkpoint, download
+from video_rs import checkpoint
+from video_rs import hub as download
 from video_rs.cli.common import run
-from video_rs.download import cache_folder, local
 from video_rs.errors import MachineError, UserError
+from video_rs.hub import cache_folder, local
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -263,7 +264,7 @@ def test_logins_and_queries_are_not_shown(address, expected):
 
 ASK = """
 import json, sys, time
-from video_rs.download import local
+from video_rs.hub import local
 for address in sys.argv[1:]:
     start = time.monotonic()
     try:
@@ -440,7 +441,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "y"
 
 
-FETCH = "import sys; from video_rs.download import local; print(local(sys.argv[1]))"
+FETCH = "import sys; from video_rs.hub import local; print(local(sys.argv[1]))"
 
 
 def test_two_processes_at_once_fetch_once(server):
@@ -457,7 +458,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
     server.files["/slow.pt"] = CONTENT * 100
     program = textwrap.dedent("""
         import os, signal, sys
-        from video_rs import download
+        from video_rs import hub as download
         whole = download._chunks
         def half(url):
             yield next(whole(url))
@@ -517,7 +518,7 @@ def test_the_test_takes_an_address(server, tmp_path, capsys, make_video):
     """``video-rs test weights=...``: what it says and what it advises is the address, not a file of the cache."""
     import video_rs
     from video_rs.cli import test
-    from video_rs.config import load_config
+    from video_rs.experiment.config import load_config
 
     (tmp_path / "tiny.yaml").write_text("""
 model: {name: resnet3d_rs_26, width: 0.125}
@@ -549,5 +550,5 @@ train: {device: cpu, threads: 1}
 
 
 def test_importing_it_leaves_torch_alone():
-    code = "import sys, video_rs.download; assert 'torch' not in sys.modules"
+    code = "import sys, video_rs.hub; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

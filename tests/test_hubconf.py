@@ -82,7 +82,7 @@ def test_from_another_folder(tmp_path, checkpoint_file):
 
 
 def test_entry_points_have_the_names_and_sizes_of_the_presets(monkeypatch):
-    monkeypatch.setattr("video_rs.models.zoo.create_model", lambda name, **options: (name, options))
+    monkeypatch.setattr("video_rs.models.registry.create_model", lambda name, **options: (name, options))
     entries = torch.hub._import_module("hubconf", REPOSITORY / "hubconf.py")
     for name in video_rs.list_models():
         entry = getattr(entries, name)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from video_rs import memory
+from video_rs.distributed import memory
 
 
 @pytest.mark.parametrize(

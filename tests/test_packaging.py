@@ -37,7 +37,7 @@ def test_version_is_one():
 
 def test_import_is_light():
     """Help and config errors must not wait for torch."""
-    code = "import sys, video_rs, video_rs.cli.main, video_rs.config; print('torch' in sys.modules)"
+    code = "import sys, video_rs, video_rs.cli.main, video_rs.experiment.config; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from video_rs.pool import Lost, watched_calls
+from video_rs.data.tools.pool import Lost, watched_calls
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,7 +45,7 @@ def test_what_a_call_raises_tells_where():
 def leader():
     """A session of processes that works through calls of 2 s, each with a beat every quarter of a second."""
     script = (
-        "import sys; from tests.test_pool import sometimes; from video_rs.pool import watched_calls\n"
+        "import sys; from tests.test_pool import sometimes; from video_rs.data.tools.pool import watched_calls\n"
         "if __name__ == '__main__':\n"
         "    try: print(list(watched_calls(sometimes, ['slow'] * 2, 2, 2.0)))\n"
         "    except KeyboardInterrupt: print('interrupted')"

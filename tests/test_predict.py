@@ -17,20 +17,20 @@ import video_rs
 from video_rs import checkpoint
 from video_rs.cli import predict as cli
 from video_rs.cli.common import run
-from video_rs.contract import DataContract
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ViewDataset
-from video_rs.data.decode import BACKENDS, open_video, read_frames
-from video_rs.data.decode_decord import DecordReader
-from video_rs.data.decode_pyav import PyAVReader
 from video_rs.data.loader import view_loader
-from video_rs.data.media import Unsuitable
-from video_rs.data.records import Records
-from video_rs.data.transforms import ViewTransform
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import ViewTransform
+from video_rs.data.video.decode import BACKENDS, open_video, read_frames
+from video_rs.data.video.decord import DecordReader
+from video_rs.data.video.media import Unsuitable
+from video_rs.data.video.pyav import PyAVReader
+from video_rs.data_config import DataContract
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.multiview import score
-from video_rs.models.zoo import create_model
-from video_rs.predict import Classifier, model_from_checkpoint, window_clips, window_starts
+from video_rs.inference.predict import Classifier, model_from_checkpoint, window_clips, window_starts
+from video_rs.models.registry import create_model
 
 NAMES = ("archery", "juggling", "yoga")
 FPS = 10

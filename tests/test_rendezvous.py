@@ -6,7 +6,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from video_rs import rendezvous
+from video_rs.distributed import rendezvous
 from video_rs.errors import MachineError
 
 

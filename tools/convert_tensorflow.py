@@ -36,13 +36,13 @@ from torch import Tensor
 
 from video_rs.cli.common import Parser, run
 from video_rs.cli.convert import add_out, write
-from video_rs.download import is_address, readable, shown
 from video_rs.errors import UserError, first_line
-from video_rs.models import sources
-from video_rs.models.init import Source, in_words
-from video_rs.models.layout import Layout
+from video_rs.hub import is_address, readable, shown
+from video_rs.models.architecture import Layout
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.state_dict import blocks_of, few, sizes_of
+from video_rs.models.weights import load as sources
+from video_rs.models.weights.init_from import Source, in_words
+from video_rs.models.weights.state_dict import blocks_of, few, sizes_of
 
 LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
 """The presets that compute what the code of a source does; others may agree in shapes."""

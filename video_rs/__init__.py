@@ -15,17 +15,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from video_rs.inference.predict import load
     from video_rs.models.presets import list_models
-    from video_rs.models.zoo import create_model
-    from video_rs.predict import load
+    from video_rs.models.registry import create_model
 
 __version__ = "0.2.0.dev0"
 __all__ = ["__version__", "create_model", "list_models", "load"]
 
 _HOME = {
-    "create_model": "video_rs.models.zoo",
+    "create_model": "video_rs.models.registry",
     "list_models": "video_rs.models.presets",
-    "load": "video_rs.predict",
+    "load": "video_rs.inference.predict",
 }
 
 

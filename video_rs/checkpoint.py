@@ -31,8 +31,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from video_rs import download, memory
-from video_rs.contract import DataContract
+from video_rs import hub as download
+from video_rs.data_config import DataContract
+from video_rs.distributed import memory
 from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
 from video_rs.files import atomic_write, json_values
 
@@ -87,7 +88,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Of a safetensors file without this package's metadata the result is its tensors by name.
 
     Args:
-        path: of a file, or its address, see ``video_rs.download``. What was fetched and cannot be read isn't kept.
+        path: of a file, or its address, see ``video_rs.hub``. What was fetched and cannot be read isn't kept.
 
     Raises:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).

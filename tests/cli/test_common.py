@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from video_rs.cli import common
-from video_rs.pool import map_in_processes
+from video_rs.data.tools.pool import map_in_processes
 
 ROOT = Path(__file__).parents[2]
 

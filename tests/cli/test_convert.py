@@ -21,16 +21,16 @@ from tools import convert_tensorflow
 from video_rs import checkpoint
 from video_rs.cli import convert
 from video_rs.cli.common import run
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
-from video_rs.models.convert import to_timm
-from video_rs.models.init import init_from
 from video_rs.models.presets import PRESETS
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import init_from
+from video_rs.models.weights.names import to_timm
 from video_rs.training.ema import EMA
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 from video_rs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -4,10 +4,10 @@ import pytest
 
 from tests.integration.conftest import tool
 from video_rs.cli import index
-from video_rs.cli.build import build_records
-from video_rs.config import load_config
-from video_rs.data.records import Records
+from video_rs.data.sources.records import Records
 from video_rs.errors import UserError
+from video_rs.experiment.build import build_records
+from video_rs.experiment.config import load_config
 
 
 @pytest.fixture

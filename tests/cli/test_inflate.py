@@ -12,13 +12,13 @@ import torch
 from tests import commands
 from video_rs import checkpoint
 from video_rs.cli import inflate
-from video_rs.cli.build import build_model
 from video_rs.cli.common import run
-from video_rs.config import load_config
-from video_rs.contract import IMAGENET_MEAN, DataContract
-from video_rs.models.convert import from_timm, to_timm
-from video_rs.models.init import init_from
-from video_rs.models.zoo import create_model
+from video_rs.data_config import IMAGENET_MEAN, DataContract
+from video_rs.experiment.build import build_model
+from video_rs.experiment.config import load_config
+from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import init_from
+from video_rs.models.weights.names import from_timm, to_timm
 
 
 def image_weights(path: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from video_rs.cli.common import run
 from video_rs.cli.main import dispatch
 from video_rs.cli.models import LAYOUTS, _beside, markdown, row
-from video_rs.models.external_pytorchvideo import ENTRIES
+from video_rs.models.adapters.pytorchvideo import ENTRIES
 from video_rs.models.presets import PRESETS, list_models
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"

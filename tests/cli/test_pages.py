@@ -8,15 +8,15 @@ import time
 import pytest
 import torch
 
-from video_rs import config as configs
-from video_rs.cli import pages
-from video_rs.cli.job import Job
-from video_rs.distributed import World
+from video_rs.distributed.world import World
+from video_rs.experiment import config as configs
+from video_rs.experiment import summary as pages
+from video_rs.experiment.run import Job
 from video_rs.models import cost
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 from video_rs.training.incidents import Incidents, Suspect
-from video_rs.training.plan import Plan
-from video_rs.training.status import Status
+from video_rs.training.run_status import Status
+from video_rs.training.schedule import Plan
 
 SMALL = ["model.name=resnet3d_rs_26", "model.width=0.25", "train.device=cpu", "train.precision=float32"]
 SMALL += ["train.batch_size=16", "train.micro_batch=2", "data.workers=3", "train.epochs=4", "out=runs/small"]

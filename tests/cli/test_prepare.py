@@ -20,12 +20,12 @@ from tests.commands import full_disk
 from tests.conftest import write_video
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import TINY, tool
-from video_rs.cli.build import build_records
 from video_rs.cli.common import run
 from video_rs.cli.prepare import Job, _encode, main
-from video_rs.config import load_config
-from video_rs.data.decode import open_video
-from video_rs.data.encode import Settings
+from video_rs.data.tools.encode import Settings
+from video_rs.data.video.decode import open_video
+from video_rs.experiment.build import build_records
+from video_rs.experiment.config import load_config
 from video_rs.files import locked
 
 
@@ -92,7 +92,7 @@ def test_what_it_writes(source, prepared):
 
 
 def test_the_records_are_the_same(source, prepared, frame_numbers):
-    from video_rs.data.decode import read_frames
+    from video_rs.data.video.decode import read_frames
 
     overrides = [f"data.root={prepared[1]}", f"data.class_names={prepared[1] / 'class_names.txt'}"]
     before = build_records(load_config("motion_rs.yaml", [f"data.root={source}"]))

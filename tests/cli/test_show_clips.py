@@ -8,10 +8,10 @@ from PIL import Image
 
 from tests import commands
 from video_rs.cli import show_clips
-from video_rs.cli.build import build_records, train_dataset, view_dataset
-from video_rs.config import load_config
-from video_rs.data.decode import read_frames
 from video_rs.data.sampler import BatchStream
+from video_rs.data.video.decode import read_frames
+from video_rs.experiment.build import build_records, train_dataset, view_dataset
+from video_rs.experiment.config import load_config
 
 UNCHANGED = [
     "data.area=[1,1]",

@@ -12,8 +12,8 @@ from video_rs.cli import common
 from video_rs.cli.main import dispatch
 from video_rs.cli.status import cells, page
 from video_rs.errors import UserError
-from video_rs.training import status
-from video_rs.training.status import Status, look
+from video_rs.training import run_status as status
+from video_rs.training.run_status import Status, look
 
 ROOT = Path(__file__).parents[2]
 VERSION_0_1 = {

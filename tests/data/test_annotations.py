@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from video_rs.data.annotations import find, kinetics_share
-from video_rs.data.holdout import source_of
-from video_rs.data.records import Records
-from video_rs.data.splits import load_splits
+from video_rs.data.sources.holdout import source_of
+from video_rs.data.sources.layouts import find, kinetics_share
+from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""What ``video_rs.data.check`` finds in real files, whole and damaged ones."""
+"""What ``video_rs.data.tools.check`` finds in real files, whole and damaged ones."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.data import videos
-from video_rs.data.check import Entries, FileTable, find_problems
-from video_rs.data.check_file import check_file
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.decode import probe
-from video_rs.data.records import Records
+from video_rs.data.sources.records import Records
+from video_rs.data.tools.check import Entries, FileTable, find_problems
+from video_rs.data.tools.check_file import check_file
+from video_rs.data.video.decode import probe
 
 
 def remux(source, target):

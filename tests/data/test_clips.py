@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.contract import DataContract
 from video_rs.data.clips import TemporalSampling
+from video_rs.data_config import DataContract
 
 lengths, sizes, strides, seeds = st.integers(1, 400), st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**32 - 1)
 rates = st.sampled_from([0.0, 7.5, 10, 12.5, 15, 23.976, 25, 29.97, 30, 50, 60, 1000 / 7])

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import ColorJitter as Torchvisions
 
-from video_rs.data.color_jitter import NAMES, ColorJitter
-from video_rs.data.transforms import TrainTransform
+from video_rs.data.transforms.color_jitter import NAMES, ColorJitter
+from video_rs.data.transforms.crops import TrainTransform
 
 CLIP = torch.randint(0, 256, (3, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 STRENGTHS = (0.4, 0.5, 0.6, 0.2)

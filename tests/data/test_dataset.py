@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from video_rs.contract import FILTERS
 from video_rs.data import dataset as dataset_module
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset, ViewDataset
-from video_rs.data.decode import Video, read_frames
 from video_rs.data.loader import clip_loader, view_loader
-from video_rs.data.rand_augment import RandAugment
-from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.transforms import TrainTransform, ViewTransform, resize
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import TrainTransform, ViewTransform, resize
+from video_rs.data.transforms.rand_augment import RandAugment
+from video_rs.data.video.decode import Video, read_frames
+from video_rs.data_config import FILTERS
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
@@ -389,9 +389,9 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
         from video_rs.data.clips import TemporalSampling
         from video_rs.data.dataset import ClipDataset
         from video_rs.data.loader import clip_loader
-        from video_rs.data.records import Records
+        from video_rs.data.sources.records import Records
         from video_rs.data.sampler import BatchStream
-        from video_rs.data.transforms import TrainTransform
+        from video_rs.data.transforms.crops import TrainTransform
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
         records = Records([{records.path(0)!r}], [0], ["a"])

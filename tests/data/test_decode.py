@@ -12,11 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from video_rs.contract import FILTERS
-from video_rs.data import decode, decode_decord, decode_pyav, packets
-from video_rs.data.decode import BACKENDS, open_video, probe, read_frames, scan_video
-from video_rs.data.decode_pil import read_image
-from video_rs.data.transforms import resize
+from video_rs.data.transforms.crops import resize
+from video_rs.data.video import decode
+from video_rs.data.video import decord as decode_decord
+from video_rs.data.video import pyav as decode_pyav
+from video_rs.data.video import stream_index as packets
+from video_rs.data.video.decode import BACKENDS, open_video, probe, read_frames, scan_video
+from video_rs.data.video.images import read_image
+from video_rs.data_config import FILTERS
 from video_rs.errors import MachineError, MediaError, UserError
 
 HAS_DECORD = find_spec("decord") is not None  # it has no wheels for some platforms

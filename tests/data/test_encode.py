@@ -12,9 +12,9 @@ import pytest
 from av.video.frame import PictureType
 
 from tests.data import videos
-from video_rs.data.decode import open_video
-from video_rs.data.encode import Settings, encode_video, even_size, header
-from video_rs.data.packets import best_stream, open_container, scan
+from video_rs.data.tools.encode import Settings, encode_video, even_size, header
+from video_rs.data.video.decode import open_video
+from video_rs.data.video.stream_index import best_stream, open_container, scan
 from video_rs.errors import MachineError, MediaError, UserError
 
 KINDS = [  # as in tests/data/videos.py: codecs, colours, times, edit lists, streams
@@ -143,7 +143,7 @@ def test_too_many_open_files_are_not_the_sources_fault(make_video, tmp_path, mon
     def refuse(*_, **__):
         raise av.error.OSError(errno.EMFILE, "Too many open files", "copy.mp4")
 
-    monkeypatch.setattr("video_rs.data.encode.h264_writer", refuse)
+    monkeypatch.setattr("video_rs.data.tools.encode.h264_writer", refuse)
     with pytest.raises(MachineError, match="a.mp4: Too many open files: lower"):
         encode_video(make_video(tmp_path / "a.mp4", 8), tmp_path / "copy.mp4")
 
@@ -154,7 +154,7 @@ def test_a_full_disk(make_video, tmp_path):
     source = make_video(tmp_path / "a.mp4", frames=noise)
     encode_video(source, tmp_path / "whole.mp4")
     size = (tmp_path / "whole.mp4").stat().st_size
-    script = "import sys; from video_rs.data.encode import encode_video; encode_video(*sys.argv[1:])"
+    script = "import sys; from video_rs.data.tools.encode import encode_video; encode_video(*sys.argv[1:])"
     for limit in (1000, size // 2, size - 100):
         done = subprocess.run(
             [sys.executable, "-c", script, source, tmp_path / "out/b.mp4"],

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from video_rs.data.check import Entries, FileTable, find_problems
-from video_rs.data.check_file import check_file
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.decode import open_video, probe, read_frames
-from video_rs.data.frames import frame_names
-from video_rs.data.records import Records
-from video_rs.data.splits import load_splits
+from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
+from video_rs.data.tools.check import Entries, FileTable, find_problems
+from video_rs.data.tools.check_file import check_file
+from video_rs.data.video.decode import open_video, probe, read_frames
+from video_rs.data.video.frame_folders import frame_names
 from video_rs.errors import MediaError, UserError
 
 FRAMES = 23
@@ -136,7 +136,7 @@ def test_an_image_that_is_no_frame_of_the_video(pair, tmp_path):
 OPENED = """
 import os, sys
 import torch
-from video_rs.data.decode import open_video
+from video_rs.data.video.decode import open_video
 from video_rs.data.clips import TemporalSampling
 opened = []
 open_video(sys.argv[1]).read([0])  # whatever is imported on the way

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.holdout import source_of, split_off
-from video_rs.data.records import Records
+from video_rs.data.sources.holdout import source_of, split_off
+from video_rs.data.sources.records import Records
 
 
 def test_clips_of_one_source_stay_together():

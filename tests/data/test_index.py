@@ -3,10 +3,11 @@ import os
 import numpy as np
 import pytest
 
-from video_rs.data import index, packets
-from video_rs.data.decode import BACKENDS, open_video
-from video_rs.data.index import VideoIndex, index_file, load, pack, scan_file
-from video_rs.data.records import Records
+from video_rs.data.sources import dataset_index as index
+from video_rs.data.sources.dataset_index import VideoIndex, index_file, load, pack, scan_file
+from video_rs.data.sources.records import Records
+from video_rs.data.video import stream_index as packets
+from video_rs.data.video.decode import BACKENDS, open_video
 from video_rs.errors import UserError
 
 FILES = {

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.labels import LabelSets
-from video_rs.data.records import Records
-from video_rs.data.splits import load_splits
+from video_rs.data.sources.labels import LabelSets
+from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 
 SETS = st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=8)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.lists import read_list
+from video_rs.data.sources.lists import read_list
 from video_rs.errors import UserError
 
 

@@ -15,10 +15,10 @@ from tests.data.hanging import write_hanging_video
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.loader import clip_loader, view_loader
-from video_rs.data.records import Records
 from video_rs.data.sampler import BatchStream
-from video_rs.data.transforms import TrainTransform, ViewTransform
-from video_rs.data.watch import Slots, Watch
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import TrainTransform, ViewTransform
+from video_rs.data.watchdog import Slots, Watch
 from video_rs.errors import MachineError, StuckWorker
 
 SAMPLING = TemporalSampling(4, 2)
@@ -165,7 +165,7 @@ def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monk
         assert item["error"] or torch.equal(item["views"], expected["views"])
     assert_no_worker_left()
     looks = []
-    monkeypatch.setattr("video_rs.data.watch.Watch._look", lambda self, waited: looks.append(waited))
+    monkeypatch.setattr("video_rs.data.watchdog.Watch._look", lambda self, waited: looks.append(waited))
     assert [item["error"] is None for item in loader] == [True, False, True, True, False, True]
     assert not looks  # they are not waited for a second time
 
@@ -332,9 +332,9 @@ import sys
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset
 from video_rs.data.loader import clip_loader
-from video_rs.data.records import Records
+from video_rs.data.sources.records import Records
 from video_rs.data.sampler import BatchStream
-from video_rs.data.transforms import TrainTransform
+from video_rs.data.transforms.crops import TrainTransform
 
 sampling, transform = TemporalSampling(4, 2), TrainTransform(32)  # frames of 32 lines are still resized
 records = Records({paths!r}, [0] * {len(paths)}, ["a"])

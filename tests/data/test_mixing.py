@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.mixing import draw_mix, mix, random_boxes
+from video_rs.data.transforms.mixing import draw_mix, mix, random_boxes
 
 KINDS = ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0})
 

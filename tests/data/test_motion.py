@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from video_rs.data import motion
+from video_rs.data.tools import motion
 from video_rs.errors import UserError
 from video_rs.rng import keyed_rng
 

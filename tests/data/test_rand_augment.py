@@ -3,12 +3,12 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from video_rs.cli.build import train_dataset
-from video_rs.config import load_config
-from video_rs.data import rand_augment
-from video_rs.data.rand_augment import FILL, OPERATIONS, RandAugment
-from video_rs.data.records import Records
 from video_rs.data.sampler import SampleKey
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms import rand_augment
+from video_rs.data.transforms.rand_augment import FILL, OPERATIONS, RandAugment
+from video_rs.experiment.build import train_dataset
+from video_rs.experiment.config import load_config
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from video_rs.data.random_erasing import RandomErasing, random_box
+from video_rs.data.transforms.random_erasing import RandomErasing, random_box
 
 GRAY = torch.full((4, 60, 80, 3), 100, dtype=torch.uint8)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from video_rs.data.lists import media_below
-from video_rs.data.paths import Paths, present
-from video_rs.data.records import Records
-from video_rs.data.splits import load_splits
+from video_rs.data.sources.lists import media_below
+from video_rs.data.sources.paths import Paths, present
+from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 
 
@@ -343,7 +343,7 @@ def test_a_val_split_that_stands_in_for_the_test_split_says_so(tmp_path):
 
 SHARED = """
 import os, sys, time
-from video_rs.data.splits import load_splits
+from video_rs.data.sources.splits import load_splits
 
 def memory(process):  # without libraries, whose share depends on who else runs
     with open(f"/proc/{process}/smaps_rollup") as lines:

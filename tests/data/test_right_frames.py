@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.data.videos import AUDIO_ONLY, KINDS, encode_kind, shared
-from video_rs.contract import FILTERS
-from video_rs.data.decode import BACKENDS, open_video, read_frames
-from video_rs.data.transforms import resize, short_side_size
+from video_rs.data.transforms.crops import resize, short_side_size
+from video_rs.data.video.decode import BACKENDS, open_video, read_frames
+from video_rs.data_config import FILTERS
 from video_rs.errors import MediaError
 
 DECORD = find_spec("decord") is not None

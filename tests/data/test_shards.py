@@ -21,18 +21,19 @@ from tests.conftest import write_video
 from tests.data.videos import KINDS
 from tests.data.videos import write as video_kind
 from tests.data.writers import encode
-from video_rs.cli import build
-from video_rs.config import load_config
-from video_rs.data import shard_writer, storage
-from video_rs.data.check_file import check_file
-from video_rs.data.decode import BACKENDS, open_video, probe
-from video_rs.data.decode_pil import read_image
-from video_rs.data.holdout import source_key
-from video_rs.data.records import Records
-from video_rs.data.shard_writer import Sample, member_names, plan, remove_others, write
+from video_rs.data import storage
 from video_rs.data.shards import Members, expand, in_memory, index_path, parse_index, read_index, split_member
-from video_rs.data.splits import load_splits
+from video_rs.data.sources.holdout import source_key
+from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
+from video_rs.data.tools import shard_writer
+from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.shard_writer import Sample, member_names, plan, remove_others, write
+from video_rs.data.video.decode import BACKENDS, open_video, probe
+from video_rs.data.video.images import read_image
 from video_rs.errors import MachineError, MediaError, UserError
+from video_rs.experiment import build
+from video_rs.experiment.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -550,7 +551,7 @@ def test_packing_goes_on_and_makes_anew_what_has_changed(videos, packed, tmp_pat
 KILLED = """
 import sys
 from pathlib import Path
-from video_rs.data.shard_writer import Sample, plan, write
+from video_rs.data.tools.shard_writer import Sample, plan, write
 files = sorted(Path(sys.argv[1]).iterdir())
 samples = [Sample(str(file), f"a/{file.name}", "a", ("cls", "0"), None) for file in files]
 write(plan(Path(sys.argv[2]), {"train": samples}, 45_000_000), lambda count: None)

@@ -4,9 +4,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_rs.contract import FILTERS
-from video_rs.data import transforms
-from video_rs.data.transforms import TrainTransform, ViewTransform, normalize, random_area_crop, resize, view_boxes
+from video_rs.data.transforms import crops as transforms
+from video_rs.data.transforms.crops import (
+    TrainTransform,
+    ViewTransform,
+    normalize,
+    random_area_crop,
+    resize,
+    view_boxes,
+)
+from video_rs.data_config import FILTERS
 
 sides = st.integers(8, 400)
 

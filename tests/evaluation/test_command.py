@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from video_rs import checkpoint
-from video_rs.cli.build import build_records
 from video_rs.cli.common import run
 from video_rs.cli.test import main
-from video_rs.config import load_config
-from video_rs.models.zoo import create_model
-from video_rs.predict import load
+from video_rs.experiment.build import build_records
+from video_rs.experiment.config import load_config
+from video_rs.inference.predict import load
+from video_rs.models.registry import create_model
 
 CONFIG = """
 model: {name: resnet3d_rs_26, width: 0.125}

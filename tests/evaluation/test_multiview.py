@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from video_rs.contract import DataContract
-from video_rs.distributed import World
+from video_rs.data_config import DataContract
+from video_rs.distributed.world import World
 from video_rs.errors import MachineError
 from video_rs.evaluation.multiview import score
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from video_rs.evaluation.figures import confusion_png, curves_png, read_log
 from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import Scores
+from video_rs.evaluation.plots import confusion_png, curves_png, read_log
 from video_rs.evaluation.report import thumbnail, worst_mistakes, write_report
 
 NAMES = ["<b>jump</b>", "run & hide", "price $5 to $9"]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests import commands, corpus
-from video_rs.data import motion
+from video_rs.data.tools import motion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

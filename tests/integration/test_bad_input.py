@@ -226,8 +226,8 @@ def trained(tiny_videos, tmp_path_factory):
     """Weights of a one-step run."""
     import yaml
 
-    from video_rs import config
     from video_rs.cli.train import train
+    from video_rs.experiment import config
 
     from .conftest import TINY
 

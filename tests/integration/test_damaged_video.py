@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import same
 from video_rs import checkpoint
-from video_rs.data.decode import read_frames
+from video_rs.data.video.decode import read_frames
 
 DAMAGED = "m00089_mjpeg.mov"
 

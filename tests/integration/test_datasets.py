@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from video_rs.data.decode import read_frames
+from video_rs.data.video.decode import read_frames
 
 from .conftest import tool
 

@@ -5,9 +5,9 @@ import torch
 
 from tests.integration.test_resume import assert_same, interrupt_after, run
 from video_rs import checkpoint
-from video_rs.cli.build import train_transform
-from video_rs.cli.job import Job
-from video_rs.config import load_config
+from video_rs.experiment.build import train_transform
+from video_rs.experiment.config import load_config
+from video_rs.experiment.run import Job
 
 AUGMENTED = {
     **{"data__flip": 0.5, "data__rand_augment_layers": 2, "data__color_jitter": [0.4, 0.4, 0.4, 0.1]},

@@ -7,10 +7,11 @@ import torch
 
 import video_rs
 from tests.integration.test_resume import assert_same, interrupt_after, run
-from video_rs import checkpoint, config
+from video_rs import checkpoint
 from video_rs.cli import test as test_command
 from video_rs.cli.common import run as run_command
 from video_rs.cli.train import main as train_main
+from video_rs.experiment import config
 
 torch.set_num_threads(1)
 OWN = {"model__width": 1.0, "train__max_steps": 3}  # what the tiny config sets for our family only

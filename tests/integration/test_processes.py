@@ -21,11 +21,12 @@ from tests import commands, corpus
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import REPOSITORY, tool
 from tests.integration.test_resume import assert_same, run
-from video_rs import checkpoint, distributed
-from video_rs.cli import recipe
-from video_rs.config import load_config
+from video_rs import checkpoint
+from video_rs.distributed import world as distributed
 from video_rs.errors import UserError
-from video_rs.training.saver import newest_valid
+from video_rs.experiment import recipe
+from video_rs.experiment.config import load_config
+from video_rs.training.checkpointer import newest_valid
 
 EXACT = {"train__precision": "float64", "train__sync_bn": True}
 

@@ -12,7 +12,7 @@ import torch
 from tests import commands
 from tests.models.test_convert_tensorflow import to_keras
 from video_rs import checkpoint
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 from .conftest import REPOSITORY, TINY
 

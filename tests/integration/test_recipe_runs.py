@@ -5,8 +5,8 @@ import torch
 
 from tests.integration.test_resume import interrupt_after, run
 from video_rs import checkpoint
-from video_rs.cli.job import Job
-from video_rs.config import load_config
+from video_rs.experiment.config import load_config
+from video_rs.experiment.run import Job
 
 LARGE_BATCH = {
     **{"optim__name": "lamb", "optim__schedule": "step", "optim__layer_decay": 0.8, "optim__lr": 0.01},

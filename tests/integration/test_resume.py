@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from tests import commands, corpus
-from video_rs import checkpoint, config
+from video_rs import checkpoint
 from video_rs.cli import train as train_command
+from video_rs.experiment import config
 from video_rs.training.trainer import Trainer
 
 RECIPE = {"data__mixup": 0.2, "data__cutmix": 0.5, "train__micro_batch": 4, "train__label_smoothing": 0.1}
@@ -161,7 +162,7 @@ def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
 
 def test_the_token_of_an_address_is_not_printed(tiny_config, tmp_path, monkeypatch, capfd):
     """The printed command resumes with the address in the folder's config."""
-    monkeypatch.setattr("video_rs.cli.job.init_from", lambda model, source, method: "all of it")
+    monkeypatch.setattr("video_rs.experiment.run.init_from", lambda model, source, method: "all of it")
     monkeypatch.setattr("video_rs.training.log.WandbLog", wandb := MagicMock())
     address = "https://h/a.pt?token=secret"
     start = ["--cfg", str(tiny_config(train__max_steps=2)), f"train.init_from={address}", "train.wandb=a"]

@@ -25,14 +25,15 @@ from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_resume import assert_same, interrupt_after
 from tests.integration.test_resume import run as train_here
 from video_rs import checkpoint
-from video_rs.cli import build, check, index, predict, prepare
+from video_rs.cli import check, index, predict, prepare
 from video_rs.cli.common import run
-from video_rs.config import load_config
 from video_rs.data import storage
 from video_rs.data.loader import clip_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.storage import TIMEOUT_VARIABLE
 from video_rs.errors import UserError
+from video_rs.experiment import build
+from video_rs.experiment.config import load_config
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import pytest
 
 from tests.integration.test_resume import run, start, wait_for
 from video_rs import checkpoint
-from video_rs.data.transforms import normalize
+from video_rs.data.transforms.crops import normalize
 from video_rs.training import trainer
-from video_rs.training.status import look
+from video_rs.training.run_status import look
 
 
 def ask(run_tool, *arguments):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import video_rs
-from video_rs import checkpoint, config
+from video_rs import checkpoint
 from video_rs.cli import status as status_command
 from video_rs.cli import train as train_command
+from video_rs.experiment import config
 
 OLD = Path(__file__).parent / "version_0_1"
 # computed by 0.1: predict of last.pt on test/translate_left/00000.mp4, and the end of the run that was resumed with it

@@ -2,7 +2,7 @@
 
 import torch
 
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 
 
 def contract(num_frames, size=32, test_size=None, **kwargs):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from video_rs.errors import UserError
-from video_rs.models.layout import RESNET_RS_2D, RESNET_RS_3D
+from video_rs.models.architecture import RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 

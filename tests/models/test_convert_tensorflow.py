@@ -24,9 +24,9 @@ from tools.convert_tensorflow import (
     whole,
 )
 from video_rs.errors import UserError
-from video_rs.models.layout import GARDEN_2D, GARDEN_3D, RESNET_RS_2D
+from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, RESNET_RS_2D
 from video_rs.models.presets import PRESETS
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 VALUE, SLOT = "/.ATTRIBUTES/VARIABLE_VALUE", "/.OPTIMIZER_SLOT/optimizer/"
 EMA = "/ExponentialMovingAverage"

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
 from video_rs.models import cost as cost_module
 from video_rs.models.cost import Cost, activation_bytes, cost, input_shape, macs, measure, without_memory
 from video_rs.models.presets import PRESETS, list_models
+from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.stages import stages
-from video_rs.models.zoo import create_model
+from video_rs.models.summary import stages
 
 GMACS = {  # of one image or 32x224x224 clip, but where the name says otherwise
     "resnet_rs_50": 2.279,

@@ -10,9 +10,9 @@ from torch import nn
 
 from tests.models.clips import clips, contract
 from video_rs.errors import UserError
-from video_rs.models import external
+from video_rs.models.adapters import base as external
 from video_rs.models.presets import list_models
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 torch.set_num_threads(1)
 
@@ -100,7 +100,7 @@ class Finder(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Finder())
 from video_rs.cli.common import run
 from video_rs.models.presets import list_models
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 assert not {"timm", "pytorchvideo", "torchvision"} & sys.modules.keys()
 assert run(lambda argv: create_model("timm/resnet18"), []) == 3
 assert run(lambda argv: create_model("pytorchvideo/slow_r50"), []) == 2

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models.clips import clips, contract
 from video_rs.errors import MachineError, UserError
-from video_rs.models.external_pytorchvideo import ENTRIES, AveragePool
-from video_rs.models.init import init_from
-from video_rs.models.zoo import create_model
+from video_rs.models.adapters.pytorchvideo import ENTRIES, AveragePool
+from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import init_from
 
 torch.set_num_threads(1)
 NAMES = sorted(ENTRIES)

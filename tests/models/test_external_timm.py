@@ -7,11 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models.clips import clips, contract
-from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD
 from video_rs.errors import MachineError, UserError
-from video_rs.models.external_timm import _build, _try
-from video_rs.models.init import init_from
-from video_rs.models.zoo import create_model
+from video_rs.models.adapters.timm import _build, _try
+from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import init_from
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tools.convert_tensorflow import from_garden
-from video_rs.models.layout import GARDEN_2D, GARDEN_3D, Layout
+from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, Layout
 from video_rs.models.resnet_rs import ResNetRS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
-from video_rs.models.convert import to_timm
-from video_rs.models.inflate import adapt_head, average_channels, inflate, inflate_kernel
-from video_rs.models.layout import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
+from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.weights.inflate import adapt_head, average_channels, inflate, inflate_kernel
+from video_rs.models.weights.names import to_timm
 
 BLOCKS = (1, 1, 2, 2)
 REPLICATE = dataclasses.replace(RESNET_RS_3D, temporal_padding="replicate")

@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 from tests.conftest import same
 from video_rs import checkpoint
-from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import UserError
-from video_rs.models import init
-from video_rs.models.convert import to_timm
-from video_rs.models.init import init_from
-from video_rs.models.layout import GARDEN_3D
+from video_rs.models.architecture import GARDEN_3D
 from video_rs.models.presets import BLOCKS, PRESETS
+from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.state_dict import sizes_of
-from video_rs.models.zoo import create_model
+from video_rs.models.weights import init_from as init
+from video_rs.models.weights.init_from import init_from
+from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.state_dict import sizes_of
 
 NAMES = ("a", "b", "c")
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from tests.conftest import same
 from tests.models.test_init import NAMES, save_run, small
-from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
 from video_rs.errors import MachineError, UserError
-from video_rs.models import init
-from video_rs.models.convert import to_timm
-from video_rs.models.external import External
-from video_rs.models.init import init_from
-from video_rs.models.zoo import create_model
+from video_rs.models.adapters.base import External
+from video_rs.models.registry import create_model
+from video_rs.models.weights import init_from as init
+from video_rs.models.weights.init_from import init_from
+from video_rs.models.weights.names import to_timm
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from itertools import product
 
 import torch
 
-from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD
-from video_rs.models.layout import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD
+from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.presets import BLOCKS, PRESETS, list_models
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 IMAGES = {  # name after the prefix: size, dropout, drop path, RandAugment of the TPU code and of the Model Garden
     "50": (160, 0.25, 0.0, 10, 10),

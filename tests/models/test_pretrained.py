@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from video_rs.contract import IMAGENET_MEAN
-from video_rs.models.convert import from_timm
+from video_rs.data_config import IMAGENET_MEAN
+from video_rs.models.weights.names import from_timm
 
 timm = pytest.importorskip("timm")
 
@@ -24,7 +24,7 @@ FILE = "/timm/resnetrs50.tf_in1k/resolve/main/model.safetensors"
 PROGRAM = """
 import sys, torch
 from video_rs.cli.common import run
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 def main(arguments):
     images, out, names = arguments[0], arguments[1], arguments[2:]

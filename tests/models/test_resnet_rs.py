@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
-from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D, Layout
+from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D, Layout
 from video_rs.models.presets import PRESETS
+from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.zoo import create_model
 
 
 @pytest.fixture(autouse=True)

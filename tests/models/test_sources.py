@@ -10,8 +10,8 @@ import torch
 import video_rs
 from video_rs import checkpoint
 from video_rs.errors import UserError
-from video_rs.models import sources
-from video_rs.models.convert import to_timm
+from video_rs.models.weights import load as sources
+from video_rs.models.weights.names import to_timm
 
 
 @pytest.mark.usefixtures("one_thread")

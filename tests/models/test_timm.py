@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_rs.models.convert import from_timm, looks_like_timm, to_timm
-from video_rs.models.init import TIMM_DEPTHS
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import TIMM_DEPTHS
+from video_rs.models.weights.names import from_timm, looks_like_timm, to_timm
 
 SIZES = ((64, 64), (65, 49), (50, 74))  # even and odd at every stage, and a mixture
 

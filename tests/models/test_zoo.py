@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 
-from video_rs import config
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
+from video_rs.experiment import config
 from video_rs.models.layers import Conv
-from video_rs.models.zoo import RANGES, create_model
+from video_rs.models.registry import RANGES, create_model
 
 torch.set_num_threads(1)
 TINY = {"num_classes": 3, "width": 0.125}

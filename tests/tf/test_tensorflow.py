@@ -18,7 +18,7 @@ import torch
 from tools import convert_tensorflow
 from video_rs import checkpoint
 from video_rs.errors import UserError
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 pytestmark = pytest.mark.tf
 

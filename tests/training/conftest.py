@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from video_rs import config
-from video_rs.cli.job import Job
+from video_rs.experiment import config
+from video_rs.experiment.run import Job
 
 
 @pytest.fixture

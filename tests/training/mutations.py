@@ -22,4 +22,5 @@ def replaced(target, make):
 
 def overridden(*settings):
     """A mutation: every config has other values."""
-    return replaced("video_rs.config.load_config", lambda load: lambda name, more=(): load(name, [*more, *settings]))
+    name = "video_rs.experiment.config.load_config"
+    return replaced(name, lambda load: lambda name, more=(): load(name, [*more, *settings]))

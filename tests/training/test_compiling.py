@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from video_rs.errors import MachineError
+from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.layers import keyed_uniform
-from video_rs.models.layout import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.training import compiling
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create, learning_rate
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 from video_rs.training.trainer import Trainer
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler: apt install g++")

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from video_rs import config, runtime
-from video_rs.cli.job import Job
-from video_rs.data import motion, rand_augment
-from video_rs.training.self_check import check_convolutions
+from video_rs.data.tools import motion
+from video_rs.data.transforms import rand_augment
+from video_rs.distributed import device as runtime
+from video_rs.distributed.self_check import check_convolutions
+from video_rs.experiment import config
+from video_rs.experiment.run import Job
 
 pytestmark = [
     pytest.mark.gpu,

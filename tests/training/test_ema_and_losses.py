@@ -9,12 +9,12 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
-from video_rs.contract import DataContract
-from video_rs.distributed import World
+from video_rs.data_config import DataContract
+from video_rs.distributed.world import World
 from video_rs.training.ema import EMA
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, balanced_class_weights
 from video_rs.training.optim import create
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 from video_rs.training.trainer import Trainer
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 from video_rs.training import finetune, optim
 from video_rs.training.ema import EMA
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from video_rs.errors import UserError
 from video_rs.training.log import RunLog
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 
 
 def steps_of(folder, kind="train"):
@@ -80,7 +80,7 @@ import sys
 from pathlib import Path
 from video_rs.cli.common import run
 from video_rs.training.log import RunLog
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 
 def main(argv):
     log = RunLog(Path("run"), int(argv[0]), 4, wandb="project", config={"lr": 0.1})

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from video_rs import checkpoint
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
 from video_rs.training.ema import EMA
-from video_rs.training.faults import Interrupted
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import create, learning_rate
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
+from video_rs.training.signals import Interrupted
 from video_rs.training.trainer import Trainer
 
 

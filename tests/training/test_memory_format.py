@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from video_rs.data.transforms import normalize
+from video_rs.data.transforms.crops import normalize
 from video_rs.models.layers import ConvNorm
 from video_rs.models.resnet_rs import Bottleneck
 

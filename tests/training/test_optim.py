@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.models.layers import SelfGating
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 from video_rs.training import optim
 
 

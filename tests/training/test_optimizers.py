@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from video_rs.errors import UserError
-from video_rs.schema import TIMM_OPTIMIZERS
+from video_rs.experiment.schema import TIMM_OPTIMIZERS
 from video_rs.training import optim
 from video_rs.training.lamb import Lamb
 

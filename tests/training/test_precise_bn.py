@@ -8,8 +8,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from video_rs.contract import DataContract
-from video_rs.distributed import World
+from video_rs.data_config import DataContract
+from video_rs.distributed.world import World
 from video_rs.errors import MachineError, UserError
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 from video_rs.training.precise_bn import with_precise_statistics

@@ -11,13 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from video_rs import config
-from video_rs.cli import build
-from video_rs.cli.job import Job
-from video_rs.data import motion
-from video_rs.data.transforms import normalize
+from video_rs.data.tools import motion
+from video_rs.data.transforms.crops import normalize
 from video_rs.errors import UserError
 from video_rs.evaluation import multiview
+from video_rs.experiment import build, config
+from video_rs.experiment.run import Job
 from video_rs.models.layers import Conv
 from video_rs.rng import sample_keys
 

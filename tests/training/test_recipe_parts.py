@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from video_rs.cli import build, recipe
-from video_rs.config import load_config
-from video_rs.data.color_jitter import ColorJitter
-from video_rs.data.random_erasing import RandomErasing
+from video_rs.data.transforms.color_jitter import ColorJitter
+from video_rs.data.transforms.random_erasing import RandomErasing
 from video_rs.errors import ConfigError, UserError
-from video_rs.models.zoo import create_model
+from video_rs.experiment import build, recipe
+from video_rs.experiment.config import load_config
+from video_rs.models.registry import create_model
 from video_rs.training import losses
 from video_rs.training.lamb import Lamb
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests.training.mutations import overridden, replaced, under
-from video_rs.cli.pages import start_page
+from video_rs.experiment.summary import start_page
 from video_rs.models.layers import Conv, DropPath, SelfGating
-from video_rs.models.zoo import create_model
+from video_rs.models.registry import create_model
 
 
 def micro_batches(*labels):
@@ -125,7 +125,7 @@ def to_the_peak(original):
 
 
 @under(
-    not_scaled=replaced("video_rs.cli.recipe.peak_rate", lambda original: lambda config: config.optim.lr),
+    not_scaled=replaced("video_rs.experiment.recipe.peak_rate", lambda original: lambda config: config.optim.lr),
     shifted=rate(shifted),
     warm_up_to_the_peak=rate(to_the_peak),
     no_warm_up=rate(lambda original: lambda base, steps, warmup, *curve: original(base, steps, 0, *curve)),

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from tests.training.mutations import overridden, replaced, under
-from video_rs import checkpoint, config
-from video_rs.cli import build
-from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD
-from video_rs.data import rand_augment
-from video_rs.data.records import Records
+from video_rs import checkpoint
 from video_rs.data.sampler import SampleKey
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms import rand_augment
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD
 from video_rs.errors import UserError
+from video_rs.experiment import build, config
 from video_rs.models.presets import PRESETS
 
 OPERATIONS = (  # of the TPU code, efficientnet/autoaugment.py, in its order
@@ -31,7 +31,7 @@ MAGNITUDES = {"imagenet_rs50": 10, "imagenet_rs101_i160": 10, "imagenet_rs101": 
 
 
 def operations(change):
-    return replaced("video_rs.data.rand_augment.OPERATIONS", change)
+    return replaced("video_rs.data.transforms.rand_augment.OPERATIONS", change)
 
 
 def ten_pixels(ops):
@@ -86,7 +86,7 @@ def normalized_by(mean, std):
     video_by_imagenets=normalized_by(IMAGENET_MEAN, IMAGENET_STD),
     images_by_255=normalized_by((0, 0, 0), (1, 1, 1)),
     not_inflated=replaced(
-        "video_rs.contract.DataContract.differences", lambda original: lambda self, other, fields: {}
+        "video_rs.data_config.DataContract.differences", lambda original: lambda self, other, fields: {}
     ),
 )
 def test_normalisation(mutated, job, tmp_path):
@@ -117,7 +117,7 @@ HALVED = {
 
 
 def resized_by(place, filter):
-    read = "video_rs.data.decode.Video." + ("read_crops" if place == "train" else "read")
+    read = "video_rs.data.video.decode.Video." + ("read_crops" if place == "train" else "read")
     return replaced(read, lambda original: lambda *args, **options: original(*args, **{**options, "filter": filter}))
 
 

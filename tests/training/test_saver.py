@@ -14,8 +14,8 @@ import torch
 
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
-from video_rs.training import saver as saver_module
-from video_rs.training.saver import Saver, newest_before, newest_valid, remove_unfinished, verify
+from video_rs.training import checkpointer as saver_module
+from video_rs.training.checkpointer import Saver, newest_before, newest_valid, remove_unfinished, verify
 
 
 def state(step, size=1000):
@@ -141,7 +141,7 @@ def test_a_disk_that_refuses(saved, tmp_path):
 import resource, time
 from tests.training.test_saver import state
 from video_rs.errors import MachineError
-from video_rs.training.saver import Saver
+from video_rs.training.checkpointer import Saver
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 saver = Saver({str(saved)!r}, keep=1)
 saver.save(state(5), 5)
@@ -171,7 +171,7 @@ def test_killed_while_it_saves(tmp_path, rounds):
     """At no moment is there no valid one, once there was one, and steps do not go back."""
     program = f"""
 from tests.training.test_saver import state
-from video_rs.training.saver import Saver, newest_valid, remove_unfinished
+from video_rs.training.checkpointer import Saver, newest_valid, remove_unfinished
 remove_unfinished({str(tmp_path)!r})
 found = newest_valid({str(tmp_path)!r})
 step = found.state["step"] if found else 0

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from video_rs import runtime
+from video_rs.distributed import device as runtime
+from video_rs.distributed import self_check
+from video_rs.distributed.self_check import check_convolutions, one_of_each_kind
 from video_rs.errors import MachineError
-from video_rs.models.zoo import create_model
-from video_rs.training import self_check
-from video_rs.training.self_check import check_convolutions, one_of_each_kind
+from video_rs.models.registry import create_model
 
 KINDS = ["(k,k,k)", "(1,k,k)", "(k,1,1)", "(1,1,1)"]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from video_rs.training import status
-from video_rs.training.plan import Plan
-from video_rs.training.report import duration, metrics_text, time_line, train_line
-from video_rs.training.status import Status, read_metrics
+from video_rs.training import run_status as status
+from video_rs.training.log_lines import duration, metrics_text, time_line, train_line
+from video_rs.training.run_status import Status, read_metrics
+from video_rs.training.schedule import Plan
 
 
 def plan(**changes):

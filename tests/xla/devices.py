@@ -15,8 +15,8 @@ from torch_xla.core import xla_model
 from torch_xla.debug import metrics
 
 from tests.xla import trainers
-from video_rs import xla
-from video_rs.distributed import World
+from video_rs.distributed import xla
+from video_rs.distributed.world import World
 
 _own, _guard, _barriers = threading.local(), threading.Lock(), []
 

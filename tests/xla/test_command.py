@@ -13,7 +13,7 @@ import torch
 
 from tests.integration.conftest import REPOSITORY, process
 from video_rs import checkpoint
-from video_rs.data.decode import read_frames
+from video_rs.data.video.decode import read_frames
 
 pytestmark = pytest.mark.xla
 EXACT = {"train__precision": "float64"}

@@ -7,8 +7,8 @@ from torch import nn
 
 from tests.xla import trainers
 from tests.xla.test_trainer import compiled
-from video_rs.contract import DataContract
-from video_rs.distributed import World
+from video_rs.data_config import DataContract
+from video_rs.distributed.world import World
 from video_rs.evaluation.multiview import score
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 from video_rs.training.precise_bn import with_precise_statistics
@@ -69,7 +69,7 @@ def test_no_64_bits_are_sent_on_a_tpu(monkeypatch):
     """A TPU has none: a number goes in two parts, whose sum has 48 bits."""
     import torch_xla.core.xla_model as xla_model
 
-    from video_rs import xla
+    from video_rs.distributed import xla
 
     sent = []
 

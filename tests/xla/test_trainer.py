@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.xla import trainers
-from video_rs import runtime
+from video_rs.distributed import device as runtime
 from video_rs.models.layers import keyed_uniform
 from video_rs.models.sync_batch_norm import SyncBatchNorm3d
 from video_rs.rng import sample_keys

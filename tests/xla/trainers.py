@@ -3,15 +3,15 @@
 import torch
 from torch import nn
 
-from video_rs.contract import DataContract
-from video_rs.distributed import World
+from video_rs.data_config import DataContract
+from video_rs.distributed.world import World
 from video_rs.models.layers import DropPath
+from video_rs.models.registry import create_model
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
-from video_rs.models.zoo import create_model
 from video_rs.training import optim
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 from video_rs.training.trainer import Trainer
 
 CLASSES, SHAPE = 5, (4, 32, 32, 3)

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from video_rs.cli.common import command, config_parser, counter, positive, size_text
-from video_rs.config import load_config
 from video_rs.errors import UserError
+from video_rs.experiment.config import load_config
 from video_rs.files import atomic_write, write_csv, write_json
-from video_rs.training.report import duration
+from video_rs.training.log_lines import duration
 
 if TYPE_CHECKING:
-    from video_rs.data.check import Entries, FileTable, Problem
-    from video_rs.data.records import Records
     from video_rs.data.shards import Member
+    from video_rs.data.sources.records import Records
+    from video_rs.data.tools.check import Entries, FileTable, Problem
 
 FIELDS = (
     ("split", "path", "label", "frames", "fps", "seconds", "height", "width")
@@ -43,10 +43,10 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     config = load_config(args.cfg, args.overrides)
 
-    from video_rs import runtime
-    from video_rs.cli.build import build_own_records
-    from video_rs.data.check import Entries, find_problems
     from video_rs.data.clips import TemporalSampling
+    from video_rs.data.tools.check import Entries, find_problems
+    from video_rs.distributed import device as runtime
+    from video_rs.experiment.build import build_own_records
 
     out = Path(args.out or Path(config.out) / "check")
     splits = build_own_records(config)
@@ -85,9 +85,9 @@ def _begin(out: Path) -> None:
 
 
 def _decode_all(entries: Entries, workers: int, timeout: float) -> FileTable:
-    from video_rs.data.check import FileTable
-    from video_rs.data.check_file import Facts
-    from video_rs.pool import Lost, watched_calls
+    from video_rs.data.tools.check import FileTable
+    from video_rs.data.tools.check_file import Facts
+    from video_rs.data.tools.pool import Lost, watched_calls
 
     table, count = FileTable(len(entries.first)), counter(len(entries.first), "check", "files")
     places = map(entries.at, entries.first)
@@ -100,7 +100,7 @@ def _decode_all(entries: Entries, workers: int, timeout: float) -> FileTable:
 
 
 def _check(item: tuple[int, str | Member], beat: Any) -> Any:
-    from video_rs.data.check_file import check_file
+    from video_rs.data.tools.check_file import check_file
 
     return check_file(item[1], beat)
 
@@ -156,7 +156,7 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
 
 
 def _draw(path: Path, entries: Entries, table: FileTable) -> None:
-    from video_rs.cli.check_plot import dataset_png
+    from video_rs.data.tools.check_plot import dataset_png
 
     good = table.rows[~table.rows["broken"]]
     timed = good[good["fps"] > 0]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from video_rs import terminal
+from video_rs.distributed.memory import is_out_of_memory
 from video_rs.errors import (
     LIMIT_ERRNOS,
     PATH_ERRNOS,
@@ -22,7 +23,6 @@ from video_rs.errors import (
     VideoRSError,
     first_line,
 )
-from video_rs.memory import is_out_of_memory
 from video_rs.terminal import Bar
 
 COMMANDS = {  # name: script in tools/, help
@@ -76,7 +76,7 @@ def positive(text: str) -> int:
 
 def config_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with ``--cfg`` and ``key=value`` overrides, whose ``--help`` lists every key of the schema."""
-    from video_rs import config
+    from video_rs.experiment import config
 
     parser = Parser(
         prog=program(name),
@@ -129,7 +129,7 @@ def command(name: str, *arguments: str) -> str:
 
     Secrets in addresses are left out.
     """
-    from video_rs.download import shown
+    from video_rs.hub import shown
 
     called, arguments = sys.argv[0], [shown(argument) for argument in arguments]
     if os.path.basename(called) in SCRIPTS.values():

@@ -6,7 +6,7 @@ tools/convert_weights.py --from timm --model resnet_rs_50 --out rs50.safetensors
 tools/convert_weights.py --to timm runs/images/best.pt --out resnetrs50.safetensors
 
 Every weight must find its place: what is missing, left over or of another shape is named, and nothing is written.
-What the weights do not tell, such as a resolution, is said. From Python: ``video_rs.models.sources.read``.
+What the weights do not tell, such as a resolution, is said. From Python: ``video_rs.models.weights.load.read``.
 Weights of TensorFlow and Keras: tools/convert_tensorflow.py in the repository.
 """
 
@@ -24,7 +24,7 @@ from video_rs.models.presets import PRESETS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from video_rs.models.sources import Weights
+    from video_rs.models.weights.load import Weights
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 TENSORFLOW = ("garden", "tpu", "keras")
@@ -34,8 +34,8 @@ TENSORFLOW = ("garden", "tpu", "keras")
 def main(argv: list[str]) -> int:
     """Parse the arguments, convert, report what was matched and ignored, and write the file."""
     args = _parse(argv)
-    from video_rs import download
-    from video_rs.models import sources
+    from video_rs import hub as download
+    from video_rs.models.weights import load as sources
 
     weights = sources.read(args.file, args.model, timm={"timm": True, "video_rs": False}.get(args.source))
     write(weights, download.shown(args.file or "timm's public weights"), args.out, to=args.to)
@@ -63,7 +63,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_out(parser)
     args = parser.parse_intermixed_args(argv)
     if args.source in TENSORFLOW or args.file and _is_tensorflow(Path(args.file)):
-        from video_rs.download import shown
+        from video_rs.hub import shown
 
         raise UserError(
             f"{shown(args.file or '--from')}: weights of TensorFlow or Keras; convert them with "
@@ -108,7 +108,7 @@ def write(weights: Weights, source: str, out: str, *, to: str = "video_rs") -> N
         to: "video_rs" for a checkpoint, "timm" for a state dict with its names.
     """
     from video_rs import checkpoint
-    from video_rs.models.state_dict import few
+    from video_rs.models.weights.state_dict import few
 
     network, state = weights.network, weights.network.state_dict()
     tensors = sum(not name.endswith("num_batches_tracked") for name in state)
@@ -129,8 +129,8 @@ def write(weights: Weights, source: str, out: str, *, to: str = "video_rs") -> N
 
 def _for_timm(weights: Weights, out: str) -> tuple[dict[str, Tensor], str]:
     """Return the weights with timm's names, and the call that makes its network of them in Python."""
-    from video_rs.models.convert import to_timm
-    from video_rs.models.external import PREFIX
+    from video_rs.models.adapters.base import PREFIX
+    from video_rs.models.weights.names import to_timm
 
     name, network = weights.model_args["name"], weights.network
     contract, state = network.contract, network.state_dict()
@@ -149,8 +149,8 @@ def _for_timm(weights: Weights, out: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _timms_name(model_args: dict[str, Any]) -> str:
-    from video_rs.models.init import TIMM_DEPTHS
-    from video_rs.models.sources import TIMM
+    from video_rs.models.weights.init_from import TIMM_DEPTHS
+    from video_rs.models.weights.load import TIMM
 
     name, width = model_args["name"], model_args.get("width", 1.0)
     ours = fnmatch.fnmatchcase(name, TIMM) and PRESETS[name].depth in TIMM_DEPTHS

@@ -16,15 +16,15 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from video_rs.cli.common import config_parser, progress
-from video_rs.config import load_config
 from video_rs.errors import UserError
+from video_rs.experiment.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from video_rs.data.index import Version
-    from video_rs.data.packets import Scan
-    from video_rs.data.records import Records
+    from video_rs.data.sources.dataset_index import Version
+    from video_rs.data.sources.records import Records
+    from video_rs.data.video.stream_index import Scan
 
 
 def main(argv: list[str]) -> int:
@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
     args = config_parser("index", __doc__).parse_intermixed_args(argv)
     config = load_config(args.cfg, args.overrides)
 
-    from video_rs import runtime
-    from video_rs.cli.build import build_own_records, require_video_files
-    from video_rs.data.index import index_file
+    from video_rs.data.sources.dataset_index import index_file
+    from video_rs.distributed import device as runtime
+    from video_rs.experiment.build import build_own_records, require_video_files
 
     splits = build_own_records(config)
     for records in splits.values():
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
 
 def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
     """Makes and saves the index of one split; returns what there is to say about its files."""
-    from video_rs.data.index import pack, scan_file
-    from video_rs.pool import map_in_processes
+    from video_rs.data.sources.dataset_index import pack, scan_file
+    from video_rs.data.tools.pool import map_in_processes
 
     decoders, lengths, broken = Counter(), [], []
     missing = "" if find_spec("decord") else "decord is not installed"

@@ -7,14 +7,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from video_rs.cli.common import Parser, command, positive, program
-from video_rs.config import load_config
 from video_rs.errors import UserError
-from video_rs.models.layout import INFLATIONS, TEMPORAL_PADDINGS
+from video_rs.experiment.config import load_config
+from video_rs.models.architecture import INFLATIONS, TEMPORAL_PADDINGS
 
 if TYPE_CHECKING:
-    from video_rs.contract import DataContract
-    from video_rs.models.inflate import InflationReport
+    from video_rs.data_config import DataContract
     from video_rs.models.resnet_rs import ResNetRS
+    from video_rs.models.weights.inflate import InflationReport
 
 NEXT_CONFIG = "finetune_rs50.yaml"
 
@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     names = _class_names(args.class_names, args.num_classes)
 
-    from video_rs import checkpoint, download
+    from video_rs import checkpoint
+    from video_rs import hub as download
 
     model, model_args, report = _inflated(args, names)
     checkpoint.save(args.out, checkpoint.of_weights(model_args, model.contract, model.state_dict()))
@@ -70,9 +71,11 @@ def main(argv: list[str]) -> int:
 
 def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetRS, dict[str, Any], InflationReport]:
     """The network, the arguments of ``create_model`` for it, and what became of the weights."""
-    from video_rs import download
-    from video_rs.models import init, sources, zoo
-    from video_rs.models.state_dict import sizes_of
+    from video_rs import hub as download
+    from video_rs.models import registry as zoo
+    from video_rs.models.weights import init_from as init
+    from video_rs.models.weights import load as sources
+    from video_rs.models.weights.state_dict import sizes_of
 
     name = download.shown(args.source)
     preset = zoo.find_preset(args.model)
@@ -95,7 +98,7 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
 def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
     if not file:
         return ()
-    from video_rs.data.class_names import read_class_names
+    from video_rs.data.sources.class_names import read_class_names
 
     names = read_class_names(file, "--class-names")
     if not names or (num_classes and num_classes != len(names)):

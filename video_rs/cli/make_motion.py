@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     args = vars(parser.parse_args(argv))
     out = args.pop("out")
 
-    from video_rs.data import motion
+    from video_rs.data.tools import motion
 
     total = sum(args[split] for split in motion.SPLITS)
     print(

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from video_rs.cli.common import Parser, program
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
-from video_rs.models import layout
+from video_rs.models import architecture as layout
 from video_rs.models.presets import PRESETS, Preset, Published, list_models
 from video_rs.terminal import table
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from video_rs.models.cost import Cost
-    from video_rs.models.stages import Stage
+    from video_rs.models.summary import Stage
 
 LAYOUTS = {
     layout.RESNET_RS_2D: "image",
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 def _names_of_others(pattern: str) -> list[str]:
     """Return the names of another package's networks, which are too many to measure each."""
-    from video_rs.models import external
+    from video_rs.models.adapters import base as external
 
     package = pattern.partition("/")[0]
     if package not in external.PACKAGES:
@@ -129,8 +129,8 @@ def markdown(names: Sequence[str]) -> Iterator[str]:
 
 def one(name: str) -> None:
     """Print a network stage by stage, then its regularisation, its data contract and its published accuracies."""
+    from video_rs.models.adapters.base import NoClasses
     from video_rs.models.cost import without_memory
-    from video_rs.models.external import NoClasses
 
     preset, note = PRESETS.get(name), ""
     try:
@@ -155,7 +155,7 @@ def one(name: str) -> None:
 def _measured(model: nn.Module) -> tuple[DataContract, Cost, int, list[Stage]]:
     """Return the data contract, the cost, the MACs of a test crop and the stages."""
     from video_rs.models.cost import input_shape, macs, measure
-    from video_rs.models.stages import stages
+    from video_rs.models.summary import stages
 
     contract = model.contract
     tested = macs(model, input_shape(contract, contract.test_size))

@@ -23,7 +23,7 @@ from video_rs.cli.common import Parser, positive, program
 from video_rs.errors import MediaError
 
 if TYPE_CHECKING:
-    from video_rs.predict import Classifier, Prediction
+    from video_rs.inference.predict import Classifier, Prediction
 
 BAR = 24  # characters of a full bar on a terminal
 CLIPS = 4
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.every and args.clips:
         parser.error("--clips spreads clips over the whole video, --every takes one after the other: give one of them")
-    from video_rs.predict import load
+    from video_rs.inference.predict import load
 
     classifier = load(args.weights, args.device)
     files, failed = _find_files(args.inputs, images_too=classifier.contract.num_frames == 1)
@@ -111,9 +111,9 @@ def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[st
 
     A folder of images is one video to a network that sees clips, where no video lies in or below it.
     """
-    from video_rs.data.frames import folders_of_frames
-    from video_rs.data.lists import media_below
-    from video_rs.data.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
+    from video_rs.data.sources.lists import media_below
+    from video_rs.data.video.frame_folders import folders_of_frames
+    from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
 
     wanted = MEDIA_EXTENSIONS if images_too else VIDEO_EXTENSIONS
     files: list[str] = []

@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs.cli import prepare_shards
 from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive, size_text
-from video_rs.config import Config, load_config
 from video_rs.errors import MediaError, UserError
-from video_rs.training.report import duration
+from video_rs.experiment.config import Config, load_config
+from video_rs.training.log_lines import duration
 
 if TYPE_CHECKING:
     import argparse
 
-    from video_rs.data.encode import Settings
-    from video_rs.data.records import Records
+    from video_rs.data.sources.records import Records
+    from video_rs.data.tools.encode import Settings
 
 SETTINGS = "settings.json"
 SHARD_MB = 1000
@@ -70,9 +70,9 @@ def main(argv: list[str]) -> int:
         raise UserError("--shard-mb is of no use without --shards")
     config = load_config(args.cfg, args.overrides)
 
-    from video_rs import runtime
-    from video_rs.cli.build import require_video_files
-    from video_rs.data.encode import Settings
+    from video_rs.data.tools.encode import Settings
+    from video_rs.distributed import device as runtime
+    from video_rs.experiment.build import require_video_files
 
     settings = Settings(args.short_side, args.crf, args.gop)
     splits = _splits(config)
@@ -127,7 +127,7 @@ def _splits(config: Config) -> dict[str, Records]:
 
     But one made by the sources that a list names stays as it is made of that list.
     """
-    from video_rs.cli.build import build_own_records, build_records
+    from video_rs.experiment.build import build_own_records, build_records
 
     found = build_own_records(config)
     if found["val"].made and found["val"].sources is None:
@@ -154,8 +154,8 @@ def _refuse_inside(out: Path, folders: set[str]) -> None:
 
 def _require_writable(names: Sequence[str], splits: dict[str, Records]) -> None:
     """Raises UserError for a class name that would not come out of the lists as it went in."""
-    from video_rs.data.class_names import read_class_names
-    from video_rs.data.lists import read_list
+    from video_rs.data.sources.class_names import read_class_names
+    from video_rs.data.sources.lists import read_list
     from video_rs.files import write_csv
 
     multi_label = any(records.multi_label for records in splits.values())
@@ -247,7 +247,7 @@ def _clear(out: Path) -> None:
 
 def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int, timeout: float) -> list[Done]:
     """In the order of the jobs."""
-    from video_rs.pool import Lost, watched_calls
+    from video_rs.data.tools.pool import Lost, watched_calls
 
     done: dict[Job, Done] = {}
     lost = False
@@ -265,8 +265,8 @@ def _encode_all(jobs: Sequence[Job], out: Path, settings: Settings, workers: int
 def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) -> Done:
     """Re-encodes one video where there is no copy of it yet; a copy's comment says of which file it is one, for names
     may go to other files once the dataset has grown, and files may change."""
-    from video_rs.data.encode import encode_video, header
-    from video_rs.data.media import require_file
+    from video_rs.data.tools.encode import encode_video, header
+    from video_rs.data.video.media import require_file
 
     target = os.path.join(out, job.target)
     if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from video_rs.cli.common import counter
 
 if TYPE_CHECKING:
-    from video_rs.data.records import Records
-    from video_rs.data.shard_writer import Sample
+    from video_rs.data.sources.records import Records
+    from video_rs.data.tools.shard_writer import Sample
 
 FOLDER = "shards"
 
@@ -29,7 +29,7 @@ def pack(out: Path, splits: Mapping[str, Records], target: Mapping[str, str], me
     Raises:
         UserError, MachineError: as of ``shard_writer.plan`` and ``write``.
     """
-    from video_rs.data.shard_writer import member_names, plan, remove_others, write
+    from video_rs.data.tools.shard_writer import member_names, plan, remove_others, write
 
     folder, names = out / FOLDER, member_names(target.values())
     _write_names(folder, next(iter(splits.values())).class_names)
@@ -47,7 +47,7 @@ def pack(out: Path, splits: Mapping[str, Records], target: Mapping[str, str], me
 
 def _write_names(folder: Path, class_names: Sequence[str]) -> None:
     """Class numbers stand in the shards: those of other classes must not stay."""
-    from video_rs.data.shard_writer import remove_others
+    from video_rs.data.tools.shard_writer import remove_others
     from video_rs.files import atomic_write
 
     file, text = folder / "class_names.txt", "".join(f"{name}\n" for name in class_names)
@@ -67,7 +67,7 @@ def _prepared(records: Records, target: Mapping[str, str]) -> list[int]:
 
 
 def _sample(out: Path, records: Records, i: int, target: Mapping[str, str], names: Mapping[str, str]) -> Sample:
-    from video_rs.data.shard_writer import Sample
+    from video_rs.data.tools.shard_writer import Sample
 
     copy = target[records.path(i)]
     if records.multi_label:

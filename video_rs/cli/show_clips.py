@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from video_rs.cli.common import config_parser, positive
-from video_rs.config import Config, load_config
 from video_rs.errors import UserError
+from video_rs.experiment.config import Config, load_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 
 
 def _rows(config: Config, split: str) -> Iterator[Row]:
-    from video_rs.cli.build import build_records, order, train_dataset, view_dataset
+    from video_rs.experiment.build import build_records, order, train_dataset, view_dataset
 
     records = build_records(config, [split])[split]
     if split == "train":

@@ -19,8 +19,8 @@ from typing import Any
 from video_rs.cli.common import Parser, command, program, size_text
 from video_rs.errors import UserError
 from video_rs.terminal import table
-from video_rs.training.report import NAMES, duration, metrics_text
-from video_rs.training.status import SIGNS, look
+from video_rs.training.log_lines import NAMES, duration, metrics_text
+from video_rs.training.run_status import SIGNS, look
 
 
 def main(argv: list[str]) -> int:

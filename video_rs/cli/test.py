@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import command, config_parser, counter
-from video_rs.config import Config, load_config
-from video_rs.config_checks import check_timeouts
-from video_rs.contract import DataContract
-from video_rs.download import local, shown
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
+from video_rs.experiment.checks import check_timeouts
+from video_rs.experiment.config import Config, load_config
+from video_rs.hub import local, shown
 
 if TYPE_CHECKING:
-    from video_rs.data.records import Records
-    from video_rs.distributed import World
+    from video_rs.data.sources.records import Records
+    from video_rs.distributed.world import World
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared by themselves
 
@@ -43,7 +43,8 @@ def test(config: Config) -> dict[str, Any]:
     Raises:
         UserError: the checkpoint is not of this config or these classes, or no video can be scored.
     """
-    from video_rs import distributed, runtime
+    from video_rs.distributed import device as runtime
+    from video_rs.distributed import world as distributed
 
     world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
     try:
@@ -57,14 +58,15 @@ def test(config: Config) -> dict[str, Any]:
 def _test(config: Config, world: World) -> dict[str, Any]:
     import torch
 
-    from video_rs import checkpoint, runtime
-    from video_rs.cli import build
+    from video_rs import checkpoint
     from video_rs.data.loader import view_loader
+    from video_rs.distributed import device as runtime
+    from video_rs.distributed.self_check import check_convolutions
     from video_rs.evaluation.metrics import summarize
     from video_rs.evaluation.multiview import score
     from video_rs.evaluation.report import write_report
-    from video_rs.predict import model_from_checkpoint
-    from video_rs.training.self_check import check_convolutions
+    from video_rs.experiment import build
+    from video_rs.inference.predict import model_from_checkpoint
 
     weights, split = config.weights or str(Path(config.out) / "best.pt"), config.test.split
     if not config.weights and not Path(weights).exists():

@@ -17,16 +17,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_rs import config as configs
-from video_rs import download, launcher
+from video_rs import hub as download
 from video_rs.cli.common import command, config_parser
-from video_rs.config import Config
-from video_rs.config_checks import check_timeouts
+from video_rs.distributed import launcher
 from video_rs.errors import Preempted, StuckWorker, UserError, VideoRSError
+from video_rs.experiment import config as configs
+from video_rs.experiment.checks import check_timeouts
+from video_rs.experiment.config import Config
 
 if TYPE_CHECKING:
-    from video_rs.cli.job import Job
-    from video_rs.distributed import World
+    from video_rs.distributed.world import World
+    from video_rs.experiment.run import Job
     from video_rs.training.log import RunLog
     from video_rs.training.loop import Run
 
@@ -49,10 +50,11 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
     """The whole run, alone or as one of several processes; ``argv`` is only for the commands that are printed."""
-    from video_rs.training.faults import leaving_at_once
+    from video_rs.training.signals import leaving_at_once
 
     with leaving_at_once():
-        from video_rs import distributed, runtime
+        from video_rs.distributed import device as runtime
+        from video_rs.distributed import world as distributed
 
         world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
         try:
@@ -62,10 +64,10 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
 
 
 def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> int:
-    from video_rs import distributed
-    from video_rs.cli.job import Job
+    from video_rs.distributed import world as distributed
+    from video_rs.experiment.run import Job
+    from video_rs.training.checkpointer import FOLDER
     from video_rs.training.log import RunLog
-    from video_rs.training.saver import FOLDER
 
     check_timeouts(config, world.size)
     distributed.check_same(world, {"config": _shared(config), "code": distributed.code_version()})
@@ -95,8 +97,8 @@ def _train(config: Config, argv: list[str], world: World, must_resume: bool) -> 
 
 def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) -> int:
     """The run from its first line to its last; the exit code."""
-    from video_rs.cli.pages import end_page, start_page
-    from video_rs.training.faults import Interrupted
+    from video_rs.experiment.summary import end_page, start_page
+    from video_rs.training.signals import Interrupted
 
     config, world, folder, go_on = job.config, job.world, Path(job.config.out), command("train", *argv)
     try:
@@ -154,10 +156,11 @@ def _shared(config: Config) -> dict[str, Any]:
 
 def dry_run(config: Config) -> int:
     """One micro-batch of real data, forth and back, and what the whole run would take; writes nothing."""
-    from video_rs import distributed, runtime
-    from video_rs.cli.job import Job
-    from video_rs.cli.pages import start_page
-    from video_rs.training.report import duration
+    from video_rs.distributed import device as runtime
+    from video_rs.distributed import world as distributed
+    from video_rs.experiment.run import Job
+    from video_rs.experiment.summary import start_page
+    from video_rs.training.log_lines import duration
 
     if launcher.processes() > 1:
         raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
@@ -184,7 +187,7 @@ def dry_run(config: Config) -> int:
 def _lock(folder: Path) -> contextlib.ExitStack:
     """Make the run folder, and keep other processes out until the result is closed or this process ends in any way."""
     from video_rs.files import locked
-    from video_rs.training.saver import FOLDER, remove_unfinished
+    from video_rs.training.checkpointer import FOLDER, remove_unfinished
 
     held = contextlib.ExitStack()
     try:
@@ -203,7 +206,7 @@ def _lock(folder: Path) -> contextlib.ExitStack:
 def _saved_run(folder: Path, config: Config, must_resume: bool, world: World) -> tuple[dict[str, Any] | None, str]:
     """The newest valid checkpoint of the run folder and its name, after a check that it is of this config."""
     from video_rs import checkpoint
-    from video_rs.training.saver import newest_valid
+    from video_rs.training.checkpointer import newest_valid
 
     with world.together("the checkpoint"):
         found = newest_valid(folder) if world.is_main else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from video_rs.contract import SAMPLINGS, DataContract
+from video_rs.data_config import SAMPLINGS, DataContract
 
 ROUNDING = 1e-6  # frames; a moment that is the very first of a frame must not fall into the one before it
 

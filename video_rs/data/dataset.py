@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.decode import open_video
-from video_rs.data.packets import Scan
-from video_rs.data.records import Records
 from video_rs.data.sampler import SampleKey
 from video_rs.data.shards import File
-from video_rs.data.transforms import TrainTransform, ViewTransform
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import TrainTransform, ViewTransform
+from video_rs.data.video.decode import open_video
+from video_rs.data.video.stream_index import Scan
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
@@ -37,7 +37,7 @@ class ClipDataset(Dataset):
         sampling: which frames make a clip.
         transform: a ``TrainTransform``, or what has its ``size``, ``filter``, ``box`` and ``finish``.
         seed: of the run.
-        decoder: "pyav" or "decord", see :func:`video_rs.data.decode.open_video`.
+        decoder: "pyav" or "decord", see :func:`video_rs.data.video.decode.open_video`.
         repeats: R copies of a sample share the frames of one decode; see :class:`SampleKey`. Crop, flip and
             augmentation are each copy's own.
         skip: paths that are never opened, since they hung a worker; they count as files that cannot be read.

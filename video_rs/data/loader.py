@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
-from video_rs.data.watch import Slots, Watch, kill_and_join, name_deaths
+from video_rs.data.watchdog import Slots, Watch, kill_and_join, name_deaths
 from video_rs.errors import MachineError, StuckWorker, VideoRSError
 
 # Workers are forked on Linux: they share the list of records, its index and all imports at no cost. Python 3.14 no

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from video_rs import memory, runtime, terminal
-from video_rs.data.transforms import normalize
-from video_rs.distributed import World
+from video_rs import terminal
+from video_rs.data.transforms.crops import normalize
+from video_rs.distributed import device as runtime
+from video_rs.distributed import memory
+from video_rs.distributed.world import World
 from video_rs.errors import MachineError
 
 OUTPUT_NOT_FINITE = "the network's output is not finite"

@@ -19,11 +19,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from video_rs.data.labels import SEPARATOR
+from video_rs.data.sources.labels import SEPARATOR
 from video_rs.errors import first_line
-from video_rs.evaluation.figures import confusion_png, curves_png, read_log
 from video_rs.evaluation.metrics import TOP_K, metric_names, most_confused, ranking
 from video_rs.evaluation.multiview import Scores
+from video_rs.evaluation.plots import confusion_png, curves_png, read_log
 from video_rs.files import atomic_write, json_values
 
 WORST_MISTAKES = 12
@@ -190,7 +190,7 @@ def thumbnail(path: str, decoder: str = "pyav") -> bytes:
     """Return a JPEG strip of frames at 1/4, 1/2 and 3/4 of a video, or of the one image."""
     from PIL import Image
 
-    from video_rs.data.decode import open_video
+    from video_rs.data.video.decode import open_video
 
     with open_video(path, decoder) as video:
         steps = np.arange(1, THUMBNAIL_FRAMES + 1)

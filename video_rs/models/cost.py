@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.models.presets import PRESETS, Preset
+from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.zoo import create_model
 
 Shape = tuple[int, ...]
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_rs.models.layout import Layout
+from video_rs.models.architecture import Layout
 
 Triple = tuple[int, int, int]
 

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_rs.contract import IMAGENET_MEAN, IMAGENET_STD, DataContract
-from video_rs.models import layout as layouts
-from video_rs.models.layout import GARDEN_2D, INFLATED_GARDEN_2D, Layout
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.models import architecture as layouts
+from video_rs.models.architecture import GARDEN_2D, INFLATED_GARDEN_2D, Layout
 
 BLOCKS = {
     26: (2, 2, 2, 2),
@@ -181,7 +181,7 @@ def list_models(pattern: str = "*") -> list[str]:
         UserError: it is broken.
     """
     if "/" in pattern:
-        from video_rs.models import external
+        from video_rs.models.adapters import base as external
 
         return external.names(pattern)
     return [name for name in PRESETS if fnmatch.fnmatchcase(name, pattern)]

@@ -26,9 +26,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from video_rs.contract import DataContract
+from video_rs.data_config import DataContract
 from video_rs.errors import UserError
-from video_rs.models.checkpointing import recomputed
+from video_rs.models.activation_checkpointing import recomputed
+from video_rs.models.architecture import DROP_PATH_RULES, Layout
 from video_rs.models.layers import (
     ConvNorm,
     Dropout,
@@ -39,7 +40,6 @@ from video_rs.models.layers import (
     SqueezeExcite,
     activation,
 )
-from video_rs.models.layout import DROP_PATH_RULES, Layout
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Width of the bottlenecks and spatial stride of the first of them, by stage."""

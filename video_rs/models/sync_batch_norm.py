@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from video_rs import xla
+from video_rs.distributed import xla
 from video_rs.errors import UserError
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from video_rs.errors import UserError
-from video_rs.models.external import External
+from video_rs.models.adapters.base import External
 from video_rs.models.resnet_rs import ResNetRS
 
 

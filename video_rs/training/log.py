@@ -13,10 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from video_rs import terminal
 from video_rs.files import atomic_write
-from video_rs.training.plan import Plan
-from video_rs.training.report import metrics_text, time_line, train_line
-from video_rs.training.status import Status
-from video_rs.training.wandb_log import WandbLog
+from video_rs.training.log_lines import metrics_text, time_line, train_line
+from video_rs.training.run_status import Status
+from video_rs.training.schedule import Plan
+from video_rs.training.wandb import WandbLog
 
 
 class RunLog:

@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import nn
 
+from video_rs.distributed.device import finishes
 from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
-from video_rs.runtime import finishes
-from video_rs.training.faults import Interrupted, StopSignals
+from video_rs.training.checkpointer import Saver, newest_before
 from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog
-from video_rs.training.report import StepClock
-from video_rs.training.saver import Saver, newest_before
+from video_rs.training.log_lines import StepClock
+from video_rs.training.signals import Interrupted, StopSignals
 from video_rs.training.trainer import Trainer
 
 Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]

@@ -12,9 +12,9 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from video_rs import runtime
-from video_rs.data.transforms import normalize
-from video_rs.distributed import World
+from video_rs.data.transforms.crops import normalize
+from video_rs.distributed import device as runtime
+from video_rs.distributed.world import World
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def with_precise_statistics(
     Args:
         model: with ``contract``, on its device. Nothing is dropped meanwhile: only batch norm is in training mode.
         batches: dicts with ``clip``, uint8 ``[N, T, H, W, C]``, of this process; all processes have as many.
-        precision: see ``video_rs.runtime``.
+        precision: see ``video_rs.distributed.device``.
         world: the processes.
         check: called before each batch; raises when the run is to stop.
     """

@@ -19,18 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from video_rs import memory, runtime, xla
-from video_rs.data.mixing import draw_mix, mix
-from video_rs.data.transforms import normalize
-from video_rs.distributed import World
+from video_rs.data.transforms.crops import normalize
+from video_rs.data.transforms.mixing import draw_mix, mix
+from video_rs.distributed import device as runtime
+from video_rs.distributed import memory, xla
+from video_rs.distributed.world import World
 from video_rs.errors import MachineError, VideoRSError
 from video_rs.rng import sample_keys
 from video_rs.training import compiling
 from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
-from video_rs.training.meter import Meter
+from video_rs.training.metrics import Meter
 from video_rs.training.optim import load_optimizer, step_unless
-from video_rs.training.plan import Plan
+from video_rs.training.schedule import Plan
 
 SMALLEST_SCALE = 2.0**-10  # of a loss with float16: 26 steps in a row that could not be taken
 
@@ -44,7 +45,7 @@ class Trainer:
         criterion: logits and targets to one loss per sample.
         optimizer: its learning rates are set before every step: ``learning_rate(step)`` times a group's ``lr_scale``.
         ema: the average that is validated and kept as the best weights; None to use the network itself.
-        precision: see ``video_rs.runtime``.
+        precision: see ``video_rs.distributed.device``.
         mixup, cutmix: alphas, 0 for off.
         clip_grad_norm: largest norm of the whole gradient, 0 for off.
         augment: what is left to do with uint8 clips on the device, called with them and the ``rngs`` of the batch; see

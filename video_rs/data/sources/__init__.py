@@ -1,0 +1,1 @@
+"""Where samples come from: folders, lists, official layouts, shards."""

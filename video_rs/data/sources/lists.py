@@ -1,0 +1,337 @@
+"""Read dataset lists: csv, lines "path label", and the official csv of Kinetics.
+
+Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field and a byte order mark are skipped.
+
+* csv: RFC 4180, as ``csv.writer`` writes it. The delimiter is that of the first line: a tab, else a comma, else, in a
+  header, a space. A header names a path column and a label column, in any order; ``source``, ``group`` or ``video_id``
+  names the source video, and ``num_frames``, ``frames`` or ``total_frames`` the size of a folder of frames.
+* "path label", without a header or with "path,label": the path ends with the last media extension that a space, a tab
+  or a comma follows; the rest is the label. Both may hold spaces and commas. Without an extension the last word is the
+  label.
+* "folder frames label": a folder of frames, with the number of them.
+* A line of two csv fields, "a,b c", may be the path "a" or the path "a,b". With a quoted field it is csv. Otherwise
+  the first such line whose file exists decides for the whole list. Without one the list is csv if all its lines have
+  two fields. A list whose first line has no comma and no tab is never csv.
+* Several labels of a file are joined by ";". With ``multi_label`` the label may be left out: "path" or "path,".
+* Kinetics: a header with ``label``, ``youtube_id``, ``time_start`` and ``time_end``.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Container, Iterator
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+
+from video_rs.data.sources.labels import SEPARATOR
+from video_rs.data.sources.paths import Paths
+from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.errors import UserError
+
+_NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
+_MARKS = re.compile(r"[\s,]+")  # between a path and its label
+_EXTENSIONS = tuple(MEDIA_EXTENSIONS)
+
+_PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path", "image")
+_LABEL_COLUMNS = ("label", "class", "class_name", "labels")
+_SOURCE_COLUMNS = ("source", "group", "video_id")
+_FRAMES_COLUMNS = ("num_frames", "frames", "total_frames")  # of folders of frames
+
+
+class Entry(NamedTuple):
+    """One file of a list.
+
+    Attributes:
+        path: it may be missing.
+        label: as written.
+        line: its number, from 1; in a JSON file that of the entry.
+        source: the video that the file was cut from, where the list says so, else None.
+        file: the one that the line is in, where it is not the list itself.
+        frames: of a folder of frames, how many the list says it has, else 0.
+    """
+
+    path: str
+    label: str
+    line: int
+    source: str | None = None
+    file: str = ""
+    frames: int = 0
+
+
+Record = tuple[int, list[str], str]  # of a csv: the number of its first line, its fields, its text
+
+
+def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
+    """Yield the entries of a list; their files may be missing.
+
+    Args:
+        file: the list.
+        root: what paths are relative to; the folder of the list if empty.
+        multi_label: whether a label may be any number of labels with ";" between them, also none.
+
+    Raises:
+        UserError: for a line that cannot be read, naming file and line.
+    """
+    base = root or os.path.dirname(file)
+    columns, delimiter = columns_of(file)
+    named = any(name in _PATH_COLUMNS for name in columns) and any(name in _LABEL_COLUMNS for name in columns)
+    if "youtube_id" in columns:
+        yield from _kinetics_entries(file, columns, base)
+        return
+    if named and (len(columns) > 2 or columns[0] in _LABEL_COLUMNS):
+        entries = _column_entries(file, columns, delimiter, multi_label)
+    else:
+        entries = _path_label_entries(file, delimiter, base, named, multi_label)
+    for entry in entries:
+        path = entry.path.rstrip("/") or entry.path  # that of a folder may end in one
+        yield entry._replace(path=os.path.join(base, path))
+
+
+def is_kinetics(file: str) -> bool:
+    """Return True for an official csv of Kinetics."""
+    return "youtube_id" in columns_of(file)[0]
+
+
+def read_csv(file: str, delimiter: str = ",") -> Iterator[Record]:
+    """Yield the records of a csv, without those that are empty. Raise UserError for a quote that is not closed."""
+    text: list[str] = []  # lines of the record that is being read
+    number = 1
+
+    def lines() -> Iterator[str]:
+        for line in read_lines(file):
+            text.append(line)
+            yield line
+        if text:
+            raise csv.Error("unexpected end of file")
+
+    try:
+        for row in csv.reader(lines(), delimiter=delimiter, skipinitialspace=True):
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield number, fields, "".join(text).strip()
+            number += len(text)
+            text.clear()
+    except csv.Error as error:
+        raise UserError(f"{file}:{number}: not csv ({error}); is there a quote that is not closed?") from None
+
+
+def read_lines(file: str) -> Iterator[str]:
+    """Yield the lines of a file with their ends, as ``str.splitlines``. Raise UserError if it is not UTF-8."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            for line in stream:
+                yield from line.splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not a text file in UTF-8") from error
+
+
+def bad_line(place: str, expected: str, found: str) -> UserError:
+    """Return the error for a place in a file, with at most 100 characters of what was found there."""
+    return UserError(f"{place}: expected {expected}; found '{_cut(found)}'")
+
+
+def _cut(text: str) -> str:
+    return " ".join(text.split())[:100]
+
+
+def columns_of(file: str) -> tuple[list[str], str]:
+    """Return the fields of the first line that is not empty, in lower case, and the delimiter."""
+    first = next(filter(str.strip, read_lines(file)), "").strip().lstrip("# ")
+    delimiter = next((mark for mark in "\t," if mark in first), " ")
+    words = re.findall(r"\w+", first)
+    try:
+        # two words are a header in any notation: "<path> <label>", "path;label"
+        fields = words if len(words) == 2 else next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:  # no header; read_csv names the error
+        fields = []
+    return [name.strip().lower() for name in fields], delimiter
+
+
+def _path_label_entries(file: str, delimiter: str, base: str, has_header: bool, multi_label: bool) -> Iterator[Entry]:
+    good: set[str] = set()  # labels
+    with_frames = None  # whether "a/b 12 3" means the folder a/b; one line that tells speaks for all
+    is_csv = False if delimiter == " " else None  # whether "a,b c" means the path "a"; None until it is asked
+    delimiter = delimiter.strip(" ") or ","
+    records = read_csv(file, delimiter)
+    first_two = list(islice(records, 2))
+    if has_header:
+        first_two = first_two[1:]
+    elif len(first_two) == 2:
+        _refuse_unknown_header(file, first_two[0], first_two[1], base)
+    for number, fields, text in chain(first_two, records):
+        path, label = _split(text)
+        counted = None if with_frames is False else _split_frames(text)
+        if other := _other_split(fields, (path, label)):
+            if is_csv is None:
+                is_csv = _is_csv(read_csv(file, delimiter), base)
+            if is_csv or _is_quoted(text, delimiter):
+                path, label = other
+                counted = None
+        if counted and with_frames is None:
+            with_frames = _has_frames_column(os.path.join(base, counted[0]), os.path.join(base, path))
+        if counted and with_frames is not False:
+            path, frames, label = counted
+            yield Entry(path, label, number, frames=_count(frames, f"{file}:{number}"))
+            continue
+        if not path or not (label or multi_label):
+            hint = "; data.multi_label=true allows files without labels" if path else ""
+            hint = "; put a comma, a tab or a space between them" if ";" in text else hint
+            raise UserError(f"{file}:{number}: '{_cut(text)}' is not a line 'path label'{hint}")
+        if label not in good:
+            words = label.replace(",", " ").split()
+            if len(words) > 1 and all(word.lstrip("+-").isdecimal() for word in words):  # VideoMAE, MMAction2
+                keep = "write 1;2 for two labels" if multi_label else "keep the label alone"
+                raise UserError(f"{file}:{number}: '{_cut(label)}' are several numbers after the path: {keep}")
+            _check_label(label, f"{file}:{number}", multi_label)
+            good.add(label)
+        yield Entry(path, label, number)
+
+
+def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) -> None:
+    """Raise UserError for one: as a line it would be a file that is missing, and its label a class."""
+    path, label = _split(first[2])
+    names_media = [any(each in text.lower() for each in MEDIA_EXTENSIONS) for _, _, text in (first, second)]
+    if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
+        hint = "if it is a header, call its columns path and label"
+        found = f"'{_cut(first[2])}' names no video or image, as the line after it does"
+        raise UserError(f"{file}:{first[0]}: {found}; {hint}")
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split "path label" into path and label; either may be empty. See the grammar above."""
+    last = None
+    for mark in reversed(list(_MARKS.finditer(text))):
+        split = _unquoted(text[: mark.start()]), _unquoted(text[mark.end() :])
+        if _has_extension(split[0]):
+            return split
+        last = last or split
+    whole = _unquoted(text)
+    return (whole, "") if _has_extension(whole) else last or ("", whole)
+
+
+def _other_split(fields: list[str], split: tuple[str, str]) -> tuple[str, str] | None:
+    """Return path and label as csv where a line may be csv, and its two fields are not what :func:`_split` returns."""
+    if len(fields) != 2 or (_has_extension(split[0]) and not _has_extension(fields[0])):
+        return None
+    return (fields[0], fields[1]) if (fields[0], fields[1]) != split else None
+
+
+def _is_csv(records: Iterator[Record], base: str) -> bool:
+    """Return True if "a,b c" is the path "a" in a list, False if it is the path "a,b". See the grammar above."""
+    all_two = True
+    for _, fields, text in records:
+        all_two = all_two and len(fields) == 2
+        split = _split(text)
+        if other := _other_split(fields, split):
+            counted = _split_frames(text) or split
+            if any(os.path.exists(os.path.join(base, path)) for path in (split[0], counted[0])):
+                return False
+            place = os.path.join(base, other[0])
+            if os.path.isfile(place) or next(os.walk(place), ("", [""]))[1] == []:  # not a folder of folders
+                return True
+    return all_two
+
+
+def _is_quoted(text: str, delimiter: str) -> bool:
+    """Return True if one of the fields of a line is in quotes, as csv.writer sets them."""
+    if '"' not in text:
+        return False
+    try:
+        fields = next(csv.reader(text.splitlines(True), delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error:
+        return False
+    return text.count('"') > sum(field.count('"') for field in fields)
+
+
+def _has_extension(path: str) -> bool:
+    return path.lower().endswith(_EXTENSIONS)
+
+
+def _unquoted(field: str) -> str:
+    is_quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    return field[1:-1].replace('""', '"') if is_quoted else field
+
+
+def _split_frames(text: str) -> tuple[str, str, str] | None:
+    """Split "folder frames class", as TSN and MMAction2 write it. Return None for other lines."""
+    words = text.replace(",", " ").rsplit(None, 2)
+    if len(words) < 3 or not words[1].isdecimal() or len(words[1]) > 9:
+        return None
+    if not all(label.isdecimal() for label in words[2].split(SEPARATOR)):
+        return None
+    return _unquoted(text[: len(words[0])]), words[1], words[2]
+
+
+def _has_frames_column(folder: str, path: str) -> bool | None:
+    """Return whether the number after the folder is one of frames, not the end of a path; None where no file tells."""
+    if os.path.isdir(folder):
+        return True
+    return False if _has_extension(path) or os.path.exists(path) else None
+
+
+def _count(text: str, place: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{place}: '{_cut(text)}' is not a number of frames, 1 or more")
+    return int(text)
+
+
+def _check_label(label: str, place: str, multi_label: bool) -> None:
+    if wrong := next(filter(_NO_CLASS.fullmatch, label.split(SEPARATOR) if multi_label else [label]), None):
+        raise UserError(f"{place}: label '{_cut(wrong)}' is neither a class number (0, 1, ...) nor a name")
+
+
+def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: bool) -> Iterator[Entry]:
+    """Yield the entries of a csv with named columns; those for the source video and the frames may be missing."""
+    path, label, source, frames = (
+        next((columns.index(name) for name in known if name in columns), None)
+        for known in (_PATH_COLUMNS, _LABEL_COLUMNS, _SOURCE_COLUMNS, _FRAMES_COLUMNS)
+    )
+    for number, row, _ in islice(read_csv(file, delimiter), 1, None):
+        if len(row) != len(columns) or not row[path] or not (row[label] or multi_label):
+            raise bad_line(f"{file}:{number}", f"'{delimiter.join(columns)}'", delimiter.join(row))
+        _check_label(row[label], f"{file}:{number}", multi_label)
+        written = None if source is None else row[source] or row[path]  # without a source a file is its own
+        is_folder = frames is not None and not _has_extension(row[path])
+        count = _count(row[frames], f"{file}:{number}") if is_folder else 0
+        yield Entry(row[path], row[label], number, written, frames=count)
+
+
+def _kinetics_entries(file: str, columns: list[str], root: str) -> Iterator[Entry]:
+    if "label" not in columns:
+        raise UserError(f"{file}:1: this Kinetics csv has no column 'label', so it cannot be trained or tested on")
+    files = Paths(media_below(root, VIDEO_EXTENSIONS))
+    stems = np.fromiter((hash(os.path.splitext(os.path.basename(path))[0]) for path in files), np.int64, len(files))
+    order = np.argsort(stems, kind="stable")  # the first of several copies stays the first
+    stems = stems[order]
+    for number, fields, text in islice(read_csv(file), 1, None):
+        row = dict(zip(columns, fields))
+        try:
+            start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
+            label, stem = row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        except (KeyError, ValueError, OverflowError):
+            raise bad_line(f"{file}:{number}", "'label,youtube_id,time_start,time_end,split'", text) from None
+        at = stems.searchsorted(hash(stem))
+        found = at < len(stems) and stems[at] == hash(stem)
+        yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number)
+
+
+def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
+    """Yield the files below a folder with one of the extensions (lower case, with the dot), folder by folder, sorted.
+
+    Links are followed, but no folder is entered twice; names that start with a dot are left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
+                yield os.path.join(place, name)

@@ -1,0 +1,1 @@
+"""From frames to clips of one size: crops, augmentation, mixing."""

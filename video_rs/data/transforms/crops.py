@@ -1,0 +1,225 @@
+"""What happens to a decoded clip: crops, flips and resizes on uint8 ``[T, H, W, C]``, normalisation on the device."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from video_rs.data_config import FILTERS
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear") -> Tensor:
+    """Resize every frame.
+
+    Args:
+        clip_THWC: uint8 ``[T, H, W, C]``.
+        height, width: the new ones, in pixels.
+        filter: one of ``contract.FILTERS``.
+
+    Returns:
+        uint8 ``[T, height, width, C]``; the clip itself where nothing changes.
+    """
+    if clip_THWC.shape[1:3] == (height, width):
+        return clip_THWC
+    from torchvision.transforms import InterpolationMode  # a broken torchvision must not break the import of video_rs
+    from torchvision.transforms.v2 import functional as F
+
+    if filter not in FILTERS:
+        raise ValueError(f"unknown resize filter {filter!r}: use one of {', '.join(FILTERS)}")
+    name, _, antialias = filter.partition("-")
+    clip_TCHW, mode = clip_THWC.permute(0, 3, 1, 2), InterpolationMode(name)
+    return F.resize_image(clip_TCHW, [height, width], mode, antialias=bool(antialias)).permute(0, 2, 3, 1)
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width once the short side has exactly `short_side` pixels and the other, rounded down, its share."""
+    if height <= width:
+        return short_side, width * short_side // height
+    return height * short_side // width, short_side
+
+
+def random_area_crop(
+    height: int,
+    width: int,
+    area: Sequence[float],
+    aspect: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    min_covered: float = 0.1,
+    attempts: int = 100,
+) -> Box:
+    """A random crop as TensorFlow's ``sample_distorted_bounding_box`` draws it, with the whole image as the object.
+
+    The aspect ratio is uniform, then the height among those that keep the area in its range, then the place. This is
+    not torchvision's ``RandomResizedCrop``, whose area is uniform and aspect ratio log-uniform.
+
+    Args:
+        height, width: of the image, in pixels.
+        area: smallest and largest area of the crop, as a share of the image's.
+        aspect: smallest and largest width / height.
+        min_covered: smallest share of the image that a crop must cover.
+        attempts: after so many failures, the largest central crop with an allowed aspect ratio is taken.
+
+    Returns:
+        top, left, height, width of the crop, in pixels.
+    """
+    min_area, max_area = (share * height * width for share in area)
+    for _ in range(attempts):
+        ratio = rng.uniform(*aspect)
+        size = _random_size(height, width, min_area, max_area, ratio, rng)
+        if size is None or size[0] * size[1] < min_covered * height * width:
+            continue
+        h, w = size
+        # TensorFlow's upper bound is exclusive: a crop touches the far border only where it fills the image
+        top = int(rng.integers(height - h)) if h < height else 0
+        left = int(rng.integers(width - w)) if w < width else 0
+        return top, left, h, w
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _random_size(
+    height: int, width: int, min_area: float, max_area: float, ratio: float, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """Height and width of a crop with ``width = round(ratio * height)``; None where none has an allowed area."""
+    low, high = round(math.sqrt(min_area / ratio)), round(math.sqrt(max_area / ratio))
+    if round(high * ratio) > width:
+        high = int((width + 0.5 - 1e-7) / ratio)
+        high -= round(high * ratio) > width
+    high = min(high, height)
+    h = int(rng.integers(low, high + 1)) if low < high else high
+    if h * round(h * ratio) < min_area:  # a rounding error is no reason to fail
+        h += 1
+    if h * round(h * ratio) > max_area:
+        h -= 1
+    w = round(h * ratio)
+    fits = 0 < h <= height and 0 < w <= width and min_area <= h * w <= max_area
+    return (h, w) if fits else None
+
+
+class TrainTransform:
+    """Scale jittering and flips: one random box per clip, resized straight to the training size.
+
+    Args:
+        size: height and width of the result, in pixels.
+        area, aspect, min_covered: of the random crop, see :func:`random_area_crop`.
+        flip: probability of mirroring the whole clip; 0 where left and right tell classes apart.
+        filter: one of ``contract.FILTERS``.
+        color_jitter, rand_augment, random_erasing: in this order called as ``f(clip, rng)`` on the resized clip.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        area: Sequence[float] = (0.08, 1.0),
+        aspect: Sequence[float] = (0.5, 2.0),
+        flip: float = 0.5,
+        filter: str = "bilinear",
+        min_covered: float = 0.1,
+        color_jitter: Augmentation | None = None,
+        rand_augment: Augmentation | None = None,
+        random_erasing: Augmentation | None = None,
+    ) -> None:
+        self.size, self.area, self.aspect, self.flip = size, tuple(area), tuple(aspect), flip
+        self.filter, self.min_covered = filter, min_covered
+        self.color_jitter, self.rand_augment, self.random_erasing = color_jitter, rand_augment, random_erasing
+
+    def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
+        """uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
+        top, left, height, width = self.box(*clip_THWC.shape[1:3], rng)
+        clip = clip_THWC[:, top : top + height, left : left + width]
+        return self.finish(resize(clip, self.size, self.size, self.filter), rng)
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
+        """The crop, which a decoder cuts and resizes on the way: see ``Video.read_crops``."""
+        return random_area_crop(height, width, self.area, self.aspect, rng, min_covered=self.min_covered)
+
+    def finish(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
+        """What comes after the resize: flip and augmentation, uint8 ``[T, size, size, C]``."""
+        if rng.random() < self.flip:
+            clip_THWC = clip_THWC.flip(2)
+        for augment in (self.color_jitter, self.rand_augment, self.random_erasing):
+            if augment is not None:
+                clip_THWC = augment(clip_THWC, rng)
+        return clip_THWC.contiguous()
+
+    def finish_batch(self, batch_NTHWC: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
+        """:meth:`finish` of each clip where the batch is; the generators stay as they are, and nobody waits."""
+        return torch.stack([self.finish(clip, copy.deepcopy(rng)) for clip, rng in zip(batch_NTHWC, rngs, strict=True)])
+
+
+class ViewTransform:
+    """The spatial views of a test clip: crops along the longer side, once the short side has its size.
+
+    ``Video.read(..., short_side=transform.short_side, filter=transform.filter)`` resizes the frames as they are
+    decoded; large ones are never in memory together.
+
+    Args:
+        short_side: of the frames, in pixels.
+        size: height and width of a crop, in pixels, at most `short_side`.
+        crops: 1 (the centre) or 3 (both ends and the middle of the longer side).
+        filter: of the resize, one of ``contract.FILTERS``.
+    """
+
+    def __init__(self, short_side: int, size: int, crops: int = 1, filter: str = "bilinear") -> None:
+        if crops not in (1, 3):
+            raise ValueError(f"crops must be 1 or 3, got {crops}")
+        if size > short_side:
+            raise ValueError(f"a crop of {size} pixels does not fit a short side of {short_side}")
+        self.short_side, self.size, self.crops, self.filter = short_side, size, crops, filter
+
+    def __call__(self, clip_THWC: Tensor) -> Tensor:
+        """uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
+        return torch.stack(self.cut(clip_THWC))
+
+    def cut(self, clip_THWC: Tensor) -> list[Tensor]:
+        """The same as parts of the clip, without a copy."""
+        height, width = clip_THWC.shape[1:3]
+        if min(height, width) != self.short_side:
+            raise ValueError(
+                f"frames of {height}x{width} pixels have not been resized to a short side of {self.short_side}"
+            )
+        size = self.size
+        boxes = view_boxes(height, width, size, self.crops)
+        return [clip_THWC[:, top : top + size, left : left + size] for top, left in boxes]
+
+
+def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int, int]]:
+    """Top and left of each square crop: centred on the shorter side; at both ends and the middle of the longer one."""
+    along = [0, round(max(height, width) / 2 - size // 2), max(height, width) - size]
+    across = round(min(height, width) / 2 - size // 2)
+    along = along if crops == 3 else along[1:2]
+    return [(across, a) if width >= height else (a, across) for a in along]
+
+
+def normalize(
+    batch_NTHWC: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """uint8 ``[N, T, H, W, C]`` to the network's input ``(x / 255 - mean) / std``, on the device of the batch.
+
+    Returns:
+        `dtype` ``[N, C, T, H, W]``, a view of contiguous NTHWC memory: already ``torch.channels_last_3d``.
+    """
+    exact = torch.promote_types(dtype, torch.float32)  # round once, at the end
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), exact, batch_NTHWC.device)
+    batch = (batch_NTHWC * scale).sub_(shift)
+    return batch.to(dtype).permute(0, 4, 1, 2, 3)
+
+
+@lru_cache(maxsize=16)  # a copy to a GPU would make the host wait for it at every batch
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # a test may ask first, and training use the same tensors later
+        mean, std = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
+        return 1 / (255 * std), mean / std

@@ -1,0 +1,320 @@
+"""Frames of a video or an image file, by number.
+
+Frame ``i`` is the ``i``-th frame in presentation order of a full sequential decode of the file's best video stream,
+upright (rotation applied), with edit lists honoured, whichever backend delivers it. An image is a video of one frame,
+and a folder of images one of as many (frames.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from video_rs.data.shards import Blob, File, in_memory
+from video_rs.data.transforms.crops import Box, resize, short_side_size
+from video_rs.data.video.decord import DecordReader
+from video_rs.data.video.frame_folders import ImagesReader, codec_of, frame_paths
+from video_rs.data.video.images import read_image
+from video_rs.data.video.media import InPlan, Unsuitable, is_image, media_errors, require_file
+from video_rs.data.video.pyav import PyAVReader
+from video_rs.data.video.stream_index import Scan, scan, upright_shape
+from video_rs.errors import MediaError, UserError
+
+BACKENDS = ("pyav", "decord")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file holds: frames, mean frames per second, upright size in pixels, seconds, codec, and the rotation in
+    degrees (counter-clockwise) that makes its stored frames upright."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    duration: float
+    codec: str
+    rotation: int
+
+
+class Backend(Protocol):
+    """What a decoder has to offer to :class:`Video`."""
+
+    num_frames: int
+
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """uint8 ``[n, h, w, 3]`` pieces that follow `indices` (ascending, without repeats), cut to the box that `plan`
+        makes of the upright height and width."""
+
+    def close(self) -> None: ...
+
+
+class Video:
+    """An open file; close it or use it in a ``with`` block.
+
+    Attributes:
+        path: of the file.
+        num_frames: that can be read.
+        fps: mean frames per second; 0 where nothing tells, as of an image.
+        backend: "decord", "pyav" or "pil".
+    """
+
+    def __init__(
+        self,
+        path: File,
+        backend: str,
+        reader: Backend,
+        *,
+        fps: float = 0.0,
+        fallback: Callable[[], Backend] | None = None,
+    ) -> None:
+        self.path, self.backend, self.fps, self._reader, self._fallback = path, backend, fps, reader, fallback
+        self.num_frames = reader.num_frames
+
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        crop: Box | Callable[[int, int], Box] | None = None,
+        size: int | tuple[int, int] | None = None,
+        short_side: int | None = None,
+        filter: str = "bilinear",
+    ) -> Tensor:
+        """Frames by number, in any order, with repeats.
+
+        Args:
+            indices: ``[T]`` integers in ``[0, num_frames)``.
+            crop: top, left, height and width of the part wanted, in pixels of the upright frame; or a function that
+                makes it of the frame's height and width. Only that part is converted.
+            size: then resize to this height and width (one number for a square);
+            short_side: or until the short side has this length. Both as the frames are decoded, so that few large ones
+                are in memory at a time.
+            filter: of the resize, one of ``contract.FILTERS``.
+
+        Returns:
+            uint8 ``[T, H, W, 3]``, RGB.
+
+        Raises:
+            IndexError: for an index out of range, or a box that is not inside the frame.
+            ValueError: for both `size` and `short_side`.
+            MediaError: if the file breaks off or cannot be decoded.
+        """
+        if size is not None and short_side is not None:
+            raise ValueError("give size or short_side, not both")
+        height_width = (size, size) if isinstance(size, int) else size
+        if any(type(side) is not int or side < 1 for side in (*(height_width or ()), short_side or 1)):
+            raise ValueError(f"size and short_side are whole numbers of pixels, got {size or short_side}")
+        unique, places = self._unique(indices)
+        frames, done = torch.empty(0), 0
+        for piece in self._pieces(unique, crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)):
+            if short_side is not None:
+                piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+            elif height_width is not None:
+                piece = resize(piece, *height_width, filter)
+            if len(piece) == len(unique):
+                frames = piece if piece.untyped_storage().nbytes() == piece.nbytes else piece.clone()
+                break
+            if not done:  # gathered in place: a clip of large frames would else be in memory twice
+                frames = piece.new_empty(len(unique), *piece.shape[1:])
+            frames[done : done + len(piece)] = piece
+            done += len(piece)
+        return frames if places is None else frames[places]
+
+    def read_crops(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        plan: Callable[[int, int], Sequence[Box]],
+        size: int,
+        *,
+        filter: str = "bilinear",
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Several crops of the same frames, from one decode.
+
+        Args:
+            indices: as for :meth:`read`.
+            plan: called once with the upright height and width of the frames, gives R boxes.
+            size: height and width that each is resized to.
+            filter: of the resize.
+            out: uint8 ``[R, T, size, size, 3]`` to write into.
+
+        Returns:
+            `out`, or a new tensor of its shape.
+
+        Raises:
+            As :meth:`read`.
+        """
+        unique, places = self._unique(indices)
+        boxes: list[Box] = []
+        crops, done = out, 0
+
+        def around(height: int, width: int) -> Box:
+            boxes.extend(plan(height, width))
+            shape = len(boxes), len(indices), size, size, 3
+            if out is not None and out.shape != shape:
+                raise ValueError(f"out is {list(out.shape)}, the crops are {list(shape)}")
+            return _around(boxes)
+
+        for piece in self._pieces(unique, around):
+            first_top, first_left, *_ = _around(boxes)
+            if crops is None or places is not None:
+                crops = crops if done else piece.new_empty(len(boxes), len(unique), size, size, 3)
+            for crop, (top, left, height, width) in zip(crops, boxes, strict=True):
+                top, left = top - first_top, left - first_left
+                part = piece[:, top : top + height, left : left + width]
+                crop[done : done + len(piece)] = resize(part, size, size, filter)
+            done += len(piece)
+        if places is None:
+            return crops
+        return torch.index_select(crops, 1, places, out=out)
+
+    def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
+        """As :meth:`read`, but frame by frame ``[H, W, 3]`` and in one pass; `indices` ascend without repeats."""
+        for piece in self._pieces(indices, lambda *size: (0, 0, *size)):
+            yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+
+    def _unique(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Tensor | None]:
+        """The indices ascending without repeats, and where each of those asked for is in them; None for in place."""
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+            raise IndexError(f"{self.path}: frame indices must be a list of one or more whole numbers")
+        worst = indices.max() if indices.max() >= self.num_frames else indices.min()
+        if not 0 <= worst < self.num_frames:
+            raise IndexError(f"{self.path}: frame {worst} is not one of its {self.num_frames} frames")
+        unique, places = np.unique(indices, return_inverse=True)
+        return unique, None if np.array_equal(unique, indices) else torch.from_numpy(places)
+
+    def _pieces(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """Yield all frames at `indices`, from the fallback where the backend gives up; `plan` is called once."""
+        planned: list[Box] = []
+
+        def once(height: int, width: int) -> Box:
+            if not planned:
+                try:
+                    planned.append(self._checked(plan(height, width), height, width))
+                except Exception as error:
+                    raise InPlan from error
+            return planned[0]
+
+        done = 0
+        while done < len(indices):
+            with media_errors(self.path):
+                try:
+                    for piece in self._reader.frames(indices[done:], once):
+                        done += len(piece)
+                        yield piece
+                    if done < len(indices):
+                        raise MediaError(f"{self.path}: ends after {done} of the {len(indices)} frames asked for")
+                except Unsuitable:
+                    fallback = self._fallback()
+                    self.close()
+                    self.backend, self._reader = "pyav", fallback
+
+    def _checked(self, box: Box, frame_height: int, frame_width: int) -> Box:
+        top, left, height, width = box
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
+            size = f"{frame_height}x{frame_width}"
+            raise IndexError(f"{self.path}: the crop {tuple(box)} is not inside a frame of {size} pixels")
+        return box
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_video(path: File, backend: str = "pyav", known: Scan | None = None, listed: int = 0) -> Video:
+    """Open a video, an image, or a folder of frames.
+
+    Args:
+        path: of the file, which may be one in a shard (``x.tar/name``); or where it lies in one.
+        backend: "pyav"; or "decord", which falls back to PyAV where decord is not installed, where it fails, and where
+            the packets show that it would deliver other frames or colours than a sequential decode.
+        known: the file's packets, where they need not be read again.
+        listed: of a folder of frames, how many of its images are the video; 0 for all.
+
+    Raises:
+        MediaError: the file is missing or damaged, or has no video stream.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
+    file = in_memory(path)
+    if _is_folder(file):
+        with media_errors(path):
+            return Video(path, "pil", ImagesReader(frame_paths(path, listed)))
+    require_file(file)
+    with media_errors(path):
+        if is_image(path):
+            return Video(path, "pil", ImagesReader([file]))
+        if backend == "decord":
+            known = known or scan(file)
+            with suppress(Unsuitable):
+                fallback = partial(PyAVReader, file, scan=known)
+                return Video(path, "decord", DecordReader(file, known), fps=known.fps, fallback=fallback)
+        reader = PyAVReader(file, scan=known)
+        return Video(path, "pyav", reader, fps=reader.scan.fps)
+
+
+def read_frames(
+    path: File,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    short_side: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    crop: Box | Callable[[int, int], Box] | None = None,
+    filter: str = "bilinear",
+    backend: str = "pyav",
+) -> Tensor:
+    """Open, read and close: see :func:`open_video` and :meth:`Video.read`."""
+    with open_video(path, backend) as video:
+        return video.read(indices, crop=crop, size=size, short_side=short_side, filter=filter)
+
+
+def probe(path: File) -> VideoInfo:
+    """What a video file or a folder of frames holds. Decodes one frame, or all where the timestamps are no guide.
+
+    Raises ``MediaError``.
+    """
+    file = in_memory(path)
+    if _is_folder(file):
+        with media_errors(path):
+            paths = frame_paths(path)
+        height, width = read_image(paths[0]).shape[1:3]
+        return VideoInfo(len(paths), 0.0, height, width, 0.0, codec_of(paths[0]), 0)
+    require_file(file)
+    with media_errors(path), closing(PyAVReader(file)) as reader:
+        frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
+        if frame is None:
+            raise MediaError(f"{path}: no frame can be decoded")
+        rotation, height, width = upright_shape(frame)
+        return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.scan.codec, rotation)
+
+
+def scan_video(path: File) -> Scan:
+    """What the packets of a video file tell, without decoding any. Raises ``MediaError``."""
+    file = in_memory(path)
+    require_file(file)
+    with media_errors(path):
+        return scan(file)
+
+
+def _is_folder(path: File) -> bool:
+    return not isinstance(path, Blob) and os.path.isdir(path)
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all."""
+    top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    return top, left, max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left

@@ -1,0 +1,80 @@
+"""Frames through decord (https://github.com/dmlc/decord), where it is installed and right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from video_rs.data.shards import Blob, File
+from video_rs.data.transforms.crops import Box
+from video_rs.data.video.media import Unsuitable
+from video_rs.data.video.stream_index import Scan
+from video_rs.errors import first_line
+
+CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
+
+
+def import_problem() -> str:
+    """Return why decord cannot be imported; "" where it can."""
+    try:
+        import decord  # noqa: F401
+    except (ImportError, OSError) as error:
+        return first_line(error)
+    return ""
+
+
+class DecordReader:
+    """Make it in the process that reads from it: a reader made before a fork can hang (decord issues 76, 294).
+
+    Args:
+        path: of the file; or the file, in memory.
+        scan: its packets.
+
+    Raises:
+        Unsuitable: decord is missing, cannot open the file, or would deliver other frames than a sequential decode.
+    """
+
+    def __init__(self, path: File, scan: Scan) -> None:
+        if scan.decord_problem:
+            raise Unsuitable
+        self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # else "10:30.mp4" is a URL
+        self._reader = self._open()
+        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, scan.frame_bytes))
+        if self.num_frames != scan.num_frames:
+            raise Unsuitable
+
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """See ``decode.Backend``."""
+        self._reader = self._reader or self._open()
+        for first in range(0, len(indices), self._chunk):
+            try:
+                batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
+            except self._errors as error:
+                raise Unsuitable from error
+            if first + self._chunk >= len(indices):
+                self.close()  # or it decodes on, while the frames are resized
+            # other packages set decord's bridge, a global, to torch
+            frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
+            top, left, height, width = plan(*frames.shape[1:3])
+            yield frames[:, top : top + height, left : left + width].contiguous()  # resizing goes row by row
+
+    def _open(self) -> Any:
+        try:
+            import decord
+        except (ImportError, OSError) as error:
+            raise Unsuitable from error
+        decord.logging.set_level(decord.logging.QUIET)
+        self._errors = decord.DECORDError  # a plain Exception
+        try:
+            file = self._path.open() if isinstance(self._path, Blob) else self._path
+            return decord.VideoReader(file, num_threads=1)
+        except (self._errors, UnicodeEncodeError) as error:  # it takes names in UTF-8 only
+            raise Unsuitable from error
+
+    def close(self) -> None:
+        self._reader = None

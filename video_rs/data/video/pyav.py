@@ -1,0 +1,228 @@
+"""Frames through PyAV (FFmpeg): right for every file, and the fast path.
+
+Only what is asked for is converted to RGB, cropped on the way, in one FFmpeg filter graph a clip; H.264 frames that
+nobody asked for and no other frame refers to are not even decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from video_rs.data.shards import File
+from video_rs.data.transforms.crops import Box
+from video_rs.data.video.stream_index import (
+    PLAIN_FORMATS,
+    Keyframe,
+    Scan,
+    best_stream,
+    filter_graph,
+    open_container,
+    scan_container,
+    upright_shape,
+)
+from video_rs.errors import MediaError
+
+PIECE_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
+
+
+class PyAVReader:
+    """Seeks to safe keyframes only, and checks: when frames do not come as the packets promised, it goes back to the
+    start and numbers them as they come.
+
+    Args:
+        path: of the file; or the file, in memory.
+        scan: its packets, when they are known already.
+    """
+
+    def __init__(self, path: File, scan: Scan | None = None) -> None:
+        self.path, self._fresh = path, scan is not None
+        self._container = open_container(path)
+        try:
+            self._set_up()
+            self.scan = scan or scan_container(self._container, path)
+            self.num_frames = self.scan.num_frames or self._count()
+        except BaseException:
+            self.close()  # PyAV's objects are in circles: the file would stay open until a collection
+            raise
+
+    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """See ``decode.Backend``."""
+        convert, piece, filled, left = None, None, 0, len(indices)
+        for frame in self._chosen(indices):
+            convert = convert or _Converter(self._like_the_first(frame), plan)
+            if piece is None:
+                height, width = convert.size
+                count = min(left, max(1, PIECE_BYTES // (3 * height * width)))
+                needed = count * height * width * 3
+                # always as much: of blocks of every crop's own size, a worker's heap grows for thousands of clips
+                memory = torch.empty(max(needed, PIECE_BYTES), dtype=torch.uint8)
+                piece = memory[:needed].view(count, height, width, 3)
+                pixels = piece.numpy()
+            convert(frame, pixels[filled])
+            filled, left = filled + 1, left - 1
+            if filled == len(piece):
+                yield piece
+                piece, filled = None, 0
+        if filled:
+            yield piece[:filled]
+
+    def _like_the_first(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame of the first one's size: a stream may change its size on the way."""
+        if (frame.width, frame.height) == self._size:
+            return frame
+        with open_container(self.path) as container:
+            return next(container.decode(best_stream(container, self.path)), frame)
+
+    def first(self) -> av.VideoFrame | None:
+        """The first frame, as FFmpeg gives it."""
+        return next(self._decoded(), None)
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _chosen(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        done = 0
+        if self.scan.pts is not None:
+            for frame in self._seeking(indices):
+                yield frame
+                done += 1
+        if done < len(indices):
+            yield from self._counting(indices[done:])
+
+    def _counting(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        wanted = set(indices.tolist())
+        for i, frame in enumerate(self._decoded()):
+            if i in wanted:
+                yield frame
+            if i >= indices[-1]:
+                return
+
+    def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        """The frames at `indices`, as long as their timestamps are the ones expected."""
+        times, keys = self.scan.pts, [key.pts for key in self.scan.keyframes]
+        number = {time: i for i, time in enumerate(times.tolist())}
+        # only H.264 says of each frame that no other refers to it, in a way that FFmpeg goes by
+        steady = len(times) < 3 or np.diff(times).max() < 1.5 * np.diff(times).min()
+        # a gap may be a lost packet: what FFmpeg puts in its place depends on all frames before it
+        wanted = set(times[indices].tolist()) if self.scan.codec == "h264" and steady else None
+        upcoming, frames = 0, None
+        for index in indices.tolist():
+            key = max(0, np.searchsorted(keys, times[index], side="right") - 1)
+            start = int(np.searchsorted(times, keys[key]))
+            if frames is None or start > upcoming:
+                upcoming, frames = start, self._decoded_from(self.scan.keyframes[key], wanted)
+            while True:
+                frame = next(frames, None)
+                # what stands for damaged pixels depends on all that was decoded before
+                found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
+                if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
+                    return
+                upcoming = found + 1
+                if found == index:
+                    break
+            yield frame
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """All frames, from the start."""
+        if not self._fresh:
+            self.close()
+            self._container = open_container(self.path)
+            self._set_up()
+        self._fresh = False
+        return self._decode(self._container.demux(self.stream))
+
+    def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+        """The frames from a keyframe on, at least those with the `wanted` timestamps; none if no seek leads to it."""
+        if self._fresh and key is self.scan.keyframes[0]:
+            self._fresh = False
+            return self._decode(self._container.demux(self.stream), wanted)
+        self._fresh = False
+        for time in (key.pts, key.dts):  # some containers are indexed by the one, some by the other
+            if time is None:
+                continue
+            with contextlib.suppress(av.FFmpegError):
+                self._container.seek(time, stream=self.stream)
+                packets = self._container.demux(self.stream)
+                first = next(packets)
+                if first.pts == key.pts:
+                    return self._decode(chain([first], packets), wanted)
+        return iter(())
+
+    def _decode(self, packets: Iterable[av.Packet], wanted: set[int] | None = None) -> Iterator[av.VideoFrame]:
+        context = self.stream.codec_context
+        context.skip_frame = "DEFAULT"
+        for packet in packets:
+            if wanted is not None:
+                context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+            yield from packet.decode()
+
+    def _count(self) -> int:
+        count = sum(1 for _ in self._decoded())
+        if not count:
+            raise MediaError(f"{self.path}: no frame can be decoded")
+        return count
+
+    def _set_up(self) -> None:
+        self.stream = best_stream(self._container, self.path)
+        self._size = self.stream.codec_context.width, self.stream.codec_context.height
+
+
+class _Converter:
+    """Writes the upright RGB pixels of a box of each frame.
+
+    Args:
+        frame: the first one: the others have its size, or are scaled to it (a stream may change its size on the way).
+        plan: the box, of the upright size.
+
+    Attributes:
+        size: height and width of the box, upright.
+    """
+
+    def __init__(self, frame: av.VideoFrame, plan: Callable[[int, int], Box]) -> None:
+        self._kind = frame.format.name, frame.width, frame.height
+        rotation, *upright = upright_shape(frame)
+        self._turns = rotation // 90 % 4
+        box = plan(*upright)
+        self.size = box[2:]
+        top, left, height, width = _stored(box, self._turns, frame.height, frame.width)
+        self._place = slice(top, top + height), slice(left, left + width)
+        self._graph = None
+        if frame.format.name in PLAIN_FORMATS and frame.height % 2 == 0:
+            # chroma comes in blocks of 2 x 2: whole ones are converted, and what is too much cut off
+            outer_top, outer_left = top // 2 * 2, left // 2 * 2
+            outer_height = (top + height + 1) // 2 * 2 - outer_top
+            outer_width = min(frame.width, (left + width + 1) // 2 * 2) - outer_left
+            crop = f"{outer_width}:{outer_height}:{outer_left}:{outer_top}:exact=1"
+            self._graph = filter_graph(frame, [("crop", crop), ("format", "rgb24")])
+            top, left = top - outer_top, left - outer_left
+            self._place_in_graph = slice(top, top + height), slice(left, left + width)
+
+    def __call__(self, frame: av.VideoFrame, out_HWC: np.ndarray) -> None:
+        _, width, height = self._kind
+        if self._graph is not None and (frame.format.name, frame.width, frame.height) == self._kind:
+            self._graph.push(frame)
+            converted = self._graph.pull()
+            rows = np.frombuffer(converted.planes[0], np.uint8).reshape(-1, converted.planes[0].line_size)
+            pixels = rows[:, : 3 * converted.width].reshape(len(rows), converted.width, 3)[self._place_in_graph]
+        else:
+            pixels = frame.to_ndarray(format="rgb24", width=width, height=height)[self._place]
+        np.copyto(out_HWC, np.rot90(pixels, self._turns))
+
+
+def _stored(box: Box, turns: int, height: int, width: int) -> Box:
+    """Where a box of the upright frame lies in the stored one, of `height` x `width` pixels."""
+    top, left, h, w = box
+    if turns == 1:
+        return left, width - top - h, w, h
+    if turns == 2:
+        return height - top - h, width - left - w, h, w
+    if turns == 3:
+        return height - left - w, top, w, h
+    return box

@@ -1,0 +1,243 @@
+"""From a config to the objects it describes. Only here and in the commands' ``main`` is a ``Config`` seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from video_rs.errors import UserError
+from video_rs.experiment.config import Config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from video_rs.data.dataset import ClipDataset, ViewDataset
+    from video_rs.data.sources.records import Records
+    from video_rs.data.transforms.crops import TrainTransform
+
+
+def build_records(
+    config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
+) -> dict[str, Records]:
+    """The records of the splits asked for, and the index of their files where one was made. Raises UserError."""
+    from video_rs.data.sources.dataset_index import attach
+    from video_rs.data.sources.splits import load_splits
+
+    data = config.data
+    try:
+        records = load_splits(
+            data.root,
+            data.train,
+            data.val,
+            data.test,
+            class_names=data.class_names,
+            num_classes=config.model.num_classes,
+            val_fraction=data.val_fraction,
+            max_missing=data.max_missing,
+            multi_label=data.multi_label,
+            fold=data.fold,
+            frame_folders=data.frame_folders,
+            splits=tuple(splits),
+        )
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
+    for of_split in records.values():
+        _check_patience(config, of_split)
+        if indexed:
+            attach(of_split)
+    return records
+
+
+def build_own_records(config: Config) -> dict[str, Records]:
+    """Return the records of the splits that have files of their own: not of a val split that stands in for the test."""
+    found = build_records(config, indexed=False)
+    return {name: records for name, records in found.items() if not (name == "test" and records.stands_in)}
+
+
+def require_video_files(records: Records, command: str) -> None:
+    """Raise UserError unless the records are video files in folders."""
+    from video_rs.data.video.media import is_image
+
+    path = records.path(0)
+    if records.members:
+        raise UserError(f"the dataset lies in shards ({path}), read as they are: {command} is for video files only")
+    if is_image(path) or os.path.isdir(path):
+        kind = "images" if is_image(path) else "folders of frames"
+        raise UserError(f"the dataset is one of {kind} ({path}): {command} is for video files only")
+
+
+def _check_patience(config: Config, records: Records) -> None:
+    """A store that is gone must not look like files that hang, which are left out. Raises UserError."""
+    from video_rs.data import storage
+
+    timeout = config.data.timeout
+    if records.members and storage.is_remote(records.path(0)) and 0 < timeout <= storage.patience():
+        raise UserError(
+            f"data.timeout={timeout:g}: a store may take {storage.patience():g} s to answer "
+            f"({storage.TIMEOUT_VARIABLE}): give more, or 0"
+        )
+
+
+def class_names(config: Config, records: Records) -> tuple[str, ...]:
+    """The names behind the logits: the data's, then numbers for what ``model.num_classes`` has beyond them."""
+    names, wanted = records.class_names, config.model.num_classes or len(records.class_names)
+    if len(names) > wanted:
+        raise UserError(f"the data has {len(names)} classes, model.num_classes={wanted}; raise it, or set it to 0")
+    return (*names, *(str(c) for c in range(len(names), wanted)))
+
+
+def check_media(config: Config, records: Records) -> None:
+    """Clips of images would be one image over and over. Raises UserError."""
+    from video_rs.data.video.media import is_image
+
+    if config.data.num_frames > 1 and is_image(records.path(0)):
+        raise UserError(
+            f"the data are images ({records.path(0)}), data.num_frames={config.data.num_frames} is for videos; "
+            "use an image config (imagenet_rs*.yaml, or data.num_frames=1 and model.name=resnet_rs_* or timm/*)"
+        )
+
+
+def describe_decoder(config: Config) -> str:
+    """Return a line that says why the decoder asked for is not used; "" where it is."""
+    from video_rs.data.video.decord import import_problem
+
+    if config.data.decoder == "decord" and (problem := import_problem()):
+        return f"PyAV, since decord cannot be imported: {problem}"
+    return ""
+
+
+def check_labels(records: Records, split: str) -> None:
+    """Without a single label there is no average precision. Raises UserError."""
+    if records.multi_label and not records.label_sets.values.size:
+        raise UserError(f"no file of the {split} split has a label: mAP needs some")
+
+
+def train_dataset(config: Config, records: Records) -> ClipDataset:
+    """Randomly sampled and augmented clips, of the sizes of each phase."""
+    from video_rs.data.clips import TemporalSampling
+    from video_rs.data.dataset import ClipDataset
+
+    data, sampling = config.data, TemporalSampling.of(config.contract())
+    return ClipDataset(
+        records,
+        sampling=sampling,
+        transform=train_transform(config),
+        phases=[
+            (dataclasses.replace(sampling, num_frames=num_frames), train_transform(config, size))
+            for _, num_frames, size in data.phases
+        ],
+        seed=config.train.seed,
+        decoder=data.decoder,
+        repeats=data.repeats,
+    )
+
+
+def train_transform(config: Config, size: int = 0) -> TrainTransform:
+    """Crop, flip and augmentation of training clips of a size in pixels; 0: ``data.train_size``."""
+    from video_rs.data.transforms.color_jitter import ColorJitter
+    from video_rs.data.transforms.crops import TrainTransform
+    from video_rs.data.transforms.rand_augment import RandAugment
+    from video_rs.data.transforms.random_erasing import RandomErasing
+
+    data = config.data
+    pixel = [255 * mean for mean in data.mean] if data.random_erasing_mode == "mean" else None
+    return TrainTransform(
+        size or data.train_size,
+        data.area,
+        data.aspect,
+        data.flip,
+        data.filter,
+        min_covered=data.min_covered,
+        color_jitter=ColorJitter(*data.color_jitter) if any(data.color_jitter) else None,
+        rand_augment=RandAugment(data.rand_augment_layers, data.rand_augment_magnitude)
+        if data.rand_augment_layers
+        else None,
+        random_erasing=RandomErasing(data.random_erasing, pixel) if data.random_erasing else None,
+    )
+
+
+def phase_ends(config: Config, num_files: int) -> list[int]:
+    """The step after which each phase is over: the first that begins after so many epochs."""
+    per_epoch = num_files * config.data.repeats / config.train.batch_size
+    return [math.ceil(until * per_epoch - 1e-6) for until, *_ in config.data.phases]
+
+
+def describe_phases(config: Config, num_files: int) -> list[str]:
+    """Lines for people: what clips there are until when; none where they are the same all the time."""
+    data, lines, start = config.data, [], 0
+    for (until, num_frames, size), end in zip(data.phases, phase_ends(config, num_files), strict=True):
+        pixels = num_frames * size**2 / (data.num_frames * data.train_size**2)
+        sizes = f"{num_frames} frames x stride {data.stride}, {size} px"
+        lines.append(f"clips to epoch {until:g} (steps {start} to {end}): {sizes}, {100 * pixels:.0f} % of the pixels")
+        start = end
+    if lines:
+        main = f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"
+        lines.append(f"clips from there (step {start}): {main}")
+    return lines
+
+
+def order(config: Config, records: Records) -> dict[str, Any]:
+    """What ``BatchStream`` has to know of the records besides their number."""
+    return {
+        "labels": records.labels if config.train.balanced_sampling else None,
+        "repeats": config.data.repeats,
+        "shards": records.members.starts() if records.members else None,
+        "block": config.data.shuffle_block,
+        "phase_ends": phase_ends(config, len(records)),
+    }
+
+
+def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:
+    """All test views of a video as one sample; images have one clip."""
+    from video_rs.data.clips import TemporalSampling
+    from video_rs.data.dataset import ViewDataset
+    from video_rs.data.transforms.crops import ViewTransform
+
+    data = config.data
+    return ViewDataset(
+        records,
+        sampling=TemporalSampling.of(config.contract()),
+        clips=clips if data.num_frames > 1 else 1,
+        transform=ViewTransform(data.short_side, data.test_size, crops, data.filter),
+        decoder=data.decoder,
+    )
+
+
+def model_args(config: Config, num_classes: int) -> dict[str, object]:
+    """The arguments of ``create_model``: plain values, as a checkpoint keeps them."""
+    model = config.model
+    bn_momentum = model.bn_momentum
+    if bn_momentum is None and "/" not in model.name:  # with an EMA of the statistics too, the batch's own go into it
+        bn_momentum = 1.0 if config.train.ema_decay else 0.1
+    return {
+        "name": model.name,
+        "num_classes": num_classes,
+        "width": model.width,
+        "dropout": model.dropout,
+        "drop_path": model.drop_path,
+        "drop_path_rule": model.drop_path_rule,
+        "bn_momentum": bn_momentum,
+        "temporal_padding": model.temporal_padding,
+    }
+
+
+def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
+    """The network, randomly initialised from the seed, with the config's data contract."""
+    import torch
+
+    from video_rs.models.adapters.base import refuse
+    from video_rs.models.registry import create_model
+
+    torch.manual_seed(config.train.seed)
+    model = create_model(**model_args(config, len(class_names)), contract=config.contract(class_names))
+    if stages := config.train.activation_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            refuse(config.model.name, "train.activation_checkpointing", list(stages), [])
+        model.set_grad_checkpointing(stages)
+    if hasattr(model, "check"):  # or a later phase would end the run
+        for _, num_frames, size in config.data.phases:
+            model.check(num_frames, size, size)
+    return model

@@ -1,0 +1,288 @@
+"""The config: one typed, frozen tree of dataclasses, read from YAML and ``key=value`` overrides.
+
+Its keys are in schema.py. Only ``video_rs.cli`` and ``video_rs.experiment`` see a ``Config``; everything below takes
+plain arguments. Nothing here imports torch, so that ``--help`` and config errors are instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import io
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from video_rs.data_config import DataContract
+from video_rs.errors import ConfigError
+from video_rs.experiment.checks import check_together
+from video_rs.experiment.schema import DataConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig, free
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a command needs to know."""
+
+    out: str = free("", "run folder; empty: runs/<name of the config>")
+    weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as a checkpoint or a YAML file holds them."""
+        nested: dict[str, Any] = {}
+        for key, value in flatten(self).items():
+            *sections, leaf = key.split(".")
+            place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)
+            place[leaf] = _plain(value)
+        return nested
+
+    def to_yaml(self) -> str:
+        """The full config as YAML that ``load_config`` reads back to an equal one."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def contract(self, class_names: Sequence[str] = ()) -> DataContract:
+        """The data contract that a model trained with this config gets."""
+        shared = {f.name for f in dataclasses.fields(DataContract)} & {f.name for f in dataclasses.fields(DataConfig)}
+        values = {name: getattr(self.data, name) for name in shared - {"class_names"}}
+        return DataContract(**values, class_names=tuple(class_names))
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"optim.lr": 0.8, ...}`` of a config, in the schema's order."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{f.name}."))
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys that a resumed run may not change but that differ: ``{key: (saved value, value now)}``.
+
+    Args:
+        old: the nested dict of a checkpoint, see :meth:`Config.to_dict`. Keys it lacks count as their defaults.
+        new: the config of this start.
+    """
+    before, now = flatten(from_dict(old)), flatten(new)
+    strict = {key for key, f in _schema().items() if not f.metadata["free"]}
+    return {key: (before[key], now[key]) for key in now if key in strict and before[key] != now[key]}
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config.
+
+    Args:
+        path: a YAML file, or the name of one in ``configs/`` (with or without ``.yaml``); ``_BASE_: other.yaml`` in it
+            inherits.
+        overrides: ``key=value`` with dots (``optim.lr=0.1``). Values are YAML: ``4e-5``, ``[1, 2]``, ``null``.
+
+    Raises:
+        ConfigError: naming the file, the key and the nearest right one, or what is wrong with the value.
+    """
+    file = find_config(path)
+    try:
+        nested = dict(_CheckedYaml.load_yaml_with_base(str(file)) or {})
+    except RecursionError:
+        raise ConfigError(f"{file}: _BASE_ leads back to itself") from None
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"override {override!r} is not key=value")
+        _set(nested, key.strip(), text)
+    config = _build(Config, nested, str(file))
+    if not config.out:
+        config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
+    check_together(config)
+    return config
+
+
+def from_dict(values: Mapping[str, Any], source: str = "checkpoint") -> Config:
+    """The config saved in a checkpoint (:meth:`Config.to_dict`). Raises ConfigError naming ``source``."""
+    return _build(Config, values, source)
+
+
+def config_folder() -> Path:
+    """The folder of the configs that come with the package: in a wheel inside it, in a checkout beside it."""
+    package = Path(__file__).parent.parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def find_config(path: str | Path) -> Path:
+    """The file behind ``--cfg``: a path, or a name in ``configs/``. Raises ConfigError when there is none."""
+    names = [Path(path), Path(f"{path}.yaml")]
+    for candidate in [*names, *(config_folder() / n for n in names)]:
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.stem for p in config_folder().glob("*.yaml"))
+    near = difflib.get_close_matches(Path(path).stem, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"configs that come along: {', '.join(known)}"
+    raise ConfigError(f"config {path} is neither a file nor a name in configs/; {hint}")
+
+
+def describe() -> str:
+    """Every key with its type, default and meaning, for ``--help``."""
+    defaults, lines = flatten(Config()), []
+    for key, f in _schema().items():
+        default = yaml.safe_dump(_plain(defaults[key]), default_flow_style=True).splitlines()[0]
+        allowed = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
+        lines.append(f"  {key:<28} {_type_name(f.type_):<9} {default:<14} {f.metadata['help']}{allowed}")
+    return "\n".join(lines)
+
+
+class _CheckedYaml(CfgNode):
+    """fvcore's ``_BASE_`` inheritance, with each file checked by itself so that an error names the right one."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        try:
+            text = Path(filename).read_text(encoding="utf-8")
+            values = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config {filename} cannot be read: {error}") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f":{mark.line + 1}" if mark else ""
+            raise ConfigError(f"{filename}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        if values is None:
+            values, text = {}, "{}"
+        if not isinstance(values, dict):
+            raise ConfigError(f"{filename}: expected keys with values, found {type(values).__name__}")
+        _build(Config, {k: v for k, v in values.items() if k != "_BASE_"}, filename)
+        return io.StringIO(text)
+
+
+@dataclass(frozen=True)
+class _Key:
+    type_: Any
+    metadata: Mapping[str, Any]
+
+
+@functools.cache
+def _schema() -> dict[str, _Key]:
+    def walk(cls: type, prefix: str) -> Iterator[tuple[str, _Key]]:
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(hints[f.name]):
+                yield from walk(hints[f.name], f"{prefix}{f.name}.")
+            else:
+                yield prefix + f.name, _Key(hints[f.name], f.metadata)
+
+    return dict(walk(Config, ""))
+
+
+def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
+    """A dataclass of the schema from nested plain values, every key and value checked."""
+    hints, arguments = typing.get_type_hints(cls), {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            raise ConfigError(f"{source}: {_unknown(key)}")
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{source}: {key} is a section; expected keys below it, found {value!r}")
+            arguments[name] = _build(hints[name], value, source, f"{key}.")
+        else:
+            arguments[name] = _checked(value, key, source)
+    return cls(**arguments)
+
+
+def _unknown(key: str) -> str:
+    known = list(_schema())
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # a right name in the wrong section
+        near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; --help lists all keys")
+
+
+def _set(nested: dict[str, Any], key: str, text: str) -> None:
+    if key not in _schema():
+        raise ConfigError(f"override {key}={text}: {_unknown(key)}")
+    if _schema()[key].type_ is str:
+        value: Any = text
+    else:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {key}={text}: the value is not YAML") from None
+    value = _checked(value, key, "override")
+    *sections, leaf = key.split(".")
+    place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)
+    place[leaf] = _plain(value)
+
+
+def _checked(value: Any, key: str, source: str) -> Any:
+    """The value as its key's type. Raises ConfigError naming source, key, what was expected and what was found."""
+    type_, rules = _schema()[key].type_, _schema()[key].metadata
+    try:
+        result = _as_type(_current(key, value), type_)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{source}: {key} expects {_type_name(type_)}, found {value!r}") from None
+    if rules["choices"] and result is not None and result not in rules["choices"]:
+        near = difflib.get_close_matches(str(value), rules["choices"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}{hint}")
+    for number in result if isinstance(result, tuple) else (result,):
+        low, high = rules["low"], rules["high"]
+        if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{source}: {key} must be {bounds}; found {value!r}")
+    return result
+
+
+def _current(key: str, value: Any) -> Any:
+    """Return the value of today that stands for one of an older version: all old configs and checkpoints pass here."""
+    return "pyav" if (key, value) == ("data.decoder", "auto") else value
+
+
+def _as_type(value: Any, type_: Any) -> Any:
+    if isinstance(type_, types.UnionType):
+        if value is None:
+            return None
+        return _as_type(value, next(t for t in typing.get_args(type_) if t is not types.NoneType))
+    if typing.get_origin(type_) is tuple:
+        inner = typing.get_args(type_)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if inner[-1] is Ellipsis:
+            inner = inner[:1] * len(value)
+        if len(value) != len(inner):
+            raise TypeError
+        return tuple(_as_type(v, t) for v, t in zip(value, inner, strict=True))
+    if type_ is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)  # PyYAML reads 4e-5 as text
+    if type_ is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not type_:
+        raise TypeError
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _type_name(type_: Any) -> str:
+    if isinstance(type_, types.UnionType):
+        return "|".join("null" if t is types.NoneType else _type_name(t) for t in typing.get_args(type_))
+    if typing.get_origin(type_) is tuple:
+        inner = typing.get_args(type_)
+        if inner[-1] is Ellipsis:
+            return f"list of {_type_name(inner[0])}s" if inner[0] is float else f"list of [{_type_name(inner[0])}]"
+        names = [_type_name(t) for t in inner]
+        return f"{len(inner)} {names[0]}s" if len(set(names)) == 1 else ", ".join(names)
+    return type_.__name__

@@ -1,0 +1,1 @@
+"""Weights: read, rename, inflate, start from."""
