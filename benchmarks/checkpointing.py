@@ -25,14 +25,14 @@ import torch
 from common import environment, note, table
 
 from video_rs.cli.common import Parser, positive, run
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed import device as runtime
 from video_rs.models.registry import create_model
-from video_rs.training.checkpointer import Saver
+from video_rs.training.checkpointer import Checkpointer
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
 
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     for _ in range(3):
         step(trainer, batch)
     rates: dict[str, list[float]] = {"none": [], "in the background": [], "at once": []}
-    with tempfile.TemporaryDirectory(dir=".") as folder, Saver(folder, keep=1) as saver:
+    with tempfile.TemporaryDirectory(dir=".") as folder, Checkpointer(folder, keep=1) as saver:
         copies = []
         ways = list(rates)
         for number in range(args.rounds):
@@ -79,13 +79,13 @@ def main(argv: list[str]) -> int:
 def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
     """A trainer and one batch."""
     device = runtime.select_device(args.device)
-    contract = DataContract(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
-    model = create_model(args.model, num_classes=400, contract=contract)
+    data_config = DataConfig(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
+    model = create_model(args.model, num_classes=400, data_config=data_config)
     model.to(device, memory_format=torch.channels_last_3d)
-    plan = Plan(num_samples=10**6, num_steps=10**6, batch_size=args.batch, micro_batch=args.batch)
+    schedule = Schedule(num_samples=10**6, num_steps=10**6, batch_size=args.batch, micro_batch=args.batch)
     trainer = Trainer(
         model,
-        plan,
+        schedule,
         criterion=CrossEntropy(0.1),
         optimizer=create("sgd", model, momentum=0.9, nesterov=True, weight_decay=4e-5),
         learning_rate=lambda step: 0.01,
@@ -104,7 +104,7 @@ def step(trainer: Trainer, batch: dict) -> None:
 
 
 def seconds_of_steps(
-    trainer: Trainer, batch: dict, seconds: float, way: str, saver: Saver, copies: list[float]
+    trainer: Trainer, batch: dict, seconds: float, way: str, saver: Checkpointer, copies: list[float]
 ) -> float:
     """Steps a second over at least so many seconds, which begin with a checkpoint."""
     saver.wait()

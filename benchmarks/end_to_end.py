@@ -60,13 +60,13 @@ def report(job: Job, steps: int, rounds: int) -> None:
         for name, turn in turns.items():
             found[name].append(turn(job, steps))
         note(f"round {number + 1} of {rounds} done")
-    plan, contract = job.trainer.plan, job.model.contract
+    schedule, data_config = job.trainer.schedule, job.model.data_config
     rates = {name: median(values) for name, values in found.items()}
     bound = min(("loader", "steps"), key=rates.get)
     print(environment())
     workers = f"{job._loading()['workers']} loader workers"
     print(f"{runtime.describe(job.device)}, {job.precision}; {workers}; {job.config.model.name}")
-    print(f"batches of {plan.batch_size} clips {contract.num_frames} x {contract.train_size}^2")
+    print(f"batches of {schedule.batch_size} clips {data_config.num_frames} x {data_config.train_size}^2")
     rows = [[name, f"{rate:.1f}", f"{rate / rates[bound]:.2f}"] for name, rate in rates.items()]
     print(table(["what", "clips/s", "of the bound"], rows))
     print(f"the {bound} {'is' if bound == 'loader' else 'are'} the bound")
@@ -74,7 +74,7 @@ def report(job: Job, steps: int, rounds: int) -> None:
 
 def batches_of(job: Job, steps: int) -> Iterator[dict]:
     """Micro-batches of the loader, from the first on, behind what its workers have read ahead."""
-    parts, ahead = job.trainer.plan.parts, 3 * max(1, job._loading()["workers"])
+    parts, ahead = job.trainer.schedule.accumulation_steps, 3 * max(1, job._loading()["workers"])
     batches = iter(job.loader(0, num_steps=steps + -(-ahead // parts), phase_ends=()))  # however few the run's own are
     return itertools.islice(batches, ahead, ahead + steps * parts)
 
@@ -91,26 +91,26 @@ def loader(job: Job, steps: int) -> float:
 
 def steps_alone(job: Job, steps: int) -> float:
     """Clips/s of steps on batches that are there already."""
-    parts = list(itertools.islice(iter(job.loader(0)), job.trainer.plan.parts))
+    parts = list(itertools.islice(iter(job.loader(0)), job.trainer.schedule.accumulation_steps))
     job.trainer.train_step(parts)
     runtime.synchronize(job.device)
     start = time.monotonic()
     for _ in range(steps):
         job.trainer.train_step(parts)
     runtime.synchronize(job.device)
-    return steps * job.trainer.plan.batch_size / (time.monotonic() - start)
+    return steps * job.trainer.schedule.batch_size / (time.monotonic() - start)
 
 
 def training(job: Job, steps: int) -> float:
     """Clips/s of steps on what the loader delivers."""
-    plan, batches = job.trainer.plan, batches_of(job, steps + 1)
-    for _ in range(plan.parts):
+    schedule, batches = job.trainer.schedule, batches_of(job, steps + 1)
+    for _ in range(schedule.accumulation_steps):
         next(batches)  # past what the workers had read ahead
     start = time.monotonic()
     for _ in range(steps):
-        job.trainer.train_step(itertools.islice(batches, plan.parts))
+        job.trainer.train_step(itertools.islice(batches, schedule.accumulation_steps))
     runtime.synchronize(job.device)
-    return steps * plan.batch_size / (time.monotonic() - start)
+    return steps * schedule.batch_size / (time.monotonic() - start)
 
 
 if __name__ == "__main__":

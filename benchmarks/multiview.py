@@ -36,7 +36,7 @@ from video_rs.data.dataset import ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.video.decode import open_video
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 from video_rs.inference.predict import Classifier
 
@@ -171,7 +171,7 @@ class Mean(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.contract, self.head = DataContract(), torch.nn.Linear(3, self.num_classes)
+        self.data_config, self.head = DataConfig(), torch.nn.Linear(3, self.num_classes)
 
     def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         return self.head(clips_NCTHW.mean(dim=(2, 3, 4)))

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     if out.exists():
         raise UserError(f"{out}: already exists; name a new folder")
     videos = _usable(args.videos)
-    clips = plan(videos, args.clips, args.seed)
+    clips = schedule(videos, args.clips, args.seed)
     for video in videos:
         (out / Path(video).stem).mkdir(parents=True)
     for _ in map_in_processes(partial(cut, out=out), clips, os.cpu_count() or 1):
@@ -97,7 +97,7 @@ def _usable(paths: list[str]) -> dict[str, float]:
     return durations
 
 
-def plan(durations: dict[str, float], num_clips: int, seed: int) -> list[Clip]:
+def schedule(durations: dict[str, float], num_clips: int, seed: int) -> list[Clip]:
     """Draw distinct clips, the videos in turn. A clip lies within one source."""
     rng = np.random.default_rng(seed)
     clips = []

@@ -35,7 +35,7 @@ from common import environment, missing, note, peak_rss_mb, table
 from torch import Tensor, nn
 
 from video_rs.cli.common import Parser, positive, run
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed import device as runtime
 from video_rs.distributed import memory
 from video_rs.errors import MachineError
@@ -45,7 +45,7 @@ from video_rs.models.registry import create_model
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
 CLASSES = 400
@@ -60,7 +60,7 @@ class Bench:
         self.device = runtime.select_device(args.device)
         self.precision = runtime.select_precision(args.precision, self.device)
         self.model, self.frames, self.size, self.seconds = args.model, args.frames, args.size, args.seconds
-        self.contract = DataContract(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
+        self.data_config = DataConfig(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
 
     def clips(self, batch: int) -> Tensor:
         clip = torch.rand(batch, self.frames, self.size, self.size, 3, device=self.device)
@@ -82,7 +82,7 @@ class Bench:
         return runtime.autocast(self.device, self.precision)
 
     def network(self, name: str) -> nn.Module:
-        options = {"contract": self.contract} if "/" not in name else {}
+        options = {"data_config": self.data_config} if "/" not in name else {}
         return create_model(name, num_classes=CLASSES, **options).to(self.device, memory_format=torch.channels_last_3d)
 
 
@@ -179,11 +179,11 @@ def plain(
 def trainer_step(bench: Bench, batch: int, compiled: bool = False) -> Callable[[], object]:
     """One step of the trainer on uint8 clips; mixup is of pairs, and left out of an odd batch."""
     model = bench.network(bench.model)
-    plan = Plan(num_samples=10**6, num_steps=10**6, batch_size=batch, micro_batch=batch)
+    schedule = Schedule(num_samples=10**6, num_steps=10**6, batch_size=batch, micro_batch=batch)
     optimizer = create("sgd", model, momentum=0.9, nesterov=True, weight_decay=4e-5)
     options = {"ema": EMA(model, 0.9999), "precision": bench.precision, "mixup": 0.0 if batch % 2 else 0.2}
     rate = {"learning_rate": lambda step: 1e-4, "criterion": CrossEntropy(0.1), "optimizer": optimizer}
-    trainer = Trainer(model, plan, compile=compiled, **rate, **options)
+    trainer = Trainer(model, schedule, compile=compiled, **rate, **options)
     clip = torch.randint(0, 256, (batch, bench.frames, bench.size, bench.size, 3), dtype=torch.uint8)
     data = {"clip": clip.to(bench.device), "label": torch.arange(batch, device=bench.device), "broken": []}
     return lambda: trainer.train_step([data])

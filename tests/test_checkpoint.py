@@ -13,7 +13,7 @@ import torch
 import video_rs
 from tests.commands import full_disk
 from video_rs import checkpoint
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import MachineError, UserError
 
 
@@ -116,12 +116,18 @@ def run():
     torch.manual_seed(0)
     model = video_rs.create_model(**TINY).to(memory_format=torch.channels_last_3d)
     torch.nn.init.normal_(model.head.weight, std=3.0)
-    contract = {**model.contract.to_dict(), "num_frames": 4, "short_side": 32, "test_size": 32, "class_names": NAMES}
+    data_config = {
+        **model.data_config.to_dict(),
+        "num_frames": 4,
+        "short_side": 32,
+        "test_size": 32,
+        "class_names": NAMES,
+    }
     return {
         "format": 1,
         "config": {"data": {"mean": [0.1, float("inf")], "root": "/d\u00e4ta"}},
         "model_args": TINY,
-        "contract": contract,
+        "data_config": data_config,
         "model": {name: torch.zeros_like(value) for name, value in model.state_dict().items()},
         "ema": model.state_dict(),
         "step": 7,
@@ -140,7 +146,7 @@ def test_safetensors_carry_all_that_prediction_needs(tmp_path, run):
     checkpoint.save(tmp_path / "last.safetensors", checkpoint.load_run(tmp_path / "last.pt"))
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "last.safetensors"]
     state = checkpoint.load_run(tmp_path / "last.safetensors")
-    kept = ("format", "config", "model_args", "contract", "step", "versions", "fingerprint")
+    kept = ("format", "config", "model_args", "data_config", "step", "versions", "fingerprint")
     assert {key: state[key] for key in kept} == {key: run[key] for key in kept}
     assert state["ema"] is None and "optimizer" not in state
     assert state["model"].keys() == run["ema"].keys()
@@ -150,7 +156,7 @@ def test_safetensors_carry_all_that_prediction_needs(tmp_path, run):
     assert after.predict(frames()) == before.predict(frames()) and {p.label for p in after.predict(frames())} == {
         *NAMES
     }
-    assert after.contract == before.contract
+    assert after.data_config == before.data_config
 
 
 def test_safetensors_are_read_by_others(tmp_path, run):
@@ -158,7 +164,7 @@ def test_safetensors_are_read_by_others(tmp_path, run):
     tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in run["ema"].items())
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as handle:
-        assert json.loads(handle.metadata()["contract"])["class_names"] == NAMES
+        assert json.loads(handle.metadata()["data_config"])["class_names"] == NAMES
 
 
 def test_bare_safetensors(tmp_path):
@@ -186,9 +192,9 @@ def test_safetensors_under_another_name(tmp_path, run):
 def test_records_that_other_programs_wrote(tmp_path, run):
     path = tmp_path / "a.safetensors"
     train = {"init_from": "https://host/a.pt?token=secret"}
-    checkpoint.save(path, {**run, "step": 5.0, "figures": None, "config": {**run["config"], "train": train}})
+    checkpoint.save(path, {**run, "step": 5.0, "metrics": None, "config": {**run["config"], "train": train}})
     state = checkpoint.load_run(path)
-    assert (state["step"], state["figures"]) == (5, None)
+    assert (state["step"], state["metrics"]) == (5, None)
     assert state["config"]["train"]["init_from"] == "https://host/a.pt"
 
 
@@ -229,15 +235,15 @@ def test_safetensors_that_are_damaged(tmp_path, run):
 @pytest.mark.parametrize(
     "key, text, reason",
     [
-        ("contract", "{", "contract in its metadata is not JSON"),
-        ("contract", "[" * 100_000, "contract in its metadata is not JSON"),
+        ("data_config", "{", "data_config in its metadata is not JSON"),
+        ("data_config", "[" * 100_000, "data_config in its metadata is not JSON"),
         ("format", "9" * 10_000, "format in its metadata is not JSON"),
-        ("format", "2", "has checkpoint format 2, this version reads 1: upgrade"),
+        ("format", "3", "has checkpoint format 3, this version reads 2: upgrade"),
         ("format", '"1"', "its format is not what it should be"),
         ("config", "[]", "its config is not what it should be"),
         ("model_args", "null", "its model_args is not what it should be"),
         ("model_args", '{"name": 3}', "its model_args is not what it should be"),
-        ("contract", "7", "its contract is not what it should be"),
+        ("data_config", "7", "its data_config is not what it should be"),
     ],
 )
 def test_metadata_that_are_damaged(tmp_path, run, key, text, reason):
@@ -245,7 +251,7 @@ def test_metadata_that_are_damaged(tmp_path, run, key, text, reason):
 
 
 def with_metadata(path, run, key, text):
-    metadata = {name: json.dumps(run[name]) for name in ("format", "config", "model_args", "contract")}
+    metadata = {name: json.dumps(run[name]) for name in ("format", "config", "model_args", "data_config")}
     tensors = {name: value.contiguous() for name, value in run["ema"].items()}
     safetensors.torch.save_file(tensors, path, metadata | {key: text})
     return path
@@ -258,7 +264,7 @@ def with_metadata(path, run, key, text):
         ("model_args", {"name": "os.system"}, "there is no model 'os.system'"),
         ("model_args", {"heads": 2}, "model_args ['heads'], unknown to this version"),
         ("model_args", {"pretrained": True}, "model_args ['pretrained'], unknown to this version"),  # it would download
-        ("model_args", {"contract": None}, "model_args ['contract'], unknown to this version"),
+        ("model_args", {"data_config": None}, "model_args ['data_config'], unknown to this version"),
         ("model_args", {"width": "wide"}, "no network can be made of its model_args"),
         ("model_args", {"width": 1e9}, "no network can be made of its model_args"),
         ("model_args", {"num_classes": -1}, "no network can be made of its model_args"),
@@ -266,14 +272,14 @@ def with_metadata(path, run, key, text):
         ("model_args", {"num_classes": 10**30}, "no network can be made of its model_args"),
         ("model_args", {"in_channels": 0}, "no network can be made of its model_args"),
         ("model_args", {"name": "resnet_rs_26"}, "is not a resnet_rs_26 as it says"),
-        ("contract", {"num_frames": "4"}, "its data contract has an impossible num_frames"),
-        ("contract", {"stride": 0}, "its data contract has an impossible stride"),
-        ("contract", {"filter": "../x"}, "its data contract has an impossible filter"),
-        ("contract", {"mean": [0, 0, "0"]}, "its data contract has an impossible mean"),
-        ("contract", {"std": [1.0]}, "mean and std are not of 3 channels"),
-        ("contract", {"class_names": [1, 2, 3]}, "its data contract has an impossible class_names"),
-        ("contract", {"class_names": ["a"]}, "1 class names, 3 classes"),
-        ("contract", {"audio": 1}, "data contract fields ['audio'], unknown to this version"),
+        ("data_config", {"num_frames": "4"}, "its data config has an impossible num_frames"),
+        ("data_config", {"stride": 0}, "its data config has an impossible stride"),
+        ("data_config", {"filter": "../x"}, "its data config has an impossible filter"),
+        ("data_config", {"mean": [0, 0, "0"]}, "its data config has an impossible mean"),
+        ("data_config", {"std": [1.0]}, "mean and std are not of 3 channels"),
+        ("data_config", {"class_names": [1, 2, 3]}, "its data config has an impossible class_names"),
+        ("data_config", {"class_names": ["a"]}, "1 class names, 3 classes"),
+        ("data_config", {"audio": 1}, "data config fields ['audio'], unknown to this version"),
     ],
 )
 def test_metadata_that_lie(tmp_path, run, key, changes, reason):
@@ -283,7 +289,7 @@ def test_metadata_that_lie(tmp_path, run, key, changes, reason):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("step", "3"), ("figures", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("ema", 3)],
+    [("step", "3"), ("metrics", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("ema", 3)],
 )
 def test_entries_that_may_lack_but_not_be_something_else(tmp_path, run, key, value):
     checkpoint.save(tmp_path / "a.pt", {**run, key: value})
@@ -295,26 +301,28 @@ def test_entries_that_may_lack_but_not_be_something_else(tmp_path, run, key, val
 def test_figures_of_all_kinds(tmp_path, run):
     figures = {"top1": torch.tensor(0.5), "of": torch.tensor([1, 2]), "loss": float("inf"), "nan": float("nan")}
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, {**run, "figures": figures})
+    checkpoint.save(path, {**run, "metrics": figures})
     with safetensors.safe_open(path, "pt") as handle:
-        text = handle.metadata()["figures"]
+        text = handle.metadata()["metrics"]
     strict = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert strict == checkpoint.load_run(path)["figures"]
+    assert strict == checkpoint.load_run(path)["metrics"]
     assert strict == {"top1": 0.5, "of": [1, 2], "loss": None, "nan": None}
     for odd in ({"top1": object()}, {(1, 2): 0.5}):
-        assert "a.safetensors cannot hold its figures" in (
-            one_line(path, lambda path, figures=odd: checkpoint.save(path, {**run, "figures": figures}))
+        assert "a.safetensors cannot hold its metrics" in (
+            one_line(path, lambda path, figures=odd: checkpoint.save(path, {**run, "metrics": figures}))
         )
-    assert checkpoint.load_run(path)["figures"] == strict
+    assert checkpoint.load_run(path)["metrics"] == strict
 
 
 def test_a_checkpoint_of_weights(tmp_path, run):
-    contract = DataContract.from_dict(run["contract"])
-    state = checkpoint.of_weights(TINY, contract, run["ema"], config=run["config"], step=7)
+    data_config = DataConfig.from_dict(run["data_config"])
+    state = checkpoint.of_weights(TINY, data_config, run["ema"], config=run["config"], step=7)
     assert (state["step"], state["config"], state["ema"]) == (7, run["config"], None)
-    assert checkpoint.of_weights(TINY, contract, run["ema"]).items() >= {"step": 0, "config": {}, "format": 1}.items()
+    assert (
+        checkpoint.of_weights(TINY, data_config, run["ema"]).items() >= {"step": 0, "config": {}, "format": 2}.items()
+    )
     checkpoint.save(tmp_path / "a.pt", state)
-    assert video_rs.load(tmp_path / "a.pt", "cpu").contract == contract
+    assert video_rs.load(tmp_path / "a.pt", "cpu").data_config == data_config
 
 
 @pytest.mark.parametrize("weights", [{3: torch.ones(1)}, {"head.weight": 3}, [1]])

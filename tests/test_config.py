@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import ConfigError, UserError
 from video_rs.experiment import config
 
@@ -138,13 +138,13 @@ def test_several_classes_a_file_have_no_balance(write, override):
         config.load_config(write("a.yaml", "data: {multi_label: true}"), [override])
 
 
-def test_several_classes_a_file_are_in_the_contract(write):
-    contract = config.load_config(write("a.yaml", ""), ["data.multi_label=true"]).contract()
-    assert contract.multi_label and DataContract.from_dict(contract.to_dict()) == contract
-    old = {key: value for key, value in contract.to_dict().items() if key != "multi_label"}
-    assert not DataContract.from_dict(old).multi_label
+def test_several_classes_a_file_are_in_the_data_config(write):
+    data_config = config.load_config(write("a.yaml", ""), ["data.multi_label=true"]).data_config()
+    assert data_config.multi_label and DataConfig.from_dict(data_config.to_dict()) == data_config
+    old = {key: value for key, value in data_config.to_dict().items() if key != "multi_label"}
+    assert not DataConfig.from_dict(old).multi_label
     with pytest.raises(UserError, match="impossible multi_label"):
-        DataContract.from_dict({**old, "multi_label": 1})
+        DataConfig.from_dict({**old, "multi_label": 1})
 
 
 def test_segments_have_no_frame_rate(write):
@@ -152,25 +152,25 @@ def test_segments_have_no_frame_rate(write):
         config.load_config(write("a.yaml", "data: {sampling: segments}"), ["data.fps=15"])
 
 
-def test_the_temporal_sampling_is_in_the_contract(write):
-    contract = config.load_config(write("a.yaml", ""), ["data.fps=12.5"]).contract()
-    assert (contract.sampling, contract.fps) == ("dense", 12.5)
-    assert DataContract.from_dict(contract.to_dict()) == contract
-    segments = config.load_config(write("a.yaml", ""), ["data.sampling=segments"]).contract()
-    assert contract.differences(segments) == {"sampling": ("dense", "segments"), "fps": (12.5, 0.0)}
+def test_the_temporal_sampling_is_in_the_data_config(write):
+    data_config = config.load_config(write("a.yaml", ""), ["data.fps=12.5"]).data_config()
+    assert (data_config.sampling, data_config.fps) == ("dense", 12.5)
+    assert DataConfig.from_dict(data_config.to_dict()) == data_config
+    segments = config.load_config(write("a.yaml", ""), ["data.sampling=segments"]).data_config()
+    assert data_config.differences(segments) == {"sampling": ("dense", "segments"), "fps": (12.5, 0.0)}
 
 
-def test_contracts_of_older_checkpoints_are_dense_at_the_rate_of_the_file():
-    old = {key: value for key, value in DataContract().to_dict().items() if key not in ("sampling", "fps")}
-    assert DataContract.from_dict(old) == DataContract(sampling="dense", fps=0.0)
-    assert DataContract.from_dict(old | {"fps": 30}).fps == 30  # JSON keeps no difference to 30.0
+def test_data_configs_of_older_checkpoints_are_dense_at_the_rate_of_the_file():
+    old = {key: value for key, value in DataConfig().to_dict().items() if key not in ("sampling", "fps")}
+    assert DataConfig.from_dict(old) == DataConfig(sampling="dense", fps=0.0)
+    assert DataConfig.from_dict(old | {"fps": 30}).fps == 30  # JSON keeps no difference to 30.0
 
 
 @pytest.mark.parametrize("field", [{"sampling": "bilinear"}, {"sampling": ["dense"]}, {"fps": -1}, {"fps": "30"}])
-def test_impossible_temporal_sampling_in_a_contract(field):
+def test_impossible_temporal_sampling_in_a_data_config(field):
     (name,) = field
-    with pytest.raises(UserError, match=f"x.pt is damaged: its data contract has an impossible {name}"):
-        DataContract.from_dict(field, "x.pt")
+    with pytest.raises(UserError, match=f"x.pt is damaged: its data config has an impossible {name}"):
+        DataConfig.from_dict(field, "x.pt")
 
 
 def test_help_lists_every_key_of_the_schema():

@@ -92,7 +92,7 @@ def test_slow_r50_recipe():
 
     c = load_config("k400_slow_r50")
     assert (c.model.name, c.model.dropout, c.model.drop_path) == ("pytorchvideo/slow_r50", 0.5, None)
-    assert c.contract() == ENTRIES["slow_r50"].contract  # so that its public weights fit
+    assert c.data_config() == ENTRIES["slow_r50"].data_config  # so that its public weights fit
     assert (c.test.clips, c.test.crops, c.data.rand_augment_layers, c.data.mixup) == (10, 3, 0, 0)
     assert (c.optim.lr, c.optim.lr_batch, c.optim.momentum, c.optim.nesterov) == (0.1, 64, 0.9, True)
     assert (c.optim.weight_decay, c.optim.warmup_epochs, c.optim.schedule) == (1e-4, 34, "cosine")
@@ -121,14 +121,14 @@ def test_regularisation_and_sizes_are_the_presets(name):
     assert (c.model.dropout, c.model.drop_path) == (preset.dropout, preset.drop_path)
     magnitude = c.data.rand_augment_magnitude if c.data.rand_augment_layers else None
     assert magnitude == preset.rand_augment
-    assert c.contract() == preset.contract
+    assert c.data_config() == preset.data_config
 
 
-def test_the_published_recipe_on_the_published_layout():
+def test_the_published_recipe_on_the_published_architecture():
     """tensorflow/models, k400_resnet3drs_50_tpu.yaml, item by item."""
     c = load_config("k400_garden_rs50")
     recipe = yaml.safe_load(find_config("k400_garden_rs50").read_text())
-    assert c.model.name == "garden_resnet3d_rs_50" and PRESETS[c.model.name].layout == GARDEN_3D
+    assert c.model.name == "garden_resnet3d_rs_50" and PRESETS[c.model.name].architecture == GARDEN_3D
     assert recipe["data"] == {
         "root": "data/k400",
         **{"num_frames": 32, "stride": 2, "train_size": 224},
@@ -151,7 +151,7 @@ def test_the_published_recipe_on_the_published_layout():
     assert f"Expected accuracy: {published.top1} top-1, {published.top5} top-5" in text
 
 
-def test_the_published_recipe_is_that_of_our_own_layout():
+def test_the_published_recipe_is_that_of_our_own_architecture():
     theirs, ours = (flatten(load_config(name)) for name in ("k400_garden_rs50", "k400_rs50"))
     assert {key for key in ours if theirs[key] != ours[key]} == {"out", "model.name"}
 

@@ -240,8 +240,8 @@ def test_what_may_be_secret_is_not_said(server, capsys):
             local(address)
         assert "secret" not in str(caught.value)
     assert "secret" not in capsys.readouterr().err
-    assert download.shown("https://h/a.pt?token=secret#sha256=00") == "https://h/a.pt#sha256=00"
-    assert download.shown("runs/a?b.pt") == "runs/a?b.pt" and download.shown(Path("a")) == "a"
+    assert download.redact_url("https://h/a.pt?token=secret#sha256=00") == "https://h/a.pt#sha256=00"
+    assert download.redact_url("runs/a?b.pt") == "runs/a?b.pt" and download.redact_url(Path("a")) == "a"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_what_may_be_secret_is_not_said(server, capsys):
     ],
 )
 def test_logins_and_queries_are_not_shown(address, expected):
-    assert download.shown(address) == expected
+    assert download.redact_url(address) == expected
 
 
 ASK = """
@@ -480,9 +480,9 @@ def test_weights_by_address(server, tmp_path, capsys, make_video):
     from video_rs.cli import predict
 
     arguments = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
-    contract = video_rs.create_model(**arguments).contract.to_dict() | {"num_frames": 2, "test_size": 32}
+    data_config = video_rs.create_model(**arguments).data_config.to_dict() | {"num_frames": 2, "test_size": 32}
     state = {"format": 1, "config": {}, "model_args": arguments, "ema": None, "step": 0}
-    state |= {"contract": contract | {"short_side": 32}, "model": video_rs.create_model(**arguments).state_dict()}
+    state |= {"data_config": data_config | {"short_side": 32}, "model": video_rs.create_model(**arguments).state_dict()}
     for suffix in ("pt", "safetensors"):
         checkpoint.save(tmp_path / f"best.{suffix}", state)
         server.files[f"/best.{suffix}"] = (tmp_path / f"best.{suffix}").read_bytes()
@@ -529,8 +529,8 @@ train: {device: cpu, threads: 1}
     for name in ("archery", "yoga"):
         make_video(tmp_path / "data" / "test" / name / "0.mp4", num_frames=6)
     arguments = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
-    contract = load_config(tmp_path / "tiny.yaml").contract(("archery", "yoga"))
-    state = {"format": 1, "config": {}, "model_args": arguments, "contract": contract.to_dict(), "ema": None}
+    data_config = load_config(tmp_path / "tiny.yaml").data_config(("archery", "yoga"))
+    state = {"format": 1, "config": {}, "model_args": arguments, "data_config": data_config.to_dict(), "ema": None}
     checkpoint.save(tmp_path / "a.safetensors", {**state, "model": video_rs.create_model(**arguments).state_dict()})
     server.files["/a.safetensors"] = (tmp_path / "a.safetensors").read_bytes()
     settings = ["--cfg", f"{tmp_path}/tiny.yaml", f"data.root={tmp_path}/data", f"out={tmp_path}/run"]

@@ -50,8 +50,8 @@ def checkpoint_file(tmp_path_factory):
     torch.manual_seed(0)
     model = video_rs.create_model(**TINY)
     torch.nn.init.normal_(model.head.weight, std=3.0)
-    contract = {**model.contract.to_dict(), "num_frames": 4, "short_side": 32, "test_size": 32}
-    state = {"format": 1, "config": {}, "model_args": TINY, "contract": contract, "ema": None}
+    data_config = {**model.data_config.to_dict(), "num_frames": 4, "short_side": 32, "test_size": 32}
+    state = {"format": 1, "config": {}, "model_args": TINY, "data_config": data_config, "ema": None}
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     checkpoint.save(path, {**state, "model": model.state_dict()})
     return path

@@ -26,7 +26,7 @@ from video_rs.data.video.decode import BACKENDS, open_video, read_frames
 from video_rs.data.video.decord import DecordReader
 from video_rs.data.video.media import Unsuitable
 from video_rs.data.video.pyav import PyAVReader
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.multiview import score
 from video_rs.inference.predict import Classifier, model_from_checkpoint, window_clips, window_starts
@@ -34,20 +34,20 @@ from video_rs.models.registry import create_model
 
 NAMES = ("archery", "juggling", "yoga")
 FPS = 10
-CLIPS = DataContract(num_frames=4, stride=2, train_size=32, short_side=40, test_size=32, class_names=NAMES)
+CLIPS = DataConfig(num_frames=4, stride=2, train_size=32, short_side=40, test_size=32, class_names=NAMES)
 IMAGES = dataclasses.replace(CLIPS, num_frames=1, stride=1)
 
 
-def tiny(name, contract):
+def tiny(name, data_config):
     torch.manual_seed(0)
-    model = create_model(name, num_classes=len(NAMES), width=0.125, contract=contract)
+    model = create_model(name, num_classes=len(NAMES), width=0.125, data_config=data_config)
     torch.nn.init.normal_(model.state_dict(keep_vars=True)["head.weight"], std=3.0)  # answers that differ visibly
     return model
 
 
-def save(path, name, contract, **changes):
-    model = tiny(name, contract)
-    state = {"format": 1, "config": {}, "contract": contract.to_dict(), "model": model.state_dict(), "ema": None}
+def save(path, name, data_config, **changes):
+    model = tiny(name, data_config)
+    state = {"format": 1, "config": {}, "data_config": data_config.to_dict(), "model": model.state_dict(), "ema": None}
     state["model_args"] = {"name": name, "num_classes": len(NAMES), "width": 0.125}
     checkpoint.save(path, state | changes)
     return str(path)
@@ -111,27 +111,30 @@ TIMED = dataclasses.replace(CLIPS, fps=5.0)  # half the rate of the video
 SEGMENTS = dataclasses.replace(CLIPS, sampling="segments")
 
 
-@pytest.mark.parametrize("contract", [TIMED, SEGMENTS], ids=["timed", "segments"])
-def test_the_temporal_sampling_of_the_contract_is_obeyed(tmp_path, video, contract):
-    classifier = video_rs.load(save(tmp_path / "a.pt", "resnet3d_rs_26", contract), "cpu")
+@pytest.mark.parametrize("data_config", [TIMED, SEGMENTS], ids=["timed", "segments"])
+def test_the_temporal_sampling_of_the_data_config_is_obeyed(tmp_path, video, data_config):
+    classifier = video_rs.load(save(tmp_path / "a.pt", "resnet3d_rs_26", data_config), "cpu")
     frames = all_frames(video)
-    wanted = [7, 11, 15, 19] if contract.fps else [3, 11, 18, 26]
+    wanted = [7, 11, 15, 19] if data_config.fps else [3, 11, 18, 26]
     plain = video_rs.load(save(tmp_path / "b.pt", "resnet3d_rs_26", dataclasses.replace(CLIPS, stride=1)), "cpu")
     expected = by_index(plain.predict(frames[wanted], clips=1))
     np.testing.assert_allclose(by_index(classifier.predict(video, clips=1)), expected, atol=1e-6)
     np.testing.assert_allclose(by_index(classifier.predict(frames, clips=1, fps=FPS)), expected, atol=1e-6)
     dataset = ViewDataset(
-        Records([video], [0], NAMES), sampling=TemporalSampling.of(contract), clips=3, transform=ViewTransform(40, 32)
+        Records([video], [0], NAMES),
+        sampling=TemporalSampling.of(data_config),
+        clips=3,
+        transform=ViewTransform(40, 32),
     )
     tested = score(classifier.model, view_loader(dataset), device=torch.device("cpu"))
     np.testing.assert_allclose(by_index(classifier.predict(video, clips=3)), tested.probs[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("contract", [TIMED, SEGMENTS], ids=["timed", "segments"])
-def test_windows_obey_the_temporal_sampling(tmp_path, video, contract):
-    classifier = video_rs.load(save(tmp_path / "a.pt", "resnet3d_rs_26", contract), "cpu")
+@pytest.mark.parametrize("data_config", [TIMED, SEGMENTS], ids=["timed", "segments"])
+def test_windows_obey_the_temporal_sampling(tmp_path, video, data_config):
+    classifier = video_rs.load(save(tmp_path / "a.pt", "resnet3d_rs_26", data_config), "cpu")
     frames, windows = all_frames(video), list(classifier.predict_windows(video, 0.5))
-    length = 16 if contract.fps else 5  # 4 frames x stride 2 at 5 frames a second; as long as the step
+    length = 16 if data_config.fps else 5  # 4 frames x stride 2 at 5 frames a second; as long as the step
     assert [round(w.start * FPS) for w in windows] == [*range(0, 30 - length, 5), 30 - length]
     for window in windows:
         first, end = round(window.start * FPS), round(window.end * FPS)
@@ -290,7 +293,7 @@ def test_checkpoints_that_are_refused(tmp_path, weights):
     with pytest.raises(UserError, match="is not a resnet3d_rs_26 as it says"):
         video_rs.load(save(tmp_path / "wrong.pt", "resnet3d_rs_26", CLIPS, model_args=wrong))
     newer = {
-        "fields ['audio']": {"contract": {**CLIPS.to_dict(), "audio": 1}},
+        "fields ['audio']": {"data_config": {**CLIPS.to_dict(), "audio": 1}},
         "model_args ['heads']": {"model_args": {**wrong, "heads": 2}},
     }
     for words, changes in newer.items():

@@ -37,12 +37,12 @@ from torch import Tensor
 from video_rs.cli.common import Parser, run
 from video_rs.cli.convert import add_out, write
 from video_rs.errors import UserError, first_line
-from video_rs.hub import is_address, readable, shown
-from video_rs.models.architecture import Layout
+from video_rs.hub import is_address, readable, redact_url
+from video_rs.models.architecture import Architecture
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights import load as sources
 from video_rs.models.weights.init_from import Source, in_words
-from video_rs.models.weights.state_dict import blocks_of, few, sizes_of
+from video_rs.models.weights.state_dict import blocks_of, sizes_of, truncate
 
 LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
 """The presets that compute what the code of a source does; others may agree in shapes."""
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.no_averages and args.source != "garden":
         parser.error("--no-averages is for --from garden")
-    write(read(args.file, args.source, args.model, averages=not args.no_averages), shown(args.file), args.out)
+    write(read(args.file, args.source, args.model, averages=not args.no_averages), redact_url(args.file), args.out)
     return 0
 
 
@@ -92,7 +92,7 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
     """
     if source == "keras":
         with readable(path) as file:
-            variables, prefix = read_h5(file), Path(shown(path))
+            variables, prefix = read_h5(file), Path(redact_url(path))
     else:
         prefix = find_checkpoint(path)
         variables = read_checkpoint(prefix)
@@ -105,7 +105,7 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
         ignored = [name for name in variables if name not in set(names.values())]
         weights = sources.of_preset(preset, Source(tensors(names, variables), ignored=ignored), notes=notes)
     if source == "garden" and not frames:
-        weights.notes.append(f"the weights do not tell the activation: taken as {preset.layout.activation}")
+        weights.notes.append(f"the weights do not tell the activation: taken as {preset.architecture.activation}")
     if swapped:
         weights.averages = f"all tensors: {prefix.name} holds them in place of the variables"
     elif not averages:
@@ -124,7 +124,7 @@ def _averages(names: Mapping[str, str]) -> str:
         return "none"
     text = f"{len(names) - len(plain)} of {len(names)} tensors"
     if frozen := [name for ours, name in plain.items() if "running_" not in ours]:
-        text += f", none of {len(frozen)} that training changes: {few(frozen, 2)}"
+        text += f", none of {len(frozen)} that training changes: {truncate(frozen, 2)}"
     if any(_SLOT in name for name in names.values()):
         text += f". If the file was named {SWAPPED[0]}* when it was written, give --no-averages"
     return text
@@ -133,25 +133,25 @@ def _averages(names: Mapping[str, str]) -> str:
 # The weights --------------------------------------------------------------------------------------------------------
 
 
-def from_garden(variables: Variables, layout: Layout, *, averages: bool = True) -> dict[str, Tensor]:
-    """Return the state dict of a TF Model Garden checkpoint, of the image or video network that ``layout`` describes.
+def from_garden(variables: Variables, architecture: Architecture, *, averages: bool = True) -> dict[str, Tensor]:
+    """Return the state dict of a TF Model Garden checkpoint, of a network of this ``architecture``.
 
     Args:
         variables: by their names in the checkpoint, whether it was saved as ``model=``, as ``backbone=`` and ``model=``
             or by ``save_weights``. Kernels are ``[H, W, I, O]`` of images and ``[D, H, W, I, O]`` of videos, the head's
             is ``[I, O]``; in the result they are ``[O, I, D, H, W]`` and ``[O, I]``.
-        layout: of a preset: ``PRESETS["garden_resnet_rs_50"].layout``; stages are told apart by their shortcuts.
+        architecture: of a preset, as ``PRESETS["garden_resnet_rs_50"].architecture``.
         averages: see :func:`read`.
 
     Raises:
         UserError: names what is missing, left over, of another shape, or no number that training arrives at.
     """
-    return whole(tensors(find_garden(variables, averages), variables), layout)
+    return whole(tensors(find_garden(variables, averages), variables), architecture)
 
 
-def whole(state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Return the state dict of the network of this layout, which all weights are of. UserError where they are not."""
-    network = ResNetRS(layout, blocks_of(state), **sizes_of(state))
+def whole(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Return the whole state dict of a network of this architecture. Raise UserError where weights do not fit."""
+    network = ResNetRS(architecture, blocks_of(state), **sizes_of(state))
     sources.fill(network, Source(state), f"a network of blocks {in_words(network.blocks)}")
     return network.state_dict()
 
@@ -184,7 +184,7 @@ def to_tensor(array: np.ndarray) -> Tensor:
 
 def _refuse(fault: str, names: Sequence[str]) -> None:
     if names:
-        raise UserError(f"{len(names)} {fault}: {few(names)}")
+        raise UserError(f"{len(names)} {fault}: {truncate(names)}")
 
 
 # Names: the Model Garden --------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def _tpu_blocks(variables: Variables) -> list[int]:
         blocks[-1] += 1
         i += 6 if outputs > inputs else 5
     if len(blocks) != 4:
-        raise UserError(f"these are not the variables of the TPU repository's ResNet-RS: {few(list(variables))}")
+        raise UserError(f"these are not the variables of the TPU repository's ResNet-RS: {truncate(list(variables))}")
     return blocks
 
 
@@ -384,7 +384,7 @@ def find_checkpoint(path: str | Path) -> Path:
         UserError: there is none, or the path is an address or an archive.
     """
     if is_address(path) or str(path).endswith((".gz", ".tgz", ".tar", ".zip")):  # as they are published
-        raise UserError(f"{shown(path)} is an address or an archive: fetch it, unpack it and give the folder")
+        raise UserError(f"{redact_url(path)} is an address or an archive: fetch it, unpack it and give the folder")
     path = Path(path)
     if path.is_dir():
         tensorflow = import_tensorflow()

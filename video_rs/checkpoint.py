@@ -5,7 +5,7 @@ A training checkpoint is a dict of tensors and plain values::
     format       1
     config       the full config, ``Config.to_dict()``
     model_args   the arguments of ``create_model``
-    contract     the data contract, ``DataContract.to_dict()``, class names included
+    data_config  the data config, ``DataConfig.to_dict()``, class names included
     model        state dict of the network
     ema          state dict of its moving average, or None
     step         optimizer steps done
@@ -32,17 +32,18 @@ import safetensors.torch
 import torch
 
 from video_rs import hub as download
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed import memory
 from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
 from video_rs.files import atomic_write, json_values
 
-FORMAT = 1
-RUN = {"format": int, "config": dict, "model_args": dict, "contract": dict, "model": dict}
+FORMAT = 2
+_FORMAT_1 = {"contract": "data_config", "figures": "metrics"}  # entries that were renamed
+RUN = {"format": int, "config": dict, "model_args": dict, "data_config": dict, "model": dict}
 """What a checkpoint of this package has at least, whatever wrote it."""
-RECORD = {"step": (int, float), "figures": dict, "fingerprint": dict, "versions": dict}
+RECORD = {"step": (int, float), "metrics": dict, "fingerprint": dict, "versions": dict}
 """What it may say of the run besides."""
-TRAVELS = ("format", "config", "model_args", "contract", *RECORD)
+TRAVELS = ("format", "config", "model_args", "data_config", *RECORD)
 """The entries that go into the metadata of a safetensors file."""
 
 
@@ -68,17 +69,17 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def of_weights(
-    model_args: Mapping[str, Any], contract: DataContract, weights: Mapping[str, torch.Tensor], **record: Any
+    model_args: Mapping[str, Any], data_config: DataConfig, weights: Mapping[str, torch.Tensor], **record: Any
 ) -> dict[str, Any]:
     """A checkpoint that no trainer wrote.
 
     Args:
         model_args: of ``create_model``.
-        contract: what the weights expect to see.
+        data_config: what the weights expect to see.
         weights: state dict of the network.
         record: what is known of the run that they come from: ``config`` and the entries of ``RECORD``.
     """
-    own = {"format": FORMAT, "model_args": dict(model_args), "contract": contract.to_dict()}
+    own = {"format": FORMAT, "model_args": dict(model_args), "data_config": data_config.to_dict()}
     return {"config": {}, "step": 0, **record, **own, "model": dict(weights), "ema": None}
 
 
@@ -134,7 +135,14 @@ def _load_torch(path: str | Path, head: bytes) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is truncated or damaged") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path} holds a {type(state).__name__}, not a dict of weights")
-    return state
+    return _renamed(state)
+
+
+def _renamed(entries: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a checkpoint of format 1 (video_rs 0.1) under their present names."""
+    if "format" not in entries:
+        return entries
+    return {_FORMAT_1.get(name, name): value for name, value in entries.items()}
 
 
 def _load_safetensors(path: str | Path, head: bytes) -> dict[str, Any]:
@@ -149,7 +157,8 @@ def _load_safetensors(path: str | Path, head: bytes) -> dict[str, Any]:
         if _begins_safetensors(head):
             raise UserError(f"checkpoint {path} is truncated or damaged") from None
         raise UserError(f"{path} is not a safetensors file") from None
-    if not {"format", "model_args", "contract"} <= metadata.keys():
+    metadata = _renamed(metadata)
+    if not {"format", "model_args", "data_config"} <= metadata.keys():
         return tensors
     state = {"config": {}, "step": 0}
     for key in TRAVELS:
@@ -175,7 +184,7 @@ def _to_safetensors(state: Mapping[str, Any], path: str | Path) -> bytes:
 
 def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
     """Return the plain entries as JSON."""
-    entries = {key: json_values(state[key]) if key == "figures" else state[key] for key in TRAVELS if key in state}
+    entries = {key: json_values(state[key]) if key == "metrics" else state[key] for key in TRAVELS if key in state}
     entries["config"] = public_config(entries["config"])
     texts = {}
     for key, value in entries.items():
@@ -192,7 +201,7 @@ def public_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     train = config.get("train")
     if not isinstance(train, Mapping) or not train.get("init_from"):
         return config
-    return {**config, "train": {**train, "init_from": download.shown(train["init_from"])}}
+    return {**config, "train": {**train, "init_from": download.redact_url(train["init_from"])}}
 
 
 def is_run(state: Mapping[str, Any]) -> bool:
@@ -216,7 +225,7 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
 
 def load_run(path: str | Path) -> dict[str, Any]:
     """Like :func:`load`, for a checkpoint of this package; another file is a UserError that says so."""
-    state, name = load(path), download.shown(path)
+    state, name = load(path), download.redact_url(path)
     if not is_run(state) and not any(isinstance(value, (torch.Tensor, Mapping)) for value in state.values()):
         raise UserError(f"{name} holds no weights: neither a checkpoint nor a state dict")
     if not is_run(state):

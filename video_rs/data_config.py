@@ -1,4 +1,4 @@
-"""The data contract of a model: what its weights expect to see.
+"""The data config of a model: what its weights expect to see.
 
 It is saved in every checkpoint and obeyed by training, testing and prediction. It imports nothing of torch, so that
 ``data`` and ``models``, which do not know each other, can both speak of it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ SAMPLINGS = ("dense", "segments")
 
 
 @dataclass(frozen=True)
-class DataContract:
+class DataConfig(Mapping[str, Any]):
     """How pixels reach a network.
 
     Attributes:
@@ -54,7 +54,18 @@ class DataContract:
     class_names: tuple[str, ...] = ()
     multi_label: bool = False
 
-    def with_channels(self, channels: int) -> DataContract:
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.__dataclass_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dataclass_fields__)
+
+    def __len__(self) -> int:
+        return len(self.__dataclass_fields__)
+
+    def with_channels(self, channels: int) -> DataConfig:
         """For another number of channels. RGB statistics say nothing of those: they are only brought to [0, 1]."""
         if channels == self.in_channels:
             return self
@@ -65,21 +76,21 @@ class DataContract:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: object = "the checkpoint") -> DataContract:
+    def from_dict(cls, values: Mapping[str, Any], source: object = "the checkpoint") -> DataConfig:
         """The inverse of :meth:`to_dict`. Raises UserError, naming ``source``, for unknown fields and wrong values."""
         if unknown := [str(k) for k in values if k not in cls.__dataclass_fields__]:
             raise UserError(
-                f"{source} has data contract fields {unknown}, unknown to this version of video_rs: upgrade it"
+                f"{source} has data config fields {unknown}, unknown to this version of video_rs: upgrade it"
             )
-        contract = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        if wrong := [f.name for f in dataclasses.fields(cls) if not _possible(getattr(contract, f.name), f.default)]:
-            raise UserError(f"{source} is damaged: its data contract has an impossible {wrong[0]}")
-        if {len(contract.mean), len(contract.std)} != {contract.in_channels}:
-            raise UserError(f"{source} is damaged: mean and std are not of {contract.in_channels} channels")
-        return contract
+        data_config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        if wrong := [f.name for f in dataclasses.fields(cls) if not _possible(getattr(data_config, f.name), f.default)]:
+            raise UserError(f"{source} is damaged: its data config has an impossible {wrong[0]}")
+        if {len(data_config.mean), len(data_config.std)} != {data_config.in_channels}:
+            raise UserError(f"{source} is damaged: mean and std are not of {data_config.in_channels} channels")
+        return data_config
 
-    def differences(self, other: DataContract, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:
-        """The fields in which two contracts differ, with both values: ``{field: (self's, other's)}``."""
+    def differences(self, other: DataConfig, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:
+        """The fields in which two data configs differ, with both values: ``{field: (self's, other's)}``."""
         names = fields or tuple(f.name for f in dataclasses.fields(self))
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -53,7 +53,7 @@ def is_address(text: str | Path) -> bool:
     return isinstance(text, str) and _SCHEME.match(text) is not None
 
 
-def shown(address: str | Path) -> str:
+def redact_url(address: str | Path) -> str:
     """Return a path as it is, and an address, or a text that has one, without its login and its query."""
     text = str(address)
     return _SECRETS.sub("", text) if _SCHEME.search(text) else text
@@ -77,12 +77,12 @@ def local(address: str | Path) -> Path:
     url, _, fragment = str(address).partition("#")
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if fragment and not checksum:
-        raise UserError(f"{shown(address)}: what follows the # must be sha256= and 64 hexadecimal digits")
+        raise UserError(f"{redact_url(address)}: what follows the # must be sha256= and 64 hexadecimal digits")
     expected = checksum[1].lower() if checksum else ""
     if url.lower().startswith("hf-hub:"):
         path = _from_hub(url)
         if expected:
-            _compare(shown(url), _sha256(path), expected)
+            _compare(redact_url(url), _sha256(path), expected)
         return path
     path = _place(url, expected)
     try:
@@ -106,7 +106,7 @@ def readable(address: str | Path) -> Iterator[Path]:
     except UserError as error:
         if not is_address(address):
             raise
-        message = str(error).replace(str(file), shown(address))
+        message = str(error).replace(str(file), redact_url(address))
         if file.is_relative_to(cache_folder()):
             _checksum_file(file).unlink(missing_ok=True)
             file.unlink(missing_ok=True)
@@ -129,7 +129,9 @@ def _from_hub(address: str) -> Path:
 
     match = _HUB.fullmatch(address)
     if not match:
-        raise UserError(f"{shown(address)} is no address: write hf-hub:owner/name, or hf-hub:owner/name@revision/file")
+        raise UserError(
+            f"{redact_url(address)} is no address: write hf-hub:owner/name, or hf-hub:owner/name@revision/file"
+        )
     where = {"repo_id": match["repo"], "filename": match["file"] or HUB_FILE, "revision": match["revision"] or "main"}
     failure = None
     try:  # one request without its retries, which take 23 seconds where no server answers
@@ -159,7 +161,7 @@ def _hub_error(address: str, error: Exception) -> Exception:
     for kind, reason in reasons.items():
         if isinstance(error, kind):
             return UserError(f"{address} {reason}")
-    return MachineError(f"{address} could not be fetched: {shown(first_line(error))}; try again")
+    return MachineError(f"{address} could not be fetched: {redact_url(first_line(error))}; try again")
 
 
 # The cache of web addresses -----------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def _place(url: str, checksum: str) -> Path:
         right = False
     if not right:
         raise UserError(
-            f"{shown(url)} is no address to fetch from: only https://, http:// and hf-hub: are, without a login"
+            f"{redact_url(url)} is no address to fetch from: only https://, http:// and hf-hub: are, without a login"
         )
     name = urllib.parse.unquote(parts.path).rpartition("/")[2]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-NAME_BYTES:].lstrip(".") or "weights"
@@ -222,7 +224,7 @@ def _refresh(url: str, path: Path, checksum: str) -> None:
         for chunk in _chunks(url):
             digest.update(chunk)
             handle.write(chunk)
-        _compare(shown(url), digest.hexdigest(), checksum)
+        _compare(redact_url(url), digest.hexdigest(), checksum)
         with atomic_write(_checksum_file(path), "w") as beside:
             beside.write(f"{digest.hexdigest()}  {path.name}\n")
 
@@ -236,7 +238,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         start, end = (urllib.parse.urlsplit(url).scheme.lower() for url in (req.full_url, newurl))
         if end not in _SCHEMES or (start, end) == ("https", "http"):
-            raise UserError(f"{shown(req.full_url)} leads to {shown(newurl)}: only https, or http to http, is followed")
+            raise UserError(
+                f"{redact_url(req.full_url)} leads to {redact_url(newurl)}: only https, or http to http, is followed"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -247,7 +251,7 @@ def _chunks(url: str) -> Iterator[bytes]:
     """
     from video_rs import __version__
 
-    name, end, done = shown(url), time.monotonic() + MAX_SECONDS, 0
+    name, end, done = redact_url(url), time.monotonic() + MAX_SECONDS, 0
     by_hand = "fetch it by other means, and give its path"
     headers = {"User-Agent": f"video_rs/{__version__}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(urllib.parse.quote(url, safe=string.punctuation), headers=headers)

@@ -21,7 +21,7 @@ from tools import convert_tensorflow
 from video_rs import checkpoint
 from video_rs.cli import convert
 from video_rs.cli.common import run
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model
@@ -30,7 +30,7 @@ from video_rs.models.weights.names import to_timm
 from video_rs.training.ema import EMA
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +50,7 @@ def file_holds(monkeypatch):
 
 def save_run(path, model, **entries):
     name = entries.pop("name", "resnet_rs_26")
-    state = {"format": 1, "config": {"a": 1}, "contract": model.contract.to_dict(), "model": model.state_dict()}
+    state = {"format": 1, "config": {"a": 1}, "data_config": model.data_config.to_dict(), "model": model.state_dict()}
     state |= {"model_args": {"name": name, "num_classes": 5, "width": 0.125}, "ema": None, "step": 3, **entries}
     checkpoint.save(path, state)
     return str(path)
@@ -81,7 +81,7 @@ def test_the_gardens_weights_tell_their_network(tmp_path, capsys, file_holds, na
     assert convert_with(["--from", "garden", "ckpt-1", "--out", str(out)]) == 0
     state = checkpoint.load_run(out)
     assert state["model_args"] == {"name": name, "num_classes": 5, "in_channels": 3, "width": 0.125}
-    assert DataContract.from_dict(state["contract"]) == PRESETS[name].contract and same(
+    assert DataConfig.from_dict(state["data_config"]) == PRESETS[name].data_config and same(
         state["model"], model.state_dict()
     )
     create_model(**state["model_args"]).load_state_dict(state["model"])
@@ -110,7 +110,7 @@ def test_a_resolution_is_named(tmp_path, file_holds):
     name, out = "garden_resnet_rs_101_i160", tmp_path / "out.pt"
     convert_with(["--from", "garden", "ckpt-1", "--model", name, "--out", str(out)])
     state = checkpoint.load_run(out)
-    assert state["model_args"]["name"] == name and state["contract"]["test_size"] == 160
+    assert state["model_args"]["name"] == name and state["data_config"]["test_size"] == 160
 
 
 @pytest.mark.parametrize(("source", "to_theirs"), [("tpu", to_tpu), ("keras", to_keras)])
@@ -120,7 +120,7 @@ def test_tpu_and_keras(tmp_path, file_holds, source, to_theirs):
     convert_with(["--from", source, "weights", "--out", str(tmp_path / "out.pt")])
     state = checkpoint.load_run(tmp_path / "out.pt")
     assert state["model_args"]["name"] == "resnet_rs_101" and same(state["model"], model.state_dict())
-    assert DataContract.from_dict(state["contract"]) == PRESETS["resnet_rs_101"].contract
+    assert DataConfig.from_dict(state["data_config"]) == PRESETS["resnet_rs_101"].data_config
 
 
 def test_another_network_is_one_line(tmp_path, file_holds):
@@ -175,8 +175,8 @@ def test_without_tensorflow(tmp_path, monkeypatch, capsys):
 
 def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     model, averaged = network("resnet_rs_26"), network("resnet_rs_26")
-    model.contract = dataclasses.replace(model.contract, class_names=tuple("abcde"), test_size=96)
-    extra = {"ema": averaged.state_dict(), "optimizer": {"lr": 1.0}, "figures": {"top1": 0.5}}
+    model.data_config = dataclasses.replace(model.data_config, class_names=tuple("abcde"), test_size=96)
+    extra = {"ema": averaged.state_dict(), "optimizer": {"lr": 1.0}, "metrics": {"top1": 0.5}}
     run = save_run(tmp_path / "best.pt", model, **extra)
     out = tmp_path / "best.safetensors"
     convert_with(["--from", "video_rs", run, "--out", str(out)])
@@ -185,8 +185,10 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
         "moving averages: all tensors are those of the run" in said and "ignored: 2 entries: model, optimizer" in said
     )
     state = checkpoint.load_run(out)
-    assert same(state["model"], averaged.state_dict()) and DataContract.from_dict(state["contract"]) == model.contract
-    assert state["step"] == 3 and state["config"] == {"a": 1} and state["figures"] == {"top1": 0.5}
+    assert (
+        same(state["model"], averaged.state_dict()) and DataConfig.from_dict(state["data_config"]) == model.data_config
+    )
+    assert state["step"] == 3 and state["config"] == {"a": 1} and state["metrics"] == {"top1": 0.5}
     assert "holds resnet_rs_26, not resnet_rs_50" in (
         refused("--from", "video_rs", run, "--model", "resnet_rs_50", "--out", tmp_path / "o.pt")
     )
@@ -205,7 +207,7 @@ def test_timms_files(tmp_path):
     convert_with(["--from", "timm", str(tmp_path / "timm.pth"), "--out", str(out)])
     state = checkpoint.load_run(out)
     assert state["model_args"]["name"] == "resnet_rs_50" and same(state["model"], model.state_dict())
-    assert DataContract.from_dict(state["contract"]) == PRESETS["resnet_rs_50"].contract
+    assert DataConfig.from_dict(state["data_config"]) == PRESETS["resnet_rs_50"].data_config
     convert_with([str(tmp_path / "timm.pth"), "--out", str(tmp_path / "told.pt")])  # whose names these are is found out
     convert_with([str(tmp_path / "told.pt"), "--out", str(tmp_path / "again.safetensors")])
     assert same(checkpoint.load_run(tmp_path / "again.safetensors")["model"], model.state_dict())
@@ -223,7 +225,7 @@ def test_timms_files(tmp_path):
 CASES = {
     "resnet_rs_50": {"num_classes": 5, "in_channels": 4},
     "timm/test_resnet.r160_in1k": {"num_classes": 5, "in_channels": 1},
-    "timm/test_vit": {"num_classes": 3, "contract": DataContract(1, 1, train_size=96, short_side=96, test_size=96)},
+    "timm/test_vit": {"num_classes": 3, "data_config": DataConfig(1, 1, train_size=96, short_side=96, test_size=96)},
 }
 
 
@@ -232,8 +234,8 @@ def test_timm_loads_what_goes_to_it(tmp_path, capsys, name):
     timm = pytest.importorskip("timm")
     model = create_model(name, **CASES[name])
     args = {"name": name, **CASES[name]}
-    args.pop("contract", None)
-    checkpoint.save(tmp_path / "run.pt", checkpoint.of_weights(args, model.contract, model.state_dict()))
+    args.pop("data_config", None)
+    checkpoint.save(tmp_path / "run.pt", checkpoint.of_weights(args, model.data_config, model.state_dict()))
     out = tmp_path / "timm.safetensors"
     convert_with(["--from", "video_rs", "--to", "timm", str(tmp_path / "run.pt"), "--out", str(out)])
     call = capsys.readouterr().out.rpartition("next: ")[2].removesuffix(" in Python\n")
@@ -244,8 +246,8 @@ def test_timm_loads_what_goes_to_it(tmp_path, capsys, name):
 
 def test_another_packages_run(tmp_path, capsys):
     """MViT computes tables as it is made, which no meta device does."""
-    contract = DataContract(4, 2, train_size=32, short_side=32, test_size=32)
-    model = create_model("pytorchvideo/mvit_base_16x4", num_classes=3, contract=contract)
+    data_config = DataConfig(4, 2, train_size=32, short_side=32, test_size=32)
+    model = create_model("pytorchvideo/mvit_base_16x4", num_classes=3, data_config=data_config)
     run = save_run(tmp_path / "run.pt", model, model_args={"name": model.name, "num_classes": 3})
     convert_with(["--from", "video_rs", run, "--out", str(tmp_path / "o.safetensors")])
     assert f"-> {model.name}, 3 classes" in capsys.readouterr().out
@@ -273,14 +275,14 @@ def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
         model = network("resnet_rs_26")
         trained = Trainer(
             model,
-            Plan(num_samples=4, num_steps=1, batch_size=2, micro_batch=2, seed=0),
+            Schedule(num_samples=4, num_steps=1, batch_size=2, micro_batch=2, seed=0),
             criterion=torch.nn.Identity(),
             optimizer=torch.optim.SGD(model.parameters(), 0.1),
             learning_rate=float,
             ema=EMA(model, decay) if decay else None,
         )
         identity = {"format": 1, "config": {"train": {"ema_decay": decay}}, "fingerprint": {}, "versions": {}}
-        identity |= {"contract": model.contract.to_dict()}
+        identity |= {"data_config": model.data_config.to_dict()}
         identity |= {"model_args": {"name": "resnet_rs_26", "num_classes": 5, "width": 0.125}}
         run = Run(
             trained,
@@ -291,10 +293,10 @@ def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
             validate=lambda *_: {"top1": 0.5, "loss": 1.0},
         )
         run._validate()
-        run._saver.wait()
+        run._checkpointer.wait()
         out, state = said_of(capsys, tmp_path, "video_rs", tmp_path / "best.pt")
         assert f"moving averages: {said}\n" in out and same(state["model"], model.state_dict())
-        assert state["figures"] == {"top1": 0.5, "loss": 1.0} and "ignored: nothing" in out
+        assert state["metrics"] == {"top1": 0.5, "loss": 1.0} and "ignored: nothing" in out
         out, _ = said_of(capsys, tmp_path, "video_rs", tmp_path / "last.pt")
         assert f"averages: {'all tensors are those of the run' if decay else said}\n" in out
         out, _ = said_of(capsys, tmp_path, "video_rs", shutil.copy(tmp_path / "said.pt", tmp_path / "again.pt"))
@@ -337,14 +339,14 @@ def test_what_weights_do_not_tell_is_said(tmp_path, capsys, file_holds):
         file_holds(makers[source](network("garden_resnet_rs_101" if source == "garden" else "resnet_rs_101")), path)
         out, state = said_of(capsys, tmp_path, source, path)
         assert f"the weights do not tell the resolution: taken as {said}" in out
-        assert state["contract"]["test_size"] == size
+        assert state["data_config"]["test_size"] == size
         assert ("do not tell the activation: taken as swish\n" in out) == (source == "garden")
     file_holds(to_garden(network("garden_slowonly_50")))
     out, state = said_of(capsys, tmp_path, "garden", "ckpt-1")
     assert "tell the clip: taken as garden_slowonly_50 (8x8 frames); also garden_slowonly_50_16x4 (16x4 frames)" in out
     file_holds(to_garden(network("garden_slowonly_50")), "slowonly_16x4/ckpt-1")
     out, state = said_of(capsys, tmp_path, "garden", "slowonly_16x4")
-    assert (state["contract"]["num_frames"], state["contract"]["stride"]) == (16, 4) and "slowonly_16x4\n" in out
+    assert (state["data_config"]["num_frames"], state["data_config"]["stride"]) == (16, 4) and "slowonly_16x4\n" in out
     torch.save(to_timm(network("resnet_rs_101").state_dict()), tmp_path / "resnetrs101.pth")
     assert (
         "the resolution: taken as resnet_rs_101 (192 px); also"

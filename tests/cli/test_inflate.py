@@ -13,7 +13,7 @@ from tests import commands
 from video_rs import checkpoint
 from video_rs.cli import inflate
 from video_rs.cli.common import run
-from video_rs.data_config import IMAGENET_MEAN, DataContract
+from video_rs.data_config import IMAGENET_MEAN, DataConfig
 from video_rs.experiment.build import build_model
 from video_rs.experiment.config import load_config
 from video_rs.models.registry import create_model
@@ -34,9 +34,9 @@ def test_the_tool_writes_a_checkpoint_to_start_from(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "inflated     5  stem.conv1.conv.weight" in done.stdout and "6 -> 4 classes" in done.stdout
     state = checkpoint.load_run(out)
-    contract = DataContract.from_dict(state["contract"])
-    assert contract.mean == IMAGENET_MEAN and contract.filter == "bicubic" and contract.num_frames == 32
-    model = create_model(**state["model_args"], contract=contract)
+    data_config = DataConfig.from_dict(state["data_config"])
+    assert data_config.mean == IMAGENET_MEAN and data_config.filter == "bicubic" and data_config.num_frames == 32
+    model = create_model(**state["model_args"], data_config=data_config)
     model.load_state_dict(checkpoint.weights(state))
     assert model.num_classes == 4 and model.num_features == 512
     report = init_from(create_model("resnet3d_rs_26", num_classes=4, width=0.25), out)
@@ -50,26 +50,26 @@ def test_the_config_of_the_next_command_fits_the_weights(tmp_path, capsys, timm_
         torch.save(from_timm(torch.load(source)), source)
     inflate.main(["--from", str(source), "--model", "resnet3d_rs_26", "--out", out])
     printed = capsys.readouterr().out
-    assert ("layout of the source unknown: not compared" in printed) == (not timm_names)
+    assert ("architecture of the source unknown: not compared" in printed) == (not timm_names)
     arguments = shlex.split(printed.rpartition("next: ")[2])
     config = load_config(arguments[arguments.index("--cfg") + 1], arguments[arguments.index("--cfg") + 2 :])
     model = build_model(config, "abcdef")
-    before = model.contract
+    before = model.data_config
     assert config.train.init_from == out and not init_from(model, out).adapted
-    assert model.contract == before
+    assert model.data_config == before
 
 
 def saved(path: Path, name: str, names: str) -> Path:
     model = create_model(name, num_classes=len(names), width=0.125)
-    model.contract = dataclasses.replace(model.contract, class_names=tuple(names))
-    state = {"format": 1, "config": {}, "contract": model.contract.to_dict(), "model": model.state_dict()}
+    model.data_config = dataclasses.replace(model.data_config, class_names=tuple(names))
+    state = {"format": 1, "config": {}, "data_config": model.data_config.to_dict(), "model": model.state_dict()}
     model_args = {"name": name, "num_classes": len(names), "width": 0.125}
     checkpoint.save(path, {**state, "model_args": model_args, "ema": None, "step": 0})
     return path
 
 
 def test_padding_class_names_and_safetensors(tmp_path, capsys):
-    """From and to safetensors, garden image weights for their video layout, with two of the four classes known."""
+    """From and to safetensors, garden image weights for their video architecture, two of four classes known."""
     source = saved(tmp_path / "image.safetensors", "garden_resnet_rs_50", "abcd")
     (tmp_path / "names.txt").write_text("d\nx\nb\n")
     out = tmp_path / "video.safetensors"
@@ -86,7 +86,7 @@ def test_padding_class_names_and_safetensors(tmp_path, capsys):
         "width": 0.125,
         "temporal_padding": "replicate",
     }
-    assert state["contract"]["class_names"] == ["d", "x", "b"]
+    assert state["data_config"]["class_names"] == ["d", "x", "b"]
     head, theirs = state["model"]["head.weight"], checkpoint.load(source)["model"]["head.weight"]
     assert torch.equal(head[[0, 2]], theirs[[3, 1]])
     arguments = shlex.split(printed.rpartition("next: ")[2])
@@ -129,7 +129,7 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
     torch.save(create_model("resnet3d_rs_26", num_classes=3, width=0.125).state_dict(), tmp_path / "bare.pt")
     timms = create_model("timm/test_resnet", num_classes=4)
     model_args = {"name": "timm/test_resnet", "num_classes": 4}
-    checkpoint.save(tmp_path / "timm.pt", checkpoint.of_weights(model_args, timms.contract, timms.state_dict()))
+    checkpoint.save(tmp_path / "timm.pt", checkpoint.of_weights(model_args, timms.data_config, timms.state_dict()))
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     (tmp_path / "names.txt").write_text("a\nb\n")
     (tmp_path / "none.txt").write_text("\n")
@@ -137,8 +137,8 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         "resnet_rs_26 is for images; name a video network, such as resnet3d_rs_26": [
             *("--from", str(source), "--model", "resnet_rs_26")
         ],
-        "another layout: shortcut_pool_in_stage1 is True there and False here; activation is swish there and relu "
-        "here; padding is same there and symmetric here. They fit inflated_garden_resnet_rs_50: set "
+        "another architecture: shortcut_pool_in_stage1 is True there and False here; activation is swish there and "
+        "relu here; padding is same there and symmetric here. They fit inflated_garden_resnet_rs_50: set "
         "model.name=inflated_garden_resnet_rs_50 (inflate: "
         "--model inflated_garden_resnet_rs_50)": [
             "--from",

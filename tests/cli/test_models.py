@@ -11,7 +11,7 @@ import torch
 
 from video_rs.cli.common import run
 from video_rs.cli.main import dispatch
-from video_rs.cli.models import LAYOUTS, _beside, markdown, row
+from video_rs.cli.models import ARCHITECTURES, _beside, markdown, row
 from video_rs.models.adapters.pytorchvideo import ENTRIES
 from video_rs.models.presets import PRESETS, list_models
 
@@ -51,7 +51,7 @@ def test_differences_show():
 
 def test_one_network_stage_by_stage(capsys):
     text = "\n".join(models(capsys, "garden_resnet_rs_50"))
-    assert "garden_resnet_rs_50: Garden image layout, 160x160, 35,693,961 parameters, 2.279 GMACs\n" in text
+    assert "garden_resnet_rs_50: Garden image architecture, 160x160, 35,693,961 parameters, 2.279 GMACs\n" in text
     assert re.search(r"stages\.1 +512x20x20 +1,746,432 +0\.525  4 x \[1x1, 128; 3x3, 128; 1x1, 512\], SE, stri", text)
     assert "On test crops, 160x160: 2.279 GMACs\n" in text
     assert "  dropout 0.25\n  drop path 0\n  RandAugment 2 layers, magnitude 10\n" in text
@@ -71,7 +71,7 @@ def test_a_network_of_another_package(capsys):
     text = "\n".join(models(capsys, "timm/resnet18"))
     assert text.startswith("timm/resnet18: 224x224, 11,689,512 parameters, 1.814 GMACs\n")
     assert re.search(r"layer2 +128x28x28 +525,568 +0\.411", text)
-    assert "Data contract" in text and "mean [0.485, 0.456, 0.406]" in text
+    assert "Data config" in text and "mean [0.485, 0.456, 0.406]" in text
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_network_without_classes_of_its_own(capsys):
     pytest.importorskip("timm")
     text = "\n".join(models(capsys, "timm/resnet50_clip_gap"))
     assert "Shown with 1000 classes, for it has none of its own: say how many with model.num_classes\n" in text
-    assert text.startswith("timm/resnet50_clip_gap: 224x224, 25,") and "Data contract" in text
+    assert text.startswith("timm/resnet50_clip_gap: 224x224, 25,") and "Data config" in text
 
 
 def test_tables_on_a_terminal(capsys, monkeypatch):
@@ -136,9 +136,9 @@ def test_the_documentation_is_as_generated():
     assert written.splitlines() == "\n".join(markdown(list_models())).splitlines()
 
 
-def test_the_documentation_knows_all_layouts():
+def test_the_documentation_knows_all_architectures():
     text = DOCS.read_text()
-    assert {preset.layout for preset in PRESETS.values()} == set(LAYOUTS)
-    layouts = text[text.index("## Layouts") : text.index("## Cost")]
-    assert all(name.removesuffix(", inflated") in layouts for name in LAYOUTS.values())
+    assert {preset.architecture for preset in PRESETS.values()} == set(ARCHITECTURES)
+    architectures = text[text.index("## Architectures") : text.index("## Cost")]
+    assert all(name.removesuffix(", inflated") in architectures for name in ARCHITECTURES.values())
     assert text.rindex("\n## ") == text.index("\n## Checked against TensorFlow")

@@ -16,7 +16,7 @@ from video_rs.models import cost
 from video_rs.models.registry import create_model
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.run_status import Status
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 SMALL = ["model.name=resnet3d_rs_26", "model.width=0.25", "train.device=cpu", "train.precision=float32"]
 SMALL += ["train.batch_size=16", "train.micro_batch=2", "data.workers=3", "train.epochs=4", "out=runs/small"]
@@ -112,7 +112,7 @@ def test_counting_is_quick_and_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-PLAN = Plan(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
+PLAN = Schedule(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
 
 
 def finished(folder, first_step=0):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from video_rs.data.clips import TemporalSampling
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 
 lengths, sizes, strides, seeds = st.integers(1, 400), st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**32 - 1)
 rates = st.sampled_from([0.0, 7.5, 10, 12.5, 15, 23.976, 25, 29.97, 30, 50, 60, 1000 / 7])
@@ -169,9 +169,9 @@ def test_segments_of_a_test(length, num_frames, clips, frames):
     assert TemporalSampling(num_frames, kind="segments").even_clips(length, clips).tolist() == frames
 
 
-def test_a_contract_tells_the_sampling():
-    contract = DataContract(num_frames=8, stride=4, sampling="segments", fps=15.0)
-    assert TemporalSampling.of(contract) == TemporalSampling(8, 4, "segments", 15.0)
+def test_a_data_config_tells_the_sampling():
+    data_config = DataConfig(num_frames=8, stride=4, sampling="segments", fps=15.0)
+    assert TemporalSampling.of(data_config) == TemporalSampling(8, 4, "segments", 15.0)
 
 
 @pytest.mark.parametrize("bad", [{"num_frames": 0}, {"stride": 0}, {"kind": "sparse"}, {"fps": -1}])

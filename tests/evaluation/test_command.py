@@ -40,7 +40,7 @@ def job(tmp_path_factory, make_video):
     model = create_model(**model_args)
     torch.nn.init.normal_(model.head.weight, std=3.0)
     state = {"format": 1, "config": config.to_dict(), "model_args": model_args, "step": 7, "ema": None}
-    state |= {"model": model.state_dict(), "contract": config.contract(NAMES).to_dict()}
+    state |= {"model": model.state_dict(), "data_config": config.data_config(NAMES).to_dict()}
     checkpoint.save(folder / "run" / "best.pt", state)
     return folder
 
@@ -106,7 +106,7 @@ def test_workers_score_the_same(job):
         ("data.mean=[0.5,0.5,0.5]", ["data.mean is (0.5, 0.5, 0.5) here, (0.0, 0.0, 0.0) there"]),
     ],
 )
-def test_another_contract_is_refused_with_both_values(job, capsys, override, values):
+def test_another_data_config_is_refused_with_both_values(job, capsys, override, values):
     error = failure(capsys, job, override)
     assert all(value in error for value in values) and "best.pt" in error
 

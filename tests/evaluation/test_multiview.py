@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError
 from video_rs.evaluation.multiview import score
@@ -23,7 +23,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.num_classes = CLASSES
-        self.contract = DataContract(num_frames=FRAMES, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))
+        self.data_config = DataConfig(num_frames=FRAMES, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))
         self.linear = nn.Linear(3, CLASSES).double()
         self.dropout = nn.Dropout(0.9)
         self.batches = []
@@ -66,7 +66,7 @@ def make_items(num_videos=5, num_views=6):
 
 
 def by_hand(net, views):
-    clips = (views.double() / 255 - torch.tensor(net.contract.mean)) / torch.tensor(net.contract.std)
+    clips = (views.double() / 255 - torch.tensor(net.data_config.mean)) / torch.tensor(net.data_config.std)
     return net.linear(clips.mean(dim=(1, 2, 3))).softmax(1)
 
 
@@ -134,10 +134,10 @@ def test_several_classes_are_the_mean_sigmoid_of_the_views(net):
     for item in items:  # the network has a class more than the data
         item["label"] = torch.tensor([float(item["index"] % 2), 1.0])
     items[4]["label"] = torch.zeros(2)
-    net.contract = dataclasses.replace(net.contract, multi_label=True)
+    net.data_config = dataclasses.replace(net.data_config, multi_label=True)
     scores = score(net, items, device=CPU, keep_views=True)
     pixels = torch.stack([item["views"] for item in items]).double() / 255
-    clips = (pixels - torch.tensor(net.contract.mean)) / torch.tensor(net.contract.std)
+    clips = (pixels - torch.tensor(net.data_config.mean)) / torch.tensor(net.data_config.std)
     expected = net.linear(clips.mean(dim=(2, 3, 4))).sigmoid().detach().numpy()
     np.testing.assert_allclose(scores.probs, expected.mean(1), atol=1e-6)
     np.testing.assert_allclose(scores.views, expected, atol=1e-3)
@@ -168,7 +168,7 @@ def test_only_rank_0_holds_the_scores_of_all_videos(net, multi_label):
     items = make_items(7)
     items[3] |= {"views": None, "error": "gone"}
     if multi_label:
-        net.contract = dataclasses.replace(net.contract, multi_label=True)
+        net.data_config = dataclasses.replace(net.data_config, multi_label=True)
         for item in items:
             item["label"] = torch.nn.functional.one_hot(torch.tensor(item["label"]), CLASSES)
     one = score(net, items, device=CPU, keep_views=True)

@@ -54,7 +54,7 @@ def test_trained_tested_and_predicted_with(tiny_config, tiny_videos, tmp_path, s
     model = video_rs.load(tmp_path / "run" / "best.pt", device="cpu")
     weights = model.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in state["model"].items())
-    assert model.contract.train_size == 32
+    assert model.data_config.train_size == 32
     predictions = model.predict(next(tiny_videos.rglob("test/*/*.mp4")), top_k=8)
     assert sum(p.score for p in predictions) == pytest.approx(1, abs=1e-5)
 

@@ -53,7 +53,7 @@ def assert_trained(done, folder, steps):
     last, best = (checkpoint.load(folder / name) for name in ("last.pt", "best.pt"))
     assert last["step"] == steps
     assert all(weight.isfinite().all() for state in (last["model"], best["model"]) for weight in state.values())
-    assert best["contract"]["class_names"] == list(CLASSES)
+    assert best["data_config"]["class_names"] == list(CLASSES)
 
 
 def assert_full_size(done):

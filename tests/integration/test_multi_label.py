@@ -52,7 +52,7 @@ def test_from_a_list_to_a_prediction(config, colours, tmp_path, run_tool):
     assert done.returncode == 0, done.stderr
     assert "train          8 files, 3 classes, 1.50 labels a file" in done.stdout
     assert "hit@1" in done.stdout and "validation: mAP" in done.stdout and "best validation mAP" in done.stdout
-    assert checkpoint.load(out / "best.pt")["contract"]["multi_label"] is True
+    assert checkpoint.load(out / "best.pt")["data_config"]["multi_label"] is True
 
     done = run_tool("test_net.py", "--cfg", path)
     assert done.returncode == 0, done.stderr

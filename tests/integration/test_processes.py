@@ -140,7 +140,7 @@ from video_rs.cli.train import main
 from video_rs.training.trainer import Trainer
 original = Trainer._forward_backward
 def recorded(self, batch, number):
-    first = self.world.rank * self.plan.share + number * self.plan.micro_batch
+    first = self.world.rank * self.schedule.per_rank_batch + number * self.schedule.micro_batch
     with open(FILE, "a") as file:
         for i, (index, clip) in enumerate(zip(batch["index"].tolist(), batch["clip"])):
             file.write(f"{self.step} {first + i} {index} {zlib.crc32(clip.numpy().tobytes())}\\n")
@@ -405,7 +405,7 @@ def test_a_port_in_use(tiny_config, rank_0):
 def test_processes_that_do_not_divide_the_batch(tiny_config):
     config = load_config(tiny_config(train__batch_size=9))
     with pytest.raises(UserError, match="train.batch_size=9 does not divide over 2 processes: set it to 8 or 10"):
-        recipe.plan(config, 24, world_size=2)
+        recipe.schedule(config, 24, world_size=2)
 
 
 def test_half_of_the_variables(tiny_config, monkeypatch):

@@ -38,7 +38,13 @@ def home(tmp_path_factory, tiny_videos):
     shutil.copy(videos[1], home / "more_videos" / "a.mp4")
     image_net = {"name": "resnet_rs_26", "num_classes": 5, "width": TINY["model"]["width"]}
     model = create_model(**image_net)
-    state = {"format": 1, "config": {}, "model_args": image_net, "contract": model.contract.to_dict(), "ema": None}
+    state = {
+        "format": 1,
+        "config": {},
+        "model_args": image_net,
+        "data_config": model.data_config.to_dict(),
+        "ema": None,
+    }
     checkpoint.save(home / "image.pt", {**state, "model": model.state_dict()})
     with h5py.File(home / "image.h5", "w") as file:
         for name, array in to_keras(model).items():

@@ -15,9 +15,9 @@ KEYS = torch.arange(4) * 2**60 - 2**62
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def network(layout=RESNET_RS_3D):
+def network(architecture=RESNET_RS_3D):
     """With residual branches that count, and running statistics of which each step takes a part."""
-    model = ResNetRS(layout, (1, 2, 1, 1), 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
+    model = ResNetRS(architecture, (1, 2, 1, 1), 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
     for name, weight in model.named_parameters():
         if name.endswith("conv3.norm.weight"):
             nn.init.uniform_(weight, 0.1, 0.3)
@@ -48,10 +48,10 @@ def assert_same(model, other):
 
 
 @pytest.mark.parametrize("sync", [False, True], ids=["batch_norm", "sync_batch_norm"])
-@pytest.mark.parametrize("layout", [RESNET_RS_3D, RESNET_RS_2D], ids=["3d", "2d"])
-def test_gradients_and_statistics_are_the_same(layout, sync):
-    model = convert_sync_batch_norm(network(layout)) if sync else network(layout)
-    other, frames = copy.deepcopy(model), 4 if layout is RESNET_RS_3D else 1
+@pytest.mark.parametrize("architecture", [RESNET_RS_3D, RESNET_RS_2D], ids=["3d", "2d"])
+def test_gradients_and_statistics_are_the_same(architecture, sync):
+    model = convert_sync_batch_norm(network(architecture)) if sync else network(architecture)
+    other, frames = copy.deepcopy(model), 4 if architecture is RESNET_RS_3D else 1
     other.set_grad_checkpointing()
     for _ in range(2):  # what a step leaves behind, the next one has
         assert step(other, frames) < 0.6 * step(model, frames)

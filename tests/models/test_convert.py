@@ -49,13 +49,13 @@ def test_other_networks_of_timm_are_not_its_resnetrs():
         assert not looks_like_timm({name: tensor for name, tensor in theirs.items() if missing not in name})
 
 
-@pytest.mark.parametrize("layout", [RESNET_RS_2D, GARDEN_3D])
-def test_the_width_is_known_from_the_shapes(layout):
+@pytest.mark.parametrize("architecture", [RESNET_RS_2D, GARDEN_3D])
+def test_the_width_is_known_from_the_shapes(architecture):
     """Channels are rounded to multiples of 8, and no one stage tells those of all others."""
     for width in (0.125, 0.25, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 0.95, 0.26875):
         with torch.device("meta"):
-            state = ResNetRS(layout, (1, 1, 1, 1), 5, in_channels=2, width=width).state_dict()
-            again = ResNetRS(layout, blocks_of(state), **sizes_of(state))
+            state = ResNetRS(architecture, (1, 1, 1, 1), 5, in_channels=2, width=width).state_dict()
+            again = ResNetRS(architecture, blocks_of(state), **sizes_of(state))
         shapes = {name: tensor.shape for name, tensor in again.state_dict().items()}
         assert shapes == {name: tensor.shape for name, tensor in state.items()}
         if width <= 2 and width * 8 % 1 == 0 or width == 0.3:

@@ -65,13 +65,15 @@ def array_of(name: str, tensor: torch.Tensor, flat: bool) -> np.ndarray:
 
 def to_garden(model) -> dict[str, np.ndarray]:
     """As ``tf.train.Checkpoint(model=model, backbone=model.backbone)`` writes the variables."""
-    layout, video = model.layout, model.contract.num_frames > 1
+    architecture, video = model.architecture, model.data_config.num_frames > 1
     names = ("_temporal_conv", "_spatial_conv", "_expand_conv", "_shortcut_conv")
     convs = dict(
         zip(("conv1", "conv2", "conv3", "shortcut"), names if video else ("_conv1", "_conv2", "_conv3", "_shortcut1"))
     )
     norms = {"conv1": "_norm1", "conv2": "_norm2", "conv3": "_norm3", "shortcut": "_norm0"}
-    stem = [f"conv{i + 1}" for i in range(len(layout.stem_kernels))] + ["pool"] * (layout.stem_pool == "conv")
+    stem = [f"conv{i + 1}" for i in range(len(architecture.stem_kernels))] + ["pool"] * (
+        architecture.stem_pool == "conv"
+    )
     variables = {}
     for name, tensor in weights(model).items():
         part = name.split(".")
@@ -157,11 +159,11 @@ GARDENS = [
 def test_garden(name):
     model = network(name)
     variables = to_garden(model)
-    assert same(from_garden(variables, model.layout), model)
+    assert same(from_garden(variables, model.architecture), model)
     whole = {re.sub("^backbone/", "model/layer_with_weights-0/", key): value for key, value in variables.items()}
-    assert same(from_garden(whole, model.layout), model)
+    assert same(from_garden(whole, model.architecture), model)
     saved = {key.removeprefix("model/"): value for key, value in whole.items()}
-    assert same(from_garden(saved, model.layout), model)
+    assert same(from_garden(saved, model.architecture), model)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_garden_faults():
     refused("^1 variables are not those of .*_temporal_conv/kernel", **twice)
     refused("variables are not those of the Model Garden", **{name: None for name in variables if "_shortcut1" in name})
     with pytest.raises(UserError, match="weights have other shapes: stem.conv1.conv.weight"):
-        from_garden(variables, PRESETS["inflated_garden_resnet_rs_50"].layout)
+        from_garden(variables, PRESETS["inflated_garden_resnet_rs_50"].architecture)
     with pytest.raises(UserError, match="weights have other shapes: stem.conv1.conv.weight"):
         from_garden(variables, GARDEN_3D)
 

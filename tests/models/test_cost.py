@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import cost as cost_module
 from video_rs.models.cost import Cost, activation_bytes, cost, input_shape, macs, measure, without_memory
@@ -70,7 +70,7 @@ def one_thread():
 
 
 def small(name: str) -> ResNetRS:
-    return ResNetRS(PRESETS[name].layout, (1, 2, 2, 1), 7, width=0.125, drop_path=0.1)
+    return ResNetRS(PRESETS[name].architecture, (1, 2, 2, 1), 7, width=0.125, drop_path=0.1)
 
 
 def on_meta(name: str) -> nn.Module:
@@ -142,7 +142,7 @@ def test_macs_are_fvcores(name, shape):
 class Small(nn.Module):
     """A network that a person can count."""
 
-    contract = DataContract(num_frames=1, stride=1, train_size=16)
+    data_config = DataConfig(num_frames=1, stride=1, train_size=16)
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ def test_a_network_counted_by_hand():
 
 def test_stages_of_a_video_network():
     model = on_meta("resnet3d_rs_50")
-    lines = stages(model, input_shape(model.contract))
+    lines = stages(model, input_shape(model.data_config))
     assert [line.name for line in lines] == [
         *(f"stem.{layer}" for layer in ("conv1", "conv2", "conv3", "pool")),
         *(f"stages.{i}" for i in range(4)),
@@ -212,8 +212,8 @@ def test_stages_in_words():
 
 
 def test_input_shapes():
-    assert input_shape(PRESETS["resnet_rs_50"].contract) == (3, 160, 160)
-    assert input_shape(PRESETS["garden_slowonly_50"].contract, 256) == (3, 8, 256, 256)
+    assert input_shape(PRESETS["resnet_rs_50"].data_config) == (3, 160, 160)
+    assert input_shape(PRESETS["garden_slowonly_50"].data_config, 256) == (3, 8, 256, 256)
 
 
 def test_networks_that_look_at_numbers_run_on_the_cpu(monkeypatch):

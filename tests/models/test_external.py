@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.clips import clips, contract
+from tests.models.clips import clips, data_config
 from video_rs.errors import UserError
 from video_rs.models.adapters import base as external
 from video_rs.models.presets import list_models
@@ -29,17 +29,21 @@ torch.set_num_threads(1)
         ("timm/resnet18", {"drop_path_rule": "block"}, "model.drop_path_rule=block; set model.drop_path_rule=stage"),
         ("timm/resnet18", {"temporal_padding": "zeros"}, "model.temporal_padding=zeros; set model.temporal_padding=nu"),
         ("timm/vgg11", {"drop_path": 0.1}, "model.drop_path=0.1; set model.drop_path=null"),
-        ("timm/resnet18", {"contract": contract(8)}, "is an image network and cannot take clips of 8 frames"),
-        ("pytorchvideo/mvit_base_16", {"contract": contract(8)}, "is an image network and cannot take clips of 8"),
-        ("timm/test_vit", {"contract": contract(1, 64, 80)}, "of 64x64 and cannot take images of 80x80"),
-        ("timm/twins_svt_small", {"contract": contract(1, 50)}, "timm cannot build timm/twins_svt_small with"),
-        ("timm/levit_128s", {"contract": contract(1, 50)}, "cannot take images of 50x50"),
+        ("timm/resnet18", {"data_config": data_config(8)}, "is an image network and cannot take clips of 8 frames"),
+        (
+            "pytorchvideo/mvit_base_16",
+            {"data_config": data_config(8)},
+            "is an image network and cannot take clips of 8",
+        ),
+        ("timm/test_vit", {"data_config": data_config(1, 64, 80)}, "of 64x64 and cannot take images of 80x80"),
+        ("timm/twins_svt_small", {"data_config": data_config(1, 50)}, "timm cannot build timm/twins_svt_small with"),
+        ("timm/levit_128s", {"data_config": data_config(1, 50)}, "cannot take images of 50x50"),
         ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; say how many with num_classes"),
-        ("pytorchvideo/slowfast_r50", {"contract": contract(6)}, "6 frames: its slow pathway sees every 4th"),
-        ("pytorchvideo/i3d_r50", {"contract": contract(1)}, "needs clips of 2 frames or more, not 1"),
-        ("pytorchvideo/mvit_base_16x4", {"contract": contract(4, 32, 40)}, "4 frames of 40x40, neither to train"),
-        ("pytorchvideo/mvit_base_16x4", {"contract": contract(5)}, "an even data.num_frames, not 32 and 5"),
-        ("pytorchvideo/mvit_base_16x4", {"contract": contract(4, 34)}, "a multiple of 4 and an even"),
+        ("pytorchvideo/slowfast_r50", {"data_config": data_config(6)}, "6 frames: its slow pathway sees every 4th"),
+        ("pytorchvideo/i3d_r50", {"data_config": data_config(1)}, "needs clips of 2 frames or more, not 1"),
+        ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 32, 40)}, "4 frames of 40x40, neither to train"),
+        ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(5)}, "an even data.num_frames, not 32 and 5"),
+        ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 34)}, "a multiple of 4 and an even"),
     ],
 )
 def test_refused(name, arguments, message):
@@ -54,19 +58,19 @@ def test_clips_that_the_network_was_not_built_for():
     with pytest.raises(UserError, match="cannot take clips of 2 frames; set data.num_frames=1"):
         image(torch.zeros(1, 3, 2, 32, 32))
     with torch.device("meta"):
-        slowfast = create_model("pytorchvideo/slowfast_r50", contract=contract(8)).eval()
+        slowfast = create_model("pytorchvideo/slowfast_r50", data_config=data_config(8)).eval()
     with pytest.raises(
         UserError, match=r"cannot take clips of 6 frames: .* \(data.num_frames\) must be a multiple of 4$"
     ):
         slowfast(torch.zeros(1, 3, 6, 32, 32, device="meta"))
-    with pytest.raises(UserError, match=r"built for clips of 8 frames and cannot take more, here 16; .*DataContract\("):
+    with pytest.raises(UserError, match=r"built for clips of 8 frames and cannot take more, here 16; .*DataConfig\("):
         slowfast(torch.zeros(1, 3, 16, 32, 32, device="meta"))
-    mvit = create_model("pytorchvideo/mvit_base_16x4", contract=contract(4)).eval()
+    mvit = create_model("pytorchvideo/mvit_base_16x4", data_config=data_config(4)).eval()
     with pytest.raises(UserError) as error:
         mvit(torch.zeros(1, 3, 2, 64, 48))
     assert str(error.value) == (
         "pytorchvideo/mvit_base_16x4 was built for clips of 4 frames of 32x32 and cannot take clips of 2 frames of "
-        "64x48, neither to train nor to test; another size is chosen with contract=DataContract(...) in Python, with "
+        "64x48, neither to train nor to test; another size is chosen with data_config=DataConfig(...) in Python, with "
         "data.num_frames, data.train_size and data.test_size in a config"
     )
 
@@ -134,12 +138,12 @@ def test_missing_and_broken_packages():
     ],
 )
 def test_what_is_drawn_is_a_function_of_the_keys(name, frames, rates):
-    model = create_model(name, num_classes=8, contract=contract(frames), **rates).train()
+    model = create_model(name, num_classes=8, data_config=data_config(frames), **rates).train()
     for module in model.modules():  # their statistics change with every step
         if isinstance(module, nn.BatchNorm3d):
             module.momentum = 0.0
     nn.init.normal_(model.get_parameter(model.head_names[0]))
-    x, keys = clips(model.contract, count=3), torch.tensor([5, 6, 7])
+    x, keys = clips(model.data_config, count=3), torch.tensor([5, 6, 7])
     before = torch.get_rng_state()
     first = model(x, keys)
     assert torch.equal(torch.get_rng_state(), before)

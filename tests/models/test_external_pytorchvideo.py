@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models.clips import clips, contract
+from tests.models.clips import clips, data_config
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.pytorchvideo import ENTRIES, AveragePool
 from video_rs.models.registry import create_model
@@ -82,12 +82,14 @@ def test_convolutional_networks_on_their_own_clips(name):
     windows = [m.window for m in model.modules() if isinstance(m, AveragePool)]
     assert windows == [tuple(m.kernel_size) for m in bare.modules() if isinstance(m, nn.AvgPool3d)]
     with FlopCounterMode(display=False) as flops:
-        logits = model(torch.empty(1, 3, model.contract.num_frames, *[model.contract.test_size] * 2, device="meta"))
+        logits = model(
+            torch.empty(1, 3, model.data_config.num_frames, *[model.data_config.test_size] * 2, device="meta")
+        )
     assert logits.shape == (1, 400)
     counted = flops.get_total_flops() / 2e9
     exact = name in ("slow_r50", "slowfast_r50")
     assert counted == pytest.approx(gflops, abs=0.005) if exact else 0.92 * gflops < counted < gflops
-    assert (model.contract.mean, model.contract.std) == ((0.45,) * 3, (0.225,) * 3)
+    assert (model.data_config.mean, model.data_config.std) == ((0.45,) * 3, (0.225,) * 3)
     head, bias = (model.get_parameter(key) for key in model.head_names)
     assert (head.shape[0], bias.shape) == (400, (400,))
 
@@ -101,8 +103,8 @@ def test_convolutional_networks_on_their_own_clips(name):
 )
 def test_small_clips_give_their_result_for_that_size(name, num_frames):
     """Theirs, with its windows as large as the small clip is at its end; a larger crop slides them."""
-    small = contract(num_frames, 48, test_size=80)
-    model = shake(create_model(f"pytorchvideo/{name}", num_classes=5, contract=small)).eval()
+    small = data_config(num_frames, 48, test_size=80)
+    model = shake(create_model(f"pytorchvideo/{name}", num_classes=5, data_config=small)).eval()
     bare = theirs(name, model.state_dict(), model_num_class=5)
     pools = (m for m in bare.modules() if isinstance(m, nn.AvgPool3d))
     for pool, stride in zip(pools, ENTRIES[name].temporal_strides, strict=True):
@@ -128,7 +130,7 @@ def test_small_clips_give_their_result_for_that_size(name, num_frames):
 def test_equal_to_the_hubs_on_their_own_test_crops(name):
     model = shake(create_model(f"pytorchvideo/{name}")).eval()
     bare = theirs(name, model.state_dict(), **({"head_num_classes": 1000} if name == "mvit_base_16" else {}))
-    x = clips(model.contract, model.contract.test_size)
+    x = clips(model.data_config, model.data_config.test_size)
     given = two_paths(x) if "slowfast" in name else x.squeeze(2) if name == "mvit_base_16" else x
     with torch.no_grad():
         ours, reference = model(x), bare(given)
@@ -139,8 +141,8 @@ def test_equal_to_the_hubs_on_their_own_test_crops(name):
 def test_logits_in_training_too():
     """X3D's hub network gives probabilities even then."""
     torch.manual_seed(0)
-    model = create_model("pytorchvideo/x3d_xs", num_classes=3, contract=contract(4), dropout=0.0).train()
-    logits = model(clips(model.contract, count=2))
+    model = create_model("pytorchvideo/x3d_xs", num_classes=3, data_config=data_config(4), dropout=0.0).train()
+    logits = model(clips(model.data_config, count=2))
     assert not torch.allclose(logits.sum(1), torch.ones(2), atol=1e-3)
     logits.sum().backward()  # of probabilities it would be a constant
     assert model.get_parameter(model.head_names[0]).grad.abs().sum() > 0
@@ -155,9 +157,9 @@ def test_mvits_size_is_the_published(monkeypatch):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW if n == "mvit_base_32x3" else ()) for n in MVIT])
 def test_mvit(name):
     frames = 1 if name == "mvit_base_16" else 4
-    model = create_model(f"pytorchvideo/{name}", num_classes=5, contract=contract(frames)).eval()
+    model = create_model(f"pytorchvideo/{name}", num_classes=5, data_config=data_config(frames)).eval()
     bare = theirs(name, model.state_dict(), head_num_classes=5, spatial_size=32, temporal_size=frames)
-    x = clips(model.contract)
+    x = clips(model.data_config)
     with FlopCounterMode(display=False) as flops:
         logits = model(x)
     assert torch.equal(logits, bare(x.squeeze(2) if frames == 1 else x))
@@ -169,13 +171,15 @@ def test_their_own_settings():
     with torch.device("meta"):
         model = create_model("pytorchvideo/r2plus1d_r50", num_classes=2, dropout=0.3, bn_momentum=0.7)
         undropped = create_model("pytorchvideo/slow_r50", dropout=0.0)
-        flow = create_model("pytorchvideo/slowfast_r50", in_channels=2, contract=contract(8, in_channels=2)).eval()
+        flow = create_model(
+            "pytorchvideo/slowfast_r50", in_channels=2, data_config=data_config(8, in_channels=2)
+        ).eval()
         assert flow(torch.empty(1, 2, 8, 32, 32)).shape == (1, 400)
-        assert create_model("pytorchvideo/x3d_xs", in_channels=2).contract.mean == (0, 0)
+        assert create_model("pytorchvideo/x3d_xs", in_channels=2).data_config.mean == (0, 0)
     assert model.network.blocks[-1].dropout.p == 0.3
     assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm3d)} == {0.7}
     assert undropped.network.blocks[-1].dropout is None
-    mvit = create_model("pytorchvideo/mvit_base_16x4", contract=contract(4), dropout=0.1, drop_path=0.2)
+    mvit = create_model("pytorchvideo/mvit_base_16x4", data_config=data_config(4), dropout=0.1, drop_path=0.2)
     assert mvit.network.head.dropout.p == 0.1
     assert mvit.network.blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
 
@@ -194,11 +198,11 @@ def public(tmp_path, monkeypatch):
 
 
 def test_public_weights_of_pytorchvideo(public):
-    model = create_model("pytorchvideo/x3d_xs", contract=contract(4, mean=(0.0,) * 3))
+    model = create_model("pytorchvideo/x3d_xs", data_config=data_config(4, mean=(0.0,) * 3))
     assert not init_from(model, "pretrained").adapted
     own = model.state_dict()
     assert all(torch.equal(own[f"network.{name}"], value) for name, value in public.items())
-    assert (model.contract.mean, model.contract.train_size) == ((0.45,) * 3, 32)  # their pixels, our sizes
+    assert (model.data_config.mean, model.data_config.train_size) == ((0.45,) * 3, 32)  # their pixels, our sizes
     other = create_model("pytorchvideo/x3d_xs", num_classes=7)
     head = other.get_parameter(other.head_names[0]).clone()
     assert tuple(init_from(other, "pretrained").adapted) == other.head_names

@@ -1,4 +1,4 @@
-"""Networks of timm: its numbers, contracts, settings and public weights."""
+"""Networks of timm: its numbers, data configs, settings and public weights."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models.clips import clips, contract
+from tests.models.clips import clips, data_config
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.timm import _build, _try
@@ -23,7 +23,7 @@ def test_timm_is_timms(name):
     model = create_model(f"timm/{name}", num_classes=7).eval()
     bare = timm.create_model(name, num_classes=7).eval()
     bare.load_state_dict(model.network.state_dict())
-    x = clips(model.contract)
+    x = clips(model.data_config)
     with FlopCounterMode(display=False) as flops, torch.no_grad():
         logits = model(x)
     assert torch.equal(logits, model(x.squeeze(2)))  # an image is a clip of one frame
@@ -33,23 +33,23 @@ def test_timm_is_timms(name):
     assert {key for key in own if own[key].shape != other[key].shape} == set(model.head_names)
 
 
-def test_timms_contract():
+def test_timms_data_config():
     """From the pretrained_cfg; timm resizes the short side to size / crop_pct with PIL."""
-    c = create_model("timm/resnet18.a1_in1k").contract
+    c = create_model("timm/resnet18.a1_in1k").data_config
     assert (c.num_frames, c.train_size, c.test_size, c.short_side) == (1, 224, 288, 288)  # test_crop_pct 1
     assert (c.mean, c.std, c.filter) == (IMAGENET_MEAN, IMAGENET_STD, "bicubic-antialias")
-    c = create_model("timm/test_vit").contract
+    c = create_model("timm/test_vit").data_config
     assert (c.train_size, c.test_size, c.short_side) == (160, 160, 168)  # 160 / 0.95
 
 
 def test_timms_settings():
-    vit = create_model("timm/test_vit", num_classes=3, dropout=0.3, drop_path=0.2, contract=contract(1, 64))
+    vit = create_model("timm/test_vit", num_classes=3, dropout=0.3, drop_path=0.2, data_config=data_config(1, 64))
     assert vit.network.head_drop.p == 0.3
     assert vit.network.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
-    assert vit.eval()(clips(vit.contract)).shape == (1, 3)  # built for 64 instead of 160
+    assert vit.eval()(clips(vit.data_config)).shape == (1, 3)  # built for 64 instead of 160
     gray = create_model("timm/test_resnet", in_channels=1)
-    assert gray.contract.in_channels == 1
-    assert gray.eval()(clips(gray.contract, 64)).shape == (1, 1000)
+    assert gray.data_config.in_channels == 1
+    assert gray.eval()(clips(gray.data_config, 64)).shape == (1, 1000)
 
 
 @pytest.fixture
@@ -76,17 +76,17 @@ def test_public_weights(public):
     weights, state = public("test_resnet.r160_in1k"), public("test_vit.r160_in1k")
     resnet = create_model("timm/test_resnet", pretrained=True)
     assert all(torch.equal(value, weights[key.removeprefix("network.")]) for key, value in resnet.state_dict().items())
-    vit = create_model("timm/test_vit.r160_in1k", num_classes=5, contract=contract(1, 64))
+    vit = create_model("timm/test_vit.r160_in1k", num_classes=5, data_config=data_config(1, 64))
     assert set(init_from(vit, "pretrained").adapted) == {"network.head.weight", "network.head.bias"}
     assert torch.equal(vit.state_dict()["network.cls_token"], state["cls_token"])
-    assert (vit.contract.mean, vit.contract.filter) == ((0.5,) * 3, "bicubic-antialias")
+    assert (vit.data_config.mean, vit.data_config.filter) == ((0.5,) * 3, "bicubic-antialias")
 
 
 def test_public_weights_of_other_sizes(public):
     """gMLPs have layers as wide as the image; nothing resamples those."""
     public("gmlp_ti16_224")
     with pytest.raises(UserError) as error:
-        create_model("timm/gmlp_ti16_224", contract=contract(1, 64), pretrained=True)
+        create_model("timm/gmlp_ti16_224", data_config=data_config(1, 64), pretrained=True)
     message = str(error.value)
     sizes = "data.num_frames=1 data.train_size=224 and 3 channels"
     assert message.startswith(f"pretrained of timm/gmlp_ti16_224, for {sizes}, does not fit: size mismatch for blocks.")
@@ -122,7 +122,7 @@ def test_a_machine_too_small_is_not_the_settings_fault(shortage, monkeypatch):
     model = create_model("timm/test_resnet")
     monkeypatch.setattr(type(model), "logits", fail)
     monkeypatch.setattr(timm, "create_model", fail)
-    for ask in (lambda: _try(model, 64), lambda: _build("timm/test_resnet", timm, {}, model.contract)):
+    for ask in (lambda: _try(model, 64), lambda: _build("timm/test_resnet", timm, {}, model.data_config)):
         with pytest.raises((MemoryError, RuntimeError)) as error:
             ask()
         assert not isinstance(error.value, UserError) and (shortage == "cpu" or error.value is shortage)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tools.convert_tensorflow import from_garden
-from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, Layout
+from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, Architecture
 from video_rs.models.resnet_rs import ResNetRS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -20,13 +20,13 @@ NARROW_3D = dataclasses.replace(GARDEN_3D, stem_width=512)
 NARROW_2D = dataclasses.replace(GARDEN_2D, stem_width=512, activation="relu")
 
 
-def garden(assets: Path, file: str, layout: Layout) -> tuple[ResNetRS, dict[str, np.ndarray]]:
+def garden(assets: Path, file: str, architecture: Architecture) -> tuple[ResNetRS, dict[str, np.ndarray]]:
     """The network with the fixture's weights, and the arrays of the file."""
     with np.load(assets / "fixtures" / file) as arrays:
         arrays = dict(arrays)
-    model = ResNetRS(layout, (2, 2, 2, 2), 10, width=0.125)
+    model = ResNetRS(architecture, (2, 2, 2, 2), 10, width=0.125)
     variables = {name.removeprefix("w:"): array for name, array in arrays.items() if name.startswith("w:")}
-    model.load_state_dict(from_garden(variables, layout))
+    model.load_state_dict(from_garden(variables, architecture))
     return model.eval(), arrays
 
 
@@ -72,9 +72,9 @@ def test_equals_the_model_garden(assets, case):
         ("3D", {"temporal_padding": "replicate"}),
     ],
 )
-def test_another_layout_does_not(assets, case, change):
-    file, layout = CASES[case]
-    assert max(relative_errors(*garden(assets, file, dataclasses.replace(layout, **change))).values()) > 1e-2
+def test_another_architecture_does_not(assets, case, change):
+    file, architecture = CASES[case]
+    assert max(relative_errors(*garden(assets, file, dataclasses.replace(architecture, **change))).values()) > 1e-2
 
 
 def test_gating_after_squeeze_and_excitation_does_not(assets):

@@ -17,9 +17,9 @@ BLOCKS = (1, 1, 2, 2)
 REPLICATE = dataclasses.replace(RESNET_RS_3D, temporal_padding="replicate")
 
 
-def network(layout=RESNET_RS_2D, num_classes=11, **kwargs) -> ResNetRS:
+def network(architecture=RESNET_RS_2D, num_classes=11, **kwargs) -> ResNetRS:
     torch.set_num_threads(1)
-    return ResNetRS(layout, BLOCKS, num_classes, width=0.125, **kwargs)
+    return ResNetRS(architecture, BLOCKS, num_classes, width=0.125, **kwargs)
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def still_clip_error(model_2d: ResNetRS, model_3d: ResNetRS, length: int, size: 
     return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
-def inflated(image_network: ResNetRS, layout, method: str = "center", **kwargs) -> ResNetRS:
-    model = network(layout, **kwargs).to(image_network.head.weight.dtype)
+def inflated(image_network: ResNetRS, architecture, method: str = "center", **kwargs) -> ResNetRS:
+    model = network(architecture, **kwargs).to(image_network.head.weight.dtype)
     report = inflate(image_network.state_dict(), model, method)
     temporal = [name for name, weight in model.named_parameters() if weight.ndim == 5 and weight.shape[2] > 1]
     assert report.inflated == temporal and not report.unused and not report.missing
@@ -72,10 +72,10 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("image_network", "layout"), PAIRS, indirect=["image_network"])
-def test_center_gives_the_logits_of_the_image_network(image_network, layout):
+@pytest.mark.parametrize(("image_network", "architecture"), PAIRS, indirect=["image_network"])
+def test_center_gives_the_logits_of_the_image_network(image_network, architecture):
     """SAME padding puts the odd frame and pixel at the end, so that even and odd lengths and sizes differ."""
-    model = inflated(image_network, layout)
+    model = inflated(image_network, architecture)
     for length, size in ((1, 64), (4, 71), (7, 64), (16, 71)):
         assert still_clip_error(image_network, model, length, size) < 1e-5
     image_network.double(), model.double()
@@ -95,10 +95,10 @@ def test_one_zeroed_temporal_kernel_shows(image_network, place):
 @pytest.mark.parametrize("length", [1, 4, 7])
 def test_average_is_exact_with_replicated_frames_alone(image_network, length):
     image_network.double()
-    layout = RESNET_RS_3D if image_network.layout == RESNET_RS_2D else INFLATED_GARDEN_2D
-    replicate = dataclasses.replace(layout, temporal_padding="replicate")
+    architecture = RESNET_RS_3D if image_network.architecture == RESNET_RS_2D else INFLATED_GARDEN_2D
+    replicate = dataclasses.replace(architecture, temporal_padding="replicate")
     assert still_clip_error(image_network, inflated(image_network, replicate, "average"), length) < 1e-12
-    assert still_clip_error(image_network, inflated(image_network, layout, "average"), length) > 1e-2
+    assert still_clip_error(image_network, inflated(image_network, architecture, "average"), length) > 1e-2
 
 
 def test_how_far_average_with_zeros_is_off(image_network):
@@ -177,7 +177,7 @@ def test_kernels():
     "image_network", [RESNET_RS_2D, dataclasses.replace(GARDEN_2D, activation="relu")], ids=["a", "b"], indirect=True
 )
 def test_the_report_names_everything(image_network):
-    """Into the Model Garden's video layout: max pool in the stem, self-gating in the last block of each stage."""
+    """Into the Model Garden's video architecture: max pool in the stem, self-gating in the last block of each stage."""
     state = image_network.state_dict()
     model = network(GARDEN_3D, num_classes=5, in_channels=2)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}

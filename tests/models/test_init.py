@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.conftest import same
 from video_rs import checkpoint
-from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
 from video_rs.models.architecture import GARDEN_3D
 from video_rs.models.presets import BLOCKS, PRESETS
@@ -52,7 +52,7 @@ def save_run(path, model, ema=None, **model_args):
             "format": 1,
             "config": {},
             "model_args": {"num_classes": model.num_classes, "width": 0.125, **model_args},
-            "contract": model.contract.to_dict(),
+            "data_config": model.data_config.to_dict(),
             "model": model.state_dict(),
             "ema": ema,
             "step": 3,
@@ -77,22 +77,22 @@ def test_init_from_bare_weights(tmp_path, kind):
     report = init_from(model, path)
     assert same(model.state_dict(), state)
     assert len(report.matched) == len(state)
-    unknown = ", layout of the source unknown: not compared"
+    unknown = ", architecture of the source unknown: not compared"
     assert str(report) == f"{len(state)} weights as they are" + ("" if kind == "timm" else unknown)
 
 
-def test_init_from_a_run_prefers_the_average_and_takes_its_contract(tmp_path):
+def test_init_from_a_run_prefers_the_average_and_takes_its_data_config(tmp_path):
     pixels = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "filter": "bicubic-antialias"}
-    source = small("resnet3d_rs_26", contract=DataContract(**pixels, class_names=NAMES, num_frames=64))
+    source = small("resnet3d_rs_26", data_config=DataConfig(**pixels, class_names=NAMES, num_frames=64))
     ema = {name: tensor + 1 for name, tensor in source.state_dict().items()}
     path = save_run(tmp_path / "last.pt", source, ema, name="resnet3d_rs_26")
     model = small("resnet3d_rs_26")
     init_from(model, path)
     assert same(model.state_dict(), ema)
-    assert model.contract == dataclasses.replace(DataContract(), **pixels, class_names=NAMES)
-    own = small("resnet3d_rs_26", contract=DataContract(class_names=("x", "y", "z")))
+    assert model.data_config == dataclasses.replace(DataConfig(), **pixels, class_names=NAMES)
+    own = small("resnet3d_rs_26", data_config=DataConfig(class_names=("x", "y", "z")))
     init_from(own, path)
-    assert own.contract.class_names == ("x", "y", "z")
+    assert own.data_config.class_names == ("x", "y", "z")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_init_from_a_run_prefers_the_average_and_takes_its_contract(tmp_path):
     ],
 )
 def test_classes_are_known_by_name(tmp_path, theirs, how):
-    source = small(num_classes=len(theirs) or 3, contract=DataContract(class_names=theirs))
-    model = small(contract=DataContract(class_names=NAMES))
+    source = small(num_classes=len(theirs) or 3, data_config=DataConfig(class_names=theirs))
+    model = small(data_config=DataConfig(class_names=NAMES))
     fresh = model.head.weight.clone(), model.head.bias.clone()
     report = init_from(model, save_run(tmp_path / "best.pt", source, name="resnet_rs_26"))
     assert report.adapted == ({"head.weight": how, "head.bias": how} if how else {})
@@ -120,17 +120,17 @@ def test_classes_are_known_by_name(tmp_path, theirs, how):
         for i, row in enumerate(rows):
             assert torch.equal(ours[i], before[i] if row is None else trained[row])
     assert torch.equal(model.stem.conv1.conv.weight, source.stem.conv1.conv.weight)
-    assert model.contract.class_names == NAMES
+    assert model.data_config.class_names == NAMES
 
 
 def test_runs_of_a_newer_version_are_refused(tmp_path):
     path = save_run(tmp_path / "new.pt", small(), name="resnet_rs_26")
     state = checkpoint.load(path)
     checkpoint.save(path, {**state, "format": checkpoint.FORMAT + 1})
-    with pytest.raises(UserError, match="new.pt has checkpoint format 2"):
+    with pytest.raises(UserError, match="new.pt has checkpoint format 3"):
         init_from(small(), path)
-    checkpoint.save(path, {**state, "contract": {**state["contract"], "audio": 1}})
-    with pytest.raises(UserError, match=r"new.pt has data contract fields \['audio'\]"):
+    checkpoint.save(path, {**state, "data_config": {**state["data_config"], "audio": 1}})
+    with pytest.raises(UserError, match=r"new.pt has data config fields \['audio'\]"):
         init_from(small(), path)
     save_run(path, small(), name="resnet_rs_9")
     with pytest.raises(
@@ -147,8 +147,8 @@ def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
     torch.testing.assert_close(model.head.weight, head)
     kernel = source.stem.conv1.conv.weight
     torch.testing.assert_close(model.stem.conv1.conv.weight, kernel.expand(-1, -1, 5, -1, -1) / 5)
-    assert model.contract.mean == IMAGENET_MEAN and model.contract.filter == "bicubic"
-    assert model.contract.num_frames == 32
+    assert model.data_config.mean == IMAGENET_MEAN and model.data_config.filter == "bicubic"
+    assert model.data_config.num_frames == 32
     assert "5 inflated" in str(report) and "head.weight (7 -> 3 classes, starts anew)" in str(report)
 
 
@@ -226,10 +226,14 @@ def test_init_from_is_strict(tmp_path):
             r"\(inflate: --model inflated_garden_resnet_rs_50\)$",
         ),
         ("resnet3d_rs_50", "resnet_rs_50", "its network is for videos, this one for images"),
-        ("timm", "garden_resnet_rs_50", r"its network \(of timm\) has another layout: .*activation is relu there"),
+        (
+            "timm",
+            "garden_resnet_rs_50",
+            r"its network \(of timm\) has another architecture: .*activation is relu there",
+        ),
     ],
 )
-def test_a_checkpoint_of_another_layout(tmp_path, theirs, ours, differs):
+def test_a_checkpoint_of_another_architecture(tmp_path, theirs, ours, differs):
     """Most of these have the same shapes, and would compute nonsense."""
     source = small("resnet_rs_50" if theirs == "timm" else theirs)
     path = tmp_path / "source.pt"
@@ -242,7 +246,7 @@ def test_a_checkpoint_of_another_layout(tmp_path, theirs, ours, differs):
     assert "zero_init" not in str(error.value) and same(model.state_dict(), before)
 
 
-def test_images_go_into_video_layouts_with_other_2d_parts(tmp_path):
+def test_images_go_into_video_architectures_with_other_2d_parts(tmp_path):
     source = small("resnet_rs_50")
     report = init_from(small("garden_resnet3d_rs_50"), save_run(tmp_path / "image.pt", source, name="resnet_rs_50"))
     assert report.differences == {
@@ -266,7 +270,7 @@ def without(state, *parts):
 
 @pytest.mark.parametrize("kind", ["ours", "run", "timm"])
 @pytest.mark.parametrize("parts", [(".se.",), ("stem.pool.",), (".se.", "stem.pool.")])
-def test_parts_that_both_layouts_have_are_wanted(tmp_path, kind, parts):
+def test_parts_that_both_architectures_have_are_wanted(tmp_path, kind, parts):
     """timm's resnet50d has ResNet-RS's names but for squeeze-and-excitation and the stem's pool."""
     source, path = small(), tmp_path / "image.pt"
     state = without(source.state_dict(), *parts)
@@ -282,15 +286,15 @@ def test_parts_that_both_layouts_have_are_wanted(tmp_path, kind, parts):
         assert "\n" not in str(error.value) and same(model.state_dict(), before)
 
 
-def test_parts_that_one_layout_has_alone(tmp_path):
-    """A source whose layout is unknown may lack self-gating and have a pool too many, nothing else."""
+def test_parts_that_one_architecture_has_alone(tmp_path):
+    """A source whose architecture is unknown may lack self-gating and have a pool too many, nothing else."""
     source, path = small(), tmp_path / "image.pt"
     torch.save(source.state_dict(), path)
-    layout = dataclasses.replace(GARDEN_3D, padding="symmetric")
-    report = init_from(ResNetRS(layout, BLOCKS[26], 3, width=0.125), path)
+    architecture = dataclasses.replace(GARDEN_3D, padding="symmetric")
+    report = init_from(ResNetRS(architecture, BLOCKS[26], 3, width=0.125), path)
     assert {name.split(".")[-2] for name in report.missing} == {"gating"}
-    assert "layout of the source unknown: not compared" in str(report)
-    no_excite = ResNetRS(dataclasses.replace(layout, se_ratio=0.0), BLOCKS[26], 3, width=0.125)
+    assert "architecture of the source unknown: not compared" in str(report)
+    no_excite = ResNetRS(dataclasses.replace(architecture, se_ratio=0.0), BLOCKS[26], 3, width=0.125)
     with pytest.raises(UserError, match="image.pt does not fit: this network has no stages.0.0.se.reduce.weight"):
         init_from(no_excite, path)
     report = init_from(no_excite, save_run(path, source, name="resnet_rs_26"))
@@ -311,15 +315,19 @@ def test_the_width_of_bare_weights(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("video", ["resnet3d_rs_50", "inflated_garden_resnet_rs_50"])
-def test_images_go_into_their_video_layout_exactly(tmp_path, video, suffix):
+def test_images_go_into_their_video_architecture_exactly(tmp_path, video, suffix):
     image = video.replace("3d", "").replace("inflated_", "")
-    source = small(image, contract=dataclasses.replace(PRESETS[image].contract, class_names=NAMES))
+    source = small(image, data_config=dataclasses.replace(PRESETS[image].data_config, class_names=NAMES))
     path = save_run(tmp_path / f"image.{suffix}", source, name=image)
     model = small(video)
     report = init_from(model, path)
     assert not (report.differences or report.adapted or report.unused or report.missing)
-    assert model.contract == dataclasses.replace(
-        PRESETS[video].contract, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=source.contract.filter, class_names=NAMES
+    assert model.data_config == dataclasses.replace(
+        PRESETS[video].data_config,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        filter=source.data_config.filter,
+        class_names=NAMES,
     )
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
@@ -329,15 +337,15 @@ def test_images_go_into_their_video_layout_exactly(tmp_path, video, suffix):
     assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_what_is_beyond_the_ends_of_a_clip_is_part_of_the_layout(tmp_path):
+def test_what_is_beyond_the_ends_of_a_clip_is_part_of_the_architecture(tmp_path):
     source = small("resnet3d_rs_26", temporal_padding="replicate")
     path = save_run(tmp_path / "run.pt", source, name="resnet3d_rs_26", temporal_padding="replicate")
     assert not init_from(small("resnet3d_rs_26", temporal_padding="replicate"), path).differences
     with pytest.raises(UserError) as error:
         init_from(small("resnet3d_rs_26"), path)
     assert str(error.value) == (
-        f"{path} does not fit: its network (resnet3d_rs_26) has another layout: temporal_padding is replicate there "
-        "and zeros here. Set model.temporal_padding=replicate"
+        f"{path} does not fit: its network (resnet3d_rs_26) has another architecture: temporal_padding is replicate "
+        "there and zeros here. Set model.temporal_padding=replicate"
     )
     video = small("garden_r3d_50", temporal_padding="replicate")
     save_run(path, video, name="garden_r3d_50", temporal_padding="replicate")

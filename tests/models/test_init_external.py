@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.conftest import same
 from tests.models.test_init import NAMES, save_run, small
-from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.base import External
 from video_rs.models.registry import create_model
@@ -37,14 +37,14 @@ def external(name="timm/test_resnet", **kwargs):
 @pytest.mark.parametrize("kind", ["theirs", "ours", "wrapped", "run"])
 def test_networks_of_other_packages(tmp_path, kind):
     source, model, path = external(), external(), tmp_path / "weights.pt"
-    state, before = source.state_dict(), model.contract
+    state, before = source.state_dict(), model.data_config
     theirs = source.network.state_dict()
     kinds = {"theirs": theirs, "ours": state, "wrapped": {"model_state": theirs, "epoch": 1}}
-    source.contract = dataclasses.replace(source.contract, class_names=NAMES, std=(0.1, 0.2, 0.3))
+    source.data_config = dataclasses.replace(source.data_config, class_names=NAMES, std=(0.1, 0.2, 0.3))
     save_run(path, source, name=f"{source.name}.r160_in1k") if kind == "run" else torch.save(kinds[kind], path)
     report = init_from(model, path)
     assert same(model.state_dict(), state) and str(report) == f"{len(state)} weights as they are"
-    assert model.contract == (source.contract if kind == "run" else before)
+    assert model.data_config == (source.data_config if kind == "run" else before)
 
 
 class Owner(nn.Module):
@@ -60,7 +60,7 @@ class Owner(nn.Module):
 @pytest.mark.parametrize("more", [True, False])
 def test_networks_that_have_a_child_called_network(tmp_path, kind, more):
     def wrapper():
-        return External("timm/owner", Owner(more=more), 4, DataContract(), native=DataContract(), classifier=["norm"])
+        return External("timm/owner", Owner(more=more), 4, DataConfig(), native=DataConfig(), classifier=["norm"])
 
     source, model = wrapper(), wrapper()
     theirs = {f"module.{name}": tensor for name, tensor in source.network.state_dict().items()}
@@ -123,10 +123,10 @@ def test_timms_own_resnetrs_trained_here_goes_into_the_family(tmp_path):
 @pytest.mark.parametrize("name", ["resnet_rs_{}", "resnet3d_rs_{}"])
 def test_what_timms_weights_expect_depends_on_who_trained_them(tmp_path, name, depth, filter):
     torch.save(to_timm(small(f"resnet_rs_{depth}").state_dict()), tmp_path / "weights.pt")
-    own = DataContract(num_frames=8, class_names=NAMES)
-    model = small(name.format(depth), contract=own)
+    own = DataConfig(num_frames=8, class_names=NAMES)
+    model = small(name.format(depth), data_config=own)
     init_from(model, tmp_path / "weights.pt")
-    assert model.contract == dataclasses.replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
+    assert model.data_config == dataclasses.replace(own, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
 
 
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "garden_resnet_rs_50", "garden_resnet3d_rs_50", "resnet_rs_50"])

@@ -72,7 +72,7 @@ def test_parameters_of_the_model_gardens_image_networks():
     for name in list_models("garden_resnet_rs_*"):
         preset = PRESETS[name]
         parameters, statistics = sizes[preset.depth]  # the presets of a depth differ in the size of images
-        assert preset.layout == PRESETS[f"garden_resnet_rs_{preset.depth}"].layout
+        assert preset.architecture == PRESETS[f"garden_resnet_rs_{preset.depth}"].architecture
         assert parameters == preset.reference.parameters == PARAMETERS[f"resnet_rs_{preset.depth}"] + 2048 + 1, name
         assert statistics == STATISTICS[preset.depth], name
         assert round((parameters + statistics) / 1e6, 1) == PRINTED[preset.depth], name
@@ -98,26 +98,26 @@ def test_image_recipes():
         resolution, dropout, drop_path, *magnitudes = IMAGES[key]
         preset = PRESETS[name]
         assert (preset.dropout, preset.drop_path, preset.rand_augment) == (dropout, drop_path, magnitudes[garden]), name
-        assert preset.layout == (GARDEN_2D if garden else RESNET_RS_2D)
+        assert preset.architecture == (GARDEN_2D if garden else RESNET_RS_2D)
         assert preset.num_classes == (1001 if garden else 1000)
-        contract = preset.contract
-        assert (contract.num_frames, contract.train_size, contract.test_size) == (1, resolution, resolution)
+        data_config = preset.data_config
+        assert (data_config.num_frames, data_config.train_size, data_config.test_size) == (1, resolution, resolution)
         # The crop leaves a border of size * (1 / 0.875 - 1) pixels.
-        assert contract.short_side == {160: 183, 192: 219, 224: 256, 256: 293, 320: 366}[resolution]
-        assert (contract.mean, contract.std) == (IMAGENET_MEAN, IMAGENET_STD)
-        assert contract.filter == ("bilinear" if garden else "bicubic")
+        assert data_config.short_side == {160: 183, 192: 219, 224: 256, 256: 293, 320: 366}[resolution]
+        assert (data_config.mean, data_config.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        assert data_config.filter == ("bilinear" if garden else "bicubic")
 
 
 def test_video_recipes():
     for name in [*list_models("resnet3d_rs_*"), *list_models("garden_resnet3d_rs_*"), *list_models("inflated_*")]:
         preset = PRESETS[name]
         assert (preset.dropout, preset.drop_path, preset.rand_augment, preset.num_classes) == (0.5, 0.1, None, 400)
-        contract = preset.contract
-        assert (contract.num_frames, contract.stride, contract.train_size) == (32, 2, 224)
-        assert (contract.short_side, contract.test_size, contract.filter) == (256, 256, "bilinear")
+        data_config = preset.data_config
+        assert (data_config.num_frames, data_config.stride, data_config.train_size) == (32, 2, 224)
+        assert (data_config.short_side, data_config.test_size, data_config.filter) == (256, 256, "bilinear")
         images = name.startswith("inflated")
-        assert contract.mean == (IMAGENET_MEAN if images else (0, 0, 0))
-        assert contract.std == (IMAGENET_STD if images else (1, 1, 1))
+        assert data_config.mean == (IMAGENET_MEAN if images else (0, 0, 0))
+        assert data_config.std == (IMAGENET_STD if images else (1, 1, 1))
     plain = {
         "r3d_50": (32, 2, 0.5),
         "r3d_50g": (64, 1, 0.2),
@@ -126,11 +126,11 @@ def test_video_recipes():
     }
     for name, expected in plain.items():
         preset = PRESETS[f"garden_{name}"]
-        assert (preset.contract.num_frames, preset.contract.stride, preset.dropout) == expected
-        assert preset.drop_path == 0 and not preset.layout.se_ratio
+        assert (preset.data_config.num_frames, preset.data_config.stride, preset.dropout) == expected
+        assert preset.drop_path == 0 and not preset.architecture.se_ratio
 
 
-def test_the_layouts_differ_as_the_implementations_do():
+def test_the_architectures_differ_as_the_implementations_do():
     for garden in (GARDEN_2D, GARDEN_3D):
         assert garden.padding == "same" and not garden.zero_init_last_gamma
     assert GARDEN_2D.shortcut_pool_in_stage1 and GARDEN_2D.activation == "swish" and GARDEN_2D.stem_pool == "conv"
@@ -162,15 +162,19 @@ def test_published_accuracies():
         f"{prefix}_{key}": top5 for prefix, rows in TOP5.items() for key, top5 in rows.items()
     }
     for name, published in first.items():
-        contract = PRESETS[name].contract
-        views = f"{contract.num_frames}x{contract.stride}" if contract.num_frames > 1 else f"{contract.test_size}x"
+        data_config = PRESETS[name].data_config
+        views = (
+            f"{data_config.num_frames}x{data_config.stride}"
+            if data_config.num_frames > 1
+            else f"{data_config.test_size}x"
+        )
         assert published.views.startswith(views) or name == "garden_r3d_50g"
-        assert published.dataset == ("ImageNet" if contract.num_frames == 1 else published.dataset)
+        assert published.dataset == ("ImageNet" if data_config.num_frames == 1 else published.dataset)
         garden = "tensorflow/tpu resnet_rs/README.md" if name.startswith("resnet_rs") else "tensorflow/models "
         assert published.source.startswith(garden)
 
 
-def test_our_own_layout_claims_no_accuracy():
+def test_our_own_architecture_claims_no_accuracy():
     for pattern in ("resnet3d_rs_*", "inflated_*"):
         assert not any(PRESETS[name].published or PRESETS[name].reference for name in list_models(pattern))
 

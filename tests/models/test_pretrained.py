@@ -35,7 +35,7 @@ def main(arguments):
         x = torch.load(images)
         x = x if name.startswith("resnet_rs") else x[:, :, None].expand(-1, -1, 4, -1, -1)
         with torch.inference_mode():
-            results[name] = {"logits": model(x), "mean": model.contract.mean, "state": model.state_dict()}
+            results[name] = {"logits": model(x), "mean": model.data_config.mean, "state": model.state_dict()}
     torch.save(results, out)
 
 sys.exit(run(main, sys.argv[1:]))

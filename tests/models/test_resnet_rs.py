@@ -1,4 +1,4 @@
-"""The network against its own contracts."""
+"""The network against its own data configs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
-from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D, Layout
+from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D, Architecture
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
@@ -20,8 +20,8 @@ def one_thread():
     torch.manual_seed(0)
 
 
-def tiny(layout: Layout = RESNET_RS_3D, blocks=(1, 2, 2, 1), **kwargs) -> ResNetRS:
-    return ResNetRS(layout, blocks, kwargs.pop("num_classes", 7), width=0.125, **kwargs)
+def tiny(architecture: Architecture = RESNET_RS_3D, blocks=(1, 2, 2, 1), **kwargs) -> ResNetRS:
+    return ResNetRS(architecture, blocks, kwargs.pop("num_classes", 7), width=0.125, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_presets_without_a_published_size_build_and_run(name):
         model = create_model(name, num_classes=5)
         x = torch.empty((2, 3, 64, 64) if name.startswith("resnet_rs") else (2, 3, 8, 64, 64))
     assert model(x).shape == (2, 5)
-    assert model.data_config is model.contract is PRESETS[name].contract
+    assert model.data_config is model.data_config is PRESETS[name].data_config
 
 
 def test_stage_outputs_have_the_published_shapes():
@@ -67,17 +67,17 @@ def test_images_are_clips_of_one_frame():
 def test_nothing_copies_a_channels_last_clip():
     model = tiny()
     clip_NTHWC = torch.randn(2, 5, 40, 33, 3)
-    layouts = []
+    architectures = []
     for module in model.modules():
         if isinstance(module, torch.nn.Conv3d):
             module.register_forward_hook(
-                lambda module, args, out: layouts.append(
+                lambda module, args, out: architectures.append(
                     args[0].movedim(2, 1).flatten(0, 1).data_ptr() == args[0].data_ptr()
                     and out.is_contiguous(memory_format=torch.channels_last_3d)
                 )
             )
     model(clip_NTHWC.permute(0, 4, 1, 2, 3))
-    assert all(layouts) and len(layouts) > 20
+    assert all(architectures) and len(architectures) > 20
 
 
 def test_drop_path_rates_by_stage():
@@ -146,10 +146,10 @@ def test_unknown_names_and_choices_are_one_line():
     with pytest.raises(UserError, match="resnet3d_rs_50"):
         create_model("resnet3d_rs50")
     with pytest.raises(UserError, match="symmetric, same"):
-        Layout(padding="valid")
+        Architecture(padding="valid")
 
 
 def test_other_channels_are_not_normalised_as_rgb():
     model = create_model("resnet_rs_26", in_channels=2, width=0.125)
-    assert model.contract.in_channels == 2 and model.contract.mean == (0.0, 0.0)
+    assert model.data_config.in_channels == 2 and model.data_config.mean == (0.0, 0.0)
     assert model(torch.randn(2, 2, 32, 32)).shape == (2, 1000)

@@ -17,12 +17,12 @@ from video_rs.models.weights.names import to_timm
 @pytest.mark.usefixtures("one_thread")
 def test_a_network_of_what_was_read(tmp_path):
     model = video_rs.create_model("resnet3d_rs_26", num_classes=2, width=0.125)
-    contract = dataclasses.replace(model.contract, class_names=("a", "b"), num_frames=8)
+    data_config = dataclasses.replace(model.data_config, class_names=("a", "b"), num_frames=8)
     model_args = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
-    checkpoint.save(tmp_path / "a.pt", checkpoint.of_weights(model_args, contract, model.state_dict()))
+    checkpoint.save(tmp_path / "a.pt", checkpoint.of_weights(model_args, data_config, model.state_dict()))
     weights = sources.read(tmp_path / "a.pt")
     twin = weights.network
-    assert twin.contract == contract and weights.model_args.items() >= model_args.items()
+    assert twin.data_config == data_config and weights.model_args.items() >= model_args.items()
     clips = torch.randn(1, 3, 4, 32, 32)
     torch.testing.assert_close(twin.eval()(clips), model.eval()(clips), rtol=0, atol=0)
     assert len(repr(weights)) < 2000

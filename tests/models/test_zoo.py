@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.experiment import config
 from video_rs.models.layers import Conv
@@ -22,7 +22,7 @@ def momenta(model):
 def test_none_takes_the_familys_own():
     model = create_model("resnet3d_rs_26", **TINY)
     assert momenta(model) == {0.1}
-    assert model.layout.temporal_padding == "zeros"
+    assert model.architecture.temporal_padding == "zeros"
     assert momenta(create_model("resnet3d_rs_26", **TINY, bn_momentum=1.0)) == {1.0}
 
 
@@ -45,13 +45,13 @@ def test_temporal_padding_reaches_the_convolutions():
 
 
 @pytest.mark.parametrize("name", ["resnet_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
-def test_channels_and_contract_must_agree(name):
+def test_channels_and_data_config_must_agree(name):
     """Otherwise the pixels would be normalised by the statistics of other channels, or not at all."""
     with torch.device("meta"), pytest.raises(UserError) as error:
-        create_model(name, in_channels=1, contract=DataContract(8, 1))
-    assert str(error.value) == "in_channels=1, but the contract is for 3 channels; make them agree"
-    with torch.device("meta"), pytest.raises(UserError, match="in_channels=3, but the contract is for 1 channels"):
-        create_model(name, contract=DataContract().with_channels(1))
+        create_model(name, in_channels=1, data_config=DataConfig(8, 1))
+    assert str(error.value) == "in_channels=1, but the data config is for 3 channels; make them agree"
+    with torch.device("meta"), pytest.raises(UserError, match="in_channels=3, but the data config is for 1 channels"):
+        create_model(name, data_config=DataConfig().with_channels(1))
 
 
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])

@@ -15,7 +15,7 @@ from video_rs.training import compiling
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create, learning_rate
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler: apt install g++")
@@ -30,10 +30,10 @@ def fresh(one_thread, tmp_path, monkeypatch):
     torch._dynamo.reset()
 
 
-def network(layout, blocks=(1, 1)):
+def network(architecture, blocks=(1, 1)):
     """With residual branches that count, and running statistics of which each step takes a part."""
     torch.manual_seed(0)
-    model = ResNetRS(layout, blocks, 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
+    model = ResNetRS(architecture, blocks, 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
     for name, weight in model.named_parameters():
         if name.endswith("conv3.norm.weight"):
             nn.init.uniform_(weight, 0.1, 0.3)
@@ -41,17 +41,17 @@ def network(layout, blocks=(1, 1)):
 
 
 @pytest.mark.parametrize(
-    ("layout", "stages"),
+    ("architecture", "stages"),
     [
         pytest.param(RESNET_RS_2D, (), id="2d", marks=pytest.mark.exhaustive),
         pytest.param(RESNET_RS_3D, (1,), id="3d", marks=pytest.mark.slow),
         pytest.param(GARDEN_3D, (), id="garden", marks=pytest.mark.exhaustive),
     ],
 )
-def test_the_network_is_one_graph(layout, stages):
-    model = network(layout)
+def test_the_network_is_one_graph(architecture, stages):
+    model = network(architecture)
     model.set_grad_checkpointing(stages)
-    clips = torch.randn(2, 3, 1 if layout is RESNET_RS_2D else 4, 32, 32)
+    clips = torch.randn(2, 3, 1 if architecture is RESNET_RS_2D else 4, 32, 32)
     other, keys = copy.deepcopy(model), torch.arange(2)
     compiled = torch.compile(other, fullgraph=True, dynamic=False, backend="aot_eager")
     results = [each(clips, keys) for each in (model, compiled)]
@@ -72,13 +72,13 @@ def test_dropout_draws_the_same(stream, size):
     assert torch.equal(compiled(keys, stream, size), keyed_uniform(keys, stream, size))
 
 
-def trainer(compile, layout, blocks, stages=()):
-    model = network(layout, blocks)
+def trainer(compile, architecture, blocks, stages=()):
+    model = network(architecture, blocks)
     model.set_grad_checkpointing(stages)
-    plan = Plan(num_samples=8, num_steps=3, batch_size=8, micro_batch=4)
+    schedule = Schedule(num_samples=8, num_steps=3, batch_size=8, micro_batch=4)
     return Trainer(
         model,
-        plan,
+        schedule,
         criterion=CrossEntropy(0.1),
         optimizer=create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4),
         learning_rate=learning_rate(0.05, 3, 0),
@@ -103,16 +103,16 @@ def steps(trainer, frames, count):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("layout", "blocks", "stages"),
+    ("architecture", "blocks", "stages"),
     [
         pytest.param(RESNET_RS_3D, (1,), (1,), id="3d, one block", marks=pytest.mark.slow),
         pytest.param(RESNET_RS_3D, (1, 1), (1,), id="3d", marks=pytest.mark.exhaustive),
         pytest.param(RESNET_RS_2D, (1, 1), (), id="2d", marks=pytest.mark.exhaustive),
     ],
 )
-def test_compiled_equals_eager(layout, blocks, stages):
-    frames = 1 if layout is RESNET_RS_2D else 4
-    eager, compiled = trainer(False, layout, blocks), trainer(True, layout, blocks, stages)
+def test_compiled_equals_eager(architecture, blocks, stages):
+    frames = 1 if architecture is RESNET_RS_2D else 4
+    eager, compiled = trainer(False, architecture, blocks), trainer(True, architecture, blocks, stages)
     for expected, found in zip(steps(eager, frames, 2), steps(compiled, frames, 2), strict=True):
         for value, other in zip(expected, found, strict=True):
             assert (value - other).norm() <= 1e-4 * value.norm() + 1e-9

@@ -9,12 +9,12 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed.world import World
 from video_rs.training.ema import EMA
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy, balanced_class_weights
 from video_rs.training.optim import create
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
 
@@ -49,7 +49,7 @@ def test_ema_decay_is_capped():
 class Normalized(nn.Module):
     """Batch norm on the pixels themselves, so that its statistics can be worked out by hand."""
 
-    contract, num_classes = DataContract(num_frames=1, stride=1), 3
+    data_config, num_classes = DataConfig(num_frames=1, stride=1), 3
 
     def __init__(self):
         super().__init__()
@@ -63,11 +63,11 @@ class Normalized(nn.Module):
 def trained_step(world):
     """A trainer after one step on the micro-batch of one rank: two clips of one gray pixel."""
     model = Normalized().double()
-    plan = Plan(num_samples=4, num_steps=2, batch_size=2 * world.size, micro_batch=2, world_size=world.size)
+    schedule = Schedule(num_samples=4, num_steps=2, batch_size=2 * world.size, micro_batch=2, world_size=world.size)
     options = {"optimizer": create("sgd", model, momentum=0.9, nesterov=True, weight_decay=0), "precision": "float64"}
     trainer = Trainer(
         model,
-        plan,
+        schedule,
         criterion=CrossEntropy(),
         learning_rate=lambda step: 0.5,
         ema=EMA(model, 0.9999),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.registry import create_model
 from video_rs.training import finetune, optim
@@ -18,7 +18,7 @@ def small(**options):
 
 
 def other(name, frames=1, size=32):
-    return create_model(name, num_classes=4, contract=DataContract(frames, 1, train_size=size, test_size=size))
+    return create_model(name, num_classes=4, data_config=DataConfig(frames, 1, train_size=size, test_size=size))
 
 
 def test_depths_of_bottlenecks_and_stages():

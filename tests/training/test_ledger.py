@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.test_loop import batches, fit, plan, run_of, trainer
+from tests.training.test_loop import batches, fit, run_of, schedule, trainer
 from video_rs import checkpoint
 from video_rs.errors import MachineError, StuckWorker, UserError
 from video_rs.training.incidents import Incidents
@@ -20,9 +20,9 @@ def rows(folder):
 def with_broken(files):
     """Batches of which the first of step s had to replace ``files[s]``."""
 
-    def make(plan, start=0):
-        parts = plan.batch_size // plan.micro_batch
-        for number, batch in enumerate(batches(plan, start), start * parts):
+    def make(schedule, start=0):
+        parts = schedule.batch_size // schedule.micro_batch
+        for number, batch in enumerate(batches(schedule, start), start * parts):
             yield {**batch, "broken": [] if number % parts else files.get(number // parts, [])}
 
     return make
@@ -31,9 +31,9 @@ def with_broken(files):
 def failing(error, step, part=0):
     """Batches that end with an error where those of a step, or its later parts, should come."""
 
-    def make(plan, start=0):
-        parts = plan.batch_size // plan.micro_batch
-        for number, batch in enumerate(batches(plan, start), start * parts):
+    def make(schedule, start=0):
+        parts = schedule.batch_size // schedule.micro_batch
+        for number, batch in enumerate(batches(schedule, start), start * parts):
             if number == step * parts + part:
                 raise error
             yield {**batch, "broken": [("late.mp4", "empty")] if number == step * parts else []}
@@ -59,12 +59,12 @@ def test_the_ledger_grows_while_the_run_goes_on(tmp_path):
     files = {0: [("b, c.mp4", "empty"), ("a.mp4", "cut off")], 2: [("a.mp4", "cut off")], 4: [("a.mp4", "cut off")]}
     seen = {}
 
-    def watching(plan, start):
-        for step, batch in enumerate(with_broken(files)(plan, start)):
+    def watching(schedule, start):
+        for step, batch in enumerate(with_broken(files)(schedule, start)):
             seen[step] = rows(tmp_path) if (tmp_path / "broken_files.csv").exists() else None
             yield batch
 
-    fit(trainer(plan(log_every=1)), tmp_path, batches=watching)
+    fit(trainer(schedule(log_every=1)), tmp_path, batches=watching)
     assert seen[0] is None
     assert seen[1] == seen[2] == [["a.mp4", "cut off", "1"], ["b, c.mp4", "empty", "1"]]
     assert seen[3] == [["a.mp4", "cut off", "2"], ["b, c.mp4", "empty", "1"]]
@@ -72,25 +72,25 @@ def test_the_ledger_grows_while_the_run_goes_on(tmp_path):
 
 
 def test_no_ledger_where_all_is_well(tmp_path):
-    fit(trainer(plan()), tmp_path)
+    fit(trainer(schedule()), tmp_path)
     assert not (tmp_path / "broken_files.csv").exists()
 
 
 def test_the_ledger_is_part_of_the_state(tmp_path):
     files = {0: [("b.mp4", "empty")], 4: [("a.mp4", "cut off")]}
-    fit(trainer(plan(num_steps=3)), tmp_path, batches=with_broken(files))
+    fit(trainer(schedule(num_steps=3)), tmp_path, batches=with_broken(files))
     (tmp_path / "broken_files.csv").unlink()
     saved = checkpoint.load(tmp_path / "last.pt")
-    fit(trainer(plan()), tmp_path, batches=with_broken(files), state=saved)
+    fit(trainer(schedule()), tmp_path, batches=with_broken(files), state=saved)
     assert rows(tmp_path) == [["a.mp4", "cut off", "1"], ["b.mp4", "empty", "1"]]
 
 
 def test_the_limit(tmp_path):
     """The state is saved, and a larger limit lets the run go on to where it would have come."""
     files = {step: [(f"{step}.mp4", "empty")] for step in range(3)}
-    undisturbed = fit(trainer(plan()), tmp_path / "undisturbed", batches=with_broken(files))
+    undisturbed = fit(trainer(schedule()), tmp_path / "undisturbed", batches=with_broken(files))
     with pytest.raises(UserError) as error:
-        fit(trainer(plan()), tmp_path, batches=with_broken(files), incidents=Incidents(20, 0.1))
+        fit(trainer(schedule()), tmp_path, batches=with_broken(files), incidents=Incidents(20, 0.1))
     for word in ("3 of 20", "data.max_broken=0.1", "0.mp4: empty", str(tmp_path / "broken_files.csv"), "step 3"):
         assert word in str(error.value)
     assert len(rows(tmp_path)) == 3
@@ -98,9 +98,9 @@ def test_the_limit(tmp_path):
     assert saved["step"] == 3
 
     with pytest.raises(UserError, match="3 of 20"):
-        nothing = {"batches": lambda plan, start: pytest.fail("it trains on")}
-        fit(trainer(plan()), tmp_path, **nothing, state=saved, incidents=Incidents(20, 0.1))
-    resumed = fit(trainer(plan()), tmp_path, batches=with_broken(files), state=saved, incidents=Incidents(20, 0.15))
+        nothing = {"batches": lambda schedule, start: pytest.fail("it trains on")}
+        fit(trainer(schedule()), tmp_path, **nothing, state=saved, incidents=Incidents(20, 0.1))
+    resumed = fit(trainer(schedule()), tmp_path, batches=with_broken(files), state=saved, incidents=Incidents(20, 0.15))
     assert torch.equal(resumed["head.weight"], undisturbed["head.weight"])
 
 
@@ -109,7 +109,7 @@ class WithStatistics(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.contract, self.num_classes = model.contract, model.num_classes
+        self.data_config, self.num_classes = model.data_config, model.num_classes
         self.norm, self.model = nn.BatchNorm3d(3).double(), model
 
     def forward(self, clips, keys=None):
@@ -117,7 +117,7 @@ class WithStatistics(nn.Module):
 
 
 def with_statistics():
-    return trainer(plan(micro_batch=2), wrap=WithStatistics)
+    return trainer(schedule(micro_batch=2), wrap=WithStatistics)
 
 
 STUCK = StuckWorker(7, "late.mp4", 130.0, 120.0)
@@ -146,16 +146,16 @@ def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
 
 def test_workers_that_stand_still_are_nobodys_fault(tmp_path):
     with pytest.raises(StuckWorker):
-        fit(trainer(plan()), tmp_path, batches=failing(StuckWorker(-1, "", 130.0, 120.0), 2))
+        fit(trainer(schedule()), tmp_path, batches=failing(StuckWorker(-1, "", 130.0, 120.0), 2))
     saved = checkpoint.load(tmp_path / "last.pt")
     assert (saved["step"], saved["broken"], saved["hung"]) == (2, {}, [])
 
 
 def test_checkpoints_from_before_files_could_hang(tmp_path):
-    fit(trainer(plan(num_steps=3)), tmp_path)
+    fit(trainer(schedule(num_steps=3)), tmp_path)
     saved = checkpoint.load(tmp_path / "last.pt")
     del saved["hung"]
-    with run_of(trainer(plan()), tmp_path) as run:
+    with run_of(trainer(schedule()), tmp_path) as run:
         run.load_state_dict(saved)
     assert run.incidents.hung == []
 
@@ -163,7 +163,7 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):
     """To start again would be no use: the run says so at once, and what to change."""
     with pytest.raises(UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*step 4 is saved.*max_broken"):
-        fit(trainer(plan()), tmp_path, batches=failing(STUCK, 4), incidents=Incidents(20, 0))
+        fit(trainer(schedule()), tmp_path, batches=failing(STUCK, 4), incidents=Incidents(20, 0))
     assert checkpoint.load(tmp_path / "last.pt")["hung"] == ["late.mp4"]
 
 
@@ -174,5 +174,5 @@ def test_the_state_is_saved_before_a_validation_that_fails(tmp_path):
         raise MachineError("11 videos in a row hung the decoder")
 
     with pytest.raises(MachineError):
-        fit(trainer(plan()), tmp_path, validate=failing_validation)
+        fit(trainer(schedule()), tmp_path, validate=failing_validation)
     assert (tmp_path / "last.pt").exists()

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from video_rs.errors import UserError
 from video_rs.training.log import RunLog
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 
 def steps_of(folder, kind="train"):
@@ -48,9 +48,9 @@ def test_silence(tmp_path, monkeypatch, capsys):
     log.say("hello")
     log.bar.advance()
     log.bar.note("loss")
-    plan = Plan(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
-    log.trained(plan, 1, {"loss": 1.0, "lr": 0.1, "clips_per_second": 8.0, "data_wait": 0.0})
-    log.validated(plan, 3, {"top1": 0.5, "loss": 1.0}, True)
+    schedule = Schedule(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
+    log.trained(schedule, 1, {"loss": 1.0, "lr": 0.1, "clips_per_second": 8.0, "data_wait": 0.0})
+    log.validated(schedule, 3, {"top1": 0.5, "loss": 1.0}, True)
     log.close()
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
     called = {"silent", "trained", "validated"}  # by way of the others
@@ -80,7 +80,7 @@ import sys
 from pathlib import Path
 from video_rs.cli.common import run
 from video_rs.training.log import RunLog
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 def main(argv):
     log = RunLog(Path("run"), int(argv[0]), 4, wandb="project", config={"lr": 0.1})

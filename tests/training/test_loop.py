@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from video_rs import checkpoint
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.training.ema import EMA
 from video_rs.training.incidents import Incidents, Suspect
@@ -23,7 +23,7 @@ from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.optim import create, learning_rate
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.signals import Interrupted
 from video_rs.training.trainer import Trainer
 
@@ -31,7 +31,7 @@ from video_rs.training.trainer import Trainer
 class MeanColour(nn.Module):
     """The smallest network with the face of a real one: no batch norm, so micro-batches must not matter."""
 
-    contract = DataContract(num_frames=1, stride=1)
+    data_config = DataConfig(num_frames=1, stride=1)
     num_classes = 3
 
     def __init__(self):
@@ -43,17 +43,17 @@ class MeanColour(nn.Module):
         return self.head(clips.mean((2, 3, 4)))
 
 
-def plan(**changes):
-    return Plan(**{"num_samples": 12, "num_steps": 6, "batch_size": 4, "micro_batch": 4, **changes})
+def schedule(**changes):
+    return Schedule(**{"num_samples": 12, "num_steps": 6, "batch_size": 4, "micro_batch": 4, **changes})
 
 
-def trainer(plan, wrap=lambda model: model, **options):
+def trainer(schedule, wrap=lambda model: model, **options):
     model = wrap(MeanColour()).double()
     optimizer = create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    rate = learning_rate(0.5, plan.num_steps, 0)
+    rate = learning_rate(0.5, schedule.num_steps, 0)
     return Trainer(
         model,
-        plan,
+        schedule,
         criterion=CrossEntropy(0.1),
         optimizer=optimizer,
         learning_rate=rate,
@@ -62,28 +62,28 @@ def trainer(plan, wrap=lambda model: model, **options):
     )
 
 
-def batches(plan, start=0):
-    for step in range(start, plan.num_steps):
+def batches(schedule, start=0):
+    for step in range(start, schedule.num_steps):
         generator = torch.Generator().manual_seed(step)
-        clips = torch.randint(0, 256, (plan.batch_size, 1, 2, 2, 3), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(0, 3, (plan.batch_size,), generator=generator)
-        for i in range(0, plan.batch_size, plan.micro_batch):
-            part = slice(i, i + plan.micro_batch)
+        clips = torch.randint(0, 256, (schedule.batch_size, 1, 2, 2, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, 3, (schedule.batch_size,), generator=generator)
+        for i in range(0, schedule.batch_size, schedule.micro_batch):
+            part = slice(i, i + schedule.micro_batch)
             yield {"clip": clips[part], "label": labels[part], "broken": []}
 
 
 @contextlib.contextmanager
 def run_of(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}, batches=batches, **options):
     """The run of a trainer."""
-    log = RunLog(Path(folder), job.step, job.plan.num_steps)
+    log = RunLog(Path(folder), job.step, job.schedule.num_steps)
     try:
-        identity = {"format": 1, "config": {}, "model_args": {"name": "mean"}, "contract": {}}
+        identity = {"format": 1, "config": {}, "model_args": {"name": "mean"}, "data_config": {}}
         yield Run(
             job,
             folder=Path(folder),
             log=log,
             identity=identity,
-            loader_from=lambda step: batches(job.plan, step),
+            loader_from=lambda step: batches(job.schedule, step),
             validate=validate,
             **options,
         )
@@ -101,29 +101,29 @@ def fit(job, folder, *functions, state=None, **options):
 
 
 def test_micro_batches_add_up(tmp_path):
-    whole = fit(trainer(plan()), tmp_path / "whole")
-    parts = fit(trainer(plan(micro_batch=1)), tmp_path / "parts")
+    whole = fit(trainer(schedule()), tmp_path / "whole")
+    parts = fit(trainer(schedule(micro_batch=1)), tmp_path / "parts")
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-12, atol=1e-12)
 
 
 def test_the_gradient_is_clipped_as_a_whole(tmp_path):
-    job = trainer(plan(), clip_grad_norm=1e-3)
-    job.train_step(list(batches(job.plan))[:1])
+    job = trainer(schedule(), clip_grad_norm=1e-3)
+    job.train_step(list(batches(job.schedule))[:1])
     norm = torch.cat([p.grad.flatten() for p in job.model.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-4)
 
 
 def test_the_learning_rate_of_every_step(tmp_path):
-    job, rates = trainer(plan()), []
-    for batch in batches(job.plan):
+    job, rates = trainer(schedule()), []
+    for batch in batches(job.schedule):
         job.train_step([batch])
         rates.append(job.optimizer.param_groups[1]["lr"])
     assert rates == pytest.approx([0.5 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
 
 
 def test_the_average_is_validated_and_kept(tmp_path):
-    job = trainer(plan())
+    job = trainer(schedule())
     job.ema = EMA(job.model, 0.9)
     seen = []
     fit(job, tmp_path, lambda model, check: seen.append(model) or {"top1": len(seen) / 10, "loss": 1.0})
@@ -136,20 +136,20 @@ def test_the_average_is_validated_and_kept(tmp_path):
 @pytest.mark.parametrize(("figures", "kept"), [([(0.5, 1.0), (0.4, 0.5)], 3), ([(0.5, 1.0), (0.5, 0.5)], 6)])
 def test_the_best_is_by_accuracy_then_loss(tmp_path, figures, kept):
     results = iter(figures)
-    fit(trainer(plan()), tmp_path, lambda model, check: dict(zip(("top1", "loss"), next(results))))
+    fit(trainer(schedule()), tmp_path, lambda model, check: dict(zip(("top1", "loss"), next(results))))
     assert checkpoint.load(tmp_path / "best.pt")["step"] == kept
 
 
 def test_weights_that_are_not_finite_end_the_run(tmp_path):
     """As if a bit flipped in memory: all later steps are skipped, and nothing is written after them."""
 
-    def spoiling(plan, start):
-        for step, batch in enumerate(batches(plan, start), start):
+    def spoiling(schedule, start):
+        for step, batch in enumerate(batches(schedule, start), start):
             if step == 4:
                 job.model.head.weight.data.fill_(float("nan"))
             yield batch
 
-    job = trainer(plan(num_steps=9))
+    job = trainer(schedule(num_steps=9))
     good = tmp_path / "checkpoints" / "step-00000003.pt"
     with pytest.raises(
         UserError, match=f"step 6: weights or gradients are not finite; .*another out= and train.init_from={good}"
@@ -167,14 +167,14 @@ def test_a_signal_in_the_last_validation_comes_too_late(tmp_path):
         run.signals.received = signal.SIGTERM if run.step == 6 else None
         return {"top1": 0.5, "loss": 1.0}
 
-    with run_of(trainer(plan()), tmp_path, validate) as run:
+    with run_of(trainer(schedule()), tmp_path, validate) as run:
         run.fit()
     assert run.validated == 6 and checkpoint.load(tmp_path / "last.pt")["validated"] == 6
 
 
 def test_weights_that_overflow_are_not_saved(tmp_path):
     """The loss is of the weights before the update: a last update may spoil them while every loss is finite."""
-    job = trainer(plan(num_samples=4))
+    job = trainer(schedule(num_samples=4))
     job.learning_rate = lambda step: 1e308 if step == 2 else 0.1
     with pytest.raises(UserError, match="step 3: weights or gradients are not finite; .*checkpoints/step-00000002.pt"):
         fit(job, tmp_path)
@@ -182,17 +182,17 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
 
 
 def test_replaced_files_are_counted(tmp_path):
-    def with_broken(plan, start):
-        return ({**batch, "broken": [("a.mp4", "empty")]} for batch in batches(plan, start))
+    def with_broken(schedule, start):
+        return ({**batch, "broken": [("a.mp4", "empty")]} for batch in batches(schedule, start))
 
-    with run_of(trainer(plan(num_steps=3)), tmp_path, batches=with_broken) as run:
+    with run_of(trainer(schedule(num_steps=3)), tmp_path, batches=with_broken) as run:
         run.fit()
     assert run.incidents.files == {"a.mp4": ["empty", 3]}
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(1, 40), st.integers(0, 3))
 def test_every_epoch_ends_once(num_samples, batch_size, num_steps, val_every):
-    p = plan(num_samples=num_samples, batch_size=batch_size, num_steps=num_steps, val_every=val_every)
+    p = schedule(num_samples=num_samples, batch_size=batch_size, num_steps=num_steps, val_every=val_every)
     ends = [step for step in range(1, num_steps + 1) if p.ends_epoch(step)]
     crossed = {
         step
@@ -207,7 +207,7 @@ def test_every_epoch_ends_once(num_samples, batch_size, num_steps, val_every):
 
 
 def test_the_second_log_line_tells_when_the_run_ends(tmp_path):
-    fit(trainer(plan(num_samples=24, log_every=1)), tmp_path)
+    fit(trainer(schedule(num_samples=24, log_every=1)), tmp_path)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     (at,) = [i for i, line in enumerate(lines) if "the run takes" in line]
     assert " step 2/6 " in lines[at - 1] and "(validations not counted)" in lines[at]
@@ -216,13 +216,13 @@ def test_the_second_log_line_tells_when_the_run_ends(tmp_path):
 # Several classes a sample --------------------------------------------------------------------------------------------
 
 
-def of_several(plan, **options):
+def of_several(schedule, **options):
     """A trainer of a network of three classes; the data have two: red is bright, green is bright."""
-    job = trainer(plan, **options)
-    job.model.contract = dataclasses.replace(job.model.contract, multi_label=True)
+    job = trainer(schedule, **options)
+    job.model.data_config = dataclasses.replace(job.model.data_config, multi_label=True)
     job = Trainer(
         job.model,
-        plan,
+        schedule,
         criterion=BinaryCrossEntropy(towards=0.5),
         optimizer=job.optimizer,
         learning_rate=lambda step: 3.0,
@@ -232,20 +232,20 @@ def of_several(plan, **options):
     return job
 
 
-def coloured(plan, start=0):
-    for step in range(start, plan.num_steps):
+def coloured(schedule, start=0):
+    for step in range(start, schedule.num_steps):
         generator = torch.Generator().manual_seed(step)
-        labels = torch.randint(0, 2, (plan.batch_size, 2), generator=generator).float()
-        clips = torch.zeros(plan.batch_size, 1, 2, 2, 3, dtype=torch.uint8)
+        labels = torch.randint(0, 2, (schedule.batch_size, 2), generator=generator).float()
+        clips = torch.zeros(schedule.batch_size, 1, 2, 2, 3, dtype=torch.uint8)
         clips[..., :2] = (255 * labels).byte().view(-1, 1, 1, 1, 2)
-        for i in range(0, plan.batch_size, plan.micro_batch):
-            part = slice(i, i + plan.micro_batch)
+        for i in range(0, schedule.batch_size, schedule.micro_batch):
+            part = slice(i, i + schedule.micro_batch)
             yield {"clip": clips[part], "label": labels[part], "broken": []}
 
 
 def test_several_classes_are_learned_each_by_itself(tmp_path):
     seen = iter([0.2, 0.6, 0.4])
-    steps = plan(num_steps=60, num_samples=80, log_every=60)
+    steps = schedule(num_steps=60, num_samples=80, log_every=60)
     job = of_several(steps)
     with run_of(job, tmp_path, lambda model, check: {"map": next(seen), "hit1": 0.1, "loss": 1.0}, coloured) as run:
         run.fit()
@@ -257,13 +257,13 @@ def test_several_classes_are_learned_each_by_itself(tmp_path):
 
 @pytest.mark.parametrize(("colour", "expected"), [(0, 2 / 4), (1, 3 / 4), (2, 0)])
 def test_a_hit_is_a_top_class_among_the_labels(tmp_path, colour, expected):
-    job = of_several(plan(num_steps=1))
+    job = of_several(schedule(num_steps=1))
     with torch.no_grad():
         job.model.head.bias.copy_(100 * torch.eye(3)[colour])  # whatever is shown
     labels = torch.tensor([[1.0, 1.0], [0, 1], [1, 1], [0, 0]])
     batch = {"clip": torch.zeros(4, 1, 2, 2, 3, dtype=torch.uint8), "label": labels, "broken": []}
     figures = {"map": 0.5, "loss": 1.0}
-    fit(job, tmp_path, lambda model, check: figures, lambda plan, start: iter([batch]))
+    fit(job, tmp_path, lambda model, check: figures, lambda schedule, start: iter([batch]))
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = next(each for each in logged if each["kind"] == "train")
     assert train["hit1"] == expected and "accuracy" not in train
@@ -271,7 +271,7 @@ def test_a_hit_is_a_top_class_among_the_labels(tmp_path, colour, expected):
 
 def test_label_sets_are_mixed(tmp_path):
     """What a mixed clip shows, it shows to the share it has: the targets are mixed as the pixels are."""
-    job, seen = of_several(plan(num_steps=1), mixup=1.0), []
+    job, seen = of_several(schedule(num_steps=1), mixup=1.0), []
     criterion = job.criterion
     job.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean((2, 3, 4))))
     job.criterion = lambda logits, targets: seen.append(targets) or criterion(logits, targets)
@@ -290,7 +290,7 @@ class Poisoned(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.contract, self.num_classes, self.model = model.contract, model.num_classes, model
+        self.data_config, self.num_classes, self.model = model.data_config, model.num_classes, model
         self.norm = nn.BatchNorm3d(3, momentum=0.1)
 
     def forward(self, clips, keys=None):
@@ -300,12 +300,12 @@ class Poisoned(nn.Module):
 
 
 def with_white(steps, positions):
-    def make(plan, start=0):
-        for number, batch in enumerate(batches(plan, start), start * plan.parts):
-            step, part = divmod(number, plan.parts)
+    def make(schedule, start=0):
+        for number, batch in enumerate(batches(schedule, start), start * schedule.accumulation_steps):
+            step, part = divmod(number, schedule.accumulation_steps)
             for position in positions if step in steps else ():
-                if part == position // plan.micro_batch:
-                    batch["clip"][position % plan.micro_batch] = 255
+                if part == position // schedule.micro_batch:
+                    batch["clip"][position % schedule.micro_batch] = 255
             yield batch
 
     return make
@@ -321,7 +321,7 @@ def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
     """Weights, buffers, optimizer and average are those before the step: bit for bit as if it had not been."""
 
     def make():
-        job = trainer(plan(micro_batch=2), wrap=Poisoned)
+        job = trainer(schedule(micro_batch=2), wrap=Poisoned)
         if optimizer == "adamw":
             job.optimizer = torch.optim.AdamW(job.model.parameters(), fused=True)
         job.ema = EMA(job.model, 0.9)
@@ -333,7 +333,7 @@ def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
     for taken in range(6):
         if taken != step:
             twin.step = taken
-            twin.train_step(list(batches(twin.plan, taken))[:2])
+            twin.train_step(list(batches(twin.schedule, taken))[:2])
     state, expected = job.state_dict(), twin.state_dict()
     for part in ("model", "ema"):
         for name, value in expected[part].items():
@@ -350,7 +350,7 @@ def test_a_run_with_an_optimizer_of_timms_resumes_to_the_bit(tmp_path, name):
     """Around a step that is skipped; adan counts its steps on the host."""
 
     def make():
-        job = trainer(plan(), wrap=Poisoned)
+        job = trainer(schedule(), wrap=Poisoned)
         job.optimizer = create(name, job.model, weight_decay=1e-4)
         job.learning_rate = learning_rate(0.01, 6, 0)
         return job
@@ -366,7 +366,7 @@ def test_a_run_with_an_optimizer_of_timms_resumes_to_the_bit(tmp_path, name):
 
 def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
     """Checkpoints come between two lines of the log, here after each epoch of three steps."""
-    job = trainer(plan(log_every=4), wrap=Poisoned)
+    job = trainer(schedule(log_every=4), wrap=Poisoned)
     with run_of(job, tmp_path, batches=with_white({1, 3}, [2]), samples_of=samples) as run:
         run.fit()
     lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "and skipped" in line]
@@ -374,7 +374,7 @@ def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
-    job = trainer(plan(num_steps=3))
+    job = trainer(schedule(num_steps=3))
     job.model.head.weight.register_hook(lambda gradient: gradient * (float("inf") if job.step == 1 else 1))
     with run_of(job, tmp_path, samples_of=samples) as run:
         run.fit()
@@ -384,7 +384,7 @@ def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
 
 def test_many_bad_steps_stop_the_run(tmp_path):
     """Two of four. The steps between them are as good as ever: the state is saved, and a larger limit continues."""
-    steps = plan(num_samples=24, num_steps=6, log_every=1)
+    steps = schedule(num_samples=24, num_steps=6, log_every=1)
     bad = with_white({2, 3}, [0])
     undisturbed = fit(trainer(steps, wrap=Poisoned), tmp_path / "undisturbed", batches=bad, samples_of=samples)
     with pytest.raises(UserError) as error:
@@ -403,7 +403,7 @@ def test_a_row_of_bad_steps_leaves_the_checkpoints_from_before_it(tmp_path):
     """An epoch is one step here, and two checkpoints are kept: those of the row would drive out all good ones."""
     bad = {"batches": with_white({4, 5, 6, 7}, [0]), "incidents": Incidents(max_bad_steps=4)}
     with pytest.raises(UserError, match="step-00000004.pt"):
-        fit(trainer(plan(num_samples=4, num_steps=12, log_every=4), wrap=Poisoned), tmp_path, **bad, keep=2)
+        fit(trainer(schedule(num_samples=4, num_steps=12, log_every=4), wrap=Poisoned), tmp_path, **bad, keep=2)
     kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000004.pt", "step-00000008.pt"]
 
@@ -412,7 +412,7 @@ def test_the_checkpoint_from_before_doubtful_steps_is_kept(tmp_path):
     """Two of three steps are bad, and each good one is saved, of which one is kept: also the one from before them."""
     bad = {"batches": with_white({3, 4, 6, 7}, [0]), "incidents": Incidents(max_bad_steps=4)}
     with pytest.raises(UserError, match="step-00000003.pt"):
-        fit(trainer(plan(num_samples=4, num_steps=12, log_every=8), wrap=Poisoned), tmp_path, **bad, keep=1)
+        fit(trainer(schedule(num_samples=4, num_steps=12, log_every=8), wrap=Poisoned), tmp_path, **bad, keep=1)
     kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000003.pt", "step-00000008.pt"]
 
@@ -422,7 +422,7 @@ def test_two_stops_in_one_streak_name_the_checkpoint_from_before_it(tmp_path):
     bad, state = with_white(range(8, 40), [0]), None
     for step in (16, 24):
         with pytest.raises(UserError, match=f"step {step}: 4 of the last 4 steps.*step-00000008.pt"):
-            job = trainer(plan(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
+            job = trainer(schedule(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
             fit(job, tmp_path, batches=bad, incidents=Incidents(max_bad_steps=2), state=state, keep=1)
         kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
         assert kept == ["step-00000008.pt", f"step-{step:08d}.pt"]
@@ -430,8 +430,8 @@ def test_two_stops_in_one_streak_name_the_checkpoint_from_before_it(tmp_path):
 
 
 def test_a_checkpoint_of_a_run_that_was_asked_to_leave_in_a_streak_is_not_a_good_one(tmp_path):
-    def leaving(plan, start=0):
-        for step, batch in enumerate(with_white(range(8, 40), [0])(plan, start), start):
+    def leaving(schedule, start=0):
+        for step, batch in enumerate(with_white(range(8, 40), [0])(schedule, start), start):
             if step == 10 and start == 0:
                 run.signals.received = signal.SIGTERM
             yield batch
@@ -439,7 +439,7 @@ def test_a_checkpoint_of_a_run_that_was_asked_to_leave_in_a_streak_is_not_a_good
     state = None
     for error, message in ((Interrupted, "SIGTERM"), (UserError, "step-00000008.pt")):
         job, limit = (
-            trainer(plan(num_samples=32, num_steps=40, log_every=16), wrap=Poisoned),
+            trainer(schedule(num_samples=32, num_steps=40, log_every=16), wrap=Poisoned),
             Incidents(max_bad_steps=2),
         )
         with (
@@ -456,7 +456,7 @@ def test_a_checkpoint_of_a_run_that_was_asked_to_leave_in_a_streak_is_not_a_good
 
 def test_a_streak_between_two_log_lines_stops_the_run(tmp_path):
     """Steps 2 to 4 are bad, those after them are not. A checkpoint is written before the log line."""
-    job = trainer(plan(num_samples=48, num_steps=32, log_every=16, val_every=0), wrap=Poisoned)
+    job = trainer(schedule(num_samples=48, num_steps=32, log_every=16, val_every=0), wrap=Poisoned)
     bad = {"batches": with_white({1, 2, 3}, [0]), "incidents": Incidents(max_bad_steps=3)}
     with pytest.raises(UserError, match="step 4: 3 of the last 6 steps .*step-00000001.pt"):
         fit(job, tmp_path, **bad, keep=1)
@@ -468,7 +468,7 @@ def test_a_streak_between_two_log_lines_stops_the_run(tmp_path):
 
 def test_a_rare_bad_step_keeps_no_old_checkpoint(tmp_path):
     """Every third step is bad, far from too many: only the few recent ones are in doubt."""
-    job = trainer(plan(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
+    job = trainer(schedule(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
     bad = {"batches": with_white(range(1, 40, 3), [0]), "incidents": Incidents(max_bad_steps=5)}
     fit(job, tmp_path, **bad, keep=1)
     kept = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
@@ -476,7 +476,7 @@ def test_a_rare_bad_step_keeps_no_old_checkpoint(tmp_path):
 
 
 def test_a_scale_that_fp16_cannot_lower_further_stops_the_run(tmp_path):
-    job = trainer(plan())
+    job = trainer(schedule())
     job.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-11)
     with pytest.raises(UserError, match="step 1: .* not finite; .*train.precision=float32; start with another out=$"):
         fit(job, tmp_path)
@@ -485,12 +485,12 @@ def test_a_scale_that_fp16_cannot_lower_further_stops_the_run(tmp_path):
 
 def test_a_run_of_an_earlier_version_that_had_gone_back(tmp_path):
     """Its state lists steps that it left out, also later than its own. They are taken now if their data are fine."""
-    undisturbed = fit(trainer(plan()), tmp_path)
+    undisturbed = fit(trainer(schedule()), tmp_path)
     saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.pt")
     bad = {step: samples(step - 1) for step in (2, 3, 5, 6)}
     old = {**saved, "bad_steps": bad, "skipped": [2, 3, 5], "rollbacks": 1}
     incidents = Incidents(max_bad_steps=2)
-    resumed = fit(trainer(plan(log_every=1)), tmp_path / "old", state=old, samples_of=samples, incidents=incidents)
+    resumed = fit(trainer(schedule(log_every=1)), tmp_path / "old", state=old, samples_of=samples, incidents=incidents)
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
     assert incidents.steps == {}
 
@@ -499,7 +499,7 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
     """In the validation of the third step: the disk is a file where the folder of checkpoints should be."""
 
     def validate(model, check):
-        run._saver.wait()
+        run._checkpointer.wait()
         shutil.rmtree(tmp_path / "checkpoints")
         (tmp_path / "checkpoints").touch()
         run.saved = 2  # what was written is gone
@@ -507,7 +507,7 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
         check()
 
     with (
-        run_of(trainer(plan()), tmp_path, validate) as run,
+        run_of(trainer(schedule()), tmp_path, validate) as run,
         pytest.raises(UserError, match="checkpoints"),
     ):
         run.fit()
@@ -516,13 +516,13 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
 def test_weights_that_are_not_finite_are_told_though_the_run_was_asked_to_leave(tmp_path):
     """To requeue the run would be no use."""
 
-    def ending(plan, start=0):
-        for step, batch in enumerate(batches(plan, start)):
+    def ending(schedule, start=0):
+        for step, batch in enumerate(batches(schedule, start)):
             if step == 2:
                 run.signals.received = signal.SIGTERM
                 with torch.no_grad():
                     run.trainer.model.head.weight.fill_(float("inf"))
             yield batch
 
-    with run_of(trainer(plan()), tmp_path, batches=ending) as run, pytest.raises(UserError, match="not finite"):
+    with run_of(trainer(schedule()), tmp_path, batches=ending) as run, pytest.raises(UserError, match="not finite"):
         run.fit()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.models.layers import SelfGating
 from video_rs.models.registry import create_model
 from video_rs.training import optim
@@ -34,14 +34,14 @@ def test_self_gating_does_not_decay():
 def test_networks_of_other_packages():
     """Twins keeps its convolutional position encodings from decaying, by name; a token is no layer's weight at all."""
     model = create_model(
-        "timm/twins_pcpvt_small", num_classes=4, contract=DataContract(1, 1, train_size=32, test_size=32)
+        "timm/twins_pcpvt_small", num_classes=4, data_config=DataConfig(1, 1, train_size=32, test_size=32)
     )
     decayed, others = ({id(p) for p in group["params"]} for group in optim.parameter_groups(model, 1.0))
     named = dict(model.named_parameters())
     assert id(named["network.pos_block.0.proj.0.weight"]) in others
     assert id(named["network.patch_embeds.0.proj.weight"]) in decayed
     assert id(named["network.head.weight"]) in decayed
-    mvit = create_model("pytorchvideo/mvit_base_16x4", contract=DataContract(4, 1, train_size=32, test_size=32))
+    mvit = create_model("pytorchvideo/mvit_base_16x4", data_config=DataConfig(4, 1, train_size=32, test_size=32))
     decayed, others = ({id(p) for p in group["params"]} for group in optim.parameter_groups(mvit, 1.0))
     for name, p in mvit.named_parameters():
         spared = "cls_positional_encoding" in name or p.ndim == 1

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, UserError
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
@@ -18,7 +18,7 @@ from video_rs.training.precise_bn import with_precise_statistics
 class Normed(nn.Module):
     """Batch norm of clips, scaled and shifted."""
 
-    contract = DataContract(num_frames=1, stride=1)
+    data_config = DataConfig(num_frames=1, stride=1)
 
     def __init__(self, scale=1.0, shift=0.0):
         super().__init__()

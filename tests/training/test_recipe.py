@@ -100,7 +100,7 @@ def reference(job, batches, steps):
 
 def test_three_steps_equal_the_recipe_spelt_out(load):
     job, twin = Job(load()), Job(load())
-    assert job.trainer.plan.num_steps == 4  # 2 epochs of 14 samples, 8 a step
+    assert job.trainer.schedule.num_steps == 4  # 2 epochs of 14 samples, 8 a step
     weights, average, rates = reference(twin, iter(twin.loader(0)), steps=3)
     assert rates[0] == 0 < rates[1]
     batches = iter(job.loader(0))

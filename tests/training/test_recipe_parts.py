@@ -50,7 +50,7 @@ def rates(*overrides):
     """Learning rate at the start of each of 90 epochs; the base rate is 1."""
     steps = ["train.epochs=90", "train.batch_size=10", "train.micro_batch=0", "optim.warmup_epochs=0"]
     keys = config(*steps, "optim.lr=1", "optim.lr_batch=10", *overrides)
-    rate = recipe.learning_rate(keys, recipe.plan(keys, 40))
+    rate = recipe.learning_rate(keys, recipe.schedule(keys, 40))
     return [rate(4 * epoch) for epoch in range(90)]
 
 
@@ -96,7 +96,7 @@ def test_phases():
     sizes = [(sampling.num_frames, sampling.stride, transform.size) for sampling, transform in dataset.phases]
     assert sizes == [(8, 2, 112), (16, 2, 160)] and (dataset.sampling.num_frames, dataset.transform.size) == (32, 224)
     assert all(transform.random_erasing for _, transform in dataset.phases)
-    assert keys.contract().num_frames == 32 and keys.contract().train_size == 224
+    assert keys.data_config().num_frames == 32 and keys.data_config().train_size == 224
     assert build.describe_phases(keys, 40) == [
         "clips to epoch 10 (steps 0 to 40): 8 frames x stride 2, 112 px, 6 % of the pixels",
         "clips to epoch 20.5 (steps 40 to 82): 16 frames x stride 2, 160 px, 26 % of the pixels",
@@ -122,8 +122,8 @@ def test_a_network_that_cannot_take_a_phase_says_so_at_the_start():
 
 def test_half_a_pair_is_refused():
     whole = config("data.mixup=0.2", "train.batch_size=8", "train.micro_batch=2")
-    assert recipe.plan(whole, 40).repeats == 1
+    assert recipe.schedule(whole, 40).repeats == 1
     with pytest.raises(ConfigError, match="a micro-batch of 3 is no multiple of 2"):
         config("data.mixup=0.2", "train.batch_size=9", "train.micro_batch=3")
     two = config("data.cutmix=0.2", "data.repeats=2", "train.batch_size=8", "train.micro_batch=4")
-    assert recipe.plan(two, 40).repeats == 2
+    assert recipe.schedule(two, 40).repeats == 2

@@ -157,7 +157,7 @@ def at_once(step):
 
 def per_micro_batch(step):
     def mutation(self, parts):
-        self.plan = dataclasses.replace(self.plan, batch_size=2)
+        self.schedule = dataclasses.replace(self.schedule, batch_size=2)
         step(self, parts)
 
     return mutation
@@ -172,7 +172,7 @@ def test_batch(mutated, job):
     """Batch: `train.batch_size` is global, and the gradient its mean; batch norm sees `train.micro_batch`."""
     with mutated:
         run, seen = job(), []
-        assert (run.trainer.plan.num_steps, run.trainer.plan.micro_batch) == (3500, 2)
+        assert (run.trainer.schedule.num_steps, run.trainer.schedule.micro_batch) == (3500, 2)
         norm, head = run.model.stem.conv1.norm, run.model.head
         norm.register_forward_hook(lambda module, args, out: seen.append(args[0].detach().transpose(0, 1).flatten(1)))
         torch.nn.init.zeros_(head.weight)

@@ -86,7 +86,7 @@ def normalized_by(mean, std):
     video_by_imagenets=normalized_by(IMAGENET_MEAN, IMAGENET_STD),
     images_by_255=normalized_by((0, 0, 0), (1, 1, 1)),
     not_inflated=replaced(
-        "video_rs.data_config.DataContract.differences", lambda original: lambda self, other, fields: {}
+        "video_rs.data_config.DataConfig.differences", lambda original: lambda self, other, fields: {}
     ),
 )
 def test_normalisation(mutated, job, tmp_path):
@@ -101,7 +101,7 @@ def test_normalisation(mutated, job, tmp_path):
             run.trainer.train_step([batch])
             assert seen[0].tolist() == [pytest.approx(row, abs=1e-6) for row in expected]
         checkpoint.save(tmp_path / "image.pt", {**run.identity(), **run.trainer.state_dict()})
-        inflated = job("finetune_rs50", f"train.init_from={tmp_path / 'image.pt'}").model.contract
+        inflated = job("finetune_rs50", f"train.init_from={tmp_path / 'image.pt'}").model.data_config
         assert (inflated.mean, inflated.std, inflated.filter) == (IMAGENET_MEAN, IMAGENET_STD, "bicubic")
         with pytest.raises(UserError, match=r"data.mean is \(0.0, 0.0, 0.0\), they expect \(0.485, 0.456, 0.406\)"):
             job("k400_rs50", f"train.init_from={tmp_path / 'image.pt'}")
@@ -129,7 +129,7 @@ def resized_by(place, filter):
     another_in_the_config=overridden("data.filter=bicubic-antialias"),
 )
 def test_resize(mutated, tmp_path):
-    """Resize: by the contract's filter, training and test: bilinear for videos (TFM), bicubic for images (TPU)."""
+    """Resize: by the data config's filter, training and test: bilinear for videos (TFM), bicubic for images (TPU)."""
     pixels = np.tile(np.array(PATTERN, dtype=np.uint8)[None, :, None], (32, 8, 3))
     Image.fromarray(pixels).save(tmp_path / "0.png")
     records = Records([str(tmp_path / "0.png")], [0], ["a"])
@@ -140,7 +140,7 @@ def test_resize(mutated, tmp_path):
             conf = config.load_config(name, [*frame, *whole])
             trained = build.train_dataset(conf, records)[SampleKey(0, 0)]["clip"]
             tested = build.view_dataset(conf, records, clips=1, crops=1)[0]["views"][0]
-            assert PRESETS[conf.model.name].contract.filter == conf.contract().filter == filter
+            assert PRESETS[conf.model.name].data_config.filter == conf.data_config().filter == filter
             for clip in (trained, tested):
                 assert clip.shape == (1, 16, 16, 3)
                 assert clip[0, 8, 4:6, 0].tolist() == pytest.approx(HALVED[filter], abs=0.6)

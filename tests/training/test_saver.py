@@ -15,18 +15,18 @@ import torch
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
 from video_rs.training import checkpointer as saver_module
-from video_rs.training.checkpointer import Saver, newest_before, newest_valid, remove_unfinished, verify
+from video_rs.training.checkpointer import Checkpointer, newest_before, newest_valid, remove_unfinished, verify
 
 
 def state(step, size=1000):
-    run = {"format": 1, "config": {}, "model_args": {"name": "none"}, "contract": {}, "optimizer": {}}
+    run = {"format": 1, "config": {}, "model_args": {"name": "none"}, "data_config": {}, "optimizer": {}}
     return {**run, "step": step, "model": {"w": torch.full((size,), float(step))}, "ema": None}
 
 
 @pytest.fixture
 def saved(tmp_path):
     """Steps 1 to 4, of which three are kept."""
-    with Saver(tmp_path, keep=3) as saver:
+    with Checkpointer(tmp_path, keep=3) as saver:
         for step in range(1, 5):
             saver.save(state(step), step)
     return tmp_path
@@ -45,7 +45,7 @@ def test_the_newest_are_kept_and_last_is_one_of_them(saved):
 
 def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     value, inner = torch.zeros(1_000_000), {"list": [1, torch.zeros(3)]}
-    with Saver(tmp_path) as saver:
+    with Checkpointer(tmp_path) as saver:
         saver.save({**state(1), "model": {"w": value}, "extra": inner}, 1)
         value.fill_(7)
         inner["list"][1].fill_(7)
@@ -62,7 +62,7 @@ def test_the_caller_does_not_wait_for_the_disk(tmp_path, monkeypatch):
         original(path, content)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    with Saver(tmp_path) as saver:
+    with Checkpointer(tmp_path) as saver:
         saver.save(state(1), 1)
         saver.poll()
         assert not (tmp_path / "last.pt").exists()
@@ -105,7 +105,7 @@ def test_none_is_valid(saved):
 def test_other_files_beside_the_checkpoints_are_left_alone(saved):
     copy = saved / "checkpoints" / "step-00000003-copy.pt"
     copy.write_bytes(b"a person's backup")
-    with Saver(saved, keep=1) as saver:
+    with Checkpointer(saved, keep=1) as saver:
         saver.save(state(5), 5)
     assert names(saved) == ["step-00000003-copy.pt", "step-00000005.pt"]
     assert newest_valid(saved).state["step"] == 5 and newest_before(saved, 5) is None
@@ -130,7 +130,7 @@ def test_a_run_of_an_earlier_version(tmp_path):
     assert newest_valid(tmp_path) is None
     checkpoint.save(tmp_path / "last.pt", state(9))
     assert newest_valid(tmp_path).state["step"] == 9
-    with Saver(tmp_path) as saver:
+    with Checkpointer(tmp_path) as saver:
         saver.save(state(10), 10)
     assert newest_valid(tmp_path).state["step"] == 10
 
@@ -141,9 +141,9 @@ def test_a_disk_that_refuses(saved, tmp_path):
 import resource, time
 from tests.training.test_saver import state
 from video_rs.errors import MachineError
-from video_rs.training.checkpointer import Saver
+from video_rs.training.checkpointer import Checkpointer
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-saver = Saver({str(saved)!r}, keep=1)
+saver = Checkpointer({str(saved)!r}, keep=1)
 saver.save(state(5), 5)
 try:
     for _ in range(100):
@@ -160,7 +160,7 @@ except MachineError as error:
 
 def test_an_error_comes_out_at_the_end(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises((MachineError, UserError)), Saver(tmp_path) as saver:
+    with pytest.raises((MachineError, UserError)), Checkpointer(tmp_path) as saver:
         saver.save(state(1), 1)
 
 
@@ -171,11 +171,11 @@ def test_killed_while_it_saves(tmp_path, rounds):
     """At no moment is there no valid one, once there was one, and steps do not go back."""
     program = f"""
 from tests.training.test_saver import state
-from video_rs.training.checkpointer import Saver, newest_valid, remove_unfinished
+from video_rs.training.checkpointer import Checkpointer, newest_valid, remove_unfinished
 remove_unfinished({str(tmp_path)!r})
 found = newest_valid({str(tmp_path)!r})
 step = found.state["step"] if found else 0
-saver = Saver({str(tmp_path)!r}, keep=2)
+saver = Checkpointer({str(tmp_path)!r}, keep=2)
 while True:
     step += 1
     saver.save(state(step, 300_000), step)

@@ -8,16 +8,16 @@ import pytest
 from video_rs.training import run_status as status
 from video_rs.training.log_lines import duration, metrics_text, time_line, train_line
 from video_rs.training.run_status import Status, read_metrics
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 
-def plan(**changes):
-    return Plan(**{"num_samples": 24, "num_steps": 12, "batch_size": 8, "micro_batch": 8, **changes})
+def schedule(**changes):
+    return Schedule(**{"num_samples": 24, "num_steps": 12, "batch_size": 8, "micro_batch": 8, **changes})
 
 
 @pytest.mark.parametrize("samples, steps, every", [(24, 12, 1), (24, 12, 2), (20, 13, 1), (24, 12, 0), (24, 11, 3)])
 def test_validations_left(samples, steps, every):
-    run = plan(num_samples=samples, num_steps=steps, val_every=every)
+    run = schedule(num_samples=samples, num_steps=steps, val_every=every)
     for step in range(steps + 1):
         assert run.validations_left(step) == sum(run.validates(later) for later in range(step + 1, steps + 1))
 
@@ -25,13 +25,13 @@ def test_validations_left(samples, steps, every):
 def test_time_left_counts_validations_once_one_was_measured(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    assert plan().seconds_left(6, rate=4.0, validation_seconds=10) == 6 * 8 / 4 + 2 * 10
-    assert plan().seconds_left(6, rate=0.0) == float("inf")
-    assert time_line(plan(), 6, 4.0, 3600, now=1793000000.0) == (
+    assert schedule().seconds_left(6, rate=4.0, validation_seconds=10) == 6 * 8 / 4 + 2 * 10
+    assert schedule().seconds_left(6, rate=0.0) == float("inf")
+    assert time_line(schedule(), 6, 4.0, 3600, now=1793000000.0) == (
         "at 4.0 clips/s the run takes 2h00m more, until Mon 26 Oct 09:33"
     )
-    assert time_line(plan(), 6, 4.0, now=1793000000.0).endswith("(validations not counted)")
-    assert "not counted" not in time_line(plan(), 12, 4.0)
+    assert time_line(schedule(), 6, 4.0, now=1793000000.0).endswith("(validations not counted)")
+    assert "not counted" not in time_line(schedule(), 12, 4.0)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (75, "1m15s"), (7500, "2h05m")])
@@ -41,7 +41,7 @@ def test_duration(seconds, text):
 
 def test_lines():
     figures = {"loss": 2.1114, "accuracy": 0.109, "lr": 0.01331, "clips_per_second": 9.7, "data_wait": 0.04}
-    assert train_line(6, plan(), figures, 231) == (
+    assert train_line(6, schedule(), figures, 231) == (
         "step 6/12  epoch 2.00  loss 2.1114  accuracy 10.9 %  lr 0.01331  9.7 clips/s  waiting for data 4 %  3m51s left"
     )
     assert (

@@ -65,14 +65,14 @@ def work(rank, folder):
     xla.record_alone()
     world = World(rank=rank, size=xla.size())
     take_turns(rank, world.size)
-    plan = dataclasses.replace(trainers.PLAN, world_size=world.size)
+    schedule = dataclasses.replace(trainers.PLAN, world_size=world.size)
     for sync_bn in (True, False):
         options = {"precision": "float64", "world": world, "sync_bn": sync_bn}
         with _guard:  # threads share torch's random generator
             model = trainers.small_network()
-        trainer = trainers.trainer("xla", plan, model, **options)
+        trainer = trainers.trainer("xla", schedule, model, **options)
         for step in range(3 if sync_bn else 2):
-            trainer.train_step(trainers.micro_batches(plan, step, rank))
+            trainer.train_step(trainers.micro_batches(schedule, step, rank))
         state = {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.meter.sums.cpu()}
         torch.save(state, Path(folder) / f"{rank}-{sync_bn}.pt")
 

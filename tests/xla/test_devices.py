@@ -36,10 +36,10 @@ def two_devices(xla_on_the_cpu, tmp_path_factory):
 
 def one_process(micro_batch, steps):
     """The same steps on the CPU, with the statistics of larger micro-batches."""
-    plan = dataclasses.replace(trainers.PLAN, micro_batch=micro_batch)
-    trainer = trainers.trainer("cpu", plan, trainers.small_network(), precision="float64", sync_bn=True)
+    schedule = dataclasses.replace(trainers.PLAN, micro_batch=micro_batch)
+    trainer = trainers.trainer("cpu", schedule, trainers.small_network(), precision="float64", sync_bn=True)
     for step in range(steps):
-        trainer.train_step(trainers.micro_batches(plan, step))
+        trainer.train_step(trainers.micro_batches(schedule, step))
     return {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.meter.sums}
 
 

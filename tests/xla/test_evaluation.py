@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.xla import trainers
 from tests.xla.test_trainer import compiled
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed.world import World
 from video_rs.evaluation.multiview import score
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
@@ -54,7 +54,7 @@ def test_precise_statistics_equal_the_cpus():
     for device in ("cpu", "xla"):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)).double().to(device)
-        model.contract = DataContract(num_frames=4)
+        model.data_config = DataConfig(num_frames=4)
         if device == "xla":
             convert_sync_batch_norm(model, local=True)
         seen = []

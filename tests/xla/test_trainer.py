@@ -27,8 +27,8 @@ def take(trainer, steps):
     losses, graphs = [], []
     for step in range(trainer.step, trainer.step + steps):
         before = float(trainer.meter.sums[0])
-        trainer.train_step(trainers.micro_batches(trainer.plan, step))
-        losses.append((float(trainer.meter.sums[0]) - before) / trainer.plan.batch_size)
+        trainer.train_step(trainers.micro_batches(trainer.schedule, step))
+        losses.append((float(trainer.meter.sums[0]) - before) / trainer.schedule.batch_size)
         graphs.append(compiled())
     return losses, graphs
 
@@ -91,7 +91,7 @@ def test_the_step_runs_on_the_device_alone(runs):
 
     metrics.clear_counters()
     trainer, before = runs["xla"]["trainer"], fetched()
-    trainer.train_step(trainers.micro_batches(trainer.plan, 10))
+    trainer.train_step(trainers.micro_batches(trainer.schedule, 10))
     assert fetched() == before  # nor was anything waited for
     assert not [name for name in metrics.counter_names() if name.startswith("aten::")]
 
@@ -103,14 +103,14 @@ def test_a_step_that_is_not_finite_leaves_nothing(runs):
     average = trainers.on_host(trainer.ema.state_dict())
     step, graphs = trainer.step, compiled()
     trainer.criterion.factors.copy_(torch.tensor([1, 1, float("nan"), 1]))
-    trainer.train_step(trainers.micro_batches(trainer.plan, step))
+    trainer.train_step(trainers.micro_batches(trainer.schedule, step))
     trainer.criterion.factors.fill_(1)
     assert compiled() <= graphs + 2  # of the factors
     assert trainer.meter.bad_steps() == {step: [2, 6]}
     after = {**trainers.on_host(trainer.model.state_dict()), **momenta(trainer)}
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(torch.equal(trainers.on_host(trainer.ema.state_dict())[name], value) for name, value in average.items())
-    trainer.train_step(trainers.micro_batches(trainer.plan, step))
+    trainer.train_step(trainers.micro_batches(trainer.schedule, step))
     assert trainer.meter.bad_steps() == {}
     weights = trainers.on_host(trainer.model.state_dict())
     assert not any(torch.equal(weights[name], before[name]) for name in ("head.weight", "head.bias"))

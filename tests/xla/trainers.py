@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed.world import World
 from video_rs.models.layers import DropPath
 from video_rs.models.registry import create_model
@@ -11,11 +11,11 @@ from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 from video_rs.training import optim
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
 CLASSES, SHAPE = 5, (4, 32, 32, 3)
-PLAN = Plan(num_samples=80, num_steps=10, batch_size=8, micro_batch=4, log_every=20)
+PLAN = Schedule(num_samples=80, num_steps=10, batch_size=8, micro_batch=4, log_every=20)
 
 
 def network():
@@ -43,7 +43,7 @@ class Spoilt(nn.Module):
 class SmallNetwork(nn.Module):
     """Two convolutions, which are compiled soon: XLA gives up a device that comes ten seconds after another."""
 
-    contract, num_classes = DataContract(num_frames=SHAPE[0]), CLASSES
+    data_config, num_classes = DataConfig(num_frames=SHAPE[0]), CLASSES
 
     def __init__(self):
         super().__init__()
@@ -59,16 +59,16 @@ def small_network():
     return SmallNetwork()
 
 
-def trainer(device, plan=PLAN, model=None, *, precision="float32", world=None, sync_bn=False, mixup=0.2):
+def trainer(device, schedule=PLAN, model=None, *, precision="float32", world=None, sync_bn=False, mixup=0.2):
     model = (model or network()).to(device, torch.float64 if precision == "float64" else torch.float32)
     if sync_bn or torch.device(device).type == "xla":
         convert_sync_batch_norm(model, local=not sync_bn)
     return Trainer(
         model,
-        plan,
-        criterion=Spoilt(plan.micro_batch, next(model.parameters())),
+        schedule,
+        criterion=Spoilt(schedule.micro_batch, next(model.parameters())),
         optimizer=optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        learning_rate=optim.learning_rate(0.02, plan.num_steps, 2),
+        learning_rate=optim.learning_rate(0.02, schedule.num_steps, 2),
         ema=EMA(model, 0.99),
         precision=precision,
         mixup=mixup,
@@ -76,13 +76,13 @@ def trainer(device, plan=PLAN, model=None, *, precision="float32", world=None, s
     )
 
 
-def micro_batches(plan, step, rank=0):
+def micro_batches(schedule, step, rank=0):
     """Those of one step and process."""
     generator = torch.Generator().manual_seed(step)
-    clips = torch.randint(0, 256, (plan.batch_size, *SHAPE), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, CLASSES, (plan.batch_size,), generator=generator)
-    for first in range(rank * plan.share, (rank + 1) * plan.share, plan.micro_batch):
-        part = slice(first, first + plan.micro_batch)
+    clips = torch.randint(0, 256, (schedule.batch_size, *SHAPE), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, CLASSES, (schedule.batch_size,), generator=generator)
+    for first in range(rank * schedule.per_rank_batch, (rank + 1) * schedule.per_rank_batch, schedule.micro_batch):
+        part = slice(first, first + schedule.micro_batch)
         yield {"clip": clips[part], "label": labels[part], "broken": []}
 
 

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         print(f"{name}: {records.describe()}{'; made of training files' if records.made else ''}")
     print(f"{len(entries.first)} files are decoded in {workers} processes, results go to {out}", flush=True)
     table = _decode_all(entries, workers, config.data.timeout)
-    problems = list(find_problems(entries, table, TemporalSampling.of(config.contract())))
+    problems = list(find_problems(entries, table, TemporalSampling.of(config.data_config())))
     named = ((entries.path(problem.entry), problem.kind, problem.detail) for problem in problems)
     write_csv(out / "problems.csv", ("path", "kind", "detail"), named)
     write_csv(out / "files.csv", FIELDS, _rows(entries, table, problems))

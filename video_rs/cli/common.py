@@ -129,9 +129,9 @@ def command(name: str, *arguments: str) -> str:
 
     Secrets in addresses are left out.
     """
-    from video_rs.hub import shown
+    from video_rs.hub import redact_url
 
-    called, arguments = sys.argv[0], [shown(argument) for argument in arguments]
+    called, arguments = sys.argv[0], [redact_url(argument) for argument in arguments]
     if os.path.basename(called) in SCRIPTS.values():
         script = os.path.join(os.path.dirname(called) or ".", SCRIPTS[name])
         if name == "train" and "TORCHELASTIC_RUN_ID" in os.environ:

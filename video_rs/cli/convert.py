@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     from video_rs.models.weights import load as sources
 
     weights = sources.read(args.file, args.model, timm={"timm": True, "video_rs": False}.get(args.source))
-    write(weights, download.shown(args.file or "timm's public weights"), args.out, to=args.to)
+    write(weights, download.redact_url(args.file or "timm's public weights"), args.out, to=args.to)
     return 0
 
 
@@ -63,10 +63,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_out(parser)
     args = parser.parse_intermixed_args(argv)
     if args.source in TENSORFLOW or args.file and _is_tensorflow(Path(args.file)):
-        from video_rs.hub import shown
+        from video_rs.hub import redact_url
 
         raise UserError(
-            f"{shown(args.file or '--from')}: weights of TensorFlow or Keras; convert them with "
+            f"{redact_url(args.file or '--from')}: weights of TensorFlow or Keras; convert them with "
             "tools/convert_tensorflow.py of the repository"
         )
     if args.file is None and (args.source != "timm" or not args.model):
@@ -108,21 +108,21 @@ def write(weights: Weights, source: str, out: str, *, to: str = "video_rs") -> N
         to: "video_rs" for a checkpoint, "timm" for a state dict with its names.
     """
     from video_rs import checkpoint
-    from video_rs.models.weights.state_dict import few
+    from video_rs.models.weights.state_dict import truncate
 
     network, state = weights.network, weights.network.state_dict()
     tensors = sum(not name.endswith("num_batches_tracked") for name in state)
     if to == "timm":
         state, after = _for_timm(weights, out)
     else:
-        state = checkpoint.of_weights(weights.model_args, network.contract, state, **weights.record)
-        after = command("predict", "--weights", out, "image.jpg" if network.contract.num_frames == 1 else "clip.mp4")
+        state = checkpoint.of_weights(weights.model_args, network.data_config, state, **weights.record)
+        after = command("predict", "--weights", out, "image.jpg" if network.data_config.num_frames == 1 else "clip.mp4")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     entries = "1 entry" if len(weights.ignored) == 1 else f"{len(weights.ignored)} entries"
     print(f"{source} -> {weights.model_args['name']}, {network.num_classes} classes, {parameters:,} parameters")
     print(*weights.notes, f"matched: {tensors} tensors, all that the network has", sep="\n")
     print(f"moving averages: {weights.averages}")
-    print(f"ignored: {f'{entries}: {few(weights.ignored, 3)}' if weights.ignored else 'nothing'}")
+    print(f"ignored: {f'{entries}: {truncate(weights.ignored, 3)}' if weights.ignored else 'nothing'}")
     checkpoint.save(out, state)
     print(f"wrote {out}; next: {after}")
 
@@ -133,15 +133,15 @@ def _for_timm(weights: Weights, out: str) -> tuple[dict[str, Tensor], str]:
     from video_rs.models.weights.names import to_timm
 
     name, network = weights.model_args["name"], weights.network
-    contract, state = network.contract, network.state_dict()
+    data_config, state = network.data_config, network.state_dict()
     options: dict[str, Any] = {"num_classes": network.num_classes}
-    if contract.in_channels != 3:
-        options["in_chans"] = contract.in_channels
+    if data_config.in_channels != 3:
+        options["in_chans"] = data_config.in_channels
     if name.startswith("timm/"):
         name, state = name.removeprefix("timm/"), {k.removeprefix(PREFIX): v for k, v in state.items()}
         cfg = network.network.pretrained_cfg
-        if cfg.get("fixed_input_size") and contract.train_size != cfg["input_size"][-1]:
-            options["img_size"] = contract.train_size
+        if cfg.get("fixed_input_size") and data_config.train_size != cfg["input_size"][-1]:
+            options["img_size"] = data_config.train_size
     else:
         name, state = _timms_name(weights.model_args), to_timm(state)
     shown = "".join(f", {key}={value!r}" for key, value in (options | {"checkpoint_path": out}).items())

@@ -12,7 +12,7 @@ from video_rs.experiment.config import load_config
 from video_rs.models.architecture import INFLATIONS, TEMPORAL_PADDINGS
 
 if TYPE_CHECKING:
-    from video_rs.data_config import DataContract
+    from video_rs.data_config import DataConfig
     from video_rs.models.resnet_rs import ResNetRS
     from video_rs.models.weights.inflate import InflationReport
 
@@ -57,14 +57,14 @@ def main(argv: list[str]) -> int:
     from video_rs import hub as download
 
     model, model_args, report = _inflated(args, names)
-    checkpoint.save(args.out, checkpoint.of_weights(model_args, model.contract, model.state_dict()))
-    print(f"{download.shown(args.source)} into {args.model}, {model.num_classes} classes, method {args.method}")
+    checkpoint.save(args.out, checkpoint.of_weights(model_args, model.data_config, model.state_dict()))
+    print(f"{download.redact_url(args.source)} into {args.model}, {model.num_classes} classes, method {args.method}")
     print(report.table())
-    if said := report.about_layouts():
+    if said := report.about_architectures():
         print(said)
-    if args.method == "average" and model.layout.temporal_padding == "zeros":
+    if args.method == "average" and model.architecture.temporal_padding == "zeros":
         print("the ends of a clip see less than whole kernels: --temporal-padding replicate is exact on still clips")
-    overrides = [f"train.init_from={args.out}", *next_overrides(model_args, model.contract)]
+    overrides = [f"train.init_from={args.out}", *next_overrides(model_args, model.data_config)]
     print(f"wrote {args.out}; next: {command('train', '--cfg', NEXT_CONFIG, *overrides)}")
     return 0
 
@@ -77,9 +77,9 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
     from video_rs.models.weights import load as sources
     from video_rs.models.weights.state_dict import sizes_of
 
-    name = download.shown(args.source)
+    name = download.redact_url(args.source)
     preset = zoo.find_preset(args.model)
-    if preset.layout.for_images:
+    if preset.architecture.for_images:
         raise UserError(f"--model {args.model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
     source = init.read_timm(preset.blocks) if args.source == "timm" else init.read(args.source)
     with sources.named(name):
@@ -91,7 +91,7 @@ def _inflated(args: argparse.Namespace, names: tuple[str, ...]) -> tuple[ResNetR
     if args.temporal_padding:
         model_args["temporal_padding"] = args.temporal_padding
     model = zoo.create_model(**model_args)
-    model.contract = dataclasses.replace(model.contract, class_names=names)
+    model.data_config = dataclasses.replace(model.data_config, class_names=names)
     return model, model_args, init.load_into(model, source, name, method=args.method)
 
 
@@ -107,7 +107,7 @@ def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
     return names
 
 
-def next_overrides(model_args: dict[str, Any], contract: DataContract) -> list[str]:
+def next_overrides(model_args: dict[str, Any], data_config: DataConfig) -> list[str]:
     """What the config to go on with must be told of the network, and of the pixels its weights expect."""
     config = load_config(NEXT_CONFIG)
     keys = ("name", "width", "temporal_padding")
@@ -116,6 +116,6 @@ def next_overrides(model_args: dict[str, Any], contract: DataContract) -> list[s
         for key in keys
         if key in model_args and model_args[key] != getattr(config.model, key)
     ]
-    pixels = config.contract().differences(contract, ("mean", "std", "filter"))
+    pixels = config.data_config().differences(data_config, ("mean", "std", "filter"))
     changed += [f"data.{key}={list(v) if isinstance(v, tuple) else v}" for key, (_, v) in pixels.items()]
     return changed

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from video_rs.cli.common import Parser, program
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
-from video_rs.models import architecture as layout
+from video_rs.models import architecture as architecture
 from video_rs.models.presets import PRESETS, Preset, Published, list_models
 from video_rs.terminal import table
 
@@ -26,19 +26,31 @@ if TYPE_CHECKING:
     from video_rs.models.cost import Cost
     from video_rs.models.summary import Stage
 
-LAYOUTS = {
-    layout.RESNET_RS_2D: "image",
-    layout.RESNET_RS_3D: "video",
-    layout.GARDEN_2D: "Garden image",
-    layout.GARDEN_3D: "Garden video",
-    layout.INFLATED_GARDEN_2D: "Garden image, inflated",
-    layout.R3D: "Garden R3D",
-    layout.R3D_G: "Garden R3D-g",
-    layout.SLOW_ONLY: "Garden SlowOnly",
+ARCHITECTURES = {
+    architecture.RESNET_RS_2D: "image",
+    architecture.RESNET_RS_3D: "video",
+    architecture.GARDEN_2D: "Garden image",
+    architecture.GARDEN_3D: "Garden video",
+    architecture.INFLATED_GARDEN_2D: "Garden image, inflated",
+    architecture.R3D: "Garden R3D",
+    architecture.R3D_G: "Garden R3D-g",
+    architecture.SLOW_ONLY: "Garden SlowOnly",
 }
-"""The layouts in words; docs/models.md says what they are."""
+"""The architectures in words; docs/models.md says what they are."""
 
-COLUMNS = ("model", "layout", "input", "parameters", "reference", "GMACs", "reference GMACs", "MiB", "published top-1")
+COLUMNS = (
+    *(
+        "model",
+        "architecture",
+        "input",
+        "parameters",
+        "reference",
+        "GMACs",
+        "reference GMACs",
+        "MiB",
+        "published top-1",
+    ),
+)
 NUMBERS = range(3, 8)
 """Columns of numbers."""
 STAGE_COLUMNS = ("", "output", "parameters", "GMACs", "layers")
@@ -46,8 +58,8 @@ CLASSES = 1000
 """Of a network that has none of its own, where it is shown."""
 NOTES = """\
 GMACs: 10^9 multiply-accumulates of a forward pass, half of what the papers call FLOPs. MiB: activations that a
-training step keeps for each clip, in float32. reference: the same of the code that the layout is from, and what ours
-has more or less. Published accuracies are others'; none was reproduced here. See docs/models.md."""
+training step keeps for each clip, in float32. reference: the same of the code that the architecture is from, and the
+difference of ours. Published accuracies are others'; none was reproduced here. See docs/models.md."""
 
 
 def main(argv: list[str]) -> int:
@@ -94,8 +106,8 @@ def row(preset: Preset) -> list[str]:
     gmacs = ours.macs / 1e9
     return [
         preset.name,
-        LAYOUTS[preset.layout],
-        _input(preset.contract),
+        ARCHITECTURES[preset.architecture],
+        _input(preset.data_config),
         f"{ours.parameters:,}",
         f"{reference.parameters:,} ({ours.parameters - reference.parameters:+d})" if reference else "",
         f"{gmacs:.3f}",
@@ -110,9 +122,9 @@ def _beside(ours: float, theirs: float) -> str:
     return f"{theirs:g} ({percent:+.2f} %)"
 
 
-def _input(contract: DataContract, size: int | None = None) -> str:
-    frames = f"{contract.num_frames}x" if contract.num_frames > 1 else ""
-    side = size or contract.train_size
+def _input(data_config: DataConfig, size: int | None = None) -> str:
+    frames = f"{data_config.num_frames}x" if data_config.num_frames > 1 else ""
+    side = size or data_config.train_size
     return f"{frames}{side}x{side}"
 
 
@@ -128,38 +140,38 @@ def markdown(names: Sequence[str]) -> Iterator[str]:
 
 
 def one(name: str) -> None:
-    """Print a network stage by stage, then its regularisation, its data contract and its published accuracies."""
+    """Print a network stage by stage, then its regularisation, its data config and its published accuracies."""
     from video_rs.models.adapters.base import NoClasses
     from video_rs.models.cost import without_memory
 
     preset, note = PRESETS.get(name), ""
     try:
-        contract, cost, tested, stages = without_memory(name, _measured)
+        data_config, cost, tested, stages = without_memory(name, _measured)
     except NoClasses:
-        contract, cost, tested, stages = without_memory(name, _measured, num_classes=CLASSES)
+        data_config, cost, tested, stages = without_memory(name, _measured, num_classes=CLASSES)
         note = f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
-    words = f"{LAYOUTS[preset.layout]} layout, " if preset else ""
-    print(f"{name}: {words}{_input(contract)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs")
+    words = f"{ARCHITECTURES[preset.architecture]} architecture, " if preset else ""
+    print(f"{name}: {words}{_input(data_config)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs")
     if note:
         print(note)
     print(*table(map(_stage_row, stages), STAGE_COLUMNS, right=(2, 3)), sep="\n")
-    print(f"On test crops, {_input(contract, contract.test_size)}: {tested / 1e9:.3f} GMACs")
+    print(f"On test crops, {_input(data_config, data_config.test_size)}: {tested / 1e9:.3f} GMACs")
     kept = cost.activation_bytes / 2**20
     print(f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32")
     if preset:
         print(*_known(preset), sep="\n")
-    print("Data contract, what it expects of its input:")
-    print(*(f"  {key} {value}" for key, value in contract.to_dict().items() if key != "class_names"), sep="\n")
+    print("Data config, what it expects of its input:")
+    print(*(f"  {key} {value}" for key, value in data_config.to_dict().items() if key != "class_names"), sep="\n")
 
 
-def _measured(model: nn.Module) -> tuple[DataContract, Cost, int, list[Stage]]:
-    """Return the data contract, the cost, the MACs of a test crop and the stages."""
+def _measured(model: nn.Module) -> tuple[DataConfig, Cost, int, list[Stage]]:
+    """Return the data config, the cost, the MACs of a test crop and the stages."""
     from video_rs.models.cost import input_shape, macs, measure
     from video_rs.models.summary import stages
 
-    contract = model.contract
-    tested = macs(model, input_shape(contract, contract.test_size))
-    return contract, measure(model), tested, stages(model, input_shape(contract))
+    data_config = model.data_config
+    tested = macs(model, input_shape(data_config, data_config.test_size))
+    return data_config, measure(model), tested, stages(model, input_shape(data_config))
 
 
 def _stage_row(stage: Stage) -> list[str]:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     from video_rs.inference.predict import load
 
     classifier = load(args.weights, args.device)
-    files, failed = _find_files(args.inputs, images_too=classifier.contract.num_frames == 1)
+    files, failed = _find_files(args.inputs, images_too=classifier.data_config.num_frames == 1)
     write = _write_json if args.json else _write_csv if args.csv else _write_text
     if args.csv:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import command, config_parser, counter
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.experiment.checks import check_timeouts
 from video_rs.experiment.config import Config, load_config
-from video_rs.hub import local, shown
+from video_rs.hub import local, redact_url
 
 if TYPE_CHECKING:
     from video_rs.data.sources.records import Records
@@ -73,7 +73,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
         raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
     state, file = checkpoint.load_run(weights), local(weights)
     # an address with a query, which may be a token, is not repeated
-    weights, again = shown(weights), weights if weights == shown(weights) else str(file)
+    weights, again = redact_url(weights), weights if weights == redact_url(weights) else str(file)
     records = build.build_records(config, (split,))[split]
     build.check_labels(records, split)
     names = build.class_names(config, records)
@@ -86,7 +86,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     device = runtime.select_device(config.train.device)
     precision = runtime.select_precision(config.train.precision, device)
     model = model_from_checkpoint(state, weights)
-    names = model.contract.class_names or names  # the data's may be mere numbers
+    names = model.data_config.class_names or names  # the data's may be mere numbers
     model.to(device, runtime.parameter_dtype(precision), memory_format=torch.channels_last_3d)
     if device.type != "cpu":
         check_convolutions(model, precision)
@@ -160,7 +160,7 @@ def _show(metrics: dict[str, Any]) -> None:
 
 def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: str) -> None:
     """Raises UserError, with both values, where a checkpoint is not what the config and the data call for."""
-    contract, saved = config.contract(class_names), DataContract.from_dict(state["contract"], weights)
+    data_config, saved = config.data_config(class_names), DataConfig.from_dict(state["data_config"], weights)
     arguments = state["model_args"]
     number = "model.num_classes" if config.model.num_classes else "the number of classes in the data"
     pairs = {
@@ -168,7 +168,7 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
         "model.width": (config.model.width, arguments.get("width", 1.0)),
         number: (len(class_names), arguments.get("num_classes")),
     }
-    pairs |= {f"data.{k}": v for k, v in contract.differences(saved).items() if k not in TRAINING_ONLY}
+    pairs |= {f"data.{k}": v for k, v in data_config.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
         beside = Path(weights).parent / "config.yaml"

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return dry_run(config)
     again = [arg for arg in argv if arg != "--resume"]
-    if any(arg != download.shown(arg) for arg in again):  # the folder's config keeps the secret of an address
+    if any(arg != download.redact_url(arg) for arg in again):  # the folder's config keeps the secret of an address
         again = ["--cfg", f"{config.out}/config.yaml", f"out={config.out}"]
     return train(config, again, must_resume=args.resume)
 
@@ -102,25 +102,25 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
 
     config, world, folder, go_on = job.config, job.world, Path(job.config.out), command("train", *argv)
     try:
-        if run.validated == run.plan.num_steps:
+        if run.validated == run.schedule.num_steps:
             log.say(
                 f"{folder} is complete: {run.step} steps. For another run choose another out=, or delete the folder"
             )
             merit = "mAP" if config.data.multi_label else "top-1"
             log.say(f"best validation {merit} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}")
             log.say(f"next: {command('test', *argv)}")
-            log.status.begin(run.step, run.plan.num_steps, go_on)
+            log.status.begin(run.step, run.schedule.num_steps, go_on)
             log.status.end("complete", command("test", *argv))
             return 0
         if world.is_main:
             (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         for line in start_page(job, resumed_from):
             log.say(line)
-        log.status.begin(run.step, run.plan.num_steps, go_on)
+        log.status.begin(run.step, run.schedule.num_steps, go_on)
         run.fit()
         log.status.end("complete", command("test", *argv))
         if world.is_main:
-            for line in end_page(run.plan, log.status, folder, run.incidents, command("test", *argv)):
+            for line in end_page(run.schedule, log.status, folder, run.incidents, command("test", *argv)):
                 log.say(line)
     except Interrupted as stop:
         _report_end(stop, run, log, go_on)
@@ -166,7 +166,7 @@ def dry_run(config: Config) -> int:
         raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
     distributed.start(runtime.select_device(config.train.device).type)
     job = Job(config)
-    trainer, plan = job.trainer, job.trainer.plan
+    trainer, schedule = job.trainer, job.trainer.schedule
     print("\n".join(start_page(job)))
     batch = next(iter(job.loader(0)))
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
@@ -176,11 +176,11 @@ def dry_run(config: Config) -> int:
     start = time.monotonic()
     trainer.train_step([batch])
     runtime.synchronize(trainer.device)
-    seconds = (time.monotonic() - start) * plan.parts
+    seconds = (time.monotonic() - start) * schedule.accumulation_steps
     loss, _ = trainer.meter.means()
     print(f"loss {loss:.4f}, peak memory {runtime.peak_memory(trainer.device):.2f} GiB")
-    print(f"one step of {plan.parts} micro-batches: {seconds:.2f} s without data loading")
-    print(f"{plan.num_steps} steps at that rate: {duration(seconds * plan.num_steps)}, validations not counted")
+    print(f"one step of {schedule.accumulation_steps} micro-batches: {seconds:.2f} s without data loading")
+    print(f"{schedule.num_steps} steps at that rate: {duration(seconds * schedule.num_steps)}, validations not counted")
     return 0
 
 
@@ -233,6 +233,8 @@ def _saved_run(folder: Path, config: Config, must_resume: bool, world: World) ->
 def _check_config(saved: dict[str, Any], config: Config, folder: Path) -> None:
     changed = configs.differences(saved["config"], config)
     if changed:
-        shown = {key: map(download.shown, pair) if key == "train.init_from" else pair for key, pair in changed.items()}
+        shown = {
+            key: map(download.redact_url, pair) if key == "train.init_from" else pair for key, pair in changed.items()
+        }
         text = ", ".join("{} was {!r}, is now {!r}".format(key, *pair) for key, pair in shown.items())
         raise UserError(f"{folder} holds a run of another config ({text}); choose another out=, or delete the folder")

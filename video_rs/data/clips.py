@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from video_rs.data_config import SAMPLINGS, DataContract
+from video_rs.data_config import SAMPLINGS, DataConfig
 
 ROUNDING = 1e-6  # frames; a moment that is the very first of a frame must not fall into the one before it
 
@@ -43,9 +43,9 @@ class TemporalSampling:
             raise ValueError(f"need num_frames, stride >= 1, fps >= 0 and a kind of {', '.join(SAMPLINGS)}; got {self}")
 
     @classmethod
-    def of(cls, contract: DataContract) -> TemporalSampling:
+    def of(cls, data_config: DataConfig) -> TemporalSampling:
         """What a network expects."""
-        return cls(contract.num_frames, contract.stride, contract.sampling, contract.fps)
+        return cls(data_config.num_frames, data_config.stride, data_config.sampling, data_config.fps)
 
     def step(self, source_fps: float = 0.0) -> float:
         """Source frames from one frame of a dense clip to the next; need not be whole where ``fps`` is set.

@@ -26,7 +26,7 @@ from torch import Tensor
 import video_rs
 from video_rs.distributed import launcher, rendezvous, xla
 from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError, first_line
-from video_rs.hub import shown
+from video_rs.hub import redact_url
 
 _LOST = re.compile(
     "timed out|time-?out|closed by peer|reset by peer|connection refused|broken pipe|nccl|gloo", re.IGNORECASE
@@ -241,7 +241,7 @@ def check_same(world: World, values: Mapping[str, Any]) -> None:
         for rank, theirs in enumerate(everybody) if world.is_main else ():
             if differing := {name for name in flat.keys() | theirs.keys() if flat.get(name) != theirs.get(name)}:
                 name = min(differing)
-                ours, other = (shown(v) if isinstance(v, str) else v for v in (flat.get(name), theirs.get(name)))
+                ours, other = (redact_url(v) if isinstance(v, str) else v for v in (flat.get(name), theirs.get(name)))
                 raise UserError(
                     f"{name} is {ours!r} for rank 0 and {other!r} for rank {rank}: start all processes with the same "
                     "config, data and code"

@@ -1,5 +1,5 @@
 """Multi-view testing: K clips x C crops of each video, scored with the mean of the softmax over its views; of the
-sigmoid, where a video may be of several classes (``contract.multi_label``).
+sigmoid, where a video may be of several classes (``data_config.multi_label``).
 
 Ten clips and three crops are the protocol of the published Kinetics results (SlowFast, arXiv 1812.03982, section 4;
 the TF Model Garden's configs of 3D ResNet-RS).
@@ -55,7 +55,7 @@ class Forward:
     """Compute class probabilities of views, as many in one forward pass as the memory holds.
 
     Args:
-        model: in ``eval()`` mode and on ``device``; its ``contract`` says how pixels are normalized, and whether the
+        model: in ``eval()`` mode and on ``device``; its ``data_config`` says how pixels are normalized, and whether the
             probabilities add up to 1 or each class has its own (``multi_label``).
         views_per_forward: at most. Where the memory is too small it is halved, and stays so.
         reduced: called with the new number whenever it is halved.
@@ -112,12 +112,12 @@ class Forward:
 
 @torch.no_grad()  # in inference_mode tensors of XLA have no views
 def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
-    contract, parameter = model.contract, next(model.parameters())
-    clips = normalize(views.to(device), contract.mean, contract.std, dtype=parameter.dtype)
+    data_config, parameter = model.data_config, next(model.parameters())
+    clips = normalize(views.to(device), data_config.mean, data_config.std, dtype=parameter.dtype)
     with runtime.autocast(device, runtime.select_precision(precision, device)):
         logits = model(clips)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return (logits.sigmoid() if contract.multi_label else logits.softmax(dim=1)).cpu()
+    return (logits.sigmoid() if data_config.multi_label else logits.softmax(dim=1)).cpu()
 
 
 def score(
@@ -135,7 +135,7 @@ def score(
     """Score every video once.
 
     Args:
-        model: with ``contract`` and ``num_classes``, on ``device``; used in ``eval()`` mode and given back as it was.
+        model: with ``data_config`` and ``num_classes``, on ``device``; run in ``eval()`` mode, which is undone.
         view_loader: a ``DataLoader`` of ``ViewDataset`` items: ``index``, ``label``, ``views`` (uint8
             ``[V, T, H, W, C]``, or None for a broken file) and ``error``.
         views_per_forward: views in one forward pass, at most; see :class:`Forward`. Views of several videos share one,
@@ -197,7 +197,7 @@ class _Row:
 def _merged(parts: Sequence[Sequence[_Row]], num_videos: int, model: nn.Module) -> Scores:
     """Put the rows of all ranks into the order of the dataset."""
     shape = (num_videos, model.num_classes)
-    labels = np.zeros(shape, bool) if model.contract.multi_label else np.full(num_videos, -1, np.int64)
+    labels = np.zeros(shape, bool) if model.data_config.multi_label else np.full(num_videos, -1, np.int64)
     scores = Scores(np.zeros(shape, np.float32), labels, np.zeros(num_videos, bool))
     delivered = np.zeros(num_videos, bool)
     for row in itertools.chain.from_iterable(parts):

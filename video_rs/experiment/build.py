@@ -120,7 +120,7 @@ def train_dataset(config: Config, records: Records) -> ClipDataset:
     from video_rs.data.clips import TemporalSampling
     from video_rs.data.dataset import ClipDataset
 
-    data, sampling = config.data, TemporalSampling.of(config.contract())
+    data, sampling = config.data, TemporalSampling.of(config.data_config())
     return ClipDataset(
         records,
         sampling=sampling,
@@ -199,7 +199,7 @@ def view_dataset(config: Config, records: Records, clips: int, crops: int) -> Vi
     data = config.data
     return ViewDataset(
         records,
-        sampling=TemporalSampling.of(config.contract()),
+        sampling=TemporalSampling.of(config.data_config()),
         clips=clips if data.num_frames > 1 else 1,
         transform=ViewTransform(data.short_side, data.test_size, crops, data.filter),
         decoder=data.decoder,
@@ -225,14 +225,14 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
 
 
 def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
-    """The network, randomly initialised from the seed, with the config's data contract."""
+    """The network, randomly initialised from the seed, with the config's data config."""
     import torch
 
     from video_rs.models.adapters.base import refuse
     from video_rs.models.registry import create_model
 
     torch.manual_seed(config.train.seed)
-    model = create_model(**model_args(config, len(class_names)), contract=config.contract(class_names))
+    model = create_model(**model_args(config, len(class_names)), data_config=config.data_config(class_names))
     if stages := config.train.activation_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
             refuse(config.model.name, "train.activation_checkpointing", list(stages), [])

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from video_rs.errors import ConfigError
-from video_rs.experiment.schema import OPTIMIZERS, DataConfig, OptimConfig
+from video_rs.experiment.schema import OPTIMIZERS, DataSection, OptimSection
 
 if TYPE_CHECKING:
     from video_rs.experiment.config import Config
@@ -58,7 +58,7 @@ def _check_phases(config: Config) -> None:
         if not before < until < math.inf:
             raise ConfigError(f"{shown} must end after epoch {before:g}")
         for name, size in zip(("num_frames", "train_size"), sizes, strict=True):
-            rules = DataConfig.__dataclass_fields__[name].metadata
+            rules = DataSection.__dataclass_fields__[name].metadata
             if not rules["low"] <= size <= rules["high"]:
                 raise ConfigError(f"{shown}: data.{name} must be between {rules['low']} and {rules['high']}")
         if (sizes[0] == 1) != (data.num_frames == 1):
@@ -92,7 +92,7 @@ def _check_recipe(config: Config) -> None:
         raise ConfigError(f"optim.options is for timm's optimizers, not for optim.name={optim.name}; leave it out")
     for key in ("betas", "eps") if optim.name not in OPTIMIZERS else ():
         value = getattr(optim, key)
-        if value != getattr(OptimConfig, key):
+        if value != getattr(OptimSection, key):
             shown = list(value) if key == "betas" else value
             raise ConfigError(
                 f"optim.{key} is for adamw and lamb, not for optim.name={optim.name}; write optim.options="

@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import ConfigError
 from video_rs.experiment.checks import check_together
-from video_rs.experiment.schema import DataConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig, free
+from video_rs.experiment.schema import DataSection, ModelSection, OptimSection, TestSection, TrainSection, free
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Config:
 
     out: str = free("", "run folder; empty: runs/<name of the config>")
     weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    test: TestConfig = field(default_factory=TestConfig)
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    test: TestSection = field(default_factory=TestSection)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as a checkpoint or a YAML file holds them."""
@@ -52,11 +52,11 @@ class Config:
         """The full config as YAML that ``load_config`` reads back to an equal one."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
-    def contract(self, class_names: Sequence[str] = ()) -> DataContract:
-        """The data contract that a model trained with this config gets."""
-        shared = {f.name for f in dataclasses.fields(DataContract)} & {f.name for f in dataclasses.fields(DataConfig)}
+    def data_config(self, class_names: Sequence[str] = ()) -> DataConfig:
+        """The data config that a model trained with this config gets."""
+        shared = {f.name for f in dataclasses.fields(DataSection)} & {f.name for f in dataclasses.fields(DataConfig)}
         values = {name: getattr(self.data, name) for name in shared - {"class_names"}}
-        return DataContract(**values, class_names=tuple(class_names))
+        return DataConfig(**values, class_names=tuple(class_names))
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,10 +12,10 @@ from video_rs.data.sources.records import Records
 from video_rs.experiment.checks import check_pairs
 from video_rs.experiment.config import Config
 from video_rs.training import finetune, losses, optim
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 
-def plan(config: Config, num_files: int, world_size: int = 1) -> Plan:
+def schedule(config: Config, num_files: int, world_size: int = 1) -> Schedule:
     """The arithmetic of a run over ``num_files`` training files.
 
     Raises:
@@ -26,7 +26,7 @@ def plan(config: Config, num_files: int, world_size: int = 1) -> Plan:
     _, micro_batch = shares(run.batch_size, run.micro_batch, world_size)
     check_pairs(config, micro_batch)
     num_samples = num_files * config.data.repeats
-    return Plan(
+    return Schedule(
         num_samples=num_samples,
         num_steps=run.max_steps or optim.num_steps(num_samples, run.batch_size, run.epochs),
         batch_size=run.batch_size,
@@ -69,14 +69,16 @@ def optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     return optim.create(keys.name, model, lr=peak_rate(config), options=keys.options, **shared)
 
 
-def learning_rate(config: Config, plan: Plan) -> Callable[[int], float]:
+def learning_rate(config: Config, schedule: Schedule) -> Callable[[int], float]:
     """The learning rate as a function of the step."""
-    keys, steps_per_epoch = config.optim, plan.num_samples / plan.batch_size
+    keys, steps_per_epoch = config.optim, schedule.num_samples / schedule.batch_size
     warmup_steps = keys.warmup_epochs * steps_per_epoch
     drops: list[float] = []
     if keys.schedule == "step":
-        drops = [e * steps_per_epoch for e in keys.step_epochs or optim.drop_epochs(plan.epoch(plan.num_steps))]
-    return optim.learning_rate(peak_rate(config), plan.num_steps, warmup_steps, keys.schedule, drops, keys.step_factor)
+        drops = [e * steps_per_epoch for e in keys.step_epochs or optim.drop_epochs(schedule.epoch(schedule.num_steps))]
+    return optim.learning_rate(
+        peak_rate(config), schedule.num_steps, warmup_steps, keys.schedule, drops, keys.step_factor
+    )
 
 
 def peak_rate(config: Config) -> float:

@@ -23,7 +23,7 @@ from video_rs.evaluation.metrics import summarize
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.experiment import build, recipe
 from video_rs.experiment.config import Config
-from video_rs.hub import shown
+from video_rs.hub import redact_url
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 from video_rs.models.weights.init_from import init_from
 from video_rs.training.ema import EMA
@@ -65,13 +65,13 @@ class Job:
 
     def _trainer(self) -> Trainer:
         config, records = self.config, self.records["train"]
-        plan = recipe.plan(config, len(records), self.world.size)
+        schedule = recipe.schedule(config, len(records), self.world.size)
         return Trainer(
             self.model,
-            plan,
+            schedule,
             criterion=recipe.criterion(config, self.model, records),
             optimizer=recipe.optimizer(config, self.model),
-            learning_rate=recipe.learning_rate(config, plan),
+            learning_rate=recipe.learning_rate(config, schedule),
             ema=EMA(self.model, config.train.ema_decay) if config.train.ema_decay else None,
             precision=self.precision,
             mixup=config.data.mixup,
@@ -103,12 +103,12 @@ class Job:
 
     def stream(self, start_step: int = 0, **changes: Any) -> BatchStream:
         """Return the samples of this process's micro-batches from ``start_step`` on."""
-        plan, records = self.trainer.plan, self.records["train"]
+        schedule, records = self.trainer.schedule, self.records["train"]
         options = {
-            "batch_size": plan.batch_size,
-            "num_steps": plan.num_steps,
-            "seed": plan.seed,
-            "micro_batch": plan.micro_batch,
+            "batch_size": schedule.batch_size,
+            "num_steps": schedule.num_steps,
+            "seed": schedule.seed,
+            "micro_batch": schedule.micro_batch,
             **self._ranks(),
             **build.order(self.config, records),
             **changes,
@@ -134,10 +134,10 @@ class Job:
 
     def _prepared(self, model: torch.nn.Module, check: Callable[[], None]) -> torch.nn.Module:
         """The network to validate: with the statistics of batch norm that the config asks for."""
-        samples, plan = self.config.train.precise_bn, self.trainer.plan
+        samples, schedule = self.config.train.precise_bn, self.trainer.schedule
         if not samples:
             return model
-        batches = self.loader(0, finished=True, num_steps=math.ceil(samples / plan.batch_size), phase_ends=())
+        batches = self.loader(0, finished=True, num_steps=math.ceil(samples / schedule.batch_size), phase_ends=())
         return with_precise_statistics(model, batches, self.precision, self.world, check)
 
     def validate(
@@ -187,7 +187,7 @@ class Job:
             "format": checkpoint.FORMAT,
             "config": self.config.to_dict(),
             "model_args": build.model_args(self.config, self.model.num_classes),
-            "contract": self.model.contract.to_dict(),
+            "data_config": self.model.data_config.to_dict(),
             "fingerprint": {split: records.fingerprint() for split, records in self.records.items()},
             "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }
@@ -204,7 +204,7 @@ class Job:
     def log(self, folder: Path, step: int, validated: int) -> RunLog:
         """The log of a run folder, from a step on."""
         project, config = self.config.train.wandb, checkpoint.public_config(self.config.to_dict())
-        return RunLog(folder, step, self.trainer.plan.num_steps, validated, wandb=project, config=config)
+        return RunLog(folder, step, self.trainer.schedule.num_steps, validated, wandb=project, config=config)
 
 
 def _init_from(model: torch.nn.Module, config: Config) -> str:
@@ -212,10 +212,9 @@ def _init_from(model: torch.nn.Module, config: Config) -> str:
         return ""
 
     report = init_from(model, config.train.init_from, method=config.train.inflate)
-    changed = config.contract().differences(model.contract, ("mean", "std", "filter"))
+    changed = config.data_config().differences(model.data_config, ("mean", "std", "filter"))
     if changed:
         wrong = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
-        raise UserError(
-            f"the config does not fit the weights {shown(config.train.init_from)}: {wrong}; set the config to theirs"
-        )
+        source = redact_url(config.train.init_from)
+        raise UserError(f"the config does not fit the weights {source}: {wrong}; set the config to theirs")
     return str(report)

@@ -41,7 +41,7 @@ free = functools.partial(setting, free=True)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelSection:
     """The network."""
 
     name: str = setting("resnet3d_rs_50", "a name of video_rs.list_models(), timm/<name> or pytorchvideo/<name>")
@@ -54,12 +54,12 @@ class ModelConfig:
         None, "torch's; null: 1.0 with weight EMA, else 0.1; others: theirs", low=1e-4, high=1
     )
     temporal_padding: str | None = setting(
-        None, "before the first and after the last frame; null: the layout's", choices=TEMPORAL_PADDINGS
+        None, "before the first and after the last frame; null: the architecture's", choices=TEMPORAL_PADDINGS
     )
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataSection:
     """Where samples come from and how they become clips."""
 
     root: str = free("", "folder of the dataset, or of its shards; or shards: s3://bucket/k-{000..123}.tar")
@@ -114,7 +114,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimSection:
     """The optimizer and its schedule."""
 
     name: str = setting(
@@ -143,7 +143,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainSection:
     """The run."""
 
     epochs: float = setting(350.0, "passes over the training samples", low=0)
@@ -158,8 +158,8 @@ class TrainConfig:
     seed: int = setting(0, "of everything random", low=0, high=2**32 - 1)
     init_from: str = setting(
         "",
-        "a file of weights; pretrained: the network's public ones (of ResNet-RS timm's, exact layouts only); timm: "
-        "timm's ResNet-RS of that depth, also into video layouts that differ in more than time",
+        "a file of weights; pretrained: the network's public ones (of ResNet-RS timm's, exact architectures only); "
+        "timm: timm's ResNet-RS of that depth, also into video architectures that differ in more than time",
     )
     freeze: int = setting(0, "leading stages that keep their weights, the stem is the first; 0: none", low=0)
     linear_probe: bool = setting(False, "train the head alone")
@@ -190,7 +190,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TestConfig:
+class TestSection:
     """Multi-view evaluation."""
 
     __test__ = False  # not a pytest class

@@ -13,7 +13,7 @@ from video_rs import terminal
 from video_rs.distributed import device as runtime
 from video_rs.experiment import build, recipe
 from video_rs.experiment.config import Config
-from video_rs.hub import shown
+from video_rs.hub import redact_url
 from video_rs.training.log_lines import NAMES, duration, metrics_text
 from video_rs.training.optim import describe_groups
 from video_rs.training.run_status import Status, read_metrics
@@ -21,7 +21,7 @@ from video_rs.training.run_status import Status, read_metrics
 if TYPE_CHECKING:
     from video_rs.experiment.run import Job
     from video_rs.training.incidents import Incidents
-    from video_rs.training.schedule import Plan
+    from video_rs.training.schedule import Schedule
 
 FILES = (
     "best.pt",
@@ -42,14 +42,14 @@ def start_page(job: Job, resumed_from: str = "") -> list[str]:
         job: of the run, at the step that it starts from.
         resumed_from: the checkpoint that it was read from.
     """
-    config, plan, world, records = job.config, job.trainer.plan, job.world, job.records
+    config, schedule, world, records = job.config, job.trainer.schedule, job.world, job.records
     device, each = runtime.describe(job.device), ""
     if world.size > 1:
         machines = f" on {world.size // world.local_size} machines" if world.size > world.local_size else ""
         device, each = f"{world.size} processes{machines}, each on {device}", " in each process"
     data, smoothing = config.data, config.train.label_smoothing
     targets = f"targets are {smoothing / 2:g} and {1 - smoothing / 2:g} for every class; 0 is usual for many classes"
-    started = f"started from {shown(config.train.init_from)}: {job.started_from}"
+    started = f"started from {redact_url(config.train.init_from)}: {job.started_from}"
     begins = f"resuming at step {{}} of {{}} from {resumed_from}" if resumed_from else "starting at step {} of {}"
     return _aligned(
         [
@@ -62,18 +62,18 @@ def start_page(job: Job, resumed_from: str = "") -> list[str]:
             ("decoder", build.describe_decoder(config)),
             ("clips", f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"),
             *(("phases", line) for line in build.describe_phases(config, len(records["train"]))),
-            ("batch", _batch(plan, world.size)),
-            ("steps", _steps(plan)),
-            ("learning rate", _learning_rate(config, plan)),
+            ("batch", _batch(schedule, world.size)),
+            ("steps", _steps(schedule)),
+            ("learning rate", _learning_rate(config, schedule)),
             *(("parameters", line) for line in describe_groups(job.model, job.trainer.optimizer)),
             ("targets", f"label smoothing {smoothing:g}: {targets}" if data.multi_label and smoothing else ""),
-            ("folder", _folder(config, plan)),
-            ("begins", begins.format(job.trainer.step, plan.num_steps)),
+            ("folder", _folder(config, schedule)),
+            ("begins", begins.format(job.trainer.step, schedule.num_steps)),
         ]
     )
 
 
-def end_page(plan: Plan, status: Status, folder: Path, incidents: Incidents, next_command: str) -> list[str]:
+def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incidents, next_command: str) -> list[str]:
     """Summarize a complete run: steps, times, best metric, unreadable files, bad steps, written files, next command.
 
     Args:
@@ -86,11 +86,11 @@ def end_page(plan: Plan, status: Status, folder: Path, incidents: Incidents, nex
     taken, metrics = duration(status.seconds), read_metrics(folder)
     if status.first_step:
         taken += f", {duration(status.seconds_before + status.seconds)} with earlier starts"
-    clips = (plan.num_steps - status.first_step) * plan.batch_size
+    clips = (schedule.num_steps - status.first_step) * schedule.batch_size
     rate = clips / max(status.seconds - status.seconds_in_validation, 1e-9)
     val, best = metrics["val"], metrics["best"]
     rows = [
-        ("complete", f"{plan.num_steps} steps, {plan.epoch(plan.num_steps):.4g} epochs, in {taken}"),
+        ("complete", f"{schedule.num_steps} steps, {schedule.epoch(schedule.num_steps):.4g} epochs, in {taken}"),
         ("speed", f"{rate:.1f} clips/s, validations not counted" if clips else ""),
         ("validation", f"{metrics_text(val)} after epoch {val['epoch']:.4g}" if val else ""),
         ("weights", _best(best, folder) if best else ""),
@@ -115,7 +115,7 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
     """Return the GMACs of a forward pass of one training clip; None where they cannot be counted.
 
     Args:
-        model: has the contract that tells a clip's shape.
+        model: has the data config that tells a clip's shape.
         arguments: of ``create_model``, which makes the same network again, of shapes alone.
     """
     from video_rs.models import cost
@@ -123,8 +123,8 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
 
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            shapes = create_model(**arguments, contract=model.contract)
-            return cost.macs(shapes, cost.input_shape(model.contract)) / 1e9
+            shapes = create_model(**arguments, data_config=model.data_config)
+            return cost.macs(shapes, cost.input_shape(model.data_config)) / 1e9
     except Exception:  # whatever another package's network does without numbers, the run needs none of it
         return None
 
@@ -152,28 +152,32 @@ def _network(config: Config, model: nn.Module) -> str:
     return f"{config.model.name}, {parameters:,} parameters, {model.num_classes} classes, {counted}"
 
 
-def _batch(plan: Plan, processes: int) -> str:
-    parts = {"processes": processes, "micro-batches": plan.batch_size // (plan.micro_batch * processes)}
+def _batch(schedule: Schedule, processes: int) -> str:
+    parts = {"processes": processes, "micro-batches": schedule.batch_size // (schedule.micro_batch * processes)}
     factors = [f"{count} {name}" for name, count in parts.items() if count > 1]
-    return f"{plan.batch_size} = {' x '.join([*factors, str(plan.micro_batch)])}" if factors else f"{plan.batch_size}"
+    return (
+        f"{schedule.batch_size} = {' x '.join([*factors, str(schedule.micro_batch)])}"
+        if factors
+        else f"{schedule.batch_size}"
+    )
 
 
-def _steps(plan: Plan) -> str:
-    epochs = f"{plan.epoch(plan.num_steps):.4g} epochs of {plan.num_samples:,} samples"
-    every = "" if plan.val_every == 1 else f"{plan.val_every} "
-    when = f"after each {every}epoch{'s' if every else ''}" if plan.val_every else "at the end"
-    return f"{plan.num_steps:,}: {epochs}, validated {when}"
+def _steps(schedule: Schedule) -> str:
+    epochs = f"{schedule.epoch(schedule.num_steps):.4g} epochs of {schedule.num_samples:,} samples"
+    every = "" if schedule.val_every == 1 else f"{schedule.val_every} "
+    when = f"after each {every}epoch{'s' if every else ''}" if schedule.val_every else "at the end"
+    return f"{schedule.num_steps:,}: {epochs}, validated {when}"
 
 
-def _learning_rate(config: Config, plan: Plan) -> str:
+def _learning_rate(config: Config, schedule: Schedule) -> str:
     keys = config.optim
-    peak = f"up to {recipe.peak_rate(config):.4g} = {keys.lr:g} x {plan.batch_size} / {keys.lr_batch}"
+    peak = f"up to {recipe.peak_rate(config):.4g} = {keys.lr:g} x {schedule.batch_size} / {keys.lr_batch}"
     warm_up = f"{keys.warmup_epochs:g} epochs of warm-up, then " if keys.warmup_epochs else ""
     return f"{peak}; {warm_up}{keys.schedule}"
 
 
-def _folder(config: Config, plan: Plan) -> str:
-    minutes, keep = plan.checkpoint_minutes, config.train.keep_checkpoints
+def _folder(config: Config, schedule: Schedule) -> str:
+    minutes, keep = schedule.checkpoint_minutes, config.train.keep_checkpoints
     often = f"every {minutes:g} minutes" if minutes else "after each step"
     return f"everything is written to {config.out}; checkpoints {often} and after each epoch, {keep} kept"
 

@@ -18,7 +18,7 @@ from video_rs.data.dataset import clip_views
 from video_rs.data.transforms.crops import ViewTransform, resize, short_side_size
 from video_rs.data.video.decode import Video, open_video
 from video_rs.data.video.media import is_image
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed import device as runtime
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -29,7 +29,7 @@ from video_rs.models.registry import empty_model
 class Prediction(NamedTuple):
     """One class that a video may show: its name, its index and its probability in [0, 1].
 
-    The probabilities of all classes add up to 1, unless a video may show several (``contract.multi_label``).
+    The probabilities of all classes add up to 1, unless a video may show several (``data_config.multi_label``).
     """
 
     label: str
@@ -59,7 +59,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     """
     chosen = runtime.select_device(device)
     state = checkpoint.load_run(path)
-    return Classifier(model_from_checkpoint(state, download.shown(path)), chosen)
+    return Classifier(model_from_checkpoint(state, download.redact_url(path)), chosen)
 
 
 def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> nn.Module:
@@ -68,9 +68,9 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     Raises:
         UserError: the weights are not those of the architecture the checkpoint names, or that is unknown.
     """
-    contract = DataContract.from_dict(state["contract"], name)
+    data_config = DataConfig.from_dict(state["data_config"], name)
     try:
-        model = empty_model(state["model_args"], contract)
+        model = empty_model(state["model_args"], data_config)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     try:
@@ -78,30 +78,30 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name} is not a {state['model_args']['name']} as it says: {reason}") from None
-    if contract.class_names and len(contract.class_names) != model.num_classes:
-        raise UserError(f"{name} is damaged: {len(contract.class_names)} class names, {model.num_classes} classes")
+    if data_config.class_names and len(data_config.class_names) != model.num_classes:
+        raise UserError(f"{name} is damaged: {len(data_config.class_names)} class names, {model.num_classes} classes")
     return model.eval()
 
 
 class Classifier:
-    """A network, its data contract and its class names.
+    """A network, its data config and its class names.
 
     Args:
-        model: with a ``contract``; moved to ``device``.
+        model: with a ``data_config``; moved to ``device``.
         device: to compute on.
         views_per_forward: memory depends on it, the result does not.
 
     Attributes:
-        model, device, contract: as given; the contract is the model's.
-        class_names: in the order of the logits; numbers where the contract has no names.
+        model, device, data_config: as given; the data config is the model's.
+        class_names: in the order of the logits; numbers where the data config has no names.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last_3d)
-        self.contract, self.views_per_forward = model.contract, views_per_forward
+        self.data_config, self.views_per_forward = model.data_config, views_per_forward
         self._forward = Forward(self.model, self.device, "auto", views_per_forward)
-        self.class_names = self.contract.class_names or tuple(str(c) for c in range(model.num_classes))
+        self.class_names = self.data_config.class_names or tuple(str(c) for c in range(model.num_classes))
 
     def predict(
         self,
@@ -159,12 +159,12 @@ class Classifier:
         """
         if is_image(path):
             raise MediaError(f"{path}: is an image: windows need a video")
-        contract, group = self.contract, max(1, self.views_per_forward // crops)
+        data_config, group = self.data_config, max(1, self.views_per_forward // crops)
         with open_video(path) as video:
             if not (fps := video.fps):
                 raise MediaError(f"{path}: has no frame rate, so its windows have no times")
-            starts, span, clips = window_clips(TemporalSampling.of(contract), video.num_frames, fps, every_seconds)
-            read = read_once(video, clips, contract.short_side, contract.filter)
+            starts, span, clips = window_clips(TemporalSampling.of(data_config), video.num_frames, fps, every_seconds)
+            read = read_once(video, clips, data_config.short_side, data_config.filter)
             for first in range(0, len(starts), group):
                 probs = self._clip_probs(read, clips[first : first + group], crops)
                 for start, row in zip(starts[first : first + group], probs):
@@ -173,17 +173,17 @@ class Classifier:
 
     def _clip_probs(self, read: Callable[..., Tensor], indices: np.ndarray, crops: int) -> np.ndarray:
         """Class probabilities of clips, ``[K, T]`` frame numbers -> ``[K, classes]``, each the mean over its crops."""
-        contract = self.contract
-        transform = ViewTransform(contract.short_side, contract.test_size, crops, contract.filter)
+        data_config = self.data_config
+        transform = ViewTransform(data_config.short_side, data_config.test_size, crops, data_config.filter)
         probs = self._forward(clip_views(read, indices, transform))
         return probs.unflatten(0, (len(indices), crops)).mean(dim=1).numpy()
 
     def _view_indices(self, length: int, clips: int, fps: float) -> np.ndarray:
-        return TemporalSampling.of(self.contract).even_clips(length, clips if length > 1 else 1, fps)
+        return TemporalSampling.of(self.data_config).even_clips(length, clips if length > 1 else 1, fps)
 
     def _frames(self, source: Tensor | np.ndarray) -> Tensor:
         frames = torch.as_tensor(source).cpu()
-        channels = self.contract.in_channels
+        channels = self.data_config.in_channels
         if frames.dtype != torch.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != channels:
             given = f"{frames.dtype} {list(frames.shape)}"
             raise UserError(f"frames must be uint8 [T, H, W, {channels}] or [H, W, {channels}], got {given}")
@@ -191,9 +191,9 @@ class Classifier:
         return frames if frames.ndim == 4 else frames[None]
 
     def _refuse_image(self, image: bool, source: Any) -> None:
-        if image and self.contract.num_frames > 1:
+        if image and self.data_config.num_frames > 1:
             raise MediaError(
-                f"{source}: is an image, and this network sees clips of {self.contract.num_frames} frames: "
+                f"{source}: is an image, and this network sees clips of {self.data_config.num_frames} frames: "
                 "give it videos, or use the weights of an image network"
             )
 

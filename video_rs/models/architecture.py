@@ -17,7 +17,7 @@ TEMPORAL_PADDINGS = ("zeros", "replicate")
 """What convolutions see before the first and after the last frame."""
 
 Differences = dict[str, tuple[Any, Any]]
-"""Of two layouts: ``{field: (the one's, the other's)}``."""
+"""Of two architectures: ``{field: (the one's, the other's)}``."""
 
 _CHOICES = {
     "stem_pool": ("conv", "max"),
@@ -29,7 +29,7 @@ _CHOICES = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class Architecture:
     """The architecture around (blocks, width). The defaults are the image ResNet-RS (Bello et al. 2021, sec. 4.1).
 
     Attributes:
@@ -72,7 +72,7 @@ class Layout:
     def __post_init__(self) -> None:
         for field, values in _CHOICES.items():
             if getattr(self, field) not in values:
-                raise UserError(f"Layout.{field} is one of {', '.join(values)}, not {getattr(self, field)!r}")
+                raise UserError(f"Architecture.{field} is one of {', '.join(values)}, not {getattr(self, field)!r}")
 
     def temporal_kernel(self, stage: int, block: int) -> int:
         """The temporal kernel of block ``block`` of stage ``stage`` (both from 0)."""
@@ -81,27 +81,27 @@ class Layout:
 
     @property
     def for_images(self) -> bool:
-        """Whether networks of the layout see every frame by itself."""
+        """Whether networks of the architecture see every frame by itself."""
         return replace(self.flat(), temporal_padding=self.temporal_padding) == self
 
-    def flat(self) -> Layout:
-        """The layout without its temporal extents."""
+    def flat(self) -> Architecture:
+        """The architecture without its temporal extents."""
         return replace(self, **{field.name: field.default for field in fields(self) if "temporal" in field.name})
 
-    def differences(self, other: Layout) -> Differences:
+    def differences(self, other: Architecture) -> Differences:
         """The fields that differ, save for how the training of new weights begins."""
         names = [field.name for field in fields(self) if field.name != "zero_init_last_gamma"]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-RESNET_RS_2D = Layout()
+RESNET_RS_2D = Architecture()
 """Bello et al. 2021 (arXiv 2103.07579) as its released code builds it."""
 
-RESNET_RS_3D = Layout(stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=(1, 1, 3, 3))
+RESNET_RS_3D = Architecture(stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=(1, 1, 3, 3))
 """The image network with temporal kernels in the stem and in stages 3 and 4 (Du et al. 2021, arXiv 2109.01696)."""
 
-GARDEN_2D = Layout(shortcut_pool_in_stage1=True, activation="swish", padding="same", zero_init_last_gamma=False)
+GARDEN_2D = Architecture(shortcut_pool_in_stage1=True, activation="swish", padding="same", zero_init_last_gamma=False)
 """The image ResNet-RS of the TensorFlow Model Garden (tensorflow/models, ``official/vision``) as its configs set it."""
 
 INFLATED_GARDEN_2D = replace(
@@ -109,7 +109,7 @@ INFLATED_GARDEN_2D = replace(
 )
 """The Model Garden's image network with the temporal kernels of ``RESNET_RS_3D``: what its weights inflate into."""
 
-GARDEN_3D = Layout(
+GARDEN_3D = Architecture(
     stem_temporal_kernel=5,
     stem_temporal_stride=2,
     stem_pool="max",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
@@ -45,11 +45,11 @@ class Cost:
     activation_bytes: int
 
 
-def input_shape(contract: DataContract, size: int | None = None) -> Shape:
+def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
     """``(C, T, H, W)``, of image networks ``(C, H, W)``; ``size`` pixels a side instead of a training crop's."""
-    side = size or contract.train_size
-    frames = (contract.num_frames,) if contract.num_frames > 1 else ()
-    return (contract.in_channels, *frames, side, side)
+    side = size or data_config.train_size
+    frames = (data_config.num_frames,) if data_config.num_frames > 1 else ()
+    return (data_config.in_channels, *frames, side, side)
 
 
 def cost(name: str, size: int | None = None) -> Cost:
@@ -59,9 +59,9 @@ def cost(name: str, size: int | None = None) -> Cost:
     the rest follows; the tests compare this with whole networks, to the last unit.
     """
     preset = PRESETS.get(name)
-    if preset is None or not all(isinstance(kernel, int) for kernel in preset.layout.temporal_kernels):
+    if preset is None or not all(isinstance(kernel, int) for kernel in preset.architecture.temporal_kernels):
         return without_memory(name, lambda model: measure(model, size))
-    few = 3 if preset.layout.self_gating else 2  # gates are in the last block
+    few = 3 if preset.architecture.self_gating else 2  # gates are in the last block
     neutral = {"name": "", "depth": 0, "rand_augment": None, "published": (), "reference": None}  # to share the cache
     shallow = dataclasses.replace(preset, blocks=(few,) * len(preset.blocks), **neutral)
     base, *middle = _base_and_middle(shallow, size)
@@ -77,7 +77,9 @@ def _base_and_middle(preset: Preset, size: int | None) -> tuple[Cost, ...]:
     """The cost of a network, and of the second block in each of its stages."""
     rates = {"dropout": preset.dropout, "drop_path": preset.drop_path}
     with torch.device("meta"):
-        model = ResNetRS(preset.layout, preset.blocks, preset.num_classes, **rates, contract=preset.contract)
+        model = ResNetRS(
+            preset.architecture, preset.blocks, preset.num_classes, **rates, data_config=preset.data_config
+        )
         return tuple(_costs(model, [model, *(blocks[1] for blocks in model.stages)], size))
 
 
@@ -87,7 +89,7 @@ def measure(model: nn.Module, size: int | None = None) -> Cost:
 
 
 def _costs(model: nn.Module, modules: Sequence[nn.Module], size: int | None) -> list[Cost]:
-    shape = input_shape(model.contract, size)
+    shape = input_shape(model.data_config, size)
     columns = parameters_of(modules), macs_of(model, shape, modules), _activation_bytes(model, shape, modules)
     return [Cost(*row) for row in zip(*columns, strict=True)]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_rs.models.architecture import Layout
+from video_rs.models.architecture import Architecture
 
 Triple = tuple[int, int, int]
 
@@ -56,7 +56,7 @@ def replicate_frames(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
 
 
 class Conv(nn.Conv3d):
-    """A convolution with a 5-D kernel, padded as the layout says and initialised as the paper's code does.
+    """A convolution with a 5-D kernel, padded as the architecture says and initialised as the paper's code does.
 
     Attributes:
         as_2d: whether kernels of one frame, and of one pixel, run as 2D convolutions; else all are 3D ones.
@@ -76,7 +76,7 @@ class Conv(nn.Conv3d):
         bias: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, bias=bias)
-        self.layout_padding, self.temporal_padding = padding, temporal_padding
+        self.architecture_padding, self.temporal_padding = padding, temporal_padding
 
     def reset_parameters(self) -> None:
         """Variance scaling: scale 1, fan-in, a normal distribution cut off at two standard deviations."""
@@ -88,10 +88,10 @@ class Conv(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size, self.stride
         if kernel[0] > 1 and self.temporal_padding == "replicate":
-            x = replicate_frames(x, kernel[0], stride[0], self.layout_padding)
-            x, padding = pad(x, (1, *kernel[1:]), (1, *stride[1:]), self.layout_padding)
+            x = replicate_frames(x, kernel[0], stride[0], self.architecture_padding)
+            x, padding = pad(x, (1, *kernel[1:]), (1, *stride[1:]), self.architecture_padding)
         else:
-            x, padding = pad(x, kernel, stride, self.layout_padding)
+            x, padding = pad(x, kernel, stride, self.architecture_padding)
         if self.as_2d and kernel[0] == 1:
             weight = self.weight.squeeze(2)
             x = x[:, :, :: stride[0]]
@@ -103,23 +103,23 @@ class Conv(nn.Conv3d):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch normalisation and, unless ``activate`` is false, the layout's activation."""
+    """Convolution, batch normalisation and, unless ``activate`` is false, the architecture's activation."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        layout: Layout,
+        architecture: Architecture,
         kernel: Triple = (1, 1, 1),
         stride: Triple = (1, 1, 1),
         *,
         activate: bool = True,
     ) -> None:
         super().__init__()
-        pads = {"padding": layout.padding, "temporal_padding": layout.temporal_padding}
+        pads = {"padding": architecture.padding, "temporal_padding": architecture.temporal_padding}
         self.conv = Conv(in_channels, out_channels, kernel, stride, **pads)
         self.norm = nn.BatchNorm3d(out_channels, eps=1e-5)
-        self.activation = activation(layout.activation) if activate else nn.Identity()
+        self.activation = activation(architecture.activation) if activate else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(x)))
@@ -130,7 +130,7 @@ def activation(name: str) -> nn.Module:
 
 
 class MaxPool(nn.Module):
-    """A max pool padded as the layout says."""
+    """A max pool padded as the architecture says."""
 
     def __init__(self, kernel: Triple, stride: Triple, *, padding: str) -> None:
         super().__init__()
@@ -155,10 +155,12 @@ def average_pool(x: Tensor, stride: Triple) -> Tensor:
 class Shortcut(ConvNorm):
     """The projection of a stage's first block: pooled first (ResNet-D, He et al. 2019), or a strided convolution."""
 
-    def __init__(self, in_channels: int, out_channels: int, layout: Layout, stride: Triple) -> None:
-        pooled = layout.shortcut == "pool"
-        super().__init__(in_channels, out_channels, layout, stride=(1, 1, 1) if pooled else stride, activate=False)
-        self.pool_stride = stride if pooled and (stride != (1, 1, 1) or layout.shortcut_pool_in_stage1) else None
+    def __init__(self, in_channels: int, out_channels: int, architecture: Architecture, stride: Triple) -> None:
+        pooled = architecture.shortcut == "pool"
+        super().__init__(
+            in_channels, out_channels, architecture, stride=(1, 1, 1) if pooled else stride, activate=False
+        )
+        self.pool_stride = stride if pooled and (stride != (1, 1, 1) or architecture.shortcut_pool_in_stage1) else None
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if self.pool_stride is None else average_pool(x, self.pool_stride))

@@ -1,13 +1,13 @@
-"""The named networks: architecture, regularisation, data contract, and what others publish of them. Without torch.
+"""The named networks: architecture, regularisation, data config, and what others publish of them. Without torch.
 
 presets.csv has a row for each network, references.csv the sizes of the same networks in somebody else's code, and
 published.csv accuracies, with their sources.
 
 Image networks, one for each depth and resolution that was published (Bello et al. 2021, arXiv 2103.07579):
-``resnet_rs_*`` is the layout and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
+``resnet_rs_*`` is the architecture and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
 ``garden_resnet_rs_*`` that of the TF Model Garden (tensorflow/models, ``official/vision``). The resolution is in the
 name (``_i160``) where it isn't the largest with the depth's usual regularisation.
-Video networks (Du et al. 2021, arXiv 2109.01696): ``garden_resnet3d_rs_*`` is the Model Garden's layout,
+Video networks (Du et al. 2021, arXiv 2109.01696): ``garden_resnet3d_rs_*`` is the Model Garden's architecture,
 ``resnet3d_rs_*`` ours, ``inflated_garden_resnet_rs_*`` what the Garden's image weights inflate into. All have the
 regularisation of the one recipe that was released, R3D-RS-50's on Kinetics-400 (32 frames, every second one).
 Depths 26, 300 and 400 occur in the scaling study of the first paper only and borrow the settings of a neighbour.
@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
-from video_rs.models import architecture as layouts
-from video_rs.models.architecture import GARDEN_2D, INFLATED_GARDEN_2D, Layout
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from video_rs.models import architecture as architectures
+from video_rs.models.architecture import GARDEN_2D, INFLATED_GARDEN_2D, Architecture
 
 BLOCKS = {
     26: (2, 2, 2, 2),
@@ -87,11 +87,11 @@ class Preset:
     Attributes:
         name, depth: "resnet3d_rs_50" and 50.
         blocks: bottlenecks by stage.
-        layout: everything else about the architecture.
+        architecture: everything else about the architecture.
         num_classes: those of ImageNet (in the Model Garden with one for the background) or of Kinetics-400.
         dropout: rate before the classifier.
         drop_path: rate of the paper's rule, which gives the last stage this much.
-        contract: default frames, resolution and normalisation.
+        data_config: default frames, resolution and normalisation.
         rand_augment: magnitude of RandAugment (2 layers) in its published recipe; None: it has none.
         published: accuracies, the first with this preset's own settings.
         reference: the size of the implementation it follows; None where there is none.
@@ -100,11 +100,11 @@ class Preset:
     name: str
     depth: int
     blocks: tuple[int, ...]
-    layout: Layout
+    architecture: Architecture
     num_classes: int
     dropout: float
     drop_path: float
-    contract: DataContract
+    data_config: DataConfig
     rand_augment: float | None = None
     published: tuple[Published, ...] = ()
     reference: Reference | None = None
@@ -120,11 +120,11 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _contract(layout: Layout, frames: int, stride: int, size: int) -> DataContract:
+def _data_config(architecture: Architecture, frames: int, stride: int, size: int) -> DataConfig:
     if frames > 1:
-        pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if layout == INFLATED_GARDEN_2D else {}
-        return DataContract(num_frames=frames, stride=stride, train_size=size, **pixels)
-    return DataContract(
+        pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if architecture == INFLATED_GARDEN_2D else {}
+        return DataConfig(num_frames=frames, stride=stride, train_size=size, **pixels)
+    return DataConfig(
         num_frames=1,
         stride=1,
         mean=IMAGENET_MEAN,
@@ -132,21 +132,21 @@ def _contract(layout: Layout, frames: int, stride: int, size: int) -> DataContra
         train_size=size,
         short_side=round(size / CENTER_CROP),
         test_size=size,
-        filter="bilinear" if layout == GARDEN_2D else "bicubic",
+        filter="bilinear" if architecture == GARDEN_2D else "bicubic",
     )
 
 
 def _preset(row: dict[str, str], published: Sequence[Published], reference: Reference | None) -> Preset:
-    layout, depth = getattr(layouts, row["layout"]), int(row["depth"])
+    architecture, depth = getattr(architectures, row["architecture"]), int(row["depth"])
     return Preset(
         row["name"],
         depth,
         BLOCKS[depth],
-        layout,
+        architecture,
         num_classes=int(row["classes"]),
         dropout=float(row["dropout"]),
         drop_path=float(row["drop_path"]),
-        contract=_contract(layout, int(row["frames"]), int(row["stride"]), int(row["size"])),
+        data_config=_data_config(architecture, int(row["frames"]), int(row["stride"]), int(row["size"])),
         rand_augment=_number(row["rand_augment"]),
         published=tuple(published),
         reference=reference,

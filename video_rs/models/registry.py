@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.adapters import base as external
 from video_rs.models.presets import PRESETS, Preset
@@ -35,11 +35,11 @@ def create_model(
     drop_path_rule: str = "stage",
     bn_momentum: float | None = None,
     temporal_padding: str | None = None,
-    contract: DataContract | None = None,
+    data_config: DataConfig | None = None,
 ) -> nn.Module:
     """A network by name; None takes its preset's value.
 
-    It has ``contract`` (also ``data_config``) and ``num_classes``, and ``forward(x, keys=None)`` gives logits.
+    It has ``data_config`` and ``num_classes``, and ``forward(x, keys=None)`` gives logits.
 
     Args:
         name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
@@ -56,11 +56,11 @@ def create_model(
         drop_path_rule: "stage" (the paper's) or "block" (timm's), see :class:`ResNetRS`.
         bn_momentum: torch's momentum of batch normalisation; 1e-4 to 1; None: 0.1 in this family, theirs in
             others.
-        temporal_padding: "zeros" or "replicate" (the first and last frame) instead of the layout's.
-        contract: what the weights expect to see.
+        temporal_padding: "zeros" or "replicate" (the first and last frame) instead of the architecture's.
+        data_config: what the weights expect to see.
 
     Raises:
-        UserError: the name, the rule or the padding is unknown; a number is out of its range; the contract has other
+        UserError: the name, the rule or the padding is unknown; a number is out of its range; the data config has other
             channels; there are no public weights.
         MachineError: the public weights could not be downloaded.
     """
@@ -73,7 +73,7 @@ def create_model(
         "drop_path_rule": drop_path_rule,
         "bn_momentum": bn_momentum,
         "temporal_padding": temporal_padding,
-        "contract": contract,
+        "data_config": data_config,
     }
     _check(name, arguments)
     if external.is_external(name):
@@ -95,10 +95,10 @@ def _check(name: Any, arguments: Mapping[str, Any]) -> None:
         value = arguments[key]
         if not (value is None and key in _OPTIONAL):
             _check_number(key, value)
-    contract, in_channels = arguments["contract"], arguments["in_channels"]
-    if contract is not None and contract.in_channels != in_channels:
+    data_config, in_channels = arguments["data_config"], arguments["in_channels"]
+    if data_config is not None and data_config.in_channels != in_channels:
         raise UserError(
-            f"in_channels={in_channels}, but the contract is for {contract.in_channels} channels; make them agree"
+            f"in_channels={in_channels}, but the data config is for {data_config.in_channels} channels; make them agree"
         )
 
 
@@ -110,49 +110,51 @@ def _check_number(key: str, value: Any) -> None:
         raise UserError(f"{key} must be {wanted}; found {value!r}")
 
 
-def empty_model(model_args: Mapping[str, Any], contract: DataContract | None = None) -> nn.Module:
+def empty_model(model_args: Mapping[str, Any], data_config: DataConfig | None = None) -> nn.Module:
     """:func:`create_model` without random weights, which would be thrown away: memory that nobody has filled.
 
     Networks of other packages may hold tensors that no state dict has, so these are made as they are.
 
     Args:
         model_args: of ``create_model``, as a checkpoint has them: whatever they are, nothing is downloaded for them.
-        contract: what the weights expect to see.
+        data_config: what the weights expect to see.
 
     Raises:
         UserError: there are others than this version knows, or no network can be made of them.
     """
-    known = inspect.signature(create_model).parameters.keys() - {"contract", "pretrained"}
+    known = inspect.signature(create_model).parameters.keys() - {"data_config", "pretrained"}
     if unknown := model_args.keys() - known:
         raise UserError(f"it has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
     try:
-        return _empty(model_args, contract)
+        return _empty(model_args, data_config)
     except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"no network can be made of its model_args: {reason}") from None
 
 
-def _empty(model_args: Mapping[str, Any], contract: DataContract | None) -> nn.Module:
+def _empty(model_args: Mapping[str, Any], data_config: DataConfig | None) -> nn.Module:
     if external.is_external(model_args["name"]):
         with torch.random.fork_rng([]):
-            return create_model(**model_args, contract=contract)
+            return create_model(**model_args, data_config=data_config)
     with torch.device("meta"):
-        model = create_model(**model_args, contract=contract)
+        model = create_model(**model_args, data_config=data_config)
     model = model.to_empty(device="cpu")
     for buffer in model.buffers():  # counters of batches, which other programs' weights do not have
         buffer.zero_()
     return model
 
 
-def _create(preset: Preset, *, temporal_padding: str | None, contract: DataContract | None, **options: Any) -> ResNetRS:
+def _create(
+    preset: Preset, *, temporal_padding: str | None, data_config: DataConfig | None, **options: Any
+) -> ResNetRS:
     """Make a network of this family; arguments as for :func:`create_model`."""
-    layout = preset.layout
+    architecture = preset.architecture
     if temporal_padding is not None:
-        layout = dataclasses.replace(layout, temporal_padding=temporal_padding)
+        architecture = dataclasses.replace(architecture, temporal_padding=temporal_padding)
     own = {key: getattr(preset, key) for key in ("num_classes", "dropout", "drop_path")} | {"bn_momentum": 0.1}
     given = {key: value for key, value in options.items() if value is not None}
-    contract = contract or preset.contract.with_channels(options["in_channels"])
-    return ResNetRS(layout, preset.blocks, contract=contract, **own | given)
+    data_config = data_config or preset.data_config.with_channels(options["in_channels"])
+    return ResNetRS(architecture, preset.blocks, data_config=data_config, **own | given)
 
 
 def find_preset(name: str) -> Preset:

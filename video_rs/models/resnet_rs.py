@@ -26,10 +26,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.activation_checkpointing import recomputed
-from video_rs.models.architecture import DROP_PATH_RULES, Layout
+from video_rs.models.architecture import DROP_PATH_RULES, Architecture
 from video_rs.models.layers import (
     ConvNorm,
     Dropout,
@@ -51,7 +51,7 @@ class ResNetRS(nn.Module):
     """A network of the ResNet-RS family.
 
     Args:
-        layout: what the networks of the family differ in.
+        architecture: what the networks of the family differ in.
         blocks: bottlenecks by stage.
         num_classes: logits.
         in_channels: 3 for RGB.
@@ -61,12 +61,12 @@ class ResNetRS(nn.Module):
         drop_path_rule: "stage": all blocks of stage i = 2..5 of the paper's count drop ``drop_path * i / 5``; "block":
             linear over all blocks from 0 for the first, as in timm.
         bn_momentum: torch's; 1 keeps the last batch's statistics, for recipes that average them with the weights.
-        contract: what the weights expect to see; also ``data_config``.
+        data_config: what the weights expect to see.
     """
 
     def __init__(
         self,
-        layout: Layout,
+        architecture: Architecture,
         blocks: Sequence[int],
         num_classes: int,
         *,
@@ -76,19 +76,19 @@ class ResNetRS(nn.Module):
         drop_path: float = 0.0,
         drop_path_rule: str = "stage",
         bn_momentum: float = 0.1,
-        contract: DataContract | None = None,
+        data_config: DataConfig | None = None,
     ) -> None:
         super().__init__()
-        self.layout, self.blocks, self.num_classes = layout, tuple(blocks), num_classes
+        self.architecture, self.blocks, self.num_classes = architecture, tuple(blocks), num_classes
         self.in_channels = in_channels
-        self.contract = contract or DataContract(in_channels=in_channels)
-        self.stem = stem(layout, in_channels, width)
-        channels = scaled(layout.stem_width, width)
+        self.data_config = data_config or DataConfig(in_channels=in_channels)
+        self.stem = stem(architecture, in_channels, width)
+        channels = scaled(architecture.stem_width, width)
         self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path, self.blocks, drop_path_rule)
         for i, num_blocks in enumerate(self.blocks):
             first = sum(self.blocks[:i])
-            self.stages.append(stage(channels, i, layout, width, rates[first : first + num_blocks], 1 + first))
+            self.stages.append(stage(channels, i, architecture, width, rates[first : first + num_blocks], 1 + first))
             channels = EXPANSION * scaled(STAGES[i][0], width)
         self.num_features = channels
         self.checkpointed: frozenset[int] = frozenset()
@@ -100,15 +100,11 @@ class ResNetRS(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = bn_momentum
-            elif isinstance(module, Bottleneck) and self.layout.zero_init_last_gamma:
+            elif isinstance(module, Bottleneck) and self.architecture.zero_init_last_gamma:
                 nn.init.zeros_(module.conv3.norm.weight)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.to(memory_format=torch.channels_last_3d)
-
-    @property
-    def data_config(self) -> DataContract:
-        return self.contract
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -170,7 +166,7 @@ class Bottleneck(nn.Module):
         self,
         in_channels: int,
         width: int,
-        layout: Layout,
+        architecture: Architecture,
         *,
         temporal_kernel: int,
         stride: tuple[int, int, int],
@@ -181,36 +177,36 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         channels = EXPANSION * width
-        self.conv1 = ConvNorm(in_channels, width, layout, (temporal_kernel, 1, 1), (stride[0], 1, 1))
-        self.conv2 = ConvNorm(width, width, layout, (1, 3, 3), (1, *stride[1:]))
-        self.conv3 = ConvNorm(width, channels, layout, activate=False)
+        self.conv1 = ConvNorm(in_channels, width, architecture, (temporal_kernel, 1, 1), (stride[0], 1, 1))
+        self.conv2 = ConvNorm(width, width, architecture, (1, 3, 3), (1, *stride[1:]))
+        self.conv3 = ConvNorm(width, channels, architecture, activate=False)
         self.gating = SelfGating(channels) if gate else nn.Identity()
-        self.se = SqueezeExcite(channels, layout.se_ratio) if layout.se_ratio else nn.Identity()
+        self.se = SqueezeExcite(channels, architecture.se_ratio) if architecture.se_ratio else nn.Identity()
         self.drop_path = DropPath(drop_path, stream)
-        self.shortcut = Shortcut(in_channels, channels, layout, stride) if project else nn.Identity()
-        self.activation = activation(layout.activation)
+        self.shortcut = Shortcut(in_channels, channels, architecture, stride) if project else nn.Identity()
+        self.activation = activation(architecture.activation)
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
         residual = self.se(self.gating(self.conv3(self.conv2(self.conv1(x)))))
         return self.activation(self.drop_path(residual, keys) + self.shortcut(x))
 
 
-def stem(layout: Layout, in_channels: int, width: float) -> nn.Sequential:
+def stem(architecture: Architecture, in_channels: int, width: float) -> nn.Sequential:
     """Convolutions of which the first has stride 2, then what halves their output."""
     layers = OrderedDict()
-    out = scaled(layout.stem_width, width)
-    kt, st = layout.stem_temporal_kernel, layout.stem_temporal_stride
-    for i, k in enumerate(layout.stem_kernels):
+    out = scaled(architecture.stem_width, width)
+    kt, st = architecture.stem_temporal_kernel, architecture.stem_temporal_stride
+    for i, k in enumerate(architecture.stem_kernels):
         kernel, stride = ((1, k, k), (1, 1, 1)) if i else ((kt, k, k), (st, 2, 2))
-        channels = out if i == len(layout.stem_kernels) - 1 else out // 2
-        layers[f"conv{i + 1}"] = ConvNorm(in_channels, channels, layout, kernel, stride)
+        channels = out if i == len(architecture.stem_kernels) - 1 else out // 2
+        layers[f"conv{i + 1}"] = ConvNorm(in_channels, channels, architecture, kernel, stride)
         in_channels = channels
-    st = layout.stem_pool_temporal_stride
+    st = architecture.stem_pool_temporal_stride
     kernel, stride = (1 if st == 1 else 3, 3, 3), (st, 2, 2)
-    if layout.stem_pool == "conv":
-        layers["pool"] = ConvNorm(out, out, layout, kernel, stride)
+    if architecture.stem_pool == "conv":
+        layers["pool"] = ConvNorm(out, out, architecture, kernel, stride)
     else:
-        layers["pool"] = MaxPool(kernel, stride, padding=layout.padding)
+        layers["pool"] = MaxPool(kernel, stride, padding=architecture.padding)
     return nn.Sequential(layers)
 
 
@@ -224,21 +220,26 @@ def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float
 
 
 def stage(
-    in_channels: int, index: int, layout: Layout, width: float, drop_paths: Sequence[float], first_stream: int
+    in_channels: int,
+    index: int,
+    architecture: Architecture,
+    width: float,
+    drop_paths: Sequence[float],
+    first_stream: int,
 ) -> nn.ModuleList:
     """The bottlenecks of stage ``index`` (from 0), one for each rate; the first of them projects and strides."""
     base, spatial_stride = STAGES[index]
-    stride = (layout.temporal_strides[index], spatial_stride, spatial_stride)
+    stride = (architecture.temporal_strides[index], spatial_stride, spatial_stride)
     channels = scaled(base, width)
     return nn.ModuleList(
         Bottleneck(
             EXPANSION * channels if b else in_channels,
             channels,
-            layout,
-            temporal_kernel=layout.temporal_kernel(index, b),
+            architecture,
+            temporal_kernel=architecture.temporal_kernel(index, b),
             stride=(1, 1, 1) if b else stride,
             project=b == 0,
-            gate=layout.self_gating and b == len(drop_paths) - 1,
+            gate=architecture.self_gating and b == len(drop_paths) - 1,
             drop_path=drop_path,
             stream=first_stream + b,
         )

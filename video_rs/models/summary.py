@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from video_rs.models.architecture import Layout
+from video_rs.models.architecture import Architecture
 from video_rs.models.cost import Shape, macs_of, parameters_of
 from video_rs.models.layers import MaxPool
 from video_rs.models.resnet_rs import Bottleneck, ResNetRS
@@ -78,15 +78,15 @@ def _family_parts(model: ResNetRS, image: bool) -> Iterator[Part]:
         what = f"max pool {_times(layer.kernel, image)}" if pool else _conv(layer.conv, image)
         yield f"stem.{name}", what + _strided(layer.stride if pool else layer.conv.stride, image), [layer]
     for i, blocks in enumerate(model.stages):
-        yield f"stages.{i}", _bottlenecks(list(blocks), model.layout, image), list(blocks)
+        yield f"stages.{i}", _bottlenecks(list(blocks), model.architecture, image), list(blocks)
     yield "head", f"mean, dropout {model.dropout.rate:g}, linear", [model.head]
 
 
-def _bottlenecks(blocks: list[Bottleneck], layout: Layout, image: bool) -> str:
+def _bottlenecks(blocks: list[Bottleneck], architecture: Architecture, image: bool) -> str:
     first = blocks[0]
     kernels = " or ".join(dict.fromkeys(_conv(block.conv1.conv, image) for block in blocks))
     layers = [kernels, _conv(first.conv2.conv, image), _conv(first.conv3.conv, image)]
-    gates = ["SE"] * bool(layout.se_ratio) + ["self-gating in the last"] * layout.self_gating
+    gates = ["SE"] * bool(architecture.se_ratio) + ["self-gating in the last"] * architecture.self_gating
     stride = (first.conv1.conv.stride[0], *first.conv2.conv.stride[1:])
     return ", ".join([f"{len(blocks)} x [{'; '.join(layers)}]", *gates]) + _strided(stride, image)
 

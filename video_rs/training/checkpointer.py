@@ -19,7 +19,7 @@ from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserErro
 FOLDER = "checkpoints"
 
 
-class Saver:
+class Checkpointer:
     """Writes ``checkpoints/step-00000120.pt`` and makes ``last.pt`` another name of it; also ``best.pt``.
 
     Each file appears whole or not at all, and older ones go only once a newer one is on the disk: at no moment is there
@@ -40,7 +40,7 @@ class Saver:
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future | None = None
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> Checkpointer:
         return self
 
     def __exit__(self, kind: type | None, *exception: object) -> None:

@@ -15,7 +15,7 @@ from video_rs import terminal
 from video_rs.files import atomic_write
 from video_rs.training.log_lines import metrics_text, time_line, train_line
 from video_rs.training.run_status import Status
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 from video_rs.training.wandb import WandbLog
 
 
@@ -74,24 +74,26 @@ class RunLog:
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def trained(self, plan: Plan, step: int, figures: Mapping[str, float]) -> None:
+    def trained(self, schedule: Schedule, step: int, figures: Mapping[str, float]) -> None:
         """Log the steps since the last call, up to ``step``, in all places."""
         rate, validation_seconds = figures["clips_per_second"], self.status.validation_seconds
-        seconds_left = plan.seconds_left(step, rate, validation_seconds)
-        self.metrics("train", step, plan.epoch(step), figures)
+        seconds_left = schedule.seconds_left(step, rate, validation_seconds)
+        self.metrics("train", step, schedule.epoch(step), figures)
         self.status.trained(step, seconds_left)
-        line = train_line(step, plan, figures, seconds_left)
+        line = train_line(step, schedule, figures, seconds_left)
         self.bar.note(line.partition("  ")[2])
         self.say(line)
         self._lines += 1
         if self._lines == 2:  # the first line includes the start of the loader
-            self.say(time_line(plan, step, rate, validation_seconds))
+            self.say(time_line(schedule, step, rate, validation_seconds))
 
-    def validated(self, plan: Plan, step: int, figures: Mapping[str, float], is_best: bool) -> None:
+    def validated(self, schedule: Schedule, step: int, figures: Mapping[str, float], is_best: bool) -> None:
         """Log a validation in all places."""
-        self.metrics("val", step, plan.epoch(step), figures)
+        self.metrics("val", step, schedule.epoch(step), figures)
         self.status.validated(step)
-        self.say(f"epoch {plan.epoch(step):.2f}  validation: {metrics_text(figures)}{'  (best)' if is_best else ''}")
+        self.say(
+            f"epoch {schedule.epoch(step):.2f}  validation: {metrics_text(figures)}{'  (best)' if is_best else ''}"
+        )
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Write one line for machines, and the same as TensorBoard scalars and for Weights & Biases."""

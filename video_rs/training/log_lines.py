@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 NAMES = {"map": "mAP", "top1": "top-1", "top5": "top-5", "hit1": "hit@1", "accuracy": "accuracy"}
 """Metrics between 0 and 1, as people write them."""
@@ -29,9 +29,9 @@ class StepClock:
         return {"clips_per_second": (step - self._step) * batch_size / elapsed, "data_wait": self.waited / elapsed}
 
 
-def train_line(step: int, plan: Plan, figures: Mapping[str, float], seconds_left: float) -> str:
+def train_line(step: int, schedule: Schedule, figures: Mapping[str, float], seconds_left: float) -> str:
     """Format loss, accuracy and speed of the last steps; without the first two where all steps were skipped."""
-    parts = [f"step {step}/{plan.num_steps}", f"epoch {plan.epoch(step):.2f}"]
+    parts = [f"step {step}/{schedule.num_steps}", f"epoch {schedule.epoch(step):.2f}"]
     if "loss" in figures:
         parts.append(f"loss {figures['loss']:.4f}")
     parts += [f"{NAMES[name]} {100 * value:.1f} %" for name, value in figures.items() if name in NAMES]
@@ -51,7 +51,9 @@ def metrics_text(figures: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def time_line(plan: Plan, step: int, rate: float, validation_seconds: float = 0.0, now: float | None = None) -> str:
+def time_line(
+    schedule: Schedule, step: int, rate: float, validation_seconds: float = 0.0, now: float | None = None
+) -> str:
     """Return when the run will end: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
 
     Args:
@@ -59,9 +61,9 @@ def time_line(plan: Plan, step: int, rate: float, validation_seconds: float = 0.
         validation_seconds: of one validation; 0: not known yet, which the line says.
         now: seconds since 1970; None for the clock's.
     """
-    seconds = plan.seconds_left(step, rate, validation_seconds)
+    seconds = schedule.seconds_left(step, rate, validation_seconds)
     end = time.strftime("%a %d %b %H:%M", time.localtime((time.time() if now is None else now) + seconds))
-    without = " (validations not counted)" if plan.validations_left(step) and not validation_seconds else ""
+    without = " (validations not counted)" if schedule.validations_left(step) and not validation_seconds else ""
     return f"at {rate:.1f} clips/s the run takes {duration(seconds)} more, until {end}{without}"
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from video_rs.distributed.device import finishes
 from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
-from video_rs.training.checkpointer import Saver, newest_before
+from video_rs.training.checkpointer import Checkpointer, newest_before
 from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.log_lines import StepClock
@@ -28,13 +28,13 @@ Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
 
 
 class Run:
-    """A trainer on its way through the steps of its plan.
+    """A trainer on its way through the steps of its schedule.
 
     Args:
         trainer: of the network, alone or as one of several processes.
         folder: gets ``last.pt``, ``best.pt`` and ``checkpoints/``.
         log: of the run; a silent one in all processes but the first.
-        identity: what every checkpoint carries besides the state: config, model_args, contract, ...
+        identity: what every checkpoint carries besides the state: config, model_args, data config, ...
         loader_from: returns the micro-batches of this process from a step (from 0) on.
         validate: called with the network to validate and a function to call often, which raises when the run is to
             stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other figures.
@@ -65,20 +65,20 @@ class Run:
         keep: int = 3,
         incidents: Incidents | None = None,
     ) -> None:
-        self.trainer, self.plan, self.world = trainer, trainer.plan, trainer.world
+        self.trainer, self.schedule, self.world = trainer, trainer.schedule, trainer.world
         self._folder, self._log, self._identity = folder, log, identity
         self._loader_from, self._samples_of = loader_from, samples_of
         self._validation, self._prepare = validate, prepare
-        self._saver, self.signals = Saver(folder, keep), StopSignals()
+        self._checkpointer, self.signals = Checkpointer(folder, keep), StopSignals()
         self.incidents = incidents or Incidents()
-        self.merit = "map" if trainer.model.contract.multi_label else "top1"  # what the best weights are best in
+        self.merit = "map" if trainer.model.data_config.multi_label else "top1"  # what the best weights are best in
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
         self._logged = 0  # step of the last log line
         self._stop = self._save_is_due = self._files_broke = 0
 
     step = property(lambda self: self.trainer.step, doc="Steps done.")
-    is_on_disk = property(lambda self: self._saver.written == self.step)
+    is_on_disk = property(lambda self: self._checkpointer.written == self.step)
 
     def fit(self) -> None:
         """Trains from ``self.step`` to the end.
@@ -92,9 +92,9 @@ class Run:
             UserError: too many files are broken, the state is saved; or too many steps or the weights are not finite,
                 the last good checkpoint is intact.
         """
-        with self.signals, self._saver:
+        with self.signals, self._checkpointer:
             try:
-                if self.step and self.plan.validates(self.step) and self.validated < self.step:
+                if self.step and self.schedule.validates(self.step) and self.validated < self.step:
                     self._validate()  # the run was stopped before or in this validation
                 self._train()
             except VideoRSError as error:
@@ -105,23 +105,23 @@ class Run:
         clock, self._saved_at = StepClock(self.step), time.monotonic()
         self._check_files()
         batches = iter(self._loader_from(self.step))
-        while self.step < self.plan.num_steps:
+        while self.step < self.schedule.num_steps:
             self._take_step(batches, clock)
             self._log.bar.advance()
-            if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
+            if self.step % self.schedule.log_every == 0 or self.step == self.schedule.num_steps:
                 self._report(clock)
                 clock = StepClock(self.step)
-            if self.plan.ends_epoch(self.step) or self._save_is_due:
+            if self.schedule.ends_epoch(self.step) or self._save_is_due:
                 self.save()
-            if self.plan.validates(self.step):
+            if self.schedule.validates(self.step):
                 self._validate()
                 clock = StepClock(self.step)
             if self.world.size == 1:  # nobody to ask
                 self._stop = self.signals.received
-            if self._stop and self.validated < self.plan.num_steps:
+            if self._stop and self.validated < self.schedule.num_steps:
                 self.save()
                 raise Interrupted(self._stop)
-            self._saver.poll()
+            self._checkpointer.poll()
 
     def _take_step(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> None:
         self._broken = []
@@ -133,7 +133,7 @@ class Run:
 
     def _micro_batches(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> Iterator[dict[str, Any]]:
         """The micro-batches of a step; each comes once all processes have theirs, for the network may need them all."""
-        for _ in range(self.plan.parts):
+        for _ in range(self.schedule.accumulation_steps):
             batch, error, asked = None, None, time.monotonic()
             try:
                 batch = next(batches)
@@ -146,7 +146,7 @@ class Run:
 
     def _agree(self, error: VideoRSError | None) -> None:
         """Has anybody failed, was told to stop, is a checkpoint due, were files broken?"""
-        due = self.saved < 0 or time.monotonic() - self._saved_at > 60 * self.plan.checkpoint_minutes
+        due = self.saved < 0 or time.monotonic() - self._saved_at > 60 * self.schedule.checkpoint_minutes
         flags = [error is not None, self.signals.received or 0, due and self.world.is_main, bool(self._broken)]
         failed, self._stop, self._save_is_due, self._files_broke = self.world.agree(flags, f"step {self.step + 1}")
         if failed:
@@ -167,7 +167,7 @@ class Run:
         if paths or self.step > max(self.saved, 0):
             self._write()
         with self.world.together("the last checkpoint"):  # or a launcher would end the process that writes it
-            self._saver.wait()
+            self._checkpointer.wait()
         self._check_files()  # to start again would be no use
         if self._stop and error.exit_code != 2 and not isinstance(error, Interrupted):  # a restart can help
             raise Interrupted(self._stop) from error
@@ -189,9 +189,9 @@ class Run:
         self.validated, found = self.step, (figures[self.merit], -figures["loss"])
         is_best, self.best = found > self.best, max(self.best, found)
         if is_best and self.world.is_main:
-            best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "figures": figures}
-            self._saver.save_best(best)
-        self._log.validated(self.plan, self.step, figures, is_best)
+            best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "metrics": figures}
+            self._checkpointer.save_best(best)
+        self._log.validated(self.schedule, self.step, figures, is_best)
         self.save()
 
     def _report(self, clock: StepClock) -> None:
@@ -200,8 +200,11 @@ class Run:
         self.trainer.meter.clear()
         hit = "hit1" if self.merit == "map" else "accuracy"  # hit1: the top class is one of the sample's
         figures = {"loss": loss, hit: hits} if loss == loss else {}  # nan: no step was taken
-        figures |= {"lr": self.trainer.learning_rate(self.step - 1), **clock.figures(self.step, self.plan.batch_size)}
-        self._log.trained(self.plan, self.step, figures)
+        figures |= {
+            "lr": self.trainer.learning_rate(self.step - 1),
+            **clock.figures(self.step, self.schedule.batch_size),
+        }
+        self._log.trained(self.schedule, self.step, figures)
         bad = [step for step in sorted(self.incidents.steps) if step > self._logged]
         if bad:
             steps = ", ".join(map(str, bad))
@@ -218,7 +221,7 @@ class Run:
         parts = self.world.gather(found, "the steps that were not finite") if found else []
         for step in found:
             samples = self._samples_of(step)
-            positions = [rank * self.plan.share + p for rank, part in enumerate(parts) for p in part[step]]
+            positions = [rank * self.schedule.per_rank_batch + p for rank, part in enumerate(parts) for p in part[step]]
             self.incidents.note_step(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
 
     def _fail_not_finite(self, streak: int = 0) -> None:
@@ -234,7 +237,7 @@ class Run:
         with self.world.together("the last checkpoint"):
             if self.world.is_main:
                 self.incidents.write(self._folder)
-                self._saver.wait()
+                self._checkpointer.wait()
                 good = newest_before(self._folder, self.incidents.first_doubtful(self.step, self._logged))
                 start = f"start with another out={f' and train.init_from={good}' if good else ''}"
                 raise UserError(f"{what}; {ADVICE}; {start}")
@@ -246,7 +249,7 @@ class Run:
             UserError: the weights are not finite.
         """
         self._collect_bad_steps()
-        if self.step in self.incidents.steps and self.step < self.plan.num_steps:
+        if self.step in self.incidents.steps and self.step < self.schedule.num_steps:
             return
         if self.world.agree([not self._write()], "the weights to save")[0]:  # one process's own may be spoilt
             self._fail_not_finite()
@@ -257,7 +260,7 @@ class Run:
             return False
         if self.world.is_main:
             doubtful = self.incidents.first_doubtful(self.step, self._logged)
-            self._saver.save({**self._identity, **self.state_dict()}, self.step, doubtful)
+            self._checkpointer.save({**self._identity, **self.state_dict()}, self.step, doubtful)
             self.incidents.write(self._folder)
         self.saved, self._saved_at = self.step, time.monotonic()
         return True
@@ -271,6 +274,6 @@ class Run:
         """The inverse of :meth:`state_dict`."""
         self.trainer.load_state_dict(state)
         self.incidents.load_state_dict(state)
-        self.saved = self._saver.written = state["step"]
-        self._logged = state["step"] - state["step"] % self.plan.log_every
+        self.saved = self._checkpointer.written = state["step"]
+        self._logged = state["step"] - state["step"] % self.schedule.log_every
         self.best, self.validated = tuple(state["best"]), state["validated"]

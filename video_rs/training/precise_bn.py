@@ -28,7 +28,7 @@ def with_precise_statistics(
     """Return a copy of a network whose batch norm has the statistics of some batches of all processes.
 
     Args:
-        model: with ``contract``, on its device. Nothing is dropped meanwhile: only batch norm is in training mode.
+        model: with ``data_config``, on its device. Nothing is dropped meanwhile: only batch norm is in training mode.
         batches: dicts with ``clip``, uint8 ``[N, T, H, W, C]``, of this process; all processes have as many.
         precision: see ``video_rs.distributed.device``.
         world: the processes.
@@ -44,13 +44,15 @@ def with_precise_statistics(
         norm.momentum, norm.local = 1.0, True  # running statistics of one batch, without waiting for other processes
 
     moments = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
-    contract, parameter = model.contract, next(model.parameters())
+    data_config, parameter = model.data_config, next(model.parameters())
     with world.together("the statistics of batch norm", patient=True):
         for batch in batches:
             world.alive()
             check()
             seen.clear()
-            clips = normalize(batch["clip"].to(parameter.device), contract.mean, contract.std, dtype=parameter.dtype)
+            clips = normalize(
+                batch["clip"].to(parameter.device), data_config.mean, data_config.std, dtype=parameter.dtype
+            )
             with runtime.autocast(parameter.device, precision):
                 model(clips)
             runtime.flush(parameter.device)

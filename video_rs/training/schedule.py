@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How many samples, steps and micro-batches, and how often things are done.
 
     Attributes:
@@ -35,14 +35,14 @@ class Plan:
     checkpoint_minutes: float = 10.0
 
     @property
-    def share(self) -> int:
+    def per_rank_batch(self) -> int:
         """Samples of a step that one process takes."""
         return self.batch_size // self.world_size
 
     @property
-    def parts(self) -> int:
+    def accumulation_steps(self) -> int:
         """Micro-batches of a step, in one process."""
-        return self.share // self.micro_batch
+        return self.per_rank_batch // self.micro_batch
 
     def epoch(self, step: int) -> float:
         """Passes over the data after ``step`` steps."""

@@ -31,7 +31,7 @@ from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
 from video_rs.training.metrics import Meter
 from video_rs.training.optim import load_optimizer, step_unless
-from video_rs.training.schedule import Plan
+from video_rs.training.schedule import Schedule
 
 SMALLEST_SCALE = 2.0**-10  # of a loss with float16: 26 steps in a row that could not be taken
 
@@ -40,8 +40,8 @@ class Trainer:
     """A network in training, with everything that a step changes.
 
     Args:
-        model: a network with ``contract``, on its device, called as ``model(clips, keys)``.
-        plan: see :class:`Plan`.
+        model: a network with ``data_config``, on its device, called as ``model(clips, keys)``.
+        plan: see :class:`Schedule`.
         criterion: logits and targets to one loss per sample.
         optimizer: its learning rates are set before every step: ``learning_rate(step)`` times a group's ``lr_scale``.
         ema: the average that is validated and kept as the best weights; None to use the network itself.
@@ -57,7 +57,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan,
+        schedule: Schedule,
         *,
         criterion: nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -71,7 +71,7 @@ class Trainer:
         compile: bool = False,
         world: World | None = None,
     ) -> None:
-        self.model, self.plan, self.criterion = model, plan, criterion
+        self.model, self.schedule, self.criterion = model, schedule, criterion
         self.optimizer, self.learning_rate, self.ema = optimizer, learning_rate, ema
         self.device = next(model.parameters()).device
         self.precision = precision
@@ -81,7 +81,7 @@ class Trainer:
         self._to_device = runtime.ToDevice(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.step = 0
-        self.meter = Meter(plan.share, plan.log_every, self.device)
+        self.meter = Meter(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._buffers = Buffers(model)
         self._is_xla = self.device.type == "xla"  # which has no DistributedDataParallel
@@ -99,7 +99,7 @@ class Trainer:
         return compiling.compiled(network) if self.compile else network
 
     def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
-        """One optimizer step; the ``plan.parts`` micro-batches are taken as they are needed.
+        """One optimizer step; the ``schedule.accumulation_steps`` micro-batches are taken as they are needed.
 
         When they fail to come, another process is lost, or there is not enough memory for one (MachineError, which says
         what would do), the state is as it was before the step.
@@ -116,7 +116,7 @@ class Trainer:
                 if self._network is None:
                     self._network = self._wrapped()
                 for number, batch in enumerate(micro_batches):
-                    is_last = number == self.plan.parts - 1
+                    is_last = number == self.schedule.accumulation_steps - 1
                     alone = self.world.size == 1 or self._is_xla
                     with contextlib.nullcontext() if is_last or alone else self._network.no_sync():
                         self._forward_backward(batch, number)
@@ -145,8 +145,8 @@ class Trainer:
 
     def _what_fits(self, batch: dict[str, Any]) -> str:
         """What to do when a micro-batch is too large for the memory. One process alone tries what would fit."""
-        plan, unit = self.plan, 2 * self.plan.repeats if self.mixup or self.cutmix else 1
-        sizes = [n for n in range(unit, plan.micro_batch, unit) if plan.share % n == 0]
+        schedule, unit = self.schedule, 2 * self.schedule.repeats if self.mixup or self.cutmix else 1
+        sizes = [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
 
         def attempt(size: int) -> None:
             self.meter.begin()
@@ -164,35 +164,37 @@ class Trainer:
         advice = f"start again with train.micro_batch={fits}"
         if not fits:
             advice = "nor is there for less; lower data.num_frames or data.train_size, or choose a smaller network"
-        return f"not enough memory for train.micro_batch={plan.micro_batch} at step {self.step + 1}: {found}{advice}"
+        return (
+            f"not enough memory for train.micro_batch={schedule.micro_batch} at step {self.step + 1}: {found}{advice}"
+        )
 
     def _forward_backward(self, batch: dict[str, Any], number: int) -> None:
-        contract, dtype = self.model.contract, runtime.parameter_dtype(self.precision)
+        data_config, dtype = self.model.data_config, runtime.parameter_dtype(self.precision)
         clips, labels = self._to_device(batch["clip"], batch["label"])
         if self.augment:
             clips = self.augment(clips, batch["rngs"])
-        clips = normalize(clips, contract.mean, contract.std, dtype=dtype)
-        if contract.multi_label:  # classes that the network has beyond the data's are nobody's
+        clips = normalize(clips, data_config.mean, data_config.std, dtype=dtype)
+        if data_config.multi_label:  # classes that the network has beyond the data's are nobody's
             labels = F.pad(labels.to(dtype), (0, self.model.num_classes - labels.shape[1]))
-        first = number * self.plan.micro_batch
-        place, targets = self.world.rank * self.plan.share + first, labels  # in the global batch
+        first = number * self.schedule.micro_batch
+        place, targets = self.world.rank * self.schedule.per_rank_batch + first, labels  # in the global batch
         if self.mixup or self.cutmix:
-            if not contract.multi_label:
+            if not data_config.multi_label:
                 targets = F.one_hot(labels, self.model.num_classes).to(dtype)
-            run, kinds = self.plan, (self.mixup, self.cutmix)
+            run, kinds = self.schedule, (self.mixup, self.cutmix)
             draws = draw_mix(run.seed, self.step, run.batch_size, *clips.shape[-2:], *kinds, run.repeats)
             clips, targets = mix(clips, targets, draws.part(place, len(labels)))
         number_of = np.arange(len(labels))
-        table = np.stack([sample_keys(self.plan.seed, self.step, place + number_of), first + number_of])
+        table = np.stack([sample_keys(self.schedule.seed, self.step, place + number_of), first + number_of])
         keys, positions = torch.from_numpy(table).to(self.device, non_blocking=True)
         with runtime.autocast(self.device, self.precision):
             logits = self._network(clips, keys)
             losses = self.criterion(logits, targets)
         # processes average their gradients, the loss is the mean of the global batch
-        self.scaler.scale(losses.sum() * self.world.size / self.plan.batch_size).backward()
+        self.scaler.scale(losses.sum() * self.world.size / self.schedule.batch_size).backward()
         with torch.no_grad():
             top = logits.argmax(1)
-            hits = labels.gather(1, top[:, None])[:, 0] > 0 if contract.multi_label else top == labels
+            hits = labels.gather(1, top[:, None])[:, 0] > 0 if data_config.multi_label else top == labels
             self.meter.add(losses.double(), hits.double(), positions)
 
     @torch.no_grad()

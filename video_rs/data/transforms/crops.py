@@ -23,7 +23,7 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
     Args:
         clip_THWC: uint8 ``[T, H, W, C]``.
         height, width: the new ones, in pixels.
-        filter: one of ``contract.FILTERS``.
+        filter: one of ``data_config.FILTERS``.
 
     Returns:
         uint8 ``[T, height, width, C]``; the clip itself where nothing changes.
@@ -114,7 +114,7 @@ class TrainTransform:
         size: height and width of the result, in pixels.
         area, aspect, min_covered: of the random crop, see :func:`random_area_crop`.
         flip: probability of mirroring the whole clip; 0 where left and right tell classes apart.
-        filter: one of ``contract.FILTERS``.
+        filter: one of ``data_config.FILTERS``.
         color_jitter, rand_augment, random_erasing: in this order called as ``f(clip, rng)`` on the resized clip.
     """
 
@@ -168,7 +168,7 @@ class ViewTransform:
         short_side: of the frames, in pixels.
         size: height and width of a crop, in pixels, at most `short_side`.
         crops: 1 (the centre) or 3 (both ends and the middle of the longer side).
-        filter: of the resize, one of ``contract.FILTERS``.
+        filter: of the resize, one of ``data_config.FILTERS``.
     """
 
     def __init__(self, short_side: int, size: int, crops: int = 1, filter: str = "bilinear") -> None:

@@ -23,7 +23,7 @@ from video_rs.data.transforms.crops import Box, resize, short_side_size
 from video_rs.data.video.decord import DecordReader
 from video_rs.data.video.frame_folders import ImagesReader, codec_of, frame_paths
 from video_rs.data.video.images import read_image
-from video_rs.data.video.media import InPlan, Unsuitable, is_image, media_errors, require_file
+from video_rs.data.video.media import CallerError, Unsuitable, is_image, media_errors, require_file
 from video_rs.data.video.pyav import PyAVReader
 from video_rs.data.video.stream_index import Scan, scan, upright_shape
 from video_rs.errors import MediaError, UserError
@@ -97,7 +97,7 @@ class Video:
             size: then resize to this height and width (one number for a square);
             short_side: or until the short side has this length. Both as the frames are decoded, so that few large ones
                 are in memory at a time.
-            filter: of the resize, one of ``contract.FILTERS``.
+            filter: of the resize, one of ``data_config.FILTERS``.
 
         Returns:
             uint8 ``[T, H, W, 3]``, RGB.
@@ -201,7 +201,7 @@ class Video:
                 try:
                     planned.append(self._checked(plan(height, width), height, width))
                 except Exception as error:
-                    raise InPlan from error
+                    raise CallerError from error
             return planned[0]
 
         done = 0

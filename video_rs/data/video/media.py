@@ -36,7 +36,7 @@ class Unsuitable(Exception):
     """Decord is missing, cannot open or decode the file, or numbers its frames differently: PyAV takes over."""
 
 
-class InPlan(Exception):
+class CallerError(Exception):
     """Carries an error of the caller's past those that are the file's."""
 
 
@@ -68,7 +68,7 @@ def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -
         yield
     except VideoRSError:
         raise
-    except InPlan as error:
+    except CallerError as error:
         raise error.__cause__ from None
     except (av.FFmpegError, OSError, ValueError, *kinds) as error:
         number = getattr(error, "errno", None)

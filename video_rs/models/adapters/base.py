@@ -1,7 +1,7 @@
 """Networks of other packages in our trainer, evaluation and benchmarks: ``timm/<name>`` and ``pytorchvideo/<name>``.
 
 The packages are imported where a network of theirs is made, nowhere else. A wrapper holds theirs as ``network`` and
-keeps our contracts: clips in, logits out, a data contract, randomness that is a function of ``keys``.
+keeps our data configs: clips in, logits out, a data config, randomness that is a function of ``keys``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.distributed.memory import is_out_of_memory
 from video_rs.errors import MachineError, UserError, first_line
 from video_rs.models.architecture import DROP_PATH_RULES
@@ -28,7 +28,7 @@ PACKAGES = ("timm", "pytorchvideo")
 PREFIX = "network."
 """What our state dicts put before the names that the other package gives its weights."""
 ANOTHER_SIZE = (
-    "another size is chosen with contract=DataContract(...) in Python, with data.num_frames, data.train_size and "
+    "another size is chosen with data_config=DataConfig(...) in Python, with data.num_frames, data.train_size and "
     "data.test_size in a config"
 )
 
@@ -44,13 +44,13 @@ class External(nn.Module):
         name: as for ``create_model``, e.g. "timm/resnet50".
         network: of the other package, with logits for an output.
         num_classes: logits.
-        contract: what the network is trained and tested on.
+        data_config: what the network is trained and tested on.
         native: what its public weights expect to see.
         classifier: names of the modules of ``network`` that depend on the number of classes.
 
     Attributes:
-        name, network, num_classes, contract, native: as given.
-        built_for: the contract as it was given; ``contract`` may become another, sizes fixed at construction stay.
+        name, network, num_classes, data_config, native: as given.
+        built_for: the data config as it was given; ``data_config`` may be replaced, but not these sizes.
     """
 
     def __init__(
@@ -58,19 +58,15 @@ class External(nn.Module):
         name: str,
         network: nn.Module,
         num_classes: int,
-        contract: DataContract,
+        data_config: DataConfig,
         *,
-        native: DataContract,
+        native: DataConfig,
         classifier: Iterable[str],
     ) -> None:
         super().__init__()
         self.name, self.network, self.num_classes = name, network, num_classes
-        self.contract, self.built_for, self.native = contract, contract, native
+        self.data_config, self.built_for, self.native = data_config, data_config, native
         self._classifier = tuple(classifier)
-
-    @property
-    def data_config(self) -> DataContract:
-        return self.contract
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -207,8 +203,8 @@ def create(
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.momentum = bn_momentum
-    for size in (model.contract.train_size, model.contract.test_size):
-        model.check(model.contract.num_frames, size, size)
+    for size in (model.data_config.train_size, model.data_config.test_size):
+        model.check(model.data_config.num_frames, size, size)
     return model.to(memory_format=torch.channels_last_3d)
 
 

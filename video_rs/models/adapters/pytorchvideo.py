@@ -6,8 +6,8 @@ they were trained with (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo
 configs/ImageNet/MVIT_B_16_CONV.yaml: crops; slowfast/config/defaults.py: mean and std).
 
 Some of the hub's heads end in a softmax, in training too; here every network gives logits. Its convolutional heads
-average over fixed windows, sized for one clip: here for the clip of the contract. On larger test crops they slide and
-average what they find, as theirs do; on smaller clips they take the whole.
+average over fixed windows, sized for one clip: here for the clip of the data config. On larger test crops they slide
+and average what they find, as theirs do; on smaller clips they take the whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
 from video_rs.models.adapters.base import ANOTHER_SIZE, External, downloading, known, package, refuse, refuse_clips
 from video_rs.models.presets import read_rows
@@ -38,7 +38,7 @@ class Entry:
     """A network of the hub: a row of pytorchvideo.csv.
 
     Attributes:
-        contract: what its public weights expect to see.
+        data_config: what its public weights expect to see.
         kind: "convolutional", "slowfast" or "mvit".
         temporal_strides: frames per time step of the last features, by pathway. (C2D and I3D have a pool over pairs of
             frames after the first stage.)
@@ -46,7 +46,7 @@ class Entry:
         softmax: True if the hub's head ends in one.
     """
 
-    contract: DataContract
+    data_config: DataConfig
     kind: str
     temporal_strides: tuple[int, ...]
     min_frames: int
@@ -59,9 +59,9 @@ def _entry(row: dict[str, str]) -> Entry:
         pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "filter": "bicubic-antialias"}
     else:
         pixels = {"mean": (0.45,) * 3, "std": (0.225,) * 3}
-    contract = DataContract(int(row["frames"]), **numbers, **pixels)
+    data_config = DataConfig(int(row["frames"]), **numbers, **pixels)
     strides = tuple(map(int, row["temporal_strides"].split()))
-    return Entry(contract, row["kind"], strides, int(row["min_frames"]), row["softmax"] == "yes")
+    return Entry(data_config, row["kind"], strides, int(row["min_frames"]), row["softmax"] == "yes")
 
 
 ENTRIES = {row["name"]: _entry(row) for row in read_rows("pytorchvideo.csv")}
@@ -80,21 +80,21 @@ def create(
     in_channels: int = 3,
     dropout: float | None = None,
     drop_path: float | None = None,
-    contract: DataContract | None = None,
+    data_config: DataConfig | None = None,
 ) -> PyTorchVideo:
     """A network of PyTorchVideo's hub with fresh weights; arguments as for ``create_model``. Raises UserError."""
     known(name, (f"pytorchvideo/{other}" for other in ENTRIES))
     model = name.removeprefix("pytorchvideo/")
     builder, entry = getattr(package(name, "pytorchvideo.models.hub"), model), ENTRIES[model]
-    native = entry.contract.with_channels(in_channels)
-    contract = contract or native
+    native = entry.data_config.with_channels(in_channels)
+    data_config = data_config or native
     if num_classes is None:  # those of its public weights: the hub's builder of the image network forgets to say 1000
-        num_classes = 1000 if entry.contract.num_frames == 1 else 400
+        num_classes = 1000 if entry.data_config.num_frames == 1 else 400
     if entry.kind == "mvit":
-        _refuse_sizes(name, native, contract)
-        arguments = _mvit_arguments(contract, dropout, drop_path)
+        _refuse_sizes(name, native, data_config)
+        arguments = _mvit_arguments(data_config, dropout, drop_path)
         network = builder(head_num_classes=num_classes, input_channels=in_channels, **arguments)
-        return MViT(name, network, num_classes, contract, native=native, classifier=["head.proj"])
+        return MViT(name, network, num_classes, data_config, native=native, classifier=["head.proj"])
     if drop_path:
         refuse(name, "model.drop_path", drop_path, "null")
     channels = {"input_channel": in_channels}
@@ -105,11 +105,11 @@ def create(
     )
     if dropout is not None:
         network.blocks[-1].dropout = nn.Dropout(dropout) if dropout else None
-    size = _ceil(contract.train_size, SPATIAL_STRIDE)
-    windows = [(_ceil(contract.num_frames, stride), size, size) for stride in entry.temporal_strides]
+    size = _ceil(data_config.train_size, SPATIAL_STRIDE)
+    windows = [(_ceil(data_config.num_frames, stride), size, size) for stride in entry.temporal_strides]
     _replace_pools(network, iter(windows))
     classifier = [f"blocks.{len(network.blocks) - 1}.proj"]
-    return Convolutional(name, network, num_classes, contract, native=native, classifier=classifier)
+    return Convolutional(name, network, num_classes, data_config, native=native, classifier=classifier)
 
 
 class PyTorchVideo(External):
@@ -120,8 +120,8 @@ class PyTorchVideo(External):
         return ENTRIES[self.name.removeprefix("pytorchvideo/")]
 
     def public_weights(self) -> dict[str, Tensor]:
-        if self.contract.in_channels != 3:
-            raise UserError(f"the public weights of {self.name} are for 3 channels, not {self.contract.in_channels}")
+        if self.data_config.in_channels != 3:
+            raise UserError(f"the public weights of {self.name} are for 3 channels, not {self.data_config.in_channels}")
         hub, name = package(self.name, "pytorchvideo.models.hub"), self.name.removeprefix("pytorchvideo/")
         address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
         with downloading(self.name):  # as the hub does, but for code in the file
@@ -167,9 +167,9 @@ class MViT(PyTorchVideo):
         return self.network(clips.contiguous(memory_format=torch.channels_last_3d))
 
 
-def _refuse_sizes(name: str, native: DataContract, contract: DataContract) -> None:
+def _refuse_sizes(name: str, native: DataConfig, data_config: DataConfig) -> None:
     """Raises UserError for clips that no MViT of this name can be built for."""
-    frames, size = contract.num_frames, contract.train_size
+    frames, size = data_config.num_frames, data_config.train_size
     image = native.num_frames == 1
     if image:
         refuse_clips(name, frames)
@@ -180,9 +180,9 @@ def _refuse_sizes(name: str, native: DataContract, contract: DataContract) -> No
         )
 
 
-def _mvit_arguments(contract: DataContract, dropout: float | None, drop_path: float | None) -> dict[str, Any]:
+def _mvit_arguments(data_config: DataConfig, dropout: float | None, drop_path: float | None) -> dict[str, Any]:
     rates = {"head_dropout_rate": dropout, "droppath_rate_block": drop_path}
-    sizes = {"spatial_size": contract.train_size, "temporal_size": contract.num_frames}
+    sizes = {"spatial_size": data_config.train_size, "temporal_size": data_config.num_frames}
     return sizes | {name: rate for name, rate in rates.items() if rate is not None}
 
 

@@ -7,8 +7,8 @@ question is what becomes of a kernel that gains a temporal extent:
   the logits of its source, whatever the padding.
 * ``average``: the image kernel on every frame, divided by their number. The same holds with replicated temporal
   padding. With zeros, the frames at the borders see less than the whole kernel. On still clips of 8 frames the logits
-  of the default layout are then 15 % of the largest off while batch norm has a fresh network's statistics, which is
-  the stem's share alone; and more with the statistics of whole kernels, as trained weights have them (30 to 150 % in
+  of the default architecture are then 15 % of the largest off while batch norm has a fresh network's statistics, from
+  the stem alone; and more with the statistics of whole kernels, as trained weights have them (30 to 150 % in
   the tests' small network with random weights, on noise). Twice the frames halve it.
 """
 
@@ -24,7 +24,7 @@ from video_rs.errors import UserError
 from video_rs.models.architecture import INFLATIONS, Differences
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.names import State, ours
-from video_rs.models.weights.state_dict import few
+from video_rs.models.weights.state_dict import truncate
 
 
 @dataclass
@@ -37,9 +37,9 @@ class InflationReport:
         adapted: changed or not taken, and how: the head for other classes, the stem for other channels.
         unused: of the source, without a place in the network.
         missing: of the network, without a source; they keep their initial values.
-        differences: of the layouts, ``{field: (the source's, the network's)}``; with any, a still clip does not give
-            the source's logits.
-        compared: True if the layouts were; they are not where the source's is unknown.
+        differences: of the architectures, ``{field: (the source's, the network's)}``; with any, a still clip does not
+            give the source's logits.
+        compared: True if the architectures were; they are not where the source's is unknown.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -54,14 +54,14 @@ class InflationReport:
         parts = [f"{len(self.matched)} weights as they are"]
         parts += [f"{len(self.inflated)} inflated"] if self.inflated else []
         parts += [f"{name} ({how})" for name, how in self.adapted.items() if name.endswith("weight")]
-        parts += [f"not used: {few(self.unused)}"] if self.unused else []
-        parts += [f"not in the source: {few(self.missing)}"] if self.missing else []
-        return ", ".join(filter(None, [*parts, self.about_layouts()]))
+        parts += [f"not used: {truncate(self.unused)}"] if self.unused else []
+        parts += [f"not in the source: {truncate(self.missing)}"] if self.missing else []
+        return ", ".join(filter(None, [*parts, self.about_architectures()]))
 
-    def about_layouts(self) -> str:
-        """Return the differences of the layouts and what they mean, or that they are unknown; "" without any."""
+    def about_architectures(self) -> str:
+        """Return the differences of the architectures and what they mean, or that they are unknown; "" without any."""
         if not self.compared:
-            return "layout of the source unknown: not compared"
+            return "architecture of the source unknown: not compared"
         shown = ", ".join(f"{name} {theirs} -> {own}" for name, (theirs, own) in self.differences.items())
         return f"differs from the source: {shown} (its logits will not be the source's)" if shown else ""
 
@@ -69,14 +69,14 @@ class InflationReport:
         """Return a line for each list of weights."""
         rows = {name: getattr(self, name) for name in ("matched", "inflated", "adapted", "unused", "missing")}
         rows["adapted"] = [f"{name} ({how})" for name, how in self.adapted.items()]
-        return "\n".join(f"{row:<9}{len(names):5d}  {few(names)}".rstrip() for row, names in rows.items())
+        return "\n".join(f"{row:<9}{len(names):5d}  {truncate(names)}".rstrip() for row, names in rows.items())
 
 
 def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -> InflationReport:
     """Loads image weights into a video network, in place, by their names and shapes alone.
 
     Whether the two networks compute alike (activation, padding, ...) is not asked, and what only one of them has is no
-    error: read the report. ``video_rs.models.weights.init_from.init_from`` compares the layouts and is strict.
+    error: read the report. ``video_rs.models.weights.init_from.init_from`` compares the architectures and is strict.
 
     Args:
         state_dict_2d: of an image network, this package's or timm's. Kernels that have the network's temporal extent
@@ -104,7 +104,7 @@ def match(
         state: the weights.
         model: the network, which stays as it is. One that is not of the family takes exact shapes and a new head alone.
         method: of inflation.
-        class_names: of the weights, empty when unknown; the network's are those of its contract.
+        class_names: of the weights, empty when unknown; the network's are those of its data_config.
 
     Raises:
         UserError: a weight has a shape that does not fit; the message names the first few.
@@ -121,7 +121,7 @@ def match(
                 report.missing.append(name)
             continue
         if name in model.head_names and source.shape[1:] == target.shape[1:]:
-            source, how = adapt_head(source, target, class_names, model.contract.class_names)
+            source, how = adapt_head(source, target, class_names, model.data_config.class_names)
             if how:
                 report.adapted[name] = how
             if source is None:

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from video_rs import checkpoint
 from video_rs import hub as download
-from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataContract
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
 from video_rs.models.adapters.base import create, is_external
-from video_rs.models.architecture import RESNET_RS_2D, RESNET_RS_3D, Differences, Layout
+from video_rs.models.architecture import RESNET_RS_2D, RESNET_RS_3D, Architecture, Differences
 from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.inflate import InflationReport, match
 from video_rs.models.weights.names import State, looks_like_timm, ours, strip_prefixes
-from video_rs.models.weights.state_dict import blocks_of, channels_of, few, width_of
+from video_rs.models.weights.state_dict import blocks_of, channels_of, truncate, width_of
 
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
-"""The fields of a layout by which networks have parts of their own, and what is in the names of the weights there."""
+"""Fields of the architecture that add modules, and what the names of their weights contain."""
 
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
@@ -40,7 +40,7 @@ PUBLIC = ("pretrained", "timm")
 """What :func:`init_from` takes besides files."""
 
 PADDING = "temporal_padding"
-"""The field of a layout that is a setting of ``create_model`` too."""
+"""The field of a architecture that is a setting of ``create_model`` too."""
 
 TIMM_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 
@@ -51,7 +51,7 @@ class Source:
 
     Attributes:
         weights: with the names of their file, without what wrappers put before them.
-        contract: what they expect to see, as their file says; None when it does not.
+        data_config: what they expect to see, as their file says; None when it does not.
         model_args: the arguments of ``create_model`` for their network; None when unknown.
         record: what their checkpoint says of its run: its config and the entries of ``checkpoint.RECORD``.
         entry: what they are called in their file; "" where it holds nothing else.
@@ -59,7 +59,7 @@ class Source:
     """
 
     weights: dict[str, Tensor]
-    contract: DataContract | None = None
+    data_config: DataConfig | None = None
     model_args: dict[str, Any] | None = None
     record: dict[str, Any] = field(default_factory=dict)
     entry: str = ""
@@ -76,12 +76,12 @@ class Source:
         return (self.model_args or {}).get("name", "")
 
     @property
-    def layout(self) -> Layout | None:
+    def architecture(self) -> Architecture | None:
         """Of their network, if that is one of the family; None when unknown."""
         if self.name in PRESETS:
             padding = (self.model_args or {}).get(PADDING)
-            layout = PRESETS[self.name].layout
-            return dataclasses.replace(layout, temporal_padding=padding) if padding else layout
+            architecture = PRESETS[self.name].architecture
+            return dataclasses.replace(architecture, temporal_padding=padding) if padding else architecture
         return RESNET_RS_2D if looks_like_timm(self.weights) else None
 
 
@@ -97,7 +97,7 @@ def read(path: str | Path) -> Source:
         UserError: the file is missing, damaged, of a newer version, or holds something else.
         MachineError: it could not be fetched.
     """
-    saved, path = checkpoint.load(path), download.shown(path)
+    saved, path = checkpoint.load(path), download.redact_url(path)
     if is_run := checkpoint.is_run(saved):
         checkpoint.check_format(saved, path)
     entry = _entry(saved)
@@ -109,7 +109,7 @@ def read(path: str | Path) -> Source:
     ignored = tuple(sorted(map(str, saved.keys() - {entry}))) if entry else ()
     source = Source(strip_prefixes(weights), entry=entry, ignored=ignored)
     if is_run:
-        source.contract, source.model_args = DataContract.from_dict(saved["contract"], path), saved["model_args"]
+        source.data_config, source.model_args = DataConfig.from_dict(saved["data_config"], path), saved["model_args"]
         source.record = {key: saved[key] for key in ("config", *checkpoint.RECORD) if key in saved}
         source.ignored = tuple(key for key in ignored if key not in checkpoint.TRAVELS and saved[key] is not None)
         if source.name not in PRESETS and not is_external(source.name):
@@ -145,7 +145,7 @@ def read_timm(blocks: tuple[int, ...]) -> Source:
     return Source(strip_prefixes(network.public_weights()))
 
 
-def timm_contract(blocks: tuple[int, ...]) -> DataContract:
+def timm_data_config(blocks: tuple[int, ...]) -> DataConfig:
     """What timm's ResNet-RS weights for the network with these blocks expect, sizes apart.
 
     All but depth 200 are the moving averages of the TPU repository's checkpoints (timm's ``default_cfgs`` take them
@@ -154,7 +154,7 @@ def timm_contract(blocks: tuple[int, ...]) -> DataContract:
     ``resnetrs200_c-*.pth``), on what PIL's bicubic filter makes of images, which antialiases.
     """
     filter = "bicubic-antialias" if tuple(blocks) == BLOCKS[200] else "bicubic"
-    return DataContract(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
+    return DataConfig(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
 
 
 def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -> InflationReport:
@@ -163,12 +163,12 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
     The head is taken class by class where both sides know their names, the rest of it starts anew; without names it is
     taken when the class counts agree. Image weights are inflated into a video network of the family, which takes over
     their mean, std and resize filter where they are known. Everything else must fit: the shapes, and of a source whose
-    network is known the layout too, as far as it decides what the weights compute.
+    network is known the architecture too, as far as it decides what the weights compute.
 
     Args:
         model: the network, of ``video_rs.create_model``.
         source: a file (see :func:`read`); "pretrained" for the network's public weights; or "timm" for those of timm's
-            ResNet-RS of the same depth, which also inflate into video layouts that differ, see the report.
+            ResNet-RS of the same depth, which also inflate into video architectures that differ, see the report.
         method: of inflation, "center" or "average".
 
     Raises:
@@ -177,7 +177,7 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
     """
     if str(source) not in PUBLIC:
         _check_file(str(source))
-        return load_into(model, read(source), download.shown(source), method=method)
+        return load_into(model, read(source), download.redact_url(source), method=method)
     if not isinstance(model, ResNetRS):
         if source == "timm":
             raise UserError(f"the source timm is for the ResNet-RS family; for {model.name} say pretrained")
@@ -190,17 +190,17 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
 
 def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InflationReport:
     """:func:`init_from` for weights that were read already; ``name`` is for messages."""
-    contract = source.contract
-    if contract is None and isinstance(model, ResNetRS) and looks_like_timm(source.weights):
-        contract = timm_contract(model.blocks)
-    class_names = contract.class_names if contract else ()
+    data_config = source.data_config
+    if data_config is None and isinstance(model, ResNetRS) and looks_like_timm(source.weights):
+        data_config = timm_data_config(model.blocks)
+    class_names = data_config.class_names if data_config else ()
     try:
         state, differences = _fitting(source, model)
         weights, report = match(state, model, method, class_names)
     except UserError as error:
         raise UserError(f"{name} does not fit: {error}") from None
     if isinstance(model, ResNetRS):
-        report.differences, report.compared = differences, source.layout is not None
+        report.differences, report.compared = differences, source.architecture is not None
     else:  # theirs may end in features
         anew = set(report.missing) & set(model.head_names)
         report.missing = [name for name in report.missing if name not in anew]
@@ -211,22 +211,22 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
         surplus = _unexplained(surplus, apart if report.compared else {"stem_pool"}, model.state_dict())
         wanting = _unexplained(wanting, apart if report.compared else {"self_gating"}, state)
     if surplus or wanting:
-        faults = [f"this network has no {few(surplus)}"] if surplus else []
-        faults += [f"it has no {few(wanting)}"] if wanting else []
+        faults = [f"this network has no {truncate(surplus)}"] if surplus else []
+        faults += [f"it has no {truncate(wanting)}"] if wanting else []
         raise UserError(f"{name} does not fit: {'; '.join(faults)}")
     model.load_state_dict(weights, strict=False)
-    if contract is not None:
+    if data_config is not None:
         changed = any(head in report.adapted for head in model.head_names)
-        model.contract = _contract(model.contract, contract, same_head=not changed)
+        model.data_config = _data_config(model.data_config, data_config, same_head=not changed)
     return report
 
 
 def _fitting(source: Source, model: nn.Module) -> tuple[dict[str, Tensor], Differences]:
-    """The weights with the network's names, and how the layouts differ. UserError where one or the other cannot be."""
+    """Return the weights under the network's names, and how the architectures differ. Raise UserError."""
     if isinstance(model, ResNetRS):
         _check_family(source)
         _check_size(source.state, model)
-        return source.state, _layout_differences(source, model)
+        return source.state, _architecture_differences(source, model)
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # timm's go on with ".<which weights>"
     if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, this one {model.name}")
@@ -240,7 +240,7 @@ def _unexplained(names: list[str], apart: set[str], others: State) -> list[str]:
     return [name for name in names if not any(part in name for part in lacking)]
 
 
-def _contract(own: DataContract, source: DataContract, *, same_head: bool) -> DataContract:
+def _data_config(own: DataConfig, source: DataConfig, *, same_head: bool) -> DataConfig:
     """Our frames and sizes with the pixels, and for want of others the class names, that the weights know."""
     kept = {"filter": source.filter}
     if source.in_channels == own.in_channels:
@@ -289,39 +289,39 @@ def in_words(blocks: tuple[int, ...]) -> str:
     return ", ".join(map(str, blocks)) + "".join(depth)
 
 
-def _layout_differences(source: Source, model: ResNetRS) -> Differences:
-    """In what a network differs from a source whose layout is known, where weights of its shapes can still be used.
+def _architecture_differences(source: Source, model: ResNetRS) -> Differences:
+    """Return how a network differs from a source of a known architecture whose weights it can still use.
 
     Shapes do not tell ReLU from Swish or symmetric from SAME padding.
 
     Raises:
         UserError: the network would compute something else with the weights than they were trained for.
     """
-    if (theirs := source.layout) is None:
+    if (theirs := source.architecture) is None:
         return {}
-    images = model.layout.for_images
+    images = model.architecture.for_images
     if images and not theirs.for_images:
         raise UserError("its network is for videos, this one for images")
     inflating = theirs.for_images and not images
 
-    def compare(own: Layout) -> Differences:
+    def compare(own: Architecture) -> Differences:
         return theirs.flat().differences(own.flat()) if inflating else theirs.differences(own)
 
-    differing = compare(model.layout)
+    differing = compare(model.architecture)
     if images:  # they see every frame by itself
         differing.pop(PADDING, None)
     if differing.keys() & {"activation"} if inflating else differing:
         shown = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in differing.items())
         padding = f"model.{PADDING}={differing[PADDING][0]}" if PADDING in differing else ""
-        candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and p.layout.for_images == images]
-        names = [p.name for p in candidates if not compare(p.layout).keys() - {PADDING}]
+        candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and p.architecture.for_images == images]
+        names = [p.name for p in candidates if not compare(p.architecture).keys() - {PADDING}]
         hint = ""
         if differing.keys() == {PADDING}:
             hint = f". Set {padding}"
         elif names:
             hint = f". They fit {names[0]}: set {f'model.name={names[0]} {padding}'.rstrip()}"
             hint += f" (inflate: --model {names[0]})" if inflating else ""
-        raise UserError(f"its network ({source.name or 'of timm'}) has another layout: {shown}{hint}")
+        raise UserError(f"its network ({source.name or 'of timm'}) has another architecture: {shown}{hint}")
     return differing
 
 
@@ -330,8 +330,8 @@ def _layout_differences(source: Source, model: ResNetRS) -> Differences:
 
 def _check_public(model: ResNetRS) -> None:
     """Raise UserError unless timm's weights of this depth are exactly the network's, or inflate exactly into it."""
-    like = RESNET_RS_2D if model.layout.for_images else RESNET_RS_3D
-    differing = like.differences(model.layout).keys() - {PADDING}
+    like = RESNET_RS_2D if model.architecture.for_images else RESNET_RS_3D
+    differing = like.differences(model.architecture).keys() - {PADDING}
     if differing or width_of(model.state_dict()) != 1:
         raise _no_public_weights()
 

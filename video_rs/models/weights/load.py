@@ -3,9 +3,9 @@
     weights = sources.read("resnetrs50.pth")
     model = weights.network
 
-Names and shapes give the depth, the width and most of the layout, but neither the resolution that a network was trained
-at nor the stride of its clips. Where several presets fit, the name of the file or its folder may decide; otherwise the
-preset with the shortest name is taken. ``Weights.notes`` says which.
+Names and shapes give the depth, the width and most of the architecture, but neither the resolution that a network was
+trained at nor the stride of its clips. Where several presets fit, the name of the file or its folder may decide;
+otherwise the preset with the shortest name is taken. ``Weights.notes`` says which.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import torch
 from torch import nn
 
 from video_rs import hub as download
-from video_rs.data_config import DataContract
+from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import registry as zoo
 from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.weights import init_from as init
 from video_rs.models.weights import names as convert
-from video_rs.models.weights.state_dict import blocks_of, few, sizes_of
+from video_rs.models.weights.state_dict import blocks_of, sizes_of, truncate
 
 TIMM = "resnet_rs_*"
 """The presets that compute what timm's ``resnetrs*`` do; others may agree in shapes."""
@@ -78,7 +78,7 @@ def read(path: str | Path | None, model: str | None = None, *, timm: bool | None
         source = init.read_timm(preset_named(model, TIMM).blocks)
     else:
         source = init.read(path)
-    with named(download.shown(path or "timm's public weights")):
+    with named(download.redact_url(path or "timm's public weights")):
         if source.model_args:
             return _of_run(source, model)
         detected = convert.looks_like_timm(source.weights)
@@ -92,24 +92,24 @@ def read(path: str | Path | None, model: str | None = None, *, timm: bool | None
         return of_preset(zoo.find_preset(model), source, averages=_entry(source))
 
 
-def of_preset(preset: Preset, source: init.Source, contract: DataContract | None = None, **known: Any) -> Weights:
+def of_preset(preset: Preset, source: init.Source, data_config: DataConfig | None = None, **known: Any) -> Weights:
     """Return the network of a preset with weights, as wide and for as many classes and channels as they are.
 
     Args:
         preset: of the network.
         source: weights.
-        contract: what they expect to see, if other than the preset's.
+        data_config: what they expect to see, if other than the preset's.
         known: more fields of :class:`Weights`.
 
     Raises:
         UserError: names what is missing, left over or of another shape.
     """
-    return _loaded({"name": preset.name, **sizes_of(source.state)}, source, contract, **known)
+    return _loaded({"name": preset.name, **sizes_of(source.state)}, source, data_config, **known)
 
 
-def _loaded(model_args: dict[str, Any], source: init.Source, contract: DataContract | None, **known: Any) -> Weights:
+def _loaded(model_args: dict[str, Any], source: init.Source, data_config: DataConfig | None, **known: Any) -> Weights:
     dtypes = [tensor.dtype for tensor in source.weights.values() if tensor.is_floating_point()] or [torch.float32]
-    network = zoo.empty_model(model_args, contract).to(functools.reduce(torch.promote_types, dtypes))
+    network = zoo.empty_model(model_args, data_config).to(functools.reduce(torch.promote_types, dtypes))
     fill(network, source, f"as {model_args['name']} it")
     return Weights(network, model_args, ignored=source.ignored, **known)
 
@@ -118,7 +118,7 @@ def fill(network: nn.Module, source: init.Source, name: str) -> None:
     """Load weights into a network of the same shapes; ``name`` is for messages. UserError where they do not fit."""
     report = init.load_into(network, source, name)
     if changed := [*report.inflated, *report.adapted]:
-        raise UserError(f"{name} does not fit: weights have other shapes: {few(changed)}")
+        raise UserError(f"{name} does not fit: weights have other shapes: {truncate(changed)}")
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _of_run(source: init.Source, model: str | None) -> Weights:
         averages = "as the run kept them; the file does not say"
     else:
         averages = f"all tensors, as the run kept them (decay {decay})" if decay else "none, the run kept none"
-    return _loaded(source.model_args, source, source.contract, record=source.record, averages=averages)
+    return _loaded(source.model_args, source, source.data_config, record=source.record, averages=averages)
 
 
 def _of_timm(source: init.Source, path: str | Path | None, model: str | None) -> Weights:
@@ -155,11 +155,11 @@ def _of_timm(source: init.Source, path: str | Path | None, model: str | None) ->
             "model.name=timm/<name> train.init_from=FILE"
         ) from None
     preset, notes = choose(state, TIMM, path or "", model)
-    contract = dataclasses.replace(preset.contract, filter=init.timm_contract(preset.blocks).filter)
-    contract = contract.with_channels(sizes_of(state)["in_channels"])
+    data_config = dataclasses.replace(preset.data_config, filter=init.timm_data_config(preset.blocks).filter)
+    data_config = data_config.with_channels(sizes_of(state)["in_channels"])
     averages = _entry(source) if path else "as timm publishes them"
     source = init.Source(state, ignored=source.ignored)
-    return of_preset(preset, source, contract, averages=averages, notes=notes)
+    return of_preset(preset, source, data_config, averages=averages, notes=notes)
 
 
 def _entry(source: init.Source) -> str:
@@ -196,8 +196,8 @@ def choose(
         kind = "videos" if frames else "images"
         raise UserError(f"it holds a network of blocks {init.in_words(blocks)} for {kind}, and no {like} is that")
     parts = any(".se." in name for name in names), any(".gating." in name for name in names)
-    whole = [p for p in fitting if (p.layout.se_ratio > 0, p.layout.self_gating) == parts]
-    whole = [p for p in whole if frames in (0, p.layout.stem_temporal_kernel)]
+    whole = [p for p in fitting if (p.architecture.se_ratio > 0, p.architecture.self_gating) == parts]
+    whole = [p for p in whole if frames in (0, p.architecture.stem_temporal_kernel)]
     return _as_called(sorted(whole or fitting, key=lambda preset: len(preset.name)), path)
 
 
@@ -207,7 +207,7 @@ def _as_called(presets: list[Preset], path: str | Path) -> tuple[Preset, list[st
     if not others:
         return first, []
     what = "clip" if _for_videos(first) else "resolution"
-    for part in reversed(re.split(r"[/\\]", download.shown(path))[-3:]):
+    for part in reversed(re.split(r"[/\\]", download.redact_url(path))[-3:]):
         named = [preset for preset in presets if re.search(rf"(?<![^\W_]){_tag(preset)}(?![^\W_])", part)]
         if len(named) == 1:
             return named[0], [f"the weights do not tell the {what}: taken as {_sized(named[0])}, as in the name {part}"]
@@ -217,12 +217,12 @@ def _as_called(presets: list[Preset], path: str | Path) -> tuple[Preset, list[st
 
 def _tag(preset: Preset) -> str:
     """Return what the published names of its weights have."""
-    contract = preset.contract
-    return f"{contract.num_frames}x{contract.stride}" if _for_videos(preset) else f"i{contract.test_size}"
+    data_config = preset.data_config
+    return f"{data_config.num_frames}x{data_config.stride}" if _for_videos(preset) else f"i{data_config.test_size}"
 
 
 def _sized(preset: Preset) -> str:
-    size = f"{_tag(preset)} frames" if _for_videos(preset) else f"{preset.contract.test_size} px"
+    size = f"{_tag(preset)} frames" if _for_videos(preset) else f"{preset.data_config.test_size} px"
     return f"{preset.name} ({size})"
 
 
@@ -238,4 +238,4 @@ def preset_named(model: str, like: str) -> Preset:
 
 
 def _for_videos(preset: Preset) -> bool:
-    return preset.contract.num_frames > 1
+    return preset.data_config.num_frames > 1

@@ -61,7 +61,7 @@ def from_timm(state: State) -> dict[str, Tensor]:
 
 
 def to_timm(state: State) -> dict[str, Tensor]:
-    """The inverse of :func:`from_timm`, for image networks of the default layout; gradients and other parts will do.
+    """The inverse of :func:`from_timm`, for image networks of the default architecture; also takes gradients or parts.
 
     Raises:
         UserError: timm's networks have no such weight, or the kernel extends in time.

@@ -15,7 +15,7 @@ from video_rs.models.resnet_rs import STAGES, scaled
 State = Mapping[str, Tensor]
 
 
-def few(names: Sequence[str], limit: int = 4) -> str:
+def truncate(names: Sequence[str], limit: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
