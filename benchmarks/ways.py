@@ -19,7 +19,7 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.dataset import ClipDataset
 from video_rs.data.loader import clip_loader
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.sources.dataset_index import pack, scan_file
+from video_rs.data.sources.dataset_index import index_video, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform
 from video_rs.data.video.decode import probe
@@ -63,7 +63,7 @@ class Task:
     def dataset(self, decoder: str, *, indexed: bool = False) -> ClipDataset:
         records = Records(self.paths, [0] * len(self.paths), ["video"])
         if indexed:
-            records.index = pack((scan_file(path)[:2] for path in self.paths), len(self.paths))
+            records.index = pack((index_video(path)[:2] for path in self.paths), len(self.paths))
         sampling = TemporalSampling(self.num_frames, self.stride)
         return ClipDataset(records, sampling=sampling, transform=TrainTransform(self.size), seed=SEED, decoder=decoder)
 

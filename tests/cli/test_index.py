@@ -39,9 +39,9 @@ def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
         and "broken.mp4: " in done.stdout
     )
     records = build_records(config)
-    assert [records["train"].scan(i) is not None for i in range(4)] == [True, False, True, False]
+    assert [records["train"].stream_index(i) is not None for i in range(4)] == [True, False, True, False]
     assert ", indexed" in records["train"].describe()
-    assert records["val"].scan(1).num_frames == 20 and records["test"] is records["val"]
+    assert records["val"].stream_index(1).num_frames == 20 and records["test"] is records["val"]
 
 
 def test_bad_input(dataset, tmp_path):

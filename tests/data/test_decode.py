@@ -16,9 +16,9 @@ from video_rs.data.transforms.crops import resize
 from video_rs.data.video import decode
 from video_rs.data.video import decord as decode_decord
 from video_rs.data.video import pyav as decode_pyav
-from video_rs.data.video import stream_index as packets
-from video_rs.data.video.decode import BACKENDS, open_video, probe, read_frames, scan_video
+from video_rs.data.video.decode import BACKENDS, open_video, probe, read_frames
 from video_rs.data.video.images import read_image
+from video_rs.data.video.stream_index import Keyframe, read_stream_index
 from video_rs.data_config import FILTERS
 from video_rs.errors import MachineError, MediaError, UserError
 
@@ -143,8 +143,8 @@ def test_both_backends_agree_on_colour(make_video, tmp_path):
 
 def test_frames_that_break_their_promises_are_counted(make_video, frame_numbers, tmp_path):
     path = make_video(tmp_path / "a.mp4", 40)
-    honest = packets.scan(path)
-    no_keyframe = packets.Keyframe(int(honest.pts[15]))
+    honest = read_stream_index(path)
+    no_keyframe = Keyframe(int(honest.pts[15]))
     for wrong in (replace(honest, keyframes=[no_keyframe]), replace(honest, pts=honest.pts + 1)):
         with open_video(path, "pyav", wrong) as video:
             assert frame_numbers(video.read([3, 16, 39])) == [3, 16, 39]
@@ -226,15 +226,15 @@ def test_a_relative_name_with_a_colon_is_no_url(backend, make_video, tmp_path, m
 @pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed")
 def test_few_large_frames_are_in_memory_together(make_video, tmp_path, monkeypatch, frame_numbers):
     path = make_video(tmp_path / "a.mp4", 10, height=64, width=96)
-    scan = packets.scan(path)
-    assert scan.frame_bytes == 64 * 96 * 3
+    index = read_stream_index(path)
+    assert index.frame_bytes == 64 * 96 * 3
 
     def pieces(limit):
         monkeypatch.setattr(decode_decord, "CHUNK_BYTES", limit)
-        reader = decode_decord.DecordReader(path, scan)
+        reader = decode_decord.DecordReader(path, index)
         return [len(piece) for piece in reader.frames(np.arange(10), lambda *size: (0, 0, *size))]
 
-    assert pieces(64 * 2**20) == [10] and pieces(4 * scan.frame_bytes + 1) == [4, 4, 2]
+    assert pieces(64 * 2**20) == [10] and pieces(4 * index.frame_bytes + 1) == [4, 4, 2]
     assert pieces(100) == [1] * 10
     assert frame_numbers(read_frames(path, range(10), backend="decord")) == list(range(10))
 
@@ -330,7 +330,7 @@ def test_what_the_machine_lacks_is_not_the_files_fault(make_video, tmp_path):
 @pytest.mark.parametrize("backend", INSTALLED)
 def test_a_header_that_asks_for_too_much_memory_is_the_files_fault(assets, backend):
     file = assets / "cases/m00392_h264frag.mp4"
-    for read in (lambda: read_frames(file, [0], backend=backend), lambda: probe(file), lambda: scan_video(file)):
+    for read in (lambda: read_frames(file, [0], backend=backend), lambda: probe(file), lambda: read_stream_index(file)):
         with pytest.raises(MediaError, match="m00392_h264frag.mp4: cannot be decoded .Cannot allocate memory"):
             read()
 

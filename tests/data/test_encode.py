@@ -14,7 +14,7 @@ from av.video.frame import PictureType
 from tests.data import videos
 from video_rs.data.tools.encode import Settings, encode_video, even_size, header
 from video_rs.data.video.decode import open_video
-from video_rs.data.video.stream_index import best_stream, open_container, scan
+from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index
 from video_rs.errors import MachineError, MediaError, UserError
 
 KINDS = [  # as in tests/data/videos.py: codecs, colours, times, edit lists, streams
@@ -61,7 +61,7 @@ def test_frames_times_and_pixels_are_those_of_a_sequential_decode(name, tmp_path
 def test_they_are_fast_to_read(make_video, tmp_path):
     source = make_video(tmp_path / "a.mkv", 50, height=96, width=128, gop=250)
     encode_video(source, tmp_path / "a.mp4", Settings(short_side=64))
-    found = scan(tmp_path / "a.mp4")
+    found = read_stream_index(tmp_path / "a.mp4")
     step = found.pts[1] - found.pts[0]
     assert [key.pts // step for key in found.keyframes] == [0, 16, 32, 48] and not found.decord_problem
     with av.open(str(tmp_path / "a.mp4")) as container:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from video_rs.data.sources import dataset_index as index
-from video_rs.data.sources.dataset_index import VideoIndex, index_file, load, pack, scan_file
+from video_rs.data.sources.dataset_index import VideoIndex, index_file, index_video, load, pack
 from video_rs.data.sources.records import Records
-from video_rs.data.video import stream_index as packets
 from video_rs.data.video.decode import BACKENDS, open_video
+from video_rs.data.video.stream_index import Keyframe, StreamIndex, read_stream_index
 from video_rs.errors import UserError
 
 FILES = {
@@ -34,34 +34,35 @@ def folder(make_video, tmp_path_factory):
 def records(folder):
     paths = [str(folder / name) for name in [*FILES, "broken.mp4"]]
     records = Records(paths, [0] * len(paths), ["all"])
-    records.index = pack((scan_file(path)[:2] for path in paths), len(paths))
+    records.index = pack((index_video(path)[:2] for path in paths), len(paths))
     return records
 
 
-def same(scan, expected):
+def same(stream, expected):
     return (
-        np.array_equal(scan.pts, expected.pts)
-        and [key.pts for key in scan.keyframes] == [key.pts for key in expected.keyframes]
+        np.array_equal(stream.pts, expected.pts)
+        and [key.pts for key in stream.keyframes] == [key.pts for key in expected.keyframes]
         and all(
-            getattr(scan, name) == getattr(expected, name) for name in ("codec", "decord_problem", "frame_bytes", "fps")
+            getattr(stream, name) == getattr(expected, name)
+            for name in ("codec", "decord_problem", "frame_bytes", "fps")
         )
     )
 
 
-def test_scans_come_back_as_they_were(records, tmp_path):
+def test_indexes_come_back_as_they_were(records, tmp_path):
     records.index.save(tmp_path / "index.npz")
     records.index = load(tmp_path / "index.npz")
-    known = [records.scan(i) for i in range(len(records))]
-    assert [scan is not None for scan in known] == [True] * 5 + [False] * 3
-    for i, scan in enumerate(known[:5]):
-        assert same(scan, packets.scan(records.path(i))), records.path(i)
+    known = [records.stream_index(i) for i in range(len(records))]
+    assert [stream is not None for stream in known] == [True] * 5 + [False] * 3
+    for i, stream in enumerate(known[:5]):
+        assert same(stream, read_stream_index(records.path(i))), records.path(i)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_frames_are_the_same_with_and_without(records, frame_numbers, backend):
     for i in range(5):
         with (
-            open_video(records.path(i), backend, records.scan(i)) as known,
+            open_video(records.path(i), backend, records.stream_index(i)) as known,
             open_video(records.path(i), backend) as new,
         ):
             assert (known.num_frames, known.fps, known.backend) == (new.num_frames, new.fps, new.backend)
@@ -72,32 +73,32 @@ def test_frames_are_the_same_with_and_without(records, frame_numbers, backend):
 def test_a_file_that_has_changed_is_looked_at_anew(records, make_video, tmp_path):
     path = make_video(tmp_path / "a.mp4", 30)
     changing = Records([str(path)], [0], ["all"])
-    changing.index = pack([scan_file(str(path))[:2]], 1)
-    assert changing.scan(0).num_frames == 30
+    changing.index = pack([index_video(str(path))[:2]], 1)
+    assert changing.stream_index(0).num_frames == 30
     content, changed = path.read_bytes(), path.stat().st_mtime
     make_video(path, 31)
-    assert changing.scan(0) is None
+    assert changing.stream_index(0) is None
     path.write_bytes(content[::-1])
     os.utime(path, (changed, changed + 1))
-    assert changing.scan(0) is None
+    assert changing.stream_index(0) is None
     os.utime(path, (changed, changed))
-    assert changing.scan(0) is not None
+    assert changing.stream_index(0) is not None
     path.unlink()
-    assert changing.scan(0) is None
+    assert changing.stream_index(0) is None
 
 
 def test_uneven_times_and_far_keyframes_are_not_packed(records):
-    even = packets.scan(records.path(0))
-    uneven = packets.Scan(even.codec, np.sort(even.pts**2), [packets.Keyframe(0)], fps=25.0)
-    far = packets.Scan("h264", np.arange(70000), [packets.Keyframe(0), packets.Keyframe(66000)], fps=25.0)
-    near = packets.Scan("h264", np.arange(70000), [packets.Keyframe(0), packets.Keyframe(65535)], fps=25.0)
-    rows = pack([((10, 0), scan) for scan in (uneven, far, near)], 3).rows
+    even = read_stream_index(records.path(0))
+    uneven = StreamIndex(even.codec, np.sort(even.pts**2), [Keyframe(0)], fps=25.0)
+    far = StreamIndex("h264", np.arange(70000), [Keyframe(0), Keyframe(66000)], fps=25.0)
+    near = StreamIndex("h264", np.arange(70000), [Keyframe(0), Keyframe(65535)], fps=25.0)
+    rows = pack([((10, 0), stream) for stream in (uneven, far, near)], 3).rows
     assert (rows["bytes"] > 0).tolist() == [False, False, True]
 
 
 def test_more_words_than_fit_are_left_out():
-    scans = [packets.Scan(f"codec{i}", np.arange(3), [packets.Keyframe(0)], fps=1.0) for i in range(300)]
-    packed = pack([((1, 0), scan) for scan in scans], 300)
+    indexes = [StreamIndex(f"codec{i}", np.arange(3), [Keyframe(0)], fps=1.0) for i in range(300)]
+    packed = pack([((1, 0), stream) for stream in indexes], 300)
     assert all(packed.words[row["codec"]] == f"codec{i}" for i, row in enumerate(packed.rows) if row["bytes"])
     assert 200 < (packed.rows["bytes"] > 0).sum() < 256
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from video_rs.data.sources.dataset_index import Version
     from video_rs.data.sources.records import Records
-    from video_rs.data.video.stream_index import Scan
+    from video_rs.data.video.stream_index import StreamIndex
 
 
 def main(argv: list[str]) -> int:
@@ -54,26 +54,26 @@ def main(argv: list[str]) -> int:
 
 def make(records: Records, split: str, file: Path, workers: int) -> list[str]:
     """Makes and saves the index of one split; returns what there is to say about its files."""
-    from video_rs.data.sources.dataset_index import pack, scan_file
+    from video_rs.data.sources.dataset_index import index_video, pack
     from video_rs.data.tools.pool import map_in_processes
 
     decoders, lengths, broken = Counter(), [], []
     missing = "" if find_spec("decord") else "decord is not installed"
 
-    def scans() -> Iterator[tuple[Version, Scan | None]]:
+    def indexes() -> Iterator[tuple[Version, StreamIndex | None]]:
         paths = [records.path(number) for number in range(len(records))]
-        for version, scan, problem in progress(
-            map_in_processes(scan_file, paths, workers), total=len(paths), desc=split, unit="files"
+        for version, index, problem in progress(
+            map_in_processes(index_video, paths, workers), total=len(paths), desc=split, unit="files"
         ):
-            if scan is None:
+            if index is None:
                 broken.append(problem)
             else:
-                problem = scan.decord_problem or missing
+                problem = index.decord_problem or missing
                 decoders[f"PyAV ({problem})" if problem else "decord"] += 1
-                lengths.append(scan.num_frames)
-            yield version, scan
+                lengths.append(index.num_frames)
+            yield version, index
 
-    index = pack(scans(), len(records))
+    index = pack(indexes(), len(records))
     index.save(file)
     known = int((index.rows["bytes"] > 0).sum())
     lines = [f"{split}: {len(records)} files, {known} of them in the index {file}"]

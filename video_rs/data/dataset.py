@@ -18,7 +18,7 @@ from video_rs.data.shards import File
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
 from video_rs.data.video.decode import open_video
-from video_rs.data.video.stream_index import Scan
+from video_rs.data.video.stream_index import StreamIndex
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
@@ -159,7 +159,7 @@ class ClipDataset(Dataset):
         self.watch(index)
         rngs = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
         records, (sampling, transform) = self.records, self._sizes(copies[0].phase)
-        with open_video(records.file(index), self.decoder, records.scan(index), records.listed(index)) as video:
+        with open_video(records.file(index), self.decoder, records.stream_index(index), records.listed(index)) as video:
             rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
             frames = sampling.random_clip(video.num_frames, rng, video.fps)
             video.read_crops(
@@ -231,16 +231,16 @@ class ViewDataset(Dataset):
             return item | {"error": HUNG}
         self.watch(index)
         try:
-            scan, listed = self.records.scan(index), self.records.listed(index)
-            item["views"], item["frames"] = self.views(self.records.file(index), scan, listed)
+            stream_index, listed = self.records.stream_index(index), self.records.listed(index)
+            item["views"], item["frames"] = self.views(self.records.file(index), stream_index, listed)
         except MediaError as error:
             item["error"] = _reason(error, path)
         self.watch(-1)
         return item
 
-    def views(self, path: File, scan: Scan | None = None, listed: int = 0) -> tuple[Tensor, np.ndarray]:
+    def views(self, path: File, stream_index: StreamIndex | None = None, listed: int = 0) -> tuple[Tensor, np.ndarray]:
         """The views of one file and the frame numbers of its clips. Raises ``MediaError``."""
-        with open_video(path, self.decoder, scan, listed) as video:
+        with open_video(path, self.decoder, stream_index, listed) as video:
             indices = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
             return clip_views(video.read, indices, self.transform), indices
 

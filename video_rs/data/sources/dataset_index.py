@@ -22,7 +22,7 @@ from video_rs.hub import cache_folder
 
 if TYPE_CHECKING:
     from video_rs.data.sources.records import Records
-    from video_rs.data.video.stream_index import Scan
+    from video_rs.data.video.stream_index import StreamIndex
 
 # one row a file; the timestamp of frame i is first + i * step, rounded
 ROW = np.dtype(
@@ -45,7 +45,7 @@ Version = tuple[int, int]  # see _version
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """The scans of N files in a few arrays, which forked workers share.
+    """The stream indexes of N files in NumPy arrays, which workers share.
 
     Attributes:
         rows: ``[N]`` of :data:`ROW`.
@@ -62,9 +62,9 @@ class VideoIndex:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def scan(self, number: int, path: str) -> Scan | None:
+    def stream_index(self, number: int, path: str) -> StreamIndex | None:
         """Of one file; None where it has to be looked at."""
-        from video_rs.data.video.stream_index import Keyframe, Scan
+        from video_rs.data.video.stream_index import Keyframe, StreamIndex
 
         row = self.rows[number]
         if not row["bytes"] or _version(path) != (row["bytes"], row["changed"]):
@@ -72,7 +72,7 @@ class VideoIndex:
         start = self.ends[number - 1] if number else 0
         keys = np.cumsum(self.gaps[start : self.ends[number]], dtype=np.int64)
         pts = _even(int(row["first"]), float(row["step"]), int(row["num_frames"]))
-        return Scan(
+        return StreamIndex(
             self.words[row["codec"]],
             pts,
             [Keyframe(pts[key].item()) for key in keys],
@@ -87,15 +87,15 @@ class VideoIndex:
             np.savez(handle, rows=self.rows, gaps=self.gaps, ends=self.ends, words=np.array(self.words))
 
 
-def pack(scans: Iterable[tuple[Version, Scan | None]], count: int) -> VideoIndex:
-    """The index of `count` files, from the version of each and its scan; None for one that cannot be read."""
+def pack(indexes: Iterable[tuple[Version, StreamIndex | None]], count: int) -> VideoIndex:
+    """The index of `count` files, from the version of each and its index; None for one that cannot be read."""
     rows, ends = np.zeros(count, ROW), np.zeros(count, np.int64)
     gaps, words, end = [np.zeros(0, np.uint16)], {"": 0}, 0
-    for number, (version, scan) in enumerate(scans):
-        packed = scan and _pack(version, scan)
+    for number, (version, index) in enumerate(indexes):
+        packed = index and _pack(version, index)
         if packed and len(words) < 255:
             values, of_file = packed
-            codec, problem = (words.setdefault(word, len(words)) for word in (scan.codec, scan.decord_problem))
+            codec, problem = (words.setdefault(word, len(words)) for word in (index.codec, index.decord_problem))
             rows[number] = *values, codec, problem
             gaps.append(of_file)
             end += len(of_file)
@@ -132,13 +132,13 @@ def index_file(records: Records) -> Path:
     return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths() + bytes([RULES])).hexdigest()[:16]}.npz"
 
 
-def scan_file(path: str) -> tuple[Version, Scan | None, str]:
-    """Version, scan, and what is wrong with the file: its scan is then None."""
-    from video_rs.data.video.decode import scan_video
+def index_video(path: str) -> tuple[Version, StreamIndex | None, str]:
+    """Version, index, and what is wrong with the file: its index is then None."""
+    from video_rs.data.video.stream_index import read_stream_index
 
     version = _version(path)
     try:
-        return version, scan_video(path), ""
+        return version, read_stream_index(path), ""
     except MediaError as error:
         return version, None, str(error)
 
@@ -156,20 +156,20 @@ def _even(first: int, step: float, count: int) -> np.ndarray:
     return np.rint(first + step * np.arange(count)).astype(np.int64)
 
 
-def _pack(version: Version, scan: Scan) -> tuple[tuple, np.ndarray] | None:
-    """The fields of a row but for the words, and the gaps between keyframes; None where they cannot hold the scan."""
-    if scan.pts is None:
+def _pack(version: Version, index: StreamIndex) -> tuple[tuple, np.ndarray] | None:
+    """The fields of a row but for the words, and the gaps between keyframes; None where they cannot hold the index."""
+    if index.pts is None:
         return None
-    first, last, count = int(scan.pts[0]), int(scan.pts[-1]), len(scan.pts)
+    first, last, count = int(index.pts[0]), int(index.pts[-1]), len(index.pts)
     step = (last - first) / max(1, count - 1)
-    keys = np.array([key.pts for key in scan.keyframes], np.int64)
-    numbers = np.searchsorted(scan.pts, keys)
+    keys = np.array([key.pts for key in index.keyframes], np.int64)
+    numbers = np.searchsorted(index.pts, keys)
     gaps = np.diff(numbers, prepend=0)
-    fits = max(version[0], scan.frame_bytes, count) < 2**32 and abs(first) < 2**31 and gaps.max() < 2**16
+    fits = max(version[0], index.frame_bytes, count) < 2**32 and abs(first) < 2**31 and gaps.max() < 2**16
     if (
         not fits
-        or not np.array_equal(_even(first, step, count), scan.pts)
-        or not np.array_equal(scan.pts[numbers % count], keys)
+        or not np.array_equal(_even(first, step, count), index.pts)
+        or not np.array_equal(index.pts[numbers % count], keys)
     ):
         return None
-    return (*version, count, scan.frame_bytes, first, step, scan.fps), gaps.astype(np.uint16)
+    return (*version, count, index.frame_bytes, first, step, index.fps), gaps.astype(np.uint16)

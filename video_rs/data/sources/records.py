@@ -15,7 +15,7 @@ from video_rs.data.sources.paths import Paths
 
 if TYPE_CHECKING:
     from video_rs.data.sources.dataset_index import VideoIndex
-    from video_rs.data.video.stream_index import Scan
+    from video_rs.data.video.stream_index import StreamIndex
 
 
 class Records:
@@ -89,9 +89,9 @@ class Records:
         """The names of :meth:`label_set`."""
         return tuple(self.class_names[label] for label in self.label_set(index))
 
-    def scan(self, index: int) -> Scan | None:
+    def stream_index(self, index: int) -> StreamIndex | None:
         """What is known of the packets of one file."""
-        return self.index.scan(int(index), self.path(index)) if self.index else None
+        return self.index.stream_index(int(index), self.path(index)) if self.index else None
 
     def listed(self, index: int) -> int:
         """How many frames a list says that one folder of frames has; 0 where none does."""

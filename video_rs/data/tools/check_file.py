@@ -12,10 +12,9 @@ import av
 import numpy as np
 
 from video_rs.data.shards import Blob, Member, in_memory
-from video_rs.data.video.decode import scan_video
 from video_rs.data.video.frame_folders import ImagesReader, codec_of, frame_paths
 from video_rs.data.video.media import is_image
-from video_rs.data.video.stream_index import best_stream, open_container, upright_shape
+from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
 from video_rs.errors import MediaError, VideoRSError, first_line
 
 ANNOUNCED_PART = 0.9  # of the time that a header announces; headers of AVI and Matroska are a little off in good files
@@ -112,10 +111,10 @@ def _decode_images(
 
 
 def _decode_video(path: str | Blob, pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]) -> None:
-    packets = scan_video(path)
+    index = read_stream_index(path)
     beat()
-    found |= {"codec": packets.codec, "fps": packets.fps}
-    found["decoder"] = "pyav" if packets.decord_problem or find_spec("decord") is None else "decord"
+    found |= {"codec": index.codec, "fps": index.fps}
+    found["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
     count, damaged, end = 0, 0, 0.0
     with open_container(path) as container:
         stream = best_stream(container, path)
@@ -131,11 +130,11 @@ def _decode_video(path: str | Blob, pixels: hashlib._Hash, found: dict[str, obje
             beat()
     if not count:
         found["problem"] = "no frame can be decoded"
-    elif count < packets.num_frames:
-        found["problem"] = f"{count} of {packets.num_frames} frames can be decoded"
+    elif count < index.num_frames:
+        found["problem"] = f"{count} of {index.num_frames} frames can be decoded"
     elif damaged:
         found["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
-    elif packets.fps and end + 2 / packets.fps < ANNOUNCED_PART * announced:
+    elif index.fps and end + 2 / index.fps < ANNOUNCED_PART * announced:
         found["problem"] = f"it ends at {end:.2f} s, its header announces {announced:.2f} s"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import av
 
 from video_rs.data.video.media import media_errors, require_file
-from video_rs.data.video.stream_index import best_stream, filter_graph, open_container, scan, upright_shape
+from video_rs.data.video.stream_index import best_stream, filter_graph, open_container, read_stream_index, upright_shape
 from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError
 from video_rs.files import atomic_write
 
@@ -114,7 +114,7 @@ def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
     """All frames, from the start. Raises ``MediaError`` where the file breaks off."""
     require_file(source)
     with media_errors(source):
-        promised, count = scan(source).num_frames, 0
+        promised, count = read_stream_index(source).num_frames, 0
         with open_container(source) as container:
             for frame in container.decode(best_stream(container, source)):
                 count += 1
@@ -180,7 +180,7 @@ def _write(
 def _check(source: str | Path, file: str, count: int) -> None:
     """Packets are cheap to read: what a full disk or a muxer left out must not become a file of the dataset."""
     try:
-        written = scan(file).num_frames
+        written = read_stream_index(file).num_frames
     except (MediaError, av.FFmpegError, OSError, ValueError) as error:
         raise MachineError(f"what was written of {source} cannot be read again ({error}): is the disk full?") from error
     if written != count:

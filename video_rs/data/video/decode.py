@@ -25,7 +25,7 @@ from video_rs.data.video.frame_folders import ImagesReader, codec_of, frame_path
 from video_rs.data.video.images import read_image
 from video_rs.data.video.media import CallerError, Unsuitable, is_image, media_errors, require_file
 from video_rs.data.video.pyav import PyAVReader
-from video_rs.data.video.stream_index import Scan, scan, upright_shape
+from video_rs.data.video.stream_index import StreamIndex, read_stream_index, upright_shape
 from video_rs.errors import MediaError, UserError
 
 BACKENDS = ("pyav", "decord")
@@ -235,14 +235,14 @@ class Video:
         self.close()
 
 
-def open_video(path: File, backend: str = "pyav", known: Scan | None = None, listed: int = 0) -> Video:
+def open_video(path: File, backend: str = "pyav", stream_index: StreamIndex | None = None, listed: int = 0) -> Video:
     """Open a video, an image, or a folder of frames.
 
     Args:
         path: of the file, which may be one in a shard (``x.tar/name``); or where it lies in one.
         backend: "pyav"; or "decord", which falls back to PyAV where decord is not installed, where it fails, and where
             the packets show that it would deliver other frames or colours than a sequential decode.
-        known: the file's packets, where they need not be read again.
+        stream_index: of the file, if it was read before.
         listed: of a folder of frames, how many of its images are the video; 0 for all.
 
     Raises:
@@ -259,12 +259,12 @@ def open_video(path: File, backend: str = "pyav", known: Scan | None = None, lis
         if is_image(path):
             return Video(path, "pil", ImagesReader([file]))
         if backend == "decord":
-            known = known or scan(file)
+            stream_index = stream_index or read_stream_index(file)
             with suppress(Unsuitable):
-                fallback = partial(PyAVReader, file, scan=known)
-                return Video(path, "decord", DecordReader(file, known), fps=known.fps, fallback=fallback)
-        reader = PyAVReader(file, scan=known)
-        return Video(path, "pyav", reader, fps=reader.scan.fps)
+                fallback = partial(PyAVReader, file, index=stream_index)
+                return Video(path, "decord", DecordReader(file, stream_index), fps=stream_index.fps, fallback=fallback)
+        reader = PyAVReader(file, index=stream_index)
+        return Video(path, "pyav", reader, fps=reader.index.fps)
 
 
 def read_frames(
@@ -295,19 +295,11 @@ def probe(path: File) -> VideoInfo:
         return VideoInfo(len(paths), 0.0, height, width, 0.0, codec_of(paths[0]), 0)
     require_file(file)
     with media_errors(path), closing(PyAVReader(file)) as reader:
-        frame, count, fps = reader.first(), reader.num_frames, reader.scan.fps
+        frame, count, fps = reader.first(), reader.num_frames, reader.index.fps
         if frame is None:
             raise MediaError(f"{path}: no frame can be decoded")
         rotation, height, width = upright_shape(frame)
-        return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.scan.codec, rotation)
-
-
-def scan_video(path: File) -> Scan:
-    """What the packets of a video file tell, without decoding any. Raises ``MediaError``."""
-    file = in_memory(path)
-    require_file(file)
-    with media_errors(path):
-        return scan(file)
+        return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.index.codec, rotation)
 
 
 def _is_folder(path: File) -> bool:

@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 from video_rs.data.shards import Blob, File
 from video_rs.data.transforms.crops import Box
 from video_rs.data.video.media import Unsuitable
-from video_rs.data.video.stream_index import Scan
+from video_rs.data.video.stream_index import StreamIndex
 from video_rs.errors import first_line
 
 CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
@@ -33,19 +33,19 @@ class DecordReader:
 
     Args:
         path: of the file; or the file, in memory.
-        scan: its packets.
+        index: of its packets.
 
     Raises:
         Unsuitable: decord is missing, cannot open the file, or would deliver other frames than a sequential decode.
     """
 
-    def __init__(self, path: File, scan: Scan) -> None:
-        if scan.decord_problem:
+    def __init__(self, path: File, index: StreamIndex) -> None:
+        if index.decord_problem:
             raise Unsuitable
         self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # else "10:30.mp4" is a URL
         self._reader = self._open()
-        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, scan.frame_bytes))
-        if self.num_frames != scan.num_frames:
+        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, index.frame_bytes))
+        if self.num_frames != index.num_frames:
             raise Unsuitable
 
     def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:

@@ -20,11 +20,11 @@ from video_rs.data.transforms.crops import Box
 from video_rs.data.video.stream_index import (
     PLAIN_FORMATS,
     Keyframe,
-    Scan,
+    StreamIndex,
     best_stream,
     filter_graph,
+    index_stream,
     open_container,
-    scan_container,
     upright_shape,
 )
 from video_rs.errors import MediaError
@@ -38,16 +38,16 @@ class PyAVReader:
 
     Args:
         path: of the file; or the file, in memory.
-        scan: its packets, when they are known already.
+        index: of its packets, if it was read before.
     """
 
-    def __init__(self, path: File, scan: Scan | None = None) -> None:
-        self.path, self._fresh = path, scan is not None
+    def __init__(self, path: File, index: StreamIndex | None = None) -> None:
+        self.path, self._fresh = path, index is not None
         self._container = open_container(path)
         try:
             self._set_up()
-            self.scan = scan or scan_container(self._container, path)
-            self.num_frames = self.scan.num_frames or self._count()
+            self.index = index or index_stream(self._container, path)
+            self.num_frames = self.index.num_frames or self._count()
         except BaseException:
             self.close()  # PyAV's objects are in circles: the file would stay open until a collection
             raise
@@ -89,7 +89,7 @@ class PyAVReader:
 
     def _chosen(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         done = 0
-        if self.scan.pts is not None:
+        if self.index.pts is not None:
             for frame in self._seeking(indices):
                 yield frame
                 done += 1
@@ -106,18 +106,18 @@ class PyAVReader:
 
     def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """The frames at `indices`, as long as their timestamps are the ones expected."""
-        times, keys = self.scan.pts, [key.pts for key in self.scan.keyframes]
+        times, keys = self.index.pts, [key.pts for key in self.index.keyframes]
         number = {time: i for i, time in enumerate(times.tolist())}
         # only H.264 says of each frame that no other refers to it, in a way that FFmpeg goes by
         steady = len(times) < 3 or np.diff(times).max() < 1.5 * np.diff(times).min()
         # a gap may be a lost packet: what FFmpeg puts in its place depends on all frames before it
-        wanted = set(times[indices].tolist()) if self.scan.codec == "h264" and steady else None
+        wanted = set(times[indices].tolist()) if self.index.codec == "h264" and steady else None
         upcoming, frames = 0, None
         for index in indices.tolist():
             key = max(0, np.searchsorted(keys, times[index], side="right") - 1)
             start = int(np.searchsorted(times, keys[key]))
             if frames is None or start > upcoming:
-                upcoming, frames = start, self._decoded_from(self.scan.keyframes[key], wanted)
+                upcoming, frames = start, self._decoded_from(self.index.keyframes[key], wanted)
             while True:
                 frame = next(frames, None)
                 # what stands for damaged pixels depends on all that was decoded before
@@ -140,7 +140,7 @@ class PyAVReader:
 
     def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
         """The frames from a keyframe on, at least those with the `wanted` timestamps; none if no seek leads to it."""
-        if self._fresh and key is self.scan.keyframes[0]:
+        if self._fresh and key is self.index.keyframes[0]:
             self._fresh = False
             return self._decode(self._container.demux(self.stream), wanted)
         self._fresh = False

@@ -12,7 +12,8 @@ import av
 import av.filter
 import numpy as np
 
-from video_rs.data.shards import Blob, File
+from video_rs.data.shards import Blob, File, in_memory
+from video_rs.data.video.media import media_errors, require_file
 from video_rs.errors import MediaError
 
 # Of these the chroma of a pixel is that of its 2 x 2 block, whoever converts, in whatever piece, if the height is even.
@@ -21,7 +22,7 @@ PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: what decord knows nothing of
 
 
-RULES = 1  # raise it when a scan says anything else than before: indexes of datasets are then made anew
+RULES = 1  # version of the rules below; raise it when an index changes, and saved indexes are made again
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Keyframe:
 
 
 @dataclass(frozen=True)
-class Scan:
+class StreamIndex:
     """The packets of a file's best video stream.
 
     Attributes:
@@ -132,14 +133,20 @@ class _Starts:
             at += self._length + size
 
 
-def scan(path: File) -> Scan:
-    """Read the packets, decode nothing. Raises ``MediaError`` for a file without video or with damaged packets."""
-    with open_container(path) as container:
-        return scan_container(container, path)
+def read_stream_index(path: File) -> StreamIndex:
+    """Read the packets of a video file without decoding.
+
+    Raises:
+        MediaError: the file is missing or empty, has no video stream, or has damaged packets.
+    """
+    file = in_memory(path)
+    require_file(file)
+    with media_errors(path), open_container(file) as container:
+        return index_stream(container, path)
 
 
-def scan_container(container: av.container.InputContainer, path: File) -> Scan:
-    """:func:`scan` of an open file, which is read to its end."""
+def index_stream(container: av.container.InputContainer, path: File) -> StreamIndex:
+    """Return the index of an open file, which is read to its end. Raise ``MediaError`` as :func:`read_stream_index`."""
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
     # what is needed of each, for a list of packets would keep the whole file in memory
@@ -159,7 +166,7 @@ def scan_container(container: av.container.InputContainer, path: File) -> Scan:
     times, dts, is_key, hidden, _ = zip(*packets)
     # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
     reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
-    no_guide = Scan(codec, None, decord_problem="its timestamps are no guide", fps=rate)
+    no_guide = StreamIndex(codec, None, decord_problem="its timestamps are no guide", fps=rate)
     if not reliable or None in times:
         return no_guide
 
@@ -187,7 +194,7 @@ def scan_container(container: av.container.InputContainer, path: File) -> Scan:
         problem = "no times in the file"
     else:
         problem = starts.problem or _problem_of_stream(container, stream)
-    return Scan(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
+    return StreamIndex(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
 
 
 def _problem_of_stream(container: av.container.InputContainer, stream: av.VideoStream) -> str:
