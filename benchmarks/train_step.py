@@ -37,8 +37,7 @@ from torch import Tensor, nn
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data_config import DataConfig
 from video_rs.distributed import device as runtime
-from video_rs.distributed import memory
-from video_rs.errors import MachineError
+from video_rs.errors import MachineError, is_out_of_memory
 from video_rs.models.cost import macs
 from video_rs.models.layers import Conv
 from video_rs.models.registry import create_model
@@ -254,7 +253,7 @@ def by_batch(bench: Bench, batch: int) -> list[str]:
         reset_peak(bench.device)
         seconds = bench.seconds_of(step)
     except (MachineError, RuntimeError, MemoryError) as error:
-        if "not enough memory" not in str(error) and not memory.is_out_of_memory(error):  # the former is the trainer's
+        if "not enough memory" not in str(error) and not is_out_of_memory(error):  # the former is the trainer's
             raise
         return [str(batch), "does not fit", "-"]
     peak = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else peak_rss_mb()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from video_rs.distributed import memory
+from video_rs.errors import is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from video_rs.distributed import memory
     ],
 )
 def test_signs(error, expected):
-    assert memory.is_out_of_memory(error) is expected
+    assert is_out_of_memory(error) is expected

@@ -33,8 +33,7 @@ import torch
 
 from video_rs import hub as download
 from video_rs.data_config import DataConfig
-from video_rs.distributed import memory
-from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
+from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line, is_out_of_memory
 from video_rs.files import atomic_write, json_values
 
 FORMAT = 2
@@ -121,7 +120,7 @@ def _load_torch(path: str | Path, head: bytes) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of unusual pickles: what is wrong with one is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds, according to what the bytes happen to look like
-        if memory.is_out_of_memory(error):  # the file may be sound: nobody should be told to delete it
+        if is_out_of_memory(error):  # the file may be sound: nobody should be told to delete it
             raise MachineError(f"not enough memory to read checkpoint {path}") from None
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:
             raise MachineError(f"checkpoint {path} cannot be read: {error.strerror}; see to its disk") from None

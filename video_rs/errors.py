@@ -5,6 +5,7 @@ and says what to do. Anything else that is raised is a bug in this package and k
 """
 
 import errno
+import re
 
 PATH_ERRNOS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -17,6 +18,20 @@ STORAGE_ERRNOS = frozenset(
 """Error numbers of a disk that is full or fails, or of storage that does not answer."""
 LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Error numbers of too many open files and too little memory."""
+
+
+_OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, and oneDNN
+    "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
+    "attempting to (reserve|allocate)|could not create a primitive$",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an error of Python or torch reports that the host or the device is out of memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> str:

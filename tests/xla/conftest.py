@@ -12,8 +12,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 @pytest.fixture(scope="session", autouse=True)
 def xla_on_the_cpu():
     """In this process, and in those that it starts."""
-    from video_rs.distributed import xla
+    from video_rs.distributed.device import claim_device
 
     os.environ["PJRT_DEVICE"] = "CPU"
     os.environ.setdefault("XLA_FLAGS", QUICK)
-    xla.start()
+    claim_device("xla")

@@ -15,7 +15,7 @@ from torch_xla.core import xla_model
 from torch_xla.debug import metrics
 
 from tests.xla import trainers
-from video_rs.distributed import xla
+from video_rs.distributed import device
 from video_rs.distributed.world import World
 
 _own, _guard, _barriers = threading.local(), threading.Lock(), []
@@ -32,12 +32,12 @@ def take_turns(rank, size):
         if _barriers:
             return
         _barriers.append(threading.Barrier(size))
-        original, returned = xla.sync, threading.Event()
+        original, returned = device._sync_xla, threading.Event()
         set_token = torch_xla._XLAC._set_all_reduce_token
 
-    def set_token_later(device, token):
+    def set_token_later(name, token):
         xla_model.wait_device_ops()
-        set_token(device, token)
+        set_token(name, token)
 
     def sync(wait=False):
         seen = looked_up()
@@ -51,7 +51,7 @@ def take_turns(rank, size):
         xla_model.wait_device_ops()  # or the next compilation would keep a device from coming in time
         _barriers[0].wait()
 
-    xla.sync, torch_xla._XLAC._set_all_reduce_token = sync, set_token_later
+    device._sync_xla, torch_xla._XLAC._set_all_reduce_token = sync, set_token_later
 
 
 def looked_up():
@@ -62,8 +62,8 @@ def looked_up():
 
 def work(rank, folder):
     torch.set_num_threads(1)
-    xla.record_alone()
-    world = World(rank=rank, size=xla.size())
+    torch.autograd.set_multithreading_enabled(False)
+    world = World(rank=rank, size=device.reducing_processes(torch.device("xla")))
     take_turns(rank, world.size)
     schedule = dataclasses.replace(trainers.PLAN, world_size=world.size)
     for sync_bn in (True, False):

@@ -69,7 +69,7 @@ def test_no_64_bits_are_sent_on_a_tpu(monkeypatch):
     """A TPU has none: a number goes in two parts, whose sum has 48 bits."""
     import torch_xla.core.xla_model as xla_model
 
-    from video_rs.distributed import xla
+    from video_rs.distributed import device
 
     sent = []
 
@@ -78,12 +78,12 @@ def test_no_64_bits_are_sent_on_a_tpu(monkeypatch):
         for tensor in tensors:  # two processes with the same numbers
             tensor.mul_(2 * scale)
 
-    monkeypatch.setattr(xla, "is_cpu", lambda: False)
+    monkeypatch.setattr(device, "_is_xla_cpu", lambda: False)
     monkeypatch.setattr(xla_model, "all_reduce", all_reduce)
     torch.manual_seed(0)
     numbers = torch.randn(100, dtype=torch.float64) * torch.logspace(-9, 9, 100, dtype=torch.float64)
     wide, narrow = numbers.to("xla"), numbers.float().to("xla")
-    xla.sum_([wide, narrow], 0.25)
+    device.all_reduce([wide, narrow], 0.25)
     torch.testing.assert_close(wide.cpu(), numbers / 2, rtol=2**-46, atol=0)
     torch.testing.assert_close(narrow.cpu(), numbers.float() / 2)
     assert set(sent) == {torch.float32} and len(sent) == 3

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from video_rs import terminal
-from video_rs.distributed.memory import is_out_of_memory
 from video_rs.errors import (
     LIMIT_ERRNOS,
     PATH_ERRNOS,
@@ -22,6 +21,7 @@ from video_rs.errors import (
     UserError,
     VideoRSError,
     first_line,
+    is_out_of_memory,
 )
 from video_rs.terminal import Bar
 

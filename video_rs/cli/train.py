@@ -170,7 +170,7 @@ def dry_run(config: Config) -> int:
     print("\n".join(start_page(job)))
     batch = next(iter(job.loader(0)))
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
-    for _ in range({"cuda": 1, "xla": 2}.get(trainer.device.type, 0)):  # the first ones choose kernels, or compile
+    for _ in range(runtime.traits(trainer.device).warmup_steps):
         trainer.train_step([batch])
         runtime.synchronize(trainer.device)
     start = time.monotonic()

@@ -1,53 +1,127 @@
-"""Where the arithmetic happens: which device, in which precision, with how many threads; copies to it, waiting for it.
+"""Devices: ``cpu``, ``cuda`` and ``xla`` behind one interface. Only this module knows torch_xla.
 
-A precision is one of ``float64``, ``float32`` (the parameters' type, no autocast), ``bf16`` and ``fp16`` (float32
+A precision is one of ``float64``, ``float32`` (the type of the parameters, no autocast), ``bf16`` and ``fp16`` (float32
 parameters under autocast).
+
+torch_xla records operations and runs them as one compiled graph at :func:`flush`. It compiles a graph for each shape
+and for each Python number in it, so values that change from step to step have to be tensors. Processes that reduce
+together must run the same graphs in the same order.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
+import importlib.metadata
+import logging
 import os
 import resource
 import sys
 import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from video_rs.distributed import xla
-from video_rs.errors import UserError
+from video_rs.errors import MachineError, UserError, first_line
+
+INSTALL_XLA = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9.0', in an environment of its own"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Properties of a kind of device that change how networks are trained and tested on it.
+
+    Attributes:
+        compiles_graphs: a program is compiled for each shape and each Python number; the first two steps are slow.
+        has_ddp: ``DistributedDataParallel`` averages gradients; otherwise the caller does, with :func:`all_reduce`.
+        has_fused_optimizers: torch's optimizers take ``fused=True``.
+        keeps_unbiased_variance: torch's batch norm keeps the unbiased variance as the running one.
+        warmup_steps: steps before a measured one, in which kernels are chosen or graphs compiled.
+    """
+
+    compiles_graphs: bool = False
+    has_ddp: bool = True
+    has_fused_optimizers: bool = True
+    keeps_unbiased_variance: bool = True
+    warmup_steps: int = 0
+
+
+_TRAITS = {"cuda": Traits(warmup_steps=1), "xla": Traits(True, False, False, False, warmup_steps=2)}
+
+
+def traits(device: torch.device) -> Traits:
+    """Return the traits of a kind of device."""
+    return _TRAITS.get(device.type, Traits())
+
+
+# Selection ------------------------------------------------------------------------------------------------------------
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``xla``; the last is not touched yet.
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``xla``, without initializing it.
 
     Raises:
-        UserError: when it is not there; MPS is not supported.
+        UserError: the device is not available. MPS is not supported.
     """
     if name == "mps":
-        raise UserError("device mps is not supported; use device cpu, or a machine with CUDA")
+        raise UserError("device mps: not supported; use device cpu, or a machine with CUDA")
     if name == "xla":
-        xla.load()
+        _torch_xla()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
-        raise UserError(f"device cuda was asked for, but {why}; use cpu or auto, or mend the driver")
+        raise UserError(f"device cuda: {why}; use cpu or auto, or repair the driver")
     return torch.device(name)
 
 
-def select_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 on TPUs and on GPUs that compute in it (Ampere and later), and float32 elsewhere.
+def claim_device(kind: str, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
+    """Initialize the device of this process. Call it before any tensor is on the device.
+
+    Args:
+        kind: ``cpu``, ``cuda`` or ``xla``.
+        rank, size: of this process among all.
+        local_rank, local_size: of this process on its machine.
 
     Raises:
-        UserError: bf16 is for CUDA and XLA, fp16 for CUDA only.
+        UserError: there are fewer devices than processes.
+        MachineError: the XLA device cannot be used.
+    """
+    if kind == "cuda" and size > 1:
+        gpus = torch.cuda.device_count()
+        own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local_rank  # SLURM shows each task its own
+        if own >= gpus:
+            raise UserError(
+                f"rank {rank}: {local_rank + 1} or more processes on a machine with {gpus} GPUs; start one per GPU "
+                "(torchrun --nproc_per_node=gpu)"
+            )
+        torch.cuda.set_device(own)
+    if kind == "xla":
+        _claim_xla(local_rank, local_size)
+        if size > 1 and _xla_size() != size:
+            raise UserError(
+                f"rank {rank}: {size} processes were started, and XLA has {_xla_size()} devices for them; start one "
+                "per chip (TPU v4-8: torchrun --nproc_per_node=4); XLA's CPU device is for one process"
+            )
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """Return the precision to use. ``auto`` is bf16 on TPUs and on GPUs from Ampere on, and float32 elsewhere.
+
+    Raises:
+        UserError: the device does not support it: bf16 needs CUDA or XLA, fp16 CUDA.
     """
     if name == "auto":
-        if device.type == "cuda":  # older GPUs have it as well, many times slower than float32
+        if device.type == "cuda":  # older GPUs emulate bf16, many times slower than float32
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            has_bf16 = device.type == "xla" and not xla.is_cpu()
+            has_bf16 = device.type == "xla" and not _is_xla_cpu()
         return "bf16" if has_bf16 else "float32"
     kinds = {"bf16": ("cuda", "xla"), "fp16": ("cuda",)}.get(name)
     if kinds and device.type not in kinds:
@@ -58,56 +132,32 @@ def select_precision(name: str, device: torch.device) -> str:
 
 
 def parameter_dtype(precision: str) -> torch.dtype:
-    """Type of parameters and input: float64 for ``float64``, else float32."""
+    """Return the type of parameters and input: float64 for ``float64``, otherwise float32."""
     return torch.float64 if precision == "float64" else torch.float32
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The autocast context of a precision; nothing for float32 and float64."""
+    """Return the autocast context of a precision; for float32 and float64 it does nothing."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-class ToDevice:
-    """Copies batches to a device; to a GPU in a stream of its own.
-
-    There the copy does not wait for the work that is queued, only the work that is queued after it for the copy. It
-    takes pinned memory for that: of other memory the host waits for the copy.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        """The tensors on the device, for its current stream."""
-        if self._stream is None:
-            return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        with torch.cuda.stream(self._stream):
-            copies = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        current = torch.cuda.current_stream(self.device)
-        current.wait_stream(self._stream)
-        for copy in copies:
-            copy.record_stream(current)  # or its memory would be free for the next copy while it is still read
-        return copies
-
-
 def set_up(threads: int = 0, deterministic: bool = False) -> None:
-    """Process-wide settings of torch: CPU threads (0: torch's choice), TF32 off, repeatable kernels if asked for."""
+    """Configure torch for this process: CPU threads (0: torch's default), no TF32, deterministic kernels on request."""
     if threads:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only repeatable with a fixed workspace
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def loader_workers(asked: int, processes: int = 1) -> int:
-    """The number of loader processes: ``asked``, or for -1 as many as this process has CPU cores.
+    """Return the number of loader processes: ``asked``, or for -1 one per CPU core of this process.
 
     Args:
-        processes: on this machine, which share its cores, unless each was given some of its own.
+        processes: how many on this machine share its cores, unless each is bound to its own.
     """
     if asked >= 0:
         return asked
@@ -116,35 +166,58 @@ def loader_workers(asked: int, processes: int = 1) -> int:
 
 
 def describe(device: torch.device) -> str:
-    """One phrase for the start-up lines: the GPU's name and memory, or the CPU's thread count."""
+    """Return one phrase about a device: the GPU's name and memory, or the number of CPU threads."""
     if device.type == "xla":
-        return xla.describe()
+        return f"xla on {_torch_xla().runtime.device_type()}, torch_xla {_torch_xla().__version__}"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, in GiB: on the GPU, or by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if device.type == "xla" and not xla.is_cpu():
-        return xla.peak_memory(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+# Work on the device ---------------------------------------------------------------------------------------------------
+
+
+class ToDevice:
+    """Copy batches to a device; to a GPU in a separate stream.
+
+    A copy then overlaps with queued work, and only work queued after it waits for it. That requires pinned memory; for
+    other memory the host waits.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """Return the tensors on the device, ready for its current stream."""
+        if self._stream is None:
+            return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        with torch.cuda.stream(self._stream):
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for copy in copies:
+            copy.record_stream(current)  # otherwise the next copy could reuse the memory too early
+        return copies
+
+
+def flush(device: torch.device) -> None:
+    """Start the work that a device has recorded but not begun; the host does not wait."""
+    if device.type == "xla":
+        _sync_xla(wait=False)
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device, before a clock is read."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     if device.type == "xla":
-        xla.sync(wait=True)
+        _sync_xla(wait=True)
 
 
 def finishes(device: torch.device, seconds: float) -> bool:
-    """Whether a device has done what was asked of it, or does in so many seconds: it may wait for a lost process."""
+    """Return True if the device finishes its work within ``seconds``; it may be waiting for a lost process."""
     if device.type != "cuda":
         return device.type == "cpu"
     done, end = torch.cuda.Event(), time.monotonic() + seconds
@@ -156,7 +229,141 @@ def finishes(device: torch.device, seconds: float) -> bool:
     return True
 
 
-def flush(device: torch.device) -> None:
-    """Starts what was asked of a device that waits to be told to; the host does not wait."""
+def reducing_processes(device: torch.device) -> int:
+    """Return how many processes take part in :func:`all_reduce` and :func:`all_gather`."""
     if device.type == "xla":
-        xla.sync()
+        return _xla_size()
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce(tensors: Sequence[Tensor], scale: float = 1.0) -> None:
+    """Replace each tensor by its sum over all processes, times ``scale``."""
+    if tensors[0].device.type == "xla":
+        _all_reduce_xla(tensors, scale)
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        if scale != 1.0:
+            tensor.mul_(scale)
+
+
+def all_gather(values: Tensor) -> Tensor:
+    """Return ``[n]`` of every process as ``[processes, n]``, in the same order everywhere."""
+    if values.device.type == "xla":  # as a sum: torch_xla's own may build a different graph in each process, and hang
+        rows = torch.where(_own_row(values.device), values, torch.zeros_like(values))
+        _all_reduce_xla([rows])
+        return rows
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak memory in GiB: of the GPU or TPU, otherwise of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type == "xla" and not _is_xla_cpu():
+        used = _torch_xla().core.xla_model.get_memory_info(device)
+        return used.get("peak_bytes_used", used["bytes_used"]) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def free_memory(error: BaseException | None = None) -> None:
+    """Collect garbage and release cached GPU memory, including tensors that the traceback of ``error`` keeps alive."""
+    if error:
+        traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], object]) -> int:
+    """Return the largest of ``sizes`` for which ``attempt`` does not fail; 0 if there is none."""
+    for size in sorted(sizes, reverse=True):
+        free_memory()
+        try:
+            attempt(size)
+        except (RuntimeError, MemoryError) as error:  # libraries report a lack of memory in many ways
+            traceback.clear_frames(error.__traceback__)
+        else:
+            return size
+    return 0
+
+
+# torch_xla ------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _torch_xla() -> ModuleType:
+    """Import torch_xla, which makes ``torch.device("xla")`` usable. Raise UserError if it is missing or mismatched."""
+    try:
+        own, its_torch = (importlib.metadata.version(name) for name in ("torch_xla", "torch"))
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"device xla needs torch_xla, which is not installed: {INSTALL_XLA}") from None
+    if own.split(".")[:2] != its_torch.split(".")[:2]:
+        raise UserError(f"torch_xla {own} does not work with torch {its_torch}: {INSTALL_XLA}")
+    os.environ.setdefault("PJRT_DEVICE", "TPU")  # torch_xla would fall back to the CPU
+    try:
+        import torch_xla
+        import torch_xla.core.xla_model
+        import torch_xla.runtime
+    except ImportError as error:
+        raise UserError(f"torch_xla {own} cannot be imported ({first_line(error)}): {INSTALL_XLA}") from error
+    return torch_xla
+
+
+def _claim_xla(local_rank: int, local_size: int) -> None:
+    _torch_xla()
+    from torch_xla import backends
+    from torch_xla._internal import pjrt
+
+    torch.autograd.set_multithreading_enabled(False)  # tensors that another thread keeps would enter the graph
+    logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)  # it warns of a second call, even at the first
+    backends.set_mat_mul_precision("highest")  # float32 means float32; a TPU would round it to bf16
+    try:
+        if local_size > 1:
+            pjrt.initialize_multiprocess(local_rank, local_size)
+        else:
+            pjrt.initialize_singleprocess()
+    except Exception as error:  # of torch_xla, and of its requests for the shape of the slice
+        raise MachineError(
+            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}, and no such device can be used ({first_line(error)}): see "
+            "whether another process has it; PJRT_DEVICE=CPU is XLA without a TPU"
+        ) from error
+
+
+def _xla_size() -> int:
+    return _torch_xla().runtime.world_size()
+
+
+def _is_xla_cpu() -> bool:
+    return _torch_xla().runtime.device_type() == "CPU"
+
+
+def _sync_xla(wait: bool) -> None:
+    _torch_xla().sync(wait=wait)
+
+
+def _all_reduce_xla(tensors: Sequence[Tensor], scale: float = 1.0) -> None:
+    """Sum over processes. TPUs do not send 64-bit numbers: each goes as two float32 ones, whose sum has 48 bits."""
+    xla_model = _torch_xla().core.xla_model
+    is_wide = [not _is_xla_cpu() and tensor.dtype == torch.float64 for tensor in tensors]
+    wide = [tensor for tensor, split in zip(tensors, is_wide) if split]
+    narrow = [tensor for tensor, split in zip(tensors, is_wide) if not split]
+    high = [tensor.float() for tensor in wide]
+    low = [(tensor - part.double()).float() for tensor, part in zip(wide, high)]
+    xla_model.all_reduce(xla_model.REDUCE_SUM, [*narrow, *high, *low], scale=scale)
+    for tensor, upper, lower in zip(wide, high, low):
+        tensor.copy_(upper.double() + lower.double())
+
+
+@functools.cache
+def _own_row(device: torch.device) -> Tensor:
+    """Return bool ``[processes, 1]``, True for this one, as a tensor on the device: a number would enter the graph."""
+    mark = torch.zeros(_xla_size(), 1, dtype=torch.bool)
+    mark[_torch_xla().runtime.global_ordinal()] = True
+    return mark.to(device)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.distributed import device as runtime
-from video_rs.distributed import memory
-from video_rs.errors import MachineError, first_line
+from video_rs.errors import MachineError, first_line, is_out_of_memory
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "fp16": 5e-3, "bf16": 2e-2}
 """Of each precision, the relative error in the Euclidean norm that is borne: that of right kernels is 3e-7 in float32,
@@ -39,7 +38,7 @@ def check_convolutions(model: nn.Module, precision: str) -> None:
         try:
             errors = relative_errors(layer, precision)
         except RuntimeError as error:
-            if memory.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise _fault(kind, layer, precision, f"fails ({first_line(error)})") from error
         for part, error in zip(PARTS, errors, strict=True):
@@ -91,7 +90,7 @@ def _parts(layer: nn.Module, x: Tensor, gradient: Tensor, precision: str) -> tup
 def _fault(kind: str, layer: nn.Module, precision: str, what: str) -> MachineError:
     """Return the error, with the device, the versions and what to do."""
     device, versions = layer.weight.device, f"torch {torch.__version__}"
-    advice = "install another torch_xla" if device.type == "xla" else "install another torch, with its newest cuDNN"
+    advice = "install another version of torch and of its libraries"
     if device.type == "cuda":
         versions += f", cuDNN {torch.backends.cudnn.version()}"
     if precision not in ("float32", "float64"):

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import math
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 import video_rs
-from video_rs.distributed import launcher, rendezvous, xla
+from video_rs.distributed import launcher, rendezvous
+from video_rs.distributed.device import all_reduce, claim_device
 from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError, first_line
 from video_rs.hub import redact_url
 
@@ -87,7 +87,7 @@ class World:
         """Makes a tensor the sum of all processes' tensors."""
         if self.size > 1:
             with self.guard(what):
-                xla.sum_([tensor]) if tensor.device.type == "xla" else dist.all_reduce(tensor)
+                all_reduce([tensor])
 
     @contextlib.contextmanager
     def guard(self, what: str) -> Iterator[None]:
@@ -195,27 +195,11 @@ def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
     """
     variables = launcher.variables()
     if launcher.processes() == 1:
-        if device_type == "xla":
-            xla.start()
+        claim_device(device_type)
         return World(timeout=timeout)
     rank, size, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     world = World(rank, local, size, int(variables.get("LOCAL_WORLD_SIZE", 1)), timeout)
-    if device_type == "xla":
-        xla.start(local, world.local_size)
-        if xla.size() != size:
-            raise UserError(
-                f"rank {rank}: {size} processes were started, and XLA has {xla.size()} devices for them; start one "
-                "process for each chip (TPU v4-8: torchrun --nproc_per_node=4); XLA's CPU device is for one process"
-            )
-    if device_type == "cuda":
-        gpus = torch.cuda.device_count()
-        own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local  # which shows each task only its own
-        if own >= gpus:
-            raise UserError(
-                f"rank {rank}: {local + 1} or more processes on a machine with {gpus} GPUs; start one per GPU "
-                "(torchrun --nproc_per_node=gpu)"
-            )
-        torch.cuda.set_device(own)
+    claim_device(device_type, rank, size, local, world.local_size)
     with world.guard("the start"):
         world._store = rendezvous.meet(rank, size, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]), timeout)
         limit = timedelta(seconds=timeout)

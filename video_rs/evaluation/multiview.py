@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from video_rs import terminal
 from video_rs.data.transforms.crops import normalize
 from video_rs.distributed import device as runtime
-from video_rs.distributed import memory
 from video_rs.distributed.world import World
-from video_rs.errors import MachineError
+from video_rs.errors import MachineError, is_out_of_memory
 
 OUTPUT_NOT_FINITE = "the network's output is not finite"
 
@@ -85,7 +84,6 @@ class Forward:
                 found.append(probs)
                 views = views[len(part) :]
                 continue
-            memory.free()
             if len(part) == 1:
                 raise MachineError("not enough memory for one view in a forward pass: choose a smaller network")
             self.views_per_forward = len(part) // 2
@@ -99,18 +97,18 @@ class Forward:
         try:
             return _view_probs(self.model, self._filled(views), self.device, self.precision)[: len(views)]
         except (RuntimeError, MemoryError) as error:
-            if not memory.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            memory.let_go(error)
+            runtime.free_memory(error)
             return None
 
     def _filled(self, views: Tensor) -> Tensor:
-        """For XLA, which would compile the network again for the last, smaller group."""
-        missing = self.views_per_forward - len(views) if self.device.type == "xla" else 0
+        """Fill up the last, smaller group where another shape would be compiled again."""
+        missing = self.views_per_forward - len(views) if runtime.traits(self.device).compiles_graphs else 0
         return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
 
 
-@torch.no_grad()  # in inference_mode tensors of XLA have no views
+@torch.no_grad()  # inference_mode does not support views on all devices
 def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
     data_config, parameter = model.data_config, next(model.parameters())
     clips = normalize(views.to(device), data_config.mean, data_config.std, dtype=parameter.dtype)

@@ -53,7 +53,7 @@ class Job:
         )  # the memory order in which clips arrive
         if self.device.type != "cpu":
             check_convolutions(self.model, self.precision)
-        if config.train.sync_bn or self.device.type == "xla":
+        if config.train.sync_bn or not runtime.traits(self.device).keeps_unbiased_variance:
             convert_sync_batch_norm(self.model, local=not config.train.sync_bn)
         self.trainer = self._trainer()
         self.incidents = Incidents(len(self.records["train"]), config.data.max_broken, config.train.max_bad_steps)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from video_rs.distributed import xla
+from video_rs.distributed.device import all_gather, all_reduce, reducing_processes
 from video_rs.errors import UserError
 
 
@@ -63,8 +62,8 @@ def convert_sync_batch_norm(model: nn.Module, *, local: bool = False) -> nn.Modu
     """Makes each of torch's batch norms in ``model`` one over all processes, in place; parameters and names stay.
 
     Args:
-        local: the statistics stay each process's own all the same. For XLA, where torch's own keeps the biased variance
-            as the running one.
+        local: the statistics stay each process's own all the same. For devices where torch's own keeps the biased
+            variance as the running one.
     """
     for module in model.modules():
         if type(module) in SYNCED:
@@ -112,7 +111,7 @@ class _Normalize(torch.autograd.Function):
         sums = torch.stack([gradient.sum(dims), (gradient * normalized).sum(dims)])
         of_bias, of_weight = sums.clone() if weight is not None else (None, None)
         if _processes(sums, ctx.local) > 1:
-            xla.sum_([sums]) if sums.device.type == "xla" else dist.all_reduce(sums)
+            all_reduce([sums])
         first, second = sums / total
         of_x = gradient - _channels(first, x) - normalized * _channels(second, x)
         of_x *= _channels(scale if weight is None else scale * weight, x)
@@ -123,22 +122,12 @@ class _Normalize(torch.autograd.Function):
 
 def _gathered(values: Tensor, local: bool) -> Tensor:
     """``[n]`` of every process that takes part: ``[processes, n]``."""
-    if _processes(values, local) == 1:
-        return values[None]
-    if values.device.type == "xla":
-        return xla.gathered(values)
-    everybody = [torch.empty_like(values) for _ in range(_processes(values, local))]
-    dist.all_gather(everybody, values)
-    return torch.stack(everybody)
+    return values[None] if _processes(values, local) == 1 else all_gather(values)
 
 
 def _processes(values: Tensor, local: bool) -> int:
     """How many there are that take part, with values of this one's device."""
-    if local:
-        return 1
-    if values.device.type == "xla":
-        return xla.size()
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return 1 if local else reducing_processes(values.device)
 
 
 def _channels(values: Tensor, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from video_rs.distributed.device import traits
 from video_rs.errors import UserError, first_line
 from video_rs.models.layers import SelfGating
 from video_rs.training import finetune
@@ -103,8 +104,8 @@ def create(
             which would compile each step for its numbers of Python.
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
-    is_xla = next(model.parameters()).device.type == "xla"
-    kind = {"fused": False, "foreach": False} if is_xla else {"fused": True}  # XLA fuses by itself
+    device = traits(next(model.parameters()).device)
+    kind = {"fused": True} if device.has_fused_optimizers else {"fused": False, "foreach": False}
     if name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind)
         if momentum:  # allocate state now: a skipped first step would leave it undefined
@@ -112,10 +113,10 @@ def create(
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return optimizer
     if name == "adamw":  # capturable, or the host counts its steps
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, capturable=is_xla, **kind)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, capturable=device.compiles_graphs, **kind)
     if name == "lamb":
         return Lamb(groups, lr=lr, betas=betas, eps=eps)
-    if is_xla:
+    if device.compiles_graphs:
         raise UserError(f"optim.name={name} is not for XLA; use sgd, adamw or lamb")
     return _from_timm(name, groups, lr, {"momentum": momentum, **(options or {})})
 
@@ -152,7 +153,7 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
     if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()
         optimizer.step()
-    elif skip.device.type == "xla":
+    elif traits(skip.device).compiles_graphs:
         before = {key: value.clone() for key, value in _tensors(optimizer)}
         optimizer.step()
         for key, value in _tensors(optimizer):  # state that was not there before begins with zeros

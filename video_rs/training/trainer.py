@@ -22,9 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from video_rs.data.transforms.crops import normalize
 from video_rs.data.transforms.mixing import draw_mix, mix
 from video_rs.distributed import device as runtime
-from video_rs.distributed import memory, xla
 from video_rs.distributed.world import World
-from video_rs.errors import MachineError, VideoRSError
+from video_rs.errors import MachineError, VideoRSError, is_out_of_memory
 from video_rs.rng import sample_keys
 from video_rs.training import compiling
 from video_rs.training.buffers import Buffers
@@ -84,13 +83,13 @@ class Trainer:
         self.meter = Meter(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._buffers = Buffers(model)
-        self._is_xla = self.device.type == "xla"  # which has no DistributedDataParallel
+        self._traits = runtime.traits(self.device)
         self._network: nn.Module | None = None  # made in the first step
 
     def _wrapped(self) -> nn.Module:
         """The network as steps call it, once all processes are here. Batch norm's statistics are each one's own."""
         network = self.model
-        if self.world.size > 1 and not self._is_xla:
+        if self.world.size > 1 and self._traits.has_ddp:
             devices = [self.device] if self.device.type == "cuda" else None
             new, old = "forward_sync_buffers", "broadcast_buffers"  # the old one, torch 2.9's, is deprecated
             name = new if new in signature(DistributedDataParallel).parameters else old
@@ -117,24 +116,24 @@ class Trainer:
                     self._network = self._wrapped()
                 for number, batch in enumerate(micro_batches):
                     is_last = number == self.schedule.accumulation_steps - 1
-                    alone = self.world.size == 1 or self._is_xla
+                    alone = self.world.size == 1 or not self._traits.has_ddp
                     with contextlib.nullcontext() if is_last or alone else self._network.no_sync():
                         self._forward_backward(batch, number)
                     runtime.flush(self.device)
                 if not batch:
                     raise ValueError("a step needs micro-batches, and none came")
-                if is_first and self._is_xla:  # or too little memory would show in whatever waits next
+                if is_first and self._traits.compiles_graphs:  # or too little memory would show in whatever waits next
                     runtime.synchronize(self.device)
-                if self._is_xla and self.world.size > 1:
-                    xla.sum_([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
+                if self.world.size > 1 and not self._traits.has_ddp:
+                    runtime.all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
                 buffers, sums = self._share(self._buffers.read(), self.meter.of_step())
         except (VideoRSError, RuntimeError, MemoryError) as error:
             self._buffers.write(before)
-            is_full = memory.is_out_of_memory(error)
+            is_full = is_out_of_memory(error)
             if not is_full:
                 compiling.explain(error)
                 raise
-            memory.let_go(error)
+            runtime.free_memory(error)
         if is_full:  # only here is the error forgotten, and all that it kept
             message = self._what_fits(batch)
             self._buffers.write(before)
@@ -158,7 +157,7 @@ class Trainer:
             fits, found = max(sizes, default=0), ""
         else:
             self._network = self.model  # a compiled one would be compiled anew for each size
-            fits = memory.largest_that_fits(sizes, attempt)
+            fits = runtime.largest_that_fits(sizes, attempt)
             found = f"{fits} would fit; " if fits else ""
         self.optimizer.zero_grad(set_to_none=True)
         advice = f"start again with train.micro_batch={fits}"

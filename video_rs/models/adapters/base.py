@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.data_config import DataConfig
-from video_rs.distributed.memory import is_out_of_memory
-from video_rs.errors import MachineError, UserError, first_line
+from video_rs.errors import MachineError, UserError, first_line, is_out_of_memory
 from video_rs.models.architecture import DROP_PATH_RULES
 from video_rs.models.resnet_rs import check_input
 

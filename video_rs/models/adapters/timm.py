@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
-from video_rs.distributed.memory import is_out_of_memory
-from video_rs.errors import UserError, first_line
+from video_rs.errors import UserError, first_line, is_out_of_memory
 from video_rs.models.adapters.base import (
     External,
     NoClasses,
