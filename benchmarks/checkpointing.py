@@ -1,13 +1,12 @@
-"""What checkpoints cost a run: steps with and without them, in turns, in one process.
+"""Measure the cost of checkpoints: training steps with and without them, in one process.
 
 python benchmarks/checkpointing.py
 python benchmarks/checkpointing.py --model resnet3d_rs_50 --every 60 --rounds 3
 
-Real steps (forward, backward, SGD, weight average) on clips of noise, on the CPU or a GPU. A round is --every seconds
-of steps without a checkpoint, then as many with one after the first of them, as the trainer writes it, then as many
-where the steps wait for the disk ("at once"); each round begins with another of the three. "of none" is the median of
-the rounds' ratios. The last line is the copy, the write, and what the disk takes of as many bytes of zeros (write and
-fsync).
+Real steps (forward, backward, SGD, EMA) on clips of noise, on the CPU or a GPU. A round has three parts of --every
+seconds: steps without a checkpoint, with one that a thread writes as in training, and with one that the steps wait for
+("synchronous"). Each round starts with a different part. "of none" is the median ratio over the rounds. The last line
+gives the time of the copy, of the write, and of writing and syncing as many zero bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> int:
     trainer, batch = make(args)
     for _ in range(3):
         step(trainer, batch)
-    rates: dict[str, list[float]] = {"none": [], "in the background": [], "at once": []}
+    rates: dict[str, list[float]] = {"none": [], "in the background": [], "synchronous": []}
     with tempfile.TemporaryDirectory(dir=".") as folder, Checkpointer(folder, keep=1) as saver:
         copies = []
         ways = list(rates)
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 
 def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
-    """A trainer and one batch."""
+    """Return a trainer and one batch."""
     device = runtime.select_device(args.device)
     data_config = DataConfig(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
     model = create_model(args.model, num_classes=400, data_config=data_config)
@@ -98,7 +97,7 @@ def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
 
 
 def step(trainer: Trainer, batch: dict) -> None:
-    """One step, to its end."""
+    """Run one step and wait for the device."""
     trainer.train_step([batch])
     runtime.synchronize(trainer.device)
 
@@ -106,7 +105,7 @@ def step(trainer: Trainer, batch: dict) -> None:
 def seconds_of_steps(
     trainer: Trainer, batch: dict, seconds: float, way: str, saver: Checkpointer, copies: list[float]
 ) -> float:
-    """Steps a second over at least so many seconds, which begin with a checkpoint."""
+    """Return steps per second over at least `seconds`, with a checkpoint after the first step."""
     saver.wait()
     start, steps = time.monotonic(), 0
     while time.monotonic() - start < seconds:
@@ -116,13 +115,13 @@ def seconds_of_steps(
             asked = time.monotonic()
             saver.save(trainer.state_dict(), trainer.step)
             copies.append(time.monotonic() - asked)
-            if way == "at once":
+            if way == "synchronous":
                 saver.wait()
     return steps / (time.monotonic() - start)
 
 
 def raw_write(path: Path, size: int) -> float:
-    """Seconds to write and fsync so many bytes."""
+    """Return the seconds to write and sync `size` bytes."""
     content = bytes(size)
     start = time.monotonic()
     with open(path, "wb") as handle:

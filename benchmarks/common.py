@@ -1,4 +1,4 @@
-"""What the benchmarks share: their videos, the time and memory of a tree of processes, how they end. Linux only."""
+"""Helpers of the benchmarks: input videos, CPU time and memory of processes, tables. Linux only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "av", "decord", "pytorchvideo")
 
 
 def find_videos(inputs: list[str]) -> list[str]:
-    """The files named, and those in the folders named; ``UserError`` for what is not there."""
+    """Return the given files and the videos in the given folders. Raise UserError if one is missing."""
     from video_rs.data.sources.lists import media_below
     from video_rs.data.video.media import VIDEO_EXTENSIONS
 
@@ -35,20 +35,20 @@ def find_videos(inputs: list[str]) -> list[str]:
 
 
 def with_copies(files: Iterable[str], copy_of: Callable[[int, str], str]) -> list[tuple[str, str]]:
-    """(file, ``copy_of(number, file)``) of each; one for which that raises ``MediaError`` is left out, with a line."""
+    """Return ``(file, copy_of(number, file))`` pairs. Skip and report files that raise ``MediaError``."""
     pairs = []
     for number, path in enumerate(files):
         try:
             pairs.append((path, copy_of(number, path)))
         except MediaError as error:
-            note(f"left out {error}")
+            note(f"skipped {error}")
     if not pairs:
         raise UserError("none of the videos can be used")
     return pairs
 
 
 def missing(package: str) -> str:
-    """Why a package can't be used here; empty if it can."""
+    """Return why a package cannot be imported, or an empty string."""
     try:
         importlib.import_module(package)
     except (ImportError, OSError) as error:
@@ -57,7 +57,7 @@ def missing(package: str) -> str:
 
 
 def fresh_process() -> ProcessPoolExecutor:
-    """One process that has inherited nothing, and starts others as this one would; it lives until ``shutdown()``."""
+    """Return a pool of one spawned process with this process's start method. It lives until ``shutdown()``."""
     return ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
@@ -71,24 +71,24 @@ def _start_processes_by(method: str) -> None:
 
 
 def process_tree() -> list[int]:
-    """This process and its workers."""
+    """Return the pids of this process and its workers."""
     return [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """CPU time that processes have used, all threads, user and system."""
+    """Return the CPU time of processes in seconds: all threads, user and system."""
     return sum(time.clock_gettime(_cpu_clock(pid)) for pid in pids)
 
 
 def _cpu_clock(pid: int) -> int:
-    """What clock_getcpuclockid(3) gives on Linux; Python does not have it."""
+    """Return the clock id that clock_getcpuclockid(3) gives on Linux; Python lacks the function."""
     return ~pid << 3 | 2
 
 
 def memory_mb(pids: list[int]) -> float:
-    """Memory of processes: private pages, each shared page once (PSS), and the pages of libraries and other files once.
+    """Return the memory of processes in MB: private pages, shared pages (PSS), and file pages once.
 
-    The PSS of file pages is left out, as it depends on who else on the machine has the same library open.
+    The PSS of file pages is not used: it depends on which other programs have the same library open.
     """
     pages, files = 0, 0
     for pid in pids:
@@ -99,7 +99,7 @@ def memory_mb(pids: list[int]) -> float:
 
 
 def peak_rss_mb() -> float:
-    """The largest RSS that this process has had (``ru_maxrss`` begins with that of the process that started it)."""
+    """Return the peak RSS of this process in MB. ``ru_maxrss`` would include that of its parent."""
     return _kilobytes(os.getpid(), "status")["VmHWM"] / 1024
 
 
@@ -109,7 +109,7 @@ def _kilobytes(pid: int, name: str) -> dict[str, int]:
 
 
 def environment() -> str:
-    """One line: the processor, its cores, Python and the packages that matter."""
+    """Return one line: processor, cores, Python and package versions."""
     from importlib.metadata import PackageNotFoundError, version
 
     names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -124,7 +124,7 @@ def environment() -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """In Markdown: the first column to the left, the others to the right, padded to be read as text too."""
+    """Return a Markdown table: first column left-aligned, others right-aligned, padded to read well as text."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [header, rule, *rows]
@@ -135,5 +135,5 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def note(text: str) -> None:
-    """What a reader of the table should know, or progress: on stderr."""
+    """Print a note or progress to stderr."""
     print(text, file=sys.stderr, flush=True)

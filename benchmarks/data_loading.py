@@ -1,26 +1,26 @@
-"""Training clips a second: this package, bare decoding, plain decord and PyTorchVideo on the same files and clips.
+"""Training clips per second of video_rs, bare decoding, decord and PyTorchVideo on the same files and clips.
 
 python benchmarks/data_loading.py --videos /data/k400/val
 python benchmarks/data_loading.py --videos /data/k400/val --stages --soak 10000 --out docs
 python benchmarks/data_loading.py --videos /data/k400 --prepared /data/k400_256
 
-Every way reads the same clips of the same files in the same number of worker processes of a DataLoader. The files are
-taken as they are ("published") and re-encoded: here as video-rs prepare does, at the same size (H.264 crf 20, keyframe
-every 16 frames, no B-frames, tune fastdecode), or with --prepared the copies that video-rs prepare made of them. A turn
-is measured with its workers busy, from one batch to a later one; ways and kinds of file take turns in each of --rounds
-rounds, so that other work on the machine hits all alike. The table has the medians over the rounds.
+All ways read the same clips of the same files with the same number of DataLoader workers. The files are read as they
+are ("published") and re-encoded: at the same size as video-rs prepare does (H.264 crf 20, keyframe every 16 frames, no
+B-frames, tune fastdecode), or with --prepared from the copies that video-rs prepare made. Each measurement runs between
+two batches while all workers are busy. Ways and kinds of file alternate in each of --rounds rounds, so that other load
+affects all of them. The table has the medians over the rounds.
 
   bare decode              PyAV, one thread: from the keyframe before the clip to its last frame; no colours, no copies
   video_rs, <decoder>      clip_loader, ClipDataset and TrainTransform: random crops resized to --size and flipped, in
-                           one uint8 batch [N, T, H, W, C]; "index" is with what video-rs index knows of the files
+                           one uint8 batch [N, T, H, W, C]; "index" is after video-rs index
   decord, whole frames     one thread, the frames of the clip as RGB at the file's size: no crop, no batch
   PyTorchVideo, <decoder>  the pipeline of its tutorials: EncodedVideo, UniformTemporalSubsample, / 255, Normalize,
                            RandomShortSideScale(256, 320), RandomCrop, RandomHorizontalFlip; float [N, C, T, H, W]
 
-CPU time is that of all threads of the main process and its workers; "clips/s/core" are clips per second of it. Memory
-is the peak over these processes: private pages, shared pages once, the pages of libraries once. --stages times the
-steps of video_rs in one process; "transport" is what its turns with workers took above that. --soak reads N clips with
-workers and tells how memory grows. --out FOLDER also writes data_loading.md, .json (every turn) and .png.
+CPU time covers all threads of the main process and its workers; "clips/s/core" is clips per second of CPU time. Memory
+is the peak over these processes: private pages, shared pages once, file pages once. --stages times the steps of
+video_rs in one process; "transport" is the additional time with workers. --soak reads N clips with workers and reports
+the growth of memory. --out FOLDER also writes data_loading.md, .json (every measurement) and .png.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ CHECKPOINTS = 10  # of a soak
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn took: `clips` in `wall` seconds and `cpu` seconds of all processes, `memory` MB at most."""
+    """One measurement: `clips` in `wall` seconds and `cpu` seconds of all processes, `memory` MB at peak."""
 
     clips: int
     wall: float
@@ -87,17 +87,17 @@ class Turn:
 
 
 def turn(way: str, task: Task) -> Turn:
-    """One turn of a way, in a process of its own."""
+    """Measure one way, in its own process."""
     batches = iter(WAYS[way](task))
     _take(batches, task.workers)
     pids = process_tree()
     cpu, wall = cpu_seconds(pids), time.perf_counter()
     _take(batches, task.window)
     cpu, wall = cpu_seconds(pids) - cpu, time.perf_counter() - wall
-    with peak_memory(pids) as peak:  # looking takes time, so not while the clock runs
+    with peak_memory(pids) as peak:  # sampling takes time, so it runs after the clock has stopped
         _take(batches, task.workers)
     if hasattr(batches, "close"):
-        batches.close()  # ends the workers of clip_loader; a DataLoader's iterator does so when it goes
+        batches.close()  # stops the workers of clip_loader; a DataLoader's iterator stops its own when deleted
     return Turn(task.window * task.batch, wall, cpu, max(peak))
 
 
@@ -111,7 +111,7 @@ def _take(batches: Iterator[Any], count: int) -> None:
 
 @contextmanager
 def peak_memory(pids: list[int], every: float = 0.02) -> Iterator[list[float]]:
-    """The list holds the memory of processes, MB, every so often while the block runs."""
+    """Sample the memory of processes in MB at intervals while the block runs."""
     seen, done = [memory_mb(pids)], threading.Event()
 
     def watch() -> None:
@@ -128,7 +128,7 @@ def peak_memory(pids: list[int], every: float = 0.02) -> Iterator[list[float]]:
 
 
 def stages(decoder: str, task: Task) -> dict[str, float]:
-    """CPU ms a clip of each step, in this process. A step that cannot run alone is the difference of two reads."""
+    """Return CPU ms per clip of each step in this process. Some steps are the difference of two reads."""
     torch.set_num_threads(1)
     dataset, batches = task.dataset(decoder), list(itertools.islice(task.stream(), task.window))
     total = dict.fromkeys(("open", "decode", "crop", "resize", "flip", "batch"), 0.0)
@@ -138,7 +138,7 @@ def stages(decoder: str, task: Task) -> dict[str, float]:
             box = dataset.transform.box(info.height, info.width, keyed_rng(SEED, "benchmark", *key))
             reads = {
                 "open": None,
-                "decode": {"crop": (0, 0, 2, 2)},  # next to nothing to convert
+                "decode": {"crop": (0, 0, 2, 2)},  # almost nothing to convert
                 "crop": {"crop": box},
                 "resize": {"crop": box, "size": task.size},
             }
@@ -158,7 +158,7 @@ def stages(decoder: str, task: Task) -> dict[str, float]:
 
 
 def read(path: str, decoder: str, frames: np.ndarray, options: dict[str, Any] | None) -> torch.Tensor | None:
-    """The frames of a clip; with None the file is only opened."""
+    """Read the frames of a clip; with options None, only open the file."""
     with open_video(path, decoder) as video:
         return None if options is None else video.read(frames, **options)
 
@@ -168,7 +168,7 @@ def finish(dataset: ClipDataset, clip_THWC: torch.Tensor, key: SampleKey) -> tor
 
 
 def least_cpu(function: Callable[..., Any], *arguments: Any) -> float:
-    """CPU seconds of a call, the least of three: the others were disturbed."""
+    """Return the minimum CPU seconds over three calls."""
     times = []
     for _ in range(3):
         begin = time.process_time()
@@ -178,7 +178,7 @@ def least_cpu(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def soak(decoder: str, task: Task, count: int) -> list[tuple[int, float]]:
-    """(clips read so far, MB of memory) at every tenth of `count` clips: the median over the batches just before."""
+    """Return (clips read, MB) at every tenth of `count` clips: the median over the batches before it."""
     per_checkpoint = math.ceil(count / task.batch / CHECKPOINTS)
     batches = iter(ours(decoder, task, steps=CHECKPOINTS * per_checkpoint + 4 * task.workers))
     checkpoints, looks = [], max(1, per_checkpoint // 2)
@@ -200,7 +200,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--prepared {args.prepared}: no videos folder in it: give the --out of video-rs prepare")
     files = find_videos(args.videos)
     if args.out:
-        Path(args.out).mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        Path(args.out).mkdir(parents=True, exist_ok=True)  # fail before the work starts
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         pairs = make_pairs(files, Path(folder), args)
@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def make_pairs(files: list[str], folder: Path, args: argparse.Namespace) -> list[tuple[str, str]]:
-    """(file, re-encoded file) of those that every way can read, at most ``--clips`` spread over those given."""
+    """Return (file, re-encoded file) pairs that every way can read, at most ``--clips``, evenly spread."""
     decoder = "pyav" if missing("decord") else "decord"
 
     def copy_of(number: int, path: str) -> str:
@@ -274,7 +274,7 @@ def make_pairs(files: list[str], folder: Path, args: argparse.Namespace) -> list
 
 
 def prepared_copy(path: str, args: argparse.Namespace) -> str:
-    """Of a file below one of ``--videos``, where video-rs prepare puts it."""
+    """Return the path at which video-rs prepare puts the copy of a file below ``--videos``."""
     for root in args.videos:
         copy = Path(args.prepared, "videos", os.path.relpath(path, root)).with_suffix(".mp4")
         if Path(root) in Path(path).parents and copy.exists():
@@ -283,13 +283,13 @@ def prepared_copy(path: str, args: argparse.Namespace) -> str:
 
 
 def make_task(paths: list[str], args: argparse.Namespace) -> Task:
-    window = math.ceil(args.clips / (args.batch * args.workers)) * args.workers  # whole rounds of the workers
+    window = math.ceil(args.clips / (args.batch * args.workers)) * args.workers  # a multiple of the number of workers
     records = list(itertools.islice(itertools.cycle(paths), max(len(paths), args.clips)))
     return Task(records, args.frames, args.stride, args.size, args.batch, args.workers, window, {}).with_frames()
 
 
 def available_ways(chosen: list[str]) -> list[str]:
-    """Bare decoding and those chosen, without those whose package is missing."""
+    """Return bare decoding and the chosen ways whose packages are installed."""
     ways = [way for way in WAYS if way == BARE or way in chosen]
     for package in ("decord", "pytorchvideo"):
         if reason := missing(package):
@@ -302,7 +302,7 @@ def available_ways(chosen: list[str]) -> list[str]:
 def take_turns(
     tasks: dict[str, Task], processes: dict[str, ProcessPoolExecutor], rounds: int
 ) -> dict[str, dict[str, list[Turn]]]:
-    """Every way on every kind of file, round by round. Others' ways that fail are left out, with a line."""
+    """Measure every way on every kind of file, round by round. Skip and report peers that fail."""
     turns: dict[str, dict[str, list[Turn]]] = {kind: {way: [] for way in processes} for kind in tasks}
     ways = list(processes)
     for number, (kind, task) in itertools.product(range(rounds), tasks.items()):
@@ -321,7 +321,7 @@ def take_turns(
 
 
 def summary(turns: dict[str, dict[str, list[Turn]]], kind: str) -> dict[str, dict[str, float | None]]:
-    """Medians over the rounds by way; ratios are of turns of one round."""
+    """Return medians over the rounds for each way; ratios are taken within a round."""
     theirs = [way for way in turns[kind] if way.startswith("PyTorchVideo")]
     best = min(theirs, key=lambda way: median(t.ms for t in turns[KINDS[0]][way]), default=None)
     result = {}
@@ -364,7 +364,7 @@ def stages_table(
 
 
 def soak_table(tasks: dict[str, Task], count: int) -> str:
-    """On both kinds of file in turn."""
+    """Return the table of the soak, on both kinds of file."""
     first = next(iter(tasks.values()))
     paths = [path for pair in zip(*(task.paths for task in tasks.values())) for path in pair]
     task = replace(first, paths=paths, frames={})
@@ -389,7 +389,7 @@ def write(folder: Path, text: str, turns: dict[str, dict[str, list[Turn]]]) -> N
 
 
 def plot(path: Path, summaries: dict[str, dict[str, dict[str, float | None]]]) -> None:
-    """Bars of clips/s/core, one panel per kind of file; a line at what bare decoding allows."""
+    """Plot clips/s/core as bars, one panel per kind of file, with a line at bare decoding."""
     import matplotlib
 
     matplotlib.use("Agg")

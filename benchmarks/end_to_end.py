@@ -1,13 +1,12 @@
-"""Training from files: how fast the loader is alone, how fast the steps are alone, and both together.
+"""Training from files: speed of the loader alone, of the steps alone, and of both together.
 
 python benchmarks/end_to_end.py
 python benchmarks/end_to_end.py --cfg k400_rs50.yaml data.root=/data/k400 train.batch_size=64 train.micro_batch=64
 python benchmarks/end_to_end.py --cfg motion_rs.yaml data.root=data/motion --steps 40 --rounds 3
 
-Without --cfg it makes a small motion dataset and trains motion_rs.yaml on it. "loader" is what the workers deliver when
-nobody computes, "steps" is Trainer.train_step on batches that are there already, "training" is the steps on what the
-loader delivers, as a run takes them. The slower of the first two is the bound; both share the CPU cores, where there is
-no GPU. Other settings of the config are given as key=value.
+Without --cfg it makes a small motion dataset and trains motion_rs.yaml on it. "loader" is the rate of the workers when
+nothing else runs, "steps" is the training step on batches in memory, "training" is the step on batches of the loader.
+The slower of the first two is the limit; without a GPU they share the CPU cores. Other settings are given as key=value.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(job: Job, steps: int, rounds: int) -> None:
-    """Prints the table."""
+    """Print the table."""
     turns = {"loader": loader, "steps": steps_alone, "training": training}
     found: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
@@ -68,19 +67,19 @@ def report(job: Job, steps: int, rounds: int) -> None:
     print(f"{runtime.describe(job.device)}, {job.precision}; {workers}; {job.config.model.name}")
     print(f"batches of {schedule.batch_size} clips {data_config.num_frames} x {data_config.train_size}^2")
     rows = [[name, f"{rate:.1f}", f"{rate / rates[bound]:.2f}"] for name, rate in rates.items()]
-    print(table(["what", "clips/s", "of the bound"], rows))
-    print(f"the {bound} {'is' if bound == 'loader' else 'are'} the bound")
+    print(table(["part", "clips/s", "of the limit"], rows))
+    print(f"the {bound} {'is' if bound == 'loader' else 'are'} the limit")
 
 
 def batches_of(job: Job, steps: int) -> Iterator[dict]:
-    """Micro-batches of the loader, from the first on, behind what its workers have read ahead."""
+    """Return micro-batches of the loader, after those that its workers have prefetched."""
     parts, ahead = job.trainer.schedule.accumulation_steps, 3 * max(1, job._loading()["workers"])
-    batches = iter(job.loader(0, num_steps=steps + -(-ahead // parts), phase_ends=()))  # however few the run's own are
+    batches = iter(job.loader(0, num_steps=steps + -(-ahead // parts), phase_ends=()))  # more than the run may have
     return itertools.islice(batches, ahead, ahead + steps * parts)
 
 
 def loader(job: Job, steps: int) -> float:
-    """Clips/s of the loader alone."""
+    """Return clips/s of the loader alone."""
     batches, clips = batches_of(job, steps), 0
     next(batches)
     start = time.monotonic()
@@ -90,7 +89,7 @@ def loader(job: Job, steps: int) -> float:
 
 
 def steps_alone(job: Job, steps: int) -> float:
-    """Clips/s of steps on batches that are there already."""
+    """Return clips/s of steps on batches in memory."""
     parts = list(itertools.islice(iter(job.loader(0)), job.trainer.schedule.accumulation_steps))
     job.trainer.train_step(parts)
     runtime.synchronize(job.device)
@@ -102,10 +101,10 @@ def steps_alone(job: Job, steps: int) -> float:
 
 
 def training(job: Job, steps: int) -> float:
-    """Clips/s of steps on what the loader delivers."""
+    """Return clips/s of steps on batches of the loader."""
     schedule, batches = job.trainer.schedule, batches_of(job, steps + 1)
     for _ in range(schedule.accumulation_steps):
-        next(batches)  # past what the workers had read ahead
+        next(batches)  # skip the prefetched batches
     start = time.monotonic()
     for _ in range(steps):
         job.trainer.train_step(itertools.islice(batches, schedule.accumulation_steps))

@@ -1,15 +1,15 @@
-"""The views of a multi-view test from one decode, against opening the file for each view or each clip.
+"""Multi-view testing: one decode per video, compared with opening the file for each view or clip.
 
 python benchmarks/multiview.py --video /data/k400/val/abseiling/0wR5jVB-WPk_000417_000427.mp4
-python benchmarks/multiview.py --video clip.mp4 --hour        # also the memory that a one-hour video takes
+python benchmarks/multiview.py --video clip.mp4 --hour        # also memory on a one-hour video
 
-30 views are 10 clips of 32 frames, every second frame of the video, and 3 crops of 256 pixels. "per view" and "per
-clip" are what a dataset of single views or of single clips does: open the file, decode the clip, resize it, crop.
-"once" is video_rs.data.dataset.ViewDataset. All in one thread, in turn, with the same decoder; times are the medians
-over --rounds.
+The 30 views are 10 clips of 32 frames (stride 2) times 3 crops of 256 pixels. "per view" and "per clip" do what a
+dataset of single views or single clips does: open the file, decode the clip, resize, crop. "once" is
+video_rs.data.dataset.ViewDataset. All run alternately in one thread with the same decoder; times are medians over
+--rounds.
 
---hour makes a video of an hour (320x240, 25 frames/s) and reads it in a fresh process for each row: all 30 views, and
-Classifier.predict_windows (a window every 10 s) with a network that costs nothing. --hour 0.1 makes six minutes.
+--hour makes a one-hour video (320x240, 25 frames/s) and reads it in a new process for each row: all 30 views, and
+Classifier.predict_windows (a window every 10 s) with a trivial network. --hour 0.1 makes six minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 from video_rs.inference.predict import Classifier
 
-RATE, HEIGHT, WIDTH, SECONDS = 25, 240, 320, 10  # of the long video; so many seconds of it repeat
+RATE, HEIGHT, WIDTH, SECONDS = 25, 240, 320, 10  # seconds of the long video that repeat
 
 
 def main(argv: list[str]) -> int:
@@ -98,7 +98,7 @@ def _hours(text: str) -> float:
 
 
 class Views:
-    """The three ways to the views of a video, uint8 ``[clips * 3, T, size, size, 3]``."""
+    """Three ways to read the views of a video, uint8 ``[clips * 3, T, size, size, 3]``."""
 
     def __init__(self, frames: int, stride: int, clips: int, size: int) -> None:
         self.sampling, self.clips = TemporalSampling(frames, stride), clips
@@ -124,9 +124,9 @@ class Views:
 
 
 def compare(path: str, decoder: str, views: Views, rounds: int) -> tuple[list[str], bool]:
-    """A row of the table, and whether all ways gave the same pixels."""
+    """Return a row of the table, and True if all ways gave the same pixels."""
     times: dict[str, list[float]] = {name: [] for name in views.ways}
-    expected = views.once(path, decoder)  # also brings the file and the libraries into memory
+    expected = views.once(path, decoder)  # also warms up the file cache and the libraries
     same = True
     for _ in range(rounds):
         for name, way in views.ways.items():
@@ -140,7 +140,7 @@ def compare(path: str, decoder: str, views: Views, rounds: int) -> tuple[list[st
 
 
 def long_video(hours: float, views: Views, decoders: list[str]) -> str:
-    """A table of the memory that reading a long video takes."""
+    """Return a table of the memory needed to read a long video."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = make_long_video(Path(folder) / "long.mp4", hours)
@@ -157,7 +157,7 @@ def long_video(hours: float, views: Views, decoders: list[str]) -> str:
 
 
 def peak_of(function: Callable[..., Any], *arguments: Any) -> tuple[float, float, float]:
-    """Peak RSS before and after a call, in MB, and the seconds it took; for a fresh process."""
+    """Return the peak RSS in MB before and after a call, and its seconds. Call it in a new process."""
     torch.set_num_threads(1)
     before, begin = peak_rss_mb(), time.perf_counter()
     function(*arguments)
@@ -165,7 +165,7 @@ def peak_of(function: Callable[..., Any], *arguments: Any) -> tuple[float, float
 
 
 class Mean(torch.nn.Module):
-    """A network that costs nothing, for what surrounds it."""
+    """A trivial network, to measure everything around it."""
 
     num_classes = 2
 
@@ -183,7 +183,7 @@ def windows(path: str) -> None:
 
 
 def make_long_video(path: Path, hours: float) -> str:
-    """The packets of a few seconds of video, again and again, with rising timestamps: an hour takes seconds."""
+    """Write a long video by repeating the packets of a few seconds; this avoids encoding an hour."""
     repeats = max(1, round(hours * 3600 / SECONDS))
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     with av.open(str(path), "w") as container:
@@ -193,7 +193,7 @@ def make_long_video(path: Path, hours: float) -> str:
         stream.options = {"g": str(RATE), "bf": "0", "preset": "veryfast"}
         packets = []
         for number in range(RATE * SECONDS):
-            ramps = [x + 3 * number, y + 2 * number, x + y + number]  # all of it moves
+            ramps = [x + 3 * number, y + 2 * number, x + y + number]  # every pixel changes
             pixels = np.stack([ramp % 256 for ramp in ramps], axis=-1).astype(np.uint8)
             packets += stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
         packets += stream.encode()

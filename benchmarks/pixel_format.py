@@ -1,15 +1,15 @@
-"""Would frames that stay YUV 4:2:0 until they are on the device save the host enough? CPU time of one training clip.
+"""CPU time of one training clip as RGB, and as YUV 4:2:0 that a device would convert.
 
 python benchmarks/pixel_format.py --videos /data/k400/val
 python benchmarks/pixel_format.py --videos arm_wrestling.mp4 k400_sample.mp4 --clips 32
 
-  decode                   the frames of a clip, and nothing done with them: what no pixel format can save
-  RGB of the crop          as training clips are made: cropped and converted in one pass, resized to --size
-  YUV of the crop          the planes of the crop copied as they are; colours and the resize would be the device's
-  YUV of the frame         the same of whole frames, which is what clips of one batch could share a shape by
+  decode                   decode the frames of a clip only: the lower limit
+  RGB of the crop          as in training: crop and convert in one pass, resize to --size
+  YUV of the crop          copy the planes of the crop; the device would convert colours and resize
+  YUV of the frame         copy whole frames, so that clips of a batch can have one shape
 
-PyAV, one thread, random crops and frames as in training, the same for all ways, which take turns clip by clip. MB is
-what a clip takes on its way to the device. The last column is the whole gain that there can be for the host.
+PyAV, one thread, random crops and frames as in training, the same for all ways, which alternate clip by clip. MB is the
+size of a clip on its way to the device. The last column is the largest possible gain for the host.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def usable(paths: list[str]) -> list[str]:
-    """Those of 4:2:0 frames that PyAV reads upright."""
+    """Return the files with 4:2:0 frames that need no rotation."""
     kept = []
     for path in paths:
         try:
@@ -95,7 +95,7 @@ Schedule = Callable[[int, int], tuple[int, int, int, int]]
 
 
 def box_of(key: tuple, transform: TrainTransform) -> Schedule:
-    """The crop of a clip: the same for all ways."""
+    """Return the crop of a clip, the same for all ways."""
     return lambda height, width: transform.box(height, width, keyed_rng(0, "pixel_format", *key))
 
 

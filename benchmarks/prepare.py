@@ -1,13 +1,13 @@
-"""What preparing a dataset gains: bytes, PSNR and the time of a training clip, before and after.
+"""The effect of preparing a dataset: bytes, PSNR and time per training clip, before and after.
 
 python benchmarks/prepare.py --videos /data/k400/val
 python benchmarks/prepare.py --videos /data/k400/val --short-side 256 --crf 20 --gop 16 --out docs
 
-Each file is re-encoded as video-rs prepare does. PSNR (RGB, mean over the frames looked at) is against the source at
-the size of the copy, so it holds the loss of the encoder and what two ways to scale differ by. "ms a clip" is the CPU
-time of one training clip (ClipDataset, TrainTransform) in this process, one thread: every file is opened, decoded from
-a random place, cropped, resized and flipped; the median over --rounds of the mean over the files. Files before and
-after take turns. --out FOLDER also writes prepare.md there.
+Each file is re-encoded as by video-rs prepare. PSNR (RGB, mean over sampled frames) is against the source at the size
+of the copy, so it includes the loss of the encoder and the difference between two scalers. "ms a clip" is the CPU time
+of one training clip (ClipDataset, TrainTransform) in this process, one thread: open, decode from a random start, crop,
+resize, flip; the median over --rounds of the mean over the files. Files before and after alternate. --out FOLDER also
+writes prepare.md there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from video_rs.data.transforms.crops import TrainTransform
 from video_rs.data.video.decode import open_video
 from video_rs.errors import MediaError, UserError
 
-LOOKED_AT = 20  # frames of a file
+LOOKED_AT = 20  # frames per file
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     settings = Settings(args.short_side, args.crf, args.gop)
     files = find_videos(args.videos)
     if args.out:
-        Path(args.out).mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        Path(args.out).mkdir(parents=True, exist_ok=True)  # fail before the work starts
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         begin = time.process_time()
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def make_pairs(files: list[str], folder: Path, settings: Settings) -> list[tuple[str, str]]:
-    """(file, re-encoded file) of those that can be read."""
+    """Return (file, re-encoded file) pairs of the readable files."""
 
     def copy_of(number: int, path: str) -> str:
         encode_video(path, copy := str(folder / f"{number}.mp4"), settings)
@@ -96,7 +96,7 @@ def make_pairs(files: list[str], folder: Path, settings: Settings) -> list[tuple
 
 
 def psnr(source: str, copy: str) -> float:
-    """In dB, of frames spread over the video."""
+    """Return the PSNR in dB over frames spread over the video."""
     with open_video(source, "pyav") as before, open_video(copy, "pyav") as after:
         frames = np.unique(np.linspace(0, after.num_frames - 1, LOOKED_AT).astype(int))
         found = after.read(frames)
@@ -110,12 +110,12 @@ def psnr(source: str, copy: str) -> float:
 
 
 def clip_times(before: list[str], after: list[str], decoder: str, args: argparse.Namespace) -> list[float]:
-    """CPU ms a clip of the files before and after. Raises ``UserError`` where the decoder is not for one of them."""
+    """Return CPU ms per clip before and after. Raise UserError if the decoder cannot read one of the files."""
     times: list[list[float]] = [[], []]
     for number in range(args.rounds + 1):
         for row, paths in zip(times, (before, after)):
             row.append(round_of_clips(paths, decoder, number, args))
-    return [median(row[1:]) for row in times]  # in the first round packages are imported
+    return [median(row[1:]) for row in times]  # the first round imports packages
 
 
 def round_of_clips(paths: list[str], decoder: str, number: int, args: argparse.Namespace) -> float:

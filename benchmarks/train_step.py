@@ -1,4 +1,4 @@
-"""Clips a second of a forward pass and of a training step, on clips that lie on the device: the network's own speed.
+"""Clips per second of a forward pass and a training step, on clips that are already on the device.
 
 python benchmarks/train_step.py
 python benchmarks/train_step.py --compile --stages --routes
@@ -7,14 +7,14 @@ python benchmarks/train_step.py --device cuda --frames 32 --size 224 --batch 32 
   video_rs                 our network: 1xkxk and kx1x1 kernels as 2D convolutions on the same memory
   video_rs, compiled       the same under torch.compile (--compile)
   video_rs, conv3d         the same with 3D convolutions throughout
-  video_rs, trainer        the whole of Trainer.train_step: mixup, drop path, SGD, weight average, what is logged
-  PyTorchVideo slow_r50    the peer, of its model zoo, with the same step
+  video_rs, trainer        the whole training step: mixup, drop path, SGD, EMA, metrics
+  PyTorchVideo slow_r50    the peer, from its model zoo, with the same step
 
 A step is forward, cross entropy, backward and SGD with momentum, on float clips [N, 3, T, H, W] in channels-last
-memory; the trainer takes uint8 clips. Ways take turns in each of --rounds rounds, and the table has the medians.
-FLOPs are twice the multiply-accumulates that video_rs.models.cost counts, three times that for training. "of matmul"
-is against one large matrix product in the same precision in the same run, "of peak" against the vendor's number, where
-it is known here (dense bf16). --batch with several sizes gives the peak memory of each. --stages times the parts of our
+memory; the trainer takes uint8 clips. Ways alternate in each of --rounds rounds, and the table has the medians. FLOPs
+are twice the multiply-accumulates that video_rs.models.cost counts, three times that for training. "of matmul" is
+relative to a large matrix product in the same precision in the same run, "of peak" to the vendor's number (dense bf16,
+for the GPUs listed below). --batch with several sizes gives the peak memory of each. --stages times the stages of our
 network, --routes its distinct convolutions both ways.
 """
 
@@ -53,7 +53,7 @@ PEAKS = {"H100 80GB HBM3": 989, "H100 PCIe": 756, "H100 NVL": 835, "H200": 989, 
 
 
 class Bench:
-    """What all ways share: the clips, the device, the clock."""
+    """Clips, device and timer that all ways share."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device = runtime.select_device(args.device)
@@ -66,7 +66,7 @@ class Bench:
         return clip.permute(0, 4, 1, 2, 3)
 
     def seconds_of(self, function: Callable[[], object]) -> float:
-        """Of one call, over calls that take a while together."""
+        """Return the seconds per call, averaged over enough calls."""
         runtime.synchronize(self.device)
         start, calls = time.monotonic(), 0
         while not calls or time.monotonic() - start < self.seconds:
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(0)
     ways = all_ways(bench, batch, args.compile)
     rows, product = compare(bench, ways, batch, args.rounds)
-    del ways  # and the memory of all these networks
+    del ways  # free the memory of the other networks
     gc.collect()
     print(environment())
     where = f"{runtime.describe(bench.device)}, {bench.precision}"
@@ -123,11 +123,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-Way = tuple[float, Callable[[], object], Callable[[], object]]  # GFLOP of a clip's forward pass, forward pass, step
+Way = tuple[float, Callable[[], object], Callable[[], object]]  # GFLOP per clip, forward, step
 
 
 def all_ways(bench: Bench, batch: int, compiled: bool) -> dict[str, Way]:
-    """By name."""
+    """Return the ways by name."""
     clips, labels = bench.clips(batch), torch.arange(batch, device=bench.device)
     ways = {"video_rs": plain(bench, bench.network(bench.model), clips, labels)}
     if compiled:
@@ -153,7 +153,7 @@ def plain(
     labels: Tensor,
     wrap: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda model: model,
 ) -> Way:
-    """A forward pass and a step of any network."""
+    """Return the forward pass and the step of any network."""
     gflop = 2 * macs(model, (3, *clips.shape[2:])) / 1e9
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=True)
     call = wrap(model)
@@ -176,7 +176,7 @@ def plain(
 
 
 def trainer_step(bench: Bench, batch: int, compiled: bool = False) -> Callable[[], object]:
-    """One step of the trainer on uint8 clips; mixup is of pairs, and left out of an odd batch."""
+    """Return one step of the trainer on uint8 clips. Mixup needs pairs: it is off for an odd batch."""
     model = bench.network(bench.model)
     schedule = Schedule(num_samples=10**6, num_steps=10**6, batch_size=batch, micro_batch=batch)
     optimizer = create("sgd", model, momentum=0.9, nesterov=True, weight_decay=4e-5)
@@ -189,9 +189,9 @@ def trainer_step(bench: Bench, batch: int, compiled: bool = False) -> Callable[[
 
 
 def compare(bench: Bench, ways: dict[str, Way], batch: int, rounds: int) -> tuple[list[list[str]], float]:
-    """The rows of the table, and the rate of large matrix products in TFLOP/s."""
+    """Return the rows of the table, and the rate of large matrix products in TFLOP/s."""
     for _, forward, step in ways.values():
-        forward(), step()  # kernels are chosen and compiled
+        forward(), step()  # warm up: kernels are chosen and compiled
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     products = []
     for number in range(rounds):
@@ -228,7 +228,7 @@ def _steps(found: dict[str, list[tuple[float, float]]], name: str) -> Iterable[f
 
 
 def matmul_rate(bench: Bench) -> float:
-    """TFLOP/s of one large matrix product."""
+    """Return TFLOP/s of one large matrix product."""
     side = 8192 if bench.device.type == "cuda" else 2048
     dtype = torch.bfloat16 if bench.precision == "bf16" else torch.float32
     a = torch.rand(side, side, device=bench.device, dtype=dtype)
@@ -237,7 +237,7 @@ def matmul_rate(bench: Bench) -> float:
 
 
 def peak_of(bench: Bench) -> float:
-    """The vendor's TFLOP/s; 0 where it is not known here, or not of this precision."""
+    """Return the vendor's TFLOP/s; 0 if it is unknown for this device or precision."""
     if bench.device.type != "cuda" or bench.precision != "bf16":
         return 0.0
     name = torch.cuda.get_device_name(bench.device)
@@ -245,7 +245,7 @@ def peak_of(bench: Bench) -> float:
 
 
 def by_batch(bench: Bench, batch: int) -> list[str]:
-    """Clips a step, peak memory, clips/s of the trainer."""
+    """Return clips per step, peak memory and clips/s of the trainer."""
     gc.collect()
     try:
         step = trainer_step(bench, batch)
@@ -253,7 +253,7 @@ def by_batch(bench: Bench, batch: int) -> list[str]:
         reset_peak(bench.device)
         seconds = bench.seconds_of(step)
     except (MachineError, RuntimeError, MemoryError) as error:
-        if "not enough memory" not in str(error) and not is_out_of_memory(error):  # the former is the trainer's
+        if "not enough memory" not in str(error) and not is_out_of_memory(error):  # ours, or torch's
             raise
         return [str(batch), "does not fit", "-"]
     peak = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else peak_rss_mb()
@@ -261,7 +261,7 @@ def by_batch(bench: Bench, batch: int) -> list[str]:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Peak memory counts from here."""
+    """Reset the peak memory counter."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -270,7 +270,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def stage_rows(bench: Bench, batch: int) -> Iterable[list[str]]:
-    """Stem and stages of our network, one after the other."""
+    """Return the time of the stem and each stage of our network."""
     model, x = bench.network(bench.model).train(), bench.clips(batch)
     keys = torch.arange(batch, device=bench.device)
 
@@ -301,7 +301,7 @@ def stage_rows(bench: Bench, batch: int) -> Iterable[list[str]]:
 
 
 def route_rows(bench: Bench, batch: int) -> Iterable[list[str]]:
-    """The distinct convolutions of our network, forward and backward, as 2D and 3D ones."""
+    """Return the time of each distinct convolution of our network, forward and backward, as 2D and as 3D."""
     model, seen = bench.network(bench.model), {}
 
     def note_input(module: Conv, args: tuple[Tensor], output: Tensor) -> None:
@@ -315,7 +315,7 @@ def route_rows(bench: Bench, batch: int) -> Iterable[list[str]]:
         model.eval()(bench.clips(batch))
     for conv, shape, out_shape, times in seen.values():
         is_3d = conv.kernel_size[0] > 1 and conv.kernel_size[1] > 1
-        if is_3d or shape[-1] == 1:  # no other way, or of no weight
+        if is_3d or shape[-1] == 1:  # only one way, or negligible time
             continue
         conv._forward_hooks.clear()
         x, gradient = (

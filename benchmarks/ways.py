@@ -1,4 +1,4 @@
-"""The ways to a training clip that data_loading.py compares: each makes an iterable of batches of a :class:`Task`."""
+"""The ways to read training clips that data_loading.py compares: each turns a :class:`Task` into batches."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ BARE = "bare decode"
 
 @dataclass(frozen=True)
 class Task:
-    """What to read, the same for all ways.
+    """The clips to read, the same for all ways.
 
     Attributes:
-        paths: the file of each record.
+        paths: path of each record.
         num_frames, stride, size: of a clip.
-        batch: clips in a batch.
-        workers: processes that read.
-        window: batches in a turn that are timed.
-        frames: the frame numbers of each clip.
+        batch: clips per batch.
+        workers: number of loader processes.
+        window: number of timed batches.
+        frames: frame numbers of each clip.
     """
 
     paths: list[str]
@@ -53,8 +53,7 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """Batches of a turn: one per worker to warm up, those timed, one per worker to see the memory, and four per
-        worker so that none falls idle before the end."""
+        """The number of batches: warm-up, timed ones, memory sampling, and four per worker to keep all of them busy."""
         return self.window + 6 * self.workers
 
     def stream(self, steps: int = 0) -> BatchStream:
@@ -68,7 +67,7 @@ class Task:
         return ClipDataset(records, sampling=sampling, transform=TrainTransform(self.size), seed=SEED, decoder=decoder)
 
     def with_frames(self) -> Task:
-        """With the frame numbers that ``ClipDataset`` takes for each clip."""
+        """Return the task with the frame numbers that ``ClipDataset`` draws for each clip."""
         dataset = self.dataset("pyav")
         keys = itertools.chain.from_iterable(self.stream())
         return replace(self, frames={key: dataset[key]["frames"] for key in keys})
@@ -79,7 +78,7 @@ def ours(decoder: str, task: Task, *, indexed: bool = False, steps: int = 0) -> 
 
 
 class Peer(Dataset):
-    """Another way to the clips of a task; ``read(path, frames)`` gives something that a DataLoader can collate."""
+    """Another way to read the clips of a task. ``read(path, frames)`` returns what a DataLoader can collate."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -92,7 +91,7 @@ class Peer(Dataset):
 
 
 class BareDecode(Peer):
-    """Decodes what a clip cannot do without. Where its keyframe is, is found beforehand, at no cost."""
+    """Decode from the keyframe before the clip to its last frame. Keyframes are located beforehand."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -100,7 +99,7 @@ class BareDecode(Peer):
 
     @staticmethod
     def _times(path: str) -> tuple[np.ndarray, np.ndarray]:
-        """Timestamps of the frames and of the keyframes, ascending."""
+        """Return the timestamps of the frames and of the keyframes, ascending."""
         with av.open(path) as container:
             packets = [packet for packet in container.demux(container.streams.best("video")) if packet.size]
         return np.sort([p.pts for p in packets]), np.sort([p.pts for p in packets if p.is_keyframe])
@@ -115,7 +114,7 @@ class BareDecode(Peer):
             if key > keys[0]:
                 container.seek(int(key), stream=stream)
             decoded = itertools.takewhile(lambda frame: frame.pts < last, container.decode(stream))
-            count = 1 + sum(frame.pts >= first for frame in decoded)  # takewhile has also taken the last
+            count = 1 + sum(frame.pts >= first for frame in decoded)  # takewhile also consumes the last one
         if count != frames[-1] - frames[0] + 1:
             raise MediaError(f"{path}: bare decoding finds {count} frames in frames {frames[0]} to {frames[-1]}")
         return count
@@ -129,7 +128,7 @@ class WholeFrames(Peer):
 
 
 class PyTorchVideo(Peer):
-    """Its fastest settings: no audio, ``close()`` after each clip, as many seconds as the clip lasts."""
+    """PyTorchVideo at its fastest settings: no audio, ``close()`` after each clip, only the seconds of the clip."""
 
     def __init__(self, decoder: str, task: Task) -> None:
         super().__init__(task)
@@ -156,11 +155,11 @@ class PyTorchVideo(Peer):
 
 
 def shim_torchvision() -> None:
-    """PyTorchVideo 0.1.5 imports a module of torchvision that has since been renamed: put it under its old name."""
+    """Provide the old name of a torchvision module that PyTorchVideo 0.1.5 imports."""
     from torchvision.transforms import _functional_tensor
 
     sys.modules.setdefault("torchvision.transforms.functional_tensor", _functional_tensor)
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of torch.jit, at its import
+    warnings.filterwarnings("ignore", category=FutureWarning)  # torch.jit warns at import
 
 
 WAYS: dict[str, Callable[[Task], Iterable[Any]]] = {

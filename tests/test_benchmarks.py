@@ -143,7 +143,7 @@ def test_checkpointing(tmp_path):
     result = benchmark("checkpointing", *small)
     assert result.returncode == 0, result.stderr
     ways = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")][2:]
-    assert ways == ["none", "in the background", "at once"]
+    assert ways == ["none", "in the background", "synchronous"]
     assert "a checkpoint of" in result.stdout and "write and fsync of as many zeros" in result.stdout
 
 
@@ -181,7 +181,7 @@ def test_end_to_end():
     (table,) = rows(result.stdout)
     assert list(table) == ["loader", "steps", "training"]
     assert min(float(table["loader"][1]), float(table["steps"][1])) == 1
-    assert result.stdout.splitlines()[-1] in ("the loader is the bound", "the steps are the bound")
+    assert result.stdout.splitlines()[-1] in ("the loader is the limit", "the steps are the limit")
 
 
 @pytest.mark.parametrize(
