@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from video_rs.data.sources.holdout import source_of
-from video_rs.data.sources.layouts import find, kinetics_share
+from video_rs.data.sources.layouts import find, kinetics_coverage
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
@@ -60,7 +60,7 @@ def test_ucf101(ucf101):
     videos = {name.format(1, clip) for name in UCF for clip in (1, 2)}
     assert contents(splits["test"], ucf101 / "UCF-101") == {(video, video.split("/")[0]) for video in videos}
     groups = [{source_of(records.path(i)) for i in range(len(records))} for records in splits.values()]
-    assert not groups[0] & groups[1] and splits["val"].made and not splits["test"].stands_in
+    assert not groups[0] & groups[1] and splits["val"].held_out and not splits["test"].used_as_test
 
 
 def test_the_second_fold_and_class_folders_beside_the_lists(ucf101):
@@ -97,9 +97,9 @@ def test_bad_lists_of_ucf101(ucf101):
 def test_lists_of_ones_own_come_first(ucf101):
     write(ucf101 / "train.txt", "UCF-101/YoYo/v_YoYo_g01_c01.avi a", "UCF-101/YoYo/v_YoYo_g01_c02.avi b")
     splits = load_splits(str(ucf101), val=str(ucf101 / "train.txt"))
-    assert len(splits["train"]) == 2 and splits["train"].class_names == ("a", "b") and splits["test"].stands_in
+    assert len(splits["train"]) == 2 and splits["train"].class_names == ("a", "b") and splits["test"].used_as_test
     splits = load_splits(str(ucf101), train=str(ucf101 / "train.txt"), val="train.txt")
-    assert splits["test"].stands_in
+    assert splits["test"].used_as_test
 
 
 # HMDB51 ---------------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_something_something(ssv2):
     expected = {(f"20bn-something-something-v2/{i}.webm", NAMES[i % 2]) for i in range(100, 104)}
     for options in ({"root": str(root)}, {"train": str(files["train"]), "val": str(files["val"])}):
         splits = load_splits(**options)
-        assert splits["train"].class_names == NAMES and splits["test"].stands_in
+        assert splits["train"].class_names == NAMES and splits["test"].used_as_test
         assert len(splits["train"]) == 4 and contents(splits["val"], root) == expected
 
 
@@ -312,7 +312,7 @@ def test_imagenet_of_kaggle(imagenet):
     place = imagenet / "ILSVRC/Data/CLS-LOC"
     assert len(splits["train"]) == 6 and splits["train"].class_names == tuple(sorted(WNIDS))
     expected = {(f"ILSVRC2012_val_0000000{i}.JPEG", WNIDS[i % 2]) for i in range(3)}
-    assert contents(splits["val"], place / "val") == expected and splits["test"].stands_in
+    assert contents(splits["val"], place / "val") == expected and splits["test"].used_as_test
     for i in range(3):
         (place / "val" / WNIDS[i % 2]).mkdir(exist_ok=True)
         name = f"ILSVRC2012_val_0000000{i}.JPEG"
@@ -370,10 +370,10 @@ def test_other_folders_have_no_official_layout(tmp_path):
 
 
 def test_a_share_of_kinetics(tmp_path):
-    assert kinetics_share(400, "val", "x/-3B32lodo2M_000059_000069.mp4", 19000) == (
+    assert kinetics_coverage(400, "val", "x/-3B32lodo2M_000059_000069.mp4", 19000) == (
         "19,000 of the 19,906 videos of Kinetics-400"
     )
-    assert kinetics_share(400, "val", "x/1.mp4", 19000) == kinetics_share(401, "val", "x/1.mp4", 19000) == ""
+    assert kinetics_coverage(400, "val", "x/1.mp4", 19000) == kinetics_coverage(401, "val", "x/1.mp4", 19000) == ""
     for i in range(400):
         touch(tmp_path, f"train/{i:03d}/{i:011d}_000000_000010.mp4")
     shutil.copytree(tmp_path / "train", tmp_path / "val")
@@ -384,7 +384,7 @@ def test_a_share_of_kinetics(tmp_path):
     for i in range(400):
         touch(tmp_path, f"train/{i:03d}/{i + 1000:011d}_000000_000010.mp4")
     made = load_splits(str(tmp_path))["val"]
-    assert made.made and "Kinetics" not in made.describe()
+    assert made.held_out and "Kinetics" not in made.describe()
 
 
 def test_one_file_with_two_labels(tmp_path):
@@ -446,4 +446,4 @@ def test_sources_in_file_names():
         ("rgb/video_00001.mp4", "rgb/video_00001.mp4"),
     ]:
         assert source_of(path) == source
-    assert Records([], [], ()).share == ""
+    assert Records([], [], ()).coverage == ""

@@ -179,7 +179,7 @@ def test_class_folders_of_folders_of_frames(tmp_path):
     touch(tmp_path, "train/a/.hidden/1.jpg", "train/a/notes.txt", "train/c/notes.txt", "val/a/v3/1.jpg")
     splits = load_splits(str(tmp_path), frame_folders=True)
     assert contents(splits["train"], tmp_path / "train") == [("a/v1", 0), ("a/v2", 0), ("b/v1", 1), ("b/v2", 1)]
-    assert contents(splits["val"], tmp_path / "val") == [("a/v3", 0)] and splits["train"].left_out == ("c",)
+    assert contents(splits["val"], tmp_path / "val") == [("a/v3", 0)] and splits["train"].empty_folders == ("c",)
     hint = "no class folders with videos or images in it, but folders of images: set data.frame_folders=true"
     failure(f"the train split of .* is empty: {hint}", root=str(tmp_path))
     failure(f"it has no train, .*{hint}", root=str(tmp_path / "train"))
@@ -197,7 +197,7 @@ def test_lists_of_folders(tmp_path):
     (tmp_path / "train.txt").write_text("x/one 0\nx/v1.5/ 1\nx/three.mp4 1\n")
     train = load_splits(str(tmp_path), val="train.txt")["train"]
     assert contents(train, tmp_path) == [("x/one", 0), ("x/v1.5", 1), ("x/three.mp4", 1)]
-    assert [train.listed(i) for i in range(3)] == [0, 0, 0] and train.frames is None
+    assert [train.listed_frames(i) for i in range(3)] == [0, 0, 0] and train.frames is None
 
 
 @pytest.mark.parametrize("separator", [" ", ", ", "\t"])
@@ -210,7 +210,7 @@ def test_lists_with_a_number_of_frames(tmp_path, separator, missing):
     splits = load_splits(str(tmp_path), splits=["train", "val"], max_missing=0.5, val_fraction=0.4)
     train, found = splits["train"], {}
     for records in splits.values():
-        found |= {records.path(i): (records.label(i), records.listed(i)) for i in range(len(records))}
+        found |= {records.path(i): (records.label(i), records.listed_frames(i)) for i in range(len(records))}
     expected = {f"{tmp_path}/{path.rstrip('/')}": (label, frames) for path, frames, label in rows if "gone" not in path}
     assert found == expected and train.class_names == ("0", "1")
     assert train.missing == [f"{tmp_path}/x/gone"] * missing

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.sources.labels import LabelSets
-from video_rs.data.sources.records import Records
+from video_rs.data.sources.records import LabelSets, Records
 from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 
@@ -15,7 +14,7 @@ SETS = st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=8)
 
 @given(SETS, st.data())
 def test_packing(sets, data):
-    packed, unique = LabelSets.of(sets), [list(dict.fromkeys(each)) for each in sets]
+    packed, unique = LabelSets.pack(sets), [list(dict.fromkeys(each)) for each in sets]
     assert [each.tolist() for each in map(packed.__getitem__, range(len(packed)))] == unique
     assert packed.first().tolist() == [each[0] if each else -1 for each in unique]
     indices = data.draw(st.lists(st.integers(0, len(sets) - 1), max_size=8)) if sets else []
@@ -105,7 +104,7 @@ def test_fingerprints():
     paths, names = ["x/0.mp4", "x/1.mp4"], ("a", "b")
     assert Records(paths, [0, 1], names).fingerprint() == "38515a195b4e"  # checkpoints hold it: never to change
     prints = {
-        Records(paths, LabelSets.of(sets), names).fingerprint() for sets in ([[0], [1]], [[0, 1], [1]], [[0], []])
+        Records(paths, LabelSets.pack(sets), names).fingerprint() for sets in ([[0], [1]], [[0, 1], [1]], [[0], []])
     }
     assert len(prints | {"38515a195b4e"}) == 4
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from video_rs.data.sources.lists import media_below
-from video_rs.data.sources.paths import Paths, present
-from video_rs.data.sources.records import Records
+from video_rs.data.sources.read_split import present
+from video_rs.data.sources.records import Paths, Records
 from video_rs.data.sources.splits import load_splits
+from video_rs.data.video.media import media_below
 from video_rs.errors import UserError
 
 
@@ -336,9 +336,9 @@ def test_a_val_split_that_stands_in_for_the_test_split_says_so(tmp_path):
         for name in "ab":
             (tmp_path / split / name).mkdir(parents=True)
             (tmp_path / split / name / "0.mp4").write_bytes(b"x")  # the same names in every split
-    assert not load_splits(str(tmp_path))["test"].stands_in
+    assert not load_splits(str(tmp_path))["test"].used_as_test
     shutil.rmtree(tmp_path / "test")
-    assert load_splits(str(tmp_path))["test"].stands_in
+    assert load_splits(str(tmp_path))["test"].used_as_test
 
 
 SHARED = """

@@ -264,7 +264,7 @@ def test_a_slow_store_must_not_look_like_files_that_hang(monkeypatch):
     def check(timeout, path="s3://bucket/k.tar/a.mp4"):
         records = Records([path], [0], ["a"])
         records.members = Members([512], [1], [0])
-        build._check_patience(load_config("motion_rs.yaml", [f"data.timeout={timeout}"]), records)
+        build._check_storage_timeout(load_config("motion_rs.yaml", [f"data.timeout={timeout}"]), records)
 
     for good in (0, 61):
         check(good)

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     entries = Entries(splits)
     workers = min(args.workers or max(1, runtime.loader_workers(config.data.workers)), len(entries.first))
     for name, records in splits.items():
-        print(f"{name}: {records.describe()}{'; made of training files' if records.made else ''}")
+        print(f"{name}: {records.describe()}{'; made of training files' if records.held_out else ''}")
     print(f"{len(entries.first)} files are decoded in {workers} processes, results go to {out}", flush=True)
     table = _decode_all(entries, workers, config.data.timeout)
     problems = list(find_problems(entries, table, TemporalSampling.of(config.data_config())))
@@ -128,7 +128,7 @@ def _summary(
     fps = good["fps"][good["fps"] > 0]
     return {
         "files": {name: len(records) for name, records in splits.items()},
-        "made": [name for name, records in splits.items() if records.made],
+        "made": [name for name, records in splits.items() if records.held_out],
         "missing": {name: records.num_missing for name, records in splits.items()},
         "bytes": int(table.rows["bytes"].sum()),
         "seconds": round(float((good["frames"] / np.where(good["fps"] > 0, good["fps"], np.inf)).sum()), 3),
@@ -140,7 +140,9 @@ def _summary(
         "decoders": dict(Counter(table.rows["decoder"].tolist())),
         "problems": dict(Counter(problem.kind for problem in problems)),
         "classes_without_training_files": missing,
-        "empty_class_folders": {name: list(records.left_out) for name, records in splits.items() if records.left_out},
+        "empty_class_folders": {
+            name: list(records.empty_folders) for name, records in splits.items() if records.empty_folders
+        },
         "classes": {
             name: {split: int(count[i]) for split, count in counts.items()}
             for i, name in enumerate(entries.class_names)

@@ -130,7 +130,7 @@ def _splits(config: Config) -> dict[str, Records]:
     from video_rs.experiment.build import build_own_records, build_records
 
     found = build_own_records(config)
-    if found["val"].made and found["val"].sources is None:
+    if found["val"].held_out and found["val"].sources is None:
         del found["val"]
         whole = replace(config, data=replace(config.data, val_fraction=0.0))
         found |= build_records(whole, ("train",), indexed=False)

@@ -92,7 +92,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
         check_convolutions(model, precision)
     dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)
     views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
-    no_test = split == "test" and records.stands_in
+    no_test = split == "test" and records.used_as_test
     split_name = "val split (chose the weights; there is no test split)" if no_test else f"{split} split"
     if world.is_main:
         processes = f"; {world.size} processes" if world.size > 1 else ""
@@ -181,7 +181,7 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
 
 def check_unseen(records: Records, state: dict[str, Any], weights: str) -> None:
     """Raises UserError where a split made of training files is not the one that was kept from this checkpoint."""
-    if records.made and (state.get("fingerprint") or {}).get("val") != records.fingerprint():
+    if records.held_out and (state.get("fingerprint") or {}).get("val") != records.fingerprint():
         raise UserError(
             f"the data has no such split of its own, and the one made from its training files is not the one that "
             f"{weights} was validated on: it may have been trained on these videos; give the data, data.val_fraction "

@@ -159,7 +159,8 @@ class ClipDataset(Dataset):
         self.watch(index)
         rngs = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
         records, (sampling, transform) = self.records, self._sizes(copies[0].phase)
-        with open_video(records.file(index), self.decoder, records.stream_index(index), records.listed(index)) as video:
+        known, listed = records.stream_index(index), records.listed_frames(index)
+        with open_video(records.file(index), self.decoder, known, listed) as video:
             rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
             frames = sampling.random_clip(video.num_frames, rng, video.fps)
             video.read_crops(
@@ -231,7 +232,7 @@ class ViewDataset(Dataset):
             return item | {"error": HUNG}
         self.watch(index)
         try:
-            stream_index, listed = self.records.stream_index(index), self.records.listed(index)
+            stream_index, listed = self.records.stream_index(index), self.records.listed_frames(index)
             item["views"], item["frames"] = self.views(self.records.file(index), stream_index, listed)
         except MediaError as error:
             item["error"] = _reason(error, path)

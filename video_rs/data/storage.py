@@ -63,7 +63,7 @@ def sizes(folder: str) -> dict[str, int]:
     return found
 
 
-def patience() -> float:
+def timeout() -> float:
     """Return the seconds for which a store that does not answer is asked again. Raise ``UserError``."""
     text = os.environ.get(TIMEOUT_VARIABLE, "60")
     try:
@@ -87,7 +87,7 @@ def _ask(path: str, method: str, **options: Any) -> Any:
     """Call a method of the store's file system, again until it answers or the timeout is over."""
     protocol, _, place = path.partition("://")
     fs = _file_system(os.getpid(), f"{protocol}://{place.partition('/')[0]}")
-    seconds = patience()
+    seconds = timeout()
     end = time.monotonic() + seconds
     for attempt in count():
         if fs.async_impl:

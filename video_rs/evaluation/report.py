@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from video_rs.data.sources.labels import SEPARATOR
+from video_rs.data.sources.records import SEPARATOR
 from video_rs.errors import first_line
 from video_rs.evaluation.metrics import TOP_K, metric_names, most_confused, ranking
 from video_rs.evaluation.multiview import Scores

@@ -45,7 +45,7 @@ def build_records(
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
     for of_split in records.values():
-        _check_patience(config, of_split)
+        _check_storage_timeout(config, of_split)
         if indexed:
             attach(of_split)
     return records
@@ -54,7 +54,7 @@ def build_records(
 def build_own_records(config: Config) -> dict[str, Records]:
     """Return the records of the splits that have files of their own: not of a val split that stands in for the test."""
     found = build_records(config, indexed=False)
-    return {name: records for name, records in found.items() if not (name == "test" and records.stands_in)}
+    return {name: records for name, records in found.items() if not (name == "test" and records.used_as_test)}
 
 
 def require_video_files(records: Records, command: str) -> None:
@@ -69,14 +69,14 @@ def require_video_files(records: Records, command: str) -> None:
         raise UserError(f"the dataset is one of {kind} ({path}): {command} is for video files only")
 
 
-def _check_patience(config: Config, records: Records) -> None:
+def _check_storage_timeout(config: Config, records: Records) -> None:
     """A store that is gone must not look like files that hang, which are left out. Raises UserError."""
     from video_rs.data import storage
 
     timeout = config.data.timeout
-    if records.members and storage.is_remote(records.path(0)) and 0 < timeout <= storage.patience():
+    if records.members and storage.is_remote(records.path(0)) and 0 < timeout <= storage.timeout():
         raise UserError(
-            f"data.timeout={timeout:g}: a store may take {storage.patience():g} s to answer "
+            f"data.timeout={timeout:g}: a store may take {storage.timeout():g} s to answer "
             f"({storage.TIMEOUT_VARIABLE}): give more, or 0"
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from video_rs.data import storage
 from video_rs.data.shards import TAR
-from video_rs.data.sources.labels import SEPARATOR
+from video_rs.data.sources.records import SEPARATOR
 from video_rs.errors import UserError
 
 if TYPE_CHECKING:

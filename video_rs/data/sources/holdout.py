@@ -60,9 +60,9 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
         decided[groups] = True
     mask = to_val[source]
     train, val = (records.subset(np.flatnonzero(each)) for each in (~mask, mask))
-    for name in ("num_missing", "missing", "left_out", "share"):
+    for name in ("num_missing", "missing", "empty_folders", "coverage"):
         setattr(train, name, getattr(records, name))
-    val.made = True
+    val.held_out = True
     return train, val
 
 

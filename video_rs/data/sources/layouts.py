@@ -114,7 +114,7 @@ def read(source: str, root: str, split: str, fold: int = 1, multi_label: bool = 
     return None
 
 
-def kinetics_share(class_count: int, split: str, first_path: str, count: int) -> str:
+def kinetics_coverage(class_count: int, split: str, first_path: str, count: int) -> str:
     """How much of Kinetics a split has, "239,000 of the 246,534 videos of Kinetics-400"; "" for other datasets.
 
     Args:

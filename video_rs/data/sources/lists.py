@@ -21,15 +21,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
 
-from video_rs.data.sources.labels import SEPARATOR
-from video_rs.data.sources.paths import Paths
-from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.data.sources.records import SEPARATOR, Paths
+from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
 from video_rs.errors import UserError
 
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
@@ -317,21 +316,3 @@ def _kinetics_entries(file: str, columns: list[str], root: str) -> Iterator[Entr
         at = stems.searchsorted(hash(stem))
         found = at < len(stems) and stems[at] == hash(stem)
         yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number)
-
-
-def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
-    """Yield the files below a folder with one of the extensions (lower case, with the dot), folder by folder, sorted.
-
-    Links are followed, but no folder is entered twice; names that start with a dot are left out.
-    """
-    seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        stat = os.stat(place)
-        if (stat.st_dev, stat.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
-                yield os.path.join(place, name)

@@ -1,58 +1,143 @@
-"""Which files a dataset has, and their labels, packed."""
+"""The samples of one split: paths and labels in packed arrays."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha1
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from video_rs.data.shards import Member, Members
-from video_rs.data.sources.labels import LabelSets
-from video_rs.data.sources.paths import Paths
 
 if TYPE_CHECKING:
-    from video_rs.data.sources.dataset_index import VideoIndex
     from video_rs.data.video.stream_index import StreamIndex
+
+SEPARATOR = ";"  # between the labels of one file in a list
+_CODEC = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode, in half the time
+
+
+class Paths:
+    """File names in one buffer.
+
+    A million Python strings would be copied into every forked worker as reference counts change, and would fragment
+    the heap when they are freed.
+
+    Attributes:
+        packed: all names, each followed by a zero byte.
+    """
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self.packed, self._ends = bytearray(), array("q")
+        for path in paths:
+            self.append(path)
+
+    def append(self, path: str) -> None:
+        """Append one name."""
+        self.packed += path.encode(*_CODEC)
+        self.packed.append(0)
+        self._ends.append(len(self.packed))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        return self.encoded(index).decode(*_CODEC)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def encoded(self, index: int) -> bytes:
+        """Return one name in the encoding of the file system."""
+        return bytes(self.packed[self._ends[index - 1] if index else 0 : self._ends[index] - 1])
+
+
+class LabelSets:
+    """The classes of N files, any number each, in two arrays.
+
+    Args:
+        ends: end of each file's classes in `values`, int64 ``[N]``, ascending.
+        values: class numbers of all files, int32 ``[M]``, each once per file, in the order of the list.
+    """
+
+    def __init__(self, ends: np.ndarray, values: np.ndarray) -> None:
+        self.ends, self.values = np.asarray(ends, np.int64), np.asarray(values, np.int32)
+
+    @classmethod
+    def pack(cls, sets: Iterable[Iterable[int]]) -> LabelSets:
+        """Pack one iterable of class numbers per file; repeated numbers count once."""
+        unique = [tuple(dict.fromkeys(map(int, each))) for each in sets]
+        return cls(np.cumsum([len(each) for each in unique]), [value for each in unique for value in each])
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return the int32 class numbers of one file."""
+        return self.values[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def first(self) -> np.ndarray:
+        """Return the first class of each file, int32 ``[N]``; -1 for a file without classes."""
+        starts = self._starts()
+        padded = np.append(self.values, np.int32(-1))
+        return np.where(starts < self.ends, padded[starts], np.int32(-1))
+
+    def take(self, indices: np.ndarray) -> LabelSets:
+        """Return the label sets of some files, in the order of `indices`."""
+        starts = self._starts()[indices]
+        lengths = self.ends[indices] - starts
+        ends = np.cumsum(lengths)
+        places = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+        return LabelSets(ends, self.values[places])
+
+    def _starts(self) -> np.ndarray:
+        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)[: len(self)]
+
+
+class _Index(Protocol):
+    """A ``dataset_index.VideoIndex``."""
+
+    def stream_index(self, number: int, path: str) -> StreamIndex | None: ...
 
 
 class Records:
-    """Paths and labels in a few arrays, so that forked workers share them for good (reference counts of Python objects
-    would copy the list into each).
+    """Paths and labels in NumPy arrays.
+
+    Workers share them; a list of Python objects would be copied page by page as reference counts change.
 
     Args:
         paths: of the files.
-        labels: one per path, in ``[0, len(class_names))``; or any number per path, as ``LabelSets``.
+        labels: one per path, in ``[0, len(class_names))``; or ``LabelSets`` with any number per path.
         class_names: in the order of the labels.
 
     Attributes:
-        labels: int32 ``[N]``; of label sets the class written first, -1 for a file without any.
-        label_sets: the classes of each file where it may have any number of them, else None.
+        labels: int32 ``[N]``; with label sets the first class of each file, -1 for a file without one.
+        label_sets: the classes of each file if it can have several, else None.
         class_names: as given.
-        left_out: class folders without a video or an image in them.
-        num_missing, missing: how many listed files are not there, and the first three.
-        frames: int32 ``[N]``, how many frames a list says that each folder of frames has; None where none does.
-        index: what the packets of the files tell, a ``VideoIndex``, where ``video-rs index`` has looked.
-        members: where the files lie in shards; None for files of their own.
-        share: how much of Kinetics it has, for start-up lines; "" for other datasets.
-        sources: the ``source_key`` of each file, uint64 ``[N]``, where the list names the sources; else None.
-        made: whether the split was made of training files, for want of one of its own.
-        stands_in: whether this validation split is also the test split, for want of one.
+        empty_folders: class folders without a video or an image in them.
+        num_missing, missing: number of listed files that do not exist, and the first three.
+        frames: int32 ``[N]``, number of frames of each frame folder as given by a list; None without such a column.
+        index: an index of the files made by ``video-rs index``, or None.
+        members: the position of each file in its shard; None for separate files.
+        coverage: part of Kinetics that exists here, for start-up lines; "" for other datasets.
+        sources: the ``holdout.source_key`` of each file, uint64 ``[N]``, if a list names the source videos; else None.
+        held_out: True if the split was made of training files.
+        used_as_test: True if this validation split is also the test split.
     """
 
     frames: np.ndarray | None = None
-    index: VideoIndex | None = None
+    index: _Index | None = None
     members: Members | None = None
-    share = ""
+    coverage = ""
     num_missing = 0
     missing: Sequence[str] = ()
+    empty_folders: Sequence[str] = ()
     sources: np.ndarray | None = None
-    made = False
-    stands_in = False
-
-    left_out: Sequence[str] = ()
+    held_out = False
+    used_as_test = False
 
     def __init__(self, paths: Iterable[str], labels: Iterable[int] | LabelSets, class_names: Sequence[str]) -> None:
         self._paths = paths if isinstance(paths, Paths) else Paths(map(os.fspath, paths))
@@ -63,47 +148,47 @@ class Records:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def multi_label(self) -> bool:
+        """True if a file can have several labels."""
+        return self.label_sets is not None
+
     def path(self, index: int) -> str:
         """Return the path of one file."""
         return self._paths[int(index)]
 
     def file(self, index: int) -> str | Member:
-        """What ``open_video`` takes to read one file: its path, or where it lies in a shard."""
+        """Return the argument of ``open_video`` for one file: its path or its position in a shard."""
         path = self.path(index)
         return self.members.member(int(index), path) if self.members else path
 
-    @property
-    def multi_label(self) -> bool:
-        """Whether a file may have any number of labels."""
-        return self.label_sets is not None
-
     def label(self, index: int) -> int:
-        """Of one file; the first of several, -1 for none."""
+        """Return the label of one file; the first of several, -1 for none."""
         return int(self.labels[index])
 
     def label_set(self, index: int) -> np.ndarray:
-        """All labels of one file, int32; one where there are no label sets."""
+        """Return all labels of one file, int32."""
         return self.label_sets[int(index)] if self.multi_label else self.labels[index : index + 1]
 
     def label_names(self, index: int) -> tuple[str, ...]:
-        """The names of :meth:`label_set`."""
+        """Return the names of :meth:`label_set`."""
         return tuple(self.class_names[label] for label in self.label_set(index))
 
     def stream_index(self, index: int) -> StreamIndex | None:
-        """What is known of the packets of one file."""
+        """Return the indexed packets of one file; None if it must be read."""
         return self.index.stream_index(int(index), self.path(index)) if self.index else None
 
-    def listed(self, index: int) -> int:
-        """How many frames a list says that one folder of frames has; 0 where none does."""
+    def listed_frames(self, index: int) -> int:
+        """Return the number of frames that a list gives for one frame folder; 0 if it gives none."""
         return 0 if self.frames is None else int(self.frames[index])
 
     def packed_paths(self) -> bytes:
-        """All paths, ended by zeros, and the folder that relative ones start from."""
-        ended = bytes(self._paths.packed)
-        return ended if os.path.isabs(self.path(0)) else ended + os.fsencode(os.getcwd())
+        """Return all paths, each followed by a zero, and the working directory if they are relative."""
+        packed = bytes(self._paths.packed)
+        return packed if os.path.isabs(self.path(0)) else packed + os.fsencode(os.getcwd())
 
     def fingerprint(self) -> str:
-        """Of the classes, the file names and their labels, in order, wherever the files lie: 12 hexadecimal digits."""
+        """Return 12 hexadecimal digits of a hash of classes, file names and labels, in order, without the folders."""
         digest = sha1(self.labels.astype("<i4").tobytes())
         if self.multi_label:
             digest.update(b"sets" + self.label_sets.ends.astype("<i8").tobytes())
@@ -116,31 +201,35 @@ class Records:
         return digest.hexdigest()[:12]
 
     def describe(self) -> str:
-        """One phrase for start-up lines: counts, fingerprint, whether there is an index, missing files."""
+        """Return one phrase for start-up lines: counts, fingerprint, index, missing files, empty folders."""
         values = self.label_sets.values if self.multi_label else self.labels
-        found, total = np.unique(values), len(self.class_names)
-        text = f"{len(self)} files, {len(found)} classes, "
-        if len(found) < total:
-            absent = [self.class_names[label] for label in np.setdiff1d(np.arange(total), found)[:3]]
-            more = ", ..." if total - len(found) > len(absent) else ""
-            text = f"{len(self)} files, {len(found)} of {total} classes (none of {', '.join(absent)}{more}), "
+        absent = np.setdiff1d(np.arange(len(self.class_names)), values)
+        classes = f"{len(self.class_names)} classes"
+        if len(absent):
+            first = _first_three([self.class_names[label] for label in absent[:4]])
+            classes = f"{len(self.class_names) - len(absent)} of {classes} (none of {first})"
+        text = f"{len(self)} files, {classes}, "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
         text += f"{len(values) / max(len(self), 1):.2f} labels a file, " if self.multi_label else ""
         text += f"fingerprint {self.fingerprint()}"
         text += ", indexed" if self.index else ""
-        text += f"; {self.share}" if self.share else ""
+        text += f"; {self.coverage}" if self.coverage else ""
         if self.num_missing:
             text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
-        if self.left_out:
-            first = ", ".join(self.left_out[:3])
-            text += f"; {len(self.left_out)} folders have no known video or image in them, the first: {first}"
+        if self.empty_folders:
+            first = ", ".join(self.empty_folders[:3])
+            text += f"; {len(self.empty_folders)} folders have no known video or image in them, the first: {first}"
         return text
 
     def subset(self, indices: np.ndarray) -> Records:
-        """Some of the files, with the same classes."""
+        """Return some of the files, with the same classes."""
         labels = self.label_sets.take(indices) if self.multi_label else self.labels[indices]
         part = Records((self.path(i) for i in indices), labels, self.class_names)
         part.sources = None if self.sources is None else self.sources[indices]
         part.frames = None if self.frames is None else self.frames[indices]
         part.members = self.members.take(indices) if self.members else None
         return part
+
+
+def _first_three(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])

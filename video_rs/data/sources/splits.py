@@ -28,9 +28,8 @@ import numpy as np
 from video_rs.data.sources import layouts as annotations
 from video_rs.data.sources.class_names import beside_shards, class_names_of
 from video_rs.data.sources.holdout import split_off
-from video_rs.data.sources.labels import LabelSets
 from video_rs.data.sources.read_split import ReadSplit, class_folders, no_classes, read_split
-from video_rs.data.sources.records import Records
+from video_rs.data.sources.records import LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
 from video_rs.data.video.media import is_image, is_media
 from video_rs.errors import UserError
@@ -118,12 +117,12 @@ def load_splits(
     }
     for split, part in records.items():
         first = part.path(0) if len(part) else ""
-        part.share = annotations.kinetics_share(len(names), split, first, len(part))
+        part.coverage = annotations.kinetics_coverage(len(names), split, first, len(part))
     if not found["val"] and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction)
     if "test" not in records and "val" in records:
         records["test"] = records["val"]
-        records["test"].stands_in = True
+        records["test"].used_as_test = True
     for split in splits:
         if split not in records:
             raise UserError(
@@ -132,7 +131,7 @@ def load_splits(
         if not len(records[split]):
             source = found[split] or found["val"] or found["train"]
             hint = no_classes(source, split) if os.path.isdir(source) else "no files in it"
-            if records[split].made:
+            if records[split].held_out:
                 hint = "too few source videos per class to set some aside: give data.val"
             raise UserError(f"the {split} split of {source} is empty: {hint}")
     if multi_label and "train" in splits and not records["train"].label_sets.values.size:
@@ -232,12 +231,12 @@ def _resolve(
     if images not in (0, len(part.paths)):
         raise UserError(f"{part.source}: images and videos are mixed: keep them in separate datasets")
     if multi_label:
-        labels = LabelSets.of(numbers).take(np.asarray(part.labels))
+        labels = LabelSets.pack(numbers).take(np.asarray(part.labels))
     else:
         labels = np.array([each[0] for each in numbers], np.int32)[np.asarray(part.labels)]
     records = Records(part.paths, labels, names)
     records.num_missing, records.missing, records.members = part.num_missing, part.missing, part.members
-    records.left_out = tuple(part.left_out)
+    records.empty_folders = tuple(part.empty_folders)
     records.sources = np.array(part.sources, np.uint64) if part.sources else None
     records.frames = np.array(part.frames, np.int32) if part.frames else None
     return records

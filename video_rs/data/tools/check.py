@@ -173,7 +173,7 @@ def _unlike_the_list(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
     """Folders that have not as many frames as their list says."""
     for entry, file in enumerate(entries.file):
         records, index = entries.at(entry)
-        frames, listed = int(rows[file]["frames"]), records.listed(index)
+        frames, listed = int(rows[file]["frames"]), records.listed_frames(index)
         if listed > frames and not rows[file]["broken"]:
             yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
         elif 0 < listed < frames:

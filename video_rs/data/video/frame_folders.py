@@ -11,10 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from video_rs.data.shards import File
-from video_rs.data.sources.lists import media_below
 from video_rs.data.transforms.crops import Box
 from video_rs.data.video.images import read_image
-from video_rs.data.video.media import IMAGE_EXTENSIONS, is_image
+from video_rs.data.video.media import IMAGE_EXTENSIONS, is_image, media_below
 from video_rs.errors import MediaError
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)

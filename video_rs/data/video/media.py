@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import av
@@ -30,6 +30,24 @@ def is_image(path: File) -> bool:
 def is_media(path: str) -> bool:
     """Whether the extension is a video's or an image's."""
     return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
+
+
+def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
+    """Yield the files below a folder with one of the extensions (lower case, with the dot), folder by folder, sorted.
+
+    Links are followed, but no folder is entered twice; names that start with a dot are left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
+                yield os.path.join(place, name)
 
 
 class Unsuitable(Exception):
