@@ -48,6 +48,13 @@ def table(
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
+def duration(seconds: float) -> str:
+    """Format seconds: ``75`` -> ``1m15s``, ``7500`` -> ``2h05m``."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
 def has_cursor(file: TextIO) -> bool:
     """Return True for a terminal that can erase what is written; a dumb one is treated as a file."""
     return file.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

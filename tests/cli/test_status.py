@@ -99,7 +99,7 @@ def test_metrics_of_a_wrong_type(run, key):
     lines = [line, {**line, key: "x"}, {**line, key: [1]}, {**line, key: 1e999}]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     seen = look(run)
-    assert page(seen) and seen["best"]["figure"] == 0.75
+    assert page(seen) and seen["best"]["value"] == 0.75
 
 
 def test_a_folder_that_vanishes(tmp_path):

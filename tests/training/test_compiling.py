@@ -96,8 +96,8 @@ def steps(trainer, frames, count):
         clips = torch.randint(0, 256, (8, frames, 32, 32, 3), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, 5, (8,), generator=generator)
         trainer.train_step({"clip": clips[i : i + 4], "label": labels[i : i + 4]} for i in (0, 4))
-        found.append([torch.tensor(trainer.meter.means()[0]), *(p.grad.clone() for p in trainer.model.parameters())])
-        trainer.meter.clear()
+        found.append([torch.tensor(trainer.metrics.means()[0]), *(p.grad.clone() for p in trainer.model.parameters())])
+        trainer.metrics.clear()
     return found
 
 

@@ -37,7 +37,7 @@ def losses(job):
     batches, found = iter(job.loader(0)), []
     for _ in range(6):
         job.trainer.train_step([next(batches), next(batches)])
-        found.append(job.trainer.meter.means()[0])
+        found.append(job.trainer.metrics.means()[0])
     return torch.tensor(found)
 
 
@@ -90,7 +90,7 @@ def test_the_host_waits_for_no_step(load, no_waiting):
     with no_waiting():
         for first in range(2, len(batches), 2):
             job.trainer.train_step(batches[first : first + 2])
-    assert job.trainer.meter.means()[0] > 0 and not job.trainer.meter.bad_steps()
+    assert job.trainer.metrics.means()[0] > 0 and not job.trainer.metrics.bad_steps()
 
 
 @pytest.mark.parametrize("operation", rand_augment.OPERATIONS, ids=lambda operation: operation.__name__)

@@ -36,7 +36,7 @@ def test_a_run_that_is_resumed_has_each_step_once(tmp_path):
 
 def test_a_start_without_news_leaves_no_events(tmp_path):
     log = RunLog(tmp_path, 6, 6, 6)
-    log.say("is complete")
+    log.info("is complete")
     log.close()
     assert not (tmp_path / "tensorboard").exists() and "is complete" in (tmp_path / "log.txt").read_text()
 
@@ -45,7 +45,7 @@ def test_silence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     log = RunLog.silent()
     assert isinstance(log, RunLog)
-    log.say("hello")
+    log.info("hello")
     log.bar.advance()
     log.bar.note("loss")
     schedule = Schedule(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
@@ -62,8 +62,8 @@ def test_silence(tmp_path, monkeypatch, capsys):
 def test_a_full_disk_ends_no_run(tmp_path, capsys):
     (tmp_path / "log.txt").symlink_to("/dev/full")
     log = RunLog(tmp_path, 0, 2)
-    log.say("one")
-    log.say("two")
+    log.info("one")
+    log.info("two")
     log.metrics("train", 1, 1.0, {"loss": 1.0})
     log.close()
     assert capsys.readouterr().out == "one\ntwo\n" and steps_of(tmp_path) == [1]

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from video_rs.terminal import duration
 from video_rs.training import run_status as status
-from video_rs.training.log_lines import duration, metrics_text, time_line, train_line
-from video_rs.training.run_status import Status, read_metrics
+from video_rs.training.log import time_line, train_line
+from video_rs.training.run_status import Status, metrics_text, read_metrics
 from video_rs.training.schedule import Schedule
 
 
@@ -106,7 +107,7 @@ def test_the_best_validation_is_by_accuracy_then_loss(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = read_metrics(tmp_path)
     assert metrics["train"] == {} and metrics["val"]["step"] == 12
-    assert (metrics["best"]["step"], metrics["best"]["name"], metrics["best"]["figure"]) == (9, "top1", 0.75)
+    assert (metrics["best"]["step"], metrics["best"]["name"], metrics["best"]["value"]) == (9, "top1", 0.75)
 
 
 def test_a_disk_that_refuses_ends_nothing(tmp_path):

@@ -73,7 +73,7 @@ def work(rank, folder):
         trainer = trainers.trainer("xla", schedule, model, **options)
         for step in range(3 if sync_bn else 2):
             trainer.train_step(trainers.micro_batches(schedule, step, rank))
-        state = {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.meter.sums.cpu()}
+        state = {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.metrics.sums.cpu()}
         torch.save(state, Path(folder) / f"{rank}-{sync_bn}.pt")
 
 

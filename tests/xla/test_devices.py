@@ -40,7 +40,7 @@ def one_process(micro_batch, steps):
     trainer = trainers.trainer("cpu", schedule, trainers.small_network(), precision="float64", sync_bn=True)
     for step in range(steps):
         trainer.train_step(trainers.micro_batches(schedule, step))
-    return {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.meter.sums}
+    return {"weights": trainers.on_host(trainer.model.state_dict()), "sums": trainer.metrics.sums}
 
 
 def test_two_devices_equal_one(two_devices):

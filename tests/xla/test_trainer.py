@@ -26,9 +26,9 @@ def take(trainer, steps):
     """Takes steps; the loss of each, and how many graphs were compiled after each."""
     losses, graphs = [], []
     for step in range(trainer.step, trainer.step + steps):
-        before = float(trainer.meter.sums[0])
+        before = float(trainer.metrics.sums[0])
         trainer.train_step(trainers.micro_batches(trainer.schedule, step))
-        losses.append((float(trainer.meter.sums[0]) - before) / trainer.schedule.batch_size)
+        losses.append((float(trainer.metrics.sums[0]) - before) / trainer.schedule.batch_size)
         graphs.append(compiled())
     return losses, graphs
 
@@ -98,7 +98,7 @@ def test_the_step_runs_on_the_device_alone(runs):
 
 def test_a_step_that_is_not_finite_leaves_nothing(runs):
     trainer = runs["xla"]["trainer"]
-    trainer.meter.bad_steps()
+    trainer.metrics.bad_steps()
     before = {**trainers.on_host(trainer.model.state_dict()), **momenta(trainer)}
     average = trainers.on_host(trainer.ema.state_dict())
     step, graphs = trainer.step, compiled()
@@ -106,12 +106,12 @@ def test_a_step_that_is_not_finite_leaves_nothing(runs):
     trainer.train_step(trainers.micro_batches(trainer.schedule, step))
     trainer.criterion.factors.fill_(1)
     assert compiled() <= graphs + 2  # of the factors
-    assert trainer.meter.bad_steps() == {step: [2, 6]}
+    assert trainer.metrics.bad_steps() == {step: [2, 6]}
     after = {**trainers.on_host(trainer.model.state_dict()), **momenta(trainer)}
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(torch.equal(trainers.on_host(trainer.ema.state_dict())[name], value) for name, value in average.items())
     trainer.train_step(trainers.micro_batches(trainer.schedule, step))
-    assert trainer.meter.bad_steps() == {}
+    assert trainer.metrics.bad_steps() == {}
     weights = trainers.on_host(trainer.model.state_dict())
     assert not any(torch.equal(weights[name], before[name]) for name in ("head.weight", "head.bias"))
 

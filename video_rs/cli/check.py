@@ -21,7 +21,7 @@ from video_rs.cli.common import command, config_parser, counter, positive, size_
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
 from video_rs.files import atomic_write, write_csv, write_json
-from video_rs.training.log_lines import duration
+from video_rs.terminal import duration
 
 if TYPE_CHECKING:
     from video_rs.data.shards import Member

@@ -26,7 +26,7 @@ from video_rs.cli import prepare_shards
 from video_rs.cli.common import SCRIPTS, command, config_parser, counter, positive, size_text
 from video_rs.errors import MediaError, UserError
 from video_rs.experiment.config import Config, load_config
-from video_rs.training.log_lines import duration
+from video_rs.terminal import duration
 
 if TYPE_CHECKING:
     import argparse

@@ -18,9 +18,8 @@ from typing import Any
 
 from video_rs.cli.common import Parser, command, program, size_text
 from video_rs.errors import UserError
-from video_rs.terminal import table
-from video_rs.training.log_lines import NAMES, duration, metrics_text
-from video_rs.training.run_status import SIGNS, look
+from video_rs.terminal import duration, table
+from video_rs.training.run_status import NAMES, SIGNS, look, metrics_text
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +63,7 @@ def cells(run: dict[str, Any]) -> dict[str, str]:
         "epoch": "" if run["epoch"] is None else f"{run['epoch']:.2f}",
         "clips/s": f"{rate:.1f}" if rate else "",
         "left": "" if left is None else duration(left),
-        "best": f"{NAMES[best['name']]} {100 * best['figure']:.2f} %{_after(best)}" if best else "",
+        "best": f"{NAMES[best['name']]} {100 * best['value']:.2f} %{_after(best)}" if best else "",
         "last sign": _ago(run["age"]),
     }
 

@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
     """The whole run, alone or as one of several processes; ``argv`` is only for the commands that are printed."""
-    from video_rs.training.signals import leaving_at_once
+    from video_rs.training.signals import exit_on_signals
 
-    with leaving_at_once():
+    with exit_on_signals():
         from video_rs.distributed import device as runtime
         from video_rs.distributed import world as distributed
 
@@ -103,25 +103,25 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
     config, world, folder, go_on = job.config, job.world, Path(job.config.out), command("train", *argv)
     try:
         if run.validated == run.schedule.num_steps:
-            log.say(
+            log.info(
                 f"{folder} is complete: {run.step} steps. For another run choose another out=, or delete the folder"
             )
-            merit = "mAP" if config.data.multi_label else "top-1"
-            log.say(f"best validation {merit} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}")
-            log.say(f"next: {command('test', *argv)}")
+            monitored = "mAP" if config.data.multi_label else "top-1"
+            log.info(f"best validation {monitored} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}")
+            log.info(f"next: {command('test', *argv)}")
             log.status.begin(run.step, run.schedule.num_steps, go_on)
             log.status.end("complete", command("test", *argv))
             return 0
         if world.is_main:
             (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         for line in start_page(job, resumed_from):
-            log.say(line)
+            log.info(line)
         log.status.begin(run.step, run.schedule.num_steps, go_on)
         run.fit()
         log.status.end("complete", command("test", *argv))
         if world.is_main:
             for line in end_page(run.schedule, log.status, folder, run.incidents, command("test", *argv)):
-                log.say(line)
+                log.info(line)
     except Interrupted as stop:
         _report_end(stop, run, log, go_on)
         if stop.exit_code == 75 and world.is_main:
@@ -145,7 +145,7 @@ def _report_end(error: VideoRSError, run: Run, log: RunLog, go_on: str) -> None:
     if run.is_on_disk and error.exit_code != 2:  # else the disk may be what failed, or the message says what to do
         what = "interrupted" if error.exit_code == 130 or not str(error) else str(error)
         on = f"Go on without {error.path}" if isinstance(error, StuckWorker) and error.path else "Resume"
-        log.say(f"{what}; the state after step {run.step} is saved. {on} with: {go_on}")
+        log.info(f"{what}; the state after step {run.step} is saved. {on} with: {go_on}")
 
 
 def _shared(config: Config) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def dry_run(config: Config) -> int:
     from video_rs.distributed import world as distributed
     from video_rs.experiment.run import Job
     from video_rs.experiment.summary import start_page
-    from video_rs.training.log_lines import duration
+    from video_rs.terminal import duration
 
     if launcher.processes() > 1:
         raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
@@ -177,7 +177,7 @@ def dry_run(config: Config) -> int:
     trainer.train_step([batch])
     runtime.synchronize(trainer.device)
     seconds = (time.monotonic() - start) * schedule.accumulation_steps
-    loss, _ = trainer.meter.means()
+    loss, _ = trainer.metrics.means()
     print(f"loss {loss:.4f}, peak memory {runtime.peak_memory(trainer.device):.2f} GiB")
     print(f"one step of {schedule.accumulation_steps} micro-batches: {seconds:.2f} s without data loading")
     print(f"{schedule.num_steps} steps at that rate: {duration(seconds * schedule.num_steps)}, validations not counted")

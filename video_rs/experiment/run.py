@@ -90,7 +90,7 @@ class Job:
             log=log,
             identity=self.identity(),
             loader_from=self.loader,
-            validate=partial(self.validate, say=log.say),
+            validate=partial(self.validate, info=log.info),
             samples_of=self.samples,
             prepare=self._prepared,
             keep=self.config.train.keep_checkpoints,
@@ -141,7 +141,7 @@ class Job:
         return with_precise_statistics(model, batches, self.precision, self.world, check)
 
     def validate(
-        self, model: torch.nn.Module, check: Callable[[], None], say: Callable[[str], None] = print
+        self, model: torch.nn.Module, check: Callable[[], None], info: Callable[[str], None] = print
     ) -> dict[str, float]:
         """Top-1, top-5 and loss on one centre view of every validation sample; of label sets mAP, hit@1 and loss."""
         scores = score(
@@ -157,10 +157,10 @@ class Job:
         metrics = None
         with self.world.together("the validation"):
             if scores is not None:
-                metrics = self._metrics(scores, say)
+                metrics = self._metrics(scores, info)
         return self.world.gather(metrics, "the validation")[0]
 
-    def _metrics(self, scores: Scores, say: Callable[[str], None]) -> dict[str, float]:
+    def _metrics(self, scores: Scores, info: Callable[[str], None]) -> dict[str, float]:
         if not scores.scored.any():
             reason = next((reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1])
             advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
@@ -168,7 +168,7 @@ class Job:
         if scores.errors:
             index, reason = scores.errors[0]
             first = f"{self.records['val'].path(index)}: {reason}"
-            say(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
+            info(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
         # a sample that cannot be scored counts as wrong, or the best weights would be those that fail most
         metrics = summarize(scores.probs, scores.labels, scores.scored)
         keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")

@@ -14,9 +14,9 @@ from video_rs.distributed import device as runtime
 from video_rs.experiment import build, recipe
 from video_rs.experiment.config import Config
 from video_rs.hub import redact_url
-from video_rs.training.log_lines import NAMES, duration, metrics_text
+from video_rs.terminal import duration
 from video_rs.training.optim import describe_groups
-from video_rs.training.run_status import Status, read_metrics
+from video_rs.training.run_status import NAMES, Status, metrics_text, read_metrics
 
 if TYPE_CHECKING:
     from video_rs.experiment.run import Job
@@ -183,5 +183,5 @@ def _folder(config: Config, schedule: Schedule) -> str:
 
 
 def _best(best: Mapping, folder: Path) -> str:
-    metric = f"best validation {NAMES[best['name']]} {100 * best['figure']:.2f} %"
+    metric = f"best validation {NAMES[best['name']]} {100 * best['value']:.2f} %"
     return f"{metric} after epoch {best['epoch']:.4g}, in {folder / 'best.pt'}"

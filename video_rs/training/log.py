@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,8 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from video_rs import terminal
 from video_rs.files import atomic_write
-from video_rs.training.log_lines import metrics_text, time_line, train_line
-from video_rs.training.run_status import Status
+from video_rs.training.run_status import NAMES, Status, metrics_text
 from video_rs.training.schedule import Schedule
 from video_rs.training.wandb import WandbLog
 
@@ -33,7 +33,7 @@ class RunLog:
         num_steps: of the whole run.
         validated: the last step whose validation counts.
         wandb: project of Weights & Biases, empty for off.
-        config: what it shows beside the figures.
+        config: what it shows beside the metrics.
 
     Attributes:
         status: writes ``status.json``.
@@ -61,38 +61,38 @@ class RunLog:
         self._events: SummaryWriter | None = None
         self._start, self._lines = step, 0
         self.bar = terminal.Bar(num_steps, done=step)
-        self._wandb = WandbLog(wandb, folder, config or {}, self.say) if wandb else None
+        self._wandb = WandbLog(wandb, folder, config or {}, self.info) if wandb else None
 
     @staticmethod
     def silent() -> RunLog:
         """A log for the processes that write nothing, with the same face."""
         return _SilentLog()
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Write one line for people: on the terminal (above the bar) and, with the time, in log.txt."""
         terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def trained(self, schedule: Schedule, step: int, figures: Mapping[str, float]) -> None:
+    def trained(self, schedule: Schedule, step: int, metrics: Mapping[str, float]) -> None:
         """Log the steps since the last call, up to ``step``, in all places."""
-        rate, validation_seconds = figures["clips_per_second"], self.status.validation_seconds
+        rate, validation_seconds = metrics["clips_per_second"], self.status.validation_seconds
         seconds_left = schedule.seconds_left(step, rate, validation_seconds)
-        self.metrics("train", step, schedule.epoch(step), figures)
+        self.metrics("train", step, schedule.epoch(step), metrics)
         self.status.trained(step, seconds_left)
-        line = train_line(step, schedule, figures, seconds_left)
+        line = train_line(step, schedule, metrics, seconds_left)
         self.bar.note(line.partition("  ")[2])
-        self.say(line)
+        self.info(line)
         self._lines += 1
         if self._lines == 2:  # the first line includes the start of the loader
-            self.say(time_line(schedule, step, rate, validation_seconds))
+            self.info(time_line(schedule, step, rate, validation_seconds))
 
-    def validated(self, schedule: Schedule, step: int, figures: Mapping[str, float], is_best: bool) -> None:
+    def validated(self, schedule: Schedule, step: int, metrics: Mapping[str, float], is_best: bool) -> None:
         """Log a validation in all places."""
-        self.metrics("val", step, schedule.epoch(step), figures)
+        self.metrics("val", step, schedule.epoch(step), metrics)
         self.status.validated(step)
-        self.say(
-            f"epoch {schedule.epoch(step):.2f}  validation: {metrics_text(figures)}{'  (best)' if is_best else ''}"
+        self.info(
+            f"epoch {schedule.epoch(step):.2f}  validation: {metrics_text(metrics)}{'  (best)' if is_best else ''}"
         )
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
@@ -120,13 +120,29 @@ class RunLog:
                     file.close()
 
 
+class StepClock:
+    """Measure the steps since the last log line.
+
+    Attributes:
+        waited: seconds that the steps have waited for data.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.waited, self._started, self._step = 0.0, time.monotonic(), step
+
+    def metrics(self, step: int, batch_size: int) -> dict[str, float]:
+        """Return clips per second, and the fraction of the time spent waiting for data."""
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        return {"clips_per_second": (step - self._step) * batch_size / elapsed, "data_wait": self.waited / elapsed}
+
+
 class _SilentLog(RunLog):
     def __init__(self) -> None:
         self._lines = 0
         self.status = Status(None)
         self.bar = terminal.Bar(None, hidden=True)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Nothing."""
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
@@ -149,3 +165,33 @@ def _drop_beyond(path: Path, last: dict[str, int]) -> None:
             continue
     with atomic_write(path, "w") as handle:
         handle.writelines(kept)
+
+
+def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seconds_left: float) -> str:
+    """Format loss, accuracy and speed of the last steps; without the first two where all steps were skipped."""
+    parts = [f"step {step}/{schedule.num_steps}", f"epoch {schedule.epoch(step):.2f}"]
+    if "loss" in metrics:
+        parts.append(f"loss {metrics['loss']:.4f}")
+    parts += [f"{NAMES[name]} {100 * value:.1f} %" for name, value in metrics.items() if name in NAMES]
+    parts.append(f"lr {metrics['lr']:.4g}")
+    parts.append(f"{metrics['clips_per_second']:.1f} clips/s")
+    parts.append(f"waiting for data {100 * metrics['data_wait']:.0f} %")
+    if seconds_left < math.inf:
+        parts.append(f"{terminal.duration(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def time_line(
+    schedule: Schedule, step: int, rate: float, validation_seconds: float = 0.0, now: float | None = None
+) -> str:
+    """Return when the run will end: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
+
+    Args:
+        rate: clips per second.
+        validation_seconds: of one validation; 0: not known yet, which the line says.
+        now: seconds since 1970; None for the clock's.
+    """
+    seconds = schedule.seconds_left(step, rate, validation_seconds)
+    end = time.strftime("%a %d %b %H:%M", time.localtime((time.time() if now is None else now) + seconds))
+    without = " (validations not counted)" if schedule.validations_left(step) and not validation_seconds else ""
+    return f"at {rate:.1f} clips/s the run takes {terminal.duration(seconds)} more, until {end}{without}"

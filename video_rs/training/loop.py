@@ -19,8 +19,7 @@ from video_rs.distributed.device import finishes
 from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
 from video_rs.training.checkpointer import Checkpointer, newest_before
 from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
-from video_rs.training.log import RunLog
-from video_rs.training.log_lines import StepClock
+from video_rs.training.log import RunLog, StepClock
 from video_rs.training.signals import Interrupted, StopSignals
 from video_rs.training.trainer import Trainer
 
@@ -37,7 +36,7 @@ class Run:
         identity: what every checkpoint carries besides the state: config, model_args, data config, ...
         loader_from: returns the micro-batches of this process from a step (from 0) on.
         validate: called with the network to validate and a function to call often, which raises when the run is to
-            stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other figures.
+            stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other metrics.
         samples_of: the samples of a step's (from 0) global batch, in order.
         prepare: of the network to validate, and the same function, makes the one that is validated and kept.
         keep: how many checkpoints are.
@@ -71,7 +70,7 @@ class Run:
         self._validation, self._prepare = validate, prepare
         self._checkpointer, self.signals = Checkpointer(folder, keep), StopSignals()
         self.incidents = incidents or Incidents()
-        self.merit = "map" if trainer.model.data_config.multi_label else "top1"  # what the best weights are best in
+        self.monitored = "map" if trainer.model.data_config.multi_label else "top1"  # what the best weights are best in
         self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
         self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
         self._logged = 0  # step of the last log line
@@ -185,30 +184,30 @@ class Run:
         self._log.status.validating()
         averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
         model = self._prepare(averaged, self.signals.check)
-        figures = self._validation(model, self.signals.check)
-        self.validated, found = self.step, (figures[self.merit], -figures["loss"])
+        metrics = self._validation(model, self.signals.check)
+        self.validated, found = self.step, (metrics[self.monitored], -metrics["loss"])
         is_best, self.best = found > self.best, max(self.best, found)
         if is_best and self.world.is_main:
-            best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "metrics": figures}
+            best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "metrics": metrics}
             self._checkpointer.save_best(best)
-        self._log.validated(self.schedule, self.step, figures, is_best)
+        self._log.validated(self.schedule, self.step, metrics, is_best)
         self.save()
 
     def _report(self, clock: StepClock) -> None:
         self._collect_bad_steps()
-        loss, hits = self.trainer.meter.means()
-        self.trainer.meter.clear()
-        hit = "hit1" if self.merit == "map" else "accuracy"  # hit1: the top class is one of the sample's
-        figures = {"loss": loss, hit: hits} if loss == loss else {}  # nan: no step was taken
-        figures |= {
+        loss, correct = self.trainer.metrics.means()
+        self.trainer.metrics.clear()
+        hit = "hit1" if self.monitored == "map" else "accuracy"  # hit1: the top class is one of the sample's
+        metrics = {"loss": loss, hit: correct} if loss == loss else {}  # nan: no step was taken
+        metrics |= {
             "lr": self.trainer.learning_rate(self.step - 1),
-            **clock.figures(self.step, self.schedule.batch_size),
+            **clock.metrics(self.step, self.schedule.batch_size),
         }
-        self._log.trained(self.schedule, self.step, figures)
+        self._log.trained(self.schedule, self.step, metrics)
         bad = [step for step in sorted(self.incidents.steps) if step > self._logged]
         if bad:
             steps = ", ".join(map(str, bad))
-            self._log.say(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")
+            self._log.info(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")
         if self.world.is_main:
             self.incidents.write(self._folder)
         if streaks := [step for step in bad if self.incidents.too_many_steps(step)]:
@@ -217,7 +216,7 @@ class Run:
 
     def _collect_bad_steps(self) -> None:
         """Note the steps that were skipped since the last call, the same ones in all processes."""
-        found = self.trainer.meter.bad_steps()
+        found = self.trainer.metrics.bad_steps()
         parts = self.world.gather(found, "the steps that were not finite") if found else []
         for step in found:
             samples = self._samples_of(step)

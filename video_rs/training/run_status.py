@@ -21,7 +21,9 @@ from video_rs.files import write_json
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
-MERITS = ("map", "top1")  # the monitored metric of a validation is the one that it has
+MONITORED = ("map", "top1")  # the monitored metric of a validation is the one that it has
+NAMES = {"map": "mAP", "top1": "top-1", "top5": "top-5", "hit1": "hit@1", "accuracy": "accuracy"}
+"""Metrics between 0 and 1, as people write them."""
 ENDED = ("complete", "interrupted", "preempted", "failed")
 SECONDS_BETWEEN_WRITES = 5.0  # at log steps: each write waits for the disk, and steps may take milliseconds
 SILENCE, BEFORE_LOG, FIRST_VALIDATION = 120.0, 1800.0, 3600.0
@@ -237,7 +239,7 @@ def _is_number(value: Any) -> bool:
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the last ``train`` and ``val`` line of ``metrics.jsonl``, and the ``best`` validation; {} where unknown.
 
-    ``best`` has ``name`` and ``figure`` of the monitored metric. Values that are not finite are None.
+    ``best`` has ``name`` and ``value`` of the monitored metric. Values that are not finite are None.
     """
     lines: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     try:
@@ -253,11 +255,19 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
         except (ValueError, KeyError, TypeError, AttributeError):  # a killed process was writing it
             continue
     monitored = [
-        {**line, "name": name, "figure": line[name]} for line in lines["val"] for name in MERITS if name in line
+        {**line, "name": name, "value": line[name]} for line in lines["val"] for name in MONITORED if name in line
     ]
-    best = max((line for line in monitored if line["figure"] is not None), key=_merit, default={})
+    best = max((line for line in monitored if line["value"] is not None), key=_best_key, default={})
     return {**{kind: found[-1] if found else {} for kind, found in lines.items()}, "best": best}
 
 
-def _merit(line: Mapping[str, Any]) -> tuple[float, float]:
-    return line["figure"], -math.inf if line.get("loss") is None else -line["loss"]
+def _best_key(line: Mapping[str, Any]) -> tuple[float, float]:
+    return line["value"], -math.inf if line.get("loss") is None else -line["loss"]
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """Format the metrics of a validation: "top-1 87.50 %  top-5 99.00 %  loss 0.4321"."""
+    parts = [f"{text} {100 * metrics[name]:.2f} %" for name, text in NAMES.items() if metrics.get(name) is not None]
+    if metrics.get("loss") is not None:
+        parts.append(f"loss {metrics['loss']:.4f}")
+    return "  ".join(parts)

@@ -10,12 +10,12 @@ from types import FrameType
 
 from video_rs.errors import VideoRSError
 
-ASKED_TO_LEAVE = (signal.SIGTERM, signal.SIGUSR1)
+PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send: SLURM before a time limit, or to make room for another job."""
 
 
 @contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exit_on_signals() -> Iterator[None]:
     """Where there is nothing to save yet, what schedulers send ends the process with 75: please requeue it."""
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -23,7 +23,7 @@ def leaving_at_once() -> Iterator[None]:
         os.write(2, f"error: asked to leave ({name}) before the first step: start again\n".encode())
         raise SystemExit(75)
 
-    before = {number: signal.signal(number, leave) for number in ASKED_TO_LEAVE}
+    before = {number: signal.signal(number, leave) for number in PREEMPTION_SIGNALS}
     try:
         yield
     finally:
@@ -41,7 +41,7 @@ class Interrupted(VideoRSError):
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
         super().__init__(f"stopped by {self.signal.name}")
-        self.exit_code = 75 if self.signal in ASKED_TO_LEAVE else 130
+        self.exit_code = 75 if self.signal in PREEMPTION_SIGNALS else 130
 
 
 class StopSignals:
@@ -58,7 +58,9 @@ class StopSignals:
         self._before: list[dict[signal.Signals, object]] = []
 
     def __enter__(self) -> StopSignals:
-        self._before.append({number: signal.signal(number, self._note) for number in (signal.SIGINT, *ASKED_TO_LEAVE)})
+        self._before.append(
+            {number: signal.signal(number, self._note) for number in (signal.SIGINT, *PREEMPTION_SIGNALS)}
+        )
         return self
 
     def __exit__(self, *exception: object) -> None:

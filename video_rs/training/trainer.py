@@ -2,7 +2,7 @@
 
 All that is random is a function of (seed, step, position in the global batch), and all that a step leaves behind is in
 ``Trainer.state_dict()``. A step whose loss or gradient is not finite leaves nothing: that is found out and acted upon
-on the device, and the host learns of it when it reads the meter.
+on the device, and the host learns of it when it reads the metrics.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from video_rs.rng import sample_keys
 from video_rs.training import compiling
 from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
-from video_rs.training.metrics import Meter
+from video_rs.training.metrics import StepMetrics
 from video_rs.training.optim import load_optimizer, step_unless
 from video_rs.training.schedule import Schedule
 
@@ -80,7 +80,7 @@ class Trainer:
         self._to_device = runtime.ToDevice(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.step = 0
-        self.meter = Meter(schedule.per_rank_batch, schedule.log_every, self.device)
+        self.metrics = StepMetrics(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._buffers = Buffers(model)
         self._traits = runtime.traits(self.device)
@@ -107,7 +107,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        self.meter.begin()
+        self.metrics.begin()
         before, batch, is_full, is_first = self._buffers.read(), {}, False, self._network is None
         runtime.flush(self.device)  # what was left over is no part of the step's graph, or that would be another
         try:
@@ -126,7 +126,7 @@ class Trainer:
                     runtime.synchronize(self.device)
                 if self.world.size > 1 and not self._traits.has_ddp:
                     runtime.all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
-                buffers, sums = self._share(self._buffers.read(), self.meter.of_step())
+                buffers, sums = self._share(self._buffers.read(), self.metrics.of_step())
         except (VideoRSError, RuntimeError, MemoryError) as error:
             self._buffers.write(before)
             is_full = is_out_of_memory(error)
@@ -148,7 +148,7 @@ class Trainer:
         sizes = [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
 
         def attempt(size: int) -> None:
-            self.meter.begin()
+            self.metrics.begin()
             self.optimizer.zero_grad(set_to_none=True)
             self._forward_backward({key: batch[key][:size] for key in ("clip", "label", "rngs") if key in batch}, 0)
             runtime.synchronize(self.device)
@@ -193,8 +193,8 @@ class Trainer:
         self.scaler.scale(losses.sum() * self.world.size / self.schedule.batch_size).backward()
         with torch.no_grad():
             top = logits.argmax(1)
-            hits = labels.gather(1, top[:, None])[:, 0] > 0 if data_config.multi_label else top == labels
-            self.meter.add(losses.double(), hits.double(), positions)
+            correct = labels.gather(1, top[:, None])[:, 0] > 0 if data_config.multi_label else top == labels
+            self.metrics.add(losses.double(), correct.double(), positions)
 
     @torch.no_grad()
     def _update(self, before: Tensor, buffers: Tensor, sums: Tensor) -> None:
@@ -213,7 +213,7 @@ class Trainer:
         if self.ema:
             self.ema.update(self.model, skip)
         # with float16 the gradient overflows now and then, and the scaler sees to it
-        self.meter.end(self.step, sums, lost if self.scaler.is_enabled() else skip)
+        self.metrics.end(self.step, sums, lost if self.scaler.is_enabled() else skip)
 
     def _share(self, buffers: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """The means of the processes' buffers and the totals of their sums, in one message."""
@@ -238,7 +238,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
-            **self.meter.state_dict(),
+            **self.metrics.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,4 +249,4 @@ class Trainer:
         load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-        self.meter.load_state_dict(state)
+        self.metrics.load_state_dict(state)

@@ -24,14 +24,14 @@ class WandbLog:
     Args:
         project: its name there.
         folder: the run folder; keeps the id and, below ``wandb/``, its files.
-        config: of the run, shown beside the figures.
-        say: takes a line for people.
+        config: of the run, shown beside the metrics.
+        info: takes a line for people.
 
     Raises:
         UserError: the package is not installed, or it does not know who we are.
     """
 
-    def __init__(self, project: str, folder: Path, config: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(self, project: str, folder: Path, config: Mapping[str, Any], info: Callable[[str], None]) -> None:
         try:
             import wandb
         except ImportError:
@@ -39,7 +39,7 @@ class WandbLog:
                 f"train.wandb={project}, but the package wandb is not installed: pip install 'video-rs[wandb]', or "
                 "leave train.wandb empty"
             ) from None
-        self._say, self._run = say, None
+        self._info, self._run = info, None
         with self._tolerated(wandb.errors.UsageError, wandb.errors.AuthenticationError):
             self._run = wandb.init(
                 project=project,
@@ -52,7 +52,7 @@ class WandbLog:
             )
             # wandb's own step cannot go back, as that of a resumed run does
             self._run.define_metric("*", step_metric="step")
-            say(f"Weights & Biases: {self._run.url or f'offline, in {self._run.dir}'}")
+            info(f"Weights & Biases: {self._run.url or f'offline, in {self._run.dir}'}")
 
     def log(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Send one log line; see ``RunLog.metrics``."""
@@ -79,7 +79,7 @@ class WandbLog:
             ) from None
         except Exception as error:
             self._run = None
-            self._say(f"Weights & Biases failed ({first_line(error)}); the run goes on without it")
+            self._info(f"Weights & Biases failed ({first_line(error)}); the run goes on without it")
 
 
 def _id(folder: Path) -> str:
