@@ -7,11 +7,11 @@ import shutil
 
 import h5py
 import pytest
-import torch
 
 from tests import commands
 from tests.models.test_convert_tensorflow import to_keras
 from video_rs import checkpoint
+from video_rs.data_config import DataConfig
 from video_rs.models.registry import create_model
 
 from .conftest import REPOSITORY, TINY
@@ -88,9 +88,6 @@ def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
         "test_net.py",
         "predict.py",
         "show_clips.py",
-        "inflate_weights.py",
-        "convert_weights.py",
-        "convert_tensorflow.py",
         "run_status.py",
     }
     assert shown <= set(ran)
@@ -99,17 +96,29 @@ def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
 
 def run_python(home, tiny_videos, monkeypatch):
     monkeypatch.chdir(home)
+    shutil.copy("new.mp4", "a.mp4")
+    shutil.copy("new.mp4", "b.mp4")
     (code,) = blocks("python")
-    code = code.replace("runs/motion_rs/best.pt", "runs/finetune_rs50/best.pt").replace("data/motion", str(tiny_videos))
-    code = code.replace("pretrained=True", "pretrained=False")  # a download; tests/models/test_pretrained.py
-    names = {"images": torch.randn(1, 3, 64, 64)}
+    small = DataConfig(num_frames=4, stride=1, train_size=32, short_side=32, test_size=32)
+    stand_ins = {
+        '"resnet3d_rs_50", pretrained=False, num_classes=400': '"resnet3d_rs_26", width=0.125, data_config=small',
+        "/data/mine": str(tiny_videos),
+        "epochs=10": "epochs=1",
+    }
+    for text, stand_in in stand_ins.items():
+        assert text in code
+        code = code.replace(text, stand_in)
+    names = {"small": small}
     exec(code, names)
-    assert names["features"].shape == (1, 2048, 2, 2)
+    clf = names["clf"]
+    assert [len(found) for found in clf.predict(["a.mp4", "b.mp4"])] == [5, 5]
+    assert clf.embed(["a.mp4"]).shape == (1, names["model"].num_features)
 
 
 def test_a_run_folder_holds_what_the_table_lists(tiny_config, run_tool, tmp_path):
     """The test needs nothing but the run's own config."""
-    table = re.search(r"\| file \| \|\n\|---\|---\|\n((?:\|.*\n)+)", README)[1]
+    page = (REPOSITORY / "docs" / "configs.md").read_text(encoding="utf-8")
+    table = re.search(r"\| file \| \|\n\|---\|---\|\n((?:\|.*\n)+)", page)[1]
     names = {name for row in table.splitlines() for name in re.findall(r"`([\w./]+)`", row)}
     assert run_tool("train_net.py", "--cfg", tiny_config(train__max_steps=2)).returncode == 0
     assert run_tool("test_net.py", "--cfg", tmp_path / "run" / "config.yaml").returncode == 0
