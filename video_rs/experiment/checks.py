@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from video_rs.errors import ConfigError
-from video_rs.experiment.schema import OPTIMIZERS, DataSection, OptimSection
+from video_rs.experiment.schema import LOSSES, OPTIMIZERS, DataSection, OptimSection
 
 if TYPE_CHECKING:
     from video_rs.experiment.config import Config
@@ -79,6 +79,8 @@ def _check_recipe(config: Config) -> None:
         )
     if not train.epochs and not train.max_steps:
         raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")
+    if train.loss not in LOSSES and not config.plugins:
+        raise ConfigError(f"train.loss={train.loss}: must be {' or '.join(LOSSES)}, or registered by one of plugins=")
     if train.class_weights != "none" and train.balanced_sampling:
         raise ConfigError("train.class_weights and train.balanced_sampling correct for the same thing; choose one")
     if data.multi_label and (train.class_weights != "none" or train.balanced_sampling):

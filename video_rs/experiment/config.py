@@ -24,6 +24,7 @@ from fvcore.common.config import CfgNode
 from video_rs.data_config import DataConfig
 from video_rs.errors import ConfigError
 from video_rs.experiment.checks import check_together
+from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import DataSection, ModelSection, OptimSection, TestSection, TrainSection, free
 
 
@@ -33,6 +34,7 @@ class Config:
 
     out: str = free("", "run folder; empty: runs/<name of the config>")
     weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
+    plugins: tuple[str, ...] = free((), "Python files that register networks, layouts, augmentations or losses")
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     optim: OptimSection = field(default_factory=OptimSection)
@@ -108,6 +110,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not config.out:
         config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
     check_together(config)
+    load_plugins(config.plugins)
     return config
 
 

@@ -47,6 +47,8 @@ def criterion(config: Config, model: nn.Module, records: Records) -> nn.Module:
         return losses.BinaryCrossEntropy(run.label_smoothing, towards=0.5)
     if run.loss == "bce":
         return losses.BinaryCrossEntropy(run.label_smoothing, towards=None)
+    if run.loss != "cross_entropy":
+        return losses.registered_loss(run.loss, run.label_smoothing)
     class_weights = None
     if run.class_weights == "balanced":
         class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))

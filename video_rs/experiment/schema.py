@@ -13,6 +13,7 @@ from typing import Any
 from video_rs.data_config import FILTERS, SAMPLINGS
 from video_rs.models.architecture import DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
 
+LOSSES = ("cross_entropy", "bce")
 OPTIMIZERS = ("sgd", "adamw", "lamb")
 # fmt: off
 TIMM_OPTIMIZERS = (
@@ -150,7 +151,7 @@ class TrainSection:
     max_steps: int = setting(0, "optimizer steps instead of epochs; 0: by epochs", low=0)
     batch_size: int = setting(1024, "global batch: samples of one optimizer step", low=1)
     micro_batch: int = free(0, "most samples on the device at once; batch norm sees them; 0: the whole batch", low=0)
-    loss: str = setting("cross_entropy", "of samples of one class", choices=("cross_entropy", "bce"))
+    loss: str = setting("cross_entropy", "of samples of one class: cross_entropy, bce, or one that a plugin registers")
     label_smoothing: float = setting(0.1, "part of the target spread over all classes", low=0, high=0.99)
     ema_decay: float = setting(0.9999, "of the weight average that is validated and kept; 0: off", low=0, high=0.999999)
     class_weights: str = setting("none", "weigh the loss by inverse class frequency", choices=("none", "balanced"))

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from video_rs.errors import UserError
+
+_REGISTERED: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register_loss(loss: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Make a loss known to ``train.loss`` by its name: a decorator of its class.
+
+    It is called with ``label_smoothing``. Its ``forward`` takes logits ``[N, C]`` and targets, int64 ``[N]`` or
+    probabilities ``[N, C]``, and returns losses ``[N]``.
+    """
+    _REGISTERED[loss.__name__] = loss
+    return loss
+
+
+def registered_loss(name: str, label_smoothing: float) -> nn.Module:
+    """Return a loss by its registered name. Raise UserError if there is none."""
+    if name not in _REGISTERED:
+        known = ", ".join(["cross_entropy", "bce", *_REGISTERED])
+        raise UserError(f"train.loss={name}: no such loss; known are {known}")
+    return _REGISTERED[name](label_smoothing=label_smoothing)
 
 
 class CrossEntropy(nn.Module):

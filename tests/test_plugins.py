@@ -1,0 +1,43 @@
+"""``plugins=`` imports the files that register what a config names."""
+
+import sys
+
+import pytest
+
+from video_rs.errors import UserError
+from video_rs.experiment.config import load_config
+from video_rs.experiment.plugins import load_plugins
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    yield
+    sys.modules.pop("registers_a_loss", None)
+
+
+def test_a_file_is_imported_once(tmp_path):
+    file = tmp_path / "registers_a_loss.py"
+    file.write_text("import builtins\nbuiltins.imports = getattr(builtins, 'imports', 0) + 1\n")
+    import builtins
+
+    for _ in range(2):
+        config = load_config("motion_rs.yaml", [f"plugins=[{file}]", "train.loss=mine"])
+    assert (config.plugins, config.train.loss, builtins.imports) == ((str(file),), "mine", 1)
+    del builtins.imports
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [(None, "FileNotFoundError"), ("1 / 0", "ZeroDivisionError"), ("def", "SyntaxError")]
+)
+def test_a_plugin_that_fails_is_named(tmp_path, text, reason):
+    file = tmp_path / "registers_a_loss.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=rf"^plugins={file}: cannot be imported \({reason}: .*\); name a Python file"):
+        load_plugins([str(file)])
+    assert "registers_a_loss" not in sys.modules
+
+
+def test_a_module_that_is_not_installed_is_named():
+    with pytest.raises(UserError, match="^plugins=no_such_module: cannot be imported"):
+        load_plugins(["no_such_module"])

@@ -1,0 +1,45 @@
+"""Import the Python files that a config names in ``plugins``. They register networks, layouts and the like."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from video_rs.errors import UserError, first_line
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+    """Import each plugin once.
+
+    Args:
+        plugins: paths of Python files, or names of installed modules.
+
+    Raises:
+        UserError: there is no such file or module, or it fails to import.
+    """
+    for plugin in plugins:
+        name = Path(plugin).stem if plugin.endswith(".py") else plugin
+        if name in sys.modules:
+            continue
+        try:
+            if plugin.endswith(".py"):
+                _import_file(name, Path(plugin))
+            else:
+                importlib.import_module(name)
+        except Exception as error:  # a plugin may raise anything
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"plugins={plugin}: cannot be imported ({reason}); name a Python file or module") from error
+
+
+def _import_file(name: str, path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs, as for any import: its classes can be pickled
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
