@@ -15,15 +15,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from video_rs.data.dataset import VideoDataset
+    from video_rs.data.transforms import create_transform
     from video_rs.inference.predict import load
     from video_rs.models.presets import list_models
     from video_rs.models.registry import create_model
 
 __version__ = "0.2.0.dev0"
-__all__ = ["__version__", "create_model", "list_models", "load"]
+__all__ = ["VideoDataset", "__version__", "create_model", "create_transform", "list_models", "load"]
 
 _HOME = {
+    "VideoDataset": "video_rs.data.dataset",
     "create_model": "video_rs.models.registry",
+    "create_transform": "video_rs.data.transforms",
     "list_models": "video_rs.models.presets",
     "load": "video_rs.inference.predict",
 }

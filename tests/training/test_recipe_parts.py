@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from video_rs.data.sources.records import Records
 from video_rs.data.transforms.color_jitter import ColorJitter
 from video_rs.data.transforms.random_erasing import RandomErasing
 from video_rs.errors import ConfigError, UserError
@@ -73,15 +74,15 @@ def test_losses():
 
 
 def test_augmentation():
-    plain = build.train_dataset(config(), None).transform
+    plain = build.transform(config(), is_training=True).spatial
     assert plain.color_jitter is plain.random_erasing is plain.rand_augment is None
     keys = ["data.color_jitter=[0.4, 0, 0, 0.1]", "data.random_erasing=0.25", "data.mean=[0.5, 0.2, 0]"]
-    transform = build.train_dataset(config(*keys), None).transform
+    transform = build.transform(config(*keys), is_training=True).spatial
     assert type(transform.color_jitter) is ColorJitter
     assert transform.color_jitter.ranges == {"brightness": (0.6, 1.4), "hue": (-0.1, 0.1)}
     assert type(transform.random_erasing) is RandomErasing and transform.random_erasing.probability == 0.25
     assert transform.random_erasing.pixel.tolist() == [128, 51, 0]
-    noise = build.train_dataset(config(*keys, "data.random_erasing_mode=noise"), None).transform
+    noise = build.transform(config(*keys, "data.random_erasing_mode=noise"), is_training=True).spatial
     assert noise.random_erasing.pixel is None
 
 
@@ -92,7 +93,7 @@ def test_phases():
     keys = config(PHASES, "train.batch_size=10", "train.micro_batch=0", "data.random_erasing=0.1")
     assert build.phase_ends(keys, 40) == [40, 82]
     assert build.phase_ends(config(PHASES, "train.batch_size=12", "train.micro_batch=0"), 40) == [34, 69]
-    dataset = build.train_dataset(keys, None)
+    dataset = build.train_dataset(keys, Records(["a.mp4"], [0], ["a"]))
     sizes = [(sampling.num_frames, sampling.stride, transform.size) for sampling, transform in dataset.phases]
     assert sizes == [(8, 2, 112), (16, 2, 160)] and (dataset.sampling.num_frames, dataset.transform.size) == (32, 224)
     assert all(transform.random_erasing for _, transform in dataset.phases)

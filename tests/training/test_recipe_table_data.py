@@ -73,7 +73,7 @@ def test_rand_augment(mutated, job):
 
 
 def augmentation(name):
-    return build.train_dataset(config.load_config(name), None).transform.rand_augment
+    return build.transform(config.load_config(name), is_training=True).spatial.rand_augment
 
 
 def normalized_by(mean, std):

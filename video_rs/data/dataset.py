@@ -1,10 +1,16 @@
-"""Samples: training clips that depend on their keys alone, and all views of a test video from one decode."""
+"""Datasets of clips: ``VideoDataset`` for users, and what the trainer and the evaluation make of it.
+
+``ClipDataset`` gives training clips that depend on their keys alone, ``ViewDataset`` all views of a video from one
+decode.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +21,149 @@ from torch.utils.data import Dataset, get_worker_info
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import SampleKey
 from video_rs.data.shards import File
+from video_rs.data.sources.dataset_index import attach
 from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import LIST_SUFFIXES, load_splits
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
-from video_rs.data.video.decode import open_video
+from video_rs.data.transforms.video_transform import VideoTransform, create_transform, torch_seeded_rng
+from video_rs.data.video.decode import Video, open_video
+from video_rs.data.video.media import is_image
 from video_rs.data.video.stream_index import StreamIndex
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
 MAX_REPLACEMENTS = 10
 HUNG = "hung the decoder"
+
+
+class VideoDataset(Dataset):
+    """The videos or images of one split, as clips for a network: ``dataset[3] -> (clip, label)``.
+
+    It works with ``torch.utils.data.DataLoader``, whatever its workers and sampler. With a training transform every
+    access draws another clip, from torch's generator: ``torch.manual_seed`` makes it reproducible. With an evaluation
+    transform it is the centre crop of the middle clip.
+
+    The clip is float32 ``[C, T, S, S]``, normalized; an image is a clip of one frame, ``[C, 1, S, S]``, as the image
+    networks of this package take it (use ``clip.squeeze(1)`` for others). The label is an int, or with `multi_label` a
+    float32 vector ``[classes]`` of zeros and ones. A file that cannot be read raises ``MediaError``, which names it.
+
+    Args:
+        root: a folder with ``train``, ``val`` and ``test`` folders of class folders, or with lists ``train.csv``, ...;
+            a folder of class folders; the folder of an official release (UCF101, Kinetics, ...); shards. Without a
+            "val" split a part of "train" is set aside. Or one list of lines "path label", which is the whole split.
+            See docs/datasets.md.
+        split: "train", "val" or "test".
+        transform: of :func:`video_rs.create_transform`; None: for evaluation, with its defaults.
+        decoder: "pyav" or "decord".
+        multi_label: whether a file can have several labels; None: as the transform says.
+        sources: other arguments of :func:`video_rs.data.sources.splits.load_splits`: ``class_names``, a file with one
+            name per line in the order of the labels; ``val_fraction``; ``frame_folders``; ``fold``; ...
+
+    Attributes:
+        records: paths and labels of the files.
+        transform, decoder: as given.
+        classes: the names of the classes, in the order of the labels.
+
+    Raises:
+        UserError: the dataset is missing, empty or inconsistent, or consists of images and clips have several frames.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: VideoTransform | None = None,
+        *,
+        decoder: str = "pyav",
+        multi_label: bool | None = None,
+        **sources: Any,
+    ) -> None:
+        transform = transform or create_transform()
+        multi_label = transform.multi_label if multi_label is None else multi_label
+        place = {"root": str(root)}
+        if str(root).endswith(LIST_SUFFIXES):
+            place = {"val": str(root), split: str(root)}  # with a "val", none is made of "train"
+        records = load_splits(**place, splits=(split,), multi_label=multi_label, **sources)[split]
+        attach(records)
+        self._set(records, transform, decoder)
+
+    @classmethod
+    def from_records(cls, records: Records, transform: VideoTransform, *, decoder: str = "pyav") -> VideoDataset:
+        """Return the dataset of given paths and labels."""
+        dataset = cls.__new__(cls)
+        dataset._set(records, transform, decoder)
+        return dataset
+
+    def _set(self, records: Records, transform: VideoTransform, decoder: str) -> None:
+        if transform.sampling.num_frames > 1 and is_image(path := records.path(0)):
+            raise UserError(
+                f"the data are images ({path}), data.num_frames={transform.sampling.num_frames} is for videos: set it "
+                "to 1 and use an image network (imagenet_rs*.yaml; model.name=resnet_rs_* or timm/*)"
+            )
+        self.records, self.transform, self.decoder = records, transform, decoder
+        self.classes = records.class_names
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        """Return the clip and the label of one file. Raise ``MediaError`` if it cannot be read."""
+        index = range(len(self))[index]
+        with _open(self.records, index, self.decoder) as video:
+            clip = self._random_clip(video) if self.transform.is_training else self._centre_clip(video)
+        return self.transform.normalize(clip), target(self.records, index)
+
+    def _random_clip(self, video: Video) -> Tensor:
+        rng = torch_seeded_rng()
+        crops, _ = read_random_clip(video, self.transform.sampling, self.transform.spatial, rng, [rng])
+        return self.transform.spatial.finish(crops[0], rng)
+
+    def _centre_clip(self, video: Video) -> Tensor:
+        frames = self.transform.sampling.even_clips(video.num_frames, 1, video.fps)
+        return clip_views(video.read, frames, self.transform.spatial)[0]
+
+    def training_samples(
+        self,
+        *,
+        seed: int = 0,
+        repeats: int = 1,
+        phases: Sequence[tuple[int, int]] = (),
+        skip: Collection[str] = frozenset(),
+        finishes: bool = True,
+    ) -> ClipDataset:
+        """Return the samples of a training run, which depend on their keys alone; the transform is one for training.
+
+        Args:
+            phases: frames and size in pixels of the clips of phases 1, 2 and so on.
+            seed, repeats, skip, finishes: as for :class:`ClipDataset`.
+        """
+        sampling, spatial = self.transform.sampling, self.transform.spatial
+        if not self.transform.is_training:
+            raise ValueError("training needs a transform for it: create_transform(..., is_training=True)")
+        return ClipDataset(
+            self.records,
+            sampling=sampling,
+            transform=spatial,
+            seed=seed,
+            decoder=self.decoder,
+            repeats=repeats,
+            skip=skip,
+            phases=[(replace(sampling, num_frames=frames), spatial.with_size(size)) for frames, size in phases],
+            finishes=finishes,
+        )
+
+    def views(self, clips: int = 1, crops: int = 1) -> ViewDataset:
+        """Return `clips` clips of each video and `crops` crops of each; images have one clip."""
+        spatial = self.transform.spatial
+        if self.transform.is_training:
+            raise ValueError("views need a transform for evaluation: create_transform(..., is_training=False)")
+        return ViewDataset(
+            self.records,
+            sampling=self.transform.sampling,
+            clips=clips if self.transform.sampling.num_frames > 1 else 1,
+            transform=ViewTransform(spatial.short_side, spatial.size, crops, spatial.filter),
+            decoder=self.decoder,
+        )
 
 
 class ClipDataset(Dataset):
@@ -158,18 +298,10 @@ class ClipDataset(Dataset):
             raise MediaError(f"{path}: {HUNG}")
         self.watch(index)
         rngs = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
-        records, (sampling, transform) = self.records, self._sizes(copies[0].phase)
-        known, listed = records.stream_index(index), records.listed_frames(index)
-        with open_video(records.file(index), self.decoder, known, listed) as video:
+        sampling, transform = self._sizes(copies[0].phase)
+        with _open(self.records, index, self.decoder) as video:
             rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
-            frames = sampling.random_clip(video.num_frames, rng, video.fps)
-            video.read_crops(
-                frames,
-                lambda height, width: [transform.box(height, width, rng) for rng in rngs],
-                transform.size,
-                filter=transform.filter,
-                out=clips,
-            )
+            _, frames = read_random_clip(video, sampling, transform, rng, rngs, out=clips)
         for clip, rng in zip(clips, rngs, strict=True) if self.finishes else ():
             self.watch(index)
             finished = transform.finish(clip, rng)
@@ -244,6 +376,39 @@ class ViewDataset(Dataset):
         with open_video(path, self.decoder, stream_index, listed) as video:
             indices = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
             return clip_views(video.read, indices, self.transform), indices
+
+
+def _open(records: Records, index: int, decoder: str) -> Video:
+    return open_video(records.file(index), decoder, records.stream_index(index), records.listed_frames(index))
+
+
+def read_random_clip(
+    video: Video,
+    sampling: TemporalSampling,
+    transform: TrainTransform,
+    clip_rng: np.random.Generator,
+    crop_rngs: Sequence[np.random.Generator],
+    out: Tensor | None = None,
+) -> tuple[Tensor, np.ndarray]:
+    """Read a random clip of a video, in one random crop per generator, before flip and augmentation.
+
+    Args:
+        clip_rng: draws the frames.
+        crop_rngs: R generators, one per crop.
+        out: uint8 ``[R, T, size, size, C]`` to write into.
+
+    Returns:
+        `out`, or a new tensor of its shape, and the frame numbers ``[T]``.
+    """
+    frames = sampling.random_clip(video.num_frames, clip_rng, video.fps)
+    crops = video.read_crops(
+        frames,
+        lambda height, width: [transform.box(height, width, rng) for rng in crop_rngs],
+        transform.size,
+        filter=transform.filter,
+        out=out,
+    )
+    return crops, frames
 
 
 def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: ViewTransform) -> Tensor:

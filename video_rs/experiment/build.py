@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -14,9 +13,17 @@ from video_rs.experiment.config import Config
 if TYPE_CHECKING:
     from torch import nn
 
-    from video_rs.data.dataset import ClipDataset, ViewDataset
+    from video_rs.data.dataset import ClipDataset, VideoDataset, ViewDataset
     from video_rs.data.sources.records import Records
-    from video_rs.data.transforms.crops import TrainTransform
+    from video_rs.data.transforms import VideoTransform
+
+# fmt: off
+AUGMENTATION = (
+    "area", "aspect", "min_covered", "flip", "color_jitter", "rand_augment_layers", "rand_augment_magnitude",
+    "random_erasing", "random_erasing_mode",
+)
+# fmt: on
+"""The keys of ``config.data`` that ``create_transform`` takes besides the data config."""
 
 
 def build_records(
@@ -89,17 +96,6 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
     return (*names, *(str(c) for c in range(len(names), wanted)))
 
 
-def check_media(config: Config, records: Records) -> None:
-    """Clips of images would be one image over and over. Raises UserError."""
-    from video_rs.data.video.media import is_image
-
-    if config.data.num_frames > 1 and is_image(records.path(0)):
-        raise UserError(
-            f"the data are images ({records.path(0)}), data.num_frames={config.data.num_frames} is for videos; "
-            "use an image config (imagenet_rs*.yaml, or data.num_frames=1 and model.name=resnet_rs_* or timm/*)"
-        )
-
-
 def describe_decoder(config: Config) -> str:
     """Return a line that says why the decoder asked for is not used; "" where it is."""
     from video_rs.data.video.decord import import_problem
@@ -115,48 +111,26 @@ def check_labels(records: Records, split: str) -> None:
         raise UserError(f"no file of the {split} split has a label: mAP needs some")
 
 
+def transform(config: Config, *, is_training: bool) -> VideoTransform:
+    """The preprocessing of training clips, or of those to test on."""
+    from video_rs.data.transforms import create_transform
+
+    augmentation = {name: getattr(config.data, name) for name in AUGMENTATION}
+    return create_transform(**config.data_config(), is_training=is_training, **augmentation)
+
+
+def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
+    """The clips of a split, for training or for tests."""
+    from video_rs.data.dataset import VideoDataset
+
+    return VideoDataset.from_records(records, transform(config, is_training=is_training), decoder=config.data.decoder)
+
+
 def train_dataset(config: Config, records: Records) -> ClipDataset:
     """Randomly sampled and augmented clips, of the sizes of each phase."""
-    from video_rs.data.clips import TemporalSampling
-    from video_rs.data.dataset import ClipDataset
-
-    data, sampling = config.data, TemporalSampling.of(config.data_config())
-    return ClipDataset(
-        records,
-        sampling=sampling,
-        transform=train_transform(config),
-        phases=[
-            (dataclasses.replace(sampling, num_frames=num_frames), train_transform(config, size))
-            for _, num_frames, size in data.phases
-        ],
-        seed=config.train.seed,
-        decoder=data.decoder,
-        repeats=data.repeats,
-    )
-
-
-def train_transform(config: Config, size: int = 0) -> TrainTransform:
-    """Crop, flip and augmentation of training clips of a size in pixels; 0: ``data.train_size``."""
-    from video_rs.data.transforms.color_jitter import ColorJitter
-    from video_rs.data.transforms.crops import TrainTransform
-    from video_rs.data.transforms.rand_augment import RandAugment
-    from video_rs.data.transforms.random_erasing import RandomErasing
-
-    data = config.data
-    pixel = [255 * mean for mean in data.mean] if data.random_erasing_mode == "mean" else None
-    return TrainTransform(
-        size or data.train_size,
-        data.area,
-        data.aspect,
-        data.flip,
-        data.filter,
-        min_covered=data.min_covered,
-        color_jitter=ColorJitter(*data.color_jitter) if any(data.color_jitter) else None,
-        rand_augment=RandAugment(data.rand_augment_layers, data.rand_augment_magnitude)
-        if data.rand_augment_layers
-        else None,
-        random_erasing=RandomErasing(data.random_erasing, pixel) if data.random_erasing else None,
-    )
+    phases = [(num_frames, size) for _, num_frames, size in config.data.phases]
+    dataset = video_dataset(config, records, is_training=True)
+    return dataset.training_samples(seed=config.train.seed, repeats=config.data.repeats, phases=phases)
 
 
 def phase_ends(config: Config, num_files: int) -> list[int]:
@@ -192,18 +166,7 @@ def order(config: Config, records: Records) -> dict[str, Any]:
 
 def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:
     """All test views of a video as one sample; images have one clip."""
-    from video_rs.data.clips import TemporalSampling
-    from video_rs.data.dataset import ViewDataset
-    from video_rs.data.transforms.crops import ViewTransform
-
-    data = config.data
-    return ViewDataset(
-        records,
-        sampling=TemporalSampling.of(config.data_config()),
-        clips=clips if data.num_frames > 1 else 1,
-        transform=ViewTransform(data.short_side, data.test_size, crops, data.filter),
-        decoder=data.decoder,
-    )
+    return video_dataset(config, records, is_training=False).views(clips, crops)
 
 
 def model_args(config: Config, num_classes: int) -> dict[str, object]:

@@ -43,7 +43,7 @@ class Job:
         self.device = runtime.select_device(config.train.device)
         self.precision = runtime.select_precision(config.train.precision, self.device)
         self.records = build.build_records(config, ("train", "val"))
-        build.check_media(config, self.records["train"])
+        self._train_data = build.video_dataset(config, self.records["train"], is_training=True)
         build.check_labels(self.records["val"], "val")
         names = build.class_names(config, self.records["train"])
         self.model = build.build_model(config, names)
@@ -77,7 +77,7 @@ class Job:
             mixup=config.data.mixup,
             cutmix=config.data.cutmix,
             clip_grad_norm=config.optim.clip_grad_norm,
-            augment=None if self._finishes_on_host else build.train_transform(config).finish_batch,
+            augment=None if self._finishes_on_host else self._train_data.transform.spatial.finish_batch,
             compile=config.train.compile,
             world=self.world,
         )

@@ -134,6 +134,12 @@ class TrainTransform:
         self.filter, self.min_covered = filter, min_covered
         self.color_jitter, self.rand_augment, self.random_erasing = color_jitter, rand_augment, random_erasing
 
+    def with_size(self, size: int) -> TrainTransform:
+        """Return the same transform for clips of another size, in pixels."""
+        other = copy.copy(self)
+        other.size = size
+        return other
+
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
         top, left, height, width = self.box(*clip_THWC.shape[1:3], rng)
