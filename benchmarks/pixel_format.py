@@ -91,21 +91,21 @@ def usable(paths: list[str]) -> list[str]:
     return kept
 
 
-Schedule = Callable[[int, int], tuple[int, int, int, int]]
+ChooseBox = Callable[[int, int], tuple[int, int, int, int]]
 
 
-def box_of(key: tuple, transform: TrainTransform) -> Schedule:
+def box_of(key: tuple, transform: TrainTransform) -> ChooseBox:
     """Return the crop of a clip, the same for all ways."""
     return lambda height, width: transform.box(height, width, keyed_rng(0, "pixel_format", *key))
 
 
-def decoded(reader: PyAVReader, indices: np.ndarray, box: Schedule, size: int) -> int:
+def decoded(reader: PyAVReader, indices: np.ndarray, box: ChooseBox, size: int) -> int:
     for _ in reader._chosen(indices):
         pass
     return 0
 
 
-def rgb(reader: PyAVReader, indices: np.ndarray, box: Schedule, size: int) -> int:
+def rgb(reader: PyAVReader, indices: np.ndarray, box: ChooseBox, size: int) -> int:
     out, done = torch.empty(len(indices), size, size, 3, dtype=torch.uint8), 0
     for piece in reader.frames(indices, box):
         out[done : done + len(piece)] = resize(piece, size, size)
@@ -113,15 +113,15 @@ def rgb(reader: PyAVReader, indices: np.ndarray, box: Schedule, size: int) -> in
     return out.numel()
 
 
-def yuv_crop(reader: PyAVReader, indices: np.ndarray, box: Schedule, size: int) -> int:
+def yuv_crop(reader: PyAVReader, indices: np.ndarray, box: ChooseBox, size: int) -> int:
     return _planes(reader, indices, box)
 
 
-def yuv_frame(reader: PyAVReader, indices: np.ndarray, box: Schedule, size: int) -> int:
+def yuv_frame(reader: PyAVReader, indices: np.ndarray, box: ChooseBox, size: int) -> int:
     return _planes(reader, indices, lambda height, width: (0, 0, height, width))
 
 
-def _planes(reader: PyAVReader, indices: np.ndarray, box: Schedule) -> int:
+def _planes(reader: PyAVReader, indices: np.ndarray, box: ChooseBox) -> int:
     out: list[np.ndarray] = []
     for i, frame in enumerate(reader._chosen(indices)):
         top, left, height, width = box(frame.height, frame.width)

@@ -17,7 +17,7 @@ from video_rs.data.sources.splits import load_splits
 from video_rs.data.tools.check import Entries, FileTable, find_problems
 from video_rs.data.tools.check_file import check_file
 from video_rs.data.video.decode import open_video, probe, read_frames
-from video_rs.data.video.frame_folders import frame_names
+from video_rs.data.video.images import frame_names
 from video_rs.errors import MediaError, UserError
 
 FRAMES = 23

@@ -242,7 +242,7 @@ def test_shards_and_files_do_not_mix(videos, tmp_path):
 def test_a_shard_is_no_video(packed):
     shard = str(packed[1][0].path)
     for look in (open_video, probe):
-        with pytest.raises(MediaError, match=rf"^{shard}: a shard, not a video: name a video in it, {shard}/NAME"):
+        with pytest.raises(MediaError, match=rf"^{shard}: a shard, not a video; give a video in it as {shard}/NAME"):
             look(shard)
 
 

@@ -111,7 +111,7 @@ def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[st
 
     A folder of images is one video to a network that sees clips, where no video lies in or below it.
     """
-    from video_rs.data.video.frame_folders import folders_of_frames
+    from video_rs.data.video.images import folders_of_frames
     from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
 
     wanted = MEDIA_EXTENSIONS if images_too else VIDEO_EXTENSIONS

@@ -15,7 +15,7 @@ from video_rs.data.sources import layouts as annotations
 from video_rs.data.sources import lists
 from video_rs.data.sources.holdout import source_key
 from video_rs.data.sources.records import SEPARATOR, Paths
-from video_rs.data.video.frame_folders import has_frames
+from video_rs.data.video.images import has_frames
 from video_rs.data.video.media import is_media
 from video_rs.errors import UserError
 

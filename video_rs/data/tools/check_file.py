@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from video_rs.data.shards import Blob, Member, in_memory
-from video_rs.data.video.frame_folders import ImagesReader, codec_of, frame_paths
+from video_rs.data.video.images import ImageReader, frame_paths, image_codec
 from video_rs.data.video.media import is_image
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
 from video_rs.errors import MediaError, VideoRSError, first_line
@@ -68,7 +68,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
         file = in_memory(path)
         if not isinstance(file, Blob) and os.path.isdir(file):
             paths = frame_paths(file)
-            found["codec"] = codec_of(paths[0])
+            found["codec"] = image_codec(paths[0])
             found["bytes"], found["sha1"] = _digest(paths, beat)
             _decode_images(paths, pixels, found, beat)
         else:
@@ -103,7 +103,7 @@ def _decode_images(
     paths: Sequence[str | Blob], pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]
 ) -> None:
     found["decoder"] = "pil"
-    frames = ImagesReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size))
+    frames = ImageReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size))
     for count, frame in enumerate(frames, 1):
         found |= {"frames": count, "height": frame.shape[1], "width": frame.shape[2]}
         pixels.update(repr(frame.shape[1:]).encode() + frame.numpy().tobytes())

@@ -1,15 +1,15 @@
-"""Frames of a video or an image file, by number.
+"""Read the frames of a video, an image or a folder of images, by number.
 
 Frame ``i`` is the ``i``-th frame in presentation order of a full sequential decode of the file's best video stream,
-upright (rotation applied), with edit lists honoured, whichever backend delivers it. An image is a video of one frame,
-and a folder of images one of as many (frames.py).
+upright (rotation applied), with edit lists honoured, with every backend. An image is a video of one frame, and a folder
+of images is a video (see images.py).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -21,8 +21,7 @@ from torch import Tensor
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms.crops import Box, resize, short_side_size
 from video_rs.data.video.decord import DecordReader
-from video_rs.data.video.frame_folders import ImagesReader, codec_of, frame_paths
-from video_rs.data.video.images import read_image
+from video_rs.data.video.images import ImageReader, frame_paths, image_codec, read_image
 from video_rs.data.video.media import CallerError, Unsuitable, is_image, media_errors, require_file
 from video_rs.data.video.pyav import PyAVReader
 from video_rs.data.video.stream_index import StreamIndex, read_stream_index, upright_shape
@@ -33,8 +32,16 @@ BACKENDS = ("pyav", "decord")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds: frames, mean frames per second, upright size in pixels, seconds, codec, and the rotation in
-    degrees (counter-clockwise) that makes its stored frames upright."""
+    """Metadata of a video.
+
+    Attributes:
+        num_frames: number of frames that can be read.
+        fps: mean frames per second; 0 if unknown.
+        height, width: of an upright frame, in pixels.
+        duration: in seconds; 0 if `fps` is unknown.
+        codec: FFmpeg's name.
+        rotation: degrees counter-clockwise by which stored frames are turned to be upright.
+    """
 
     num_frames: int
     fps: float
@@ -45,25 +52,29 @@ class VideoInfo:
     rotation: int
 
 
-class Backend(Protocol):
-    """What a decoder has to offer to :class:`Video`."""
+class FrameReader(Protocol):
+    """The interface of a decoder, as used by :class:`Video`."""
 
     num_frames: int
 
-    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """uint8 ``[n, h, w, 3]`` pieces that follow `indices` (ascending, without repeats), cut to the box that `plan`
-        makes of the upright height and width."""
+    def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """Yield the frames at `indices` in pieces, uint8 ``[n, h, w, 3]``.
+
+        Args:
+            indices: ascending, without repeats.
+            crop: returns the box to cut out, given the upright height and width.
+        """
 
     def close(self) -> None: ...
 
 
-class Video:
-    """An open file; close it or use it in a ``with`` block.
+class Video(AbstractContextManager):
+    """An open video. Close it, or use it in a ``with`` block.
 
     Attributes:
         path: of the file.
-        num_frames: that can be read.
-        fps: mean frames per second; 0 where nothing tells, as of an image.
+        num_frames: number of frames that can be read.
+        fps: mean frames per second; 0 if unknown, as for an image.
         backend: "decord", "pyav" or "pil".
     """
 
@@ -71,10 +82,10 @@ class Video:
         self,
         path: File,
         backend: str,
-        reader: Backend,
+        reader: FrameReader,
         *,
         fps: float = 0.0,
-        fallback: Callable[[], Backend] | None = None,
+        fallback: Callable[[], FrameReader] | None = None,
     ) -> None:
         self.path, self.backend, self.fps, self._reader, self._fallback = path, backend, fps, reader, fallback
         self.num_frames = reader.num_frames
@@ -88,24 +99,25 @@ class Video:
         short_side: int | None = None,
         filter: str = "bilinear",
     ) -> Tensor:
-        """Frames by number, in any order, with repeats.
+        """Read frames by number, in any order, with repeats.
+
+        Frames are resized as they are decoded, so that only a few are in memory at full size.
 
         Args:
             indices: ``[T]`` integers in ``[0, num_frames)``.
-            crop: top, left, height and width of the part wanted, in pixels of the upright frame; or a function that
-                makes it of the frame's height and width. Only that part is converted.
-            size: then resize to this height and width (one number for a square);
-            short_side: or until the short side has this length. Both as the frames are decoded, so that few large ones
-                are in memory at a time.
+            crop: top, left, height and width of the part to read, in pixels of the upright frame; or a function that
+                returns them, given the frame's height and width. Only that part is converted to RGB.
+            size: height and width to resize to; one number for a square.
+            short_side: length to resize the short side to, instead of `size`.
             filter: of the resize, one of ``data_config.FILTERS``.
 
         Returns:
             uint8 ``[T, H, W, 3]``, RGB.
 
         Raises:
-            IndexError: for an index out of range, or a box that is not inside the frame.
-            ValueError: for both `size` and `short_side`.
-            MediaError: if the file breaks off or cannot be decoded.
+            IndexError: an index is out of range, or the crop is not inside the frame.
+            ValueError: both `size` and `short_side` are given, or one is not a positive integer.
+            MediaError: the file is cut off or cannot be decoded.
         """
         if size is not None and short_side is not None:
             raise ValueError("give size or short_side, not both")
@@ -122,7 +134,7 @@ class Video:
             if len(piece) == len(unique):
                 frames = piece if piece.untyped_storage().nbytes() == piece.nbytes else piece.clone()
                 break
-            if not done:  # gathered in place: a clip of large frames would else be in memory twice
+            if not done:  # filled in place: concatenating would hold the clip in memory twice
                 frames = piece.new_empty(len(unique), *piece.shape[1:])
             frames[done : done + len(piece)] = piece
             done += len(piece)
@@ -131,40 +143,41 @@ class Video:
     def read_crops(
         self,
         indices: Sequence[int] | np.ndarray,
-        plan: Callable[[int, int], Sequence[Box]],
+        choose_boxes: Callable[[int, int], Sequence[Box]],
         size: int,
         *,
         filter: str = "bilinear",
         out: Tensor | None = None,
     ) -> Tensor:
-        """Several crops of the same frames, from one decode.
+        """Read several crops of the same frames, decoding once.
 
         Args:
-            indices: as for :meth:`read`.
-            plan: called once with the upright height and width of the frames, gives R boxes.
-            size: height and width that each is resized to.
+            indices: see :meth:`read`.
+            choose_boxes: called once with the upright height and width of the frames; returns R boxes.
+            size: height and width to resize each crop to.
             filter: of the resize.
             out: uint8 ``[R, T, size, size, 3]`` to write into.
 
         Returns:
-            `out`, or a new tensor of its shape.
+            `out`, or a new tensor of that shape.
 
         Raises:
-            As :meth:`read`.
+            IndexError, MediaError: see :meth:`read`.
+            ValueError: `out` has another shape.
         """
         unique, places = self._unique(indices)
         boxes: list[Box] = []
         crops, done = out, 0
 
-        def around(height: int, width: int) -> Box:
-            boxes.extend(plan(height, width))
+        def crop_all(height: int, width: int) -> Box:
+            boxes.extend(choose_boxes(height, width))
             shape = len(boxes), len(indices), size, size, 3
             if out is not None and out.shape != shape:
                 raise ValueError(f"out is {list(out.shape)}, the crops are {list(shape)}")
-            return _around(boxes)
+            return _bounding_box(boxes)
 
-        for piece in self._pieces(unique, around):
-            first_top, first_left, *_ = _around(boxes)
+        for piece in self._pieces(unique, crop_all):
+            first_top, first_left, *_ = _bounding_box(boxes)
             if crops is None or places is not None:
                 crops = crops if done else piece.new_empty(len(boxes), len(unique), size, size, 3)
             for crop, (top, left, height, width) in zip(crops, boxes, strict=True):
@@ -177,12 +190,15 @@ class Video:
         return torch.index_select(crops, 1, places, out=out)
 
     def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
-        """As :meth:`read`, but frame by frame ``[H, W, 3]`` and in one pass; `indices` ascend without repeats."""
+        """Yield frames one by one, uint8 ``[H, W, 3]``, in one pass. `indices` ascend without repeats."""
         for piece in self._pieces(indices, lambda *size: (0, 0, *size)):
             yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
 
     def _unique(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Tensor | None]:
-        """The indices ascending without repeats, and where each of those asked for is in them; None for in place."""
+        """Return the indices ascending without repeats, and the place of each one asked for among them.
+
+        The places are None where the indices are ascending already. Raise ``IndexError`` for an invalid index.
+        """
         indices = np.asarray(indices)
         if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
             raise IndexError(f"{self.path}: frame indices must be a list of one or more whole numbers")
@@ -192,23 +208,29 @@ class Video:
         unique, places = np.unique(indices, return_inverse=True)
         return unique, None if np.array_equal(unique, indices) else torch.from_numpy(places)
 
-    def _pieces(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """Yield all frames at `indices`, from the fallback where the backend gives up; `plan` is called once."""
-        planned: list[Box] = []
+    def _pieces(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """Yield all frames at `indices`, from the fallback where the backend gives up. Call `crop` once."""
+        chosen: list[Box] = []
 
-        def once(height: int, width: int) -> Box:
-            if not planned:
-                try:
-                    planned.append(self._checked(plan(height, width), height, width))
-                except Exception as error:
-                    raise CallerError from error
-            return planned[0]
+        def crop_once(frame_height: int, frame_width: int) -> Box:
+            if chosen:
+                return chosen[0]
+            try:
+                top, left, height, width = crop(frame_height, frame_width)
+                inside = min(top, left) >= 0 and top + height <= frame_height and left + width <= frame_width
+                if not inside or min(height, width) < 1:
+                    box, size = (top, left, height, width), f"{frame_height}x{frame_width}"
+                    raise IndexError(f"{self.path}: the crop {box} is not inside a frame of {size} pixels")
+            except Exception as error:
+                raise CallerError from error
+            chosen.append((top, left, height, width))
+            return chosen[0]
 
         done = 0
         while done < len(indices):
             with media_errors(self.path):
                 try:
-                    for piece in self._reader.frames(indices[done:], once):
+                    for piece in self._reader.frames(indices[done:], crop_once):
                         done += len(piece)
                         yield piece
                     if done < len(indices):
@@ -218,18 +240,8 @@ class Video:
                     self.close()
                     self.backend, self._reader = "pyav", fallback
 
-    def _checked(self, box: Box, frame_height: int, frame_width: int) -> Box:
-        top, left, height, width = box
-        if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
-            size = f"{frame_height}x{frame_width}"
-            raise IndexError(f"{self.path}: the crop {tuple(box)} is not inside a frame of {size} pixels")
-        return box
-
     def close(self) -> None:
         self._reader.close()
-
-    def __enter__(self) -> Video:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -239,25 +251,26 @@ def open_video(path: File, backend: str = "pyav", stream_index: StreamIndex | No
     """Open a video, an image, or a folder of frames.
 
     Args:
-        path: of the file, which may be one in a shard (``x.tar/name``); or where it lies in one.
-        backend: "pyav"; or "decord", which falls back to PyAV where decord is not installed, where it fails, and where
-            the packets show that it would deliver other frames or colours than a sequential decode.
+        path: of the file, which may be a member of a shard (``x.tar/name``).
+        backend: "pyav"; or "decord", which falls back to PyAV where decord is not installed, fails, or would return
+            other frames or colours than a sequential decode, judging by the packets.
         stream_index: of the file, if it was read before.
-        listed: of a folder of frames, how many of its images are the video; 0 for all.
+        listed: number of images that are the video, for a folder of frames; 0 for all.
 
     Raises:
         MediaError: the file is missing or damaged, or has no video stream.
+        UserError: `backend` is unknown.
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
     file = in_memory(path)
     if _is_folder(file):
         with media_errors(path):
-            return Video(path, "pil", ImagesReader(frame_paths(path, listed)))
+            return Video(path, "pil", ImageReader(frame_paths(path, listed)))
     require_file(file)
     with media_errors(path):
         if is_image(path):
-            return Video(path, "pil", ImagesReader([file]))
+            return Video(path, "pil", ImageReader([file]))
         if backend == "decord":
             stream_index = stream_index or read_stream_index(file)
             with suppress(Unsuitable):
@@ -277,22 +290,25 @@ def read_frames(
     filter: str = "bilinear",
     backend: str = "pyav",
 ) -> Tensor:
-    """Open, read and close: see :func:`open_video` and :meth:`Video.read`."""
+    """Read frames of a file by number. See :func:`open_video` and :meth:`Video.read` for the arguments."""
     with open_video(path, backend) as video:
         return video.read(indices, crop=crop, size=size, short_side=short_side, filter=filter)
 
 
 def probe(path: File) -> VideoInfo:
-    """What a video file or a folder of frames holds. Decodes one frame, or all where the timestamps are no guide.
+    """Return the metadata of a video file or a folder of frames.
 
-    Raises ``MediaError``.
+    Decode one frame, or all frames if the timestamps are unreliable.
+
+    Raises:
+        MediaError: see :func:`open_video`.
     """
     file = in_memory(path)
     if _is_folder(file):
         with media_errors(path):
             paths = frame_paths(path)
         height, width = read_image(paths[0]).shape[1:3]
-        return VideoInfo(len(paths), 0.0, height, width, 0.0, codec_of(paths[0]), 0)
+        return VideoInfo(len(paths), 0.0, height, width, 0.0, image_codec(paths[0]), 0)
     require_file(file)
     with media_errors(path), closing(PyAVReader(file)) as reader:
         frame, count, fps = reader.first(), reader.num_frames, reader.index.fps
@@ -306,7 +322,6 @@ def _is_folder(path: File) -> bool:
     return not isinstance(path, Blob) and os.path.isdir(path)
 
 
-def _around(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds all."""
+def _bounding_box(boxes: Sequence[Box]) -> Box:
     top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
     return top, left, max(box[0] + box[2] for box in boxes) - top, max(box[1] + box[3] for box in boxes) - left

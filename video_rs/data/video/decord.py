@@ -1,4 +1,4 @@
-"""Frames through decord (https://github.com/dmlc/decord), where it is installed and right."""
+"""Read frames with decord (https://github.com/dmlc/decord), where it is installed and its frames are right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, 
 
 
 def import_problem() -> str:
-    """Return why decord cannot be imported; "" where it can."""
+    """Return why decord cannot be imported; "" if it can."""
     try:
         import decord  # noqa: F401
     except (ImportError, OSError) as error:
@@ -29,27 +29,29 @@ def import_problem() -> str:
 
 
 class DecordReader:
-    """Make it in the process that reads from it: a reader made before a fork can hang (decord issues 76, 294).
+    """Read frames of a video with decord. See ``decode.FrameReader``.
+
+    Make it in the process that reads from it: a reader made before a fork can hang (decord issues 76, 294).
 
     Args:
         path: of the file; or the file, in memory.
         index: of its packets.
 
     Raises:
-        Unsuitable: decord is missing, cannot open the file, or would deliver other frames than a sequential decode.
+        Unsuitable: decord is missing, cannot open the file, or would return other frames than a sequential decode.
     """
 
     def __init__(self, path: File, index: StreamIndex) -> None:
         if index.decord_problem:
             raise Unsuitable
-        self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # else "10:30.mp4" is a URL
+        self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # decord takes "10:30.mp4" for a URL
         self._reader = self._open()
         self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, index.frame_bytes))
         if self.num_frames != index.num_frames:
             raise Unsuitable
 
-    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """See ``decode.Backend``."""
+    def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """Raise ``Unsuitable`` where decord fails."""
         self._reader = self._reader or self._open()
         for first in range(0, len(indices), self._chunk):
             try:
@@ -57,11 +59,11 @@ class DecordReader:
             except self._errors as error:
                 raise Unsuitable from error
             if first + self._chunk >= len(indices):
-                self.close()  # or it decodes on, while the frames are resized
+                self.close()  # otherwise it decodes ahead while the frames are resized
             # other packages set decord's bridge, a global, to torch
             frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
-            top, left, height, width = plan(*frames.shape[1:3])
-            yield frames[:, top : top + height, left : left + width].contiguous()  # resizing goes row by row
+            top, left, height, width = crop(*frames.shape[1:3])
+            yield frames[:, top : top + height, left : left + width].contiguous()  # torchvision resizes row by row
 
     def _open(self) -> Any:
         try:
@@ -73,7 +75,7 @@ class DecordReader:
         try:
             file = self._path.open() if isinstance(self._path, Blob) else self._path
             return decord.VideoReader(file, num_threads=1)
-        except (self._errors, UnicodeEncodeError) as error:  # it takes names in UTF-8 only
+        except (self._errors, UnicodeEncodeError) as error:  # it accepts only names in UTF-8
             raise Unsuitable from error
 
     def close(self) -> None:

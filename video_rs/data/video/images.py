@@ -1,20 +1,32 @@
-"""Images through PIL, each a video of one frame."""
+"""Read images and folders of frames with PIL. An image is a video of one frame; a folder of images is one video."""
 
 from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from video_rs.data.shards import Blob, File, in_memory
-from video_rs.data.video.media import media_errors, require_file
+from video_rs.data.transforms.crops import Box
+from video_rs.data.video.media import IMAGE_EXTENSIONS, is_image, media_below, media_errors, require_file
 from video_rs.errors import MediaError
+
+_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
+_FLOW = re.compile(r"flow_[xy]_")  # optical flow, which TSN's tools write beside the frames
 
 
 def read_image(path: File) -> Tensor:
-    """An image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``. Raises ``MediaError``.
+    """Read an image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``.
 
-    16 bits are brought to 8; of 32 bits nobody says which values are black and white.
+    16 bits per channel are scaled to 8. Images of 32 bits are refused: their range is not defined.
+
+    Raises:
+        MediaError: the file is missing or damaged.
     """
     from PIL import Image, ImageOps
 
@@ -24,8 +36,117 @@ def read_image(path: File) -> Tensor:
     with media_errors(path, Exception), Image.open(opened) as image:  # a damaged image may raise anything in PIL
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("I", "F"):
-            raise MediaError(f"{path}: 32 bits per pixel: convert it to 8 or 16")
+            raise MediaError(f"{path}: 32 bits per pixel; convert it to 8 or 16")
         if upright.mode.startswith("I;16"):  # PIL would clip it
             gray = (np.array(upright).astype(np.uint32) + 128) // 257
             upright = Image.fromarray(gray.astype(np.uint8))
         return torch.from_numpy(np.array(upright.convert("RGB")))[None]
+
+
+class ImageReader:
+    """Read image files as the frames of one video. See ``decode.FrameReader``.
+
+    Only the images asked for are read, one at a time.
+
+    Args:
+        paths: of the images, in order.
+    """
+
+    def __init__(self, paths: Sequence[File]) -> None:
+        self.paths, self.num_frames = paths, len(paths)
+        self._size: tuple[int, int] | None = None  # of the first frame that was read
+
+    def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
+        """Raise ``MediaError`` for an image that is damaged or differs in size from the first one read."""
+        for number in indices:
+            path = self.paths[int(number)]
+            image = read_image(path)
+            height, width = image.shape[1:3]
+            self._size = self._size or (height, width)
+            if (height, width) != self._size:
+                size = "x".join(map(str, self._size))
+                raise MediaError(f"{path}: is of {height}x{width} pixels, other frames of its folder of {size}")
+            top, left, height, width = crop(height, width)
+            yield image[:, top : top + height, left : left + width]
+
+    def close(self) -> None:
+        """Do nothing: no file is open between two frames."""
+
+
+def frame_paths(folder: str | Path, listed: int = 0) -> list[str]:
+    """Return the paths of the images that are a folder's frames: the first `listed`, or all if that is 0.
+
+    Raises:
+        MediaError: see :func:`frame_names`; or the folder has fewer images than `listed`.
+    """
+    names = frame_names(folder)
+    if listed > len(names):
+        raise MediaError(f"{folder}: has {len(names)} images, its list says {listed} frames")
+    return [os.path.join(folder, name) for name in names[: listed or None]]
+
+
+def image_codec(path: File) -> str:
+    """Return FFmpeg's name for the codec of an image file, judging by its extension."""
+    extension = os.path.splitext(str(path))[1][1:].lower()
+    return {"jpg": "jpeg", "tif": "tiff"}.get(extension, extension)
+
+
+def frame_names(folder: str | Path) -> list[str]:
+    """Return the names of the images directly in a folder, in natural order (``img_2`` before ``img_10``).
+
+    Hidden files are left out, and so is optical flow (``flow_x_00001.jpg``) beside frames.
+
+    Raises:
+        MediaError: there are no images; or most names are numbered and one is not, a number is missing or repeated, or
+            there are several series (``thumb_00001.jpg`` beside ``img_00001.jpg``).
+    """
+    names = [name for name in os.listdir(folder) if is_image(name) and not name.startswith(".")]
+    if not names:
+        raise MediaError(f"{folder}: no images in it")
+    names = [name for name in names if not _FLOW.match(name)] or names
+    names.sort(key=_natural)
+    numbered = [_NUMBERED.fullmatch(os.path.splitext(name)[0]) for name in names]
+    if 2 * sum(map(bool, numbered)) > len(names):
+        if not all(numbered):
+            odd = names[numbered.index(None)]
+            raise MediaError(f"{folder}: {odd} has no number, as other images in it have; remove it")
+        _refuse_series(folder, names, [re.sub(r"\d+", "0", match["stem"]) for match in numbered])
+        if len({match["stem"] for match in numbered}) == 1:
+            _refuse_gaps(folder, names, numbered)
+    return names
+
+
+def has_frames(folder: str | Path) -> bool:
+    """Return True if there are images directly in a folder."""
+    with os.scandir(folder) as entries:
+        return any(is_image(entry.name) and not entry.name.startswith(".") for entry in entries)
+
+
+def folders_of_frames(folder: str) -> list[str]:
+    """Return the folders that have images directly in them: this one and those below it."""
+    return list(dict.fromkeys(os.path.dirname(path) for path in media_below(folder, IMAGE_EXTENSIONS)))
+
+
+def _natural(name: str) -> tuple:
+    stem, extension = os.path.splitext(name)
+    parts = re.split(r"(\d+)", stem)  # text and digits alternate
+    return [int(part) if at % 2 else part for at, part in enumerate(parts)], name, extension
+
+
+def _refuse_series(folder: str | Path, names: list[str], series: list[str]) -> None:
+    """Raise ``MediaError`` for stems that differ in more than their digits: ``img_`` and ``thumb_`` are two videos."""
+    other = next((name for name, each in zip(names, series, strict=True) if each != series[0]), None)
+    if other is not None:
+        raise MediaError(f"{folder}: {names[0]} and {other} are frames of two series; keep one in a folder")
+
+
+def _refuse_gaps(folder: str | Path, names: list[str], numbered: list[re.Match]) -> None:
+    """Raise ``MediaError`` for a number that is missing or repeated."""
+    for at in range(1, len(names)):
+        before, number = (int(match["number"]) for match in numbered[at - 1 : at + 1])
+        if number == before:
+            raise MediaError(f"{folder}: {names[at - 1]} and {names[at]} are the same frame twice; keep one")
+        if number != before + 1:
+            stem, digits = numbered[at - 1].groups()
+            missing = f"{stem}{before + 1:0{len(digits)}d}{os.path.splitext(names[at - 1])[1]}"
+            raise MediaError(f"{folder}: {missing} is missing, between {names[at - 1]} and {names[at]}")

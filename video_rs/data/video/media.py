@@ -1,4 +1,4 @@
-"""Files of videos and images: what they are called, and how errors with them are told."""
+"""File extensions of videos and images, and the errors of files that cannot be read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 def is_image(path: File) -> bool:
-    """Whether the extension is an image's."""
+    """Return True if the extension is that of an image."""
     return os.path.splitext(str(path))[1].lower() in IMAGE_EXTENSIONS
 
 
 def is_media(path: str) -> bool:
-    """Whether the extension is a video's or an image's."""
+    """Return True if the extension is that of a video or an image."""
     return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
 
 
@@ -51,15 +51,15 @@ def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
 
 
 class Unsuitable(Exception):
-    """Decord is missing, cannot open or decode the file, or numbers its frames differently: PyAV takes over."""
+    """Decord is missing, cannot open or decode the file, or numbers its frames differently; use PyAV."""
 
 
 class CallerError(Exception):
-    """Carries an error of the caller's past those that are the file's."""
+    """Wrap an exception of the caller's callback, so that `media_errors` does not treat it as a decoding error."""
 
 
 def require_file(path: File) -> None:
-    """Raises ``MediaError`` for what is not there, is no file, or is empty."""
+    """Raise ``MediaError`` for a path that does not exist, is not a regular file, or is empty."""
     if isinstance(path, Blob):
         if not path.data:
             raise MediaError(f"{path}: the file is empty")
@@ -71,16 +71,21 @@ def require_file(path: File) -> None:
     if found is None or not stat.S_ISREG(found.st_mode):
         raise MediaError(f"{path}: {'no such file' if found is None else 'not a file'}")
     if str(path).endswith(TAR):
-        raise MediaError(f"{path}: a shard, not a video: name a video in it, {path}/NAME, by its index")
+        raise MediaError(f"{path}: a shard, not a video; give a video in it as {path}/NAME")
     if not found.st_size:
         raise MediaError(f"{path}: the file is empty")
 
 
 @contextmanager
 def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -> Iterator[None]:
-    """Turn what a decoder raises, and `kinds`, into a ``MediaError`` that names the file, or a ``MachineError``.
+    """Convert errors of a decoder into a ``MediaError`` that names the file, or a ``MachineError``.
 
-    FFmpeg's "Cannot allocate memory" is the file's fault: a damaged header asks for more than there can be.
+    FFmpeg's "Cannot allocate memory" is a ``MediaError``: a damaged header asks for too much.
+
+    Args:
+        path: of the file.
+        kinds: exceptions to convert besides FFmpeg's, ``OSError`` and ``ValueError``.
+        action: what could not be done, for the message.
     """
     try:
         yield
@@ -91,5 +96,5 @@ def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -
     except (av.FFmpegError, OSError, ValueError, *kinds) as error:
         number = getattr(error, "errno", None)
         if number in LIMIT_ERRNOS and not (number == errno.ENOMEM and isinstance(error, av.FFmpegError)):
-            raise MachineError(f"{path}: {os.strerror(number)}: lower data.workers, or raise the limit") from error
+            raise MachineError(f"{path}: {os.strerror(number)}: lower data.workers or raise the limit") from error
         raise MediaError(f"{path}: cannot be {action} ({first_line(error)})") from error

@@ -1,7 +1,7 @@
-"""Frames through PyAV (FFmpeg): right for every file, and the fast path.
+"""Read frames with PyAV (FFmpeg): right for every file, and the fast path.
 
-Only what is asked for is converted to RGB, cropped on the way, in one FFmpeg filter graph a clip; H.264 frames that
-nobody asked for and no other frame refers to are not even decoded.
+Only the requested part of each requested frame is converted to RGB, in one FFmpeg filter graph per clip. H.264 frames
+that are neither requested nor referred to by other frames are not decoded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ PIECE_BYTES = 16 * 2**20  # of frames that are in memory at full size together, 
 
 
 class PyAVReader:
-    """Seeks to safe keyframes only, and checks: when frames do not come as the packets promised, it goes back to the
-    start and numbers them as they come.
+    """Read frames of a video with PyAV. See ``decode.FrameReader``.
+
+    Seek to safe keyframes only. If frames do not arrive as the stream index announces, start over from the beginning
+    of the file and number frames as they arrive.
 
     Args:
         path: of the file; or the file, in memory.
@@ -49,19 +51,18 @@ class PyAVReader:
             self.index = index or index_stream(self._container, path)
             self.num_frames = self.index.num_frames or self._count()
         except BaseException:
-            self.close()  # PyAV's objects are in circles: the file would stay open until a collection
+            self.close()  # PyAV's objects refer to each other: the file would stay open until a garbage collection
             raise
 
-    def frames(self, indices: np.ndarray, plan: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """See ``decode.Backend``."""
+    def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
         convert, piece, filled, left = None, None, 0, len(indices)
         for frame in self._chosen(indices):
-            convert = convert or _Converter(self._like_the_first(frame), plan)
+            convert = convert or _CropConverter(self._with_first_size(frame), crop)
             if piece is None:
                 height, width = convert.size
                 count = min(left, max(1, PIECE_BYTES // (3 * height * width)))
                 needed = count * height * width * 3
-                # always as much: of blocks of every crop's own size, a worker's heap grows for thousands of clips
+                # one size for all pieces: blocks of every crop's own size fragment a worker's heap
                 memory = torch.empty(max(needed, PIECE_BYTES), dtype=torch.uint8)
                 piece = memory[:needed].view(count, height, width, 3)
                 pixels = piece.numpy()
@@ -73,15 +74,15 @@ class PyAVReader:
         if filled:
             yield piece[:filled]
 
-    def _like_the_first(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """A frame of the first one's size: a stream may change its size on the way."""
+    def _with_first_size(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Return a frame that has the size of the stream's first one: the size of a stream can change."""
         if (frame.width, frame.height) == self._size:
             return frame
         with open_container(self.path) as container:
             return next(container.decode(best_stream(container, self.path)), frame)
 
     def first(self) -> av.VideoFrame | None:
-        """The first frame, as FFmpeg gives it."""
+        """Return the first frame as FFmpeg decodes it; None if there is none."""
         return next(self._decoded(), None)
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ class PyAVReader:
             yield from self._counting(indices[done:])
 
     def _counting(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
+        """Yield the frames at `indices`, counted from the start."""
         wanted = set(indices.tolist())
         for i, frame in enumerate(self._decoded()):
             if i in wanted:
@@ -105,12 +107,12 @@ class PyAVReader:
                 return
 
     def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
-        """The frames at `indices`, as long as their timestamps are the ones expected."""
+        """Yield the frames at `indices`; stop where a timestamp is not the expected one."""
         times, keys = self.index.pts, [key.pts for key in self.index.keyframes]
         number = {time: i for i, time in enumerate(times.tolist())}
-        # only H.264 says of each frame that no other refers to it, in a way that FFmpeg goes by
+        # FFmpeg skips unreferenced frames reliably for H.264 only
         steady = len(times) < 3 or np.diff(times).max() < 1.5 * np.diff(times).min()
-        # a gap may be a lost packet: what FFmpeg puts in its place depends on all frames before it
+        # a gap may be a lost packet, which FFmpeg conceals with the frames decoded before it
         wanted = set(times[indices].tolist()) if self.index.codec == "h264" and steady else None
         upcoming, frames = 0, None
         for index in indices.tolist():
@@ -120,7 +122,7 @@ class PyAVReader:
                 upcoming, frames = start, self._decoded_from(self.index.keyframes[key], wanted)
             while True:
                 frame = next(frames, None)
-                # what stands for damaged pixels depends on all that was decoded before
+                # FFmpeg conceals damage with the frames decoded before it
                 found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
                 if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
                     return
@@ -130,7 +132,7 @@ class PyAVReader:
             yield frame
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """All frames, from the start."""
+        """Yield all frames, from the start."""
         if not self._fresh:
             self.close()
             self._container = open_container(self.path)
@@ -139,12 +141,12 @@ class PyAVReader:
         return self._decode(self._container.demux(self.stream))
 
     def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
-        """The frames from a keyframe on, at least those with the `wanted` timestamps; none if no seek leads to it."""
+        """Yield the frames from a keyframe on, at least those with the `wanted` timestamps; none if seeking fails."""
         if self._fresh and key is self.index.keyframes[0]:
             self._fresh = False
             return self._decode(self._container.demux(self.stream), wanted)
         self._fresh = False
-        for time in (key.pts, key.dts):  # some containers are indexed by the one, some by the other
+        for time in (key.pts, key.dts):  # some containers are indexed by pts, some by dts
             if time is None:
                 continue
             with contextlib.suppress(av.FFmpegError):
@@ -174,33 +176,33 @@ class PyAVReader:
         self._size = self.stream.codec_context.width, self.stream.codec_context.height
 
 
-class _Converter:
-    """Writes the upright RGB pixels of a box of each frame.
+class _CropConverter:
+    """Convert one box of each frame to upright RGB.
 
     Args:
-        frame: the first one: the others have its size, or are scaled to it (a stream may change its size on the way).
-        plan: the box, of the upright size.
+        frame: the first one. Frames of another size are scaled to its size.
+        crop: returns the box, given the upright height and width.
 
     Attributes:
         size: height and width of the box, upright.
     """
 
-    def __init__(self, frame: av.VideoFrame, plan: Callable[[int, int], Box]) -> None:
+    def __init__(self, frame: av.VideoFrame, crop: Callable[[int, int], Box]) -> None:
         self._kind = frame.format.name, frame.width, frame.height
         rotation, *upright = upright_shape(frame)
         self._turns = rotation // 90 % 4
-        box = plan(*upright)
+        box = crop(*upright)
         self.size = box[2:]
         top, left, height, width = _stored(box, self._turns, frame.height, frame.width)
         self._place = slice(top, top + height), slice(left, left + width)
         self._graph = None
         if frame.format.name in PLAIN_FORMATS and frame.height % 2 == 0:
-            # chroma comes in blocks of 2 x 2: whole ones are converted, and what is too much cut off
+            # convert whole 2 x 2 blocks, which share their chroma, then cut off the rest
             outer_top, outer_left = top // 2 * 2, left // 2 * 2
             outer_height = (top + height + 1) // 2 * 2 - outer_top
             outer_width = min(frame.width, (left + width + 1) // 2 * 2) - outer_left
-            crop = f"{outer_width}:{outer_height}:{outer_left}:{outer_top}:exact=1"
-            self._graph = filter_graph(frame, [("crop", crop), ("format", "rgb24")])
+            outer = f"{outer_width}:{outer_height}:{outer_left}:{outer_top}:exact=1"
+            self._graph = filter_graph(frame, [("crop", outer), ("format", "rgb24")])
             top, left = top - outer_top, left - outer_left
             self._place_in_graph = slice(top, top + height), slice(left, left + width)
 
@@ -217,7 +219,7 @@ class _Converter:
 
 
 def _stored(box: Box, turns: int, height: int, width: int) -> Box:
-    """Where a box of the upright frame lies in the stored one, of `height` x `width` pixels."""
+    """Return the box of the stored frame, `height` x `width` pixels, that a box of the upright frame is."""
     top, left, h, w = box
     if turns == 1:
         return left, width - top - h, w, h

@@ -1,5 +1,8 @@
-"""What the packets of a video file tell without decoding: which frames there are, where decoding can start, and whether
-decord can be trusted with the file."""
+"""Read the packets of a video stream without decoding.
+
+A :class:`StreamIndex` holds the frames of the stream, the keyframes from which decoding can start, and the reason why
+decord would return wrong frames.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,16 @@ from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.media import media_errors, require_file
 from video_rs.errors import MediaError
 
-# Of these the chroma of a pixel is that of its 2 x 2 block, whoever converts, in whatever piece, if the height is even.
-# All others are interpolated across blocks, by each decoder in its own way.
+# All decoders convert a 2 x 2 block of these on its own if the height is even. Chroma of all other formats is
+# interpolated across blocks, differently by each decoder.
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
-ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: what decord knows nothing of
-
-
+ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: unknown to decord
 RULES = 1  # version of the rules below; raise it when an index changes, and saved indexes are made again
 
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A keyframe from which decoding is right: nothing behind it is shown before it. Times in the stream's units."""
+    """A keyframe from which decoding can start: no later packet is shown before it. Times in the stream's units."""
 
     pts: int
     dts: int | None = None
@@ -35,16 +36,16 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class StreamIndex:
-    """The packets of a file's best video stream.
+    """The frames of a file's best video stream, judging by its packets.
 
     Attributes:
-        codec: its name.
-        pts: int64 timestamps of the shown frames, ascending; None where they do not tell which frames will be shown.
-        keyframes: the safe ones, ascending.
-        decord_problem: why decord would not deliver the frames asked for; empty where it does.
-        frame_bytes: of a decoded frame.
-        fps: mean frames per second; 0 where nothing tells.
-        num_frames: 0 where only decoding can tell.
+        codec: FFmpeg's name.
+        pts: int64 timestamps of the shown frames, ascending; None if they are unreliable.
+        keyframes: from which decoding can start, ascending.
+        decord_problem: why decord would return wrong frames; "" if it returns the right ones.
+        frame_bytes: size of a decoded RGB frame.
+        fps: mean frames per second; 0 if unknown.
+        num_frames: number of shown frames; 0 if only decoding can tell.
     """
 
     codec: str
@@ -60,14 +61,14 @@ class StreamIndex:
 
 
 def open_container(path: File) -> av.container.InputContainer:
-    """Raises ``av.FFmpegError``."""
+    """Open a file with FFmpeg. Raise ``av.FFmpegError``."""
     if isinstance(path, Blob):
         return av.open(path.open())
     return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
 
 
 def best_stream(container: av.container.InputContainer, path: File) -> av.VideoStream:
-    """The video stream that players show; not always the first. Raises ``MediaError`` where there is none."""
+    """Return the video stream that players show, which is not always the first. Raise ``MediaError`` if none."""
     stream = container.streams.best("video")
     if stream is None:
         raise MediaError(f"{path}: no video stream in it")
@@ -87,9 +88,9 @@ def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
 
 
 def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av.filter.Graph:
-    """Make an FFmpeg graph of filters (name, arguments) for frames of the kind of `frame`."""
+    """Return an FFmpeg graph of filters (name, arguments) for frames of the size and format of `frame`."""
     graph = av.filter.Graph()
-    graph.threads = 1  # more would only wait for each other over so small a frame
+    graph.threads = 1  # frames are too small for more
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
     )
@@ -98,22 +99,22 @@ def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av
     return graph
 
 
-class _Starts:
-    """What the keyframes of H.264 hold: whether decoding can start anew at all of them. Other codecs say it elsewhere.
+class _KeyframeCheck:
+    """Check that decord can start decoding at all keyframes of an H.264 stream. Other codecs always pass.
 
     Attributes:
-        problem: why it cannot, or not as decord does it; empty if it can.
+        problem: why it cannot; "" if it can.
     """
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         self._codec, self._headers, self.problem = codec, set(), ""
-        # mp4 and Matroska put the length before a NAL unit, other containers a start code
+        # NAL units have a length prefix in mp4 and Matroska, a start code in other containers
         self._length = extradata[4] % 4 + 1 if extradata and extradata[0] == 1 and len(extradata) > 6 else 0
         if codec == "h264" and self._length and extradata[5] % 32:
             self._headers.add(extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")])
 
-    def look_at(self, packet: bytes) -> None:
-        """At one keyframe."""
+    def add(self, packet: bytes) -> None:
+        """Check one keyframe."""
         if self._codec == "h264":
             units = list(self._units(packet))
             self._headers.update(unit for unit in units if unit[:1] and unit[0] % 32 == 7)
@@ -149,13 +150,13 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     """Return the index of an open file, which is read to its end. Raise ``MediaError`` as :func:`read_stream_index`."""
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
-    # what is needed of each, for a list of packets would keep the whole file in memory
-    packets, starts = [], _Starts(context.codec.canonical_name, context.extradata)
+    # keep only these fields: a list of packets would hold the whole file in memory
+    packets, check = [], _KeyframeCheck(context.codec.canonical_name, context.extradata)
     for p in container.demux(stream):
         if p.size:
             packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
             if p.is_keyframe:
-                starts.look_at(bytes(p))
+                check.add(bytes(p))
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
@@ -164,23 +165,23 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         raise MediaError(f"{path}: the video stream is empty")
     codec, rate = context.codec.canonical_name, float(stream.average_rate or stream.guessed_rate or 0)
     times, dts, is_key, hidden, _ = zip(*packets)
-    # elsewhere timestamps are reconstructed, and VP8 has packets that are never shown
+    # timestamps of other containers are reconstructed, and VP8 has packets that are never shown
     reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
-    no_guide = StreamIndex(codec, None, decord_problem="its timestamps are no guide", fps=rate)
+    unreliable = StreamIndex(codec, None, decord_problem="its timestamps are no guide", fps=rate)
     if not reliable or None in times:
-        return no_guide
+        return unreliable
 
     pts, is_key = np.array(times), np.array(is_key)
-    earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # of this packet and all behind it
+    earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # of this packet and all later ones
     safe = is_key & (pts == earliest_after)
     shown = np.sort(pts[~np.array(hidden)])
     if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
-        return no_guide
-    late = np.arange(len(pts)) - np.argsort(np.argsort(pts))  # places by which frames come after their turn
-    if late.max() > context.reorder_depth:  # the decoder does not wait long enough, and drops frames until it learns
-        return no_guide
+        return unreliable
+    late = np.arange(len(pts)) - np.argsort(np.argsort(pts))  # positions by which frames are delayed
+    if late.max() > context.reorder_depth:  # the decoder would drop the first frames
+        return unreliable
     if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
-        return no_guide
+        return unreliable
     if len(shown) > 1:
         rate = float((len(shown) - 1) / (int(shown[-1] - shown[0]) * Fraction(stream.time_base)))
     keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
@@ -193,12 +194,12 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     elif avi and times != dts:
         problem = "no times in the file"
     else:
-        problem = starts.problem or _problem_of_stream(container, stream)
+        problem = check.problem or _decord_problem(container, stream)
     return StreamIndex(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
 
 
-def _problem_of_stream(container: av.container.InputContainer, stream: av.VideoStream) -> str:
-    """Why decord would deliver another stream, other colours or nothing; empty where it does not."""
+def _decord_problem(container: av.container.InputContainer, stream: av.VideoStream) -> str:
+    """Return why decord would decode another stream, other colours or nothing; "" if it would not."""
     context = stream.codec_context
     if context.codec.canonical_name == "av1":
         return "it does not know AV1"
@@ -208,4 +209,4 @@ def _problem_of_stream(container: av.container.InputContainer, stream: av.VideoS
         return "it does not know the colour space"
     if context.width % 2 or context.height % 2:
         return "it converts odd sizes in its own way"
-    return "several video streams" if len(container.streams.video) > 1 else ""  # it has its own idea of the best one
+    return "several video streams" if len(container.streams.video) > 1 else ""  # decord may choose another one
