@@ -29,7 +29,8 @@ from video_rs.data.video.pyav import PyAVReader
 from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.multiview import score
-from video_rs.inference.predict import Classifier, model_from_checkpoint, window_clips, window_starts
+from video_rs.inference.predict import Classifier, model_from_checkpoint
+from video_rs.inference.windows import window_clips, window_starts
 from video_rs.models.registry import create_model
 
 NAMES = ("archery", "juggling", "yoga")
@@ -262,9 +263,95 @@ def test_an_image_network_takes_images_and_videos(image_weights, image, video):
     np.testing.assert_allclose(by_index(classifier.predict(video, clips=4)), np.mean(each, axis=0), atol=1e-6)
 
 
+def test_a_list_and_a_folder_of_videos(weights, video, tmp_path):
+    classifier = video_rs.load(weights, "cpu")
+    one, frames = classifier.predict(video), all_frames(video)
+    assert classifier.predict([video, Path(video), frames[:8]]) == [one, one, classifier.predict(frames[:8])]
+    assert classifier.predict([]) == []
+    for name in ("b.mp4", "below/a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(video, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no video")
+    expected = [str(tmp_path / name) for name in ("b.mp4", "below/a.mp4")]
+    found = classifier.predict(tmp_path, top_k=1)
+    assert found == dict.fromkeys(expected, one[:1]) and list(found) == expected
+    assert classifier.embed(tmp_path).shape == (2, classifier.model.num_features)
+
+
+def test_a_folder_of_images_is_one_video_or_many_images(weights, image_weights, image, tmp_path):
+    for name in ("img_1.png", "img_2.png"):
+        shutil.copy(image, tmp_path / name)
+    one = video_rs.load(weights, "cpu").predict(f"{tmp_path}/")
+    assert [p.index for p in sorted(one, key=lambda p: p.index)] == [0, 1, 2]
+    classifier = video_rs.load(image_weights, "cpu")
+    each = classifier.predict(image)
+    assert classifier.predict(tmp_path) == {str(tmp_path / name): each for name in ("img_1.png", "img_2.png")}
+
+
+def test_pil_images(image_weights, weights, image):
+    from PIL import Image
+
+    classifier = video_rs.load(image_weights, "cpu")
+    with Image.open(image) as opened:
+        assert classifier.predict(opened) == classifier.predict(image)
+        assert classifier.predict([opened.convert("RGBA")]) == [classifier.predict(image)]
+        turned = opened.transpose(Image.Transpose.ROTATE_90)
+        turned.getexif()[0x0112] = 6  # upright after a turn by 270 degrees
+        assert classifier.predict(turned) == classifier.predict(image)
+        with pytest.raises(MediaError, match="PngImageFile: is an image, and this network takes clips of 4 frames"):
+            video_rs.load(weights, "cpu").predict(opened)
+
+
+def test_embeddings_are_what_the_head_sees(weights, image_weights, video, image):
+    for path, source in ((weights, video), (image_weights, image)):
+        classifier = video_rs.load(path, "cpu")
+        features = classifier.embed([source, source], clips=3, crops=3)
+        assert features.dtype == np.float32 and features.shape == (2, classifier.model.num_features)
+        logits: list[torch.Tensor] = []
+        handle = classifier.model.register_forward_hook(lambda *call, seen=logits: seen.append(call[-1]))
+        classifier.predict(source, clips=3, crops=3)
+        handle.remove()
+        with torch.no_grad():
+            head = classifier.model.head(torch.from_numpy(features))
+        torch.testing.assert_close(head, torch.cat(logits).mean(dim=0).expand(2, -1), atol=1e-5, rtol=1e-5)
+        assert np.array_equal(classifier.embed(source, clips=3, crops=3), features[:1])
+        assert classifier.embed([]).shape == (0, classifier.model.num_features)
+
+
+def test_a_run_folder_stands_for_its_best_weights(tmp_path, weights, video):
+    shutil.copy(weights, tmp_path / "best.pt")
+    assert video_rs.load(tmp_path, "cpu").predict(video) == video_rs.load(weights, "cpu").predict(video)
+    (tmp_path / "best.pt").unlink()
+    with pytest.raises(UserError, match="no best.pt in this folder"):
+        video_rs.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("notes.txt", "notes.txt: a text file, not a video"),
+        ("empty", "empty: no videos in this folder"),
+        ("gone.mp4", "gone.mp4: no such file"),
+        (None, "cannot classify NoneType: give a path, uint8 frames, a PIL image, or a list"),
+        ({"a.mp4": 1}, "cannot classify dict"),
+        (np.zeros((0, 40, 40, 3), np.uint8), "no frames"),
+        (np.zeros((4, 40, 40, 3), np.uint16), r"frames must be uint8 \[T, H, W, 3\].*got uint16"),
+    ],
+)
+def test_what_is_not_taken_is_one_line(weights, tmp_path, source, words):
+    (tmp_path / "notes.txt").write_text("no video\n" * 100)
+    (tmp_path / "empty").mkdir()
+    source = tmp_path / source if isinstance(source, str) else source
+    classifier = video_rs.load(weights, "cpu")
+    for call in (classifier.predict, classifier.embed):
+        with pytest.raises((MediaError, UserError), match=words) as error:
+            call(source)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 150 + len(str(tmp_path))
+
+
 def test_an_image_says_nothing_to_a_video_network(weights, image):
     classifier = video_rs.load(weights, "cpu")
-    with pytest.raises(MediaError, match=r"a\.png: is an image, and this network sees clips of 4 frames"):
+    with pytest.raises(MediaError, match=r"a\.png: is an image, and this network takes clips of 4 frames"):
         classifier.predict(image)
     with pytest.raises(MediaError, match="is an image"):
         classifier.predict(torch.zeros(40, 40, 3, dtype=torch.uint8))
@@ -290,7 +377,7 @@ def test_a_model_without_class_names_has_numbers(tmp_path, video):
 
 def test_checkpoints_that_are_refused(tmp_path, weights):
     wrong = {"name": "resnet3d_rs_26", "num_classes": 4, "width": 0.125}
-    with pytest.raises(UserError, match="is not a resnet3d_rs_26 as it says"):
+    with pytest.raises(UserError, match="wrong.pt: damaged, its weights do not fit resnet3d_rs_26"):
         video_rs.load(save(tmp_path / "wrong.pt", "resnet3d_rs_26", CLIPS, model_args=wrong))
     newer = {
         "fields ['audio']": {"data_config": {**CLIPS.to_dict(), "audio": 1}},
@@ -422,9 +509,8 @@ def test_folders_of_frames(weights, image_weights, video, tmp_path, capsys):
         folder.mkdir(parents=True)
         for number, frame in enumerate(all_frames(video)):
             Image.fromarray(frame.numpy()).save(folder / f"img_{number:05d}.png")
-    for net in (weights, image_weights):
-        classifier = video_rs.load(net, "cpu")
-        assert classifier.predict(folders[0], clips=3, crops=3) == classifier.predict(video, clips=3, crops=3)
+    classifier = video_rs.load(weights, "cpu")
+    assert classifier.predict(folders[0], clips=3, crops=3) == classifier.predict(video, clips=3, crops=3)
     for source in (tmp_path / "clips", *folders):
         code, out, err = command(capsys, "--weights", weights, "--json", source)
         paths = [json.loads(line)["path"] for line in out.splitlines()]

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     from video_rs.inference.predict import load
 
     classifier = load(args.weights, args.device)
-    files, failed = _find_files(args.inputs, images_too=classifier.data_config.num_frames == 1)
+    files, failed = _find_files(args.inputs, images=classifier.takes_images)
     write = _write_json if args.json else _write_csv if args.csv else _write_text
     if args.csv:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
@@ -106,27 +106,19 @@ def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Names
         yield None, None, classifier.predict(path, top_k, clips=args.clips or CLIPS, crops=args.crops)
 
 
-def _find_files(inputs: list[str], images_too: bool) -> tuple[list[str], list[str]]:
-    """The files to predict; and the folders that have none, which are errors. A file named by itself is always kept.
+def _find_files(inputs: list[str], images: bool) -> tuple[list[str], list[str]]:
+    """Return the files to predict, and an error for each folder without any."""
+    from video_rs.inference.inputs import find_files
 
-    A folder of images is one video to a network that sees clips, where no video lies in or below it.
-    """
-    from video_rs.data.video.images import folders_of_frames
-    from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
-
-    wanted = MEDIA_EXTENSIONS if images_too else VIDEO_EXTENSIONS
     files: list[str] = []
-    empty: list[str] = []
+    errors: list[str] = []
     for entry in inputs:
-        if not Path(entry).is_dir():
-            files.append(entry)
-            continue
-        found = list(media_below(entry, wanted)) or folders_of_frames(entry)
-        files += found
-        if not found:
-            empty.append(f"{entry}: no {'videos or images' if images_too else 'videos'} in this folder")
-            print(f"error: {empty[-1]}", file=sys.stderr)
-    return files, empty
+        try:
+            files += find_files(entry, images=images) if Path(entry).is_dir() else [entry]
+        except MediaError as error:
+            errors.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+    return files, errors
 
 
 def _write_json(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:

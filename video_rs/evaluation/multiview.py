@@ -1,5 +1,4 @@
-"""Multi-view testing: K clips x C crops of each video, scored with the mean of the softmax over its views; of the
-sigmoid, where a video may be of several classes (``data_config.multi_label``).
+"""Multi-view testing: average the class probabilities over K clips x C crops of each video.
 
 Ten clips and three crops are the protocol of the published Kinetics results (SlowFast, arXiv 1812.03982, section 4;
 the TF Model Garden's configs of 3D ResNet-RS).
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from video_rs import terminal
 from video_rs.data.transforms.crops import normalize
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import autocast, free_memory, select_precision, traits
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, is_out_of_memory
 
@@ -28,14 +27,14 @@ OUTPUT_NOT_FINITE = "the network's output is not finite"
 
 @dataclass
 class Scores:
-    """What a network says about N videos.
+    """The class probabilities of N videos.
 
     Attributes:
         probs: float32 ``[N, C]``, the mean over the views; zero where ``scored`` is False.
-        labels: int64 ``[N]``; bool ``[N, C]`` where a video may be of several classes.
-        scored: bool ``[N]``; False for a video that could not be read, or whose output is not finite.
+        labels: int64 ``[N]``, or bool ``[N, C]`` if a video can have several labels.
+        scored: bool ``[N]``; False if the video could not be read or the output was not finite.
         views: float16 ``[N, V, C]``, the probabilities of every view in clip-major order, or None.
-        errors: (index of the video, reason) for each one that was not scored.
+        errors: (index of the video, reason) for each video that was not scored.
     """
 
     probs: np.ndarray
@@ -45,19 +44,20 @@ class Scores:
     errors: list[tuple[int, str]] = field(default_factory=list)
 
     def classes(self, index: int) -> list[int]:
-        """Return the label of a video, or all of them."""
+        """Return the labels of a video."""
         label = self.labels[index]
         return np.flatnonzero(label).tolist() if self.labels.ndim == 2 else [int(label)]
 
 
 class Forward:
-    """Compute class probabilities of views, as many in one forward pass as the memory holds.
+    """Compute class probabilities or features of views, with the largest batch that fits in memory.
 
     Args:
-        model: in ``eval()`` mode and on ``device``; its ``data_config`` says how pixels are normalized, and whether the
-            probabilities add up to 1 or each class has its own (``multi_label``).
-        views_per_forward: at most. Where the memory is too small it is halved, and stays so.
+        model: in ``eval()`` mode and on ``device``; its ``data_config`` has the normalization of pixels, and
+            ``multi_label`` selects sigmoid instead of softmax.
+        views_per_forward: largest batch. It is halved, for good, when memory runs out.
         reduced: called with the new number whenever it is halved.
+        features: return pooled features instead of probabilities.
     """
 
     def __init__(
@@ -67,21 +67,26 @@ class Forward:
         precision: str,
         views_per_forward: int,
         reduced: Callable[[int], Any] | None = None,
+        *,
+        features: bool = False,
     ) -> None:
         self.model, self.device, self.precision = model, device, precision
-        self.views_per_forward, self.reduced = views_per_forward, reduced
+        self.views_per_forward, self.reduced, self.features = views_per_forward, reduced, features
 
     def __call__(self, views: Tensor) -> Tensor:
-        """Return float32 or float64 ``[n, classes]`` on the host for uint8 views ``[n, T, H, W, C]``.
+        """Return float32 or float64 ``[n, classes]`` (or ``[n, num_features]``) on the host.
+
+        Args:
+            views: uint8 ``[n, T, H, W, C]``.
 
         Raises:
             MachineError: not enough memory for a single view.
         """
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         while len(views):
             part = views[: self.views_per_forward]
-            if (probs := self._try(part)) is not None:
-                found.append(probs)
+            if (output := self._try(part)) is not None:
+                outputs.append(output)
                 views = views[len(part) :]
                 continue
             if len(part) == 1:
@@ -91,31 +96,45 @@ class Forward:
                 self.reduced(self.views_per_forward)
             less = f"{self.views_per_forward} from here on"
             terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
-        return torch.cat(found)
+        return torch.cat(outputs)
 
     def _try(self, views: Tensor) -> Tensor | None:
+        compute = _view_features if self.features else _view_probs
         try:
-            return _view_probs(self.model, self._filled(views), self.device, self.precision)[: len(views)]
+            return compute(self.model, self._filled(views), self.device, self.precision)[: len(views)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            runtime.free_memory(error)
+            free_memory(error)
             return None
 
     def _filled(self, views: Tensor) -> Tensor:
-        """Fill up the last, smaller group where another shape would be compiled again."""
-        missing = self.views_per_forward - len(views) if runtime.traits(self.device).compiles_graphs else 0
+        """Fill up the last, smaller batch if another shape would be compiled again."""
+        missing = self.views_per_forward - len(views) if traits(self.device).compiles_graphs else 0
         return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
 
 
-@torch.no_grad()  # inference_mode does not support views on all devices
 def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
+    logits = _run(model, model, views, device, precision)
+    return (logits.sigmoid() if model.data_config.multi_label else logits.softmax(dim=1)).cpu()
+
+
+def _view_features(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
+    def pooled(clips: Tensor) -> Tensor:
+        return model.features(clips).flatten(2).mean(dim=2)
+
+    return _run(model, pooled, views, device, precision).cpu()
+
+
+@torch.no_grad()  # inference_mode does not support views on all devices
+def _run(
+    model: nn.Module, function: Callable[[Tensor], Tensor], views: Tensor, device: torch.device, precision: str
+) -> Tensor:
     data_config, parameter = model.data_config, next(model.parameters())
     clips = normalize(views.to(device), data_config.mean, data_config.std, dtype=parameter.dtype)
-    with runtime.autocast(device, runtime.select_precision(precision, device)):
-        logits = model(clips)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return (logits.sigmoid() if data_config.multi_label else logits.softmax(dim=1)).cpu()
+    with autocast(device, select_precision(precision, device)):
+        output = function(clips)
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def score(
@@ -133,19 +152,19 @@ def score(
     """Score every video once.
 
     Args:
-        model: with ``data_config`` and ``num_classes``, on ``device``; run in ``eval()`` mode, which is undone.
+        model: has ``data_config`` and ``num_classes``, is on ``device``; run in ``eval()`` mode, which is undone.
         view_loader: a ``DataLoader`` of ``ViewDataset`` items: ``index``, ``label``, ``views`` (uint8
-            ``[V, T, H, W, C]``, or None for a broken file) and ``error``.
-        views_per_forward: views in one forward pass, at most; see :class:`Forward`. Views of several videos share one,
-            and the views of one video may be spread over several, so memory depends on this number alone.
+            ``[V, T, H, W, C]``, or None if the file cannot be read) and ``error``.
+        views_per_forward: largest number of views in a forward pass, see :class:`Forward`. A forward pass can have
+            views of several videos, and a video can take several, so memory depends on this number alone.
         keep_views: also return the probabilities of every view.
         progress: called with 1 after each video that was read, e.g. the ``update`` of a progress bar.
-        world: the processes that have a part of the videos each, in loaders of the same dataset. They wait for each
-            other as long as videos are read, however slow one's disk is.
-        reduced: called with the number of views that is tried next, where the memory was too small for more.
+        world: processes that score a part of the videos each, with loaders of the same dataset. They wait for each
+            other as long as videos are being read, however slow one disk is.
+        reduced: called with the new number of views if memory ran out.
 
     Returns:
-        Scores in the order of the dataset on rank 0, which alone holds all of them; None on the other ranks.
+        Scores of all videos, in the order of the dataset, on rank 0; None on other ranks.
     """
     world = world or World()
     forward = Forward(model, device, precision, views_per_forward, reduced)
@@ -153,7 +172,7 @@ def score(
 
     def readable() -> Iterator[tuple[_Row, Tensor]]:
         for item in view_loader:
-            label = torch.as_tensor(item["label"]).clone().numpy()  # or a worker's tensor stays
+            label = torch.as_tensor(item["label"]).clone().numpy()  # a copy: release the worker's tensor
             rows.append(_Row(int(item["index"]), label, item["error"], np.zeros(model.num_classes)))
             if item["views"] is not None:
                 yield rows[-1], item["views"]
@@ -176,7 +195,7 @@ def score(
 
 @dataclass
 class _Row:
-    """The scores of one video, as its rank sends them to rank 0. ``probs`` are summed over the views."""
+    """The scores of one video, as sent to rank 0. ``probs`` is the sum over the views."""
 
     index: int
     label: np.ndarray
@@ -193,7 +212,7 @@ class _Row:
 
 
 def _merged(parts: Sequence[Sequence[_Row]], num_videos: int, model: nn.Module) -> Scores:
-    """Put the rows of all ranks into the order of the dataset."""
+    """Collect the rows of all ranks in the order of the dataset."""
     shape = (num_videos, model.num_classes)
     labels = np.zeros(shape, bool) if model.data_config.multi_label else np.full(num_videos, -1, np.int64)
     scores = Scores(np.zeros(shape, np.float32), labels, np.zeros(num_videos, bool))
@@ -202,7 +221,7 @@ def _merged(parts: Sequence[Sequence[_Row]], num_videos: int, model: nn.Module) 
         if delivered[row.index]:
             raise ValueError(f"the loaders delivered item {row.index} twice")
         delivered[row.index] = True
-        if labels.ndim == 2:  # the network may have more classes than the data
+        if labels.ndim == 2:  # the network can have more classes than the data
             labels[row.index, : len(row.label)] = row.label > 0
         else:
             labels[row.index] = row.label

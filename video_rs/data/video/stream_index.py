@@ -69,6 +69,8 @@ def open_container(path: File) -> av.container.InputContainer:
 
 def best_stream(container: av.container.InputContainer, path: File) -> av.VideoStream:
     """Return the video stream that players show, which is not always the first. Raise ``MediaError`` if none."""
+    if container.format.name == "tty":  # FFmpeg renders text files as ANSI art
+        raise MediaError(f"{path}: a text file, not a video")
     stream = container.streams.best("video")
     if stream is None:
         raise MediaError(f"{path}: no video stream in it")

@@ -1,0 +1,63 @@
+"""The inputs of a classifier: what a folder holds, and frames that are already in memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from video_rs.data.video.images import folders_of_frames
+from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
+from video_rs.errors import MediaError, UserError
+
+ACCEPTED = "a path, uint8 frames, a PIL image, or a list of these"
+
+
+def find_files(folder: str | Path, *, images: bool) -> list[str]:
+    """List the files of a folder that a network can classify, in name order, subfolders included.
+
+    A folder of images is one video to a network of clips, unless videos lie in or below it.
+
+    Args:
+        folder: links are followed, hidden files are left out.
+        images: the network takes single images.
+
+    Returns:
+        Paths of videos, or of videos and images if `images`; else of the folders that hold frames, which is `folder`
+        itself if its images are the frames of one video.
+
+    Raises:
+        MediaError: there are none.
+    """
+    folder = os.path.normpath(folder)
+    found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS)) or folders_of_frames(folder)
+    if not found:
+        raise MediaError(f"{folder}: no {'videos or images' if images else 'videos'} in this folder")
+    return found
+
+
+def frames_of(source: Any, channels: int) -> Tensor:
+    """Return the frames in memory as uint8 ``[T, H, W, C]``, or ``[H, W, C]`` of an image.
+
+    Args:
+        source: array, tensor or PIL image, which is turned upright by its EXIF tag.
+        channels: of the network.
+
+    Raises:
+        UserError: it is something else, or of another type or shape.
+    """
+    if isinstance(source, Image.Image):
+        source = np.array(ImageOps.exif_transpose(source).convert("RGB"))
+    if not isinstance(source, (np.ndarray, Tensor)):
+        raise UserError(f"cannot classify {type(source).__name__}: give {ACCEPTED}")
+    if str(source.dtype).removeprefix("torch.") != "uint8" or source.ndim not in (3, 4) or source.shape[-1] != channels:
+        given = f"{source.dtype} {list(source.shape)}"
+        raise UserError(f"frames must be uint8 [T, H, W, {channels}] or [H, W, {channels}], got {given}")
+    if 0 in source.shape:
+        raise UserError(f"no frames: got an array of shape {list(source.shape)}")
+    return torch.as_tensor(source).cpu()
