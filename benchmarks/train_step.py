@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--routes", action="store_true", help="time its convolutions as 2D and 3D ones")
     args = parser.parse_args(argv)
     bench, batch = Bench(args), args.batch[0]
-    runtime.set_up()
+    runtime.configure_torch()
     torch.manual_seed(0)
     ways = all_ways(bench, batch, args.compile)
     rows, product = compare(bench, ways, batch, args.rounds)

@@ -316,10 +316,10 @@ def test_figures_of_all_kinds(tmp_path, run):
 
 def test_a_checkpoint_of_weights(tmp_path, run):
     data_config = DataConfig.from_dict(run["data_config"])
-    state = checkpoint.of_weights(TINY, data_config, run["ema"], config=run["config"], step=7)
+    state = checkpoint.from_weights(TINY, data_config, run["ema"], config=run["config"], step=7)
     assert (state["step"], state["config"], state["ema"]) == (7, run["config"], None)
     assert (
-        checkpoint.of_weights(TINY, data_config, run["ema"]).items() >= {"step": 0, "config": {}, "format": 2}.items()
+        checkpoint.from_weights(TINY, data_config, run["ema"]).items() >= {"step": 0, "config": {}, "format": 2}.items()
     )
     checkpoint.save(tmp_path / "a.pt", state)
     assert video_rs.load(tmp_path / "a.pt", "cpu").data_config == data_config
@@ -342,5 +342,5 @@ def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
 
 def test_a_config_without_secrets():
     config = {"out": "a", "train": {"epochs": 1, "init_from": "https://me:secret@h/a.pt?token=secret"}}
-    assert checkpoint.public_config(config) == {"out": "a", "train": {"epochs": 1, "init_from": "https://h/a.pt"}}
-    assert checkpoint.public_config({"out": "a"}) == {"out": "a"}
+    assert checkpoint.redact_config(config) == {"out": "a", "train": {"epochs": 1, "init_from": "https://h/a.pt"}}
+    assert checkpoint.redact_config({"out": "a"}) == {"out": "a"}

@@ -118,16 +118,16 @@ def test_other_tokens_in_one_process_are_not_said(monkeypatch):
 def work(rank, port):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world = distributed.start(timeout=60)
+    world = distributed.start_world(timeout=60)
     world.timeout = 2.0
 
-    with world.together("a long test", patient=True):
+    with world.together("a long test", heartbeats=True):
         for _ in range(4 * rank):  # longer than the time-out
             time.sleep(1.1)
-            world.alive()
+            world.heartbeat()
 
     failed = pytest.raises(PeerFailed if rank == 0 else UserError, match="no such file")
-    with failed, world.together("a long test", patient=True):
+    with failed, world.together("a long test", heartbeats=True):
         if rank == 1:
             raise UserError("no such file")
 
@@ -136,7 +136,7 @@ def work(rank, port):
             MachineError, match="rank 0 of 2 lost the others in a third test .*no sign of life for 2 s"
         )
         before = time.monotonic()
-        with lost, world.together("all tests"), world.together("a third test", patient=True):
+        with lost, world.together("all tests"), world.together("a third test", heartbeats=True):
             pass
         assert time.monotonic() < before + 6  # it is told at once, with nobody to tell
     else:

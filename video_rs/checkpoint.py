@@ -67,7 +67,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
             raise
 
 
-def of_weights(
+def from_weights(
     model_args: Mapping[str, Any], data_config: DataConfig, weights: Mapping[str, torch.Tensor], **record: Any
 ) -> dict[str, Any]:
     """A checkpoint that no trainer wrote.
@@ -94,7 +94,7 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: when the file is missing, truncated, no checkpoint, or holds code (which is never run).
         MachineError: it could not be fetched, or a disk or the memory fails as it is read.
     """
-    with download.readable(path) as file:
+    with download.fetched(path) as file:
         return _load(file)
 
 
@@ -184,7 +184,7 @@ def _to_safetensors(state: Mapping[str, Any], path: str | Path) -> bytes:
 def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
     """Return the plain entries as JSON."""
     entries = {key: json_values(state[key]) if key == "metrics" else state[key] for key in TRAVELS if key in state}
-    entries["config"] = public_config(entries["config"])
+    entries["config"] = redact_config(entries["config"])
     texts = {}
     for key, value in entries.items():
         try:
@@ -195,7 +195,7 @@ def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
     return texts
 
 
-def public_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def redact_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a config without what may be secret in the address that its run was started from."""
     train = config.get("train")
     if not isinstance(train, Mapping) or not train.get("init_from"):

@@ -50,11 +50,11 @@ class VideoRSError(Exception):
     """Base of the errors that end a command with one line instead of a traceback.
 
     Attributes:
-        is_told: whether all processes of the run know of it.
+        is_shared: whether all processes of the run know of it.
     """
 
     exit_code = 2
-    is_told = False
+    is_shared = False
 
 
 class UserError(VideoRSError):

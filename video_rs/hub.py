@@ -1,4 +1,4 @@
-"""Files by address, fetched once: ``local("https://host/best.pt")`` is the path of a copy on this machine.
+"""Files by address, fetched once: ``fetch("https://host/best.pt")`` is the path of a copy on this machine.
 
 ``hf-hub:owner/name`` goes through huggingface_hub, with its cache (``HF_HOME``), its token (``hf auth login`` or
 ``HF_TOKEN``), ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``.
@@ -59,7 +59,7 @@ def redact_url(address: str | Path) -> str:
     return _SECRETS.sub("", text) if _SCHEME.search(text) else text
 
 
-def local(address: str | Path) -> Path:
+def fetch(address: str | Path) -> Path:
     """Return the path of a file, which is fetched first where it is an address and not yet here.
 
     Args:
@@ -98,9 +98,9 @@ def local(address: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def readable(address: str | Path) -> Iterator[Path]:
-    """:func:`local` for a block that reads the file: with its UserError, what was fetched is not kept."""
-    file = local(address)
+def fetched(address: str | Path) -> Iterator[Path]:
+    """:func:`fetch` for a block that reads the file: with its UserError, what was fetched is not kept."""
+    file = fetch(address)
     try:
         yield file
     except UserError as error:

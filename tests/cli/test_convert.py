@@ -235,7 +235,7 @@ def test_timm_loads_what_goes_to_it(tmp_path, capsys, name):
     model = create_model(name, **CASES[name])
     args = {"name": name, **CASES[name]}
     args.pop("data_config", None)
-    checkpoint.save(tmp_path / "run.pt", checkpoint.of_weights(args, model.data_config, model.state_dict()))
+    checkpoint.save(tmp_path / "run.pt", checkpoint.from_weights(args, model.data_config, model.state_dict()))
     out = tmp_path / "timm.safetensors"
     convert_with(["--from", "video_rs", "--to", "timm", str(tmp_path / "run.pt"), "--out", str(out)])
     call = capsys.readouterr().out.rpartition("next: ")[2].removesuffix(" in Python\n")

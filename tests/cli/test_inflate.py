@@ -129,7 +129,7 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
     torch.save(create_model("resnet3d_rs_26", num_classes=3, width=0.125).state_dict(), tmp_path / "bare.pt")
     timms = create_model("timm/test_resnet", num_classes=4)
     model_args = {"name": "timm/test_resnet", "num_classes": 4}
-    checkpoint.save(tmp_path / "timm.pt", checkpoint.of_weights(model_args, timms.data_config, timms.state_dict()))
+    checkpoint.save(tmp_path / "timm.pt", checkpoint.from_weights(model_args, timms.data_config, timms.state_dict()))
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
     (tmp_path / "names.txt").write_text("a\nb\n")
     (tmp_path / "none.txt").write_text("\n")

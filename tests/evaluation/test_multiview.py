@@ -155,7 +155,7 @@ class Rank(World):
         self.received, self.sent = received, None
 
     @contextlib.contextmanager
-    def together(self, what, patient=False):
+    def together(self, what, heartbeats=False):
         yield
 
     def gather(self, value, what, on_main):

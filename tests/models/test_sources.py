@@ -19,7 +19,7 @@ def test_a_network_of_what_was_read(tmp_path):
     model = video_rs.create_model("resnet3d_rs_26", num_classes=2, width=0.125)
     data_config = dataclasses.replace(model.data_config, class_names=("a", "b"), num_frames=8)
     model_args = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
-    checkpoint.save(tmp_path / "a.pt", checkpoint.of_weights(model_args, data_config, model.state_dict()))
+    checkpoint.save(tmp_path / "a.pt", checkpoint.from_weights(model_args, data_config, model.state_dict()))
     weights = sources.read(tmp_path / "a.pt")
     twin = weights.network
     assert twin.data_config == data_config and weights.model_args.items() >= model_args.items()

@@ -115,7 +115,7 @@ def write(weights: Weights, source: str, out: str, *, to: str = "video_rs") -> N
     if to == "timm":
         state, after = _for_timm(weights, out)
     else:
-        state = checkpoint.of_weights(weights.model_args, network.data_config, state, **weights.record)
+        state = checkpoint.from_weights(weights.model_args, network.data_config, state, **weights.record)
         after = command("predict", "--weights", out, "image.jpg" if network.data_config.num_frames == 1 else "clip.mp4")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     entries = "1 entry" if len(weights.ignored) == 1 else f"{len(weights.ignored)} entries"

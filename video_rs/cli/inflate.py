@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     from video_rs import hub as download
 
     model, model_args, report = _inflated(args, names)
-    checkpoint.save(args.out, checkpoint.of_weights(model_args, model.data_config, model.state_dict()))
+    checkpoint.save(args.out, checkpoint.from_weights(model_args, model.data_config, model.state_dict()))
     print(f"{download.redact_url(args.source)} into {args.model}, {model.num_classes} classes, method {args.method}")
     print(report.table())
     if said := report.about_architectures():

@@ -18,7 +18,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.experiment.checks import check_timeouts
 from video_rs.experiment.config import Config, load_config
-from video_rs.hub import local, redact_url
+from video_rs.hub import fetch, redact_url
 
 if TYPE_CHECKING:
     from video_rs.data.sources.records import Records
@@ -46,7 +46,7 @@ def test(config: Config) -> dict[str, Any]:
     from video_rs.distributed import device as runtime
     from video_rs.distributed import world as distributed
 
-    world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
+    world = distributed.start_world(runtime.select_device(config.train.device).type, config.train.peer_timeout)
     try:
         check_timeouts(config, world.size)
         with world.together("the test"):
@@ -71,7 +71,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     weights, split = config.weights or str(Path(config.out) / "best.pt"), config.test.split
     if not config.weights and not Path(weights).exists():
         raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
-    state, file = checkpoint.load_run(weights), local(weights)
+    state, file = checkpoint.load_run(weights), fetch(weights)
     # an address with a query, which may be a token, is not repeated
     weights, again = redact_url(weights), weights if weights == redact_url(weights) else str(file)
     records = build.build_records(config, (split,))[split]
@@ -82,7 +82,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     folder = Path(config.out) / split
     folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
 
-    runtime.set_up(config.train.threads, config.train.deterministic)
+    runtime.configure_torch(config.train.threads, config.train.deterministic)
     device = runtime.select_device(config.train.device)
     precision = runtime.select_precision(config.train.precision, device)
     model = model_from_checkpoint(state, weights)

@@ -56,7 +56,7 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
         from video_rs.distributed import device as runtime
         from video_rs.distributed import world as distributed
 
-        world = distributed.start(runtime.select_device(config.train.device).type, config.train.peer_timeout)
+        world = distributed.start_world(runtime.select_device(config.train.device).type, config.train.peer_timeout)
         try:
             return _train(config, argv, world, must_resume)
         finally:
@@ -164,7 +164,7 @@ def dry_run(config: Config) -> int:
 
     if launcher.processes() > 1:
         raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
-    distributed.start(runtime.select_device(config.train.device).type)
+    distributed.start_world(runtime.select_device(config.train.device).type)
     job = Job(config)
     trainer, schedule = job.trainer, job.trainer.schedule
     print("\n".join(start_page(job)))

@@ -142,7 +142,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def set_up(threads: int = 0, deterministic: bool = False) -> None:
+def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
     """Configure torch for this process: CPU threads (0: torch's default), no TF32, deterministic kernels on request."""
     if threads:
         torch.set_num_threads(threads)
@@ -216,7 +216,7 @@ def synchronize(device: torch.device) -> None:
         _sync_xla(wait=True)
 
 
-def finishes(device: torch.device, seconds: float) -> bool:
+def finishes_within(device: torch.device, seconds: float) -> bool:
     """Return True if the device finishes its work within ``seconds``; it may be waiting for a lost process."""
     if device.type != "cuda":
         return device.type == "cpu"

@@ -104,7 +104,7 @@ class World:
                 "start again to go on"
             ) from error
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Tells the others that this process is at work, in what they wait for with patience; at most once a second."""
         if self._store and time.monotonic() > self._heard + 1:
             self._heard = time.monotonic()
@@ -112,7 +112,7 @@ class World:
                 self._store.add(f"alive/{self.rank}", 1)
 
     @contextlib.contextmanager
-    def together(self, what: str, patient: bool = False) -> Iterator[None]:
+    def together(self, what: str, heartbeats: bool = False) -> Iterator[None]:
         """Runs what may fail in some processes, and fails in all of them if it does.
 
         Where several fail, the error of the lowest rank counts; all others raise ``PeerFailed``. One inside of another
@@ -120,21 +120,21 @@ class World:
 
         Args:
             what: for messages.
-            patient: one process may take longer than another by any time, as long as it is :meth:`alive` meanwhile.
+            heartbeats: a rank may take any time, as long as it sends a :meth:`heartbeat` within each timeout.
         """
         failure: VideoRSError | None = None
         try:
             yield
         except VideoRSError as error:
-            if self.size == 1 or isinstance(error, (PeerFailed, PeersLost)) or error.is_told:
+            if self.size == 1 or isinstance(error, (PeerFailed, PeersLost)) or error.is_shared:
                 raise
             failure = error
-        if patient and self._store:
+        if heartbeats and self._store:
             self._wait_for_all(what)
         outcome = failure and (str(failure), failure.exit_code)
         for rank, failed in enumerate(self.gather(outcome, what)):
             if failed and rank == self.rank:
-                failure.is_told = True
+                failure.is_shared = True
                 raise failure
             if failed:
                 raise PeerFailed(rank, *failed)
@@ -182,7 +182,7 @@ class World:
         return f"; {', '.join(late)}" if late else ""
 
 
-def start(device_type: str = "cpu", timeout: float = 600.0) -> World:
+def start_world(device_type: str = "cpu", timeout: float = 600.0) -> World:
     """Joins the other processes, if torchrun or a step of SLURM started several.
 
     Args:

@@ -176,11 +176,11 @@ def score(
             rows.append(_Row(int(item["index"]), label, item["error"], np.zeros(model.num_classes)))
             if item["views"] is not None:
                 yield rows[-1], item["views"]
-            world.alive()
+            world.heartbeat()
             if progress is not None:
                 progress(1)
 
-    with world.together("the evaluation", patient=True):
+    with world.together("the evaluation", heartbeats=True):
         was_training = model.training
         model.eval()
         try:

@@ -38,7 +38,7 @@ class Job:
     """All the objects of one training run, built from a config."""
 
     def __init__(self, config: Config, saved: dict[str, Any] | None = None, world: World | None = None) -> None:
-        runtime.set_up(config.train.threads, config.train.deterministic)
+        runtime.configure_torch(config.train.threads, config.train.deterministic)
         self.config, self.world = config, world or World()
         self.device = runtime.select_device(config.train.device)
         self.precision = runtime.select_precision(config.train.precision, self.device)
@@ -203,7 +203,7 @@ class Job:
 
     def log(self, folder: Path, step: int, validated: int) -> RunLog:
         """The log of a run folder, from a step on."""
-        project, config = self.config.train.wandb, checkpoint.public_config(self.config.to_dict())
+        project, config = self.config.train.wandb, checkpoint.redact_config(self.config.to_dict())
         return RunLog(folder, step, self.trainer.schedule.num_steps, validated, wandb=project, config=config)
 
 

@@ -58,7 +58,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
 
     Args:
         path: a run folder such as ``runs/k400_rs50``, which stands for its ``best.pt``; a ``.pt`` or ``.safetensors``
-            file; or the address of a file, ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.local`.
+            file; or the address of a file, ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
         device: "auto" (CUDA if there is a GPU), "cpu" or "cuda".
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from video_rs.distributed.device import finishes
+from video_rs.distributed.device import finishes_within
 from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
 from video_rs.training.checkpointer import Checkpointer, newest_before
 from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
@@ -155,8 +155,8 @@ class Run:
 
     def _leave(self, error: VideoRSError) -> None:
         """The run ends early: its state is saved, of a first step only what another start would mend."""
-        if not (self.world.size == 1 or error.is_told or isinstance(error, (Interrupted, PeerFailed))):
-            if self.step > self.saved and finishes(self.trainer.device, 10):  # another process is lost
+        if not (self.world.size == 1 or error.is_shared or isinstance(error, (Interrupted, PeerFailed))):
+            if self.step > self.saved and finishes_within(self.trainer.device, 10):  # another process is lost
                 self._write()
             return
         self._collect_bad_steps()

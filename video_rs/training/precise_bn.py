@@ -45,9 +45,9 @@ def with_precise_statistics(
 
     moments = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
     data_config, parameter = model.data_config, next(model.parameters())
-    with world.together("the statistics of batch norm", patient=True):
+    with world.together("the statistics of batch norm", heartbeats=True):
         for batch in batches:
-            world.alive()
+            world.heartbeat()
             check()
             seen.clear()
             clips = normalize(

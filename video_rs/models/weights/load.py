@@ -45,7 +45,7 @@ class Weights:
     Attributes:
         network: with the weights in it, in their dtype.
         model_args: the arguments of ``create_model`` for it.
-        record: what their checkpoint says of their training, for ``checkpoint.of_weights``.
+        record: what their checkpoint says of their training, for ``checkpoint.from_weights``.
         averages: which of them are moving averages, in words.
         notes: what the weights do not determine and was assumed, a line each.
         ignored: what else is in the file.

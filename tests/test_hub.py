@@ -25,7 +25,7 @@ from video_rs import checkpoint
 from video_rs import hub as download
 from video_rs.cli.common import run
 from video_rs.errors import MachineError, UserError
-from video_rs.hub import cache_folder, local
+from video_rs.hub import cache_folder, fetch
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -132,15 +132,15 @@ def kept() -> list[Path]:
 
 
 def test_a_path_is_a_path(tmp_path, server):
-    assert local("runs/best.pt") == Path("runs/best.pt") and local(tmp_path) == tmp_path
+    assert fetch("runs/best.pt") == Path("runs/best.pt") and fetch(tmp_path) == tmp_path
     assert not cache_folder().exists()
 
 
 def test_fetched_once(server, capsys):
     address = f"{server.base}/best.pt"
-    path = local(address)
+    path = fetch(address)
     assert path.name == "best.pt" and path.read_bytes() == CONTENT and cache_folder() in path.parents
-    assert local(address) == path and server.headers["Accept-Encoding"] == "identity"
+    assert fetch(address) == path and server.headers["Accept-Encoding"] == "identity"
     assert server.asked == {"/best.pt": 1}
     assert path.stat().st_mode & 0o777 == (cache_folder().stat().st_mode & 0o666)
     out, err = capsys.readouterr()
@@ -148,54 +148,54 @@ def test_fetched_once(server, capsys):
 
 
 def test_the_checksum_beside_it_is_that_of_sha256sum(server):
-    path = local(f"{server.base}/best.pt")
+    path = fetch(f"{server.base}/best.pt")
     assert len(kept()) == 2
     subprocess.run(["sha256sum", "--check", "--strict", "best.pt.sha256"], cwd=path.parent, check=True)
 
 
 def test_addresses_of_one_name_are_two_files(server):
     server.files["/other/best.pt"] = b"another"
-    first, second = local(f"{server.base}/best.pt"), local(f"{server.base}/other/best.pt")
+    first, second = fetch(f"{server.base}/best.pt"), fetch(f"{server.base}/other/best.pt")
     assert first.name == second.name and (first.read_bytes(), second.read_bytes()) == (CONTENT, b"another")
 
 
 @pytest.mark.parametrize("name", ["moved.pt", "unsized.pt", "a b.pt", "a%20b.pt", "best.pt?token=1"])
 def test_answers_of_other_kinds(server, name):
     server.files["/best.pt?token=1"] = CONTENT
-    assert local(f"{server.base}/{name}").read_bytes() == CONTENT
+    assert fetch(f"{server.base}/{name}").read_bytes() == CONTENT
 
 
 def test_a_damaged_copy_is_fetched_again(server, capsys):
     address = f"{server.base}/best.pt"
-    path = local(address)
+    path = fetch(address)
     for damaged in (CONTENT[:-1], CONTENT[:-1] + b"\0", b""):
         path.write_bytes(damaged)
         capsys.readouterr()
-        assert local(address).read_bytes() == CONTENT
+        assert fetch(address).read_bytes() == CONTENT
         first = capsys.readouterr().err.splitlines()[0]
         assert first == f"{path} is damaged, its checksum is wrong; fetching it again"
     assert server.asked == {"/best.pt": 4}
     path.with_name("best.pt.sha256").unlink()  # as a process leaves it that is killed between the two
-    assert local(address).read_bytes() == CONTENT and server.asked == {"/best.pt": 5}
+    assert fetch(address).read_bytes() == CONTENT and server.asked == {"/best.pt": 5}
 
 
 def test_a_checksum_in_the_address(server):
     with pytest.raises(UserError, match=f"best.pt is not the file it should be.*{SHA256}.*it is not used$"):
-        local(f"{server.base}/best.pt#sha256={'0' * 64}")
+        fetch(f"{server.base}/best.pt#sha256={'0' * 64}")
     assert kept() == []
-    path = local(f"{server.base}/best.pt#sha256={SHA256}")
-    assert path == local(f"{server.base}/best.pt#sha256={SHA256.upper()}") and server.asked == {"/best.pt": 2}
+    path = fetch(f"{server.base}/best.pt#sha256={SHA256}")
+    assert path == fetch(f"{server.base}/best.pt#sha256={SHA256.upper()}") and server.asked == {"/best.pt": 2}
     server.files["/best.pt"] = b"changed"
     changed = hashlib.sha256(b"changed").hexdigest()
-    assert local(f"{server.base}/best.pt#sha256={changed}").read_bytes() == b"changed"
-    assert local(f"{server.base}/best.pt").read_bytes() == b"changed"
+    assert fetch(f"{server.base}/best.pt#sha256={changed}").read_bytes() == b"changed"
+    assert fetch(f"{server.base}/best.pt").read_bytes() == b"changed"
     assert path.read_bytes() == CONTENT and server.asked == {"/best.pt": 4}  # neither takes the other's place
 
 
 @pytest.mark.parametrize("name", ["%C3%A9" * 90 + ".pt", "x" * 250 + ".pt", ".x%00.pt", "." * 120 + "a.pt", "%2e%2e"])
 def test_names_that_no_disk_refuses(server, name):
     server.files[f"/{name}"] = CONTENT
-    path = local(f"{server.base}/{name}")
+    path = fetch(f"{server.base}/{name}")
     assert path.read_bytes() == CONTENT and path.parent.parent == cache_folder()
     assert len(path.name.encode()) <= 100 and path.name.isascii() and not path.name.startswith(".")
 
@@ -221,10 +221,10 @@ def test_size_and_time_are_limited(server, monkeypatch):
         patch.setattr(download, "MAX_BYTES", 100e3)
         for name in ("best.pt", "unsized.pt"):
             with pytest.raises(UserError, match=f"/{name} has more than 0.0001 GB; fetch it by other means"):
-                local(f"{server.base}/{name}")
+                fetch(f"{server.base}/{name}")
     monkeypatch.setattr(download, "MAX_SECONDS", 0.3)
     with pytest.raises(MachineError, match="/drip.pt could not be fetched in 0.005 minutes; fetch it by other means"):
-        local(f"{server.base}/drip.pt")
+        fetch(f"{server.base}/drip.pt")
     assert kept() == []
 
 
@@ -233,11 +233,11 @@ def test_what_may_be_secret_is_not_said(server, capsys):
     for name in ("gone.pt", "error500.pt", "cut.pt", "best.pt"):
         server.files[f"/{name}?token=secret"] = CONTENT[:10]
         with pytest.raises((UserError, MachineError)) as caught:
-            local(f"{server.base}/{name}?token=secret#sha256={'0' * 64}")
+            fetch(f"{server.base}/{name}?token=secret#sha256={'0' * 64}")
         assert f"{server.base}/{name} " in str(caught.value) and "secret" not in str(caught.value)
     for address in ("https://h:x/a?token=secret", "https://me:secret@host/a.pt", "https://h/a?token=secret#b"):
         with pytest.raises(UserError) as caught:
-            local(address)
+            fetch(address)
         assert "secret" not in str(caught.value)
     assert "secret" not in capsys.readouterr().err
     assert download.redact_url("https://h/a.pt?token=secret#sha256=00") == "https://h/a.pt#sha256=00"
@@ -264,11 +264,11 @@ def test_logins_and_queries_are_not_shown(address, expected):
 
 ASK = """
 import json, sys, time
-from video_rs.hub import local
+from video_rs.hub import fetch
 for address in sys.argv[1:]:
     start = time.monotonic()
     try:
-        answer = ["", str(local(address)), open(local(address)).read()]
+        answer = ["", str(fetch(address)), open(fetch(address)).read()]
     except Exception as error:
         answer = [type(error).__name__, str(error), ""]
     print(json.dumps([*answer, time.monotonic() - start]))
@@ -346,7 +346,7 @@ def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
     monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url: None)
     monkeypatch.setattr(hub, "hf_hub_download", lost)
     with pytest.raises(MachineError, match="^hf-hub:a/b could not be fetched: An error happened; try again$"):
-        local("hf-hub:a/b")
+        fetch("hf-hub:a/b")
 
 
 @pytest.mark.slow
@@ -364,9 +364,9 @@ def test_a_hub_whose_connections_are_cut(server, tmp_path):
 )
 def test_what_is_no_address(server, address):
     with pytest.raises(UserError, match="is no address"):
-        local(address)
+        fetch(address)
     with pytest.raises(UserError, match="is no address"):
-        local("https://host/\udcff.pt")
+        fetch("https://host/\udcff.pt")
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(server, monkeypatch, cap
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     address = f"{server.base}/{name}"
     with pytest.raises(kind) as caught:
-        local(address)
+        fetch(address)
     message = str(caught.value)
     assert message.startswith(address) and reason in message and "\n" not in message and "secret" not in message
     assert kept() == []
@@ -399,7 +399,7 @@ def test_nobody_answers(server):
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/best.pt"
         with pytest.raises(MachineError, match=f"{address} could not be fetched: .*refused"):
-            local(address)
+            fetch(address)
     assert kept() == []
 
 
@@ -407,27 +407,27 @@ def test_a_failure_leaves_the_folder_to_the_next(server):
     """A folder that goes while another process waits in it would let a third one in beside that one."""
     address = f"{server.base}/later.pt"
     with pytest.raises(UserError, match="does not exist"):
-        local(address)
+        fetch(address)
     (folder,) = cache_folder().iterdir()
     server.files["/later.pt"] = CONTENT
-    assert local(address).parent == folder
+    assert fetch(address).parent == folder
 
 
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "file"))
     with pytest.raises(MachineError, match="cannot be used.*VIDEO_RS_CACHE"):
-        local(f"{server.base}/best.pt")
+        fetch(f"{server.base}/best.pt")
 
 
 def test_a_copy_that_cannot_be_read(server, monkeypatch):
     def denied(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    path = local(f"{server.base}/best.pt")
+    path = fetch(f"{server.base}/best.pt")
     monkeypatch.setattr(download, "_sha256", denied)
     with pytest.raises(MachineError, match=f"^{path} cannot be used: Permission denied; .*VIDEO_RS_CACHE"):
-        local(f"{server.base}/best.pt")
+        fetch(f"{server.base}/best.pt")
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
@@ -441,7 +441,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "y"
 
 
-FETCH = "import sys; from video_rs.hub import local; print(local(sys.argv[1]))"
+FETCH = "import sys; from video_rs.hub import fetch; print(fetch(sys.argv[1]))"
 
 
 def test_two_processes_at_once_fetch_once(server):
@@ -464,12 +464,12 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
             yield next(whole(url))
             os.kill(os.getpid(), signal.SIGKILL)
         download._chunks = half
-        download.local(sys.argv[1])
+        download.fetch(sys.argv[1])
     """)
     address = f"{server.base}/slow.pt"
     assert subprocess.run([sys.executable, "-c", program, address], capture_output=True).returncode == -9
     assert sorted(path.name[:9] for path in kept()) == [".lock", ".slow.pt."]
-    assert local(address).read_bytes() == CONTENT * 100
+    assert fetch(address).read_bytes() == CONTENT * 100
     assert sorted(path.name for path in kept()) == ["slow.pt", "slow.pt.sha256"]
 
 
@@ -542,7 +542,7 @@ train: {device: cpu, threads: 1}
     server.files["/a.safetensors?token=secret"] = server.files["/a.safetensors"]
     assert run(test.main, [*settings, f"weights={address}?token=secret"]) == 0
     said = capsys.readouterr().out
-    assert f"from {address}, step" in said and f"--weights {local(f'{address}?token=secret')} " in said
+    assert f"from {address}, step" in said and f"--weights {fetch(f'{address}?token=secret')} " in said
     assert "secret" not in said + (tmp_path / "run" / "test" / "report.html").read_text()
     assert run(test.main, [*settings, f"weights={address}", "model.width=0.25"]) == 2
     error = capsys.readouterr().err
