@@ -293,7 +293,7 @@ def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
             validate=lambda *_: {"top1": 0.5, "loss": 1.0},
         )
         run._validate()
-        run._checkpointer.wait()
+        run.checkpointer.wait()
         out, state = said_of(capsys, tmp_path, "video_rs", tmp_path / "best.pt")
         assert f"moving averages: {said}\n" in out and same(state["model"], model.state_dict())
         assert state["metrics"] == {"top1": 0.5, "loss": 1.0} and "ignored: nothing" in out

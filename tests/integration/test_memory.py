@@ -55,7 +55,7 @@ def test_training_names_the_micro_batch_that_fits(config, run_tool, tmp_path):
     path = config()
     done = train(path, call=3, room=150)
     assert_one_line(done, 3, "not enough memory for train.micro_batch=8 at step 3", "would fit")
-    fits = re.search(r"start again with train.micro_batch=(\d)", done.stderr)[1]
+    fits = re.search(r"restart with train.micro_batch=(\d)", done.stderr)[1]
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 2
 
     with_fits = run_tool("train_net.py", "--cfg", path, f"train.micro_batch={fits}")
@@ -66,7 +66,7 @@ def test_training_names_the_micro_batch_that_fits(config, run_tool, tmp_path):
 def test_not_even_one_clip_fits(config):
     """One clip of this size needs more than is left, and a checkpoint less."""
     done = train(config(model__width=0.25, data__train_size=160, data__short_side=160), call=3, room=35)
-    assert_one_line(done, 3, "train.micro_batch=8 at step 3: nor is there for less", "data.num_frames")
+    assert_one_line(done, 3, "train.micro_batch=8 at step 3: no smaller one fits", "data.num_frames")
 
 
 def test_testing_uses_the_views_that_fit(config, run_tool, tmp_path):

@@ -256,7 +256,7 @@ def test_asked_to_leave_before_the_first_step(tiny_config, tmp_path, monkeypatch
         run(tiny_config())
     assert left.value.code == 75 and not (tmp_path / "run").exists()
     name = signal.Signals(number).name
-    assert capfd.readouterr().err == f"error: asked to leave ({name}) before the first step: start again\n"
+    assert capfd.readouterr().err == f"error: received {name} before the first step; restart to begin\n"
     assert signal.getsignal(number) == signal.SIG_DFL
 
 

@@ -11,12 +11,11 @@ from video_rs.errors import MachineError
 from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.layers import keyed_uniform
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.training import compiling
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.optim import create, learning_rate
 from video_rs.training.schedule import Schedule
-from video_rs.training.trainer import Trainer
+from video_rs.training.trainer import Trainer, _explain_compiler_error
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler: apt install g++")
 
@@ -134,4 +133,4 @@ def test_a_compiler_that_is_missing(monkeypatch):
 
 
 def test_other_errors_keep_their_traceback():
-    compiling.explain(RuntimeError("a bug of ours"))
+    _explain_compiler_error(RuntimeError("a bug of ours"))

@@ -162,7 +162,9 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
 
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):
     """To start again would be no use: the run says so at once, and what to change."""
-    with pytest.raises(UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*step 4 is saved.*max_broken"):
+    with pytest.raises(
+        UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*saved at step 4: raise data.max_broken"
+    ):
         fit(trainer(schedule()), tmp_path, batches=failing(STUCK, 4), incidents=Incidents(20, 0))
     assert checkpoint.load(tmp_path / "last.pt")["hung"] == ["late.mp4"]
 

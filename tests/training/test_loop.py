@@ -499,10 +499,10 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
     """In the validation of the third step: the disk is a file where the folder of checkpoints should be."""
 
     def validate(model, check):
-        run._checkpointer.wait()
+        run.checkpointer.wait()
         shutil.rmtree(tmp_path / "checkpoints")
         (tmp_path / "checkpoints").touch()
-        run.saved = 2  # what was written is gone
+        run.checkpointer.saved = 2  # what was written is gone
         run.signals.received = signal.SIGTERM
         check()
 

@@ -125,7 +125,7 @@ def _fit(run: Run, job: Job, log: RunLog, argv: list[str], resumed_from: str) ->
     except Interrupted as stop:
         _report_end(stop, run, log, go_on)
         if stop.exit_code == 75 and world.is_main:
-            step = run.step if run.is_on_disk else run.saved
+            step = run.step if run.is_on_disk else run.checkpointer.saved
             what = f"the state after step {step} is saved" if step > 0 else "no step was done"
             raise Preempted(f"asked to leave ({stop.signal.name}); {what} in {folder}") from None
         return stop.exit_code

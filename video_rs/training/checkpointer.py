@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,27 +21,32 @@ FOLDER = "checkpoints"
 
 
 class Checkpointer:
-    """Writes ``checkpoints/step-00000120.pt`` and makes ``last.pt`` another name of it; also ``best.pt``.
+    """Write checkpoints in a background thread and keep the newest ``keep``.
 
-    Each file appears whole or not at all, and older ones go only once a newer one is on the disk: at no moment is there
-    none. The caller may go on to change what is saved as soon as a method returns. A context: at its end all is
-    written.
+    ``last.pt`` is a hard link to the newest ``checkpoints/step-00000120.pt``; ``best.pt`` is a file of its own. A file
+    appears whole or not at all, and older ones are removed only after a newer one is on disk. The caller may change the
+    state as soon as a method returns. At the end of its ``with`` block everything is on disk.
 
     Args:
         folder: of the run.
-        keep: how many of the newest checkpoints are.
+        keep: number of checkpoints to keep.
+        minutes: between two checkpoints, see :meth:`is_due`.
+        writes: False for ranks that only keep track of what is saved.
 
     Attributes:
-        written: the step of the last checkpoint that is on the disk; -1 before the first.
+        saved: step of the last checkpoint that was handed to the thread; -1 before the first.
+        written: step of the last checkpoint that is on disk; -1 before the first.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 3) -> None:
-        self.folder, self.keep = Path(folder), keep
-        self.written = -1
+    def __init__(self, folder: str | Path, keep: int = 3, *, minutes: float = 10.0, writes: bool = True) -> None:
+        self.folder, self.keep, self.minutes, self.writes = Path(folder), keep, minutes, writes
+        self.saved = self.written = -1
+        self._saved_at = time.monotonic()
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future | None = None
 
     def __enter__(self) -> Checkpointer:
+        self._saved_at = time.monotonic()
         return self
 
     def __exit__(self, kind: type | None, *exception: object) -> None:
@@ -50,30 +56,37 @@ class Checkpointer:
         finally:
             self._writer.shutdown()
 
-    def save(self, state: Mapping[str, Any], step: int, doubtful: float = math.inf) -> None:
-        """Saves the state after a step. Waits for a write that is not done yet; raises as :meth:`wait` does.
+    def is_due(self) -> bool:
+        """Return True before the first checkpoint, and if the last one is older than ``minutes``."""
+        return self.saved < 0 or time.monotonic() - self._saved_at > 60 * self.minutes
 
-        The newest checkpoint of before step ``doubtful`` is kept as well.
+    def save(self, state: Mapping[str, Any], step: int, doubtful: float = math.inf) -> None:
+        """Save the state after a step. Waits for an unfinished write; raises as :meth:`wait` does.
+
+        The newest checkpoint from before step ``doubtful`` is kept in addition.
         """
         self._submit(self._write, state, step, doubtful)
+        self.saved, self._saved_at = step, time.monotonic()
 
     def save_best(self, state: Mapping[str, Any]) -> None:
-        """Saves ``best.pt``, likewise."""
+        """Save ``best.pt``. Waits for an unfinished write; raises as :meth:`wait` does."""
         self._submit(lambda ready: checkpoint.save(self.folder / "best.pt", ready), state)
 
     def wait(self) -> None:
-        """Returns when all is on the disk. Raises MachineError when the disk refused, UserError for a bad path."""
+        """Wait until everything is on disk. Raise MachineError if the disk fails, UserError for a bad path."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def poll(self) -> None:
-        """Raises what a finished write has failed with, and never waits."""
+        """Raise the error of a finished write, if it failed. Never waits."""
         if self._writing and self._writing.done():
             self.wait()
 
     def _submit(self, write: Any, state: Mapping[str, Any], *arguments: Any) -> None:
         self.wait()
+        if not self.writes:
+            return
         copied, ready = _on_host(state), None
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             ready = torch.cuda.Event()

@@ -79,9 +79,9 @@ class Incidents:
         if self.too_many_files:
             path, (reason, _) = next(iter(self.files.items()))
             raise UserError(
-                f"{len(self.files)} of {self.num_files} training files could not be read, "
-                f"data.max_broken={self.max_broken:g} allows {self._allowed}; the first: {path}: {reason}; all: "
-                f"{folder / BROKEN_FILES}. The state after step {step} is saved: to go on, raise data.max_broken"
+                f"{len(self.files)} of {self.num_files} training files cannot be read, data.max_broken="
+                f"{self.max_broken:g} allows {self._allowed} (first: {path}: {reason}; all: {folder / BROKEN_FILES}); "
+                f"checkpoint saved at step {step}: raise data.max_broken to resume"
             )
 
     def recent_steps(self, step: int) -> list[int]:
@@ -91,6 +91,10 @@ class Incidents:
     def too_many_steps(self, step: int) -> bool:
         """True if too many of the last steps up to ``step`` are bad."""
         return len(self.recent_steps(step)) >= self.max_bad_steps
+
+    def describe_streak(self, step: int) -> str:
+        """Return a phrase for the bad steps up to ``step``."""
+        return f"{len(self.recent_steps(step))} of the last {self.window} steps are not finite"
 
     def first_doubtful(self, step: int, since: int) -> int:
         """Return the first bad step that puts the weights after ``step`` in doubt, ``step + 1`` if none does.

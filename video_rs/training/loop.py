@@ -1,9 +1,9 @@
-"""The training loop.
+"""The training loop: fetch, step, log, save, validate.
 
-All that a run needs to go on is in ``Run.state_dict()``; all that is random is a function of (seed, step). Hence a run
-that was stopped at any step and resumed ends with the same weights, bit for bit, as one that was never stopped. Several
-processes walk through the loop in step: once in each step they agree on who has failed, who was told to stop, and
-whether a checkpoint is due.
+Everything random is a function of (seed, step), and everything a step changes is in the run's state dict. A run that is
+interrupted at any step and resumed therefore ends with the same weights, bit for bit, as an uninterrupted one. The
+ranks take each step together: before every micro-batch they reduce their flags (failure, stop signal, checkpoint due,
+unreadable files), and all act on the result.
 """
 
 from __future__ import annotations
@@ -11,43 +11,48 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from video_rs.distributed.device import finishes_within
-from video_rs.errors import PeerFailed, StuckWorker, UserError, VideoRSError
-from video_rs.training.checkpointer import Checkpointer, newest_before
-from video_rs.training.incidents import ADVICE, BAD_STEPS, Incidents, Suspect
+from video_rs.errors import PeerFailed, StuckWorker, VideoRSError
+from video_rs.training.incidents import BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog, StepClock
+from video_rs.training.run_state import RunState
 from video_rs.training.signals import Interrupted, StopSignals
 from video_rs.training.trainer import Trainer
 
-Validate = Callable[[nn.Module, Callable[[], None]], dict[str, float]]
+Check = Callable[[], None]
 
 
-class Run:
+class Agreed(NamedTuple):
+    """Flags of a step, the maximum over all ranks; ``stop`` is a signal number, 0 for none."""
+
+    failed: int = 0
+    stop: int = 0
+    save_due: int = 0
+    unreadable_files: int = 0
+
+
+class Run(RunState):
     """A trainer on its way through the steps of its schedule.
 
     Args:
-        trainer: of the network, alone or as one of several processes.
+        trainer: of one process, or of one of several ranks.
         folder: gets ``last.pt``, ``best.pt`` and ``checkpoints/``.
-        log: of the run; a silent one in all processes but the first.
-        identity: what every checkpoint carries besides the state: config, model_args, data config, ...
-        loader_from: returns the micro-batches of this process from a step (from 0) on.
-        validate: called with the network to validate and a function to call often, which raises when the run is to
-            stop; returns ``top1``, or ``map`` where samples have several labels (0 to 1), and other metrics.
-        samples_of: the samples of a step's (from 0) global batch, in order.
-        prepare: of the network to validate, and the same function, makes the one that is validated and kept.
-        keep: how many checkpoints are.
-        incidents: files that cannot be read and steps that were not finite, with their limits.
+        log: of the run; a silent one on all ranks but the first.
+        identity: entries of every checkpoint besides the state: config, model_args, data_config, ...
+        loader_from: returns the micro-batches of this rank from a step (from 0) on.
+        validate: called with a network and a function to call often, which raises when the run has to stop. Returns
+            metrics: ``top1`` (``map`` with several labels per sample), 0 to 1, ``loss`` and others.
+        samples_of: returns the samples of a step's (from 0) global batch, in order.
+        prepare: called as ``validate``; returns the network to validate and to keep as the best one.
+        keep: number of checkpoints to keep.
+        incidents: unreadable files and steps that were not finite, with their limits.
 
     Attributes:
-        signals: notes those that ask the run to stop, in ``fit`` and wherever else it is entered.
-        saved: the last step whose state is on its way to ``last.pt``; -1 before the first.
-        is_on_disk: whether the state of this moment is.
-        best: figure of merit and minus the loss of the best validation.
-        validated: the last step that was validated.
+        signals: the stop signals that were received, in :meth:`fit` and in any other block ``with run.signals``.
     """
 
     def __init__(
@@ -58,221 +63,132 @@ class Run:
         log: RunLog,
         identity: Mapping[str, Any],
         loader_from: Callable[[int], Iterable[dict[str, Any]]],
-        validate: Validate,
+        validate: Callable[[nn.Module, Check], dict[str, float]],
         samples_of: Callable[[int], Sequence[Suspect]] = lambda step: (),
-        prepare: Callable[[nn.Module, Callable[[], None]], nn.Module] = lambda model, check: model,
+        prepare: Callable[[nn.Module, Check], nn.Module] = lambda model, check: model,
         keep: int = 3,
         incidents: Incidents | None = None,
     ) -> None:
-        self.trainer, self.schedule, self.world = trainer, trainer.schedule, trainer.world
-        self._folder, self._log, self._identity = folder, log, identity
-        self._loader_from, self._samples_of = loader_from, samples_of
-        self._validation, self._prepare = validate, prepare
-        self._checkpointer, self.signals = Checkpointer(folder, keep), StopSignals()
-        self.incidents = incidents or Incidents()
-        self.monitored = "map" if trainer.model.data_config.multi_label else "top1"  # what the best weights are best in
-        self.saved, self.best, self.validated = -1, (-1.0, 0.0), 0
-        self._broken: list[tuple[str, str]] = []  # replacements in this step, by this process
-        self._logged = 0  # step of the last log line
-        self._stop = self._save_is_due = self._files_broke = 0
-
-    step = property(lambda self: self.trainer.step, doc="Steps done.")
-    is_on_disk = property(lambda self: self._checkpointer.written == self.step)
+        super().__init__(trainer, folder, identity, samples_of=samples_of, keep=keep, incidents=incidents)
+        self.log, self.signals = log, StopSignals()
+        self._loader_from, self._validation, self._prepare = loader_from, validate, prepare
+        self._agreed, self._clock = Agreed(), StepClock(self.step)
+        self._unreadable: list[tuple[str, str]] = []  # files replaced in this step on this rank
 
     def fit(self) -> None:
-        """Trains from ``self.step`` to the end.
+        """Train from the current step to the last one.
 
         Raises:
-            Interrupted: a signal came; the state is saved.
-            StuckWorker: a training file hangs; the state is saved, and the file is not opened when the run is resumed.
-            MachineError: a loader process was killed, the state is saved; another process is lost, the same if the
-                device still answers; a checkpoint cannot be written; or a whole row of validation files hangs.
-            PeerFailed: one of these happened in another process.
-            UserError: too many files are broken, the state is saved; or too many steps or the weights are not finite,
-                the last good checkpoint is intact.
+            Interrupted: a signal was received; a checkpoint is saved.
+            StuckWorker: a training file hangs; a checkpoint is saved, and a resumed run does not open the file.
+            MachineError: a loader process was killed (a checkpoint is saved), a rank is lost (the same if the device
+                still answers), a checkpoint cannot be written, or many validation files in a row hang.
+            PeerFailed: one of these happened on another rank.
+            UserError: too many files are unreadable (a checkpoint is saved), or too many steps or the weights are not
+                finite (the last good checkpoint is intact).
         """
-        with self.signals, self._checkpointer:
+        with self.signals, self.checkpointer:
             try:
                 if self.step and self.schedule.validates(self.step) and self.validated < self.step:
-                    self._validate()  # the run was stopped before or in this validation
+                    self._validate()  # the run was interrupted before or in this validation
                 self._train()
             except VideoRSError as error:
-                self._leave(error)
+                self._save_before_exit(error)
                 raise
 
     def _train(self) -> None:
-        clock, self._saved_at = StepClock(self.step), time.monotonic()
-        self._check_files()
-        batches = iter(self._loader_from(self.step))
+        self.check_files()
+        batches, self._clock = iter(self._loader_from(self.step)), StepClock(self.step)
         while self.step < self.schedule.num_steps:
-            self._take_step(batches, clock)
-            self._log.bar.advance()
-            if self.step % self.schedule.log_every == 0 or self.step == self.schedule.num_steps:
-                self._report(clock)
-                clock = StepClock(self.step)
-            if self.schedule.ends_epoch(self.step) or self._save_is_due:
+            self.trainer.train_step(self._fetch(batches))  # forward, backward, optimizer, EMA
+            self._note_unreadable_files()
+            self.log.bar.advance()
+            if self.schedule.logs(self.step):
+                self._log_step()
+            if self.schedule.ends_epoch(self.step) or self._agreed.save_due:
                 self.save()
             if self.schedule.validates(self.step):
                 self._validate()
-                clock = StepClock(self.step)
-            if self.world.size == 1:  # nobody to ask
-                self._stop = self.signals.received
             if self._stop and self.validated < self.schedule.num_steps:
                 self.save()
                 raise Interrupted(self._stop)
-            self._checkpointer.poll()
+            self.checkpointer.poll()
 
-    def _take_step(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> None:
-        self._broken = []
-        self.trainer.train_step(self._micro_batches(batches, clock))
-        if self._files_broke:
-            for broken in self.world.gather(self._broken, "the broken files"):
-                self.incidents.note_files(broken)
-            self._check_files()
-
-    def _micro_batches(self, batches: Iterator[dict[str, Any]], clock: StepClock) -> Iterator[dict[str, Any]]:
-        """The micro-batches of a step; each comes once all processes have theirs, for the network may need them all."""
+    def _fetch(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the micro-batches of a step, each once all ranks have theirs: the network may reduce over ranks."""
+        self._unreadable = []
         for _ in range(self.schedule.accumulation_steps):
-            batch, error, asked = None, None, time.monotonic()
+            batch, error, start = None, None, time.monotonic()
             try:
                 batch = next(batches)
-                self._broken += batch["broken"]
+                self._unreadable += batch["broken"]
             except VideoRSError as failure:
                 error = failure
-            clock.waited += time.monotonic() - asked
+            self._clock.waited += time.monotonic() - start
             self._agree(error)
             yield batch
 
     def _agree(self, error: VideoRSError | None) -> None:
-        """Has anybody failed, was told to stop, is a checkpoint due, were files broken?"""
-        due = self.saved < 0 or time.monotonic() - self._saved_at > 60 * self.schedule.checkpoint_minutes
-        flags = [error is not None, self.signals.received or 0, due and self.world.is_main, bool(self._broken)]
-        failed, self._stop, self._save_is_due, self._files_broke = self.world.agree(flags, f"step {self.step + 1}")
-        if failed:
-            with self.world.together(f"step {self.step + 1}"):
+        """Reduce the flags of this step over all ranks: failure, stop signal, checkpoint due, unreadable files."""
+        what, due = f"step {self.step + 1}", self.world.is_main and self.checkpointer.is_due()
+        flags = [error is not None, self.signals.received or 0, due, bool(self._unreadable)]
+        self._agreed = Agreed(*self.world.agree(flags, what))
+        if self._agreed.failed:
+            with self.world.together(what):
                 if error:
                     raise error
 
-    def _leave(self, error: VideoRSError) -> None:
-        """The run ends early: its state is saved, of a first step only what another start would mend."""
-        if not (self.world.size == 1 or error.is_shared or isinstance(error, (Interrupted, PeerFailed))):
-            if self.step > self.saved and finishes_within(self.trainer.device, 10):  # another process is lost
-                self._write()
-            return
-        self._collect_bad_steps()
-        hung = error.path if isinstance(error, StuckWorker) else ""
-        for path in (paths := [path for path in self.world.gather(hung, "the hanging files") if path]):
-            self.incidents.note_hung(path)
-        if paths or self.step > max(self.saved, 0):
-            self._write()
-        with self.world.together("the last checkpoint"):  # or a launcher would end the process that writes it
-            self._checkpointer.wait()
-        self._check_files()  # to start again would be no use
-        if self._stop and error.exit_code != 2 and not isinstance(error, Interrupted):  # a restart can help
-            raise Interrupted(self._stop) from error
+    @property
+    def _stop(self) -> int:
+        """Number of the stop signal that all ranks know of; 0 for none."""
+        return (self.signals.received or 0) if self.world.size == 1 else self._agreed.stop
 
-    def _check_files(self) -> None:
-        if self.incidents.too_many_files:
-            if self.saved < self.step:
-                self._write()
-            with self.world.together("the files of the training split"):
-                self.incidents.check_files(self._folder, self.step)
+    def _note_unreadable_files(self) -> None:
+        if self._agreed.unreadable_files:
+            for files in self.world.gather(self._unreadable, "the unreadable files"):
+                self.incidents.note_files(files)
+            self.check_files()
+
+    def _log_step(self) -> None:
+        self.collect_bad_steps()
+        loss, accuracy = self.trainer.metrics.means()
+        self.trainer.metrics.clear()
+        name = "hit1" if self.monitored == "map" else "accuracy"  # hit1: the top class is one of the sample's
+        metrics = {"loss": loss, name: accuracy} if loss == loss else {}  # nan: all steps were skipped
+        metrics |= {"lr": self.trainer.learning_rate(self.step - 1)}
+        self.log.trained(self.schedule, self.step, metrics | self._clock.metrics(self.step, self.schedule.batch_size))
+        if bad := [step for step in sorted(self.incidents.steps) if step > self.logged]:
+            self.log.info(f"not finite and skipped: step {', '.join(map(str, bad))}; {self.folder / BAD_STEPS}")
+        self.write_incidents()
+        self.check_steps(bad)
+        self.logged, self._clock = self.step, StepClock(self.step)
 
     def _validate(self) -> None:
-        if self.world.agree([not self.trainer.is_finite()], "the weights to validate")[0]:
-            self._fail_not_finite()
-        self._log.status.validating()
-        averaged = self.trainer.ema.model if self.trainer.ema else self.trainer.model
-        model = self._prepare(averaged, self.signals.check)
-        metrics = self._validation(model, self.signals.check)
-        self.validated, found = self.step, (metrics[self.monitored], -metrics["loss"])
-        is_best, self.best = found > self.best, max(self.best, found)
-        if is_best and self.world.is_main:
-            best = {**self._identity, "model": model.state_dict(), "ema": None, "step": self.step, "metrics": metrics}
-            self._checkpointer.save_best(best)
-        self._log.validated(self.schedule, self.step, metrics, is_best)
+        self.require_finite("the weights to validate")
+        self.log.status.validating()
+        network = self.trainer.ema.model if self.trainer.ema else self.trainer.model
+        network = self._prepare(network, self.signals.check)
+        metrics = self._validation(network, self.signals.check)
+        is_best = self.keep_best(network, metrics)
+        self.log.validated(self.schedule, self.step, metrics, is_best)
         self.save()
+        self._clock = StepClock(self.step)
 
-    def _report(self, clock: StepClock) -> None:
-        self._collect_bad_steps()
-        loss, correct = self.trainer.metrics.means()
-        self.trainer.metrics.clear()
-        hit = "hit1" if self.monitored == "map" else "accuracy"  # hit1: the top class is one of the sample's
-        metrics = {"loss": loss, hit: correct} if loss == loss else {}  # nan: no step was taken
-        metrics |= {
-            "lr": self.trainer.learning_rate(self.step - 1),
-            **clock.metrics(self.step, self.schedule.batch_size),
-        }
-        self._log.trained(self.schedule, self.step, metrics)
-        bad = [step for step in sorted(self.incidents.steps) if step > self._logged]
-        if bad:
-            steps = ", ".join(map(str, bad))
-            self._log.info(f"not finite and skipped: step {steps}; {self._folder / BAD_STEPS}")
-        if self.world.is_main:
-            self.incidents.write(self._folder)
-        if streaks := [step for step in bad if self.incidents.too_many_steps(step)]:
-            self._fail_not_finite(streaks[-1])
-        self._logged = self.step
-
-    def _collect_bad_steps(self) -> None:
-        """Note the steps that were skipped since the last call, the same ones in all processes."""
-        found = self.trainer.metrics.bad_steps()
-        parts = self.world.gather(found, "the steps that were not finite") if found else []
-        for step in found:
-            samples = self._samples_of(step)
-            positions = [rank * self.schedule.per_rank_batch + p for rank, part in enumerate(parts) for p in part[step]]
-            self.incidents.note_step(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
-
-    def _fail_not_finite(self, streak: int = 0) -> None:
-        """Raise UserError on all ranks, naming the newest checkpoint from before the bad steps.
-
-        ``streak`` is the step up to which too many were bad; 0 if the weights themselves are not finite.
-        """
-        self._collect_bad_steps()
-        what = f"step {self.step}: weights or gradients are not finite"
-        if streak:
-            bad, window = len(self.incidents.recent_steps(streak)), self.incidents.window
-            what = f"step {streak}: {bad} of the last {window} steps are not finite"
-        with self.world.together("the last checkpoint"):
-            if self.world.is_main:
-                self.incidents.write(self._folder)
-                self._checkpointer.wait()
-                good = newest_before(self._folder, self.incidents.first_doubtful(self.step, self._logged))
-                start = f"start with another out={f' and train.init_from={good}' if good else ''}"
-                raise UserError(f"{what}; {ADVICE}; {start}")
-
-    def save(self) -> None:
-        """Write a checkpoint, unless this step was skipped: a row of bad steps must leave older ones.
-
-        Raises:
-            UserError: the weights are not finite.
-        """
-        self._collect_bad_steps()
-        if self.step in self.incidents.steps and self.step < self.schedule.num_steps:
+    def _save_before_exit(self, error: VideoRSError) -> None:
+        """Save the state of a run that ends early. After a first step, only if a restart without changes can help."""
+        if not (self.world.size == 1 or error.is_shared or isinstance(error, (Interrupted, PeerFailed))):
+            if self.step > self.checkpointer.saved and finishes_within(self.trainer.device, 10):  # another rank is lost
+                self.write()
             return
-        if self.world.agree([not self._write()], "the weights to save")[0]:  # one process's own may be spoilt
-            self._fail_not_finite()
-
-    def _write(self) -> bool:
-        """Write a checkpoint without synchronizing; return False, and write nothing, if a weight is not finite."""
-        if not self.trainer.is_finite():
-            return False
-        if self.world.is_main:
-            doubtful = self.incidents.first_doubtful(self.step, self._logged)
-            self._checkpointer.save({**self._identity, **self.state_dict()}, self.step, doubtful)
-            self.incidents.write(self._folder)
-        self.saved, self._saved_at = self.step, time.monotonic()
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that changes during a run."""
-        own = {"best": self.best, "validated": self.validated}
-        return {**self.trainer.state_dict(), **own, **self.incidents.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.trainer.load_state_dict(state)
-        self.incidents.load_state_dict(state)
-        self.saved = self._checkpointer.written = state["step"]
-        self._logged = state["step"] - state["step"] % self.schedule.log_every
-        self.best, self.validated = tuple(state["best"]), state["validated"]
+        self.collect_bad_steps()
+        hung = error.path if isinstance(error, StuckWorker) else ""
+        hung_on_all = list(filter(None, self.world.gather(hung, "the hanging files")))
+        for path in hung_on_all:
+            self.incidents.note_hung(path)
+        if hung_on_all or self.step > max(self.checkpointer.saved, 0):
+            self.write()
+        with self.world.together("the last checkpoint"):  # a launcher could kill the rank that writes it
+            self.checkpointer.wait()
+        self.check_files()  # a restart would not help
+        if self._stop and error.exit_code != 2 and not isinstance(error, Interrupted):  # a restart can help
+            raise Interrupted(self._stop) from error

@@ -52,6 +52,10 @@ class Schedule:
         """Whether step number ``step`` (from 1) was the one that completed an epoch, or the run."""
         return step == self.num_steps or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
 
+    def logs(self, step: int) -> bool:
+        """Return True if step number ``step`` (from 1) is followed by a log line."""
+        return step == self.num_steps or step % self.log_every == 0
+
     def validates(self, step: int) -> bool:
         """Whether a validation follows step number ``step`` (from 1)."""
         if step == self.num_steps:

@@ -1,26 +1,27 @@
-"""Leaving a run well: signals are noticed between two steps, so that a checkpoint can be written."""
+"""Stop signals: a run notices them between two steps, where a checkpoint can be written."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
 from video_rs.errors import VideoRSError
 
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send: SLURM before a time limit, or to make room for another job."""
+"""Signals of schedulers: SLURM sends them before a time limit, or to make room for another job."""
 
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Where there is nothing to save yet, what schedulers send ends the process with 75: please requeue it."""
+    """Exit with code 75 (requeue) at a scheduler's signal, as long as there is nothing to save."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        os.write(2, f"error: asked to leave ({name}) before the first step: start again\n".encode())
+        os.write(2, f"error: received {name} before the first step; restart to begin\n".encode())
         raise SystemExit(75)
 
     before = {number: signal.signal(number, leave) for number in PREEMPTION_SIGNALS}
@@ -32,25 +33,25 @@ def exit_on_signals() -> Iterator[None]:
 
 
 class Interrupted(VideoRSError):
-    """Raised between two steps, or inside a validation, once a signal has come.
+    """A stop signal, raised between two steps or inside a validation.
 
     Attributes:
-        signal: which.
+        signal: the signal that was received.
     """
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
-        super().__init__(f"stopped by {self.signal.name}")
+        super().__init__(f"received {self.signal.name}")
         self.exit_code = 75 if self.signal in PREEMPTION_SIGNALS else 130
 
 
 class StopSignals:
-    """Context that turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop; a second SIGINT acts at once.
+    """Context that turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop. A second SIGINT stops at once.
 
-    It may be entered again inside of itself.
+    It may be nested. Outside of the main thread, where Python handles no signals, it does nothing.
 
     Attributes:
-        received: the signal that came, or None.
+        received: the first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -58,9 +59,9 @@ class StopSignals:
         self._before: list[dict[signal.Signals, object]] = []
 
     def __enter__(self) -> StopSignals:
-        self._before.append(
-            {number: signal.signal(number, self._note) for number in (signal.SIGINT, *PREEMPTION_SIGNALS)}
-        )
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, *PREEMPTION_SIGNALS) if is_main else ()
+        self._before.append({number: signal.signal(number, self._note) for number in numbers})
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -71,10 +72,10 @@ class StopSignals:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        if number == signal.SIGINT:  # os.write, for the signal may have come in the middle of a print
-            os.write(2, b"\nstopping after this step, with its state saved; Ctrl-C again stops at once\n")
+        if number == signal.SIGINT:  # os.write: the signal may interrupt a print
+            os.write(2, b"\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once\n")
 
     def check(self) -> None:
-        """Raises :class:`Interrupted` when a signal has come."""
+        """Raise :class:`Interrupted` if a signal was received."""
         if self.received is not None:
             raise Interrupted(self.received)

@@ -1,8 +1,8 @@
 """One optimizer step on one global batch, taken as micro-batches of uint8 clips ``[N, T, H, W, C]``.
 
-All that is random is a function of (seed, step, position in the global batch), and all that a step leaves behind is in
-``Trainer.state_dict()``. A step whose loss or gradient is not finite leaves nothing: that is found out and acted upon
-on the device, and the host learns of it when it reads the metrics.
+Everything random is a function of (seed, step, position in the global batch), and everything that a step changes is in
+``Trainer.state_dict()``. A step whose loss or gradient is not finite changes nothing. The device detects and skips it;
+the host learns of it when it reads the metrics.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from video_rs.data.transforms.crops import normalize
 from video_rs.data.transforms.mixing import draw_mix, mix
 from video_rs.distributed import device as runtime
 from video_rs.distributed.world import World
-from video_rs.errors import MachineError, VideoRSError, is_out_of_memory
+from video_rs.errors import MachineError, VideoRSError, first_line, is_out_of_memory
 from video_rs.rng import sample_keys
-from video_rs.training import compiling
-from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
 from video_rs.training.metrics import StepMetrics
 from video_rs.training.optim import load_optimizer, step_unless
 from video_rs.training.schedule import Schedule
 
-SMALLEST_SCALE = 2.0**-10  # of a loss with float16: 26 steps in a row that could not be taken
+SMALLEST_SCALE = 2.0**-10  # of the loss with float16, after 26 steps in a row that were skipped
 
 
 class Trainer:
@@ -40,17 +38,18 @@ class Trainer:
 
     Args:
         model: a network with ``data_config``, on its device, called as ``model(clips, keys)``.
-        plan: see :class:`Schedule`.
-        criterion: logits and targets to one loss per sample.
-        optimizer: its learning rates are set before every step: ``learning_rate(step)`` times a group's ``lr_scale``.
-        ema: the average that is validated and kept as the best weights; None to use the network itself.
+        schedule: see :class:`Schedule`.
+        criterion: from logits and targets to one loss per sample.
+        optimizer: its learning rates are set before every step: ``learning_rate(step)`` times ``lr_scale`` of a group.
+        learning_rate: as a function of the step, from 0.
+        ema: moving average of the weights; None for none.
         precision: see ``video_rs.distributed.device``.
-        mixup, cutmix: alphas, 0 for off.
-        clip_grad_norm: largest norm of the whole gradient, 0 for off.
-        augment: what is left to do with uint8 clips on the device, called with them and the ``rngs`` of the batch; see
-            ``TrainTransform.finish_batch``.
-        compile: train through ``torch.compile``; ``model`` itself stays as it is.
-        world: the processes that share each batch. All have the same state after each step.
+        mixup, cutmix: parameters alpha; 0 for off.
+        clip_grad_norm: largest norm of the whole gradient; 0 for off.
+        augment: augments uint8 clips on the device, given them and the ``rngs`` of the batch, see
+            ``TrainTransform.finish_batch``; None if the loader has done it.
+        compile: train through ``torch.compile``; ``model`` itself is unchanged.
+        world: the ranks that share each batch. All have the same state after each step.
     """
 
     def __init__(
@@ -82,26 +81,26 @@ class Trainer:
         self.step = 0
         self.metrics = StepMetrics(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        self._buffers = Buffers(model)
+        self._buffers = _Buffers(model)
         self._traits = runtime.traits(self.device)
         self._network: nn.Module | None = None  # made in the first step
 
     def _wrapped(self) -> nn.Module:
-        """The network as steps call it, once all processes are here. Batch norm's statistics are each one's own."""
+        """Return the network that steps call, once all ranks are here. Each rank keeps its batch norm statistics."""
         network = self.model
         if self.world.size > 1 and self._traits.has_ddp:
             devices = [self.device] if self.device.type == "cuda" else None
-            new, old = "forward_sync_buffers", "broadcast_buffers"  # the old one, torch 2.9's, is deprecated
+            new, old = "forward_sync_buffers", "broadcast_buffers"  # torch 2.9 has the old one only
             name = new if new in signature(DistributedDataParallel).parameters else old
-            warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1x1x1 kernels, where it is no matter
+            warnings.filterwarnings("ignore", "Grad strides do not match")  # harmless for 1x1x1 kernels
             network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **{name: False})
-        return compiling.compiled(network) if self.compile else network
+        return _compiled(network) if self.compile else network
 
     def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
-        """One optimizer step; the ``schedule.accumulation_steps`` micro-batches are taken as they are needed.
+        """Take one optimizer step, fetching its ``schedule.accumulation_steps`` micro-batches one after the other.
 
-        When they fail to come, another process is lost, or there is not enough memory for one (MachineError, which says
-        what would do), the state is as it was before the step.
+        If it raises, the state is that from before the step: an error of ``micro_batches``, PeersLost for a lost rank,
+        or MachineError if a micro-batch does not fit in memory, naming a size that does.
         """
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -109,7 +108,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.metrics.begin()
         before, batch, is_full, is_first = self._buffers.read(), {}, False, self._network is None
-        runtime.flush(self.device)  # what was left over is no part of the step's graph, or that would be another
+        runtime.flush(self.device)  # pending operations would become part of this step's graph
         try:
             with self.world.guard(f"step {self.step + 1}"):
                 if self._network is None:
@@ -122,7 +121,7 @@ class Trainer:
                     runtime.flush(self.device)
                 if not batch:
                     raise ValueError("a step needs micro-batches, and none came")
-                if is_first and self._traits.compiles_graphs:  # or too little memory would show in whatever waits next
+                if is_first and self._traits.compiles_graphs:  # raises here if memory is too small
                     runtime.synchronize(self.device)
                 if self.world.size > 1 and not self._traits.has_ddp:
                     runtime.all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
@@ -131,10 +130,10 @@ class Trainer:
             self._buffers.write(before)
             is_full = is_out_of_memory(error)
             if not is_full:
-                compiling.explain(error)
+                _explain_compiler_error(error)
                 raise
             runtime.free_memory(error)
-        if is_full:  # only here is the error forgotten, and all that it kept
+        if is_full:  # outside of the except block: the error would keep tensors alive
             message = self._what_fits(batch)
             self._buffers.write(before)
             raise MachineError(message)
@@ -143,7 +142,7 @@ class Trainer:
         self.step += 1
 
     def _what_fits(self, batch: dict[str, Any]) -> str:
-        """What to do when a micro-batch is too large for the memory. One process alone tries what would fit."""
+        """Return the error for a micro-batch that does not fit in memory. A single process tries smaller ones."""
         schedule, unit = self.schedule, 2 * self.schedule.repeats if self.mixup or self.cutmix else 1
         sizes = [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
 
@@ -156,13 +155,13 @@ class Trainer:
         if self.world.size > 1:
             fits, found = max(sizes, default=0), ""
         else:
-            self._network = self.model  # a compiled one would be compiled anew for each size
+            self._network = self.model  # the compiled one would be compiled for each size
             fits = runtime.largest_that_fits(sizes, attempt)
             found = f"{fits} would fit; " if fits else ""
         self.optimizer.zero_grad(set_to_none=True)
-        advice = f"start again with train.micro_batch={fits}"
+        advice = f"restart with train.micro_batch={fits}"
         if not fits:
-            advice = "nor is there for less; lower data.num_frames or data.train_size, or choose a smaller network"
+            advice = "no smaller one fits; lower data.num_frames or data.train_size, or choose a smaller network"
         return (
             f"not enough memory for train.micro_batch={schedule.micro_batch} at step {self.step + 1}: {found}{advice}"
         )
@@ -173,7 +172,7 @@ class Trainer:
         if self.augment:
             clips = self.augment(clips, batch["rngs"])
         clips = normalize(clips, data_config.mean, data_config.std, dtype=dtype)
-        if data_config.multi_label:  # classes that the network has beyond the data's are nobody's
+        if data_config.multi_label:  # the network may have more classes than the data
             labels = F.pad(labels.to(dtype), (0, self.model.num_classes - labels.shape[1]))
         first = number * self.schedule.micro_batch
         place, targets = self.world.rank * self.schedule.per_rank_batch + first, labels  # in the global batch
@@ -189,7 +188,7 @@ class Trainer:
         with runtime.autocast(self.device, self.precision):
             logits = self._network(clips, keys)
             losses = self.criterion(logits, targets)
-        # processes average their gradients, the loss is the mean of the global batch
+        # the loss is the mean over the global batch, and gradients are averaged over ranks
         self.scaler.scale(losses.sum() * self.world.size / self.schedule.batch_size).backward()
         with torch.no_grad():
             top = logits.argmax(1)
@@ -198,7 +197,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self, before: Tensor, buffers: Tensor, sums: Tensor) -> None:
-        """Optimizer and average, unless loss or gradient are not finite; all on the device."""
+        """Update weights and EMA on the device, unless loss or gradient is not finite."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._trained if p.grad is not None]
@@ -212,11 +211,11 @@ class Trainer:
         self.scaler.update()
         if self.ema:
             self.ema.update(self.model, skip)
-        # with float16 the gradient overflows now and then, and the scaler sees to it
+        # with float16 an overflowing gradient is normal: the scaler lowers its scale
         self.metrics.end(self.step, sums, lost if self.scaler.is_enabled() else skip)
 
     def _share(self, buffers: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """The means of the processes' buffers and the totals of their sums, in one message."""
+        """Return buffers averaged and sums totalled over ranks, in one message."""
         if self.world.size == 1:
             return buffers, sums.clone()
         message = torch.cat([buffers, sums])
@@ -224,13 +223,13 @@ class Trainer:
         return message[:-3] / self.world.size, message[-3:]
 
     def is_finite(self) -> bool:
-        """Whether all weights are, and with float16 gradients at some scale of the loss; waits for the device."""
+        """Return True if all weights are finite and, with float16, the loss scale is usable. Waits for the device."""
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             return False
         return bool(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]).isfinite())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a step changes."""
+        """Return everything that a step changes."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -242,7 +241,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restore :meth:`state_dict`."""
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.load_state_dict(state["ema"], state["ema_updates"])
@@ -250,3 +249,47 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.metrics.load_state_dict(state)
+
+
+class _Buffers:
+    """The buffers of a network, batch norm statistics above all, as one flat float64 tensor.
+
+    It is kept, restored and reduced with a few kernels; a network has hundreds of buffers. float64 holds the counts of
+    batch norm exactly.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [buffer for buffer in model.buffers() if buffer.numel()]
+        self._sizes = [buffer.numel() for buffer in self._buffers]
+        device = next(model.parameters()).device
+        self._empty = torch.zeros(0, dtype=torch.float64, device=device)  # makes the concatenation float64
+
+    def read(self) -> Tensor:
+        """Return a copy: float64 ``[n]``."""
+        return torch.cat([self._empty, *(buffer.flatten() for buffer in self._buffers)])
+
+    @torch.no_grad()
+    def write(self, flat: Tensor) -> None:
+        """Set all buffers to what :meth:`read` returned."""
+        values = zip(self._buffers, flat.split(self._sizes), strict=True)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, [value.view_as(buffer) for buffer, value in values])
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    """Return the network through ``torch.compile``, which compiles for each shape of clips.
+
+    It goes around DistributedDataParallel, as torch advises: the compiler then splits the graph where gradients are
+    sent, and sending overlaps with computing.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # or more clip sizes run eager
+    return torch.compile(network, dynamic=False)
+
+
+def _explain_compiler_error(error: BaseException) -> None:
+    """Raise MachineError for an error of the compiler itself."""
+    if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+        raise MachineError(
+            f"torch.compile failed ({type(error).__name__}: {first_line(error)}); use train.compile=false, or repair "
+            "the compiler"
+        ) from error

@@ -1,0 +1,142 @@
+"""The state of a run: saved and restored as one, and refused if its weights are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from video_rs.errors import UserError
+from video_rs.training.checkpointer import Checkpointer, newest_before
+from video_rs.training.incidents import ADVICE, Incidents, Suspect
+from video_rs.training.trainer import Trainer
+
+
+class RunState:
+    """Trainer, incidents and best validation of a run, with the checkpoints of its folder.
+
+    All ranks hold the same state. Rank 0 writes it.
+
+    Args:
+        trainer, folder, identity, samples_of, keep, incidents: see :class:`video_rs.training.loop.Run`.
+
+    Attributes:
+        monitored: name of the metric that decides which weights are the best.
+        best: monitored metric and negative loss of the best validation.
+        validated: last step that was validated.
+        logged: last step that was logged.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: Path,
+        identity: Mapping[str, Any],
+        *,
+        samples_of: Callable[[int], Sequence[Suspect]],
+        keep: int = 3,
+        incidents: Incidents | None = None,
+    ) -> None:
+        self.trainer, self.schedule, self.world = trainer, trainer.schedule, trainer.world
+        self.folder, self.incidents = folder, incidents or Incidents()
+        self._identity, self._samples_of = identity, samples_of
+        minutes = self.schedule.checkpoint_minutes
+        self.checkpointer = Checkpointer(folder, keep, minutes=minutes, writes=self.world.is_main)
+        self.monitored = "map" if trainer.model.data_config.multi_label else "top1"
+        self.best, self.validated, self.logged = (-1.0, 0.0), 0, 0
+
+    step = property(lambda self: self.trainer.step, doc="Number of steps done.")
+    is_on_disk = property(lambda self: self.checkpointer.written == self.step, doc="True if this step's checkpoint is.")
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step was skipped: a streak of bad steps must not push out older checkpoints.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
+        self.collect_bad_steps()
+        if self.step in self.incidents.steps and self.step < self.schedule.num_steps:
+            return
+        if self.world.agree([not self.write()], "the weights to save")[0]:
+            self._fail_not_finite()
+
+    def write(self) -> bool:
+        """Write a checkpoint without synchronizing ranks. Return False, without writing, if a weight is not finite."""
+        if not self.trainer.is_finite():
+            return False
+        first_doubtful = self.incidents.first_doubtful(self.step, self.logged)
+        self.checkpointer.save({**self._identity, **self.state_dict()}, self.step, first_doubtful)
+        self.write_incidents()
+        return True
+
+    def keep_best(self, model: nn.Module, metrics: Mapping[str, float]) -> bool:
+        """Note a validation of this step, and write ``best.pt`` if it is the best one. Return True if it is."""
+        result = metrics.get(self.monitored, 0.0), -metrics.get("loss", 0.0)  # without validation data, the last one
+        is_best, self.validated = result > self.best, self.step
+        if is_best:
+            self.best = result
+            weights = {"model": model.state_dict(), "ema": None}
+            self.checkpointer.save_best({**self._identity, **weights, "step": self.step, "metrics": dict(metrics)})
+        return is_best
+
+    def collect_bad_steps(self) -> None:
+        """Note the steps that were skipped since the last call. All ranks note the same ones."""
+        found = self.trainer.metrics.bad_steps()
+        by_rank = self.world.gather(found, "the steps that were not finite") if found else []
+        for step in found:
+            samples, size = self._samples_of(step), self.schedule.per_rank_batch
+            positions = [rank * size + position for rank, of_rank in enumerate(by_rank) for position in of_rank[step]]
+            self.incidents.note_step(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
+
+    def write_incidents(self) -> None:
+        """Write the csv files of unreadable files and bad steps, on rank 0."""
+        if self.world.is_main:
+            self.incidents.write(self.folder)
+
+    def check_files(self) -> None:
+        """Save the state and raise UserError if too many files are unreadable."""
+        if self.incidents.too_many_files:
+            if self.checkpointer.saved < self.step:
+                self.write()
+            with self.world.together("the files of the training split"):
+                self.incidents.check_files(self.folder, self.step)
+
+    def check_steps(self, bad: Sequence[int]) -> None:
+        """Raise UserError if one of these bad steps ends a streak with too many of them."""
+        if streaks := [step for step in bad if self.incidents.too_many_steps(step)]:
+            self._fail_not_finite(streaks[-1])
+
+    def require_finite(self, what: str) -> None:
+        """Raise UserError on all ranks if a weight of one is not finite."""
+        if self.world.agree([not self.trainer.is_finite()], what)[0]:
+            self._fail_not_finite()
+
+    def _fail_not_finite(self, streak: int = 0) -> None:
+        """Raise UserError on all ranks, naming the newest checkpoint from before the bad steps.
+
+        ``streak`` is the last step of a streak of bad steps; 0 if the weights themselves are not finite.
+        """
+        self.collect_bad_steps()
+        reason = self.incidents.describe_streak(streak) if streak else "weights or gradients are not finite"
+        with self.world.together("the last checkpoint"):
+            if self.world.is_main:
+                self.write_incidents()
+                self.checkpointer.wait()
+                good = newest_before(self.folder, self.incidents.first_doubtful(self.step, self.logged))
+                start = f"start with another out={f' and train.init_from={good}' if good else ''}"
+                raise UserError(f"step {streak or self.step}: {reason}; {ADVICE}; {start}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes during a run."""
+        own = {"best": self.best, "validated": self.validated}
+        return {**self.trainer.state_dict(), **own, **self.incidents.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.trainer.load_state_dict(state)
+        self.incidents.load_state_dict(state)
+        self.checkpointer.saved = self.checkpointer.written = state["step"]
+        self.logged = state["step"] - state["step"] % self.schedule.log_every
+        self.best, self.validated = tuple(state["best"]), state["validated"]
