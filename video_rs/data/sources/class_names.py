@@ -1,76 +1,30 @@
-"""The classes of a dataset, in the order of their numbers."""
+"""The classes of a dataset: their names, and the class number of each label."""
 
 from __future__ import annotations
 
+import difflib
 import os
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from video_rs.data import storage
 from video_rs.data.shards import TAR
+from video_rs.data.sources.read_split import RawSplit
 from video_rs.data.sources.records import SEPARATOR
 from video_rs.errors import UserError
 
-if TYPE_CHECKING:
-    from video_rs.data.sources.read_split import ReadSplit
-
-NAMES_FILE = "class_names.txt"  # as prepare_dataset calls it
-
-
-def class_names_of(file: str, num_classes: int, read: dict[str, ReadSplit]) -> tuple[str, ...]:
-    """The classes, from the file, else from the training split, else from all.
-
-    Args:
-        file: with one name a line; "" for none.
-        num_classes: how many numbered labels may name; 0 for as many as there are.
-        read: the splits.
-
-    Raises:
-        UserError: see :func:`read_class_names`; or labels do not fit together, or are no classes.
-    """
-    names = read_class_names(file) if file else ()
-    _refuse_joined(read, names)
-    if file:
-        return names
-    parts = [read["train"]] if "train" in read and read["train"].first_place else list(read.values())
-    if official := next((part.class_names for part in parts if part.class_names), ()):
-        return official
-    places = {label: place for part in parts for label, place in part.label_places().items()}
-    listed = {label: place for part in read.values() if part.is_list for label, place in part.label_places().items()}
-    if not any(part.is_list for part in parts) or not any(label.isdecimal() and label in listed for label in places):
-        return tuple(sorted(places))
-    named = next((label for label in listed if not label.isdecimal()), None)
-    if named is not None:
-        number = next(label for label in listed if label.isdecimal())
-        both = f"label '{named}' is a name, but '{number}' in {listed[number]} is a number"
-        raise UserError(f"{listed[named]}: {both}: use one kind, or give data.class_names")
-    largest = max(listed, key=int)
-    lines = sum(len(part.paths) + part.num_missing for part in read.values())
-    if not num_classes and int(largest) >= 10 * lines + 1000:
-        raise UserError(f"{listed[largest]}: label '{largest}' is too large for so short a list: set model.num_classes")
-    return tuple(str(i) for i in range(num_classes or 1 + int(largest)))
-
-
-def beside_shards(root: str) -> str:
-    """The file of class names that lies with the shards of a ``data.root``; "" for none. Raises as ``storage.read``."""
-    is_folder = os.path.isdir(root) or not root.endswith(TAR)
-    folder = root.rstrip("/") if is_folder else os.path.dirname(root)
-    try:
-        there = NAMES_FILE in storage.sizes(folder)
-    except FileNotFoundError:
-        there = False
-    return os.path.join(folder, NAMES_FILE) if there else ""
-
-
-def _refuse_joined(read: dict[str, ReadSplit], names: tuple[str, ...]) -> None:
-    """Where each file has one label, one with ";" in it is one only where the names say so."""
-    for part in read.values():
-        for label, place in part.first_place.items():
-            if SEPARATOR in label and part.is_list and not part.joined and label not in names:
-                raise UserError(f"{place}: '{label[:80]}' are several labels of one file: set data.multi_label=true")
+NAMES_FILE = "class_names.txt"  # written by prepare_dataset
+_SYNSET = re.compile(r"n\d{8} ")
 
 
 def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...]:
-    """The lines of a text file that aren't empty. Raises UserError, which calls the file what ``key`` is set to."""
+    """Return the non-empty lines of a text file.
+
+    Raises:
+        UserError: no such file, not UTF-8, or a name is repeated. The message names the option `key`.
+    """
     try:
         text = storage.read(file).decode("utf-8-sig")
     except FileNotFoundError:
@@ -82,3 +36,108 @@ def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{key}={file}: '{twice}' is in it twice")
     return names
+
+
+def find_names_file(root: str) -> str:
+    """Return the ``class_names.txt`` beside the shards of a ``data.root``; "" if there is none.
+
+    Raises:
+        UserError, MachineError: see ``storage.read``.
+    """
+    is_folder = os.path.isdir(root) or not root.endswith(TAR)
+    folder = root.rstrip("/") if is_folder else os.path.dirname(root)
+    try:
+        return os.path.join(folder, NAMES_FILE) if NAMES_FILE in storage.sizes(folder) else ""
+    except FileNotFoundError:
+        return ""
+
+
+def choose_class_names(file: str, num_classes: int, splits: Mapping[str, RawSplit]) -> tuple[str, ...]:
+    """Return the class names: from a file, else from the training split, else from all splits.
+
+    Args:
+        file: a text file with one name per line; "" for none.
+        num_classes: number of classes that numbered labels can have; 0 to take the largest label.
+        splits: the splits that were read.
+
+    Raises:
+        UserError: see :func:`read_class_names`; or labels are names here and numbers there, or not possible.
+    """
+    names = read_class_names(file) if file else ()
+    _refuse_joined_labels(splits, names)
+    if file:
+        return names
+    is_train_enough = "train" in splits and splits["train"].first_place
+    parts = [splits["train"]] if is_train_enough else list(splits.values())
+    if official := next((part.class_names for part in parts if part.class_names), ()):
+        return tuple(official)
+    places = {label: place for part in parts for label, place in part.label_places().items()}
+    listed = {label: place for part in splits.values() if part.is_list for label, place in part.label_places().items()}
+    if not any(part.is_list for part in parts) or not any(label.isdecimal() and label in listed for label in places):
+        return tuple(sorted(places))
+    named = next((label for label in listed if not label.isdecimal()), None)
+    if named is not None:
+        number = next(label for label in listed if label.isdecimal())
+        both = f"label '{named}' is a name, but '{number}' in {listed[number]} is a number"
+        raise UserError(f"{listed[named]}: {both}: use one kind, or give data.class_names")
+    largest = max(listed, key=int)
+    lines = sum(len(part.paths) + part.num_missing for part in splits.values())
+    if not num_classes and int(largest) >= 10 * lines + 1000:
+        raise UserError(f"{listed[largest]}: label '{largest}' is too large for so short a list: set model.num_classes")
+    return tuple(str(i) for i in range(num_classes or 1 + int(largest)))
+
+
+def _refuse_joined_labels(splits: Mapping[str, RawSplit], names: Sequence[str]) -> None:
+    """Raise UserError for a label with ";" in a dataset with one label per file, unless it is a class name."""
+    for part in splits.values():
+        for label, place in part.first_place.items():
+            if SEPARATOR in label and part.is_list and not part.has_label_sets and label not in names:
+                raise UserError(f"{place}: '{label[:80]}' are several labels of one file: set data.multi_label=true")
+
+
+def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list[list[int]]:
+    """Return the class numbers of each key of ``part.first_place``.
+
+    Args:
+        part: a split.
+        names: the class names.
+        from_file: True if the names come from ``data.class_names``; labels can then be numbers or names.
+
+    Raises:
+        UserError: the label of a file is not a class, or a file is listed with two labels.
+    """
+    has_numbers = from_file or names == tuple(map(str, range(len(names))))
+    number = {name: i for i, name in enumerate(names)}
+    if from_file and all(map(_SYNSET.match, names)):
+        number |= {name.split(" ")[0]: i for i, name in enumerate(names)}
+    for label in part.label_places():
+        if label not in number and has_numbers and part.is_list and label.isdecimal() and int(label) < len(names):
+            number[label] = int(label)
+    labels = [part.split_label(written) for written in part.first_place]
+    numbers = [[number.get(label, -1) for label in each] for each in labels]
+    unknown = np.flatnonzero(np.array([-1 in each for each in numbers], bool)[np.asarray(part.labels)])
+    if unknown.size:
+        label = next(label for label in labels[part.labels[unknown[0]]] if label not in number)
+        known = f"0 to {len(names) - 1}" if label.isdecimal() and has_numbers else f"the {len(names)} class names"
+        hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not has_numbers else ""
+        if not label.isdecimal() and (near := difflib.get_close_matches(label, names, n=1)):
+            hint = f"; did you mean '{near[0]}'?"
+        raise UserError(f"{part.place(unknown[0])}: label '{label}' is not one of {known}{hint}")
+    if part.is_list and not part.repeats:
+        _refuse_conflict(part, numbers)
+    return numbers
+
+
+def _refuse_conflict(part: RawSplit, numbers: list[list[int]]) -> None:
+    """Raise UserError for a file that is listed with two labels."""
+    hashes = np.fromiter(map(hash, part.paths), np.int64, len(part.paths))
+    order = np.argsort(hashes, kind="stable")
+    hashes, labels = hashes[order], np.asarray(part.labels)[order]
+    changes = np.flatnonzero((hashes[1:] == hashes[:-1]) & (labels[1:] != labels[:-1]))
+    written = list(part.first_place)
+    for second, first in sorted((int(order[at + 1]), int(order[at])) for at in changes):
+        a, b = part.labels[first], part.labels[second]
+        if part.paths[first] == part.paths[second] and set(numbers[a]) != set(numbers[b]):
+            there = f"'{written[a]}' in {'line' if part.mark == ':' else 'entry'} {part.lines[first]}"
+            place = f"{part.place(second)}: {part.paths[second]}"
+            raise UserError(f"{place} has label '{written[b]}', but {there}: keep one")

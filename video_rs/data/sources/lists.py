@@ -13,7 +13,6 @@ Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field an
   the first such line whose file exists decides for the whole list. Without one the list is csv if all its lines have
   two fields. A list whose first line has no comma and no tab is never csv.
 * Several labels of a file are joined by ";". With ``multi_label`` the label may be left out: "path" or "path,".
-* Kinetics: a header with ``label``, ``youtube_id``, ``time_start`` and ``time_end``.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
-import numpy as np
-
-from video_rs.data.sources.records import SEPARATOR, Paths
-from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
+from video_rs.data.sources.records import SEPARATOR
+from video_rs.data.video.media import MEDIA_EXTENSIONS
 from video_rs.errors import UserError
 
 _NO_CLASS = re.compile(r"[-+]\d+|[-+]?\d*\.\d+")
@@ -76,11 +73,8 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
         UserError: for a line that cannot be read, naming file and line.
     """
     base = root or os.path.dirname(file)
-    columns, delimiter = columns_of(file)
+    columns, delimiter = read_header(file)
     named = any(name in _PATH_COLUMNS for name in columns) and any(name in _LABEL_COLUMNS for name in columns)
-    if "youtube_id" in columns:
-        yield from _kinetics_entries(file, columns, base)
-        return
     if named and (len(columns) > 2 or columns[0] in _LABEL_COLUMNS):
         entries = _column_entries(file, columns, delimiter, multi_label)
     else:
@@ -88,11 +82,6 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     for entry in entries:
         path = entry.path.rstrip("/") or entry.path  # that of a folder may end in one
         yield entry._replace(path=os.path.join(base, path))
-
-
-def is_kinetics(file: str) -> bool:
-    """Return True for an official csv of Kinetics."""
-    return "youtube_id" in columns_of(file)[0]
 
 
 def read_csv(file: str, delimiter: str = ",") -> Iterator[Record]:
@@ -137,7 +126,7 @@ def _cut(text: str) -> str:
     return " ".join(text.split())[:100]
 
 
-def columns_of(file: str) -> tuple[list[str], str]:
+def read_header(file: str) -> tuple[list[str], str]:
     """Return the fields of the first line that is not empty, in lower case, and the delimiter."""
     first = next(filter(str.strip, read_lines(file)), "").strip().lstrip("# ")
     delimiter = next((mark for mark in "\t," if mark in first), " ")
@@ -297,22 +286,3 @@ def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: 
         is_folder = frames is not None and not _has_extension(row[path])
         count = _count(row[frames], f"{file}:{number}") if is_folder else 0
         yield Entry(row[path], row[label], number, written, frames=count)
-
-
-def _kinetics_entries(file: str, columns: list[str], root: str) -> Iterator[Entry]:
-    if "label" not in columns:
-        raise UserError(f"{file}:1: this Kinetics csv has no column 'label', so it cannot be trained or tested on")
-    files = Paths(media_below(root, VIDEO_EXTENSIONS))
-    stems = np.fromiter((hash(os.path.splitext(os.path.basename(path))[0]) for path in files), np.int64, len(files))
-    order = np.argsort(stems, kind="stable")  # the first of several copies stays the first
-    stems = stems[order]
-    for number, fields, text in islice(read_csv(file), 1, None):
-        row = dict(zip(columns, fields))
-        try:
-            start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-            label, stem = row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        except (KeyError, ValueError, OverflowError):
-            raise bad_line(f"{file}:{number}", "'label,youtube_id,time_start,time_end,split'", text) from None
-        at = stems.searchsorted(hash(stem))
-        found = at < len(stems) and stems[at] == hash(stem)
-        yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, number)

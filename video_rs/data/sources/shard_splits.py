@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from video_rs.data import storage
 from video_rs.data.shards import INDEX, TAR, Entry, Members, ShardIndex, expand, index_path, read_index
-from video_rs.data.sources.read_split import ReadSplit
+from video_rs.data.sources.read_split import RawSplit
 from video_rs.errors import UserError
 
 _AT_ONCE = 16  # indexes read at a time
@@ -32,7 +32,7 @@ def _is_pattern(value: str, root: str = "") -> bool:
     return value.endswith(TAR) and not any(map(os.path.isdir, (value, os.path.join(root, value))))
 
 
-def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[str, ReadSplit]:
+def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[str, RawSplit]:
     """The splits that lie in shards; none for a dataset of files.
 
     Args:
@@ -45,7 +45,7 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
         UserError: a shard or an index is missing, damaged or not of the other, or cannot be reached.
         MachineError: the storage does not answer.
     """
-    splits: dict[str, ReadSplit] = {}
+    splits: dict[str, RawSplit] = {}
     split_of: dict[str, str] = {}
     for split, value in given.items():
         if _is_pattern(value, root):
@@ -117,14 +117,14 @@ def _indexes(shards: list[str], key: str) -> Iterator[ShardIndex]:
             yield index
 
 
-def _parts(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: str = "") -> dict[str, ReadSplit]:
+def _parts(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: str = "") -> dict[str, RawSplit]:
     """Return the splits that the indexes name, or `split` with all their members."""
-    parts: dict[str, ReadSplit] = {}
+    parts: dict[str, RawSplit] = {}
     for index in indexes:
         for name in [split] if split else dict.fromkeys(entry.split for entry in index.entries):
             if name not in ("train", "val", "test"):
                 raise UserError(f"{index_path(index.shard)}: '{name}' is not train, val or test")
-            part = parts.setdefault(name, ReadSplit(source, joined=multi_label, members=Members()))
+            part = parts.setdefault(name, RawSplit(source, has_label_sets=multi_label, members=Members()))
             _add(part, index, [entry for entry in index.entries if split or entry.split == name])
     for part in parts.values():
         if len(part.sources) < len(part.paths):
@@ -132,23 +132,23 @@ def _parts(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split:
     return parts
 
 
-def _add(part: ReadSplit, index: ShardIndex, entries: list[Entry]) -> None:
+def _add(part: RawSplit, index: ShardIndex, entries: list[Entry]) -> None:
     """Add members of a shard to a split."""
     file = index_path(index.shard)
     for entry in entries:
-        if not entry.label and not part.joined:
+        if not entry.label and not part.has_label_sets:
             raise UserError(f"{file}:{entry.line}: a sample without a label needs data.multi_label=true")
         part.add(f"{index.shard}/{entry.name}", entry.label, file, entry.line)
         part.members.add(entry.offset, entry.size, part.num_shards)
         if entry.source is not None:
             part.sources.append(entry.source)
     part.num_shards += 1
-    part.wanted_shards = max(part.wanted_shards, index.num_shards)
+    part.listed_shards = max(part.listed_shards, index.num_shards)
 
 
-def _refuse_incomplete(root: str, split: str, part: ReadSplit) -> None:
+def _refuse_incomplete(root: str, split: str, part: RawSplit) -> None:
     """Raise UserError for a split that has other shards than its indexes count; a pattern may leave some out."""
-    found, wanted = part.num_shards, part.wanted_shards
+    found, wanted = part.num_shards, part.listed_shards
     if found < wanted and not _is_pattern(root):
         hint = f"copy the missing ones too, or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
         raise UserError(f"data.root={root}: {found} of the {wanted} shards of the {split} split found: {hint}")

@@ -1,0 +1,12 @@
+"""The layouts of public datasets, one file each. A module in this folder is registered by being there."""
+
+import importlib
+import pkgutil
+
+from video_rs.data.sources.layouts.base import Layout, find, recognise, register_layout
+from video_rs.data.sources.lists import Entry
+
+__all__ = ["Entry", "Layout", "find", "recognise", "register_layout"]
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)

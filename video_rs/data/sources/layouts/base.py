@@ -1,0 +1,194 @@
+"""The interface of dataset layouts, their registry, and helpers for reading annotation files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from video_rs.data.sources.lists import Entry, bad_line, read_header, read_lines
+from video_rs.data.video.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.errors import UserError
+
+_PLACES = ("", "annotations", "labels", "Charades")  # folders of annotation files, below the root
+
+
+class Layout:
+    """How the files of one dataset are laid out. A subclass overrides :meth:`find` and :meth:`read` at least.
+
+    Attributes:
+        multi_label: True if a video can have several labels, joined by ";".
+        repeats: True if the published lists may give one video two labels.
+    """
+
+    multi_label = False
+    repeats = False
+
+    def find(self, root: str, fold: int) -> Mapping[str, str]:
+        """Return the source of each split, ``{"train": path, ...}``; empty for any other dataset.
+
+        A source is a file, or a folder that :meth:`recognises` accepts; other folders are read as class folders.
+
+        Args:
+            root: ``data.root``, an existing folder.
+            fold: ``data.fold``, for datasets with several official splits.
+        """
+        return {}
+
+    def recognises(self, source: str) -> bool:
+        """Return True if :meth:`read` reads a file or folder given as ``data.train``, ``data.val`` or ``data.test``."""
+        return False
+
+    def class_names(self, source: str, fold: int) -> Sequence[str]:
+        """Return the class names in the official order; empty to sort the labels."""
+        return ()
+
+    def read(self, source: str, root: str, split: str, fold: int) -> Iterable[Entry]:
+        """Yield the videos of one split. Their files may be missing.
+
+        Args:
+            source: from :meth:`find`, or given.
+            root: ``data.root``; empty if only `source` was given.
+            split: "train", "val" or "test".
+            fold: ``data.fold``.
+
+        Raises:
+            UserError: a line does not fit the format; the message names file and line.
+        """
+        raise NotImplementedError
+
+
+_LAYOUTS: dict[str, Layout] = {}
+
+
+def register_layout(name: str) -> Callable[[type[Layout]], type[Layout]]:
+    """Return a class decorator that registers a layout. Layouts registered later are tried first."""
+
+    def register(layout: type[Layout]) -> type[Layout]:
+        _LAYOUTS[name] = layout()
+        return layout
+
+    return register
+
+
+def find(root: str, fold: int = 1) -> dict[str, tuple[str, Layout | None]]:
+    """Return the source of each split and its layout, None for class folders; empty if no layout fits the root."""
+    for layout in reversed(_LAYOUTS.values()):
+        if sources := layout.find(root, fold):
+            is_read = {source: not os.path.isdir(source) or layout.recognises(source) for source in sources.values()}
+            return {split: (source, layout if is_read[source] else None) for split, source in sources.items()}
+    return {}
+
+
+def recognise(source: str) -> Layout | None:
+    """Return the layout of a given file or folder; None for class folders and lists.
+
+    Raises:
+        UserError: it is a JSON file without a known layout.
+    """
+    layout = next((layout for layout in reversed(_LAYOUTS.values()) if layout.recognises(source)), None)
+    if layout is None and source.lower().endswith(".json"):
+        known = ", ".join(sorted(_LAYOUTS))
+        raise UserError(f"{source}: not an annotation file of a known dataset ({known}); use a csv of paths and labels")
+    return layout
+
+
+# Recognising files ----------------------------------------------------------------------------------------------------
+
+
+def find_files(root: str, names: Mapping[str, str], beside: str = "") -> dict[str, str]:
+    """Return the paths of annotation files ``{split: name}``, of those that exist; empty without one for training.
+
+    Args:
+        root: folder of the dataset; its usual subfolders are searched too.
+        names: file names relative to one of those folders.
+        beside: another file that has to be in the same place.
+    """
+    for place in (os.path.join(root, name) for name in _PLACES):
+        paths = {split: os.path.join(place, name) for split, name in names.items()}
+        if os.path.isfile(paths["train"]) and (not beside or os.path.isfile(os.path.join(place, beside))):
+            return {split: path for split, path in paths.items() if os.path.isfile(path)}
+    return {}
+
+
+def has_columns(source: str, *names: str) -> bool:
+    """Return True for a list whose header has all these columns, written in any case."""
+    is_list = os.path.isfile(source) and not source.lower().endswith(".json")
+    return is_list and {*names} <= {*read_header(source)[0]}
+
+
+def has_key(source: str, key: str) -> bool:
+    """Return True for a JSON file with this key near its start."""
+    if not source.lower().endswith(".json"):
+        return False
+    with open(source, encoding="utf-8", errors="replace") as file:
+        return f'"{key}"' in file.read(100_000)
+
+
+def beside(file: str, *names: str) -> str:
+    """Return the path of the file that names the classes of an annotation file. Raise UserError if it is missing."""
+    folder = os.path.dirname(file)
+    paths = [os.path.join(folder, name) for name in names]
+    paths += [os.path.join(folder, "labels", names[0]), os.path.join(os.path.dirname(folder), names[0])]
+    found = next(filter(os.path.isfile, paths), "")
+    if not found:
+        raise UserError(f"{file}: {names[0]}, which names its classes, is not beside it: put it there")
+    return found
+
+
+# Finding videos -------------------------------------------------------------------------------------------------------
+
+
+def class_root(source: str, root: str, names: Sequence[str], *classes: str) -> str:
+    """Return the first of some folders that contains a folder of one of the classes.
+
+    Args:
+        source: the annotation file, or a folder of them.
+        root: the folder of the dataset; if empty, the one of `source` and its parent are searched.
+        names: names of the folder, usual ones first.
+        classes: names of class folders.
+    """
+    places = [os.path.join(base, name) if name else base for base in _bases(source, root) for name in names]
+    return next((p for p in places if any(os.path.isdir(os.path.join(p, c)) for c in classes)), places[0])
+
+
+def media_root(source: str, root: str, names: Sequence[str], suffix: str) -> tuple[str, str]:
+    """Return the first of some folders that exists, and the suffix of its first file, which may be re-encoded."""
+    extensions = IMAGE_EXTENSIONS if suffix.lower() in IMAGE_EXTENSIONS else VIDEO_EXTENSIONS
+    bases = _bases(source, root)
+    place = next(filter(os.path.isdir, (os.path.join(base, name) for base in bases for name in names)), bases[0])
+    with os.scandir(place) as files:
+        found = (os.path.splitext(file.name)[1] for file in files if not file.name.startswith("."))
+        return place, next((each for each in found if each.lower() in extensions), suffix)
+
+
+def _bases(source: str, root: str) -> list[str]:
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    return [root] if root else [folder or ".", os.path.dirname(os.path.abspath(folder))]
+
+
+# Parsing files --------------------------------------------------------------------------------------------------------
+
+
+def read_fields(file: str, max_splits: int = -1) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the words of each line that is not empty."""
+    for line, text in enumerate(read_lines(file), 1):
+        if text.strip():
+            yield line, text.strip().split(None, max_splits)
+
+
+def read_json(file: str) -> object:
+    """Return the content of a JSON file. Raise UserError that names the line of an error."""
+    text = "".join(read_lines(file))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise bad_line(f"{file}:{error.lineno}", "JSON", text[error.pos :] or "the end of the file") from None
+
+
+def read_objects(file: str) -> list[dict]:
+    """Return the objects of a JSON file that is a list of them. Raise UserError for any other."""
+    objects = read_json(file)
+    if not isinstance(objects, list) or not objects or not all(isinstance(each, dict) for each in objects):
+        raise bad_line(file, "a JSON list of objects", json.dumps(objects))
+    return objects

@@ -1,0 +1,66 @@
+"""Charades (https://prior.allenai.org/projects/charades)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from video_rs.data.sources.layouts.base import (
+    Layout,
+    beside,
+    find_files,
+    has_columns,
+    media_root,
+    read_fields,
+    register_layout,
+)
+from video_rs.data.sources.lists import Entry, bad_line, read_csv, read_header
+from video_rs.data.sources.records import SEPARATOR
+
+_CODE = re.compile(r"c\d{3}")
+
+
+@register_layout("charades")
+class Charades(Layout):
+    """A csv; ``actions`` is ``c092 11.90 21.20;c147 0.00 12.60``, codes with times, or empty."""
+
+    multi_label = True
+
+    def find(self, root: str, fold: int) -> dict[str, str]:
+        """See ``Layout``."""
+        return find_files(root, {split: f"Charades_v1_{split}.csv" for split in ("train", "test")})
+
+    def recognises(self, source: str) -> bool:
+        """See ``Layout``."""
+        return has_columns(source, "id", "actions")
+
+    def class_names(self, source: str, fold: int) -> Sequence[str]:
+        """See ``Layout``."""
+        return list(_classes(source).values())
+
+    def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
+        """See ``Layout``."""
+        names = _classes(source)
+        base, suffix = media_root(source, root, ("Charades_v1_480", "Charades_v1", "videos"), ".mp4")
+        columns, _ = read_header(source)
+        for line, fields, text in islice(read_csv(source), 1, None):
+            row = dict(zip(columns, fields))
+            codes = [action.split(" ")[0] for action in row.get("actions", "").split(";") if action]
+            if not row.get("id") or "actions" not in row or not set(codes) <= names.keys():
+                expected = "an id, and actions like 'c092 11.90 21.20'"
+                raise bad_line(f"{source}:{line}", expected, row.get("actions", text))
+            labels = SEPARATOR.join(dict.fromkeys(names[code] for code in codes))
+            yield Entry(os.path.join(base, row["id"] + suffix), labels, line)
+
+
+def _classes(source: str) -> dict[str, str]:
+    """Return the class name of each code."""
+    file = beside(source, "Charades_v1_classes.txt")
+    names = {}
+    for line, fields in read_fields(file, 1):
+        if len(fields) != 2 or not _CODE.fullmatch(fields[0]):
+            raise bad_line(f"{file}:{line}", "'c000 name of the class'", " ".join(fields))
+        names[fields[0]] = fields[1]
+    return names

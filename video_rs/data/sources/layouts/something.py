@@ -1,0 +1,58 @@
+"""Something-Something v2 (https://www.qualcomm.com/developer/software/something-something-v-2-dataset)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+from video_rs.data.sources.layouts.base import (
+    Layout,
+    beside,
+    find_files,
+    has_key,
+    media_root,
+    read_json,
+    read_objects,
+    register_layout,
+)
+from video_rs.data.sources.lists import Entry, bad_line
+
+
+@register_layout("something-something-v2")
+class SomethingSomething(Layout):
+    """``{"id": ..., "template": "Holding [something]"}``; labels.json numbers the templates without brackets."""
+
+    def find(self, root: str, fold: int) -> dict[str, str]:
+        """See ``Layout``."""
+        names = {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"}
+        short = {"train": "labels/train.json", "val": "labels/validation.json"}
+        # other datasets may have a labels/train.json too, but no labels.json
+        return find_files(root, names) or find_files(root, short, "labels/labels.json")
+
+    def recognises(self, source: str) -> bool:
+        """See ``Layout``."""
+        return has_key(source, "template")
+
+    def class_names(self, source: str, fold: int) -> Sequence[str]:
+        """See ``Layout``."""
+        file = beside(source, "labels.json", "something-something-v2-labels.json")
+        numbers = read_json(file)
+        try:
+            names = sorted(numbers, key=lambda name: int(numbers[name]))
+            if [int(numbers[name]) for name in names] != list(range(len(names))):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise bad_line(f"{file}:1", "an object {template: number} with all numbers from 0", "another") from None
+        return names
+
+    def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
+        """See ``Layout``."""
+        names = {*self.class_names(source, fold)}
+        objects = read_objects(source)
+        base, suffix = media_root(source, root, ("20bn-something-something-v2", "videos"), ".webm")
+        for number, entry in enumerate(objects, 1):
+            label = str(entry.get("template", "")).replace("[", "").replace("]", "")
+            if not str(entry.get("id", "")) or label not in names:
+                raise bad_line(f"{source}: entry {number}", "'id' and a 'template' of labels.json", json.dumps(entry))
+            yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, number)
