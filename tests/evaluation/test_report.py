@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from video_rs.evaluation.metrics import summarize, summarize_multi_label
 from video_rs.evaluation.multiview import Scores
 from video_rs.evaluation.plots import confusion_png, curves_png, read_log
-from video_rs.evaluation.report import thumbnail, worst_mistakes, write_report
+from video_rs.evaluation.report import confident_mistakes, thumbnail, write_report
 
 NAMES = ["<b>jump</b>", "run & hide", "price $5 to $9"]
 TRAIN = {"kind": "train", "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "clips_per_second": 9.0, "data_wait": 0.1}
@@ -86,8 +87,8 @@ def test_page_stands_alone_and_is_escaped(tmp_path, videos, scores):
     assert "33.33 %" in page and "25.00 %" in page  # top-1 over the scored, and over all
 
 
-def test_worst_mistakes_come_first_and_show_frames(videos, scores, frame_numbers):
-    first, second = worst_mistakes(videos, scores, NAMES, thumbnail)
+def test_the_most_confident_mistakes_come_first_and_show_frames(videos, scores, frame_numbers):
+    first, second = confident_mistakes(videos, scores, NAMES, thumbnail)
     assert (first.path, first.labels[0][0], first.predicted) == (videos[1], NAMES[1], NAMES[0])
     assert (second.path, second.labels) == (videos[2], [(NAMES[2], pytest.approx(0.3))])
     strip = np.asarray(Image.open(io.BytesIO(first.jpeg)))
@@ -166,6 +167,12 @@ def test_confusion_of_any_size(classes):
     assert 200 < width < 2000 and 200 < height < 2000
 
 
+def test_class_names_in_any_script_are_drawn_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert confusion_png(np.eye(3, dtype=int), ["\u8df3\u821e", "\u0442\u0430\u043d\u0435\u0446", "\U0001f483"])
+
+
 def test_pictures_are_embedded_whole(tmp_path, videos, scores):
     page = report(tmp_path, videos, scores)
     embedded = re.search(r"data:image/png;base64,([^']*)", page.read_text())[1]
@@ -185,8 +192,8 @@ def test_several_classes(tmp_path, videos, scores):
     assert saved["map"] == metrics["map"] and saved["per_class"][2]["average_precision"] is None
     html = page.read_text()
     assert "mAP" in html and "lowest average precision first" in html and "Confusion" not in html
-    assert "nothing that has a name" in html and NAMES[0] not in html  # which is markup
-    first = worst_mistakes(videos, scores, NAMES, thumbnail)[0]
+    assert "without a label" in html and NAMES[0] not in html  # which is markup
+    first = confident_mistakes(videos, scores, NAMES, thumbnail)[0]
     assert (first.path, first.labels) == (videos[1], [(NAMES[1], pytest.approx(0.05))])
     log = write_log(
         tmp_path / "run", TRAIN | {"step": 1, "epoch": 1, "hit1": 0.5}, VAL | {"step": 1, "epoch": 1, "map": 0.3}

@@ -1,4 +1,4 @@
-"""Accuracy, average precision and their relatives, from class probabilities (numpy only)."""
+"""Accuracy, average precision, loss and the confusion matrix, from class probabilities (NumPy only)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TOP_K = 5
 
 
 def ranking(probs: np.ndarray) -> np.ndarray:
-    """Classes of each row from the most to the least probable, ``[N, C]`` -> ``[N, C]``; ties go to the lower index.
+    """Return the classes of each row, most probable first: ``[N, C]`` -> ``[N, C]``. Ties go to the lower index.
 
-    Everything that says "predicted" or "top-5" uses this one order, so that the files of a report agree.
+    All predictions and top-k accuracies use this order.
     """
     return np.argsort(-probs, axis=1, kind="stable")
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """``[C, C]`` counts: row = true class, column = predicted class."""
+    """Return ``[C, C]`` counts; rows are true classes, columns predicted ones."""
     flat = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
 
@@ -27,22 +27,21 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
 def summarize(
     probs: np.ndarray, labels: np.ndarray, scored: np.ndarray, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the metrics of one evaluation; of labels ``[N, C]`` those of :func:`summarize_multi_label`.
+    """Return the metrics of one evaluation.
 
     A video that could not be scored is left out of ``top1``, ``top5``, ``mean_class`` and ``loss``, and counts as wrong
-    in ``top1_all``, ``top5_all`` and ``mean_class_all``. All accuracies are fractions in [0, 1]; NaN where there was
-    nothing to average.
+    in ``top1_all``, ``top5_all`` and ``mean_class_all``. Accuracies are fractions in [0, 1]; NaN without videos.
 
     Args:
         probs: ``[N, C]``; rows of videos that were not scored are ignored.
-        labels: ``[N]`` integers in [0, C).
+        labels: ``[N]`` integers in [0, C); or ``[N, C]`` bool, for :func:`summarize_multi_label`.
         scored: ``[N]`` bool.
-        class_names: C names; the class numbers when empty.
+        class_names: C names; empty: the class numbers.
 
     Returns:
         ``num_videos``, ``num_scored``, ``top_k`` (5, or C if there are fewer classes), ``top1``, ``top5``,
-        ``mean_class`` (mean over the classes that have videos), their ``_all`` variants, ``loss`` (mean negative log
-        likelihood), ``per_class`` (a dict per class: name, videos, scored, correct, accuracy) and ``confusion``
+        ``mean_class`` (mean over the classes with videos), their ``_all`` variants, ``loss`` (mean negative
+        log-likelihood), ``per_class`` (a dict per class: name, videos, scored, correct, accuracy) and ``confusion``
         (``[C, C]`` array, rows = true class).
     """
     if np.ndim(labels) == 2:
@@ -56,20 +55,20 @@ def summarize(
     true, kept = labels[scored], probs[scored].astype(np.float64)
     top_k = min(TOP_K, num_classes)
     order = ranking(kept)
-    hits = order[:, :top_k] == true[:, None]
+    is_correct = order[:, :top_k] == true[:, None]
     confusion = confusion_matrix(true, order[:, 0], num_classes)
     correct, per_scored = np.diag(confusion), confusion.sum(axis=1)
     per_class = np.bincount(labels, minlength=num_classes)
-    likelihood = np.maximum(kept[np.arange(len(true)), true], np.finfo(np.float32).tiny)  # -log(0) would hide the rest
+    likelihood = np.maximum(kept[np.arange(len(true)), true], np.finfo(np.float32).tiny)  # keeps -log finite
     return {
         "num_videos": len(labels),
         "num_scored": len(true),
         "top_k": top_k,
-        "top1": _ratio(hits[:, 0].sum(), len(true)),
-        "top5": _ratio(hits.sum(), len(true)),
+        "top1": _ratio(is_correct[:, 0].sum(), len(true)),
+        "top5": _ratio(is_correct.sum(), len(true)),
         "mean_class": _mean_ratio(correct, per_scored),
-        "top1_all": _ratio(hits[:, 0].sum(), len(labels)),
-        "top5_all": _ratio(hits.sum(), len(labels)),
+        "top1_all": _ratio(is_correct[:, 0].sum(), len(labels)),
+        "top5_all": _ratio(is_correct.sum(), len(labels)),
         "mean_class_all": _mean_ratio(correct, per_class),
         "loss": float(-np.log(likelihood).mean()) if len(true) else float("nan"),
         "per_class": [
@@ -87,24 +86,23 @@ def summarize(
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The area under the steps of the precision-recall curve: the mean precision at the positives, by falling score.
+    """Return the average precision, the area under the step-wise precision-recall curve.
 
-    Positives with equal scores are found together, at the precision after all that share the score: the order of the
-    samples does not matter. This is scikit-learn's ``average_precision_score``, and the AP of Charades' and AudioSet's
-    scripts where there are no ties.
+    Samples with equal scores are ranked together, so their order does not matter. Equals scikit-learn's
+    ``average_precision_score``, and without ties the AP of the official scripts of Charades and AudioSet.
 
     Args:
-        scores: ``[N]``; of any scale.
+        scores: ``[N]``, of any scale.
         positive: ``[N]`` bool.
 
     Returns:
-        in [0, 1]; NaN without positives.
+        A number in [0, 1]; NaN without positives.
     """
     if not positive.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those that share a score
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of each group of equal scores
     found = np.cumsum(positive[order])[last]
     return float(np.sum(np.diff(found, prepend=0) * found / (last + 1)) / found[-1])
 
@@ -112,41 +110,41 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 def summarize_multi_label(
     probs: np.ndarray, labels: np.ndarray, scored: np.ndarray, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The figures of one evaluation where a video may be of any number of classes.
+    """Return the metrics of one evaluation of videos with any number of labels.
 
-    A video that could not be scored is left out of ``map``, ``hit1`` and ``loss``; in ``map_all`` its labels are never
-    found, which adds nothing to the precisions, and in ``hit1_all`` it is a miss.
+    A video that could not be scored is left out of ``map``, ``hit1`` and ``loss``. In ``map_all`` its labels count as
+    never found, in ``hit1_all`` it counts as wrong.
 
     Args:
-        probs: ``[N, C]``, each class's own; rows of videos that were not scored are ignored.
+        probs: ``[N, C]``, one sigmoid a class; rows of videos that were not scored are ignored.
         labels: ``[N, C]`` bool.
         scored: ``[N]`` bool.
-        class_names: C names; the class numbers when empty.
+        class_names: C names; empty: the class numbers.
 
     Returns:
-        ``num_videos``, ``num_scored``, ``map`` (mean of :func:`average_precision` over the classes that have scored
-        videos), ``hit1`` (share of the videos whose most probable class is one of theirs; of a video without labels
-        none is), their ``_all`` variants, ``loss`` (mean binary cross entropy over videos and classes) and
-        ``per_class`` (a dict per class: name, videos, scored, average_precision).
+        ``num_videos``, ``num_scored``, ``map`` (mean :func:`average_precision` of the classes with scored videos),
+        ``hit1`` (fraction of videos whose most probable class is one of their labels), their ``_all`` variants,
+        ``loss`` (mean binary cross-entropy over videos and classes) and ``per_class`` (a dict per class: name, videos,
+        scored, average_precision).
     """
     num_classes = probs.shape[1]
     labels, scored = np.asarray(labels, dtype=bool), np.asarray(scored, dtype=bool)
     if labels.shape != probs.shape:
-        raise ValueError(f"labels must be [N, C] as the probabilities, {probs.shape}, got {labels.shape}")
+        raise ValueError(f"labels must be [N, C] like the probabilities, {probs.shape}, got {labels.shape}")
     names = _names(class_names, num_classes)
     true, kept = labels[scored], probs[scored].astype(np.float64)
     precisions = np.array([average_precision(kept[:, c], true[:, c]) for c in range(num_classes)])
     videos, videos_scored = labels.sum(axis=0), true.sum(axis=0)
-    found = np.where(videos_scored > 0, precisions, 0.0) * videos_scored  # sums of precisions
-    hits = true[np.arange(len(true)), ranking(kept)[:, 0]].sum()
-    likelihood = np.where(true, kept, 1 - kept).clip(np.finfo(np.float32).eps)  # -log(0) would hide the rest
+    precision_sums = np.where(videos_scored > 0, precisions, 0.0) * videos_scored
+    correct = true[np.arange(len(true)), ranking(kept)[:, 0]].sum()
+    likelihood = np.where(true, kept, 1 - kept).clip(np.finfo(np.float32).eps)  # keeps -log finite
     return {
         "num_videos": len(labels),
         "num_scored": len(true),
-        "map": _mean_ratio(found, videos_scored),
-        "hit1": _ratio(hits, len(true)),
-        "map_all": _mean_ratio(found, videos),
-        "hit1_all": _ratio(hits, len(labels)),
+        "map": _mean_ratio(precision_sums, videos_scored),
+        "hit1": _ratio(correct, len(true)),
+        "map_all": _mean_ratio(precision_sums, videos),
+        "hit1_all": _ratio(correct, len(labels)),
         "loss": float(-np.log(likelihood).mean()) if len(true) else float("nan"),
         "per_class": [
             {
@@ -161,14 +159,14 @@ def summarize_multi_label(
 
 
 def metric_names(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names, to be read, of the metrics in [0, 1]; each also has an ``_all`` variant."""
+    """Return the display names of the metrics that are fractions; each also has an ``_all`` variant."""
     if "map" in metrics:
         return {"map": "mAP", "hit1": "hit@1"}
-    return {"top1": "top-1", "top5": f"top-{metrics['top_k']}", "mean_class": "mean of the classes"}
+    return {"top1": "top-1", "top5": f"top-{metrics['top_k']}", "mean_class": "mean class accuracy"}
 
 
 def most_confused(confusion: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:
-    """The largest entries off the diagonal, as (true class, predicted class, videos), largest first."""
+    """Return the most frequent mistakes as (true class, predicted class, videos), most frequent first."""
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)

@@ -1,48 +1,54 @@
-"""The pictures of a report as PNG bytes: a confusion matrix and the curves of a training run."""
+"""The plots of a report as PNG bytes: a confusion matrix and the curves of a training run."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#ea580c", "#16a34a", "#9ca3af"
-MAX_NUMBERED, MAX_NAMED = 20, 60  # classes up to which cells are numbered, and axes named
+MAX_NUMBERED, MAX_NAMED = 20, 60  # most classes with numbers in the cells, with names at the axes
+FALLBACK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans Arabic")
 
 
 def confusion_png(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Confusion matrix ``[C, C]`` (rows = true class); colour is the share of the row, cells carry the counts."""
+    """Plot a confusion matrix ``[C, C]`` (rows = true class): colour is the fraction of the row, numbers are counts."""
     num_classes = len(confusion)
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = min(4 + 0.35 * num_classes, 14)
-    fig = Figure(figsize=(side, side), layout="constrained")
-    ax = fig.add_subplot()
-    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    fig.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1), label="share of the true class")
-    ax.set_xlabel("predicted class")
-    ax.set_ylabel("true class")
-    if num_classes <= MAX_NAMED:
-        names = [_literal(_shorten(name)) for name in class_names]
-        size = 10 if num_classes <= MAX_NUMBERED else 6
-        ax.set_xticks(range(num_classes), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-        ax.set_yticks(range(num_classes), names, fontsize=size)
-    if num_classes <= MAX_NUMBERED:
-        for row, col in zip(*np.nonzero(confusion), strict=True):
-            color = "white" if shares[row, col] > 0.5 else "black"
-            ax.text(col, row, str(confusion[row, col]), ha="center", va="center", color=color, fontsize=9)
-    return _png(fig)
+    with _fonts():
+        fig = Figure(figsize=(side, side), layout="constrained")
+        ax = fig.add_subplot()
+        image = ax.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+        fig.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1), label="fraction of the true class")
+        ax.set_xlabel("predicted class")
+        ax.set_ylabel("true class")
+        if num_classes <= MAX_NAMED:
+            names = [_label(name) for name in class_names]
+            size = 10 if num_classes <= MAX_NUMBERED else 6
+            ax.set_xticks(range(num_classes), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+            ax.set_yticks(range(num_classes), names, fontsize=size)
+        if num_classes <= MAX_NUMBERED:
+            for row, col in zip(*np.nonzero(confusion), strict=True):
+                color = "white" if fractions[row, col] > 0.5 else "black"
+                ax.text(col, row, str(confusion[row, col]), ha="center", va="center", color=color, fontsize=9)
+        return _png(fig)
 
 
 def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The curves in a run's ``metrics.jsonl``: ``{"train": {"step": [..], "loss": [..], ..}, "val": {..}}``.
+    """Read the curves in a run's ``metrics.jsonl``: ``{"train": {"step": [..], "loss": [..], ..}, "val": {..}}``.
 
-    A run that was interrupted and resumed repeats the steps after its last checkpoint: the later line counts. A line
-    that the interruption cut short is left out. A value that a line lacks is NaN.
+    A resumed run repeats the steps after its last checkpoint: the later line counts. Incomplete lines are skipped; a
+    value that a line lacks is NaN.
     """
     lines: dict[str, dict[int, dict]] = {"train": {}, "val": {}}
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -55,7 +61,7 @@ def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
-    """Return loss, accuracy (or mAP and hit@1), learning rate and throughput of a run, from :func:`read_log`."""
+    """Plot loss, accuracy (or mAP and hit@1), learning rate and throughput of a run, from :func:`read_log`."""
     fig = Figure(figsize=(11, 6.5), layout="constrained")
     (loss, accuracy), (rate, speed) = fig.subplots(2, 2)
     waiting = speed.twinx()
@@ -76,8 +82,8 @@ def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
         columns = log[kind]
         if key in columns and "epoch" in columns:
             kept = np.isfinite(columns[key])
-            dot = "o" if kind == "val" else "." if kept.sum() == 1 else ""  # one point is no line
-            ax.plot(columns["epoch"][kept], columns[key][kept], color=color, marker=dot, ms=4, lw=1.5, label=label)
+            marker = "o" if kind == "val" else "." if kept.sum() == 1 else ""  # a single point is not a line
+            ax.plot(columns["epoch"][kept], columns[key][kept], color=color, marker=marker, ms=4, lw=1.5, label=label)
     for ax in (accuracy, waiting):
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     accuracy.set_ylim(0, 1.02)
@@ -100,12 +106,19 @@ def _columns(records: list[dict]) -> dict[str, np.ndarray]:
     return {key: np.array([r[key] if r.get(key) is not None else nan for r in records], float) for key in keys}
 
 
-def _shorten(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def _label(name: str, length: int = 24) -> str:
+    short = name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return short.replace("$", r"\$")  # matplotlib would read a formula
 
 
-def _literal(name: str) -> str:
-    return name.replace("$", r"\$")  # or matplotlib would read a formula
+@contextlib.contextmanager
+def _fonts() -> Iterator[None]:
+    """Use fonts of the system for characters that matplotlib's font lacks; without one they are drawn as boxes."""
+    installed = set(font_manager.get_font_names())
+    fonts = ["sans-serif", *(font for font in FALLBACK_FONTS if font in installed)]
+    with matplotlib.rc_context({"font.family": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _png(fig: Figure) -> bytes:

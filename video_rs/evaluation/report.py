@@ -1,6 +1,6 @@
-"""The files of one evaluation: predictions.csv, metrics.json, confusion.png, curves.png, views.npz and report.html.
+"""Write the files of one evaluation: predictions.csv, metrics.json, confusion.png, curves.png, views.npz, report.html.
 
-Where a video may be of several classes there is no confusion matrix.
+Videos with several labels have no confusion matrix.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
 from video_rs.data.sources.records import SEPARATOR
+from video_rs.data.video.decode import open_video
 from video_rs.errors import first_line
 from video_rs.evaluation.metrics import TOP_K, metric_names, most_confused, ranking
 from video_rs.evaluation.multiview import Scores
 from video_rs.evaluation.plots import confusion_png, curves_png, read_log
 from video_rs.files import atomic_write, json_values
 
-WORST_MISTAKES = 12
+MAX_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A video with a wrong top class, and its label names with their probabilities."""
+    """A video whose most probable class is wrong, and its labels with their probabilities."""
 
     path: str
     labels: Sequence[tuple[str, float]]
@@ -54,36 +56,36 @@ def write_report(
     decoder: str = "pyav",
     warn: Callable[[str], Any] = warnings.warn,
 ) -> Path:
-    """Write all files of an evaluation, the results first. Each file appears whole or not at all.
+    """Write all files of an evaluation atomically, the results first.
 
-    A picture that cannot be drawn, for whatever reason, is left out: the page lists it, and ``warn`` is called.
+    A plot or thumbnail that fails is left out and listed in the report.
 
     Args:
-        folder: made if needed; files of an earlier report in it are replaced.
+        folder: created if needed; files of an earlier report are replaced.
         paths: of the N videos or images, in the order of the scores.
-        scores: from ``multiview.score``; ``views.npz`` is written when it holds the views.
-        metrics: from ``metrics.summarize``, or ``summarize_multi_label`` where the labels are sets.
-        run_dir: a run folder, whose ``metrics.jsonl`` (if there is one) becomes the training curves.
-        about: what to say of the run in the report's header: weights, views, device, ...
-        decoder: backend that the thumbnails are decoded with.
-        warn: called with one line for each picture that could not be drawn.
+        scores: from ``multiview.score``; with views, ``views.npz`` is written too.
+        metrics: from ``metrics.summarize``.
+        run_dir: a run folder, for training curves from its ``metrics.jsonl``.
+        about: facts for the header of the report: weights, views, device, ...
+        decoder: backend for the thumbnails.
+        warn: called with one line for each picture that failed.
 
     Returns:
-        The path of report.html, which stands alone: pictures are inside it.
+        The path of report.html, which has all pictures embedded.
     """
     folder = Path(folder)
     not_drawn: list[tuple[str, str]] = []
 
-    def draw(what: str, function: Callable[..., bytes], *args: Any) -> bytes | None:
+    def draw(name: str, function: Callable[..., bytes], *args: Any) -> bytes | None:
         try:
             return function(*args)
-        except Exception as error:  # whatever it is, the results are more than a picture
-            reason = first_line(error, prefix=f"{what}: ")
-            not_drawn.append((what, reason))
-            warn(f"{what}: not drawn ({reason})")
+        except Exception as error:  # the results matter more than a picture
+            reason = first_line(error, prefix=f"{name}: ")
+            not_drawn.append((name, reason))
+            warn(f"{name}: not drawn ({reason})")
             return None
 
-    for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # of an earlier test
+    for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # of an earlier report
         (folder / name).unlink(missing_ok=True)
     _write(folder / "predictions.csv", _encode(predictions_csv(paths, scores, class_names)))
     _write(folder / "metrics.json", _encode(metrics_json(metrics)))
@@ -91,26 +93,27 @@ def write_report(
         with atomic_write(folder / "views.npz") as handle:
             np.savez_compressed(handle, views=scores.views, labels=scores.labels, paths=list(paths))
 
-    confusion, confused, curves = None, [], None
+    confused, plots = [], {}
     if "confusion" in metrics:
         names = [c["name"] for c in metrics["per_class"]]
-        confused = [(names[true], names[taken], n) for true, taken, n in most_confused(metrics["confusion"])]
-        confusion = draw("confusion.png", confusion_png, metrics["confusion"], class_names)
-    if run_dir is not None and (log := Path(run_dir) / "metrics.jsonl").is_file():
-        curves = draw("curves.png", lambda: curves_png(read_log(log)))
-    for name, picture in (("confusion.png", confusion), ("curves.png", curves)):
-        if picture is not None:
-            _write(folder / name, picture)
+        confused = [(names[true], names[predicted], n) for true, predicted, n in most_confused(metrics["confusion"])]
+        plots["confusion.png"] = draw("confusion.png", confusion_png, metrics["confusion"], class_names)
+    log = Path(run_dir) / "metrics.jsonl" if run_dir is not None else None
+    if log and log.is_file():
+        plots["curves.png"] = draw("curves.png", lambda: curves_png(read_log(log)))
+    for name, plot in plots.items():
+        if plot is not None:
+            _write(folder / name, plot)
     page = _template().render(
         title=title,
         about=about or {},
         metrics=metrics,
         metric_names=metric_names(metrics),
         multi_label="confusion" not in metrics,
-        confusion=confusion,
+        confusion=plots.get("confusion.png"),
         confused=confused,
-        curves=curves,
-        mistakes=worst_mistakes(paths, scores, class_names, lambda path: draw(path, thumbnail, path, decoder)),
+        curves=plots.get("curves.png"),
+        mistakes=confident_mistakes(paths, scores, class_names, lambda path: draw(path, thumbnail, path, decoder)),
         unscored=[(paths[index], reason) for index, reason in scores.errors],
         not_drawn=not_drawn,
     )
@@ -127,19 +130,19 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = lambda share: "\N{EN DASH}" if math.isnan(share) else f"{100 * share:.2f} %"
+    environment.filters["percent"] = lambda value: "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.2f} %"
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
 
 
 def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
-    """One row per video: path, label, predicted, correct, scored, the top classes with their probabilities, error.
+    """Return a row per video: path, label, predicted, correct, scored, top classes with probabilities, error.
 
-    Several labels are joined by ";", and correct tells whether the predicted class is one of them.
+    Several labels are joined by ";"; then ``correct`` is 1 if the predicted class is one of them.
     """
     order = ranking(scores.probs)[:, :TOP_K]
     reasons = dict(scores.errors)
-    top = [f"{what}_{k}" for k in range(1, order.shape[1] + 1) for what in ("class", "prob")]
+    top = [f"{name}_{k}" for k in range(1, order.shape[1] + 1) for name in ("class", "prob")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "predicted", "correct", "scored", *top, "error"])
@@ -156,7 +159,7 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
 
 
 def metrics_json(metrics: Mapping[str, Any]) -> str:
-    """The metrics as JSON, NaN as null, one row of the confusion matrix a line."""
+    """Return the metrics as JSON: NaN as null, one line per row of the confusion matrix."""
     if "confusion" not in metrics:
         return json.dumps(json_values(metrics), indent=2) + "\n"
     confusion = ",\n".join("    " + json.dumps(row) for row in metrics["confusion"].tolist())
@@ -164,15 +167,15 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
     return json.dumps(rest, indent=2)[:-2] + f',\n  "confusion": [\n{confusion}\n  ]\n}}\n'
 
 
-def worst_mistakes(
+def confident_mistakes(
     paths: Sequence[str], scores: Scores, class_names: Sequence[str], picture: Callable[[str], bytes | None]
 ) -> list[Mistake]:
-    """Return the wrong answers that the network was most sure of, most sure first, each with ``picture(path)``.
+    """Return the mistakes with the highest probabilities, highest first, each with ``picture(path)``.
 
-    Of a video of several classes, the most probable class is wrong where it is none of them.
+    For a video with several labels, it is a mistake if the most probable class is none of them.
     """
-    predicted, everything = ranking(scores.probs)[:, 0], np.arange(len(paths))
-    confidence = scores.probs[everything, predicted]
+    predicted = ranking(scores.probs)[:, 0]
+    confidence = scores.probs[np.arange(len(paths)), predicted]
     wrong = [i for i in np.flatnonzero(scores.scored) if predicted[i] not in scores.classes(i)]
     return [
         Mistake(
@@ -182,16 +185,12 @@ def worst_mistakes(
             predicted_prob=float(confidence[i]),
             jpeg=picture(paths[i]),
         )
-        for i in sorted(wrong, key=lambda i: -confidence[i])[:WORST_MISTAKES]
+        for i in sorted(wrong, key=lambda i: -confidence[i])[:MAX_MISTAKES]
     ]
 
 
 def thumbnail(path: str, decoder: str = "pyav") -> bytes:
-    """Return a JPEG strip of frames at 1/4, 1/2 and 3/4 of a video, or of the one image."""
-    from PIL import Image
-
-    from video_rs.data.video.decode import open_video
-
+    """Return a JPEG strip of the frames at 1/4, 1/2 and 3/4 of a video, or of an image."""
     with open_video(path, decoder) as video:
         steps = np.arange(1, THUMBNAIL_FRAMES + 1)
         indices = np.unique(steps * video.num_frames // (THUMBNAIL_FRAMES + 1))
@@ -203,4 +202,4 @@ def thumbnail(path: str, decoder: str = "pyav") -> bytes:
 
 
 def _encode(text: str) -> bytes:
-    return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
+    return text.encode(errors="backslashreplace")  # file names may not be UTF-8
