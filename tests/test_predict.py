@@ -29,9 +29,10 @@ from video_rs.data.video.pyav import PyAVReader
 from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.multiview import score
-from video_rs.inference.predict import Classifier, model_from_checkpoint
+from video_rs.inference.predict import Classifier
 from video_rs.inference.windows import window_clips, window_starts
 from video_rs.models.registry import create_model
+from video_rs.models.weights.load import model_from_checkpoint
 
 NAMES = ("archery", "juggling", "yoga")
 FPS = 10
@@ -377,7 +378,7 @@ def test_a_model_without_class_names_has_numbers(tmp_path, video):
 
 def test_checkpoints_that_are_refused(tmp_path, weights):
     wrong = {"name": "resnet3d_rs_26", "num_classes": 4, "width": 0.125}
-    with pytest.raises(UserError, match="wrong.pt: damaged, its weights do not fit resnet3d_rs_26"):
+    with pytest.raises(UserError, match="wrong.pt: as resnet3d_rs_26 it does not fit"):
         video_rs.load(save(tmp_path / "wrong.pt", "resnet3d_rs_26", CLIPS, model_args=wrong))
     newer = {
         "fields ['audio']": {"data_config": {**CLIPS.to_dict(), "audio": 1}},

@@ -36,13 +36,14 @@ from torch import Tensor
 
 from video_rs.cli.common import Parser, run
 from video_rs.cli.convert import add_out, write
-from video_rs.errors import UserError, first_line
-from video_rs.hub import is_address, readable, redact_url
+from video_rs.errors import UserError, first_line, truncate
+from video_rs.hub import fetched, is_address, redact_url
 from video_rs.models.architecture import Architecture
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.weights import load as sources
-from video_rs.models.weights.init_from import Source, in_words
-from video_rs.models.weights.state_dict import blocks_of, sizes_of, truncate
+from video_rs.models.weights.identify import identify_preset
+from video_rs.models.weights.load import Loaded, load_exactly, of_preset
+from video_rs.models.weights.source import Source, named
+from video_rs.models.weights.state_dict import blocks_of, describe_blocks, sizes_of
 
 LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
 """The presets that compute what the code of a source does; others may agree in shapes."""
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read(path: str, source: str, model: str | None = None, *, averages: bool = True) -> sources.Weights:
+def read(path: str, source: str, model: str | None = None, *, averages: bool = True) -> Loaded:
     """Read weights with this package's names; every one must find its place.
 
     Args:
@@ -91,19 +92,19 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
         UserError: the file is missing, damaged or something else; names what is missing, left over or of another shape.
     """
     if source == "keras":
-        with readable(path) as file:
+        with fetched(path) as file:
             variables, prefix = read_h5(file), Path(redact_url(path))
     else:
         prefix = find_checkpoint(path)
         variables = read_checkpoint(prefix)
     swapped = source == "garden" and prefix.name.startswith(SWAPPED)
-    with sources.named(str(prefix)):
+    with named(str(prefix)):
         names = _FIND[source](variables, averages and not swapped)
         stem = variables.get(names.get("stem.conv1.conv.weight"), np.empty(0))
         frames = len(stem) if stem.ndim == 5 else 0
-        preset, notes = sources.choose(names, LIKE[source], prefix, model, frames)
+        preset, notes = identify_preset(names, LIKE[source], prefix, model, frames)
         ignored = [name for name in variables if name not in set(names.values())]
-        weights = sources.of_preset(preset, Source(tensors(names, variables), ignored=ignored), notes=notes)
+        weights = of_preset(preset, Source(tensors(names, variables), str(prefix), ignored=ignored), notes=notes)
     if source == "garden" and not frames:
         weights.notes.append(f"the weights do not tell the activation: taken as {preset.architecture.activation}")
     if swapped:
@@ -152,7 +153,7 @@ def from_garden(variables: Variables, architecture: Architecture, *, averages: b
 def whole(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """Return the whole state dict of a network of this architecture. Raise UserError where weights do not fit."""
     network = ResNetRS(architecture, blocks_of(state), **sizes_of(state))
-    sources.fill(network, Source(state), f"a network of blocks {in_words(network.blocks)}")
+    load_exactly(network, Source(state), f"a network of blocks {describe_blocks(network.blocks)}")
     return network.state_dict()
 
 

@@ -9,6 +9,7 @@ A training checkpoint is a dict of tensors and plain values::
     model        state dict of the network
     ema          state dict of its moving average, or None
     step         optimizer steps done
+    weights_from where the first weights came from, ``{"source": ..., "licence": ...}``, or None for random ones
     ...          the rest of the trainer's state (``Trainer.state_dict``)
 
 so that one file is enough to go on training, to test and to predict.
@@ -40,7 +41,7 @@ FORMAT = 2
 _FORMAT_1 = {"contract": "data_config", "figures": "metrics"}  # entries that were renamed
 RUN = {"format": int, "config": dict, "model_args": dict, "data_config": dict, "model": dict}
 """What a checkpoint of this package has at least, whatever wrote it."""
-RECORD = {"step": (int, float), "metrics": dict, "fingerprint": dict, "versions": dict}
+RECORD = {"step": (int, float), "metrics": dict, "fingerprint": dict, "versions": dict, "weights_from": dict}
 """What it may say of the run besides."""
 TRAVELS = ("format", "config", "model_args", "data_config", *RECORD)
 """The entries that go into the metadata of a safetensors file."""

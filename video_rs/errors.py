@@ -6,6 +6,7 @@ and says what to do. Anything else that is raised is a bug in this package and k
 
 import errno
 import re
+from collections.abc import Sequence
 
 PATH_ERRNOS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -44,6 +45,12 @@ def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> s
     """
     text = str(getattr(error, "strerror", None) or error).removeprefix(prefix).strip()
     return (text or type(error).__name__).splitlines()[0].rstrip(". ")[:limit]
+
+
+def truncate(names: Sequence[str], limit: int = 4) -> str:
+    """Return the first names of a list, separated by commas, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 class VideoRSError(Exception):

@@ -10,8 +10,9 @@ from tests.models.test_init import small
 from video_rs.errors import UserError
 from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D
 from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
-from video_rs.models.weights.init_from import Source, load_into
+from video_rs.models.weights.init_from import load_into
 from video_rs.models.weights.names import from_timm, looks_like_timm, strip_prefixes, to_timm
+from video_rs.models.weights.source import Source
 from video_rs.models.weights.state_dict import blocks_of, sizes_of, width_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

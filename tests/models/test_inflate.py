@@ -136,10 +136,10 @@ def test_timms_names_and_prefixes_are_known(image_network):
         ("abcd", "axcy", "2 of 4 classes by name"),
         ("abcd", "da", "2 of 2 classes by name"),
         ("abcd", "xbyczw", "2 of 6 classes by name"),
-        ("abcd", "wxyz", "other class names, starts anew"),
-        ("abcd", "xyz", "other class names, starts anew"),
+        ("abcd", "wxyz", "other class names, new head"),
+        ("abcd", "xyz", "other class names, new head"),
         (("a", "b", "2", "3"), ("b", "x", "2"), "1 of 3 classes by name"),  # 2 and 3 have no names
-        ("0123", ("0", "1"), "4 -> 2 classes, starts anew"),
+        ("0123", ("0", "1"), "4 -> 2 classes, new head"),
         ("0123", "wxyz", ""),
     ],
 )
@@ -150,7 +150,7 @@ def test_the_head_by_class_name(theirs, ours, how):
         before = target.clone()
         adapted, said = adapt_head(source, target, tuple(theirs), tuple(ours))
         assert said == how and torch.equal(target, before)
-        if how.endswith("anew"):
+        if how.endswith("new head"):
             assert adapted is None
         elif how:
             for i, name in enumerate(ours):
@@ -183,7 +183,7 @@ def test_the_report_names_everything(image_network):
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = inflate(state, model)
     assert set(report.adapted) == {"head.weight", "head.bias", "stem.conv1.conv.weight"}
-    assert report.adapted["head.weight"] == "11 -> 5 classes, starts anew"
+    assert report.adapted["head.weight"] == "11 -> 5 classes, new head"
     assert report.adapted["stem.conv1.conv.weight"] == "3 -> 2 input channels"
     assert report.unused == [name for name in state if name.startswith("stem.pool.")]
     gates = ("stages.0.0", "stages.1.0", "stages.2.1", "stages.3.1")

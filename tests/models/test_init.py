@@ -16,9 +16,9 @@ from video_rs.models.architecture import GARDEN_3D
 from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.weights import init_from as init
-from video_rs.models.weights.init_from import init_from
+from video_rs.models.weights.init_from import init_from, load_into
 from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.source import Source, read_file
 from video_rs.models.weights.state_dict import sizes_of
 
 NAMES = ("a", "b", "c")
@@ -103,8 +103,8 @@ def test_init_from_a_run_prefers_the_average_and_takes_its_data_config(tmp_path)
         (("c", "a", "b"), "3 of 3 classes by name"),
         (("x", "a", "d"), "1 of 3 classes by name"),
         (("c", "x", "a", "y", "z"), "2 of 3 classes by name"),
-        (("d", "e", "f"), "other class names, starts anew"),
-        (("d", "e"), "other class names, starts anew"),
+        (("d", "e", "f"), "other class names, new head"),
+        (("d", "e"), "other class names, new head"),
     ],
 )
 def test_classes_are_known_by_name(tmp_path, theirs, how):
@@ -149,7 +149,7 @@ def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
     torch.testing.assert_close(model.stem.conv1.conv.weight, kernel.expand(-1, -1, 5, -1, -1) / 5)
     assert model.data_config.mean == IMAGENET_MEAN and model.data_config.filter == "bicubic"
     assert model.data_config.num_frames == 32
-    assert "5 inflated" in str(report) and "head.weight (7 -> 3 classes, starts anew)" in str(report)
+    assert "5 inflated" in str(report) and "head.weight (7 -> 3 classes, new head)" in str(report)
 
 
 def test_averages_of_other_trainers_come_first(tmp_path):
@@ -307,7 +307,7 @@ def test_parts_that_one_architecture_has_alone(tmp_path):
 def test_the_width_of_bare_weights(tmp_path):
     source = create_model("resnet_rs_26", num_classes=3, width=0.3)
     torch.save(source.state_dict(), tmp_path / "image.pt")
-    model = create_model("resnet3d_rs_26", **sizes_of(init.read(tmp_path / "image.pt").state))
+    model = create_model("resnet3d_rs_26", **sizes_of(read_file(tmp_path / "image.pt").state))
     assert init_from(model, tmp_path / "image.pt").inflated
     with pytest.raises(UserError, match="no public weights of this network"):
         init_from(create_model("resnet_rs_50", width=0.125), "pretrained")
@@ -332,7 +332,7 @@ def test_images_go_into_their_video_architecture_exactly(tmp_path, video, suffix
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = calibrated(source).eval()(images)
-        init.load_into(model, init.Source(source.state_dict()), "calibrated")
+        load_into(model, Source(source.state_dict()), "calibrated")
         logits = model.eval()(images[:, :, None].expand(-1, -1, 5, -1, -1))
     assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
 

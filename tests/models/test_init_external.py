@@ -15,9 +15,9 @@ from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.base import External
 from video_rs.models.registry import create_model
-from video_rs.models.weights import init_from as init
 from video_rs.models.weights.init_from import init_from
 from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.timm import read_timm
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +75,12 @@ def test_heads_of_networks_of_other_packages(tmp_path):
     model = external(num_classes=5)
     head = model.get_parameter("network.fc.weight").clone()
     report = init_from(model, path)
-    assert report.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, starts anew")
+    assert report.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, new head")
     assert torch.equal(model.get_parameter("network.fc.weight"), head)
     assert len(report.matched) == len(model.state_dict()) - 2
     features = {name: value for name, value in external().state_dict().items() if name not in model.head_names}
     torch.save(features, path)  # as public weights of networks that end in features
-    assert init_from(model, path).adapted == dict.fromkeys(model.head_names, "starts anew")
+    assert init_from(model, path).adapted == dict.fromkeys(model.head_names, "new head")
     assert torch.equal(model.get_parameter("network.fc.weight"), head)
 
 
@@ -149,7 +149,7 @@ def test_timms_weights_are_asked_for_by_depth(monkeypatch):
             return create(name)
 
     monkeypatch.setattr(timm, "create_model", fake)
-    source = init.read_timm((3, 4, 6, 3))
+    source = read_timm((3, 4, 6, 3))
     assert asked == [("resnetrs50", {})] and "stages.0.0.conv1.conv.weight" in source.state
 
     def offline(name, pretrained=False, **kwargs):
@@ -159,7 +159,7 @@ def test_timms_weights_are_asked_for_by_depth(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(MachineError, match="weights of timm/resnetrs101 could not be downloaded: no route to host$"):
-        init.read_timm((3, 4, 23, 3))
+        read_timm((3, 4, 23, 3))
     with pytest.raises(UserError, match="depths 50, 101"):
         init_from(small(), "timm")
 
@@ -182,7 +182,7 @@ def test_timm_that_is_broken(monkeypatch, fault, said):
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     with pytest.raises(UserError, match=said) as error:
-        init.read_timm((3, 4, 6, 3))
+        read_timm((3, 4, 6, 3))
     assert "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ import torch
 import video_rs
 from video_rs import checkpoint
 from video_rs.errors import UserError
-from video_rs.models.weights import load as sources
+from video_rs.models.weights.load import load_network
 from video_rs.models.weights.names import to_timm
 
 
@@ -20,7 +20,7 @@ def test_a_network_of_what_was_read(tmp_path):
     data_config = dataclasses.replace(model.data_config, class_names=("a", "b"), num_frames=8)
     model_args = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}
     checkpoint.save(tmp_path / "a.pt", checkpoint.from_weights(model_args, data_config, model.state_dict()))
-    weights = sources.read(tmp_path / "a.pt")
+    weights = load_network(tmp_path / "a.pt")
     twin = weights.network
     assert twin.data_config == data_config and weights.model_args.items() >= model_args.items()
     clips = torch.randn(1, 3, 4, 32, 32)
@@ -38,7 +38,7 @@ def test_a_network_of_what_was_read(tmp_path):
 )
 def test_misuse_is_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
-        sources.read(*arguments)
+        load_network(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, states, state, changes, 
     saved = {name: tensor for name, tensor in {**states[state], **changes}.items() if tensor is not None}
     torch.save(saved, tmp_path / "a.pth")
     with pytest.raises(UserError, match=message) as error:
-        sources.read(tmp_path / "a.pth", **options)
+        load_network(tmp_path / "a.pth", **options)
     assert "\n" not in str(error.value)
 
 
@@ -72,8 +72,8 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, states, state, changes, 
 def test_weights_keep_their_dtype(tmp_path, states, dtype):
     saved = {k: tensor.to(dtype) if tensor.is_floating_point() else tensor for k, tensor in states["ours"].items()}
     torch.save(saved, tmp_path / "a.pth")
-    state = sources.read(tmp_path / "a.pth", "resnet_rs_50").network.state_dict()
+    state = load_network(tmp_path / "a.pth", "resnet_rs_50").network.state_dict()
     assert {tensor.dtype for tensor in state.values()} == {dtype, torch.int64}
     torch.save({**saved, "head.bias": saved["head.bias"].float()}, tmp_path / "mixed.pth")
-    mixed = sources.read(tmp_path / "mixed.pth", "resnet_rs_50").network
+    mixed = load_network(tmp_path / "mixed.pth", "resnet_rs_50").network
     assert mixed.stem.conv1.conv.weight.dtype == torch.promote_types(dtype, torch.float32)

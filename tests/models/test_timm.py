@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from video_rs.models.registry import create_model
-from video_rs.models.weights.init_from import TIMM_DEPTHS
 from video_rs.models.weights.names import from_timm, looks_like_timm, to_timm
+from video_rs.models.weights.timm import DEPTHS
 
 SIZES = ((64, 64), (65, 49), (50, 74))  # even and odd at every stage, and a mixture
 
@@ -35,7 +35,7 @@ class Twins:
 TIER = {50: (), 152: pytest.mark.slow}
 every_depth = pytest.mark.parametrize(
     "twins",
-    [pytest.param(depth, marks=TIER.get(depth, pytest.mark.exhaustive)) for depth in TIMM_DEPTHS],
+    [pytest.param(depth, marks=TIER.get(depth, pytest.mark.exhaustive)) for depth in DEPTHS],
     indirect=True,
     ids=lambda depth: f"resnetrs{depth}",
 )
@@ -112,7 +112,7 @@ def test_logits_equal_timms(twins):
     assert max(logit_errors(twins, torch.float32)) < 2e-5
 
 
-@pytest.mark.parametrize("depth", [pytest.param(d, marks=() if d == 50 else pytest.mark.slow) for d in TIMM_DEPTHS])
+@pytest.mark.parametrize("depth", [pytest.param(d, marks=() if d == 50 else pytest.mark.slow) for d in DEPTHS])
 def test_names_and_shapes_are_timms(depth):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from video_rs import checkpoint
 from video_rs.data.tools import motion
 from video_rs.data.transforms.crops import normalize
 from video_rs.errors import UserError
@@ -146,6 +147,16 @@ def test_other_data_are_refused_on_resume(load, unequal):
     finally:
         (unequal / "moved.mp4").rename(unequal / "train" / motion.CLASSES[0] / "00000.mp4")
     Job(load(), saved)
+
+
+def test_the_source_of_the_first_weights_is_kept(load, tmp_path):
+    first = Job(load())
+    checkpoint.save(tmp_path / "a.pt", {**first.identity(), **first.trainer.state_dict()})
+    started = Job(load(f"train.init_from={tmp_path / 'a.pt'}"))
+    saved = {**started.identity(), **started.trainer.state_dict()}
+    record = {"source": str(tmp_path / "a.pt"), "licence": None}
+    assert first.identity()["weights_from"] is None and saved["weights_from"] == record
+    assert Job(started.config, saved).identity()["weights_from"] == record
 
 
 def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):

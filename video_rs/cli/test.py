@@ -66,7 +66,7 @@ def _test(config: Config, world: World) -> dict[str, Any]:
     from video_rs.evaluation.multiview import score
     from video_rs.evaluation.report import write_report
     from video_rs.experiment import build
-    from video_rs.inference.predict import model_from_checkpoint
+    from video_rs.models.weights.load import model_from_checkpoint
 
     weights, split = config.weights or str(Path(config.out) / "best.pt"), config.test.split
     if not config.weights and not Path(weights).exists():

@@ -48,6 +48,8 @@ class Job:
         names = build.class_names(config, self.records["train"])
         self.model = build.build_model(config, names)
         self.started_from = "" if saved else _init_from(self.model, config)
+        if saved:
+            self.model.weights_from = saved.get("weights_from")
         self.model.to(
             self.device, runtime.parameter_dtype(self.precision), memory_format=torch.channels_last_3d
         )  # the memory order in which clips arrive
@@ -188,6 +190,7 @@ class Job:
             "config": self.config.to_dict(),
             "model_args": build.model_args(self.config, self.model.num_classes),
             "data_config": self.model.data_config.to_dict(),
+            "weights_from": self.model.weights_from,
             "fingerprint": {split: records.fingerprint() for split, records in self.records.items()},
             "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }

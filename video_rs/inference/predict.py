@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ from video_rs.data.dataset import clip_views
 from video_rs.data.transforms.crops import ViewTransform, resize, short_side_size
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
-from video_rs.data_config import DataConfig
 from video_rs.distributed.device import select_device
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -26,7 +25,7 @@ from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Forward
 from video_rs.hub import is_address, redact_url
 from video_rs.inference.inputs import find_files, frames_of
 from video_rs.inference.windows import read_once, window_clips
-from video_rs.models.registry import empty_model
+from video_rs.models.weights.load import model_from_checkpoint
 
 
 class Prediction(NamedTuple):
@@ -72,27 +71,6 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
             raise UserError(f"{folder}: no best.pt in this folder; name a run folder or a checkpoint")
     state = checkpoint.load_run(path)
     return Classifier(model_from_checkpoint(state, redact_url(path)), chosen)
-
-
-def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> nn.Module:
-    """Return the network of a checkpoint, in ``eval()`` mode on the CPU.
-
-    Raises:
-        UserError: the architecture is unknown, or the weights do not fit it.
-    """
-    data_config = DataConfig.from_dict(state["data_config"], name)
-    try:
-        model = empty_model(state["model_args"], data_config)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    try:
-        model.load_state_dict(checkpoint.weights(state))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{name}: damaged, its weights do not fit {state['model_args']['name']}: {reason}") from None
-    if data_config.class_names and len(data_config.class_names) != model.num_classes:
-        raise UserError(f"{name}: damaged, {len(data_config.class_names)} class names for {model.num_classes} classes")
-    return model.eval()
 
 
 class Classifier:

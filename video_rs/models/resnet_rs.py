@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,12 @@ class ResNetRS(nn.Module):
             linear over all blocks from 0 for the first, as in timm.
         bn_momentum: torch's; 1 keeps the last batch's statistics, for recipes that average them with the weights.
         data_config: what the weights expect to see.
+
+    Attributes:
+        weights_from: source and licence of the first weights, see ``video_rs.models.weights``; None if random.
     """
+
+    weights_from: dict[str, Any] | None = None
 
     def __init__(
         self,

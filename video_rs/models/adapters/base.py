@@ -50,7 +50,10 @@ class External(nn.Module):
     Attributes:
         name, network, num_classes, data_config, native: as given.
         built_for: the data config as it was given; ``data_config`` may be replaced, but not these sizes.
+        weights_from: source and licence of the first weights, see ``video_rs.models.weights``; None if random.
     """
+
+    weights_from: dict[str, Any] | None = None
 
     def __init__(
         self,

@@ -1,21 +1,17 @@
-"""Read a weights file and build its network.
+"""Load weights into the network that they belong to.
 
-    weights = sources.read("resnetrs50.pth")
-    model = weights.network
+    loaded = load_network("resnetrs50.pth")
+    loaded.network
 
-Names and shapes give the depth, the width and most of the architecture, but neither the resolution that a network was
-trained at nor the stride of its clips. Where several presets fit, the name of the file or its folder may decide;
-otherwise the preset with the shortest name is taken. ``Weights.notes`` says which.
+The network is read from the checkpoint, or found from names and shapes (``weights/identify.py``); ``notes`` then lists
+what was assumed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fnmatch
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,32 +19,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from video_rs import hub as download
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError
-from video_rs.models import registry as zoo
-from video_rs.models.presets import PRESETS, Preset
-from video_rs.models.weights import init_from as init
-from video_rs.models.weights import names as convert
-from video_rs.models.weights.state_dict import blocks_of, sizes_of, truncate
-
-TIMM = "resnet_rs_*"
-"""The presets that compute what timm's ``resnetrs*`` do; others may agree in shapes."""
+from video_rs.errors import UserError, truncate
+from video_rs.models.presets import Preset
+from video_rs.models.registry import create_model, empty_model, find_preset
+from video_rs.models.weights.identify import identify_preset, matching_preset
+from video_rs.models.weights.inflate import InflationReport
+from video_rs.models.weights.init_from import load_into
+from video_rs.models.weights.names import from_timm, looks_like_timm
+from video_rs.models.weights.source import AVERAGES, Source, from_checkpoint, named, read_file
+from video_rs.models.weights.state_dict import blocks_of, sizes_of
+from video_rs.models.weights.timm import PATTERN, read_timm, timm_data_config
 
 ALONE = "none, the file has the weights alone"
 
 
 @dataclass
-class Weights:
+class Loaded:
     """A network with its weights, and what is known of them.
 
     Attributes:
-        network: with the weights in it, in their dtype.
-        model_args: the arguments of ``create_model`` for it.
-        record: what their checkpoint says of their training, for ``checkpoint.from_weights``.
-        averages: which of them are moving averages, in words.
-        notes: what the weights do not determine and was assumed, a line each.
-        ignored: what else is in the file.
+        network: with the weights loaded, in their dtype.
+        model_args: arguments of ``create_model`` for it.
+        record: what their checkpoint records of their training, for ``checkpoint.from_weights``.
+        averages: description of the weights that are averages over training.
+        notes: what the weights leave open and was assumed, a line each.
+        ignored: other entries of the file.
     """
 
     network: nn.Module = field(repr=False)
@@ -59,29 +55,29 @@ class Weights:
     ignored: Sequence[str] = ()
 
 
-def read(path: str | Path | None, model: str | None = None, *, timm: bool | None = None) -> Weights:
-    """Read weights of this package or timm's, under whatever names; every one must find its place.
+def load_network(path: str | Path | None, model: str | None = None, *, timm: bool | None = None) -> Loaded:
+    """Load the weights of this package or timm's from a file. Every weight must find its place.
 
     Args:
         path: of a checkpoint or a state dict, or its address, see :mod:`video_rs.hub`; None: timm's public weights
             of ``model``.
-        model: the network; None: as the weights tell, which bare weights of this package do not.
-        timm: True if the weights have timm's names, False if they have this package's. None: detected from the names.
+        model: name of the network; None: find it from the weights, which bare weights of this package do not allow.
+        timm: True if the weights have timm's names, False if they have this package's. None: find out.
 
     Raises:
-        UserError: the file is missing, damaged or something else; names what is missing, left over or of another shape.
-        MachineError: it could not be fetched.
+        UserError: the file is missing, damaged or something else; weights are missing, left over or of another shape.
+        MachineError: the file could not be fetched.
     """
     if path is None:
         if not model:
             raise UserError("give the file of weights, or a model whose public weights to take from timm")
-        source = init.read_timm(preset_named(model, TIMM).blocks)
+        source = read_timm(matching_preset(model, PATTERN).blocks)
     else:
-        source = init.read(path)
-    with named(download.redact_url(path or "timm's public weights")):
+        source = read_file(path)
+    with named(source.address if path else "timm's public weights"):
         if source.model_args:
             return _of_run(source, model)
-        detected = convert.looks_like_timm(source.weights)
+        detected = looks_like_timm(source.weights)
         if timm is False and detected:
             raise UserError("it has timm's names, not this package's; leave --from out")
         if timm or detected:
@@ -89,48 +85,109 @@ def read(path: str | Path | None, model: str | None = None, *, timm: bool | None
         blocks_of(source.state)
         if not model:
             raise UserError("it holds bare weights, which do not tell of which network: give --model")
-        return of_preset(zoo.find_preset(model), source, averages=_entry(source))
+        return of_preset(find_preset(model), source, averages=_entry(source))
 
 
-def of_preset(preset: Preset, source: init.Source, data_config: DataConfig | None = None, **known: Any) -> Weights:
-    """Return the network of a preset with weights, as wide and for as many classes and channels as they are.
+def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint") -> nn.Module:
+    """Return the network of a checkpoint, in float32 and ``eval()`` mode on the CPU.
+
+    Args:
+        state: see :func:`video_rs.checkpoint.load_run`.
+        name: of its file, for messages.
+
+    Raises:
+        UserError: the weights are not those of the network that the checkpoint names, or that is unknown.
+    """
+    source = from_checkpoint(state, name)
+    with named(name):
+        return _network_of_run(source).float().eval()
+
+
+def of_preset(preset: Preset, source: Source, data_config: DataConfig | None = None, **known: Any) -> Loaded:
+    """Return the network of a preset with weights, with their width, classes and channels.
 
     Args:
         preset: of the network.
-        source: weights.
-        data_config: what they expect to see, if other than the preset's.
-        known: more fields of :class:`Weights`.
+        source: the weights.
+        data_config: what they expect, if other than the preset's.
+        known: more fields of :class:`Loaded`.
 
     Raises:
-        UserError: names what is missing, left over or of another shape.
+        UserError: weights are missing, left over or of another shape.
     """
-    return _loaded({"name": preset.name, **sizes_of(source.state)}, source, data_config, **known)
+    model_args = {"name": preset.name, **sizes_of(source.state)}
+    network = _network(model_args, source, data_config)
+    network.weights_from = source.weights_from
+    record = {"weights_from": network.weights_from}
+    return Loaded(network, model_args, record, ignored=source.ignored, **known)
 
 
-def _loaded(model_args: dict[str, Any], source: init.Source, data_config: DataConfig | None, **known: Any) -> Weights:
-    dtypes = [tensor.dtype for tensor in source.weights.values() if tensor.is_floating_point()] or [torch.float32]
-    network = zoo.empty_model(model_args, data_config).to(functools.reduce(torch.promote_types, dtypes))
-    fill(network, source, f"as {model_args['name']} it")
-    return Weights(network, model_args, ignored=source.ignored, **known)
+def load_inflated(
+    source: str | Path,
+    model: str,
+    *,
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] = (),
+    method: str = "center",
+    temporal_padding: str | None = None,
+) -> tuple[Loaded, InflationReport]:
+    """Load image weights into a video network of their width and channels, see :mod:`video_rs.models.weights.inflate`.
+
+    Args:
+        source: a file of image weights, its address, or "timm".
+        model: name of the video network.
+        num_classes: None takes the source's; another number starts a new head.
+        class_names: of the network; the head keeps the rows of classes that the source knows by name.
+        method: "center" or "average".
+        temporal_padding: None takes the network's.
+
+    Raises:
+        UserError: the weights cannot be read, are a video network's already, or do not fit.
+        MachineError: they could not be fetched.
+    """
+    preset = find_preset(model)
+    if preset.architecture.for_images:
+        raise UserError(f"--model {model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
+    weights = read_timm(preset.blocks) if source == "timm" else read_file(source)
+    name = "timm" if source == "timm" else weights.address
+    with named(name):
+        model_args = {"name": model, **sizes_of(weights.state)}
+    if any(kernel.ndim == 5 and kernel.shape[2] > 1 for kernel in weights.state.values()):
+        network_name = f" ({weights.name})" if weights.name else ""
+        raise UserError(f"{name} is already a video network{network_name}; start from it with train.init_from={name}")
+    model_args["num_classes"] = len(class_names) or num_classes or model_args["num_classes"]
+    if temporal_padding:
+        model_args["temporal_padding"] = temporal_padding
+    network = create_model(**model_args)
+    network.data_config = dataclasses.replace(network.data_config, class_names=class_names)
+    report = load_into(network, weights, name, method=method)
+    network.weights_from = weights.weights_from
+    return Loaded(network, model_args, {"weights_from": network.weights_from}), report
 
 
-def fill(network: nn.Module, source: init.Source, name: str) -> None:
-    """Load weights into a network of the same shapes; ``name`` is for messages. UserError where they do not fit."""
-    report = init.load_into(network, source, name)
+def load_exactly(network: nn.Module, source: Source, name: str) -> None:
+    """Load weights into a network of the same shapes. UserError, with ``name`` before it, if they do not fit."""
+    report = load_into(network, source, name)
     if changed := [*report.inflated, *report.adapted]:
         raise UserError(f"{name} does not fit: weights have other shapes: {truncate(changed)}")
 
 
-@contextlib.contextmanager
-def named(name: str) -> Iterator[None]:
-    """Put the name of a file before the message of a UserError."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+def _network(model_args: Mapping[str, Any], source: Source, data_config: DataConfig | None) -> nn.Module:
+    dtypes = [tensor.dtype for tensor in source.weights.values() if tensor.is_floating_point()] or [torch.float32]
+    network = empty_model(model_args, data_config).to(functools.reduce(torch.promote_types, dtypes))
+    load_exactly(network, source, f"as {model_args['name']} it")
+    return network
 
 
-def _of_run(source: init.Source, model: str | None) -> Weights:
+def _network_of_run(source: Source) -> nn.Module:
+    network, names = _network(source.model_args, source, source.data_config), source.data_config.class_names
+    if names and len(names) != network.num_classes:
+        raise UserError(f"damaged, {len(names)} class names for {network.num_classes} classes")
+    network.weights_from = source.record.get("weights_from")
+    return network
+
+
+def _of_run(source: Source, model: str | None) -> Loaded:
     if model not in (None, source.name):
         raise UserError(f"it holds {source.name}, not {model}; leave --model out")
     training = source.record["config"].get("train")
@@ -141,101 +198,29 @@ def _of_run(source: init.Source, model: str | None) -> Weights:
         averages = "as the run kept them; the file does not say"
     else:
         averages = f"all tensors, as the run kept them (decay {decay})" if decay else "none, the run kept none"
-    return _loaded(source.model_args, source, source.data_config, record=source.record, averages=averages)
+    network = _network_of_run(source)
+    return Loaded(network, source.model_args, source.record, averages, ignored=source.ignored)
 
 
-def _of_timm(source: init.Source, path: str | Path | None, model: str | None) -> Weights:
+def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Loaded:
     if "stem.conv1.conv.weight" in source.weights:
         raise UserError("it has this package's names, not timm's; leave --from out")
     try:
-        state = convert.from_timm(source.weights)
+        state = from_timm(source.weights)
     except UserError as error:
         raise UserError(
             f"it is not one of timm's resnetrs*: {error} Weights of its other networks need no conversion: "
             "model.name=timm/<name> train.init_from=FILE"
         ) from None
-    preset, notes = choose(state, TIMM, path or "", model)
-    data_config = dataclasses.replace(preset.data_config, filter=init.timm_data_config(preset.blocks).filter)
+    preset, notes = identify_preset(state, PATTERN, path or "", model)
+    data_config = dataclasses.replace(preset.data_config, filter=timm_data_config(preset.blocks).filter)
     data_config = data_config.with_channels(sizes_of(state)["in_channels"])
     averages = _entry(source) if path else "as timm publishes them"
-    source = init.Source(state, ignored=source.ignored)
-    return of_preset(preset, source, data_config, averages=averages, notes=notes)
+    return of_preset(preset, dataclasses.replace(source, weights=state), data_config, averages=averages, notes=notes)
 
 
-def _entry(source: init.Source) -> str:
+def _entry(source: Source) -> str:
     """Describe the entry of the file that the weights were taken from."""
-    if source.entry in init.AVERAGES:
+    if source.entry in AVERAGES:
         return f"all tensors, the entry {source.entry} of the file"
     return f"none, the entry {source.entry} of the file was taken" if source.entry else ALONE
-
-
-# Which network ------------------------------------------------------------------------------------------------------
-
-
-def choose(
-    names: Mapping[str, object], like: str, path: str | Path, model: str | None = None, frames: int = 0
-) -> tuple[Preset, list[str]]:
-    """Return the preset that has weights of these names, and notes on what the names leave open.
-
-    Args:
-        names: a state dict with this package's names.
-        like: a pattern of the presets that compute what the source of the weights does.
-        path: of the file, whose name may hold the resolution or the clip.
-        model: the preset, if it is known.
-        frames: of the first kernel, in a network for videos; 0 in one for images.
-
-    Raises:
-        UserError: there is no such preset.
-    """
-    if model:
-        return preset_named(model, like), []
-    blocks = blocks_of(names)
-    fitting = [p for p in PRESETS.values() if fnmatch.fnmatchcase(p.name, like) and p.blocks == blocks]
-    fitting = [p for p in fitting if _for_videos(p) == (frames > 0)]
-    if not fitting:
-        kind = "videos" if frames else "images"
-        raise UserError(f"it holds a network of blocks {init.in_words(blocks)} for {kind}, and no {like} is that")
-    parts = any(".se." in name for name in names), any(".gating." in name for name in names)
-    whole = [p for p in fitting if (p.architecture.se_ratio > 0, p.architecture.self_gating) == parts]
-    whole = [p for p in whole if frames in (0, p.architecture.stem_temporal_kernel)]
-    return _as_called(sorted(whole or fitting, key=lambda preset: len(preset.name)), path)
-
-
-def _as_called(presets: list[Preset], path: str | Path) -> tuple[Preset, list[str]]:
-    """Return the one of several presets that the name of the file or its folder names, and a note on that."""
-    first, *others = presets
-    if not others:
-        return first, []
-    what = "clip" if _for_videos(first) else "resolution"
-    for part in reversed(re.split(r"[/\\]", download.redact_url(path))[-3:]):
-        named = [preset for preset in presets if re.search(rf"(?<![^\W_]){_tag(preset)}(?![^\W_])", part)]
-        if len(named) == 1:
-            return named[0], [f"the weights do not tell the {what}: taken as {_sized(named[0])}, as in the name {part}"]
-    also = ", ".join(map(_sized, others))
-    return first, [f"the weights do not tell the {what}: taken as {_sized(first)}; also {also}: give --model"]
-
-
-def _tag(preset: Preset) -> str:
-    """Return what the published names of its weights have."""
-    data_config = preset.data_config
-    return f"{data_config.num_frames}x{data_config.stride}" if _for_videos(preset) else f"i{data_config.test_size}"
-
-
-def _sized(preset: Preset) -> str:
-    size = f"{_tag(preset)} frames" if _for_videos(preset) else f"{preset.data_config.test_size} px"
-    return f"{preset.name} ({size})"
-
-
-def preset_named(model: str, like: str) -> Preset:
-    """Return a preset; UserError where there is none, or where it does not compute what those like ``like`` do."""
-    preset = zoo.find_preset(model)
-    if not fnmatch.fnmatchcase(model, like):
-        raise UserError(
-            f"these weights are those of {like}; {model} would compute something else with them. "
-            "Convert them as what they are, then start from the result (train.init_from, inflate)"
-        )
-    return preset
-
-
-def _for_videos(preset: Preset) -> bool:
-    return preset.data_config.num_frames > 1

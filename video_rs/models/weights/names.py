@@ -1,4 +1,4 @@
-"""The names of weights: this package's, timm's, and what wrappers put before them."""
+"""Names of weights: this package's, those of timm's ResNet-RS, and the prefixes of wrappers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from video_rs.models.adapters.base import PREFIX
 from video_rs.models.weights.state_dict import State
 
 PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
-"""What DistributedDataParallel, torch.compile, trainers and our own wrapper of others put before every name."""
+"""Prefixes of DistributedDataParallel, torch.compile, trainers and our wrapper of other packages' networks."""
 
 _TIMM_HAS = ("conv1.0.weight", "maxpool.0.weight", "layer1.0.conv1.weight", "layer1.0.se.fc1.weight")
-"""A deep stem, a convolution for its pool, bottlenecks, squeeze-and-excitation: no other network of timm has all."""
+"""A deep stem, a convolution as its pool, bottlenecks and squeeze-and-excitation: only timm's ResNet-RS has all."""
 
 _TIMM_STEM = {
     "stem.conv1.conv": "conv1.0",
@@ -42,26 +42,28 @@ _TIMM_BLOCK = {
 }
 
 
+_FROM_STEM, _FROM_BLOCK = ({theirs: ours for ours, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
+
+
 def from_timm(state: State) -> dict[str, Tensor]:
-    """Return timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package; it may lack some.
+    """Return timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package; it may be partial.
 
     Raises:
         UserError: a name is not one of timm's ResNet-RS.
     """
-    stem, block = ({theirs: our for our, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
     converted = {}
     for name, tensor in state.items():
         module, _, suffix = name.rpartition(".")
         if found := re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", module):
-            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], block, name)}"
+            place = f"stages.{int(found[1]) - 1}.{found[2]}.{_renamed(found[3], _FROM_BLOCK, name)}"
         else:
-            place = _renamed(module, stem, name)
+            place = _renamed(module, _FROM_STEM, name)
         converted[f"{place}.{suffix}"] = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
     return converted
 
 
 def to_timm(state: State) -> dict[str, Tensor]:
-    """The inverse of :func:`from_timm`, for image networks of the default architecture; also takes gradients or parts.
+    """Invert :func:`from_timm`, for image networks of the default architecture; gradients work as well.
 
     Raises:
         UserError: timm's networks have no such weight, or the kernel extends in time.
@@ -86,18 +88,18 @@ def _renamed(module: str, names: Mapping[str, str], weight: str) -> str:
 
 
 def strip_prefixes(state: State) -> dict[str, Tensor]:
-    """The state dict without the prefixes that wrappers gave to all of its names."""
+    """Return the state dict without the prefixes that wrappers gave to all of its names."""
     while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return dict(state)
 
 
 def looks_like_timm(state: State) -> bool:
-    """Whether the names are those of timm's ``resnetrs*``."""
+    """Return True if the names are those of timm's ``resnetrs*``."""
     return all(name in state for name in _TIMM_HAS)
 
 
-def ours(state: State) -> dict[str, Tensor]:
-    """The state dict with this package's names, whether it has them already, prefixed, or timm's; it may lack some."""
+def to_ours(state: State) -> dict[str, Tensor]:
+    """Return the state dict without prefixes, and with this package's names where it has timm's; it may be partial."""
     state = strip_prefixes(state)
     return from_timm(state) if looks_like_timm(state) else state

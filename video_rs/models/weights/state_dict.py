@@ -1,28 +1,23 @@
-"""Sizes of a network of the family, read off its state dict."""
+"""Sizes of a network of the ResNet-RS family, read from its state dict."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from video_rs.errors import UserError
+from video_rs.models.presets import BLOCKS
 from video_rs.models.resnet_rs import STAGES, scaled
 
 State = Mapping[str, Tensor]
 
 
-def truncate(names: Sequence[str], limit: int = 4) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
 def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
-    """Bottlenecks by stage, from the names of a state dict. UserError where a stage has none."""
+    """Return the bottlenecks by stage, from the names of a state dict. UserError if a stage has none."""
     if not any(name.startswith("stages.") for name in names):
         first = f", the first is {next(iter(names))}" if names else ""
         raise UserError(f"the weights are not those of a ResNet-RS: they have no stages{first}")
@@ -33,17 +28,23 @@ def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
     return blocks
 
 
+def describe_blocks(blocks: tuple[int, ...]) -> str:
+    """Return the numbers of bottlenecks as text, with the depth if a preset depth has them."""
+    depth = [f" (depth {depth})" for depth, known in BLOCKS.items() if known == blocks]
+    return ", ".join(map(str, blocks)) + "".join(depth)
+
+
 def channels_of(state: State) -> tuple[int, ...]:
-    """Channels of the bottlenecks by stage, without the stages that are not there."""
+    """Return the channels of the bottlenecks by stage, without missing stages."""
     sizes = (_size(state, f"stages.{i}.0.conv2.conv.weight", 0) for i in range(len(STAGES)))
     return tuple(size for size in sizes if size is not None)
 
 
 def width_of(state: State) -> float:
-    """The multiplier of widths that gives the channels of all stages, which are rounded to multiples of 8.
+    """Return the multiplier of widths that gives the channels of all stages, which are rounded to multiples of 8.
 
-    Many do, and all of them make the same network: of these the fraction with the smallest denominator. Channels that
-    no network of the family has give the nearest multiplier.
+    Several multipliers make the same network: return the fraction with the smallest denominator. For channels that
+    no network of the family has, return the nearest multiplier.
     """
     channels, bases = channels_of(state), [base for base, _ in STAGES]
     if len(channels) != len(bases):
@@ -58,8 +59,9 @@ def width_of(state: State) -> float:
 
 
 def sizes_of(state: State) -> dict[str, Any]:
-    """Return the arguments of ``create_model`` that make a network as wide, and for as many classes and channels."""
-    channels, classes = _size(state, "stem.conv1.conv.weight", 1), _size(state, "head.weight", 0)
+    """Return the arguments of ``create_model`` for a network of the same width, classes and channels."""
+    classes = _size(state, "head.weight", 0)
+    channels = _size(state, "stem.conv1.conv.weight", 1)
     return {
         "num_classes": 1 if classes is None else classes,
         "in_channels": 3 if channels is None else channels,

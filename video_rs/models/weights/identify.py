@@ -1,0 +1,91 @@
+"""Find the preset that weights belong to, from their names and the name of their file.
+
+Names and shapes give the depth, the width and most of the architecture, but neither the resolution that a network was
+trained at nor the stride of its clips. If several presets fit, the name of the file or its folder may decide;
+otherwise the preset with the shortest name is taken. A note states which.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from video_rs.errors import UserError
+from video_rs.hub import redact_url
+from video_rs.models.presets import PRESETS, Preset
+from video_rs.models.registry import find_preset
+from video_rs.models.weights.state_dict import blocks_of, describe_blocks
+
+
+def identify_preset(
+    names: Mapping[str, object], pattern: str, path: str | Path, model: str | None = None, frames: int = 0
+) -> tuple[Preset, list[str]]:
+    """Return the preset that has weights of these names, and notes on what the names leave open.
+
+    Args:
+        names: a state dict with this package's names.
+        pattern: matches the presets that compute what the code of the weights does, such as "garden_*".
+        path: of the file, whose name may hold the resolution or the clip.
+        model: the preset, if it is known.
+        frames: temporal extent of the first kernel of a video network; 0 for an image network.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if model:
+        return matching_preset(model, pattern), []
+    blocks = blocks_of(names)
+    fitting = [
+        preset
+        for preset in PRESETS.values()
+        if fnmatch.fnmatchcase(preset.name, pattern) and preset.blocks == blocks and _is_video(preset) == (frames > 0)
+    ]
+    if not fitting:
+        kind = "videos" if frames else "images"
+        raise UserError(f"it holds a network of blocks {describe_blocks(blocks)} for {kind}, and no {pattern} is that")
+    parts = any(".se." in name for name in names), any(".gating." in name for name in names)
+    exact = [p for p in fitting if (p.architecture.se_ratio > 0, p.architecture.self_gating) == parts]
+    exact = [p for p in exact if frames in (0, p.architecture.stem_temporal_kernel)]
+    return _named_by_file(sorted(exact or fitting, key=lambda preset: len(preset.name)), path)
+
+
+def matching_preset(model: str, pattern: str) -> Preset:
+    """Return a preset by name. UserError if there is none, or if it does not match ``pattern``."""
+    preset = find_preset(model)
+    if not fnmatch.fnmatchcase(model, pattern):
+        raise UserError(
+            f"these weights are those of {pattern}; {model} would compute something else with them. "
+            "Convert them as what they are, then start from the result (train.init_from, inflate)"
+        )
+    return preset
+
+
+def _named_by_file(presets: list[Preset], path: str | Path) -> tuple[Preset, list[str]]:
+    """Return the preset that the name of the file or its folder names, else the first, and a note on that."""
+    first, *others = presets
+    if not others:
+        return first, []
+    unknown = f"the weights do not tell the {'clip' if _is_video(first) else 'resolution'}"
+    for part in reversed(re.split(r"[/\\]", redact_url(path))[-3:]):
+        named = [preset for preset in presets if re.search(rf"(?<![^\W_]){_tag(preset)}(?![^\W_])", part)]
+        if len(named) == 1:
+            return named[0], [f"{unknown}: taken as {_described(named[0])}, as in the name {part}"]
+    also = ", ".join(map(_described, others))
+    return first, [f"{unknown}: taken as {_described(first)}; also {also}: give --model"]
+
+
+def _tag(preset: Preset) -> str:
+    """Return the part of published names that tells the preset's clip or resolution."""
+    data_config = preset.data_config
+    return f"{data_config.num_frames}x{data_config.stride}" if _is_video(preset) else f"i{data_config.test_size}"
+
+
+def _described(preset: Preset) -> str:
+    size = f"{_tag(preset)} frames" if _is_video(preset) else f"{preset.data_config.test_size} px"
+    return f"{preset.name} ({size})"
+
+
+def _is_video(preset: Preset) -> bool:
+    return preset.data_config.num_frames > 1

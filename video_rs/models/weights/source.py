@@ -1,0 +1,161 @@
+"""Read weights, and what is known of them, from a file or from the package of their network."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from video_rs import checkpoint
+from video_rs.data_config import DataConfig
+from video_rs.errors import UserError
+from video_rs.hub import redact_url
+from video_rs.models.adapters.base import External, is_external
+from video_rs.models.architecture import RESNET_RS_2D, Architecture
+from video_rs.models.presets import PRESETS
+from video_rs.models.weights.names import looks_like_timm, strip_prefixes, to_ours
+
+AVERAGES = ("state_dict_ema", "model_ema", "ema")
+_ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
+"""Entries in which trainers keep weights, timm's among them. The EMA comes first, as in ``timm.models``."""
+
+_COUNTER = "n_averaged"
+"""An entry that torch's ``AveragedModel`` puts beside the weights."""
+
+
+@dataclass
+class Source:
+    """Weights and what is known of them.
+
+    Attributes:
+        weights: under the names of their file, without the prefixes of wrappers.
+        address: the file, its address without secrets, or the name of a package's weights; "" if unknown.
+        data_config: of their network, as their file says; None if unknown.
+        model_args: arguments of ``create_model`` for their network; None if unknown.
+        record: what a checkpoint records of its run: the config and the entries of ``checkpoint.RECORD``.
+        licence: of a package's weights; None if unknown.
+        entry: name of the weights in their file; "" if the file holds nothing else.
+        ignored: other entries of the file.
+    """
+
+    weights: dict[str, Tensor]
+    address: str = ""
+    data_config: DataConfig | None = None
+    model_args: dict[str, Any] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+    entry: str = ""
+    ignored: tuple[str, ...] = ()
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The weights under the names of the ResNet-RS family."""
+        return to_ours(self.weights)
+
+    @property
+    def name(self) -> str:
+        """The name of their network; "" if unknown."""
+        return (self.model_args or {}).get("name", "")
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """The architecture of their network; None if it is unknown or not of the ResNet-RS family."""
+        if self.name in PRESETS:
+            padding = (self.model_args or {}).get("temporal_padding")
+            architecture = PRESETS[self.name].architecture
+            return dataclasses.replace(architecture, temporal_padding=padding) if padding else architecture
+        return RESNET_RS_2D if looks_like_timm(self.weights) else None
+
+    @property
+    def weights_from(self) -> dict[str, Any]:
+        """The record of a network that starts from these weights, see ``video_rs.models.weights``."""
+        record = {"source": self.address, "licence": self.licence}
+        earlier = self.record.get("weights_from")
+        return {**record, "licence": earlier.get("licence"), "weights_from": earlier} if earlier else record
+
+
+def read_file(path: str | Path) -> Source:
+    """Read the weights of a file.
+
+    Args:
+        path: a checkpoint of this package (its EMA, if it has one), or a bare state dict in ``.pt``, ``.pth`` or
+            ``.safetensors``, of this package or timm's, with or without prefixes; or the address of one, see
+            ``video_rs.hub``.
+
+    Raises:
+        UserError: the file is missing, damaged, of a newer version, or holds something else.
+        MachineError: it could not be fetched.
+    """
+    saved, shown = checkpoint.load(path), redact_url(path)
+    if checkpoint.is_run(saved):
+        checkpoint.check_format(saved, shown)
+        source = from_checkpoint(saved, shown)
+    else:
+        entry = next((key for key in _ENTRIES if _are_weights(saved.get(key))), "")
+        ignored = tuple(sorted(map(str, saved.keys() - {entry}))) if entry else ()
+        source = Source(saved[entry] if entry else saved, shown, entry=entry, ignored=ignored)
+    weights = {name: tensor for name, tensor in source.weights.items() if name != _COUNTER}
+    if not _are_weights(weights):
+        raise UserError(f"{shown} holds no weights: neither a checkpoint nor a state dict")
+    if damaged := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
+    if source.name and source.name not in PRESETS and not is_external(source.name):
+        raise UserError(f"{shown} holds {source.name}, a network unknown to this version of video_rs: upgrade it")
+    source.weights = strip_prefixes(weights)
+    return source
+
+
+def from_checkpoint(state: Mapping[str, Any], name: str) -> Source:
+    """Return the weights of a checkpoint of this package, its EMA if it has one, as they are in it.
+
+    Args:
+        state: see :func:`video_rs.checkpoint.load_run`.
+        name: of its file.
+
+    Raises:
+        UserError: its data config is not valid.
+    """
+    entry = "model" if state.get("ema") is None else "ema"
+    others = state.keys() - {entry, *checkpoint.TRAVELS}
+    return Source(
+        checkpoint.weights(state),
+        name,
+        DataConfig.from_dict(state["data_config"], name),
+        state["model_args"],
+        record={key: state[key] for key in ("config", *checkpoint.RECORD) if key in state},
+        entry=entry,
+        ignored=tuple(sorted(str(key) for key in others if state[key] is not None)),
+    )
+
+
+def read_public(model: External) -> Source:
+    """Return the public weights of a network of another package, downloaded if they are not cached.
+
+    Raises:
+        UserError: there are none.
+        MachineError: they could not be downloaded.
+    """
+    known = getattr(model.network, "pretrained_cfg", None) or {}  # timm's
+    address = known.get("hf_hub_id") or model.name
+    weights = strip_prefixes(model.public_weights())
+    return Source(weights, address, model.native, licence=known.get("license"))
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Put a name before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _are_weights(value: Any) -> bool:
+    named = isinstance(value, Mapping) and bool(value)
+    return named and all(isinstance(key, str) and isinstance(entry, Tensor) for key, entry in value.items())

@@ -1,0 +1,87 @@
+"""timm's ResNet-RS: the depths that it has, what their weights expect, their download, and export to timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from video_rs.errors import UserError
+from video_rs.models.adapters.base import PREFIX, create
+from video_rs.models.presets import BLOCKS, PRESETS
+from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.source import Source, read_public
+
+PATTERN = "resnet_rs_*"
+"""The presets that compute what timm's ``resnetrs*`` do. Others may have weights of the same shapes."""
+
+DEPTHS = (50, 101, 152, 200, 270, 350, 420)
+
+
+def read_timm(blocks: tuple[int, ...]) -> Source:
+    """Return timm's public weights of the ResNet-RS with these blocks by stage, under timm's names.
+
+    Raises:
+        ModuleNotFoundError: timm is missing.
+        UserError: timm has no such network, or cannot be imported.
+        MachineError: the weights could not be downloaded.
+    """
+    depth = next((depth for depth in DEPTHS if BLOCKS[depth] == tuple(blocks)), None)
+    if depth is None:
+        raise no_public_weights()
+    with torch.device("meta"):  # only its public weights are needed
+        network = create(f"timm/resnetrs{depth}")
+    source = read_public(network)
+    source.data_config = None  # timm's own: see timm_data_config
+    return source
+
+
+def no_public_weights() -> UserError:
+    """Return the error for a network of the family without public weights."""
+    return UserError(
+        "there are no public weights of this network; timm has those of resnet_rs_* and resnet3d_rs_* of depths "
+        f"{', '.join(map(str, DEPTHS))} at width 1. Start from a file instead, such as one that "
+        "tools/convert_tensorflow.py wrote"
+    )
+
+
+def timm_data_config(blocks: tuple[int, ...]) -> DataConfig:
+    """Return what timm's ResNet-RS weights with these blocks expect, apart from sizes.
+
+    All but depth 200 are the EMAs of the TPU repository's checkpoints (timm's ``default_cfgs`` take them from its
+    release v0.1-rs-weights, ``*_ema-*.pth``). They were trained with TensorFlow 1's bicubic resizing, which does not
+    antialias, whatever timm itself resizes with. Depth 200 was trained by timm (v0.1-tpu-weights,
+    ``resnetrs200_c-*.pth``) with PIL's bicubic filter, which antialiases.
+    """
+    filter = "bicubic-antialias" if tuple(blocks) == BLOCKS[200] else "bicubic"
+    return DataConfig(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
+
+
+def export_to_timm(network: nn.Module, model_args: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Return timm's name for a network, the options of ``timm.create_model`` for it, and its state dict there.
+
+    Args:
+        network: an image network of the family, or one of timm.
+        model_args: of ``create_model``, for the network.
+
+    Raises:
+        UserError: timm has no such network.
+    """
+    name, width, data_config = model_args["name"], model_args.get("width", 1.0), network.data_config
+    options: dict[str, Any] = {"num_classes": network.num_classes}
+    if data_config.in_channels != 3:
+        options["in_chans"] = data_config.in_channels
+    if name.startswith("timm/"):
+        known = network.network.pretrained_cfg
+        if known.get("fixed_input_size") and data_config.train_size != known["input_size"][-1]:
+            options["img_size"] = data_config.train_size
+        state = {key.removeprefix(PREFIX): tensor for key, tensor in network.state_dict().items()}
+        return name.removeprefix("timm/"), options, state
+    depth = PRESETS[name].depth if name in PRESETS and name.startswith("resnet_rs_") else 0
+    if depth not in DEPTHS or width != 1:
+        depths = ", ".join(map(str, DEPTHS))
+        raise UserError(f"timm has resnet_rs_* of depths {depths} and width 1, it has no {name} of width {width:g}")
+    return f"resnetrs{depth}", options, to_timm(network.state_dict())
