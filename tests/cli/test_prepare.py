@@ -21,8 +21,9 @@ from tests.conftest import write_video
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import TINY, tool
 from video_rs.cli.common import run
-from video_rs.cli.prepare import Job, _encode, main
+from video_rs.cli.prepare import main
 from video_rs.data.tools.encode import Settings
+from video_rs.data.tools.prepare import Job, _encode
 from video_rs.data.video.decode import open_video
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
@@ -372,7 +373,7 @@ def test_what_may_not_be_read_or_written(source, as_a_user, tmp_path):
     (root / "train/juggling balls").chmod(0o700)
     (tmp_path / "target").mkdir(mode=0o500)
     for out in (tmp_path / "target/out", tmp_path / "target"):
-        said = f"--out {out} cannot be made or written (Permission denied): give another folder"
+        said = f"--out {out} cannot be made or written (Permission denied); give another folder"
         refused(prepare(root, out, **as_a_user), 2, said)
     (root / "train/juggling balls/0.mp4").chmod(0)
     assert prepare(root, tmp_path / "out", **as_a_user).returncode == 0

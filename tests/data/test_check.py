@@ -11,8 +11,8 @@ import pytest
 from tests.data import videos
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
-from video_rs.data.tools.check import Entries, FileTable, find_problems
 from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.check_problems import Entries, FileTable, find_problems
 from video_rs.data.video.decode import probe
 
 

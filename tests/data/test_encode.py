@@ -12,7 +12,7 @@ import pytest
 from av.video.frame import PictureType
 
 from tests.data import videos
-from video_rs.data.tools.encode import Settings, encode_video, even_size, header
+from video_rs.data.tools.encode import Settings, encode_video, even_size, read_header
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index
 from video_rs.errors import MachineError, MediaError, UserError
@@ -107,7 +107,7 @@ def test_quality_of_a_recorded_video(assets, tmp_path):
     with open_video(source) as before, open_video(tmp_path / "a.mp4") as after:
         assert before.num_frames == after.num_frames == 300 and before.fps == pytest.approx(after.fps)
         a, b = (video.read(range(0, 300, 20), short_side=256).numpy() for video in (before, after))
-    assert psnr(a, b) > 36 and header(source)[0] == pytest.approx(header(tmp_path / "a.mp4")[0])
+    assert psnr(a, b) > 36 and read_header(source)[0] == pytest.approx(read_header(tmp_path / "a.mp4")[0])
 
 
 def test_bad_sources_leave_nothing(make_video, tmp_path):
@@ -134,7 +134,7 @@ def test_bad_settings_and_targets(make_video, tmp_path):
 
 def test_a_header_that_asks_for_too_much_memory_is_the_files_fault(assets, tmp_path):
     file = assets / "cases/m00392_h264frag.mp4"
-    for read in (lambda: header(file), lambda: encode_video(file, tmp_path / "copy.mp4")):
+    for read in (lambda: read_header(file), lambda: encode_video(file, tmp_path / "copy.mp4")):
         with pytest.raises(MediaError, match="m00392_h264frag.mp4: cannot be decoded .Cannot allocate memory"):
             read()
 

@@ -14,8 +14,8 @@ from PIL import Image
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import load_splits
-from video_rs.data.tools.check import Entries, FileTable, find_problems
 from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.check_problems import Entries, FileTable, find_problems
 from video_rs.data.video.decode import open_video, probe, read_frames
 from video_rs.data.video.images import frame_names
 from video_rs.errors import MediaError, UserError

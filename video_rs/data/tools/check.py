@@ -1,275 +1,181 @@
-"""What is wrong with the files of a dataset, all of which have been decoded (check_file.py).
-
-:class:`Entries` numbers the files of all splits, :class:`FileTable` packs what was found in them, some hundred bytes a
-file, and :func:`find_problems` compares.
-"""
+"""Check a dataset: decode every file, find problems, write tables, a summary and plots."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.sources.holdout import source_key, source_of
+from video_rs.data.shards import Member
 from video_rs.data.sources.records import Records
-from video_rs.data.tools.check_file import Facts
+from video_rs.data.tools.check_file import Facts, check_file
+from video_rs.data.tools.check_problems import Entries, FileTable, Problem, find_problems
+from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
+from video_rs.files import atomic_write, write_csv, write_json
 
-KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
-RATE_FACTOR = ASPECT_FACTOR = 2.0  # a file is odd beyond this many times, or below this part of, the median
-SIZE_FACTOR = 3.0  # 360 to 1080 lines is common in collections from the web
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-ROW = np.dtype(
-    [
-        ("broken", "?"),
-        ("frames", "<u4"),
-        ("fps", "<f8"),
-        ("height", "<u4"),
-        ("width", "<u4"),
-        ("rotation", "<i2"),
-        ("codec", "<U24"),
-        ("decoder", "<U6"),
-        ("bytes", "<u8"),
-        ("sha1", "u1", (20,)),
-        ("pixels", "<u8"),
-    ]
-)
+FIELDS = (
+    ("split", "path", "label", "frames", "fps", "seconds", "height", "width")
+    + ("rotation", "codec", "decoder", "sha1", "problems")
+)  # fmt: skip
+FILES = ("problems.csv", "files.csv", "summary.json", "check.png")
+COLORS = ("#2563eb", "#ea580c", "#16a34a")
+MAX_NAMED = 40  # classes up to which the axis is named
 
 
-class Entries:
-    """The files of all splits in one numbering: first those of the first split, in its order.
-
-    Args:
-        splits: their records.
+@dataclass(frozen=True)
+class DatasetCheck:
+    """The result of :func:`check_dataset`.
 
     Attributes:
-        names: of the splits.
-        class_names: of the classes.
-        split: int8 ``[N]``, which of the names.
-        file: int64 ``[N]``: entries of one path are one file.
-        first: int64 ``[F]``, the first entry of each file, ascending.
+        splits: records by name of the split.
+        entries: the files of all splits in one numbering.
+        table: facts of each file.
+        problems: see ``check_problems``.
     """
 
-    def __init__(self, splits: Mapping[str, Records]) -> None:
-        self.names, self._records = list(splits), list(splits.values())
-        self.class_names = self._records[0].class_names
-        self._ends = list(accumulate(len(records) for records in self._records))
-        self.split = np.repeat(np.arange(len(self.names), dtype=np.int8), [len(each) for each in self._records])
-        keys = (source_key(os.path.abspath(records.path(i))) for records in self._records for i in range(len(records)))
-        _, first, file = np.unique(np.fromiter(keys, np.uint64, len(self)), return_index=True, return_inverse=True)
-        order = np.argsort(first)  # of one folder, or one shard, after the other
-        self.first, self.file = first[order], np.argsort(order)[file]
+    splits: Mapping[str, Records]
+    entries: Entries
+    table: FileTable
+    problems: list[Problem]
 
-    def __len__(self) -> int:
-        return len(self.split)
+    def summary(self) -> dict[str, Any]:
+        """Return the content of ``summary.json``."""
+        counts, rows = self.entries.class_counts(), self.table.rows
+        good, names = rows[~rows["broken"]], self.entries.class_names
+        untrained = np.flatnonzero(counts["train"] == 0) if "train" in counts else ()
+        return {
+            "files": {name: len(records) for name, records in self.splits.items()},
+            "made": [name for name, records in self.splits.items() if records.held_out],
+            "missing": {name: records.num_missing for name, records in self.splits.items()},
+            "bytes": int(rows["bytes"].sum()),
+            "seconds": round(float((good["frames"] / np.where(good["fps"] > 0, good["fps"], np.inf)).sum()), 3),
+            "frames": _spread(good["frames"]),
+            "fps": _spread(good["fps"][good["fps"] > 0]),
+            "height": _spread(good["height"]),
+            "width": _spread(good["width"]),
+            "codecs": dict(Counter(rows["codec"].tolist())),
+            "decoders": dict(Counter(rows["decoder"].tolist())),
+            "problems": dict(Counter(problem.kind for problem in self.problems)),
+            "classes_without_training_files": [names[i] for i in untrained],
+            "empty_class_folders": {
+                name: list(records.empty_folders) for name, records in self.splits.items() if records.empty_folders
+            },
+            "classes": {
+                name: {split: int(count[i]) for split, count in counts.items()} for i, name in enumerate(names)
+            },
+        }
 
-    def at(self, entry: int) -> tuple[Records, int]:
-        """Return the records that an entry is of, and its index there."""
-        split = self.split[entry]
-        return self._records[split], int(entry) - (self._ends[split - 1] if split else 0)
+    def write(self, folder: Path) -> None:
+        """Write :data:`FILES` into a folder."""
+        problems = ((self.entries.path(problem.entry), problem.kind, problem.detail) for problem in self.problems)
+        write_csv(folder / "problems.csv", ("path", "kind", "detail"), problems)
+        write_csv(folder / "files.csv", FIELDS, self._rows())
+        write_json(folder / "summary.json", self.summary())
+        with atomic_write(folder / "check.png") as file:
+            self._plot().savefig(file, format="png", dpi=110)
 
-    def path(self, entry: int) -> str:
-        records, index = self.at(entry)
-        return records.path(index)
+    def _rows(self) -> Iterator[list[Any]]:
+        """Yield the values of ``FIELDS`` for each entry."""
+        entries, kinds = self.entries, defaultdict(dict)  # the kinds of each entry in the order of KINDS
+        for problem in self.problems:
+            kinds[problem.entry][problem.kind] = None
+        for entry, file in enumerate(entries.file):
+            row = self.table.rows[file]
+            fps = float(row["fps"])
+            yield (
+                [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), row["frames"]]
+                + [f"{fps:.6g}", f"{row['frames'] / fps if fps else 0:.6g}", row["height"], row["width"]]
+                + [row["rotation"], row["codec"], row["decoder"], self.table.sha1(file), ";".join(kinds[entry])]
+            )
 
-    def source(self, entry: int) -> int | None:
-        """The :func:`source_key` of the video that a file was cut from, where its list or its name tells that."""
-        records, index = self.at(entry)
-        if records.sources is not None:
-            return int(records.sources[index])
-        path = records.path(index)
-        source = source_of(path)
-        return None if source == "/".join(Path(path).parts[-2:]) else source_key(source)  # the name tells nothing
+    def _plot(self) -> Figure:
+        """Plot the lengths and sizes of the files that can be read, and the files of each class."""
+        from matplotlib.figure import Figure  # worker processes import this module, too
 
-    def labels(self, entry: int) -> tuple[int, ...]:
-        """Ascending; one, unless the dataset is multi-label."""
-        records, index = self.at(entry)
-        return tuple(sorted(set(records.label_set(index).tolist())))
-
-    def label_text(self, entry: int) -> str:
-        """The names, as lists have them."""
-        return ";".join(self.class_names[label] for label in self.labels(entry))
-
-    def class_counts(self) -> dict[str, np.ndarray]:
-        """Files of each class, int64 ``[C]``, by split."""
-        counts = {name: np.zeros(len(self.class_names), np.int64) for name in self.names}
-        for name, records in zip(self.names, self._records, strict=True):
-            values = records.label_sets.values if records.multi_label else records.labels
-            counts[name] += np.bincount(values, minlength=len(self.class_names))
-        return counts
-
-
-class FileTable:
-    """What is known of F files.
-
-    Attributes:
-        rows: ``[F]`` of :data:`ROW`.
-        problems: why a file is broken, of those that are.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.rows = np.zeros(count, ROW)
-        self.problems: dict[int, str] = {}
-
-    def put(self, file: int, facts: Facts) -> None:
-        """What :func:`check_file` found in a file."""
-        row = self.rows[file]
-        row["broken"] = bool(facts.problem)
-        for name in ("frames", "fps", "height", "width", "rotation", "codec", "decoder", "bytes", "pixels"):
-            row[name] = getattr(facts, name)
-        if facts.sha1:
-            row["sha1"] = np.frombuffer(facts.sha1, np.uint8)
-        if facts.problem:
-            self.problems[file] = facts.problem
-
-    def sha1(self, file: int) -> str:
-        """Hexadecimal; "" where the file cannot be read."""
-        digest = self.rows[file]["sha1"]
-        return digest.tobytes().hex() if digest.any() else ""
-
-    def contents(self) -> np.ndarray:
-        """A number for what each file shows, uint64 ``[F]``; broken ones by their bytes, unreadable ones for itself."""
-        rows = self.rows
-        content = np.where(rows["broken"], rows["sha1"][:, :8].copy().view("<u8")[:, 0], rows["pixels"])
-        alone = ~rows["sha1"].any(axis=1) | (rows["bytes"] == 0)
-        content[alone] = np.flatnonzero(alone)
-        return content
+        good = self.table.rows[~self.table.rows["broken"]]
+        timed = good[good["fps"] > 0]
+        figure = Figure(figsize=(15, 4.5), layout="constrained")
+        length, size, classes = figure.subplots(1, 3)
+        unit = "seconds" if len(timed) else "frames"
+        for ax, title, xlabel, ylabel in (
+            (length, "Lengths", unit, "files"),
+            (size, "Sizes", "width, pixels", "height, pixels"),
+            (classes, "Classes", "", "files"),
+        ):
+            ax.set_title(title, loc="left", fontweight="bold")
+            ax.set(xlabel=xlabel, ylabel=ylabel)
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+        if len(good):
+            lengths = timed["frames"] / timed["fps"] if len(timed) else good["frames"]
+            length.hist(np.minimum(lengths, np.quantile(lengths, 0.995)), bins=40, color=COLORS[0])  # cut outliers
+            sizes, counts = np.unique(np.stack([good["width"], good["height"]]), axis=1, return_counts=True)
+            size.scatter(*sizes, s=20 + 300 * counts / counts.max(), color=COLORS[0], alpha=0.5)
+            size.set(xlim=(0, 1.1 * sizes[0].max()), ylim=(0, 1.1 * sizes[1].max()))
+        _plot_classes(classes, self.entries)
+        return figure
 
 
-class Problem(NamedTuple):
-    """One problem of one entry; `grave` if training on the dataset is wrong or fails."""
-
-    entry: int
-    kind: str
-    detail: str
-    grave: bool = False
-
-
-def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling) -> Iterator[Problem]:
-    """All problems, kind by kind (:data:`KINDS`), in the order of the entries or of the files that are the same.
+def check_dataset(
+    splits: Mapping[str, Records],
+    sampling: TemporalSampling,
+    *,
+    workers: int = 1,
+    timeout: float = 0.0,
+    progress: Progress = no_progress,
+) -> DatasetCheck:
+    """Decode all files of a dataset and find its problems.
 
     Args:
-        entries, table: the dataset.
-        sampling: how clips will be taken, which tells what is short.
+        splits: records by name of the split.
+        sampling: of clips, which defines what is too short.
+        workers: number of processes.
+        timeout: seconds without progress after which a file is given up as broken; 0 for none.
+        progress: wraps the results, given their number, to show progress.
+
+    Raises:
+        UserError, MachineError: the storage of shards refuses or fails.
     """
-    for entry, file in enumerate(entries.file):
-        if table.rows[file]["broken"]:
-            yield Problem(entry, "broken", table.problems[int(file)], grave=True)
-    yield from _unlike_the_list(entries, table.rows)
-    yield from _short(entries, table.rows, sampling)
-    yield from _odd(entries, table.rows)
-    leaked = np.zeros(len(entries), bool)
-    for problem in _same_content(entries, table):
-        leaked[problem.entry] |= problem.kind == "leak"
-        yield problem
-    yield from _same_source(entries, leaked)
+    entries = Entries(splits)
+    table = FileTable(len(entries.first))
+    files = (records.file(index) for records, index in map(entries.at, entries.first))
+    with closing(watched_calls(_check, enumerate(files), min(workers, len(entries.first)), timeout)) as results:
+        for (number, _), facts in progress(results, len(entries.first)):
+            table.put(number, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)
+    return DatasetCheck(splits, entries, table, list(find_problems(entries, table, sampling)))
 
 
-def _unlike_the_list(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
-    """Folders that have not as many frames as their list says."""
-    for entry, file in enumerate(entries.file):
-        records, index = entries.at(entry)
-        frames, listed = int(rows[file]["frames"]), records.listed_frames(index)
-        if listed > frames and not rows[file]["broken"]:
-            yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
-        elif 0 < listed < frames:
-            yield Problem(entry, "odd", f"{frames} images, of which its list takes the first {listed}")
+def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts:
+    return check_file(item[1], beat)
 
 
-def _short(entries: Entries, rows: np.ndarray, sampling: TemporalSampling) -> Iterator[Problem]:
-    """Files whose frames are repeated to fill one clip."""
-    for entry, file in enumerate(entries.file):
-        row = rows[file]
-        if sampling.kind == "segments":
-            needed = sampling.num_frames
-        else:
-            needed = 1 + int(np.floor((sampling.num_frames - 1) * sampling.step(float(row["fps"])) + 1e-6))
-        if row["frames"] < needed and not row["broken"]:
-            yield Problem(entry, "short", f"{row['frames']} frames, a clip spans {needed}")
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    """Return minimum, median and maximum; None if there are no values."""
+    if not len(values):
+        return None
+    return {name: round(float(getattr(np, name)(values)), 4) for name in ("min", "median", "max")}
 
 
-def _odd(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
-    """Files that are far from the usual: from the median, or for the rotation from the most common value."""
-    good = rows[~rows["broken"]]
-    if not len(good):
-        return
-    rates = good["fps"][good["fps"] > 0]
-    usual_rate = float(np.median(rates)) if len(rates) else 0.0
-    usual_side = float(np.median(np.minimum(good["height"], good["width"])))
-    usual_aspect = float(np.median(good["width"] / good["height"]))
-    turns, counts = np.unique(good["rotation"], return_counts=True)
-    usual_turn = turns[counts.argmax()]
-    for entry, file in enumerate(entries.file):
-        row = rows[file]
-        if row["broken"]:
-            continue
-        height, width = int(row["height"]), int(row["width"])
-        if usual_rate and row["fps"] and _far(row["fps"], usual_rate, RATE_FACTOR):
-            yield Problem(entry, "odd", f"{row['fps']:.4g} frames a second, usual {usual_rate:.4g}")
-        if _far(min(height, width), usual_side, SIZE_FACTOR):
-            yield Problem(entry, "odd", f"short side {min(height, width)} pixels, usual {usual_side:g}")
-        if _far(width / height, usual_aspect, ASPECT_FACTOR):
-            yield Problem(entry, "odd", f"width / height {width / height:.2f}, usual {usual_aspect:.2f}")
-        if row["rotation"] != usual_turn:
-            yield Problem(entry, "odd", f"rotated by {row['rotation']} degrees, usual {usual_turn}")
-
-
-def _far(value: float, usual: float, factor: float) -> bool:
-    return not usual / factor <= value <= usual * factor
-
-
-def _same_content(entries: Entries, table: FileTable) -> Iterator[Problem]:
-    for group in _groups(table.contents()[entries.file]):
-        first_in: dict[int, int] = {}  # split to entry
-        labels = entries.labels(group[0])
-        for entry in group:
-            split = entries.split[entry]
-            if split in first_in:
-                other = first_in[split]
-                yield Problem(entry, "duplicate", f"{_how(entries, table, entry, other)} {entries.path(other)}")
-            if split != entries.split[group[0]]:
-                other = group[0]
-                where = f"in {entries.names[entries.split[other]]}"
-                detail = f"{_how(entries, table, entry, other)} {entries.path(other)} {where}"
-                yield Problem(entry, "leak", detail, grave=True)
-            first_in.setdefault(split, entry)
-            if entries.labels(entry) != labels:
-                mine, theirs = entries.label_text(entry), entries.label_text(group[0])
-                detail = f"'{mine}', but '{theirs}' for {entries.path(group[0])}, which is the same"
-                yield Problem(entry, "label conflict", detail, grave=True)
-
-
-def _how(entries: Entries, table: FileTable, entry: int, other: int) -> str:
-    mine, theirs = entries.file[entry], entries.file[other]
-    if mine == theirs:
-        return "listed again, as"
-    same_bytes = np.array_equal(table.rows[mine]["sha1"], table.rows[theirs]["sha1"])
-    return "same bytes as" if same_bytes else "same frames as"
-
-
-def _same_source(entries: Entries, leaked: np.ndarray) -> Iterator[Problem]:
-    """Clips of one source video in two splits, where lists or file names tell the source."""
-    sources = np.arange(len(entries), dtype=np.uint64)
-    for entry in range(len(entries)):
-        if (source := entries.source(entry)) is not None:
-            sources[entry] = source
-    for group in _groups(sources):
-        first = group[0]
-        for entry in group:
-            if entries.split[entry] != entries.split[first] and not leaked[entry]:
-                where = f"{entries.path(first)} in {entries.names[entries.split[first]]}"
-                yield Problem(entry, "leak", f"same source video as {where}")
-
-
-def _groups(keys: np.ndarray) -> Iterator[list[int]]:
-    """The places of each key that is there more than once, ascending; by the first place."""
-    order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
-    ends = np.append(starts[1:], len(keys))
-    several = np.flatnonzero(ends - starts > 1)
-    for group in several[np.argsort(order[starts[several]])]:
-        yield order[starts[group] : ends[group]].tolist()
+def _plot_classes(ax: Axes, entries: Entries) -> None:
+    """Plot the number of files of each class, the largest first, a line per split."""
+    counts = entries.class_counts()
+    order = np.argsort(-next(iter(counts.values())), kind="stable")
+    for (split, of_class), color in zip(counts.items(), COLORS, strict=False):
+        ax.plot(of_class[order], ".-", color=color, label=split)
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+    if len(order) <= MAX_NAMED:
+        names = [entries.class_names[i].replace("$", r"\$")[:24] for i in order]
+        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    else:
+        ax.set_xlabel("class, the largest first")

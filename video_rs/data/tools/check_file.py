@@ -1,4 +1,4 @@
-"""What one file of a dataset holds, found by decoding all of it."""
+"""Decode all of one file of a dataset, and collect its facts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import av
 import numpy as np
@@ -17,25 +18,25 @@ from video_rs.data.video.media import is_image
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
 from video_rs.errors import MediaError, VideoRSError, first_line
 
-ANNOUNCED_PART = 0.9  # of the time that a header announces; headers of AVI and Matroska are a little off in good files
+ANNOUNCED_PART = 0.9  # of the duration in the header; headers of AVI and Matroska are slightly off in good files
 _CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one file holds.
+    """The facts of one file.
 
     Attributes:
-        frames: that were decoded, all of them unless there is a `problem`.
-        fps: mean frames per second; 0 for an image, and where nothing tells.
-        height, width: upright, of the first frame, in pixels.
-        rotation: degrees counter-clockwise that make the stored frames upright.
-        codec: its name; of an image the extension, of a folder of frames that of its first image.
-        decoder: that ``data.decoder=decord`` takes: "decord", "pyav" or "pil".
-        bytes, sha1: of the file, or of all images of a folder one after the other; 20 bytes, or none where it cannot
-            be read.
-        pixels: 8 bytes of a digest of all decoded frames: equal for equal frames in another container.
-        problem: why the file is broken; "" where it is not.
+        frames: number of decoded frames, all of them unless there is a `problem`.
+        fps: mean frames per second; 0 if unknown, as for an image.
+        height, width: of the first frame, upright, in pixels.
+        rotation: degrees counter-clockwise by which stored frames are turned to be upright.
+        codec: FFmpeg's name; for a folder of frames that of its first image.
+        decoder: the one that ``data.decoder=decord`` takes: "decord", "pyav" or "pil".
+        bytes: size of the file, or of all images of a folder.
+        sha1: digest of the same bytes, 20 bytes; empty if they cannot be read.
+        pixels: 64 bits of a digest of all decoded frames: equal for equal frames in another container.
+        problem: why the file is broken; "" if it is not.
     """
 
     frames: int = 0
@@ -54,42 +55,41 @@ class Facts:
 def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> Facts:
     """Decode every frame of a video, an image or a folder of frames, in one thread.
 
-    A file is broken where it cannot be opened, where FFmpeg reports damage in a frame, or where fewer frames come than
-    the packets or the header announce. Nothing is raised for that.
-    Where the storage of a shard fails, ``MachineError`` is raised, and ``UserError`` where it refuses.
+    A file is broken if it cannot be opened, if FFmpeg reports damage in a frame, or if it has fewer frames than its
+    packets or its header announce. That is reported in ``Facts.problem``.
 
     Args:
-        path: of the file, or where it lies in a shard.
+        path: of the file or folder; or its place in a shard.
         beat: called after each frame and each mebibyte.
+
+    Raises:
+        UserError, MachineError: the storage of a shard refuses or fails.
     """
-    found: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     pixels = hashlib.sha1()
     try:
         file = in_memory(path)
         if not isinstance(file, Blob) and os.path.isdir(file):
-            paths = frame_paths(file)
-            found["codec"] = image_codec(paths[0])
-            found["bytes"], found["sha1"] = _digest(paths, beat)
-            _decode_images(paths, pixels, found, beat)
+            images = frame_paths(file)
         else:
-            found["bytes"], found["sha1"] = _digest([file], beat)
-            if is_image(path):
-                found["codec"] = os.path.splitext(str(file))[1][1:].lower()
-                _decode_images([file], pixels, found, beat)
-            else:
-                _decode_video(file, pixels, found, beat)
+            images = [file] if is_image(file) else []
+        facts["bytes"], facts["sha1"] = _digest(images or [file], beat)
+        if images:
+            _decode_images(images, pixels, facts, beat)
+        else:
+            _decode_video(file, pixels, facts, beat)
     except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
         if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
-            raise  # of the storage of shards: the file is not to blame
-        found["problem"] = first_line(error, 1000).removeprefix(f"{path}: ")
-    return Facts(**found, pixels=int.from_bytes(pixels.digest()[:8], "little"))
+            raise
+        facts["problem"] = first_line(error, 1000, prefix=f"{path}: ")
+    return Facts(**facts, pixels=int.from_bytes(pixels.digest()[:8], "little"))
 
 
 def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int, bytes]:
-    """Return the number of bytes and the digest of files, one after the other."""
+    """Return the total size and the digest of files, one after the other."""
     digest, size = hashlib.sha1(), 0
     for file in files:
-        if not isinstance(file, Blob) and not os.path.isfile(file):  # a pipe would keep the reader for ever
+        if not isinstance(file, Blob) and not os.path.isfile(file):  # reading a pipe would hang
             raise OSError("not a file" if os.path.exists(file) else "no such file")
         with file.open() if isinstance(file, Blob) else open(file, "rb") as stream:
             while chunk := stream.read(_CHUNK):
@@ -100,46 +100,48 @@ def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int,
 
 
 def _decode_images(
-    paths: Sequence[str | Blob], pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]
+    paths: Sequence[str | Blob], pixels: hashlib._Hash, facts: dict[str, Any], beat: Callable[[], None]
 ) -> None:
-    found["decoder"] = "pil"
+    """Decode all images; update the digest of the pixels and the facts."""
+    facts |= {"codec": image_codec(paths[0]), "decoder": "pil"}
     frames = ImageReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size))
     for count, frame in enumerate(frames, 1):
-        found |= {"frames": count, "height": frame.shape[1], "width": frame.shape[2]}
+        facts |= {"frames": count, "height": frame.shape[1], "width": frame.shape[2]}
         pixels.update(repr(frame.shape[1:]).encode() + frame.numpy().tobytes())
         beat()
 
 
-def _decode_video(path: str | Blob, pixels: hashlib._Hash, found: dict[str, object], beat: Callable[[], None]) -> None:
+def _decode_video(path: str | Blob, pixels: hashlib._Hash, facts: dict[str, Any], beat: Callable[[], None]) -> None:
+    """Decode all frames of a video; update the digest of the pixels and the facts."""
     index = read_stream_index(path)
     beat()
-    found |= {"codec": index.codec, "fps": index.fps}
-    found["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
+    facts |= {"codec": index.codec, "fps": index.fps}
+    facts["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
     count, damaged, end = 0, 0, 0.0
     with open_container(path) as container:
         stream = best_stream(container, path)
         announced = _announced_end(container, stream)
         for frame in container.decode(stream):
             if not count:
-                found["rotation"], found["height"], found["width"] = upright_shape(frame)
+                facts["rotation"], facts["height"], facts["width"] = upright_shape(frame)
             _update(pixels, frame)
             damaged += frame.is_corrupt
             end = max(end, frame.time or 0.0)
             count += 1
-            found["frames"] = count
+            facts["frames"] = count
             beat()
     if not count:
-        found["problem"] = "no frame can be decoded"
+        facts["problem"] = "no frame can be decoded"
     elif count < index.num_frames:
-        found["problem"] = f"{count} of {index.num_frames} frames can be decoded"
+        facts["problem"] = f"{count} of {index.num_frames} frames can be decoded"
     elif damaged:
-        found["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
+        facts["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
     elif index.fps and end + 2 / index.fps < ANNOUNCED_PART * announced:
-        found["problem"] = f"it ends at {end:.2f} s, its header announces {announced:.2f} s"
+        facts["problem"] = f"it ends at {end:.2f} s, its header announces {announced:.2f} s"
 
 
 def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Seconds, in the header of a file whose packets cannot tell that it was cut off; 0 elsewhere."""
+    """Return the end in seconds by the header of a file whose packets do not show that it was cut off; 0 elsewhere."""
     if container.format.name == "avi" and stream.duration:
         return float(stream.duration * stream.time_base)
     if "matroska" not in container.format.name:
@@ -154,7 +156,7 @@ def _announced_end(container: av.container.InputContainer, stream: av.VideoStrea
 def _update(pixels: hashlib._Hash, frame: av.VideoFrame) -> None:
     try:
         values = frame.to_ndarray()
-    except (ValueError, AssertionError):  # a format or an odd size that PyAV has no array for
+    except (ValueError, AssertionError):  # PyAV has no array for the format or an odd size
         values = frame.to_ndarray(format="rgb24")
     pixels.update(repr(values.shape).encode())
     pixels.update(np.ascontiguousarray(values))

@@ -1,7 +1,7 @@
-"""Videos made fast to read: H.264 of a small size, short closed GOPs, no B-frames, stored upright, without sound.
+"""Re-encode videos so that they are fast to read: small H.264, short closed GOPs, no B-frames, upright, no sound.
 
-A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are decoded but not used, each without the
-parts of H.264 that take the most time to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
+A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are decoded but not used. They do without the
+parts of H.264 that are slow to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from typing import Any
 
 import av
 
-from video_rs.data.video.media import media_errors, require_file
+from video_rs.data.video.media import media_errors
 from video_rs.data.video.stream_index import best_stream, filter_graph, open_container, read_stream_index, upright_shape
 from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError
 from video_rs.files import atomic_write
 
-_FULL_RANGE, _RGB, _UNKNOWN = 2, 0, 2  # a colour range and two colour spaces, as FFmpeg numbers them
-# filters by the number of quarter turns counter-clockwise
+_FULL_RANGE, _RGB, _UNKNOWN = 2, 0, 2  # FFmpeg's numbers of a colour range and two colour spaces
+# FFmpeg filters by the number of quarter turns counter-clockwise
 _TURNS = ([], [("transpose", "cclock")], [("hflip", ""), ("vflip", "")], [("transpose", "clock")])
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How videos are re-encoded.
+    """Settings of the encoder.
 
     Attributes:
-        short_side: of the frames, in pixels, even; smaller sources keep their size.
+        short_side: short side of the frames in pixels, even; smaller sources keep their size.
         crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
-        gop: frames from one keyframe to the next.
+        gop: number of frames from one keyframe to the next.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     short_side: int = 256
@@ -43,13 +46,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
-            raise UserError(f"a short side of {self.short_side} pixels is not possible: give an even number above 0")
+            raise UserError(f"a short side of {self.short_side} pixels is not possible; give an even number above 0")
         if not 0 <= self.crf <= 51 or self.gop < 1:
-            raise UserError(f"crf {self.crf}, gop {self.gop} is not possible: crf is 0 to 51, gop at least 1")
+            raise UserError(f"crf {self.crf}, gop {self.gop} is not possible; crf is 0 to 51, gop at least 1")
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of the copy of an upright ``height`` x ``width`` source: both even, at least 2."""
+    """Return height and width of the copy of an upright ``height`` x ``width`` source: both even, at least 2."""
     short = min(height, width)
     if short <= short_side:
         return max(2, height // 2 * 2), max(2, width // 2 * 2)
@@ -64,27 +67,27 @@ def encode_video(
     comment: str = "",
     beat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Writes an mp4 file with the frames of a video, whole or not at all.
+    """Write an mp4 file with the frames of a video, atomically.
 
-    It has as many frames as a full sequential decode of the source's best video stream, in that order and with those
-    times; but they start at 0 where the source starts before it, and a frame that does not come after the one before
-    it does so by one unit of the source's clock. The bytes depend on the source, the settings and the versions of
-    FFmpeg and x264 alone, and on the comment that is kept in the file.
+    The copy has the frames of a full sequential decode of the source's best video stream, in that order and with the
+    same times. Times before 0 are shifted to start at 0, and each frame is at least one unit of the source's clock
+    later than the one before. The bytes depend only on the source, the settings, the comment and the versions of FFmpeg
+    and x264.
 
     Args:
-        source: a video.
-        target: the file to write; missing folders are made.
+        source: path of a video.
+        target: file to write; missing folders are made.
         settings: by default ``Settings()``.
-        comment: kept in the file, see :func:`header`.
+        comment: metadata to write into the file, see :func:`read_header`.
         beat: called after each frame.
 
     Returns:
         The number of frames.
 
     Raises:
-        MediaError: the source is damaged, or cannot be read or encoded; it names the source.
-        MachineError: the disk refuses.
-        UserError: no file can be at ``target``.
+        MediaError: the source is damaged, or cannot be read or encoded.
+        MachineError: the disk is full or fails.
+        UserError: ``target`` cannot be a file.
     """
     settings = settings or Settings()
     frames = _frames(source)
@@ -94,14 +97,14 @@ def encode_video(
             raise MediaError(f"{source}: no frame can be decoded")
         with atomic_write(target) as handle:
             count = _write(source, chain([first], frames), first, handle.name, settings, comment, beat)
-            _check(source, handle.name, count)
+            _check_copy(source, handle.name, count)
     finally:
         frames.close()
     return count
 
 
-def header(path: str | Path) -> tuple[float, str]:
-    """How many seconds of video there are, 0 where the header does not tell, and the comment. Raises ``MediaError``."""
+def read_header(path: str | Path) -> tuple[float, str]:
+    """Return the duration of a video in seconds, 0 if its header has none, and its comment. Raise ``MediaError``."""
     with media_errors(path), open_container(path) as container:
         stream = best_stream(container, path)
         comment = container.metadata.get("comment", "")
@@ -111,26 +114,24 @@ def header(path: str | Path) -> tuple[float, str]:
 
 
 def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
-    """All frames, from the start. Raises ``MediaError`` where the file breaks off."""
-    require_file(source)
-    with media_errors(source):
-        promised, count = read_stream_index(source).num_frames, 0
-        with open_container(source) as container:
-            for frame in container.decode(best_stream(container, source)):
-                count += 1
-                yield frame
-    if promised and count != promised:
-        raise MediaError(f"{source}: {count} of its {promised} frames can be decoded")
+    """Yield all frames, from the start. Raise ``MediaError`` if the file is cut off or damaged."""
+    expected, count = read_stream_index(source).num_frames, 0
+    with media_errors(source), open_container(source) as container:
+        for frame in container.decode(best_stream(container, source)):
+            count += 1
+            yield frame
+    if expected and count != expected:
+        raise MediaError(f"{source}: {count} of its {expected} frames can be decoded")
 
 
 @contextmanager
 def h264_writer(
     file: str, height: int, width: int, rate: int | Fraction, x264: dict[str, str], **options: Any
 ) -> Iterator[tuple[av.container.OutputContainer, av.VideoStream]]:
-    """Open an mp4 file for one H.264 stream; the end of the block writes the frames that the encoder still holds.
+    """Open an mp4 file for one H.264 stream, and flush the encoder at the end of the block.
 
     Args:
-        file: to write.
+        file: path to write.
         height, width: of the frames, in pixels.
         rate: frames per second.
         x264: options of the encoder.
@@ -153,8 +154,8 @@ def _write(
     comment: str,
     beat: Callable[[], None],
 ) -> int:
-    """Returns the number of frames."""
-    upright, clock = _Upright(first, settings.short_side), _Clock(first)
+    """Encode the frames into a file and return their number."""
+    upright, clock = _UprightConverter(first, settings.short_side), _Clock(first)
     rate = Fraction(1 / (clock.base * clock.step)).limit_denominator(1001)
     faststart, count = {"movflags": "+faststart"}, 0
     try:
@@ -165,7 +166,7 @@ def _write(
             for frame in frames:
                 image = upright(frame)
                 image.pts, image.time_base, image.duration = clock.time(frame), clock.base, clock.step
-                image.pict_type = 0  # the encoder chooses
+                image.pict_type = 0  # let the encoder choose
                 container.mux(stream.encode(image))
                 beat()
                 count += 1
@@ -177,18 +178,18 @@ def _write(
     return count
 
 
-def _check(source: str | Path, file: str, count: int) -> None:
-    """Packets are cheap to read: what a full disk or a muxer left out must not become a file of the dataset."""
+def _check_copy(source: str | Path, file: str, count: int) -> None:
+    """Raise an error if frames are missing in a file, as after a write error that FFmpeg did not report."""
     try:
         written = read_stream_index(file).num_frames
-    except (MediaError, av.FFmpegError, OSError, ValueError) as error:
-        raise MachineError(f"what was written of {source} cannot be read again ({error}): is the disk full?") from error
+    except MediaError as error:
+        raise MachineError(f"the copy of {source} cannot be read ({error}); check that the disk is not full") from error
     if written != count:
-        raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames arrive in an mp4 file)")
+        raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames fit an mp4 file)")
 
 
 class _Clock:
-    """The times of the frames, in units of ``base``, never before 0 and each after the one before."""
+    """The times of the frames in units of ``base``: not negative, strictly increasing."""
 
     def __init__(self, first: av.VideoFrame) -> None:
         self.base = first.time_base or Fraction(1, 90000)
@@ -197,7 +198,7 @@ class _Clock:
         self._last: int | None = None
 
     def time(self, frame: av.VideoFrame) -> int:
-        """Of the next frame."""
+        """Return the time of the next frame."""
         least = 0 if self._last is None else self._last + 1
         usual = 0 if self._last is None else self._last + self.step
         self._last = usual if frame.pts is None else max(least, frame.pts + self._shift)
@@ -211,25 +212,25 @@ def _x264(settings: Settings) -> dict[str, str]:
         "tune": "fastdecode",
         "g": gop,
         "keyint_min": gop,
-        "sc_threshold": "0",  # a keyframe at every scene cut would make GOPs uneven
+        "sc_threshold": "0",  # no keyframes at scene cuts, which would make GOPs uneven
         "bf": "0",
         "flags": "+cgop",
-        "x264-params": "mbtree=0:rc-lookahead=0",  # with mbtree, one encode in a hundred has other bytes
+        "x264-params": "mbtree=0:rc-lookahead=0",  # with mbtree, one encode in a hundred differs
     }
 
 
 def _tag_colors(context: av.VideoCodecContext, first: av.VideoFrame) -> None:
-    context.color_range = 1  # the limited one, see _Upright
+    context.color_range = 1  # limited, see _UprightConverter
     for name, unknown in (("colorspace", _RGB), ("color_primaries", 0), ("color_trc", 0)):
         value = int(getattr(first, name))
         setattr(context, name, _UNKNOWN if value == unknown else value)
 
 
-class _Upright:
-    """Turns, scales and converts frames; those of another size than the first's are scaled to that, as readers do.
+class _UprightConverter:
+    """Rotate, scale and convert frames. Frames of another size than the first are scaled to its size, as in decode.py.
 
     Attributes:
-        size: height and width of what comes out.
+        size: height and width of the converted frames.
     """
 
     def __init__(self, first: av.VideoFrame, short_side: int) -> None:
@@ -241,20 +242,20 @@ class _Upright:
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         kind = frame.format.name, frame.height, frame.width, int(frame.color_range)
         if kind not in self._graphs:
-            self._graphs = {kind: filter_graph(frame, self._filters(frame))}  # streams that change do so seldom
+            self._graphs = {kind: filter_graph(frame, self._filters(frame))}  # keep one: streams rarely change
         graph = self._graphs[kind]
         graph.push(frame)
         return graph.pull()
 
     def _filters(self, frame: av.VideoFrame) -> list[tuple[str, str]]:
-        height, width = self.size if self._turns % 2 == 0 else self.size[::-1]  # as it is stored
+        height, width = self.size if self._turns % 2 == 0 else self.size[::-1]  # before the rotation
         filters = []
         cut = all(0 <= old - new < 2 for old, new in zip(self._stored, (height, width)))
-        if cut and (frame.height, frame.width) == self._stored:  # sharper than scaling an odd side by one pixel
+        if cut and (frame.height, frame.width) == self._stored:  # sharper than scaling by one pixel
             filters.append(("crop", f"{width}:{height}:0:0:exact=1"))
         full = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
         source = "auto" if frame.format.is_rgb else "pc" if full else "tv"
         scale = f"{width}:{height}:flags=bicubic+accurate_rnd:in_range={source}:out_range=tv"
-        # one matrix before and after is none at all: the tag that goes with the copy says what the pixels are
+        # the same matrix before and after leaves colours as they are; the copy gets the tags of the source
         filters.append(("scale", f"{scale}:in_color_matrix=bt601:out_color_matrix=bt601"))
         return [*filters, ("format", "yuv420p"), *_TURNS[self._turns]]

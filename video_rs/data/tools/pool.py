@@ -1,4 +1,4 @@
-"""Work spread over processes."""
+"""Call a function in several processes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,31 @@ from typing import Any, TypeVar
 from video_rs.errors import MachineError
 
 T, R = TypeVar("T"), TypeVar("R")
-_BEAT = object()
-_SPAWN = multiprocessing.get_context("spawn")  # the caller may have threads of its own, which do not survive a fork
+Progress = Callable[[Iterable, int], Iterable]
+"""Wraps the results of a job, given their number, to show how far it is."""
+_HEARTBEAT = object()
+_SPAWN = multiprocessing.get_context("spawn")  # threads of the caller do not survive a fork
+
+
+def no_progress(items: Iterable[T], total: int) -> Iterable[T]:
+    """Return the items: a ``Progress`` that shows nothing."""
+    return items
 
 
 def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterator[R]:
-    """The results in order, as they come; what a call raises is raised here.
+    """Yield ``function(item)`` of each item in order, for calls that take milliseconds and do not hang.
 
-    Ctrl-C and such an error end it once each process is through with what it has been given: up to 32 calls.
-    ``BrokenProcessPool`` is raised when a process is killed. No process outlives its parent.
+    After Ctrl-C or an exception of a call, each process finishes the calls that it has been given, up to 32. Processes
+    end with their parent.
+
+    Raises:
+        BrokenProcessPool: a process was killed.
+        Exception: of a call.
     """
-    if workers == 1 or len(todo) < 64:  # not worth starting processes for
+    if workers == 1 or len(todo) < 64:  # starting processes takes longer
         yield from map(function, todo)
         return
-    with ProcessPoolExecutor(workers, _SPAWN, initializer=_begin_process) as pool:
+    with ProcessPoolExecutor(workers, _SPAWN, initializer=_init_process) as pool:
         try:
             yield from pool.map(function, todo, chunksize=16)
         except BaseException:
@@ -42,7 +53,7 @@ def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int
 
 @dataclass(frozen=True)
 class Lost:
-    """What became of a call that never came back."""
+    """The result of a call that hung or whose process died, with the reason."""
 
     reason: str
 
@@ -50,20 +61,20 @@ class Lost:
 def watched_calls(
     function: Callable[[T, Callable[[], None]], R], todo: Iterable[T], workers: int, timeout: float
 ) -> Iterator[tuple[T, R | Lost]]:
-    """Each item with the result of ``function(item, beat)``, as the calls end, in no order; what one raises is raised.
+    """Yield ``(item, function(item, beat))`` as the calls end, in no order, for calls that may hang or crash.
 
-    For calls that take seconds or minutes, or that may hang or crash in foreign code: such a call is lost, no other.
-    Whatever ends it early, Ctrl-C too, kills the processes at once, wherever they are. No process outlives its parent.
+    A call that hangs or whose process dies gives a ``Lost`` and does not affect other calls. Closing this generator,
+    Ctrl-C included, kills the processes at once. Processes end with their parent.
 
     Args:
-        function: of a module; it calls ``beat()`` whenever it has got on.
-        todo: is read as the work goes on. No item is None.
-        workers: processes, each with one call at a time.
-        timeout: seconds without a beat after which a process is killed; 0: never. The result is then a ``Lost``, as it
-            is where a process dies.
+        function: importable; it calls ``beat()`` as it makes progress.
+        todo: items, none of which is None. They are read as they are needed.
+        workers: number of processes. Each has one call at a time.
+        timeout: seconds without a heartbeat after which a process is killed; 0 for no limit.
 
     Raises:
         MachineError: a process died before its first call.
+        Exception: of a call.
     """
     left, tick = iter(todo), min(1.0, timeout / 4) if timeout else None
     team: list[_Worker] = []
@@ -75,7 +86,7 @@ def watched_calls(
             for pipe in wait([worker.pipe for worker in team], tick):
                 worker = next(each for each in team if each.pipe is pipe)
                 item, result = worker.item, worker.receive()
-                if result is _BEAT:
+                if result is _HEARTBEAT:
                     continue
                 if item is not None:
                     yield item, result
@@ -87,7 +98,7 @@ def watched_calls(
                     worker.end()
                     team.remove(worker)
             now = time.monotonic()
-            passed, before = min(now - before, tick or 0.0), now  # a clock runs on while a job is suspended
+            passed, before = min(now - before, tick or 0.0), now  # do not count the time of a suspended job
             for worker in list(team) if timeout else ():
                 if worker.silent_for(passed) >= timeout:
                     yield worker.item, Lost(f"nothing came from it for {timeout:g} s: its decoder or its storage hangs")
@@ -98,24 +109,24 @@ def watched_calls(
 
 
 class _Worker:
-    """A process and what it is at. Its first message, before any item, says that it has started."""
+    """A process and the item that it works on. Its first message, before any item, reports that it has started."""
 
     def __init__(self, function: Callable[[Any, Callable[[], None]], Any], tick: float | None) -> None:
         self._function, self._tick = function, tick
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_work, args=(function, theirs, tick), daemon=True)
-        with _interrupts_held():
+        with _sigint_blocked():
             self._process.start()
-        theirs.close()  # else its death would not end the pipe
+        theirs.close()  # otherwise the pipe stays open when the process dies
         self.item, self._started, self._silence = None, False, 0.0
 
     def give(self, item: Any) -> None:
         self.item, self._silence = item, 0.0
-        with contextlib.suppress(OSError):  # of one that has died since, receive() tells
+        with contextlib.suppress(OSError):  # receive() reports a process that has died
             self.pipe.send(item)
 
     def receive(self) -> Any:
-        """The result, a beat, or a ``Lost`` where it has died. Raises what the call raised."""
+        """Return the result, a heartbeat, or a ``Lost`` if the process has died. Raise the exception of the call."""
         try:
             kind, result = self.pipe.recv()
         except (EOFError, OSError):
@@ -123,26 +134,24 @@ class _Worker:
             how = f"(exit code {self._process.exitcode})"
             if self._started:
                 return Lost(f"the process that read it died {how}")
-            raise MachineError(
-                f"a process died as it started {how}, perhaps for want of memory: use fewer of them"
-            ) from None
+            raise MachineError(f"a process died as it started {how}, perhaps out of memory; use fewer") from None
         self._started, self._silence = True, 0.0
         if kind == "beat":
-            return _BEAT
+            return _HEARTBEAT
         self.item = None
         if kind == "error":
             raise result
         return result
 
     def silent_for(self, passed: float) -> float:
-        """Seconds without a beat, in a call, where `passed` have gone by since the last look."""
+        """Return the seconds without a heartbeat in a call, `passed` of them since this was last called."""
         self._silence += passed if self.item is not None else 0.0
         return self._silence
 
     def end(self) -> None:
-        self._process.kill()  # first, or it would find that nobody hears it, and say so
+        self._process.kill()  # before the pipe closes, or it would print a BrokenPipeError
         self.pipe.close()
-        self._process.join(5)  # one that is stuck in the kernel is left behind
+        self._process.join(5)  # a process that is stuck in the kernel is left behind
 
     def replaced(self) -> _Worker:
         self.end()
@@ -150,12 +159,12 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A process that is started here holds them for good: Ctrl-C is the parent's, from its first moment on."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT, also in processes that are started in the block: their parent handles Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # starting it would let them through again
+    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -164,13 +173,13 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _work(function: Callable[[Any, Callable[[], None]], Any], pipe: Connection, tick: float | None) -> None:
-    _begin_process()
-    told = time.monotonic()
+    _init_process()
+    sent = time.monotonic()
 
-    def beat() -> None:  # a call has hundreds a second; shared memory would need room on a disk that may be full
-        nonlocal told
-        if tick and time.monotonic() - told >= tick:
-            told = time.monotonic()
+    def beat() -> None:  # called hundreds of times a second
+        nonlocal sent
+        if tick and time.monotonic() - sent >= tick:
+            sent = time.monotonic()
             pipe.send(("beat", None))
 
     pipe.send(("started", None))
@@ -186,14 +195,12 @@ def _work(function: Callable[[Any, Callable[[], None]], Any], pipe: Connection, 
         pipe.send(answer)
 
 
-def _begin_process() -> None:
-    """In a new process: Ctrl-C is the parent's; and it does not wait for work of a parent that was killed."""
+def _init_process() -> None:
+    """Ignore SIGINT in a new process, which the parent handles, and exit when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _exit_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,277 @@
+"""Re-encode the videos of a dataset once, so that training reads them fast.
+
+The prepared dataset is a folder with the copies (``videos/``), a list per split (``train.csv``, ...),
+``class_names.txt``, ``failed.csv`` and ``summary.json``. The source is only read. A job that was interrupted resumes:
+copies that exist are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from video_rs.data.sources.class_names import read_class_names
+from video_rs.data.sources.lists import read_list
+from video_rs.data.sources.records import Records
+from video_rs.data.tools.encode import Settings, encode_video, read_header
+from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
+from video_rs.data.video.media import require_file
+from video_rs.errors import MediaError, UserError
+from video_rs.files import LOCK, atomic_write, locked, write_csv, write_json
+
+SETTINGS = "settings.json"
+_LONGEST_NAME = 240  # bytes; the name of the temporary file is 10 longer
+_TEMPORARY = re.compile(r"\..+\.(mp4|csv|json|txt|tar)\.\w{8}")  # see files.atomic_write
+_NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\"]")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to re-encode.
+
+    Attributes:
+        source: its path.
+        target: path of the copy, relative to the prepared dataset.
+        name: path of the source relative to the dataset, which is written into the copy's comment.
+    """
+
+    source: str
+    target: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The result of a job.
+
+    Attributes:
+        bytes, seconds: of the source and of the copy.
+        problem: why there is no copy; "" if there is one.
+    """
+
+    job: Job
+    bytes: tuple[int, int] = (0, 0)
+    seconds: tuple[float, float] = (0.0, 0.0)
+    problem: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.job.source}: {self.problem or self.job.target}"
+
+
+def prepare_dataset(
+    splits: Mapping[str, Records],
+    out: str | Path,
+    settings: Settings | None = None,
+    *,
+    root: str = "",
+    workers: int = 1,
+    timeout: float = 0.0,
+    pack: Callable[[Mapping[str, str]], None] | None = None,
+    progress: Progress = no_progress,
+) -> list[Prepared]:
+    """Re-encode all videos of a dataset.
+
+    Args:
+        splits: records of video files; "train" is one of them.
+        out: folder to write into.
+        settings: of the encoder, by default ``Settings()``.
+        root: folder of the dataset, which paths in `out` are relative to; by default that of all files.
+        workers: number of processes.
+        timeout: seconds without progress after which a file is given up; 0 for none.
+        pack: called with the path of the copy of each source, relative to `out`, after the lists are written.
+        progress: wraps the results, given their number, to show progress.
+
+    Returns:
+        One result per file. Files that cannot be read are listed in ``failed.csv``.
+
+    Raises:
+        UserError: `out` holds other files, lies in the source or is in use; or no file could be re-encoded.
+        MachineError: the disk is full.
+    """
+    out, settings = Path(out), settings or Settings()
+    sources = list(dict.fromkeys(records.path(i) for records in splits.values() for i in range(len(records))))
+    folders = {os.path.realpath(folder) for folder in {os.path.dirname(path) for path in sources}}
+    base = os.path.abspath(root or os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in sources]))
+    _refuse_inside(out, folders | {os.path.realpath(root)} if root else folders)
+    _check_class_names(splits)
+    jobs = _plan_jobs(sources, base)
+    with _reserved(out, {**asdict(settings), "source": base}):
+        results = _encode_all(jobs, out, settings, workers, timeout, progress)
+        copies = {result.job.source: result.job.target for result in results if not result.problem}
+        if not copies:
+            raise UserError(f"none of the {len(results)} videos could be re-encoded; the first: {results[0]}")
+        _write_lists(out, splits, copies)
+        failed = ((result.job.source, result.problem) for result in results if result.problem)
+        write_csv(out / "failed.csv", ("path", "reason"), failed)
+        write_json(out / "summary.json", {**summarize(results), "settings": asdict(settings)})
+        if pack:
+            pack(copies)
+    return results
+
+
+def summarize(results: Sequence[Prepared]) -> dict[str, Any]:
+    """Return the numbers of files, bytes and seconds before and after, as in ``summary.json``."""
+    return {
+        "files": sum(not result.problem for result in results),
+        "failed": sum(bool(result.problem) for result in results),
+        "bytes_before": sum(result.bytes[0] for result in results),
+        "bytes_after": sum(result.bytes[1] for result in results),
+        "seconds_before": round(sum(result.seconds[0] for result in results), 3),
+        "seconds_after": round(sum(result.seconds[1] for result in results), 3),
+    }
+
+
+def _refuse_inside(out: Path, folders: set[str]) -> None:
+    real = Path(os.path.realpath(out))
+    if inside := [folder for folder in folders if real.is_relative_to(folder)]:
+        raise UserError(f"--out {out} lies in the source ({inside[0]}), which is never changed; give another folder")
+
+
+def _check_class_names(splits: Mapping[str, Records]) -> None:
+    """Raise UserError for a class name that the lists cannot hold."""
+    multi_label = any(records.multi_label for records in splits.values())
+    with tempfile.TemporaryDirectory() as folder:
+        for name in splits["train"].class_names:
+            if not name.isdecimal() and not _can_be_listed(name, Path(folder) / "list.csv", multi_label):
+                raise UserError(f"the class name {name!r} cannot be written into a list; give it another name")
+
+
+def _can_be_listed(name: str, file: Path, multi_label: bool) -> bool:
+    """Return True if a class name is read as it was written, in ``class_names.txt`` and in a list."""
+    try:
+        file.write_text(name + "\n", encoding="utf-8")
+        as_name = read_class_names(str(file))
+        write_csv(file, ("path", "label"), [("videos/a.mp4", name)])
+        labels = [entry[1] for entry in read_list(str(file), str(file.parent), multi_label)]
+    except (UserError, UnicodeEncodeError):
+        return False
+    return as_name == (name,) and labels == [name] and not (multi_label and ";" in name)
+
+
+def _plan_jobs(sources: Sequence[str], base: str) -> list[Job]:
+    """Return one job per file. Copies keep the names of their sources, which tell the split, in separate folders."""
+    outside = [path for path in map(os.path.abspath, sources) if not _is_below(path, base)]
+    common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else ""
+    jobs, taken = [], set()
+    for source in sorted(sources):
+        path = os.path.abspath(source)
+        relative = os.path.relpath(path, base if _is_below(path, base) else common)
+        name = _NOT_IN_A_LINE.sub("_", os.path.splitext(relative)[0]) + ".mp4"
+        target, number = f"videos/{name}", 1
+        while target in taken:
+            number += 1
+            target = f"videos_{number}/{name}"
+        taken.add(target)
+        jobs.append(Job(source, target, relative if _is_below(path, base) else path))
+    return jobs
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))
+
+
+@contextmanager
+def _reserved(out: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
+    """Make the folder and hold it for this process. Remove temporary files at the end.
+
+    Raises:
+        UserError: the folder cannot be written, is in use, or was made with other settings than those `wanted`.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except BlockingIOError:
+            raise UserError(f"--out {out} is being written by another command; wait for it or end it") from None
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be made or written ({error.strerror}); give another folder") from None
+        _check_settings(out, wanted)
+        stack.callback(_remove_temporary, out)
+        yield
+
+
+def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
+    """Compare the settings with those of the copies that exist, or write them into an empty folder."""
+    file = out / SETTINGS
+    if not file.exists():
+        if not all(_TEMPORARY.fullmatch(entry.name) or entry.name == LOCK for entry in out.iterdir()):
+            raise UserError(f"--out {out} is not empty and was not made by this command; give another folder")
+        write_json(file, wanted)
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise UserError(f"--out {out} was begun with {key} {found.get(key)}, not {value}; use another folder")
+
+
+def _remove_temporary(out: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
+    for folder in (out, *out.glob("videos*"), out / "shards"):
+        for place, folders, names in os.walk(folder):
+            if folder == out:
+                folders.clear()
+            for name in filter(_TEMPORARY.fullmatch, names):
+                os.unlink(os.path.join(place, name))
+
+
+def _encode_all(
+    jobs: Sequence[Job], out: Path, settings: Settings, workers: int, timeout: float, progress: Progress
+) -> list[Prepared]:
+    """Return the results in the order of the jobs."""
+    results: dict[Job, Prepared] = {}
+    encode = partial(_encode, str(out), settings)
+    with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
+        for job, result in progress(calls, len(jobs)):
+            results[job] = Prepared(job, problem=result.reason) if isinstance(result, Lost) else result
+    return [results[job] for job in jobs]
+
+
+def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) -> Prepared:
+    """Re-encode one video unless there is a copy of it.
+
+    The comment of a copy names its source, since files can change, and names can go to other files as a dataset grows.
+    """
+    target = os.path.join(out, job.target)
+    if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:
+        return Prepared(job, problem="its name is too long; shorten it")
+    try:
+        require_file(job.source)
+        size = os.path.getsize(job.source)
+        seconds, comment, wanted = 0.0, None, f"{size} bytes: {job.name}"
+        if os.path.exists(target):
+            with suppress(MediaError):
+                seconds, comment = read_header(target)
+        if comment != wanted:
+            encode_video(job.source, target, settings, wanted, beat)
+            seconds, _ = read_header(target)
+        return Prepared(job, (size, os.path.getsize(target)), (read_header(job.source)[0], seconds))
+    except MediaError as error:
+        return Prepared(job, problem=str(error).removeprefix(f"{job.source}: "))
+
+
+def _write_lists(out: Path, splits: Mapping[str, Records], copies: Mapping[str, str]) -> None:
+    """Write the lists of the splits and the class names; remove the list of a split that there is no more."""
+    for split in ("train", "val", "test"):
+        file, records = out / f"{split}.csv", splits.get(split)
+        if records is None:
+            file.unlink(missing_ok=True)
+            continue
+        header = ("path", "label") if records.sources is None else ("path", "label", "source")
+        rows = []
+        for i in range(len(records)):
+            if (path := records.path(i)) in copies:
+                source = () if records.sources is None else (f"{records.sources[i]:016x}",)
+                rows.append((copies[path], ";".join(records.label_names(i)), *source))
+        write_csv(file, header, rows)
+    with atomic_write(out / "class_names.txt", "w") as handle:
+        handle.writelines(f"{name}\n" for name in splits["train"].class_names)
