@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from video_rs.data import dataset as dataset_module
+from video_rs.data import samples as samples_module
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.dataset import ClipDataset, ViewDataset
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream, SampleKey
+from video_rs.data.samples import ClipDataset, ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform, resize
 from video_rs.data.transforms.rand_augment import RandAugment
@@ -155,13 +155,13 @@ def drawn(dataset, keys):
 @pytest.fixture
 def opened(monkeypatch):
     """The paths that the dataset opens, in order."""
-    paths, original = [], dataset_module.open_video
+    paths, original = [], samples_module.open_video
 
     def open_video(path, *arguments):
         paths.append(path)
         return original(path, *arguments)
 
-    monkeypatch.setattr(dataset_module, "open_video", open_video)
+    monkeypatch.setattr(samples_module, "open_video", open_video)
     return paths
 
 
@@ -265,7 +265,7 @@ def test_files_that_hung_are_left_alone(records, opened):
     skipped = records.path(1)
     for dataset in (clips(records, skip={skipped}), views(records, STRIDED, skip={skipped})):
         seen = []
-        dataset.watch = seen.append
+        dataset.heartbeat = seen.append
         if isinstance(dataset, ClipDataset):
             sample = dataset[SampleKey(0, 1)]
             assert sample["broken"] == [(skipped, "hung the decoder")] and sample["index"] in (0, 2)
@@ -278,7 +278,7 @@ def test_files_that_hung_are_left_alone(records, opened):
 
 def test_who_watches_is_told_what_is_open(some_broken, opened):
     dataset, seen = clips(some_broken, repeats=2), []
-    dataset.watch = lambda index: seen.append((index, len(opened)))
+    dataset.heartbeat = lambda index: seen.append((index, len(opened)))
     batch = dataset.__getitems__([SampleKey(0, index, copy) for index in range(6) for copy in range(2)])
     told = []
     for number, path in enumerate(opened):  # just before each; and before each copy of those that can be read
@@ -287,7 +287,7 @@ def test_who_watches_is_told_what_is_open(some_broken, opened):
     assert [(some_broken.path(index), before) for index, before in seen[:-1]] == told and seen[-1] == (-1, len(opened))
     assert len(opened) == 6 + len(batch["broken"])
     tested, seen = views(some_broken, TemporalSampling(4, 1)), []
-    tested.watch = seen.append
+    tested.heartbeat = seen.append
     assert [tested[index]["views"] is None for index in (0, 1)] == [False, True]
     assert seen == [0, -1, 1, -1]
 
@@ -387,7 +387,7 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
         import signal
 
         from video_rs.data.clips import TemporalSampling
-        from video_rs.data.dataset import ClipDataset
+        from video_rs.data.samples import ClipDataset
         from video_rs.data.loader import clip_loader
         from video_rs.data.sources.records import Records
         from video_rs.data.sampler import BatchStream

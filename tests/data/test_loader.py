@@ -13,12 +13,12 @@ import torch
 import video_rs.data.loader as loader_module
 from tests.data.hanging import write_hanging_video
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.dataset import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
+from video_rs.data.samples import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
-from video_rs.data.watchdog import Slots, Watch
+from video_rs.data.watchdog import Heartbeats, Watchdog
 from video_rs.errors import MachineError, StuckWorker
 
 SAMPLING = TemporalSampling(4, 2)
@@ -121,7 +121,7 @@ def test_workers_that_are_stopped_between_files(paths):
     batches = iter(loader)
     next(batches)
     time.sleep(0.2)
-    while loader.slots.busy():  # they run ahead by two batches each
+    while loader.heartbeats.busy():  # they run ahead by two batches each
         time.sleep(0.01)
     for worker in torch.multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGSTOP)
@@ -165,7 +165,7 @@ def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monk
         assert item["error"] or torch.equal(item["views"], expected["views"])
     assert_no_worker_left()
     looks = []
-    monkeypatch.setattr("video_rs.data.watchdog.Watch._look", lambda self, waited: looks.append(waited))
+    monkeypatch.setattr("video_rs.data.watchdog.Watchdog._kill_stuck", lambda self, waited: looks.append(waited))
     assert [item["error"] is None for item in loader] == [True, False, True, True, False, True]
     assert not looks  # they are not waited for a second time
 
@@ -289,7 +289,7 @@ def test_a_death_that_the_connection_tells_first():
 
     worker = multiprocessing.get_context("fork").Process(target=lambda: time.sleep(0.5) or os._exit(9))
     worker.start()
-    with Watch([worker], Slots(1), 0.0, str) as watch, pytest.raises(MachineError, match="with exit code 9"):
+    with Watchdog([worker], Heartbeats(1), 0.0, str) as watch, pytest.raises(MachineError, match="with exit code 9"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it must do without
         next(watch.batches(broken_off()))
 
@@ -312,13 +312,13 @@ class Worker:
 
 
 def test_the_one_that_is_longest_in_a_file_is_blamed():
-    slots, workers = Slots(3), [Worker(pid) for pid in (12, 11, 10)]  # in any order
-    tell = [slots.of(worker, pid) for worker, pid in enumerate((10, 11, 12))]
+    heartbeats, workers = Heartbeats(3), [Worker(pid) for pid in (12, 11, 10)]  # in any order
+    tell = [heartbeats.register(worker, pid) for worker, pid in enumerate((10, 11, 12))]
     for worker, index in ((0, 7), (1, 8)):
         tell[worker](index)
         time.sleep(0.1)
-    watch = Watch(workers, slots, 0.15, str)
-    watch._look(1.0)
+    watch = Watchdog(workers, heartbeats, 0.15, str)
+    watch._kill_stuck(1.0)
     with pytest.raises(StuckWorker, match="^7 has kept a loader worker busy"):
         next(watch.batches(iter([])))
     assert [worker.killed for worker in workers] == [False, True, True]  # the first may be writing a message
@@ -330,7 +330,7 @@ def script(paths, end, before="", decoder="pyav"):
 import sys
 {before}
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.dataset import ClipDataset
+from video_rs.data.samples import ClipDataset
 from video_rs.data.loader import clip_loader
 from video_rs.data.sources.records import Records
 from video_rs.data.sampler import BatchStream

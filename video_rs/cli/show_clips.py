@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from video_rs.data.dataset import ClipDataset, ViewDataset
+    from video_rs.data.samples import ClipDataset, ViewDataset
 
 HEADER = 16  # pixels above each row, for its label
 WIDEST = 2400  # pixels of a grid; frames are drawn smaller to fit, but not smaller than SMALLEST

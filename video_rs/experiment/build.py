@@ -13,7 +13,8 @@ from video_rs.experiment.config import Config
 if TYPE_CHECKING:
     from torch import nn
 
-    from video_rs.data.dataset import ClipDataset, VideoDataset, ViewDataset
+    from video_rs.data.dataset import VideoDataset
+    from video_rs.data.samples import ClipDataset, ViewDataset
     from video_rs.data.sources.records import Records
     from video_rs.data.transforms import VideoTransform
 
