@@ -133,6 +133,7 @@ def run():
         "step": 7,
         "versions": {"video_rs": "0.1.0"},
         "fingerprint": {"val": "abc"},
+        "weights_from": {"source": "timm", "licence": "Apache-2.0"},
         "optimizer": {"momentum": torch.ones(3)},
     }
 
@@ -146,7 +147,7 @@ def test_safetensors_carry_all_that_prediction_needs(tmp_path, run):
     checkpoint.save(tmp_path / "last.safetensors", checkpoint.load_run(tmp_path / "last.pt"))
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "last.safetensors"]
     state = checkpoint.load_run(tmp_path / "last.safetensors")
-    kept = ("format", "config", "model_args", "data_config", "step", "versions", "fingerprint")
+    kept = ("format", "config", "model_args", "data_config", "step", "versions", "fingerprint", "weights_from")
     assert {key: state[key] for key in kept} == {key: run[key] for key in kept}
     assert state["ema"] is None and "optimizer" not in state
     assert state["model"].keys() == run["ema"].keys()
@@ -178,7 +179,7 @@ def test_bare_safetensors(tmp_path):
     assert not checkpoint.is_run(loaded)
     with pytest.raises(UserError, match="a.safetensors holds bare weights.*train.init_from"):
         checkpoint.load_run(path)
-    with pytest.raises(UserError, match="a.safetensors can hold tensors alone, and epoch is none"):
+    with pytest.raises(UserError, match="a.safetensors can hold only tensors, and epoch is not one"):
         checkpoint.save(path, {**tensors, "epoch": 3})
     assert checkpoint.load(path).keys() == tensors.keys()
 
@@ -239,11 +240,11 @@ def test_safetensors_that_are_damaged(tmp_path, run):
         ("data_config", "[" * 100_000, "data_config in its metadata is not JSON"),
         ("format", "9" * 10_000, "format in its metadata is not JSON"),
         ("format", "3", "has checkpoint format 3, this version reads 2: upgrade"),
-        ("format", '"1"', "its format is not what it should be"),
-        ("config", "[]", "its config is not what it should be"),
-        ("model_args", "null", "its model_args is not what it should be"),
-        ("model_args", '{"name": 3}', "its model_args is not what it should be"),
-        ("data_config", "7", "its data_config is not what it should be"),
+        ("format", '"1"', "its entry format is invalid"),
+        ("config", "[]", "its entry config is invalid"),
+        ("model_args", "null", "its entry model_args is invalid"),
+        ("model_args", '{"name": 3}', "its entry model_args is invalid"),
+        ("data_config", "7", "its entry data_config is invalid"),
     ],
 )
 def test_metadata_that_are_damaged(tmp_path, run, key, text, reason):
@@ -289,11 +290,11 @@ def test_metadata_that_lie(tmp_path, run, key, changes, reason):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("step", "3"), ("metrics", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("ema", 3)],
+    [("step", "3"), ("metrics", [1]), ("fingerprint", 3), ("versions", "0.1.0"), ("weights_from", "timm"), ("ema", 3)],
 )
 def test_entries_that_may_lack_but_not_be_something_else(tmp_path, run, key, value):
     checkpoint.save(tmp_path / "a.pt", {**run, key: value})
-    assert f"its {key} is not what it should be" in one_line(tmp_path / "a.pt")
+    assert f"its entry {key} is invalid" in one_line(tmp_path / "a.pt")
     checkpoint.save(tmp_path / "b.pt", {name: entry for name, entry in run.items() if name != key})
     assert checkpoint.load_run(tmp_path / "b.pt").keys() == run.keys() - {key}
 
@@ -328,7 +329,7 @@ def test_a_checkpoint_of_weights(tmp_path, run):
 @pytest.mark.parametrize("weights", [{3: torch.ones(1)}, {"head.weight": 3}, [1]])
 def test_weights_that_are_none(tmp_path, run, weights):
     checkpoint.save(tmp_path / "a.pt", {**run, "ema": weights})
-    assert "its ema is not what it should be" in one_line(tmp_path / "a.pt")
+    assert "its entry ema is invalid" in one_line(tmp_path / "a.pt")
 
 
 def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):

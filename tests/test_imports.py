@@ -34,7 +34,7 @@ ROOMS = [
     ["checkpoint", "hub", "files", "terminal", "data_config", "errors", "rng"],
 ]
 ROOMS_OF_DATA = [
-    ["tools", "loader", "watchdog", "dataset"],
+    ["tools", "loader", "watchdog", "dataset", "samples"],
     ["sampler", "sources"],
     ["video"],
     ["transforms", "clips"],
