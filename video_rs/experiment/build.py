@@ -115,9 +115,11 @@ def check_labels(records: Records, split: str) -> None:
 def transform(config: Config, *, is_training: bool) -> VideoTransform:
     """The preprocessing of training clips, or of those to test on."""
     from video_rs.data.transforms import create_transform
+    from video_rs.data.transforms.augment import create_augmentations
 
-    augmentation = {name: getattr(config.data, name) for name in AUGMENTATION}
-    return create_transform(**config.data_config(), is_training=is_training, **augmentation)
+    options = {name: getattr(config.data, name) for name in AUGMENTATION}
+    augment = create_augmentations(config.data.augment or {})
+    return create_transform(**config.data_config(), is_training=is_training, augment=augment, **options)
 
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:

@@ -102,6 +102,9 @@ class DataSection:
     )
     random_erasing: float = setting(0.0, "probability of erasing a box, in all frames of a clip", low=0, high=1)
     random_erasing_mode: str = setting("mean", "what fills it: the pixel data.mean or noise", choices=("mean", "noise"))
+    augment: dict | None = setting(
+        None, "augmentations of plugins, with their arguments: {Grayscale: {probability: 0.5}}"
+    )
     augment_on: str = free(
         "host",
         "where clips are flipped and augmented; device: with the same draws, for few cores",

@@ -115,7 +115,8 @@ class TrainTransform:
         area, aspect, min_covered: of the random crop, see :func:`random_area_crop`.
         flip: probability of mirroring the whole clip; 0 where left and right tell classes apart.
         filter: one of ``data_config.FILTERS``.
-        color_jitter, rand_augment, random_erasing: in this order called as ``f(clip, rng)`` on the resized clip.
+        color_jitter, rand_augment, augment, random_erasing: called in this order as ``f(clip, rng)`` on the resized
+            clip; ``augment`` is a sequence.
     """
 
     def __init__(
@@ -129,10 +130,12 @@ class TrainTransform:
         color_jitter: Augmentation | None = None,
         rand_augment: Augmentation | None = None,
         random_erasing: Augmentation | None = None,
+        augment: Sequence[Augmentation] = (),
     ) -> None:
         self.size, self.area, self.aspect, self.flip = size, tuple(area), tuple(aspect), flip
         self.filter, self.min_covered = filter, min_covered
         self.color_jitter, self.rand_augment, self.random_erasing = color_jitter, rand_augment, random_erasing
+        self.augment = tuple(augment)
 
     def with_size(self, size: int) -> TrainTransform:
         """Return the same transform for clips of another size, in pixels."""
@@ -154,7 +157,7 @@ class TrainTransform:
         """What comes after the resize: flip and augmentation, uint8 ``[T, size, size, C]``."""
         if rng.random() < self.flip:
             clip_THWC = clip_THWC.flip(2)
-        for augment in (self.color_jitter, self.rand_augment, self.random_erasing):
+        for augment in (self.color_jitter, self.rand_augment, *self.augment, self.random_erasing):
             if augment is not None:
                 clip_THWC = augment(clip_THWC, rng)
         return clip_THWC.contiguous()

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.transforms.color_jitter import ColorJitter
-from video_rs.data.transforms.crops import TrainTransform, ViewTransform, normalize, resize, short_side_size
+from video_rs.data.transforms.crops import (
+    Augmentation,
+    TrainTransform,
+    ViewTransform,
+    normalize,
+    resize,
+    short_side_size,
+)
 from video_rs.data.transforms.rand_augment import RandAugment
 from video_rs.data.transforms.random_erasing import RandomErasing
 from video_rs.data_config import DataConfig
@@ -85,6 +92,7 @@ def create_transform(
     rand_augment_magnitude: float = 10.0,
     random_erasing: float = 0.0,
     random_erasing_mode: str = "mean",
+    augment: Sequence[Augmentation] = (),
 ) -> VideoTransform:
     """Create the preprocessing of a network: ``create_transform(**model.data_config, is_training=True)``.
 
@@ -102,6 +110,8 @@ def create_transform(
         rand_augment_layers, rand_augment_magnitude: RandAugment operations per clip, and their magnitude.
         random_erasing: probability of erasing one box in all frames of a clip.
         random_erasing_mode: fill the box with the pixel ``"mean"`` or with ``"noise"``.
+        augment: augmentations of your own, called as ``f(clip, rng)`` before the erasing; see
+            :func:`video_rs.data.transforms.augment.register_augmentation`.
     """
     frames = TemporalSampling(num_frames, stride, sampling, fps)
     if not is_training:
@@ -117,6 +127,7 @@ def create_transform(
         color_jitter=ColorJitter(*color_jitter) if any(color_jitter) else None,
         rand_augment=RandAugment(rand_augment_layers, rand_augment_magnitude) if rand_augment_layers else None,
         random_erasing=RandomErasing(random_erasing, pixel) if random_erasing else None,
+        augment=augment,
     )
     return VideoTransform(frames, spatial, mean, std, multi_label)
 
