@@ -3,8 +3,8 @@
 import pytest
 
 from tests.integration.conftest import tool
-from video_rs.cli import index
 from video_rs.data.sources.records import Records
+from video_rs.data.tools import index
 from video_rs.errors import UserError
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
@@ -31,7 +31,7 @@ def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
     done = run(dataset)
     assert done.returncode == 0, done.stderr
     assert "train: 4 files, 2 of them in the index" in done.stdout and "val: 2 files, 2 of them" in done.stdout
-    assert "2 for decord" in done.stdout and "1 for PyAV (its timestamps are no guide)" in done.stdout
+    assert "2 for decord" in done.stdout and "1 for PyAV (unreliable timestamps)" in done.stdout
     assert "1 more can be opened" in done.stdout
     assert (
         "20 to 20 frames, median 20" in done.stdout
@@ -66,8 +66,7 @@ def test_bad_input(dataset, tmp_path):
 def test_without_decord_no_file_is_for_decord(make_video, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "find_spec", lambda name: None)
     records = Records([str(make_video(tmp_path / "a.mp4", 10))], [0], ["a"])
-    lines = index.make(records, "train", tmp_path / "index.npz", 1)
-    assert "  1 for PyAV (decord is not installed) where data.decoder=decord" in lines
+    assert index.index_videos(records).decoders == {"PyAV (decord is not installed)": 1}
 
 
 def make_images(root, file="0.png"):

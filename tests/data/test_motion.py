@@ -152,7 +152,7 @@ def test_interrupted_work_is_finished_and_finished_work_is_left_alone(tmp_path):
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     motion.make(tmp_path / "m", **SMALL, workers=1)
-    with pytest.raises(UserError, match="seed 0 there, 7 wanted"):
+    with pytest.raises(UserError, match="seed=0, not 7"):
         motion.make(tmp_path / "m", **SMALL, seed=7)
     (tmp_path / "m" / motion.STAMP).write_text("{")
     with pytest.raises(UserError, match="damaged"):

@@ -1,23 +1,22 @@
 """The embedded dataset: eight classes of small videos that only their motion tells apart.
 
-A textured shape translates (four directions), turns (two) or zooms (two) over a textured, drifting, noisy background;
-64x64 pixels, 24 frames, H.264. One frame says nothing of the class, so a network that classifies these videos has
-learned motion:
+A textured shape translates (four directions), rotates (two) or zooms (two) over a textured, drifting, noisy background;
+64x64 pixels, 24 frames, H.264. A single frame holds no information on the class:
 
-* Everything but the class is drawn from distributions that all classes share.
-* The motion is symmetric about the middle of the video. Left and right, clockwise and counter-clockwise, in and out are
-  each other played backwards: the same frames in another order.
-* The shape lives on a torus and its pose is uniform, so position and angle are uniform in every single frame. The
+* Everything except the motion is drawn from distributions that all classes share.
+* The motion is symmetric about the middle of the video. Left and right, clockwise and counter-clockwise, in and out
+  have the same frames in reverse order.
+* The shape moves on a torus and its pose is uniform, so that position and angle are uniform in every single frame. The
   size of a shape that does not zoom is the size of a zooming one at a random moment.
 
-Each file depends on (seed, split, class, number) alone, whatever the number of processes.
+Each file depends only on (seed, split, class, number).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,25 +25,15 @@ import av
 import numpy as np
 
 from video_rs.data.tools.encode import h264_writer
-from video_rs.data.tools.pool import map_in_processes
+from video_rs.data.tools.pool import Progress, map_in_processes, no_progress
 from video_rs.errors import UserError
 from video_rs.files import write_json
 from video_rs.rng import keyed_rng
 
-CLASSES = (
-    "rotate_clockwise",
-    "rotate_counterclockwise",
-    "translate_down",
-    "translate_left",
-    "translate_right",
-    "translate_up",
-    "zoom_in",
-    "zoom_out",
-)
 SPLITS = ("train", "val", "test")
 STAMP = "motion.json"
 
-# The direction of (x, y, angle, log size) by class; y points down, and a growing angle turns clockwise on the screen.
+# The direction of (x, y, angle, log size) by class. y points down, and a growing angle is a clockwise rotation.
 _DIRECTIONS = {
     "rotate_clockwise": (0, 0, 1, 0),
     "rotate_counterclockwise": (0, 0, -1, 0),
@@ -55,33 +44,34 @@ _DIRECTIONS = {
     "zoom_in": (0, 0, 0, 1),
     "zoom_out": (0, 0, 0, -1),
 }
+CLASSES = tuple(_DIRECTIONS)
 
 
 class Item(NamedTuple):
-    """One video of the dataset."""
+    """One video of the dataset, of the class `name`."""
 
     split: str
-    name: str  # of the class
+    name: str
     number: int
 
     @property
     def path(self) -> str:
-        """Relative to the root of the dataset."""
+        """Return the path relative to the root of the dataset."""
         return f"{self.split}/{self.name}/{self.number:05d}.mp4"
 
 
 def trajectory(name: str, frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Where the shape is in every frame of a video of class ``name``.
+    """Return the pose of the shape in every frame of a video of class ``name``.
 
     Returns:
         x, y (pixels, modulo ``size``), angle (radians) and radius (pixels), each ``[frames]``.
     """
     time = np.arange(frames) - (frames - 1) / 2
     x, y, angle = rng.uniform((0, 0, 0), (size, size, 2 * np.pi))
-    speed = rng.uniform((0.02, 0.08), (0.045, 0.18))  # of the height a frame; radians a frame
-    growth = rng.uniform(0.03, 0.05)  # of log size, a frame
+    speed = rng.uniform((0.02, 0.08), (0.045, 0.18))  # heights per frame; radians per frame
+    growth = rng.uniform(0.03, 0.05)  # of log size per frame
     log_radius = np.log(size) + rng.uniform(np.log(0.2), np.log(0.28))
-    moment = rng.choice(time)  # of a zoom, at which the shape that does not zoom stands
+    moment = rng.choice(time)  # of a zoom, whose size a shape that does not zoom has
 
     dx, dy, turn, zoom = _DIRECTIONS[name]
     return (
@@ -93,12 +83,12 @@ def trajectory(name: str, frames: int, size: int, rng: np.random.Generator) -> t
 
 
 def render(name: str, frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The frames of one video of class ``name``: uint8 ``[frames, size, size, 3]``, RGB."""
+    """Return the frames of one video of class ``name``: uint8 ``[frames, size, size, 3]``, RGB."""
     x, y, angle, radius = (v.astype(np.float32)[:, None, None] for v in trajectory(name, frames, size, rng))
     rows, columns = np.mgrid[:size, :size].astype(np.float32)[:, None]
     right, down = ((columns - x + size / 2) % size - size / 2, (rows - y + size / 2) % size - size / 2)
 
-    # In the shape's own coordinates, where its radius is 1: an outline with lobes, and a texture that moves with it.
+    # an outline with lobes and a texture that moves with it, in coordinates of the shape, whose radius is 1 there
     lobes, depth = rng.integers(2, 5), rng.uniform(0.25, 0.5)
     u = (np.cos(angle) * right + np.sin(angle) * down) / radius
     v = (np.cos(angle) * down - np.sin(angle) * right) / radius
@@ -106,13 +96,13 @@ def render(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nd
     inside = np.clip((outline - np.hypot(u, v)) * radius + 0.5, 0, 1)[..., None]
     shape_texture = _texture(u, v, waves=rng.normal(0, 3.5, (4, 2)), rng=rng)
 
-    # The ground drifts its own way, by less than the shape would.
+    # the ground drifts independently, more slowly than a shape
     time = np.arange(frames, dtype=np.float32)[:, None, None]
     drift_x, drift_y = rng.normal(0, 0.004 * size, 2).astype(np.float32)  # pixels a frame
     ground_u, ground_v = (2 * (columns + drift_x * time) / size, 2 * (rows + drift_y * time) / size)
     ground_texture = _texture(ground_u, ground_v, waves=rng.normal(0, 6, (4, 2)), rng=rng)
 
-    # Bright on dark: with colours drawn without order, a small network was still at chance after three epochs.
+    # bright on dark: with random colours, a small network is still at chance after three epochs
     ground, shape = rng.uniform(20, 110, 3), rng.uniform(130, 235, 3)
     ground_contrast, shape_contrast = rng.uniform(10, 40, (2, 3)).astype(np.float32)
     behind = ground.astype(np.float32) + ground_texture[..., None] * ground_contrast
@@ -123,15 +113,15 @@ def render(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nd
 
 
 def _texture(u: np.ndarray, v: np.ndarray, waves: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A sum of plane waves over the coordinates ``u`` and ``v``, about within [-1, 1]."""
+    """Return a sum of plane waves over the coordinates ``u`` and ``v``, roughly within [-1, 1]."""
     phases = rng.uniform(0, 2 * np.pi, len(waves))
     total = sum(np.sin(a * u + b * v + c) for (a, b), c in zip(waves.astype(np.float32), phases.astype(np.float32)))
     return total / np.float32(np.sqrt(len(waves)))
 
 
 def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
-    """Write uint8 RGB frames as an H.264 mp4, atomically and, for one libx264, always the same bytes."""
-    # libx264's macroblock tree gives now these, now those bytes on frames this small: do without it.
+    """Write uint8 RGB frames as an H.264 mp4, atomically. The bytes depend only on the frames and the libx264."""
+    # libx264's macroblock tree is not deterministic on frames this small
     options = {"preset": "veryfast", "crf": "20", "g": "12", "mbtree": "0"}
     part = path.with_suffix(".part")
     with h264_writer(str(part), *frames_THWC.shape[1:3], fps, options) as (container, stream):
@@ -141,7 +131,7 @@ def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
 
 
 def items(counts: dict[str, int]) -> Iterator[Item]:
-    """Every video of a dataset of ``counts`` videos per split; the classes differ by one video at most."""
+    """Yield every video of a dataset of ``counts`` videos per split. Classes differ by one video at most."""
     for split, count in counts.items():
         for label, name in enumerate(CLASSES):
             for number in range(count // len(CLASSES) + (label < count % len(CLASSES))):
@@ -158,24 +148,24 @@ def make(
     frames: int = 24,
     seed: int = 0,
     workers: int | None = None,
-    progress: Callable[[Iterable, int], Iterable] = lambda iterable, total: iterable,
+    progress: Progress = no_progress,
 ) -> bool:
-    """Make the dataset, or what is still missing of it: ``root/{train,val,test}/<class>/<number>.mp4``.
+    """Make the files of the dataset that do not exist yet: ``root/{train,val,test}/<class>/<number>.mp4``.
 
     Args:
-        root: the folder to write into.
-        train, val, test: videos per split, over all classes.
-        size: height and width, in pixels, even.
-        frames: per video.
-        seed: every file depends on it; the files of one seed are the same on any number of workers.
-        workers: processes; None for one per processor.
-        progress: wraps the iterable of finished videos, given their number, to show how far the work is.
+        root: folder to write into.
+        train, val, test: number of videos per split, over all classes.
+        size: height and width in pixels, even.
+        frames: number of frames per video.
+        seed: of all files, which are the same for any number of workers.
+        workers: number of processes; None for one per processor.
+        progress: wraps the finished videos, given their number, to show progress.
 
     Returns:
-        False when the dataset was there already.
+        False if the dataset was complete already.
 
     Raises:
-        UserError: ``root`` holds something else, or the same with other parameters; or a parameter is impossible.
+        UserError: ``root`` holds other files or a dataset with other parameters; or a parameter is out of range.
     """
     root = Path(root)
     counts = {"train": train, "val": val, "test": test}
@@ -205,23 +195,21 @@ def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None
 
 
 def _is_complete(root: Path, stamp: dict) -> bool:
-    """Return True if the complete dataset exists. Raise UserError when ``root`` holds anything else."""
+    """Return True if the dataset is complete. Raise UserError if ``root`` holds anything else."""
     try:
         found = json.loads((root / STAMP).read_text())
     except NotADirectoryError:
-        raise UserError(f"{root} is, or lies below, a file: choose another folder") from None
+        raise UserError(f"{root} is a file or below one; choose another folder") from None
     except FileNotFoundError:
         if root.is_dir() and any(root.iterdir()):
-            raise UserError(f"{root} is not empty and has no {STAMP}: choose another folder") from None
+            raise UserError(f"{root} is not empty and has no {STAMP}; choose another folder") from None
         return False
     except ValueError:
-        raise UserError(f"{root / STAMP} is damaged: delete {root} and make the dataset again") from None
+        raise UserError(f"{root / STAMP} is damaged; delete {root} and make the dataset again") from None
     complete = found.pop("complete", False)
-    differs = [
-        f"{key} {found.get(key)} there, {value} wanted" for key, value in stamp.items() if found.get(key) != value
-    ]
+    differs = "; ".join(
+        f"{key}={found.get(key)}, not {value}" for key, value in stamp.items() if found.get(key) != value
+    )
     if differs:
-        raise UserError(
-            f"{root} holds another motion dataset ({'; '.join(differs)}): delete it or choose another folder"
-        )
+        raise UserError(f"{root} holds another motion dataset ({differs}); delete it or choose another folder")
     return complete

@@ -121,9 +121,9 @@ class _KeyframeCheck:
             units = list(self._units(packet))
             self._headers.update(unit for unit in units if unit[:1] and unit[0] % 32 == 7)
             if not any(unit[0] % 32 == 5 for unit in units if unit):
-                self.problem = "keyframes that are no IDR frames"
+                self.problem = "keyframes that are not IDR frames"
             if len(self._headers) > 1:
-                self.problem = "the stream changes on the way"
+                self.problem = "the stream changes midway"
 
     def _units(self, packet: bytes) -> Iterator[bytes]:
         if not self._length:
@@ -169,7 +169,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     times, dts, is_key, hidden, _ = zip(*packets)
     # timestamps of other containers are reconstructed, and VP8 has packets that are never shown
     reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
-    unreliable = StreamIndex(codec, None, decord_problem="its timestamps are no guide", fps=rate)
+    unreliable = StreamIndex(codec, None, decord_problem="unreliable timestamps", fps=rate)
     if not reliable or None in times:
         return unreliable
 
@@ -194,7 +194,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     elif (mov or avi) and sum(entry.is_keyframe for entry in stream.index_entries) != is_key.sum():
         problem = "its index is wrong about keyframes"
     elif avi and times != dts:
-        problem = "no times in the file"
+        problem = "no timestamps in the file"
     else:
         problem = check.problem or _decord_problem(container, stream)
     return StreamIndex(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
@@ -204,11 +204,11 @@ def _decord_problem(container: av.container.InputContainer, stream: av.VideoStre
     """Return why decord would decode another stream, other colours or nothing; "" if it would not."""
     context = stream.codec_context
     if context.codec.canonical_name == "av1":
-        return "it does not know AV1"
+        return "decord does not support AV1"
     if context.pix_fmt not in PLAIN_FORMATS:
-        return f"it converts {context.pix_fmt} in its own way"
+        return f"decord converts {context.pix_fmt} differently"
     if context.colorspace in ODD_COLORS:
-        return "it does not know the colour space"
+        return "decord does not support the colour space"
     if context.width % 2 or context.height % 2:
-        return "it converts odd sizes in its own way"
+        return "decord converts odd sizes differently"
     return "several video streams" if len(container.streams.video) > 1 else ""  # decord may choose another one
