@@ -37,7 +37,7 @@ from video_rs.training.trainer import Trainer
 
 def main(argv: list[str]) -> int:
     """Entry point."""
-    parser = Parser(prog="checkpointing.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="checkpointing.py")
     parser.add_argument("--model", default="resnet3d_rs_26", help="a name of create_model")
     parser.add_argument("--frames", type=positive, default=8)
     parser.add_argument("--size", type=positive, default=112, help="pixels")

@@ -226,7 +226,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--videos", nargs="+", required=True, metavar="FILE|FOLDER", help="folders with subfolders")
     numbers = {
         "workers": (2, "processes that read"),

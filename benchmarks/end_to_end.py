@@ -11,7 +11,6 @@ The slower of the first two is the limit; without a GPU they share the CPU cores
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from video_rs.experiment.run import Job
 
 def main(argv: list[str]) -> int:
     """Entry point."""
-    parser = Parser(prog="end_to_end.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="end_to_end.py")
     parser.add_argument("--cfg", help="of the run; default: motion_rs.yaml on a small dataset of its own")
     parser.add_argument("--steps", type=positive, default=20, help="timed in each turn")
     parser.add_argument("--rounds", type=positive, default=3)

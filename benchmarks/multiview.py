@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--video", nargs="+", required=True, metavar="FILE", help="videos, or folders of them")
     parser.add_argument("--clips", type=positive, default=10, metavar="N", help="default: %(default)s")
     parser.add_argument("--frames", type=positive, default=32, metavar="N", help="of a clip (default: %(default)s)")

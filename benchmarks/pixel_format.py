@@ -14,7 +14,6 @@ size of a clip on its way to the device. The last column is the largest possible
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from video_rs.rng import keyed_rng
 
 def main(argv: list[str]) -> int:
     """Entry point."""
-    parser = Parser(prog="pixel_format.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="pixel_format.py")
     parser.add_argument("--videos", nargs="+", required=True, help="files or folders")
     parser.add_argument("--clips", type=positive, default=32)
     parser.add_argument("--frames", type=positive, default=32)

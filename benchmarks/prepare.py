@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--videos", nargs="+", required=True, metavar="FILE|FOLDER", help="folders with subfolders")
     numbers = {"short-side": 256, "crf": 20, "gop": 16, "frames": 32, "stride": 2, "size": 224, "rounds": 5}
     for name, default in numbers.items():

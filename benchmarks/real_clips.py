@@ -10,7 +10,6 @@ no frame. The clips of a class come from one recording: no accuracy on them says
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from functools import partial
@@ -53,7 +52,7 @@ class Clip(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="real_clips.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="real_clips.py")
     parser.add_argument("videos", nargs="+", help="recorded videos, at least two seconds each; no two of one name")
     parser.add_argument("out", help="a new folder")
     parser.add_argument("--clips", type=positive, default=300, help="how many in all (default: 300)")

@@ -87,7 +87,7 @@ class Bench:
 
 def main(argv: list[str]) -> int:
     """Entry point."""
-    parser = Parser(prog="train_step.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="train_step.py")
     parser.add_argument("--model", default="resnet3d_rs_50", help="ours; default: %(default)s")
     parser.add_argument("--frames", type=positive, default=8)
     parser.add_argument("--size", type=positive, default=112, help="pixels")

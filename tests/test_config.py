@@ -184,6 +184,14 @@ def test_help_lists_every_key_of_the_schema():
     assert "(pyav | decord)" in text
 
 
+def test_a_run_folder_is_a_config(tmp_path):
+    run = config.load_config("motion_rs", ["optim.lr=0.125", f"out={tmp_path / 'before it was moved'}"])
+    (tmp_path / "config.yaml").write_text(run.to_yaml())
+    found = config.load_config(tmp_path)
+    assert (found.optim.lr, found.out) == (0.125, str(tmp_path))
+    assert config.load_config(str(tmp_path), ["out=elsewhere"]).out == "elsewhere"
+
+
 def test_the_decoder_auto_of_old_configs_is_pyav(tmp_path):
     (tmp_path / "old.yaml").write_text("data: {decoder: auto}")
     old = config.load_config(tmp_path / "old.yaml")

@@ -19,7 +19,6 @@ The first two train with a batch-normalisation momentum of 0: what predicts well
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -60,7 +59,7 @@ _KINDS = {"kernel": "weight", "bias": "bias", **_NORM_KINDS}
 
 def main(argv: list[str]) -> int:
     """Parse the arguments, convert, report what was matched and ignored, and write the file."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--from", dest="source", required=True, choices=LIKE, help="whose weights")
     parser.add_argument("--model", metavar="NAME", help="the network (default: as the weights tell)")
     parser.add_argument(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert timm or bare weights to a checkpoint: ``tools/convert_weights.py resnetrs50.pth --out rs50.pt``."""
+"""Convert timm or bare weights to a checkpoint: ``tools/convert_weights.py --weights resnetrs50.pth --out rs50.pt``."""
 
 import sys
 from pathlib import Path

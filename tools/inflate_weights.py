@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Image weights into a video checkpoint: ``tools/inflate_weights.py --from timm --out inflated.pt``; see ``--help``."""
+"""Turn image weights into a video checkpoint: ``tools/inflate_weights.py --weights timm --out inflated.pt``."""
 
 import sys
 from pathlib import Path

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from video_rs.cli import common
+from video_rs.cli import common, main
 from video_rs.data.tools.pool import map_in_processes
+from video_rs.experiment import config
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +25,7 @@ def test_a_missing_package_is_one_line(name, script):
         "predict": ["--weights=x.pt", "x.mp4"],
         "make-motion": [],
         "models": [],
-        "inflate": ["--from=x.pt", "--out=y.pt"],
+        "inflate": ["--weights=x.pt", "--out=y.pt"],
         "convert": ["--from=timm", "--model=resnet_rs_50", "--out=y.pt"],
     }
     command = [sys.executable, "-S", str(tool), *arguments.get(name, ["--cfg=k400_rs50"])]  # without site-packages
@@ -36,6 +37,32 @@ def test_a_missing_package_is_one_line(name, script):
 def test_all_tools_have_a_command():
     alone = {"convert_tensorflow.py"}  # run once by few, and no part of the package
     assert {*common.SCRIPTS.values(), *alone} == {path.name for path in (ROOT / "tools").glob("*.py")}
+
+
+def shown(capsys, name, *arguments):
+    with pytest.raises(SystemExit):
+        main.dispatch([name, *arguments])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train", "test", "check", "index", "prepare", "show-clips"])
+def test_help_shows_ten_keys_and_help_all_every_key(capsys, name):
+    keys = config.flatten(config.Config())
+    text = shown(capsys, name, "--help")
+    assert sum(f"\n  {key} " in text for key in keys) == 10 and "--help-all" in text
+    everything = shown(capsys, name, "--help-all")
+    assert all(f"\n  {key} " in everything for key in keys)
+
+
+def test_the_same_words_in_all_commands_and_older_spellings_unlisted(capsys):
+    for name in ("predict", "convert", "inflate"):
+        text = shown(capsys, name, "--help")
+        assert "--weights FILE" in text and ("--out FILE" in text or name == "predict")
+    assert "--from" not in text  # of inflate, where it named the file
+    assert common.run(main.dispatch, ["inflate", "--from", "gone.pt", "--out", "x.pt"]) == 2
+    assert "gone.pt" in capsys.readouterr().err
+    assert common.run(main.dispatch, ["inflate", "--out", "x.pt"]) == 2
+    assert "--weights is required" in capsys.readouterr().err
 
 
 @pytest.fixture

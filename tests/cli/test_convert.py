@@ -380,8 +380,8 @@ def test_arguments(tmp_path):
         "--from", "video_rs", run, "--out", tmp_path / "o.bin"
     )
     assert "is the file to convert" in refused("--from", "video_rs", run, "--out", run)
-    assert "give the FILE of weights" in refused("--from", "timm", "--out", tmp_path / "o.pt")
-    assert "give the FILE of weights" in refused("--from", "video_rs", "--out", "o.pt")
+    assert "give --weights FILE" in refused("--from", "timm", "--out", tmp_path / "o.pt")
+    assert "give --weights FILE" in refused("--from", "video_rs", "--out", "o.pt")
     assert "--no-averages is for" in refused("--from", "keras", "a.h5", "--no-averages", "--out", tmp_path / "o.pt")
     (tmp_path / "model.ckpt-1.index").touch()
     for path in ("resnet.h5", tmp_path, tmp_path / "model.ckpt-1", tmp_path / "model.ckpt-1.data-00000-of-00001"):

@@ -26,7 +26,7 @@ _NAMED = 10  # number of classes to name on the terminal
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/check_dataset.py`` and ``video-rs check``."""
     parser = config_parser("check", __doc__)
-    parser.add_argument("--out", metavar="DIR", help="folder of the results (default: check/ in the run folder)")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the results (default: check/ in the run folder)")
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
     args = parser.parse_intermixed_args(argv)
     config = load_config(args.cfg, args.overrides)

@@ -45,6 +45,45 @@ COMMANDS = {  # name: script in tools/, help
     ),
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
+KEYS = {
+    "train": (
+        "out",
+        "data.root",
+        "data.num_frames",
+        "data.workers",
+        "model.name",
+        "train.init_from",
+        "train.epochs",
+        "train.batch_size",
+        "train.micro_batch",
+        "optim.lr",
+    ),
+    "test": (
+        "out",
+        "weights",
+        "data.root",
+        "data.workers",
+        "test.split",
+        "test.clips",
+        "test.crops",
+        "test.batch_size",
+        "test.save_views",
+        "train.device",
+    ),
+}
+"""The keys that ``--help`` of a command lists."""
+DATA_KEYS = (
+    "out",
+    "data.root",
+    "data.train",
+    "data.val",
+    "data.test",
+    "data.class_names",
+    "data.num_frames",
+    "data.decoder",
+    "data.timeout",
+    "data.workers",
+)
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 T = TypeVar("T")
 
@@ -56,15 +95,28 @@ def program(name: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, as all others are."""
+    """An argument parser with errors of one line, which prints its description as it is."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+    def __init__(self, description: str | None, **options: Any) -> None:
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=layout, allow_abbrev=False, **options)
+
+    def add_weights(self, help: str, *, old: str = "", required: bool = True) -> None:
+        """Add ``--weights``, and an option's older spelling that ``--help`` does not list."""
+        group = self.add_mutually_exclusive_group(required=required)
+        group.add_argument("--weights", metavar="FILE", help=help)
+        if old:
+            group.add_argument(old, dest="weights", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def add_device(self) -> None:
+        """Add ``--device``."""
+        help = "auto: CUDA if there is a GPU (default: %(default)s)"
+        self.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help=help)
 
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments: --" in message and "=" in message:
             message += " (settings are key=value, without dashes)"
-        raise UserError(f"{message}; {self.prog} --help tells more")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def positive(text: str) -> int:
@@ -74,17 +126,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def config_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with ``--cfg`` and ``key=value`` overrides, whose ``--help`` lists every key of the schema."""
+def config_parser(name: str, description: str) -> Parser:
+    """Return a parser with ``--cfg`` and ``key=value``. ``--help`` lists ten keys, ``--help-all`` every key."""
     from video_rs.experiment import config
 
-    parser = Parser(
-        prog=program(name),
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"keys (type, default, meaning), given as key=value:\n{config.describe()}",
-    )
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/")
+    class HelpAll(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+            parser.epilog = f"all keys (type, default, meaning):\n{config.describe()}"
+            parser.print_help()
+            parser.exit()
+
+    keys = config.describe(KEYS.get(name, DATA_KEYS))
+    epilog = f"the first keys (type, default, meaning); --help-all lists every key:\n{keys}"
+    parser = Parser(description, prog=program(name), epilog=epilog)
+    parser.add_argument("--help-all", action=HelpAll, nargs=0, help="show this help with every key, and exit")
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, a name in configs/, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
     return parser
 

@@ -1,9 +1,9 @@
 """Convert timm's weights or bare weights to a checkpoint of this package, or a checkpoint to timm's names.
 
-tools/convert_weights.py runs/images/best.pt --out best.safetensors
-tools/convert_weights.py resnetrs50.pth --out rs50.pt
+tools/convert_weights.py --weights runs/images/best.pt --out best.safetensors
+tools/convert_weights.py --weights resnetrs50.pth --out rs50.pt
 tools/convert_weights.py --from timm --model resnet_rs_50 --out rs50.safetensors
-tools/convert_weights.py --to timm runs/images/best.pt --out resnetrs50.safetensors
+tools/convert_weights.py --to timm --weights runs/images/best.pt --out resnetrs50.safetensors
 
 Every weight must find its place. If one is missing, left over or of another shape, it is named and nothing is written.
 Settings that the weights leave open, such as a resolution, are printed.
@@ -40,8 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=program("convert"), description=__doc__, formatter_class=formatter)
+    parser = Parser(__doc__, prog=program("convert"))
     parser.add_argument(
         "--from",
         dest="source",
@@ -51,21 +50,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--to", default="video_rs", choices=("video_rs", "timm"), help="(default: %(default)s)")
     parser.add_argument("--model", metavar="NAME", help="the network (default: found from the weights)")
-    parser.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help="also https://... or hf-hub:...; may be left out with --from timm, for its public weights",
-    )
+    help = "a file, https://... or hf-hub:owner/name; without it --from timm downloads public weights"
+    parser.add_weights(help, required=False)
+    parser.add_argument("file", nargs="?", help=argparse.SUPPRESS)  # the spelling of version 0.1
     add_out(parser)
     args = parser.parse_intermixed_args(argv)
+    if args.weights and args.file:
+        parser.error(f"{args.file} and --weights {args.weights}: give one file")
+    args.file = args.weights or args.file
     if args.source in TENSORFLOW or args.file and _is_tensorflow(Path(args.file)):
         raise UserError(
             f"{redact_url(args.file or '--from')}: weights of TensorFlow or Keras; convert them with "
             "tools/convert_tensorflow.py of the repository"
         )
     if args.file is None and (args.source != "timm" or not args.model):
-        parser.error("give the FILE of weights, or --from timm --model resnet_rs_50 for timm's public weights")
+        parser.error("give --weights FILE, or --from timm --model resnet_rs_50 for timm's public weights")
     if args.file and Path(args.file).resolve() == Path(args.out).resolve():
         parser.error(f"--out {args.out} is the file to convert; give another")
     return args

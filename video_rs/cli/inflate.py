@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     from video_rs.models.weights.load import load_inflated
 
     loaded, report = load_inflated(
-        args.source,
+        args.weights,
         args.model,
         num_classes=args.num_classes,
         class_names=names,
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     model, model_args = loaded.network, loaded.model_args
     state = checkpoint.from_weights(model_args, model.data_config, model.state_dict(), **loaded.record)
     checkpoint.save(args.out, state)
-    print(f"{redact_url(args.source)} into {args.model}, {model.num_classes} classes, method {args.method}")
+    print(f"{redact_url(args.weights)} into {args.model}, {model.num_classes} classes, method {args.method}")
     print(report.table())
     if differences := report.about_architectures():
         print(differences)
@@ -47,14 +47,8 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(prog=program("inflate"), description=__doc__)
-    parser.add_argument(
-        "--from",
-        dest="source",
-        required=True,
-        metavar="FILE|timm",
-        help="image weights: a checkpoint or state dict (.pt, .pth, .safetensors; timm's too), its address, or timm",
-    )
+    parser = Parser(__doc__, prog=program("inflate"))
+    parser.add_weights("image weights: a checkpoint or state dict (also timm's), its address, or timm", old="--from")
     parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write (.pt or .safetensors)")
     parser.add_argument("--model", default="resnet3d_rs_50", help="the video network (default: %(default)s)")
     parser.add_argument(

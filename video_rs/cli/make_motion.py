@@ -12,7 +12,7 @@ from video_rs.cli.common import Parser, program, progress
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/make_motion.py`` and ``video-rs make-motion``."""
-    parser = Parser(prog=program("make-motion"), description=__doc__)
+    parser = Parser(__doc__, prog=program("make-motion"))
     parser.add_argument("--out", default="data/motion", metavar="FOLDER", help="folder to write (default: %(default)s)")
     for split, count in {"train": 3600, "val": 400, "test": 400}.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help="videos (default: %(default)s)")

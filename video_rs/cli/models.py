@@ -8,7 +8,6 @@ video-rs models 'pytorchvideo/*'     the names of another package's networks tha
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ difference of ours. Published accuracies are others'; none was reproduced here. 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/list_models.py`` and ``video-rs models``."""
-    parser = Parser(prog=program("models"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog=program("models"))
     parser.add_argument("name", nargs="?", default="*", metavar="NAME", help="a network, or a pattern with * and ?")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/models.md")
     args = parser.parse_args(argv)

@@ -71,27 +71,21 @@ def seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=program("predict"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__, prog=program("predict"))
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER",
         help="folders are searched, subfolders too; one of a video's frames is a video",
     )
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a checkpoint, e.g. runs/x/best.pt, or its https:// address"
-    )
+    parser.add_weights("a checkpoint, a run folder, https://... or hf-hub:owner/name")
     parser.add_argument("--top-k", type=positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
     parser.add_argument("--every", type=seconds, metavar="TIME", help="slide over the video, e.g. 1s or 500ms")
     parser.add_argument(
         "--clips", type=positive, metavar="N", help=f"clips of a video (default: {CLIPS}; not with --every)"
     )
     parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops of a clip (default: %(default)s)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
+    parser.add_device()
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line per file (with --every: per window)")
     form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")

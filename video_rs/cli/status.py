@@ -10,7 +10,6 @@ is the command that resumes it, or the next one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from video_rs.training.run_status import NAMES, SIGNS, look, metrics_text
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/run_status.py`` and ``video-rs status``."""
-    parser = Parser(prog=program("status"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog=program("status"))
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a folder of run folders")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run")
     args = parser.parse_args(argv)

@@ -107,6 +107,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"override {override!r} is not key=value")
         _set(nested, key.strip(), text)
     config = _build(Config, nested, str(file))
+    if Path(path).is_dir() and not any(override.startswith("out=") for override in overrides):
+        config = dataclasses.replace(config, out=str(path))  # the run may have been moved
     if not config.out:
         config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
     check_together(config)
@@ -126,21 +128,22 @@ def config_folder() -> Path:
 
 
 def find_config(path: str | Path) -> Path:
-    """The file behind ``--cfg``: a path, or a name in ``configs/``. Raises ConfigError when there is none."""
-    names = [Path(path), Path(f"{path}.yaml")]
+    """Return the file of ``--cfg``: a path, a name in ``configs/``, or a run folder. Raise ConfigError if none."""
+    names = [Path(path), Path(f"{path}.yaml"), Path(path, "config.yaml")]
     for candidate in [*names, *(config_folder() / n for n in names)]:
         if candidate.is_file():
             return candidate
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
     near = difflib.get_close_matches(Path(path).stem, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"configs that come along: {', '.join(known)}"
-    raise ConfigError(f"config {path} is neither a file nor a name in configs/; {hint}")
+    raise ConfigError(f"config {path} is not a file, a run folder or a name in configs/; {hint}")
 
 
-def describe() -> str:
-    """Every key with its type, default and meaning, for ``--help``."""
+def describe(keys: Sequence[str] = ()) -> str:
+    """Return a line for each key, or every key, with its type, default and meaning, for ``--help``."""
     defaults, lines = flatten(Config()), []
-    for key, f in _schema().items():
+    for key in keys or _schema():
+        f = _schema()[key]
         default = yaml.safe_dump(_plain(defaults[key]), default_flow_style=True).splitlines()[0]
         allowed = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
         lines.append(f"  {key:<28} {_type_name(f.type_):<9} {default:<14} {f.metadata['help']}{allowed}")
@@ -209,7 +212,7 @@ def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # a right name in the wrong section
         near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
-    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; --help lists all keys")
+    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; --help-all lists all keys")
 
 
 def _set(nested: dict[str, Any], key: str, text: str) -> None:
