@@ -1,5 +1,6 @@
 """The config: inheritance, types, and one clear line for whatever a person can get wrong."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from video_rs.data_config import DataConfig
 from video_rs.errors import ConfigError, UserError
 from video_rs.experiment import config
+from video_rs.experiment.build import model_args
+from video_rs.models.architecture import Architecture
 
 
 @pytest.fixture
@@ -37,6 +40,31 @@ def test_null_where_there_are_choices(write):
     assert config.load_config(write("a.yaml", "{}"), ["model.temporal_padding=null"]).model.temporal_padding is None
     chosen = config.load_config(write("a.yaml", "{}"), ["model.temporal_padding=replicate"])
     assert chosen.model.temporal_padding == "replicate"
+
+
+def test_fields_of_the_architecture_are_keys(write):
+    path = write("a.yaml", "model: {arch: {shortcut: conv}}")
+    overrides = [
+        "model.arch.se_ratio=0",
+        "model.arch.temporal_kernels=[1, [1, 3], 3, 3]",
+        "model.arch.self_gating=true",
+    ]
+    loaded = config.load_config(path, overrides)
+    assert model_args(loaded, 3)["arch"] == {
+        "shortcut": "conv",
+        "se_ratio": 0.0,
+        "temporal_kernels": [1, [1, 3], 3, 3],
+        "self_gating": True,
+    }
+    assert loaded.model.arch.temporal_kernels == (1, (1, 3), 3, 3)
+    assert config.load_config(write("b.yaml", loaded.to_yaml())).model == loaded.model
+    assert "arch" not in model_args(config.Config(), 3)
+    names = {f.name for f in dataclasses.fields(Architecture)} - {"temporal_padding"}
+    assert {f"model.arch.{name}" for name in names} <= config.flatten(config.Config()).keys()
+    with pytest.raises(ConfigError, match="model.arch.shortcut is one of pool, conv"):
+        config.load_config(path, ["model.arch.shortcut=max"])
+    with pytest.raises(ConfigError, match="unknown key model.arch.se_rate; did you mean model.arch.se_ratio"):
+        config.load_config(path, ["model.arch.se_rate=0"])
 
 
 def test_yaml_round_trip(write):

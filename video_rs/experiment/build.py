@@ -175,6 +175,7 @@ def view_dataset(config: Config, records: Records, clips: int, crops: int) -> Vi
 def model_args(config: Config, num_classes: int) -> dict[str, object]:
     """The arguments of ``create_model``: plain values, as a checkpoint keeps them."""
     model = config.model
+    arch = {name: value for name, value in config.to_dict()["model"]["arch"].items() if value is not None}
     bn_momentum = model.bn_momentum
     if bn_momentum is None and "/" not in model.name:  # with an EMA of the statistics too, the batch's own go into it
         bn_momentum = 1.0 if config.train.ema_decay else 0.1
@@ -187,6 +188,7 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
         "drop_path_rule": model.drop_path_rule,
         "bn_momentum": bn_momentum,
         "temporal_padding": model.temporal_padding,
+        **({"arch": arch} if arch else {}),
     }
 
 

@@ -257,9 +257,11 @@ def _current(key: str, value: Any) -> Any:
 
 def _as_type(value: Any, type_: Any) -> Any:
     if isinstance(type_, types.UnionType):
-        if value is None:
+        if value is None and types.NoneType in typing.get_args(type_):
             return None
-        return _as_type(value, next(t for t in typing.get_args(type_) if t is not types.NoneType))
+        members = [t for t in typing.get_args(type_) if t is not types.NoneType]
+        is_list = isinstance(value, list | tuple)
+        return _as_type(value, next((t for t in members if (typing.get_origin(t) is tuple) == is_list), members[0]))
     if typing.get_origin(type_) is tuple:
         inner = typing.get_args(type_)
         if not isinstance(value, list | tuple):
@@ -288,7 +290,10 @@ def _type_name(type_: Any) -> str:
     if typing.get_origin(type_) is tuple:
         inner = typing.get_args(type_)
         if inner[-1] is Ellipsis:
-            return f"list of {_type_name(inner[0])}s" if inner[0] is float else f"list of [{_type_name(inner[0])}]"
+            if isinstance(inner[0], types.UnionType):
+                return "list"
+            name = _type_name(inner[0])
+            return f"list of [{name}]" if typing.get_origin(inner[0]) is tuple else f"list of {name}s"
         names = [_type_name(t) for t in inner]
         return f"{len(inner)} {names[0]}s" if len(set(names)) == 1 else ", ".join(names)
     return type_.__name__

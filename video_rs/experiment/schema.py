@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from video_rs.data_config import FILTERS, SAMPLINGS
-from video_rs.models.architecture import DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
+from video_rs.models.architecture import CHOICES, DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
 
 LOSSES = ("cross_entropy", "bce")
 OPTIMIZERS = ("sgd", "adamw", "lamb")
@@ -42,6 +42,29 @@ free = functools.partial(setting, free=True)
 
 
 @dataclass(frozen=True)
+class ArchSection:
+    """Fields of the architecture, see ``video_rs.models.architecture.Architecture``; null keeps the model's own."""
+
+    stem_kernels: tuple[int, ...] | None = setting(None, "spatial kernels of the stem", low=1, high=15)
+    stem_width: int | None = setting(None, "channels after the stem", low=2, high=1024)
+    stem_temporal_kernel: int | None = setting(None, "of the stem's first convolution", low=1, high=15)
+    stem_temporal_stride: int | None = setting(None, "of the stem's first convolution", low=1, high=8)
+    stem_pool: str | None = setting(None, "halves the stem's output", choices=CHOICES["stem_pool"])
+    stem_pool_temporal_stride: int | None = setting(None, "2: pool over time as well", low=1, high=2)
+    temporal_kernels: tuple[int | tuple[int, ...], ...] | None = setting(
+        None, "by stage: [1, 1, 3, 3]; a list is a pattern that the blocks of a stage repeat"
+    )
+    temporal_strides: tuple[int, ...] | None = setting(None, "of the first block, by stage", low=1, high=8)
+    shortcut: str | None = setting(None, "of the first block of a stage", choices=CHOICES["shortcut"])
+    shortcut_pool_in_stage1: bool | None = setting(None, "average at stride 1 in stage 1 as well")
+    se_ratio: float | None = setting(None, "of squeeze-and-excitation; 0: none", low=0, high=1)
+    self_gating: bool | None = setting(None, "in the last block of each stage")
+    activation: str | None = setting(None, "of all blocks", choices=CHOICES["activation"])
+    padding: str | None = setting(None, "same: as TensorFlow", choices=CHOICES["padding"])
+    zero_init_last_gamma: bool | None = setting(None, "start every block as its shortcut")
+
+
+@dataclass(frozen=True)
 class ModelSection:
     """The network."""
 
@@ -57,6 +80,7 @@ class ModelSection:
     temporal_padding: str | None = setting(
         None, "before the first and after the last frame; null: the architecture's", choices=TEMPORAL_PADDINGS
     )
+    arch: ArchSection = field(default_factory=ArchSection)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ TEMPORAL_PADDINGS = ("zeros", "replicate")
 Differences = dict[str, tuple[Any, Any]]
 """Of two architectures: ``{field: (the one's, the other's)}``."""
 
-_CHOICES = {
+CHOICES = {
     "stem_pool": ("conv", "max"),
     "shortcut": ("pool", "conv"),
     "activation": ("relu", "swish"),
@@ -70,7 +70,7 @@ class Architecture:
     zero_init_last_gamma: bool = True
 
     def __post_init__(self) -> None:
-        for field, values in _CHOICES.items():
+        for field, values in CHOICES.items():
             if getattr(self, field) not in values:
                 raise UserError(f"Architecture.{field} is one of {', '.join(values)}, not {getattr(self, field)!r}")
 
