@@ -1,28 +1,29 @@
 #!/usr/bin/env python3
-"""Weights of TensorFlow's ResNet-RS as a checkpoint of this package.
+"""Convert the weights of TensorFlow's ResNet-RS to a checkpoint of this package.
 
 tools/convert_tensorflow.py --from garden resnet-rs-50-i160/ --out garden_rs50.safetensors
 tools/convert_tensorflow.py --from keras resnet-rs-50-i160.h5 --out rs50.pt
 tools/convert_tensorflow.py --from tpu resnet-rs-50-i160/model.ckpt --out rs50.pt
 
-Needs TensorFlow, or h5py for Keras: pip install 'video-rs[tf]'. There are three implementations, each with names of its
-own for one and the same network:
+Needs TensorFlow, or h5py for Keras: pip install 'video-rs[tf]'. Three implementations have the same network under
+different names:
 
 * garden: the TF Model Garden, tensorflow/models official/vision/modeling/backbones/resnet.py (images) and resnet_3d.py
-  (videos): object-based checkpoints, a number for each layer;
-* tpu: the TPU repository, tensorflow/tpu models/official/resnet/resnet_model.py, the paper's own code: TF1 names,
-  numbered as they were created;
-* keras: keras-team/tf-keras tf_keras/applications/resnet_rs.py: layer names in an h5 file.
+  (videos). Object-based checkpoints with numbered layers.
+* tpu: the TPU repository, tensorflow/tpu models/official/resnet/resnet_model.py, the paper's own code. TF1 names,
+  numbered in the order of creation.
+* keras: keras-team/tf-keras tf_keras/applications/resnet_rs.py. Layer names in an h5 file.
 
-The first two train with a batch-normalisation momentum of 0: what predicts well is the moving average alone.
+The first two train with a batch-normalisation momentum of 0, so only the moving averages predict well.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,36 +38,35 @@ from video_rs.cli.common import Parser, run
 from video_rs.cli.convert import add_out, write
 from video_rs.errors import UserError, first_line, truncate
 from video_rs.hub import fetched, is_address, redact_url
-from video_rs.models.architecture import Architecture
-from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.presets import BLOCKS
 from video_rs.models.weights.identify import identify_preset
-from video_rs.models.weights.load import Loaded, load_exactly, of_preset
+from video_rs.models.weights.load import Loaded, of_preset
 from video_rs.models.weights.source import Source, named
-from video_rs.models.weights.state_dict import blocks_of, describe_blocks, sizes_of
 
+# Patterns of the presets that compute what the code of a source does. Others may have the same shapes.
 LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
-"""The presets that compute what the code of a source does; others may agree in shapes."""
 
+# Names of the Model Garden's exports that hold the averages as variables, and the variables as averages.
 SWAPPED = ("best_ckpt-", "average_weights-")
-"""How the Model Garden's trainer names exports in which averages and variables have changed places."""
 
 Variables = Mapping[str, np.ndarray]
 
+_AVERAGED = re.compile(r"/(?:average|ExponentialMovingAverage)\b")
+# TensorFlow's names of the parameters and statistics of a layer, and this package's.
 _NORM_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _KINDS = {"kernel": "weight", "bias": "bias", **_NORM_KINDS}
-"""The kinds of variables, in TensorFlow and here."""
 
 
 def main(argv: list[str]) -> int:
     """Parse the arguments, convert, report what was matched and ignored, and write the file."""
     parser = Parser(__doc__)
     parser.add_argument("--from", dest="source", required=True, choices=LIKE, help="whose weights")
-    parser.add_argument("--model", metavar="NAME", help="the network (default: as the weights tell)")
+    parser.add_argument("--model", metavar="NAME", help="the network (default: found from the weights)")
     parser.add_argument(
         "--no-averages",
         action="store_true",
-        help="garden: take the variables even where the optimizer keeps averages of them. Right for exports in which "
-        "the two have changed places, and done for those that are named best_ckpt-* or average_weights-*",
+        help="garden: take the variables even if the optimizer keeps averages of them. Right for exports that hold the "
+        "averages as variables; the default for files that are named best_ckpt-* or average_weights-*",
     )
     parser.add_argument("file", metavar="FILE", help="a checkpoint: its prefix, folder or .index file; or an h5 file")
     add_out(parser)
@@ -78,17 +78,17 @@ def main(argv: list[str]) -> int:
 
 
 def read(path: str, source: str, model: str | None = None, *, averages: bool = True) -> Loaded:
-    """Read weights with this package's names; every one must find its place.
+    """Read weights under this package's names. Every weight must find its place.
 
     Args:
-        path: of "keras" an h5 file or its address; of "garden" and "tpu" a checkpoint, see :func:`find_checkpoint`.
+        path: an h5 file or its address for "keras"; a checkpoint for the others, see :func:`find_checkpoint`.
         source: "garden", "tpu" or "keras".
-        model: the network; None: as the weights tell.
-        averages: of "garden": take the moving averages, where there are any, rather than the variables. In exports
-            that are named as in ``SWAPPED`` the averages are in the variables' place.
+        model: name of the network; None: find it from the weights.
+        averages: for "garden", take the moving averages of the variables that have them. Exports that are named as in
+            ``SWAPPED`` hold the averages as variables.
 
     Raises:
-        UserError: the file is missing, damaged or something else; names what is missing, left over or of another shape.
+        UserError: the file is missing, damaged or something else; weights are missing, left over or of another shape.
     """
     if source == "keras":
         with fetched(path) as file:
@@ -106,20 +106,15 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
         weights = of_preset(preset, Source(tensors(names, variables), str(prefix), ignored=ignored), notes=notes)
     if source == "garden" and not frames:
         weights.notes.append(f"the weights do not tell the activation: taken as {preset.architecture.activation}")
+    weights.averages = _averages(names) if averages else "not taken, as --no-averages says"
     if swapped:
         weights.averages = f"all tensors: {prefix.name} holds them in place of the variables"
-    elif not averages:
-        weights.averages = "not taken, as --no-averages says"
-    else:
-        weights.averages = _averages(names)
     return weights
 
 
 def _averages(names: Mapping[str, str]) -> str:
-    """Describe how many of the variables are moving averages, and which are not although training changes them."""
-    plain = {
-        ours: name for ours, name in names.items() if not re.search(r"/(?:average|ExponentialMovingAverage)\b", name)
-    }
+    """Describe how many of the weights are moving averages, and which trained weights are not."""
+    plain = {ours: name for ours, name in names.items() if not _AVERAGED.search(name)}
     if len(plain) == len(names):
         return "none"
     text = f"{len(names) - len(plain)} of {len(names)} tensors"
@@ -133,35 +128,15 @@ def _averages(names: Mapping[str, str]) -> str:
 # The weights --------------------------------------------------------------------------------------------------------
 
 
-def from_garden(variables: Variables, architecture: Architecture, *, averages: bool = True) -> dict[str, Tensor]:
-    """Return the state dict of a TF Model Garden checkpoint, of a network of this ``architecture``.
+def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]:
+    """Return weights with the axes of this package.
 
     Args:
-        variables: by their names in the checkpoint, whether it was saved as ``model=``, as ``backbone=`` and ``model=``
-            or by ``save_weights``. Kernels are ``[H, W, I, O]`` of images and ``[D, H, W, I, O]`` of videos, the head's
-            is ``[I, O]``; in the result they are ``[O, I, D, H, W]`` and ``[O, I]``.
-        architecture: of a preset, as ``PRESETS["garden_resnet_rs_50"].architecture``.
-        averages: see :func:`read`.
+        names: this package's name of a weight -> TensorFlow's name of its variable.
+        variables: by name.
 
     Raises:
-        UserError: names what is missing, left over, of another shape, or no number that training arrives at.
-    """
-    return whole(tensors(find_garden(variables, averages), variables), architecture)
-
-
-def whole(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Return the whole state dict of a network of this architecture. Raise UserError where weights do not fit."""
-    network = ResNetRS(architecture, blocks_of(state), **sizes_of(state))
-    load_exactly(network, Source(state), f"a network of blocks {describe_blocks(network.blocks)}")
-    return network.state_dict()
-
-
-def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]:
-    """Return weights with the axes of this package. UserError for numbers that training does not arrive at.
-
-    Args:
-        names: this package's name of a weight: the variable's.
-        variables: by name.
+        UserError: a number is not finite, a variance is negative, or statistics are all zero.
     """
     state = {ours: to_tensor(variables[theirs]) for ours, theirs in names.items()}
     variances = {ours: tensor for ours, tensor in state.items() if ours.endswith("running_var")}
@@ -173,8 +148,8 @@ def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """Return [D]HWIO kernels as float32 ``[O, I, D, H, W]``, D = 1 where there is none; ``[I, O]`` as ``[O, I]``."""
-    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is an error later
+    """Return [D]HWIO kernels as float32 ``[O, I, D, H, W]`` (D = 1 if missing), and ``[I, O]`` as ``[O, I]``."""
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite: an error later
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     if tensor.ndim == 4:
         tensor = tensor[None]
@@ -183,6 +158,7 @@ def to_tensor(array: np.ndarray) -> Tensor:
 
 
 def _refuse(fault: str, names: Sequence[str]) -> None:
+    """Raise UserError if any variables have a fault."""
     if names:
         raise UserError(f"{len(names)} {fault}: {truncate(names)}")
 
@@ -193,13 +169,12 @@ _VALUE, _SLOT = "/.ATTRIBUTES/VARIABLE_VALUE", "/.OPTIMIZER_SLOT/"
 _GARDEN_OTHER = re.compile(r"_CHECKPOINTABLE_OBJECT_GRAPH$|(?:optimizer|save_counter|global_step)\b|keras_api/metrics/")
 _GARDEN_HEAD = re.compile(r"(?:model/)?layer_with_weights-1/(kernel|bias)")
 _GARDEN_LAYER = re.compile(r"(?:model/)?(?:backbone|layer_with_weights-0)/layer_with_weights-(\d+)/(?:(_.+)/)?(\w+)")
-_GARDEN_BLOCK = (  # attributes of a block, and what they are here
+_GARDEN_BLOCK = (  # patterns of the attributes of a block, and their names here
     (r"_shortcut(?:1|_conv)?", "shortcut.conv"),  # without ResNet-D: _shortcut
     (r"_norm0", "shortcut.norm"),
-    (r"_temporal_conv", "conv1.conv"),
-    (r"_spatial_conv", "conv2.conv"),
-    (r"_expand_conv", "conv3.conv"),
-    (r"_conv([123])", r"conv\1.conv"),
+    (r"_temporal_conv|_conv1", "conv1.conv"),
+    (r"_spatial_conv|_conv2", "conv2.conv"),
+    (r"_expand_conv|_conv3", "conv3.conv"),
     (r"_norm([123])", r"conv\1.norm"),
     (r"_squeeze_excitation/_se_(reduce|expand)", r"se.\1"),
     (r"_self_gating/_transformer_w", "gating"),
@@ -207,7 +182,15 @@ _GARDEN_BLOCK = (  # attributes of a block, and what they are here
 
 
 def find_garden(variables: Variables, averages: bool = True) -> dict[str, str]:
-    """Find the weights in a Model Garden checkpoint: variables by this package's names; see :func:`from_garden`."""
+    """Return the names of the variables of a Model Garden checkpoint, by this package's names of the weights.
+
+    Args:
+        variables: saved as ``model=``, as ``backbone=`` and ``model=``, or by ``save_weights``.
+        averages: take the moving average of a variable if there is one.
+
+    Raises:
+        UserError: names variables that are left over.
+    """
     plain, slots = {}, {}
     for name in variables:
         owner, _, slot = name.removesuffix(_VALUE).partition(_SLOT)
@@ -215,29 +198,23 @@ def find_garden(variables: Variables, averages: bool = True) -> dict[str, str]:
             slots[owner] = name
         elif not slot and not _GARDEN_OTHER.match(owner):
             plain[owner] = name
-    layers = [(int(at[1]), at[2]) for owner in plain if (at := _GARDEN_LAYER.fullmatch(owner))]
-    first = min((index for index, place in layers if place), default=len(layers))
-    shortcuts = sorted({index for index, place in layers if _renamed(place or "", _GARDEN_BLOCK) == "shortcut.conv"})
-    found, unknown = {}, [name for owner, name in slots.items() if owner not in plain]
-    for owner, name in plain.items():
-        ours = _garden_name(owner, first, shortcuts)
-        if ours is None or ours in found:
-            unknown.append(name)
-        else:
-            found[ours] = slots.get(owner, name)
-    _refuse("variables are not those of the Model Garden's ResNet-RS", unknown)
-    return found
+    layers = [layer for owner in plain if (layer := _GARDEN_LAYER.fullmatch(owner)) and layer[2]]
+    shortcuts = sorted({int(layer[1]) for layer in layers if _renamed(layer[2], _GARDEN_BLOCK) == "shortcut.conv"})
+    pairs = [(_garden_name(owner, shortcuts), slots.get(owner, name)) for owner, name in plain.items()]
+    pairs += [(None, name) for owner, name in slots.items() if owner not in plain]
+    return _collect(pairs, "variables are not those of the Model Garden's ResNet-RS")
 
 
-def _garden_name(owner: str, first_block: int, shortcuts: Sequence[int]) -> str | None:
+def _garden_name(owner: str, shortcuts: Sequence[int]) -> str | None:
+    """Return this package's name of a variable; ``shortcuts`` are the numbers of the first blocks of the stages."""
     if head := _GARDEN_HEAD.fullmatch(owner):
         return f"head.{_KINDS[head[1]]}"
     found = _GARDEN_LAYER.fullmatch(owner)
     if found is None or found[3] not in _KINDS:
         return None
     index, place, kind = int(found[1]), found[2], _KINDS[found[3]]
-    if place is None and index < first_block:
-        layer = ("conv1", "conv2", "conv3", "pool")[min(index // 2, 3)]
+    if place is None and index < 8:
+        layer = ("conv1", "conv2", "conv3", "pool")[index // 2]
         return f"stem.{layer}.{'norm' if index % 2 else 'conv'}.{kind}"
     before = [start for start in shortcuts if start <= index]
     layer = _renamed(place or "", _GARDEN_BLOCK)
@@ -251,7 +228,7 @@ _TPU_KERNEL = re.compile(rf"conv2d(?:_(\d+))?/kernel(?:{_AVERAGE})?")
 
 
 def find_tpu(variables: Variables, averages: bool = True) -> dict[str, str]:
-    """Find the weights in a checkpoint of the TPU repository: its moving averages, which these networks predict with.
+    """Return the names of the moving averages in a checkpoint of the TPU repository, by this package's names.
 
     Raises:
         UserError: names what is left over or has no moving average.
@@ -267,37 +244,31 @@ def find_tpu(variables: Variables, averages: bool = True) -> dict[str, str]:
 
 
 def _tpu_names(blocks: Sequence[int]) -> dict[str, str]:
-    """Return the names of the variables, numbered in the order of the layers' creation, by those of the weights."""
-    convs = [f"stem.{layer}" for layer in ("conv1", "conv2", "conv3", "pool")]
+    """Return the names of the variables, numbered in the order of creation of their layers, by this package's names."""
+    convs = [f"stem.{layer}.conv" for layer in ("conv1", "conv2", "conv3", "pool")]
     for stage, block in ((i, b) for i, count in enumerate(blocks) for b in range(count)):
-        layers = (*["shortcut"] * (block == 0), "conv1", "conv2", "conv3", "se.reduce", "se.expand")
+        layers = ["conv1.conv", "conv2.conv", "conv3.conv", "se.reduce", "se.expand"]
+        layers = layers if block else ["shortcut.conv", *layers]
         convs += [f"stages.{stage}.{block}.{layer}" for layer in layers]
     names = {"head.weight": "dense/kernel", "head.bias": "dense/bias"}
     for i, layer in enumerate(convs):
         theirs = f"conv2d_{i}" if i else "conv2d"
+        names[f"{layer}.weight"] = f"{theirs}/kernel"
         if ".se." in layer:
-            names |= {f"{layer}.weight": f"{theirs}/kernel", f"{layer}.bias": f"{theirs}/bias"}
-        else:
-            names[f"{layer}.conv.weight"] = f"{theirs}/kernel"
-    for i, layer in enumerate(layer for layer in convs if ".se." not in layer):
+            names[f"{layer}.bias"] = f"{theirs}/bias"
+    norms = [layer.removesuffix(".conv") + ".norm" for layer in convs if layer.endswith(".conv")]
+    for i, layer in enumerate(norms):
         theirs = f"batch_normalization_{i}" if i else "batch_normalization"
-        names |= {f"{layer}.norm.{ours}": f"{theirs}/{kind}" for kind, ours in _NORM_KINDS.items()}
+        names |= {f"{layer}.{ours}": f"{theirs}/{kind}" for kind, ours in _NORM_KINDS.items()}
     return names
 
 
-def _tpu_blocks(variables: Variables) -> list[int]:
-    """Return bottlenecks by stage: a block's first kernel has more outputs than inputs where it is a shortcut's."""
-    kernels = {int(at[1] or 0): variables[name].shape for name in variables if (at := _TPU_KERNEL.fullmatch(name))}
-    blocks, i = [], 4
-    while i in kernels:
-        inputs, outputs = kernels[i][-2:]
-        if outputs > inputs:
-            blocks.append(0)
-        if not blocks:
-            break
-        blocks[-1] += 1
-        i += 6 if outputs > inputs else 5
-    if len(blocks) != 4:
+def _tpu_blocks(variables: Variables) -> Sequence[int]:
+    """Return the bottlenecks by stage, from the number of convolutions: 4 in the stem, 4 shortcuts, 5 in each block."""
+    numbers = {int(found[1] or 0) for name in variables if (found := _TPU_KERNEL.fullmatch(name))}
+    count = next(number for number in itertools.count() if number not in numbers)
+    blocks = next((blocks for blocks in BLOCKS.values() if count == 8 + 5 * sum(blocks)), None)
+    if blocks is None:
         raise UserError(f"these are not the variables of the TPU repository's ResNet-RS: {truncate(list(variables))}")
     return blocks
 
@@ -305,53 +276,53 @@ def _tpu_blocks(variables: Variables) -> list[int]:
 # Names: Keras -------------------------------------------------------------------------------------------------------
 
 _KERAS_OTHER = re.compile(r"optimizer_weights/|(?:.*/)?normalization(?:_\d+)?/(?:mean|variance|count)$")
-_KERAS_PLACE = re.compile(r"BlockGroup(\d)__block_(\d+)_+(\w+)")
+_KERAS_BLOCK = re.compile(r"BlockGroup(\d)__block_(\d+)_+")
 _KERAS_LAYER = (
     (r"predictions", "head"),
     (r"stem_1_stem_conv_4", "stem.pool.conv"),
     (r"stem_1_stem_batch_norm_4", "stem.pool.norm"),
     (r"stem_1_stem_conv_([123])", r"stem.conv\1.conv"),
     (r"stem_1_stem_batch_norm_([123])", r"stem.conv\1.norm"),
-)
-_KERAS_BLOCK = (
-    (r"projection_conv", "shortcut.conv"),
-    (r"projection_batch_norm", "shortcut.norm"),
-    (r"conv_([123])", r"conv\1.conv"),
-    (r"batch_norm_([123])", r"conv\1.norm"),
-    (r"se_se_(reduce|expand)", r"se.\1"),
+    (r"(stages\..*)projection_conv", r"\1shortcut.conv"),
+    (r"(stages\..*)projection_batch_norm", r"\1shortcut.norm"),
+    (r"(stages\..*)conv_([123])", r"\1conv\2.conv"),
+    (r"(stages\..*)batch_norm_([123])", r"\1conv\2.norm"),
+    (r"(stages\..*)se_se_(reduce|expand)", r"\1se.\2"),
 )
 
 
 def find_keras(variables: Variables, averages: bool = True) -> dict[str, str]:
-    """Find the weights in an h5 file of ``tf_keras.applications.resnet_rs``, of weights or of a whole model.
+    """Return the names of the weights in an h5 file of ``tf_keras.applications.resnet_rs``, by this package's names.
 
     Raises:
         UserError: names what is left over.
     """
+    paths = {name: name.removesuffix(":0") for name in variables}
+    pairs = [(_keras_name(path), name) for name, path in paths.items() if not _KERAS_OTHER.match(path)]
+    return _collect(pairs, "variables are not those of Keras's ResNet-RS, or are there twice")
+
+
+def _keras_name(path: str) -> str | None:
+    folder, _, kind = path.rpartition("/")
+    layer = folder.rpartition("/")[2]
+    ours = _renamed(_KERAS_BLOCK.sub(lambda at: f"stages.{int(at[1]) - 2}.{at[2]}.", layer), _KERAS_LAYER)
+    return f"{ours}.{_KINDS[kind]}" if ours and kind in _KINDS else None
+
+
+def _collect(pairs: Iterable[tuple[str | None, str]], fault: str) -> dict[str, str]:
+    """Return the variables by this package's names. UserError for variables without a name and for second ones."""
     found, unknown = {}, []
-    for name in variables:
-        path = name.removesuffix(":0")
-        layer, _, kind = path.rpartition("/")
-        if _KERAS_OTHER.match(path):
-            continue
-        place = _keras_place(layer.rpartition("/")[2])
-        ours = f"{place}.{_KINDS.get(kind)}"
-        if place is None or kind not in _KINDS or ours in found:
-            unknown.append(name)
-        found[ours] = name
-    _refuse("variables are not those of Keras's ResNet-RS, or are there twice", unknown)
+    for ours, theirs in pairs:
+        if ours is None or ours in found:
+            unknown.append(theirs)
+        else:
+            found[ours] = theirs
+    _refuse(fault, unknown)
     return found
 
 
-def _keras_place(layer: str) -> str | None:
-    if found := _KERAS_PLACE.fullmatch(layer):
-        inside = _renamed(found[3], _KERAS_BLOCK)
-        return inside and f"stages.{int(found[1]) - 2}.{found[2]}.{inside}"
-    return _renamed(layer, _KERAS_LAYER)
-
-
 def _renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str | None:
-    """Return the name of a layer here; ``patterns``: those of its name there, and templates of ours."""
+    """Return this package's name of a layer, by ``(pattern, template)``; None if no pattern matches."""
     matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in patterns)
     return next((found.expand(ours) for found, ours in matches if found), None)
 
@@ -362,10 +333,10 @@ _FIND = {"garden": find_garden, "tpu": find_tpu, "keras": find_keras}
 
 
 def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
-    """Read the variables of a TensorFlow checkpoint, of version 1 or 2, by their names in it.
+    """Read the variables of a TensorFlow checkpoint of version 1 or 2, by name.
 
     Raises:
-        UserError: it is damaged or something else.
+        UserError: it is damaged or not a checkpoint.
     """
     tensorflow = import_tensorflow()
     with _one_line(f"checkpoint {prefix}"):
@@ -377,13 +348,13 @@ def find_checkpoint(path: str | Path) -> Path:
     """Return the prefix of a checkpoint's files.
 
     Args:
-        path: the prefix, as TensorFlow would have it (``folder/ckpt-109200``), one of its files, or the folder, of
-            which the newest is taken: as TensorFlow's own record says, or else the only one there.
+        path: the prefix as TensorFlow takes it (``folder/ckpt-109200``), one of the files, or a folder with one
+            checkpoint or with TensorFlow's own record of the newest.
 
     Raises:
-        UserError: there is none, or the path is an address or an archive.
+        UserError: there is no checkpoint, or the path is an address or an archive.
     """
-    if is_address(path) or str(path).endswith((".gz", ".tgz", ".tar", ".zip")):  # as they are published
+    if is_address(path) or str(path).endswith((".gz", ".tgz", ".tar", ".zip")):
         raise UserError(f"{redact_url(path)} is an address or an archive: fetch it, unpack it and give the folder")
     path = Path(path)
     if path.is_dir():
@@ -402,10 +373,10 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_h5(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the datasets of an h5 file by their paths in it; of a whole Keras model, those of its weights.
+    """Read the datasets of an h5 file by their paths; from a file of a whole Keras model, only its weights.
 
     Raises:
-        UserError: the file is missing, damaged or something else.
+        UserError: the file is missing, damaged or not h5.
     """
     import h5py
 
@@ -418,9 +389,9 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def import_tensorflow():
-    """Import TensorFlow in a way that torch survives."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it greets with a page on the machine
-    with suppress(ImportError):  # torch would load it later, and after TensorFlow that ends the process
+    """Import TensorFlow beside torch."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no page of messages about the machine
+    with suppress(ImportError):  # torch imports it later: after TensorFlow that crashes the process
         import triton  # noqa: F401
     import tensorflow
 
@@ -428,12 +399,12 @@ def import_tensorflow():
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turn errors of TensorFlow and h5py, a dozen kinds and some over several lines, into a UserError of one line."""
+def _one_line(name: str) -> Iterator[None]:
+    """Turn the many kinds of errors of TensorFlow and h5py into a UserError of one line."""
     try:
         yield
     except Exception as error:
-        raise UserError(f"{what} is damaged, or something else: {first_line(error)}") from None
+        raise UserError(f"{name} is damaged, or something else: {first_line(error)}") from None
 
 
 if __name__ == "__main__":

@@ -17,16 +17,18 @@ from tools.convert_tensorflow import (
     find_garden,
     find_keras,
     find_tpu,
-    from_garden,
     read_checkpoint,
     read_h5,
     tensors,
-    whole,
 )
 from video_rs.errors import UserError
 from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, RESNET_RS_2D
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model
+from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.weights.load import load_exactly
+from video_rs.models.weights.source import Source
+from video_rs.models.weights.state_dict import blocks_of, sizes_of
 
 VALUE, SLOT = "/.ATTRIBUTES/VARIABLE_VALUE", "/.OPTIMIZER_SLOT/optimizer/"
 EMA = "/ExponentialMovingAverage"
@@ -132,6 +134,17 @@ def to_keras(model) -> dict[str, np.ndarray]:
             layer = f"BlockGroup{int(part[1]) + 2}__block_{part[2]}{bar}{which}_{part[3][-1]}"
         variables[f"{layer}/{layer}/{kind_of(name)}:0"] = array_of(name, tensor, flat=True)
     return variables
+
+
+def whole(state, architecture) -> dict[str, torch.Tensor]:
+    """Return the state dict of a network of the architecture with these weights."""
+    model = ResNetRS(architecture, blocks_of(state), **sizes_of(state))
+    load_exactly(model, Source(state), "the network")
+    return model.state_dict()
+
+
+def from_garden(variables, architecture, averages=True) -> dict[str, torch.Tensor]:
+    return whole(tensors(find_garden(variables, averages), variables), architecture)
 
 
 def from_tpu(variables) -> dict[str, torch.Tensor]:
