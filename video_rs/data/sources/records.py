@@ -206,7 +206,7 @@ class Records:
         absent = np.setdiff1d(np.arange(len(self.class_names)), values)
         classes = f"{len(self.class_names)} classes"
         if len(absent):
-            first = _first_three([self.class_names[label] for label in absent[:4]])
+            first = ", ".join([self.class_names[label] for label in absent[:3]] + ["..."] * (len(absent) > 3))
             classes = f"{len(self.class_names) - len(absent)} of {classes} (none of {first})"
         text = f"{len(self)} files, {classes}, "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
@@ -229,7 +229,3 @@ class Records:
         part.frames = None if self.frames is None else self.frames[indices]
         part.members = self.members.take(indices) if self.members else None
         return part
-
-
-def _first_three(names: Sequence[str]) -> str:
-    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])

@@ -139,32 +139,27 @@ def beside(file: str, *names: str) -> str:
 # Finding videos -------------------------------------------------------------------------------------------------------
 
 
-def class_root(source: str, root: str, names: Sequence[str], *classes: str) -> str:
-    """Return the first of some folders that contains a folder of one of the classes.
+def find_folder(source: str, root: str, names: Sequence[str], classes: Sequence[str] = ("",)) -> str:
+    """Return the folder of the videos: the first of some that exists, else the folder of the dataset.
 
     Args:
         source: the annotation file, or a folder of them.
         root: the folder of the dataset; if empty, the one of `source` and its parent are searched.
-        names: names of the folder, usual ones first.
-        classes: names of class folders.
+        names: names that the folder may have, usual ones first.
+        classes: the folder must have a subfolder with one of these names.
     """
-    places = [os.path.join(base, name) if name else base for base in _bases(source, root) for name in names]
-    return next((p for p in places if any(os.path.isdir(os.path.join(p, c)) for c in classes)), places[0])
-
-
-def media_root(source: str, root: str, names: Sequence[str], suffix: str) -> tuple[str, str]:
-    """Return the first of some folders that exists, and the suffix of its first file, which may be re-encoded."""
-    extensions = IMAGE_EXTENSIONS if suffix.lower() in IMAGE_EXTENSIONS else VIDEO_EXTENSIONS
-    bases = _bases(source, root)
-    place = next(filter(os.path.isdir, (os.path.join(base, name) for base in bases for name in names)), bases[0])
-    with os.scandir(place) as files:
-        found = (os.path.splitext(file.name)[1] for file in files if not file.name.startswith("."))
-        return place, next((each for each in found if each.lower() in extensions), suffix)
-
-
-def _bases(source: str, root: str) -> list[str]:
     folder = source if os.path.isdir(source) else os.path.dirname(source)
-    return [root] if root else [folder or ".", os.path.dirname(os.path.abspath(folder))]
+    bases = [root] if root else [folder or ".", os.path.dirname(os.path.abspath(folder))]
+    places = [os.path.join(base, name) if name else base for base in bases for name in names]
+    return next((p for p in places if any(os.path.isdir(os.path.join(p, c)) for c in classes)), bases[0])
+
+
+def find_suffix(folder: str, suffix: str) -> str:
+    """Return the suffix of the first video in a folder, or image if `suffix` is one; copies may be re-encoded."""
+    extensions = IMAGE_EXTENSIONS if suffix.lower() in IMAGE_EXTENSIONS else VIDEO_EXTENSIONS
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = (os.path.splitext(name)[1] for name in names if not name.startswith("."))
+    return next((each for each in found if each.lower() in extensions), suffix)
 
 
 # Parsing files --------------------------------------------------------------------------------------------------------

@@ -7,34 +7,26 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from video_rs.data.sources.layouts.base import (
-    Layout,
-    beside,
-    find_files,
-    has_columns,
-    media_root,
-    read_fields,
-    register_layout,
-)
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line, read_csv, read_header
 from video_rs.data.sources.records import SEPARATOR
 
 _CODE = re.compile(r"c\d{3}")
 
 
-@register_layout("charades")
-class Charades(Layout):
+@base.register_layout("charades")
+class Charades(base.Layout):
     """A csv; ``actions`` is ``c092 11.90 21.20;c147 0.00 12.60``, codes with times, or empty."""
 
     multi_label = True
 
     def find(self, root: str, fold: int) -> dict[str, str]:
         """See ``Layout``."""
-        return find_files(root, {split: f"Charades_v1_{split}.csv" for split in ("train", "test")})
+        return base.find_files(root, {split: f"Charades_v1_{split}.csv" for split in ("train", "test")})
 
     def recognises(self, source: str) -> bool:
         """See ``Layout``."""
-        return has_columns(source, "id", "actions")
+        return base.has_columns(source, "id", "actions")
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""
@@ -43,7 +35,8 @@ class Charades(Layout):
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""
         names = _classes(source)
-        base, suffix = media_root(source, root, ("Charades_v1_480", "Charades_v1", "videos"), ".mp4")
+        folder = base.find_folder(source, root, ("Charades_v1_480", "Charades_v1", "videos"))
+        suffix = base.find_suffix(folder, ".mp4")
         columns, _ = read_header(source)
         for line, fields, text in islice(read_csv(source), 1, None):
             row = dict(zip(columns, fields))
@@ -52,14 +45,14 @@ class Charades(Layout):
                 expected = "an id, and actions like 'c092 11.90 21.20'"
                 raise bad_line(f"{source}:{line}", expected, row.get("actions", text))
             labels = SEPARATOR.join(dict.fromkeys(names[code] for code in codes))
-            yield Entry(os.path.join(base, row["id"] + suffix), labels, line)
+            yield Entry(os.path.join(folder, row["id"] + suffix), labels, line)
 
 
 def _classes(source: str) -> dict[str, str]:
     """Return the class name of each code."""
-    file = beside(source, "Charades_v1_classes.txt")
+    file = base.beside(source, "Charades_v1_classes.txt")
     names = {}
-    for line, fields in read_fields(file, 1):
+    for line, fields in base.read_fields(file, 1):
         if len(fields) != 2 or not _CODE.fullmatch(fields[0]):
             raise bad_line(f"{file}:{line}", "'c000 name of the class'", " ".join(fields))
         names[fields[0]] = fields[1]

@@ -6,35 +6,26 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 
-from video_rs.data.sources.layouts.base import (
-    Layout,
-    beside,
-    find_files,
-    has_key,
-    media_root,
-    read_json,
-    read_objects,
-    register_layout,
-)
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line
 
 
-@register_layout("diving48")
-class Diving48(Layout):
+@base.register_layout("diving48")
+class Diving48(base.Layout):
     """``{"vid_name": ..., "label": 26}``; Diving48_vocab.json lists the four parts of each class."""
 
     def find(self, root: str, fold: int) -> dict[str, str]:
         """See ``Layout``."""
-        return find_files(root, {split: f"Diving48_V2_{split}.json" for split in ("train", "test")})
+        return base.find_files(root, {split: f"Diving48_V2_{split}.json" for split in ("train", "test")})
 
     def recognises(self, source: str) -> bool:
         """See ``Layout``."""
-        return has_key(source, "vid_name")
+        return base.has_key(source, "vid_name")
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""
-        file = beside(source, "Diving48_vocab.json")
-        vocabulary = read_json(file)
+        file = base.beside(source, "Diving48_vocab.json")
+        vocabulary = base.read_json(file)
         if not isinstance(vocabulary, list) or not all(isinstance(each, list) for each in vocabulary):
             raise bad_line(f"{file}:1", "a list of lists", "another")
         return [" ".join(map(str, parts)) for parts in vocabulary]
@@ -42,12 +33,13 @@ class Diving48(Layout):
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""
         names = self.class_names(source, fold)
-        objects = read_objects(source)
-        base, suffix = media_root(source, root, ("rgb", "videos"), ".mp4")
+        objects = base.read_objects(source)
+        folder = base.find_folder(source, root, ("rgb", "videos"))
+        suffix = base.find_suffix(folder, ".mp4")
         for number, entry in enumerate(objects, 1):
             label = entry.get("label")
             if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
                 expected = f"'vid_name' and a 'label' from 0 to {len(names) - 1}"
                 raise bad_line(f"{source}: entry {number}", expected, json.dumps(entry))
             name = str(entry["vid_name"])  # <youtube id>_<clip>; too common a form to recognise in other datasets
-            yield Entry(os.path.join(base, f"{name}{suffix}"), names[label], number, name.rpartition("_")[0] or name)
+            yield Entry(os.path.join(folder, f"{name}{suffix}"), names[label], number, name.rpartition("_")[0] or name)

@@ -6,15 +6,15 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
-from video_rs.data.sources.layouts.base import Layout, class_root, read_fields, register_layout
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line
 from video_rs.errors import UserError
 
 _FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations", "splits")
 
 
-@register_layout("hmdb51")
-class HMDB51(Layout):
+@base.register_layout("hmdb51")
+class HMDB51(base.Layout):
     """A file per class, lines ``<video>.avi <0: not in this split, 1: train, 2: test>``. A source is their folder."""
 
     def find(self, root: str, fold: int) -> dict[str, str]:
@@ -35,13 +35,13 @@ class HMDB51(Layout):
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""
         lists = _lists(source, fold)
-        base = class_root(source, root, ("hmdb51_org", "hmdb51", "videos", ""), *lists)
+        folder = base.find_folder(source, root, ("hmdb51_org", "hmdb51", "videos", ""), [*lists])
         for name, file in lists.items():
-            for line, fields in read_fields(file):
+            for line, fields in base.read_fields(file):
                 if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
                     raise bad_line(f"{file}:{line}", "'video.avi 0', 1 or 2", " ".join(fields))
                 if fields[1] == ("1" if split == "train" else "2"):
-                    yield Entry(os.path.join(base, name, fields[0]), name, line, file=file)
+                    yield Entry(os.path.join(folder, name, fields[0]), name, line, file=file)
 
 
 def _lists(folder: str, fold: int | str = "[1-3]") -> dict[str, str]:

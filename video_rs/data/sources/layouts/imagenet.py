@@ -7,15 +7,15 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from video_rs.data.sources.layouts.base import Layout, has_columns, media_root, register_layout
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line, read_csv
 
 _IMAGES = "ILSVRC/Data/CLS-LOC"
 _WNID = re.compile(r"n\d{8}")
 
 
-@register_layout("imagenet")
-class ImageNet(Layout):
+@base.register_layout("imagenet")
+class ImageNet(base.Layout):
     """Training images in class folders. ``LOC_val_solution.csv`` gives class and boxes of the validation images:
     ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``; these are in one folder, or in class folders too."""
 
@@ -30,11 +30,12 @@ class ImageNet(Layout):
 
     def recognises(self, source: str) -> bool:
         """See ``Layout``."""
-        return has_columns(source, "imageid", "predictionstring")
+        return base.has_columns(source, "imageid", "predictionstring")
 
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""
-        place, suffix = media_root(source, root, (f"{_IMAGES}/val", "val"), ".JPEG")
+        place = base.find_folder(source, root, (f"{_IMAGES}/val", "val"))
+        suffix = base.find_suffix(place, ".JPEG")
         in_class_folders = None
         for line, row, text in islice(read_csv(source), 1, None):
             image, label = (row[0], row[1].split(" ")[0]) if len(row) == 2 else ("", "")

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from video_rs.data.sources.holdout import KINETICS_NAME
-from video_rs.data.sources.layouts.base import Layout, has_columns, register_layout
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line, read_csv, read_header
 from video_rs.data.sources.records import Paths
 from video_rs.data.video.media import VIDEO_EXTENSIONS, media_below
@@ -27,15 +27,15 @@ _NUM_VIDEOS = {
 _NUM_VIDEOS_2020 = {"train": 534_073, "val": 33_914, "test": 64_260}
 
 
-@register_layout("kinetics")
-class Kinetics(Layout):
+@base.register_layout("kinetics")
+class Kinetics(base.Layout):
     """``label,youtube_id,time_start,time_end,split``; files ``<youtube_id>_<start>_<end>`` anywhere below the root."""
 
     repeats = True
 
     def recognises(self, source: str) -> bool:
         """See ``Layout``."""
-        return has_columns(source, "youtube_id")
+        return base.has_columns(source, "youtube_id")
 
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""

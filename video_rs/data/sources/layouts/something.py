@@ -6,21 +6,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 
-from video_rs.data.sources.layouts.base import (
-    Layout,
-    beside,
-    find_files,
-    has_key,
-    media_root,
-    read_json,
-    read_objects,
-    register_layout,
-)
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line
 
 
-@register_layout("something-something-v2")
-class SomethingSomething(Layout):
+@base.register_layout("something-something-v2")
+class SomethingSomething(base.Layout):
     """``{"id": ..., "template": "Holding [something]"}``; labels.json numbers the templates without brackets."""
 
     def find(self, root: str, fold: int) -> dict[str, str]:
@@ -28,16 +19,16 @@ class SomethingSomething(Layout):
         names = {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"}
         short = {"train": "labels/train.json", "val": "labels/validation.json"}
         # other datasets may have a labels/train.json too, but no labels.json
-        return find_files(root, names) or find_files(root, short, "labels/labels.json")
+        return base.find_files(root, names) or base.find_files(root, short, "labels/labels.json")
 
     def recognises(self, source: str) -> bool:
         """See ``Layout``."""
-        return has_key(source, "template")
+        return base.has_key(source, "template")
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""
-        file = beside(source, "labels.json", "something-something-v2-labels.json")
-        numbers = read_json(file)
+        file = base.beside(source, "labels.json", "something-something-v2-labels.json")
+        numbers = base.read_json(file)
         try:
             names = sorted(numbers, key=lambda name: int(numbers[name]))
             if [int(numbers[name]) for name in names] != list(range(len(names))):
@@ -49,10 +40,11 @@ class SomethingSomething(Layout):
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""
         names = {*self.class_names(source, fold)}
-        objects = read_objects(source)
-        base, suffix = media_root(source, root, ("20bn-something-something-v2", "videos"), ".webm")
+        objects = base.read_objects(source)
+        folder = base.find_folder(source, root, ("20bn-something-something-v2", "videos"))
+        suffix = base.find_suffix(folder, ".webm")
         for number, entry in enumerate(objects, 1):
             label = str(entry.get("template", "")).replace("[", "").replace("]", "")
             if not str(entry.get("id", "")) or label not in names:
                 raise bad_line(f"{source}: entry {number}", "'id' and a 'template' of labels.json", json.dumps(entry))
-            yield Entry(os.path.join(base, f"{entry['id']}{suffix}"), label, number)
+            yield Entry(os.path.join(folder, f"{entry['id']}{suffix}"), label, number)

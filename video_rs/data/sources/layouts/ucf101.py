@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from video_rs.data.sources.layouts.base import Layout, class_root, read_fields, register_layout
+from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line
 from video_rs.errors import UserError
 
@@ -14,8 +14,8 @@ _FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainT
 _LIST = re.compile(r"(?:train|test)list\d+\.txt")
 
 
-@register_layout("ucf101")
-class UCF101(Layout):
+@base.register_layout("ucf101")
+class UCF101(base.Layout):
     """Lines ``<class>/<video>.avi <number>``, test lists without the number; classInd.txt has ``<number> <class>``."""
 
     def find(self, root: str, fold: int) -> dict[str, str]:
@@ -35,7 +35,7 @@ class UCF101(Layout):
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""
         file, names = _class_file(source), []
-        for line, fields in read_fields(file):
+        for line, fields in base.read_fields(file):
             if len(fields) != 2 or fields[0] != str(len(names) + 1) or fields[1] in names:
                 raise bad_line(f"{file}:{line}", f"'{len(names) + 1} ClassName'", " ".join(fields))
             names.append(fields[1])
@@ -44,16 +44,15 @@ class UCF101(Layout):
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""
         number = {name: str(i) for i, name in enumerate(self.class_names(source, fold), 1)}
-        base = ""
-        for line, fields in read_fields(source):
+        folder = base.find_folder(source, root, ("UCF-101", "UCF101", "videos", ""), [*number])
+        for line, fields in base.read_fields(source):
             name, slash, video = fields[0].partition("/")
             if len(fields) > 2 or not slash or "/" in video or name not in number:
                 expected = "'ClassName/video.avi', of a class in classInd.txt"
                 raise bad_line(f"{source}:{line}", expected, " ".join(fields))
             if len(fields) == 2 and fields[1] != number[name]:
                 raise bad_line(f"{source}:{line}", f"the number {number[name]}, as in classInd.txt", fields[1])
-            base = base or class_root(source, root, ("UCF-101", "UCF101", "videos", ""), name)
-            yield Entry(os.path.join(base, fields[0]), name, line)
+            yield Entry(os.path.join(folder, fields[0]), name, line)
 
 
 def _class_file(source: str) -> str:
