@@ -106,8 +106,8 @@ def test_they_are_named_as_webdataset_names_them(videos, packed):
                 assert (video.mtime, video.uid, video.uname) == (0, 0, "") and files[video.name].endswith(extension)
                 seen.add(key)
         index = parse_index(str(shard.path), (folder / f"{shard.path.name}.csv").read_bytes())
-        assert [entry.name for entry in index.entries] == [info.name for info in infos[::2]]
-        assert [entry.offset for entry in index.entries] == [info.offset_data for info in infos[::2]]
+        assert [entry.name for entry in index.rows] == [info.name for info in infos[::2]]
+        assert [entry.offset for entry in index.rows] == [info.offset_data for info in infos[::2]]
         assert index.num_bytes == shard.path.stat().st_size and index.num_shards == len(shards)
     assert len(seen) == len(videos) and {"jump/a_b", "jump/a_b_2"} < seen
 
@@ -340,16 +340,16 @@ FIRST, INDEX = "train-000000.tar", "train-000000.tar.csv"
         (FIRST, lambda data: bytes(len(data)), (INDEX, "is the index of another tar")),
         (FIRST, lambda data: None, ("no such shard", FIRST, "its index is there")),
         (INDEX, lambda data: None, (FIRST, f"has no index {INDEX} beside it")),
-        (INDEX, lambda data: data[:-30], (INDEX, "is cut off")),
-        (INDEX, lambda data: data[: data.rindex(b"\n", 0, -1) + 1], (INDEX, "is cut off: its last row")),
-        (INDEX, lambda data: b"", (INDEX, "not the index of a shard")),
-        (INDEX, lambda data: b"path,label\n", (INDEX, "not the index of a shard")),
-        (INDEX, lambda data: data.replace(b",512,", b",x,", 1), (f"{INDEX}:2", "not a row 'name,offset")),
+        (INDEX, lambda data: data[:-30], (INDEX, "not a complete shard index")),
+        (INDEX, lambda data: data[: data.rindex(b"\n", 0, -1) + 1], (INDEX, "complete shard index (the last row")),
+        (INDEX, lambda data: b"", (INDEX, "complete shard index (the first line")),
+        (INDEX, lambda data: b"path,label\n", (INDEX, "complete shard index (the first line")),
+        (INDEX, lambda data: data.replace(b",512,", b",x,", 1), (INDEX, "complete shard index (invalid literal")),
         (INDEX, lambda data: resized(data, -1), (INDEX, "is the index of another tar")),
-        (INDEX, lambda data: data.replace(b"jump", b"j\xfcmp", 1), (INDEX, "not UTF-8")),
-        (INDEX, lambda data: data.replace(b",train,\n", b",train,abc\n", 1), (f"{INDEX}:2", "not a row")),
-        (INDEX, lambda data: data.replace(b",train,\n", b",train,12345678901234567\n", 1), (f"{INDEX}:2", "not a row")),
-        (INDEX, lambda data: data.replace(b",512,", b",99999999,", 1), (f"{INDEX}:2", "does not lie in a tar")),
+        (INDEX, lambda data: data.replace(b"jump", b"j\xfcmp", 1), (INDEX, "complete shard index ('utf-8' codec")),
+        (INDEX, lambda data: data.replace(b",train,\n", b",train,abc\n", 1), (INDEX, "line 2: 'abc' is not a source")),
+        (INDEX, lambda data: data.replace(b",train,\n", b",train,12345678901234567\n", 1), (INDEX, "line 2: '1234")),
+        (INDEX, lambda data: data.replace(b",512,", b",99999999,", 1), (INDEX, "line 2: ", "does not lie in a tar")),
         (INDEX, lambda data: data.replace(b",train,", b",practice,"), (INDEX, "'practice' is not train, val or test")),
         (INDEX, lambda data: data.replace(data.split(b"\n")[2].split(b",")[0], data.split(b"\n")[1].split(b",")[0]),
          (INDEX, "a name is in it twice")),

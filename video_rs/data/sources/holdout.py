@@ -1,4 +1,4 @@
-"""A validation split made of a share of the training files."""
+"""A validation split made of training files."""
 
 from __future__ import annotations
 
@@ -6,58 +6,55 @@ import os
 import re
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from video_rs.data.sources.records import Records
+from video_rs.data.sources.records import Records
 
 KINETICS_NAME = re.compile(r"(?P<source>.{11})_\d{6}_\d{6}")  # <youtube id>_<start>_<end>, in seconds
 UCF_NAME = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_<class>_g<group>_c<clip>
 # <video>_<class>_<visible body part>_<camera motion>_np<people>_<viewpoint>_<quality>_<clip>
 HMDB_NAME = re.compile(r"(?P<source>.+)_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+")
-_NAMES = (KINETICS_NAME, UCF_NAME, HMDB_NAME)
 
 
 def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
-    """Two parts of a dataset: all but `fraction` of every class, and that fraction.
+    """Split a dataset into a training and a validation part.
 
-    Files cut from one source video (``records.sources``, else :func:`source_of`) stay together, so that the fraction is
-    met only as nearly as whole sources allow, and the last source of a class stays in the first part. Which go where
-    depends on their names alone: not on their order, the machine or the seed of a run, so that runs can be compared and
-    averaged. A file of several classes counts for the one written first; those without any are a class of their own.
+    Files cut from one source video (``records.sources``, else :func:`source_of`) stay together. The fraction is
+    therefore met only approximately, and the last source of a class stays in the training part. The choice depends on
+    names alone, not on their order, the machine or the seed of a run: runs can be compared and averaged. A file with
+    several classes counts for the first one; files without classes form a class of their own.
 
     Args:
         records: the dataset.
-        fraction: of each class in the second part.
+        fraction: fraction of each class in the validation part.
     """
     keys = records.sources
     if keys is None:
         keys = np.fromiter((source_key(source_of(records.path(i))) for i in range(len(records))), np.uint64)
-    source = np.unique(keys, return_inverse=True)[1]  # a number per file, in the order of the digests
-    labels = records.labels + 1  # 0 is the class of the files without a label
-    classes = 1 + int(labels.max(initial=0))
-    # a pair is a source and a class that it has files in, `counts` of them; sorted by source
-    pairs, counts = np.unique(source * classes + labels, return_counts=True)
-    of_source, of_class = np.divmod(pairs, classes)
-    first = np.searchsorted(of_source, np.arange(of_source.max(initial=-1) + 2))  # pair of each source
-    left = np.bincount(of_class, minlength=classes)  # sources of each class in the first part
+    source = np.unique(keys, return_inverse=True)[1]  # number of the source of each file, ordered by key
+    labels = records.labels + 1  # 0 is the class of files without a label
+    num_classes = 1 + int(labels.max(initial=0))
+    # a pair is a source and a class in which it has `counts` files; pairs are sorted by source
+    pairs, counts = np.unique(source * num_classes + labels, return_counts=True)
+    pair_source, pair_class = np.divmod(pairs, num_classes)
+    first = np.searchsorted(pair_source, np.arange(pair_source.max(initial=-1) + 2))  # first pair of each source
+    left = np.bincount(pair_class, minlength=num_classes)  # number of sources of each class in the training part
     to_val, decided = np.zeros((2, len(first)), bool)
-    for mine in np.split(np.argsort(of_class, kind="stable"), np.cumsum(left)[:-1]):
-        groups = of_source[mine]
-        wanted = max(1, round(fraction * int(counts[mine].sum()))) if fraction > 0 else 0
-        wanted -= int(counts[mine][to_val[groups]].sum())
-        for pair in mine[~decided[groups]]:
+    for class_pairs in np.split(np.argsort(pair_class, kind="stable"), np.cumsum(left)[:-1]):
+        class_sources = pair_source[class_pairs]
+        wanted = max(1, round(fraction * int(counts[class_pairs].sum()))) if fraction > 0 else 0
+        wanted -= int(counts[class_pairs][to_val[class_sources]].sum())
+        for pair in class_pairs[~decided[class_sources]]:
             if wanted <= 0:
                 break
-            group = of_source[pair]
-            others = of_class[first[group] : first[group + 1]]
-            if counts[pair] < 2 * wanted and (left[others] > 1).all():
-                to_val[group] = True
+            number = pair_source[pair]
+            classes = pair_class[first[number] : first[number + 1]]
+            if counts[pair] < 2 * wanted and (left[classes] > 1).all():
+                to_val[number] = True
                 wanted -= int(counts[pair])
-                left[others] -= 1
-        decided[groups] = True
+                left[classes] -= 1
+        decided[class_sources] = True
     mask = to_val[source]
     train, val = (records.subset(np.flatnonzero(each)) for each in (~mask, mask))
     for name in ("num_missing", "missing", "empty_folders", "coverage"):
@@ -67,13 +64,15 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
 
 
 def source_key(source: str) -> int:
-    """A number for a source video: 8 bytes of a digest tell millions apart, and are not an object each."""
+    """Return a 64-bit hash of the name of a source video."""
     return int.from_bytes(sha1(source.encode(errors="surrogateescape")).digest()[:8], "big")
 
 
 def source_of(path: str) -> str:
-    """The source video of a clip: the id in a Kinetics or Diving48 file name, the group in a UCF101 one, all but the
-    tags in an HMDB51 one, else the file itself."""
+    """Return the name of the source video of a clip, or of the file itself if its name does not tell.
+
+    That is the id in file names of Kinetics, the group in those of UCF101, and all but the tags in those of HMDB51.
+    """
     stem = os.path.splitext(os.path.basename(path))[0]
-    match = next(filter(None, (name.fullmatch(stem) for name in _NAMES)), None)
+    match = next(filter(None, (name.fullmatch(stem) for name in (KINETICS_NAME, UCF_NAME, HMDB_NAME))), None)
     return match["source"] if match else "/".join(Path(path).parts[-2:])
