@@ -1,8 +1,8 @@
-"""Randomness as a key, never a history.
+"""Random numbers as a function of a key, never of a history.
 
-What a sample looks like depends on (seed, epoch, index, copy) alone, what happens to it on the device on (seed, step,
-position in the global batch). So nothing random has to be saved, and neither workers nor processes nor an interruption
-change what is drawn.
+A sample depends on (seed, epoch, index, copy) alone, and what is drawn for it on the device on (seed, step, position in
+the global batch). No random state has to be saved, and neither workers, nor ranks, nor an interruption change what is
+drawn.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 
 
 def keyed_rng(seed: int, purpose: str, *key: int) -> np.random.Generator:
-    """A generator that depends on its arguments alone.
+    """Return a generator that depends on the arguments alone.
 
     Args:
         seed: of the run, 0 <= seed < 2**32.
-        purpose: what is drawn, so that two uses of one key stay independent ("sample", "order", ...).
-        key: non-negative integers. Call one purpose with one number of them: numpy's seeding takes missing trailing
-            entries for zeros.
+        purpose: what is drawn ("sample", "order", ...); two purposes with the same key are independent.
+        key: non-negative integers. Use the same number of them in all calls with one purpose: NumPy's seeding treats
+            missing trailing entries as zeros.
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *key])
 
 
 def sample_keys(seed: int, step: int, positions: np.ndarray) -> np.ndarray:
-    """One 64-bit key per sample of a batch, for the draws made on the device (dropout, drop path).
+    """Return one 64-bit key per sample of a batch, for what is drawn on the device (dropout, drop path).
 
     Args:
         seed: of the run.
         step: the optimizer step.
-        positions: ``[N]`` positions in the global batch.
+        positions: ``[N]``, of the samples in the global batch.
 
     Returns:
         ``[N]`` int64.

@@ -1,9 +1,9 @@
-"""Which frames make a clip.
+"""Temporal sampling: which frames of a video make a clip.
 
-* dense: frames at a constant stride, the temporal sampling of the TF Model Garden (``ops/preprocess_ops_3d.py``). A
-  video that is too short is tiled: frame ``i`` of a video of ``length`` frames is frame ``i % length``.
-* segments: one frame of each of T equal parts of the whole video, as Temporal Segment Networks (arXiv 1608.00859) take
-  them. A video of fewer than T frames is stretched: its frames are repeated in place.
+* dense: frames at a constant stride, as in the TF Model Garden (``ops/preprocess_ops_3d.py``). A video that is too
+  short is tiled: frame ``i`` of a video of ``length`` frames is frame ``i % length``.
+* segments: one frame of each of T equal parts of the whole video, as in Temporal Segment Networks (arXiv 1608.00859). A
+  video of fewer than T frames is stretched: its frames are repeated in place.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 
 from video_rs.data_config import SAMPLINGS, DataConfig
 
-ROUNDING = 1e-6  # frames; a moment that is the very first of a frame must not fall into the one before it
+ROUNDING = 1e-6  # frames; a time at the exact start of a frame must not be rounded down to the one before
 
 
 @dataclass(frozen=True)
 class TemporalSampling:
-    """How clips lie in a video.
+    """The choice of frames for a clip.
 
-    With ``fps``, the stride counts frames of that rate, whatever the source's: the frames of a clip are those that are
-    on the screen at equal moments, so that the middle of each lies within half a source frame of its moment, and
-    sources of 25, 30 and 60 frames a second show the same moments of a scene. A source of a lower rate repeats frames.
+    With ``fps``, the stride counts frames of that rate, whatever the rate of the file: sources of 25, 30 and 60 frames
+    per second give the same times of a scene. Each frame is the one on screen at its time, and its middle is at most
+    half a source frame away. A source of a lower rate repeats frames.
 
     Attributes:
         num_frames: frames of a clip (T).
-        stride: from one frame of a dense clip to the next. Segments have none.
+        stride: frames from one frame of a dense clip to the next; not used for segments.
         kind: "dense" or "segments".
-        fps: frames per second that ``stride`` counts in; 0 for the source's own. Segments have none.
+        fps: frames per second that ``stride`` counts in; 0: the rate of the file. Not used for segments.
     """
 
     num_frames: int = 32
@@ -44,26 +44,26 @@ class TemporalSampling:
 
     @classmethod
     def of(cls, data_config: DataConfig) -> TemporalSampling:
-        """What a network expects."""
+        """Return the sampling of a data config."""
         return cls(data_config.num_frames, data_config.stride, data_config.sampling, data_config.fps)
 
     def step(self, source_fps: float = 0.0) -> float:
-        """Source frames from one frame of a dense clip to the next; need not be whole where ``fps`` is set.
+        """Return the source frames from one frame of a dense clip to the next; not always whole if ``fps`` is set.
 
         Args:
-            source_fps: frames per second of the file; 0 where it is unknown, which counts as the rate asked for.
+            source_fps: frames per second of the file; 0: unknown, treated as ``fps``.
         """
         return self.stride * (source_fps / self.fps) if self.fps and source_fps else self.stride
 
     def span(self, source_fps: float = 0.0) -> int:
-        """Source frames that pass during a dense clip, its last stride too."""
+        """Return the number of source frames that a dense clip spans, its last stride included."""
         return math.ceil(self.num_frames * self.step(source_fps) - ROUNDING)
 
     def random_clip(self, length: int, rng: np.random.Generator, source_fps: float = 0.0) -> np.ndarray:
-        """A random clip.
+        """Draw a random clip.
 
-        Dense: the start is uniform over all places where the clip ends inside the video, and over the whole video where
-        there is no such place. Segments: the frame is uniform in each segment.
+        Dense: the start is uniform over all places where the clip ends inside the video, or over the whole video if
+        there is none. Segments: the frame is uniform in each segment.
 
         Args:
             length: frames in the video, at least 1.
@@ -77,18 +77,20 @@ class TemporalSampling:
             return self._in_segments(length, rng.random(self.num_frames))
         span = (self.num_frames - 1) * self.step(source_fps)
         places = length - span if length > span else length
-        start = rng.random() * places if self.fps else rng.integers(places)  # one draw, one moment at any source rate
+        start = (
+            rng.random() * places if self.fps else rng.integers(places)
+        )  # one draw: the same time at any source rate
         return self.clip_at(start, length, source_fps)
 
     def even_clips(self, length: int, clips: int, source_fps: float = 0.0) -> np.ndarray:
-        """Clips for a test.
+        """Return evenly spaced clips, for a test.
 
-        Dense: spread evenly over the video; a single one is taken from its middle. Segments: the middles of the
-        segments, or as many places evenly spread in each as there are clips.
+        Dense: spread over the video; a single clip is taken from the middle. Segments: one frame from the middle of
+        each segment, or for several clips from as many evenly spaced places in it.
 
         Args:
             length, source_fps: as for :meth:`random_clip`.
-            clips: how many.
+            clips: number of clips, at least 1.
 
         Returns:
             ``[clips, T]`` int64 in ``[0, length)``.
@@ -103,14 +105,14 @@ class TemporalSampling:
         return self.clip_at(starts, length, source_fps)
 
     def clip_at(self, start: float | np.ndarray, length: int, source_fps: float = 0.0) -> np.ndarray:
-        """The dense clip from a place in the video, tiled where it is too short: ``[...]`` -> ``[..., T]`` int64."""
+        """Return the dense clips from some first frames, tiled in short videos: ``[...] -> [..., T]`` int64."""
         step = self.step(source_fps)
-        moments = np.asarray(start)[..., None] + step * np.arange(self.num_frames)
-        frames = np.floor(moments + ROUNDING).astype(np.int64)
+        times = np.asarray(start)[..., None] + step * np.arange(self.num_frames)
+        frames = np.floor(times + ROUNDING).astype(np.int64)
         return frames % length if length <= (self.num_frames - 1) * step else np.minimum(frames, length - 1)
 
     def _in_segments(self, length: int, places: np.ndarray) -> np.ndarray:
-        """The frame at a place in ``[0, 1)`` of each segment: places that broadcast to ``[..., T]`` -> int64."""
+        """Return the frame at a place in ``[0, 1)`` of each segment; places broadcast to ``[..., T]``."""
         edges = np.arange(self.num_frames + 1) * length // self.num_frames
         sizes = np.maximum(np.diff(edges), 1)
         return edges[:-1] + np.minimum(np.floor(places * sizes + ROUNDING).astype(np.int64), sizes - 1)

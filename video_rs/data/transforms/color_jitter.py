@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue, changed at random as torchvision's ``ColorJitter`` does."""
+"""Random brightness, contrast, saturation and hue, as torchvision's ``ColorJitter``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ NAMES = ("brightness", "contrast", "saturation", "hue")
 
 
 class ColorJitter:
-    """One draw for all frames of a clip; contrast is about each frame's own mean gray.
+    """Change all frames of a clip with one draw; contrast uses the mean gray of each frame.
 
     Args:
-        brightness, contrast, saturation: the factor is uniform in ``[max(0, 1 - s), 1 + s]`` for a strength ``s``.
-        hue: the turn of the colour wheel is uniform in ``[-hue, hue]``, at most 0.5.
+        brightness, contrast, saturation: strengths; the factor is uniform in ``[max(0, 1 - s), 1 + s]``.
+        hue: the shift is uniform in ``[-hue, hue]``, at most 0.5.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class ColorJitter:
             self.ranges["hue"] = (-hue, hue)
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """uint8 ``[T, H, W, 3]`` to the same."""
+        """Augment a clip, uint8 ``[T, H, W, 3]``."""
         from torchvision.transforms.v2 import functional as F  # as in transforms.resize
 
         factors = {name: rng.uniform(*limits) for name, limits in self.ranges.items()}

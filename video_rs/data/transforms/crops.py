@@ -1,4 +1,4 @@
-"""What happens to a decoded clip: crops, flips and resizes on uint8 ``[T, H, W, C]``, normalisation on the device."""
+"""Crops, flips and resizes of decoded clips, uint8 ``[T, H, W, C]``; normalization on the device."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
 
     Args:
         clip_THWC: uint8 ``[T, H, W, C]``.
-        height, width: the new ones, in pixels.
+        height, width: the new size, in pixels.
         filter: one of ``data_config.FILTERS``.
 
     Returns:
-        uint8 ``[T, height, width, C]``; the clip itself where nothing changes.
+        uint8 ``[T, height, width, C]``; the clip itself if it has that size.
     """
     if clip_THWC.shape[1:3] == (height, width):
         return clip_THWC
-    from torchvision.transforms import InterpolationMode  # a broken torchvision must not break the import of video_rs
+    from torchvision.transforms import InterpolationMode  # not at the top: torchvision may be missing or broken
     from torchvision.transforms.v2 import functional as F
 
     if filter not in FILTERS:
@@ -41,7 +41,7 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width once the short side has exactly `short_side` pixels and the other, rounded down, its share."""
+    """Return height and width for a short side of `short_side` pixels; the long side is rounded down."""
     if height <= width:
         return short_side, width * short_side // height
     return height * short_side // width, short_side
@@ -57,29 +57,29 @@ def random_area_crop(
     min_covered: float = 0.1,
     attempts: int = 100,
 ) -> Box:
-    """A random crop as TensorFlow's ``sample_distorted_bounding_box`` draws it, with the whole image as the object.
+    """Draw a crop as TensorFlow's ``sample_distorted_bounding_box`` does, with the whole image as the object.
 
-    The aspect ratio is uniform, then the height among those that keep the area in its range, then the place. This is
-    not torchvision's ``RandomResizedCrop``, whose area is uniform and aspect ratio log-uniform.
+    The aspect ratio is uniform, then the height among those that keep the area in its range, then the place.
+    torchvision's ``RandomResizedCrop`` differs: its area is uniform and its aspect ratio log-uniform.
 
     Args:
         height, width: of the image, in pixels.
-        area: smallest and largest area of the crop, as a share of the image's.
+        area: smallest and largest area of the crop, as a fraction of the image.
         aspect: smallest and largest width / height.
-        min_covered: smallest share of the image that a crop must cover.
-        attempts: after so many failures, the largest central crop with an allowed aspect ratio is taken.
+        min_covered: smallest fraction of the image that a crop must cover.
+        attempts: number of draws before the largest central crop with an allowed aspect ratio is used.
 
     Returns:
         top, left, height, width of the crop, in pixels.
     """
-    min_area, max_area = (share * height * width for share in area)
+    min_area, max_area = (fraction * height * width for fraction in area)
     for _ in range(attempts):
         ratio = rng.uniform(*aspect)
         size = _random_size(height, width, min_area, max_area, ratio, rng)
         if size is None or size[0] * size[1] < min_covered * height * width:
             continue
         h, w = size
-        # TensorFlow's upper bound is exclusive: a crop touches the far border only where it fills the image
+        # TensorFlow's upper bound is exclusive: a crop touches the far border only if it fills the image
         top = int(rng.integers(height - h)) if h < height else 0
         left = int(rng.integers(width - w)) if w < width else 0
         return top, left, h, w
@@ -91,14 +91,14 @@ def random_area_crop(
 def _random_size(
     height: int, width: int, min_area: float, max_area: float, ratio: float, rng: np.random.Generator
 ) -> tuple[int, int] | None:
-    """Height and width of a crop with ``width = round(ratio * height)``; None where none has an allowed area."""
+    """Draw height and width of a crop with ``width = round(ratio * height)``; None if none has an allowed area."""
     low, high = round(math.sqrt(min_area / ratio)), round(math.sqrt(max_area / ratio))
     if round(high * ratio) > width:
         high = int((width + 0.5 - 1e-7) / ratio)
         high -= round(high * ratio) > width
     high = min(high, height)
     h = int(rng.integers(low, high + 1)) if low < high else high
-    if h * round(h * ratio) < min_area:  # a rounding error is no reason to fail
+    if h * round(h * ratio) < min_area:  # tolerate a rounding error
         h += 1
     if h * round(h * ratio) > max_area:
         h -= 1
@@ -108,12 +108,12 @@ def _random_size(
 
 
 class TrainTransform:
-    """Scale jittering and flips: one random box per clip, resized straight to the training size.
+    """Scale jittering and flips: one random crop per clip, resized to the training size; then augmentation.
 
     Args:
         size: height and width of the result, in pixels.
         area, aspect, min_covered: of the random crop, see :func:`random_area_crop`.
-        flip: probability of mirroring the whole clip; 0 where left and right tell classes apart.
+        flip: probability of mirroring the whole clip; 0 where the direction is the class.
         filter: one of ``data_config.FILTERS``.
         color_jitter, rand_augment, augment, random_erasing: called in this order as ``f(clip, rng)`` on the resized
             clip; ``augment`` is a sequence.
@@ -144,17 +144,17 @@ class TrainTransform:
         return other
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
+        """Transform a clip: uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
         top, left, height, width = self.box(*clip_THWC.shape[1:3], rng)
         clip = clip_THWC[:, top : top + height, left : left + width]
         return self.finish(resize(clip, self.size, self.size, self.filter), rng)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """The crop, which a decoder cuts and resizes on the way: see ``Video.read_crops``."""
+        """Draw the crop. ``Video.read_crops`` cuts and resizes it while it decodes."""
         return random_area_crop(height, width, self.area, self.aspect, rng, min_covered=self.min_covered)
 
     def finish(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """What comes after the resize: flip and augmentation, uint8 ``[T, size, size, C]``."""
+        """Flip and augment a resized clip, uint8 ``[T, size, size, C]``."""
         if rng.random() < self.flip:
             clip_THWC = clip_THWC.flip(2)
         for augment in (self.color_jitter, self.rand_augment, *self.augment, self.random_erasing):
@@ -163,18 +163,18 @@ class TrainTransform:
         return clip_THWC.contiguous()
 
     def finish_batch(self, batch_NTHWC: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
-        """:meth:`finish` of each clip where the batch is; the generators stay as they are, and nobody waits."""
+        """Apply :meth:`finish` to each clip on its device, without synchronizing; the generators are not advanced."""
         return torch.stack([self.finish(clip, copy.deepcopy(rng)) for clip, rng in zip(batch_NTHWC, rngs, strict=True)])
 
 
 class ViewTransform:
-    """The spatial views of a test clip: crops along the longer side, once the short side has its size.
+    """The spatial views of a test clip: square crops along the longer side of resized frames.
 
-    ``Video.read(..., short_side=transform.short_side, filter=transform.filter)`` resizes the frames as they are
-    decoded; large ones are never in memory together.
+    ``Video.read(..., short_side=transform.short_side, filter=transform.filter)`` resizes the frames while it decodes,
+    so that large frames are never in memory together.
 
     Args:
-        short_side: of the frames, in pixels.
+        short_side: of the resized frames, in pixels.
         size: height and width of a crop, in pixels, at most `short_side`.
         crops: 1 (the centre) or 3 (both ends and the middle of the longer side).
         filter: of the resize, one of ``data_config.FILTERS``.
@@ -188,11 +188,11 @@ class ViewTransform:
         self.short_side, self.size, self.crops, self.filter = short_side, size, crops, filter
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
-        """uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
+        """Crop a clip, uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
         return torch.stack(self.cut(clip_THWC))
 
     def cut(self, clip_THWC: Tensor) -> list[Tensor]:
-        """The same as parts of the clip, without a copy."""
+        """Return the crops as views of the clip, without a copy."""
         height, width = clip_THWC.shape[1:3]
         if min(height, width) != self.short_side:
             raise ValueError(
@@ -204,7 +204,7 @@ class ViewTransform:
 
 
 def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int, int]]:
-    """Top and left of each square crop: centred on the shorter side; at both ends and the middle of the longer one."""
+    """Return top and left of each square crop: centred on the short side, at both ends and the middle of the long."""
     along = [0, round(max(height, width) / 2 - size // 2), max(height, width) - size]
     across = round(min(height, width) / 2 - size // 2)
     along = along if crops == 3 else along[1:2]
@@ -214,10 +214,14 @@ def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int
 def normalize(
     batch_NTHWC: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """uint8 ``[N, T, H, W, C]`` to the network's input ``(x / 255 - mean) / std``, on the device of the batch.
+    """Return the input of the network, ``(x / 255 - mean) / std``, on the device of the batch.
+
+    Args:
+        batch_NTHWC: uint8 ``[N, T, H, W, C]``.
+        mean, std: per channel, of pixels in [0, 1].
 
     Returns:
-        `dtype` ``[N, C, T, H, W]``, a view of contiguous NTHWC memory: already ``torch.channels_last_3d``.
+        `dtype` ``[N, C, T, H, W]``, in the memory format ``torch.channels_last_3d``.
     """
     exact = torch.promote_types(dtype, torch.float32)  # round once, at the end
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), exact, batch_NTHWC.device)
@@ -225,10 +229,10 @@ def normalize(
     return batch.to(dtype).permute(0, 4, 1, 2, 3)
 
 
-@lru_cache(maxsize=16)  # a copy to a GPU would make the host wait for it at every batch
+@lru_cache(maxsize=16)  # a copy to a GPU at every batch would synchronize
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # a test may ask first, and training use the same tensors later
+    with torch.inference_mode(False):  # tensors cached by a test may be used in training later
         mean, std = (torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
         return 1 / (255 * std), mean / std

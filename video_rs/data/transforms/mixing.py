@@ -1,7 +1,7 @@
-"""Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899), on a batch's device.
+"""Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899), on the device.
 
-Two samples of a global batch are partners: their order is random already. What happens to them depends on the seed, the
-step and their positions in the global batch, so that neither micro-batches nor processes change it.
+Neighbouring samples of a global batch are partners; their order is random already. The draws depend on the seed, the
+step and the positions in the global batch alone: neither micro-batches nor ranks change them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from video_rs.rng import keyed_rng
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for the pairs of some samples that follow each other in a global batch.
+    """The random draws for the pairs of consecutive samples of a global batch.
 
     Attributes:
-        own: ``[pairs]`` float64, the share that a sample keeps of its pixels and so of its targets.
-        blend: ``[pairs]`` float64, the share that it keeps outside of the box: ``own`` with mixup, 1 with CutMix.
-        boxes: ``[pairs, 4]`` int64, what CutMix takes from the partner: top, bottom, left, right; empty with mixup.
-        repeats: of the samples. Partners are ``repeats`` apart, as the copies of one use follow each other.
+        own: ``[pairs]`` float64, the fraction of its pixels, and so of its target, that a sample keeps.
+        blend: ``[pairs]`` float64, the fraction that it keeps outside of the box: ``own`` with mixup, 1 with CutMix.
+        boxes: ``[pairs, 4]`` int64, the box that CutMix takes from the partner: top, bottom, left, right; empty with
+            mixup.
+        repeats: consecutive copies of a sample. Partners are ``repeats`` apart.
     """
 
     own: np.ndarray
@@ -32,7 +33,7 @@ class Draws:
     repeats: int = 1
 
     def part(self, first: int, count: int) -> Draws:
-        """Those of ``count`` samples from number ``first`` on; both are multiples of ``2 * repeats``."""
+        """Return the draws of ``count`` samples from sample ``first`` on; both are multiples of ``2 * repeats``."""
         if first % (2 * self.repeats) or count % (2 * self.repeats):
             raise ValueError(f"{count} samples from number {first} on are not whole pairs with repeats={self.repeats}")
         pairs = slice(first // 2, (first + count) // 2)
@@ -49,14 +50,15 @@ def draw_mix(
     cutmix: float = 0.0,
     repeats: int = 1,
 ) -> Draws:
-    """Draws kind, share and box of each pair of a global batch; with both kinds on, one is drawn for each pair.
+    """Draw the kind, fraction and box of each pair of a global batch.
 
     Args:
         seed, step: of the run.
         batch_size: the global batch, a multiple of ``2 * repeats``.
         height, width: of the clips, in pixels.
-        mixup, cutmix: alphas of the Beta distributions of the shares; 0 turns a kind off, one of them is on.
-        repeats: copies of a use of a sample that follow each other in the batch.
+        mixup, cutmix: alphas of the Beta distributions of the fractions; 0: off. At least one is on; with both, each
+            pair gets one of them at random.
+        repeats: consecutive copies of a sample in the batch.
     """
     rng, pairs = keyed_rng(seed, "mix", step), batch_size // 2
     is_cut = rng.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
@@ -67,33 +69,33 @@ def draw_mix(
     return Draws(np.where(is_cut, uncut, blended), np.where(is_cut, 1.0, blended), boxes, repeats)
 
 
-def random_boxes(height: int, width: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Boxes of ``1 - share`` of the area about uniform centres, cut at the borders.
+def random_boxes(height: int, width: int, kept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw boxes that cover ``1 - kept`` of the area, with uniform centres, clipped at the borders.
 
     Returns:
-        int64 ``[len(shares), 4]``: top, bottom, left, right.
+        int64 ``[len(kept), 4]``: top, bottom, left, right.
     """
-    sides, ends = np.sqrt(1 - shares), []
+    sides, ends = np.sqrt(1 - kept), []
     for length in (height, width):
         extent = (length * sides).astype(np.int64)
-        first = rng.integers(length, size=len(shares)) - extent // 2
+        first = rng.integers(length, size=len(kept)) - extent // 2
         ends += [np.clip(first, 0, length), np.clip(first + extent, 0, length)]
     return np.stack(ends, axis=1)
 
 
 def mix(batch: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Mixes each clip with its partner; the box of CutMix is cut through all frames. The host waits for nothing.
+    """Mix each clip with its partner, without synchronizing; the box of CutMix covers all frames.
 
     Args:
         batch: floating point ``[N, C, T, H, W]``.
         targets: floating point ``[N, classes]``, class probabilities.
-        draws: of these N samples.
+        draws: for these N samples.
 
     Returns:
         the mixed batch and targets.
     """
-    table = torch.from_numpy(np.column_stack([draws.own, draws.blend, draws.boxes]))  # one copy for all
-    exact = torch.promote_types(batch.dtype, torch.float32)  # which has all the numbers of pixels
+    table = torch.from_numpy(np.column_stack([draws.own, draws.blend, draws.boxes]))  # one copy to the device
+    exact = torch.promote_types(batch.dtype, torch.float32)  # represents every pixel number
     own, blend, *boxes = table.to(exact).to(batch.device, non_blocking=True).unbind(1)
     weight = torch.where(_inside(boxes, *batch.shape[-2:]), 0.0, blend[:, None, None])[:, None, None]
     mixed = _with_partners(batch, weight.to(batch.dtype), draws.repeats)
@@ -101,14 +103,14 @@ def mix(batch: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def _inside(boxes: list[Tensor], height: int, width: int) -> Tensor:
-    """bool ``[pairs, H, W]``, which pixels lie in the boxes."""
+    """Return bool ``[pairs, H, W]``: True for pixels inside the box."""
     top, bottom, left, right = (end[:, None] for end in boxes)
     y, x = (torch.arange(length, device=top.device) for length in (height, width))
     return ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
 
 
 def _with_partners(samples: Tensor, weight: Tensor, repeats: int) -> Tensor:
-    """``weight * sample + (1 - weight) * partner``, with a weight for each pair."""
+    """Return ``weight * sample + (1 - weight) * partner``, with one weight per pair."""
     pairs = samples.unflatten(0, (-1, 2, repeats))
     weight = weight.unflatten(0, (-1, 1, repeats))
     return torch.lerp(pairs.flip(1), pairs, weight).flatten(0, 2)

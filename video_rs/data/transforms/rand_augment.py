@@ -1,8 +1,8 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719) with the operations of the ResNet-RS recipe.
 
-The operations, their ranges and their quirks are those of the TPU code the recipe was published with
-(``models/official/efficientnet/autoaugment.py`` in tensorflow/tpu). A clip gets one draw: every frame the same
-operation, angle, place and look-up table. It is changed where it lies; on a GPU the host waits for nothing.
+The operations, their ranges and their quirks are those of the TPU code that the recipe was published with
+(``models/official/efficientnet/autoaugment.py`` in tensorflow/tpu). All frames of a clip get the same operations, with
+the same angles, places and look-up tables. Clips stay on their device, and no operation synchronizes with it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FILL = 128  # where a moved frame leaves nothing
+FILL = 128  # outside of a moved frame
 
 
 class RandAugment:
-    """A fixed number of operations, each drawn uniformly from :data:`OPERATIONS`, all at one magnitude.
+    """Apply a fixed number of operations, drawn uniformly from :data:`OPERATIONS`, at one magnitude.
 
     Args:
-        layers: operations per clip; 0 changes nothing.
-        magnitude: on a scale where 10 is the strongest level of the original search space; the recipe uses 10 to 15.
+        layers: operations per clip; 0: none.
+        magnitude: 10 is the strongest level of the original search space; the recipe uses 10 to 15.
     """
 
     def __init__(self, layers: int = 2, magnitude: float = 10.0) -> None:
         self.layers, self.magnitude = layers, magnitude
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """uint8 ``[T, H, W, 3]``, RGB, to the same."""
+        """Augment a clip, uint8 RGB ``[T, H, W, 3]``."""
         for _ in range(self.layers):
             operation = OPERATIONS[rng.integers(len(OPERATIONS))]
             clip_THWC = operation(clip_THWC, self.magnitude / 10, rng)
@@ -50,7 +50,7 @@ def equalize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def _equalize_channel(channel: Tensor) -> Tensor:
-    histogram, values = _histogram(channel) // len(channel), torch.arange(256, device=channel.device)  # of a mean frame
+    histogram, values = _histogram(channel) // len(channel), torch.arange(256, device=channel.device)  # per frame
     last = histogram.gather(0, (values * (histogram > 0)).argmax(0, keepdim=True))
     step = (histogram.sum() - last) // 255
     table = (histogram.cumsum(0) + step // 2) // step.clamp(min=1)
@@ -59,10 +59,10 @@ def _equalize_channel(channel: Tensor) -> Tensor:
 
 
 def _histogram(channel: Tensor) -> Tensor:
-    """How often each of the 256 values is there, int64."""
+    """Return the count of each of the 256 values, int64."""
     if not channel.is_cuda:
         return torch.bincount(channel.flatten(), minlength=256)
-    places = channel.flatten().long()  # where bincount would make the host wait
+    places = channel.flatten().long()  # bincount would synchronize
     return places.new_zeros(256).scatter_add_(0, places, places.new_ones(1).expand_as(places))
 
 
@@ -77,12 +77,12 @@ def posterize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def solarize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """Invert from ``256 * level`` on: nothing any more at magnitude 10."""
+    """Invert values from ``256 * level`` on: none at magnitude 10."""
     return torch.where(clip.to(torch.int16) < int(256 * level), clip, 255 - clip)  # as uint8, 256 would be 0
 
 
 def solarize_add(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """Add ``110 * level`` to what is below 128."""
+    """Add ``110 * level`` to values below 128."""
     return torch.where(clip < 128, (clip.to(torch.int16) + int(110 * level)).clamp(0, 255).to(torch.uint8), clip)
 
 
@@ -91,7 +91,7 @@ def color(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def contrast(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    # the original sets out to take the mean gray, but divides the number of pixels by 256
+    # the original means to use the mean gray, but divides the number of pixels by 256
     gray = min(clip.shape[1] * clip.shape[2] // 256, 255)
     return _enhance(torch.full_like(clip, gray), clip, level)
 
@@ -101,19 +101,19 @@ def brightness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def sharpness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """Away from a smoothed copy, or towards it; the outermost pixels stay as they are."""
+    """Sharpen or smooth all but the outermost pixels."""
     smooth = clip.clone()
     if min(clip.shape[1:3]) > 2:
         x = clip.to(torch.float32)
         rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
         box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
-        weight = torch.full((), 13.0, device=clip.device)  # by a number, a GPU would multiply with its reciprocal
+        weight = torch.full((), 13.0, device=clip.device)  # a GPU replaces division by a Python number by a product
         smooth[:, 1:-1, 1:-1] = _to_uint8((box + 4 * x[:, 1:-1, 1:-1]) / weight)
     return _enhance(smooth, clip, level)
 
 
 def rotate(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """By up to ``30 * level`` degrees, either way, about the centre."""
+    """Rotate by ``30 * level`` degrees in a random direction, about the centre."""
     angle = math.radians(_signed(30 * level, rng))
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = (clip.shape[2] - 1) / 2, (clip.shape[1] - 1) / 2
@@ -129,12 +129,12 @@ def shear_y(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def translate_x(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """By ``100 * level`` pixels, whatever the size of the frame."""
+    """Move by ``100 * level`` pixels, whatever the size of the frame."""
     return _warp(clip, (1, 0, _signed(100 * level, rng)), (0, 1, 0))
 
 
 def translate_y(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """By ``100 * level`` pixels, whatever the size of the frame."""
+    """Move by ``100 * level`` pixels, whatever the size of the frame."""
     return _warp(clip, (1, 0, 0), (0, 1, _signed(100 * level, rng)))
 
 
@@ -168,7 +168,7 @@ OPERATIONS: tuple[Callable[[Tensor, float, np.random.Generator], Tensor], ...] =
 
 
 def _enhance(degenerate: Tensor, clip: Tensor, level: float) -> Tensor:
-    """From a degenerate clip (0) through the clip itself (1) and beyond, to ``1.8 * level + 0.1``."""
+    """Interpolate between a degenerate clip (0) and the clip (1), or extrapolate, to ``1.8 * level + 0.1``."""
     start = degenerate.to(torch.float32)
     return _to_uint8(start + (1.8 * level + 0.1) * (clip - start))
 
@@ -188,7 +188,7 @@ def _signed(value: float, rng: np.random.Generator) -> float:
 
 
 def _warp(clip: Tensor, to_x: tuple[float, float, float], to_y: tuple[float, float, float]) -> Tensor:
-    """Each pixel from the nearest one to ``x' = a x + b y + c``, and likewise ``y'``; ``FILL`` outside the frame."""
+    """Take each pixel from the nearest one to ``x' = a x + b y + c``, and ``y'`` likewise; ``FILL`` outside."""
     height, width = clip.shape[1:3]
     y = torch.arange(height, dtype=torch.float64, device=clip.device)[:, None]
     x = torch.arange(width, dtype=torch.float64, device=clip.device)[None, :]
