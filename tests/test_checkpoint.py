@@ -225,9 +225,9 @@ def test_safetensors_that_are_damaged(tmp_path, run):
         assert one_line(path) == f"checkpoint {path} is truncated or damaged"
     assert "does not exist" in one_line(tmp_path / "gone.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    assert "is a folder; name a file" in one_line(tmp_path / "folder.safetensors")
-    (tmp_path / "folder.safetensors" / "best.pt").touch()
-    assert "it has a " in (message := one_line(tmp_path / "folder.safetensors")) and "best.pt" in message
+    assert "is a folder without best.pt; name a file" in one_line(tmp_path / "folder.safetensors")
+    checkpoint.save(tmp_path / "folder.safetensors" / "best.pt", run)  # as a run folder
+    assert checkpoint.load(tmp_path / "folder.safetensors")["model_args"] == run["model_args"]
     odd = tmp_path / os.fsdecode(b"odd\xff.safetensors")
     odd.write_bytes(data)
     assert "rename it" in one_line(odd)

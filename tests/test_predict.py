@@ -323,7 +323,7 @@ def test_a_run_folder_stands_for_its_best_weights(tmp_path, weights, video):
     shutil.copy(weights, tmp_path / "best.pt")
     assert video_rs.load(tmp_path, "cpu").predict(video) == video_rs.load(weights, "cpu").predict(video)
     (tmp_path / "best.pt").unlink()
-    with pytest.raises(UserError, match="no best.pt in this folder"):
+    with pytest.raises(UserError, match="is a folder without best.pt; name a file"):
         video_rs.load(str(tmp_path))
 
 

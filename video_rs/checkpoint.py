@@ -87,14 +87,20 @@ def load(path: str | Path) -> dict[str, Any]:
     For a safetensors file without this package's metadata, return its tensors by name.
 
     Args:
-        path: a file or an address, see ``video_rs.hub``. An unreadable file is removed from the cache.
+        path: a file, a run folder (its ``best.pt``) or an address, see ``video_rs.hub``. An unreadable file is removed
+            from the cache.
 
     Raises:
         UserError: the file is missing, truncated, not a checkpoint, or contains code, which is never executed.
         MachineError: the file cannot be fetched, or the disk or the memory fails while it is read.
     """
-    with fetched(path) as file:
+    with fetched(resolve(path)) as file:
         return _load(file)
+
+
+def resolve(path: str | Path) -> str | Path:
+    """Return ``best.pt`` of a run folder; another path or an address is returned as it is."""
+    return Path(path, "best.pt") if os.path.isfile(os.path.join(path, "best.pt")) else path
 
 
 def load_run(path: str | Path) -> dict[str, Any]:
@@ -150,8 +156,7 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist") from None
     except IsADirectoryError:
-        inside = f", it has a {path / 'best.pt'}" if (path / "best.pt").exists() else ""
-        raise UserError(f"checkpoint {path} is a folder{inside}; name a file") from None
+        raise UserError(f"checkpoint {path} is a folder without best.pt; name a file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise UserError(f"checkpoint {path} cannot be read: {getattr(error, 'strerror', '') or error}") from None
     if path.suffix == ".safetensors" or _is_safetensors(head):

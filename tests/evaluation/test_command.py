@@ -147,7 +147,7 @@ def test_a_split_made_of_training_files_must_be_the_one_kept_from_the_checkpoint
 
 
 def test_a_folder_that_cannot_be_made_is_found_before_the_work(job, capsys, monkeypatch):
-    monkeypatch.setattr("video_rs.evaluation.multiview.score", lambda *args, **kwargs: pytest.fail("scored"))
+    monkeypatch.setattr("video_rs.experiment.evaluate.score", lambda *args, **kwargs: pytest.fail("scored"))
     assert "Not a directory" in failure(
         capsys, job, f"weights={job / 'run' / 'best.pt'}", f"out={job / 'tiny.yaml' / 'x'}"
     )

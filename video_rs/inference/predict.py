@@ -22,7 +22,7 @@ from video_rs.distributed.device import select_device
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Forward
-from video_rs.hub import is_address, redact_url
+from video_rs.hub import redact_url
 from video_rs.inference.inputs import find_files, frames_of
 from video_rs.inference.windows import read_once, window_clips
 from video_rs.models.weights.load import model_from_checkpoint
@@ -56,8 +56,8 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     """Load a classifier from a checkpoint of this package, with its EMA weights if it has them.
 
     Args:
-        path: a run folder such as ``runs/k400_rs50``, which stands for its ``best.pt``; a ``.pt`` or ``.safetensors``
-            file; or the address of a file, ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
+        path: a run folder such as ``runs/k400_rs50``, for its ``best.pt``; a ``.pt`` or ``.safetensors`` file; or the
+            address of a file, ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
         device: "auto" (CUDA if there is a GPU), "cpu" or "cuda".
 
     Raises:
@@ -65,10 +65,6 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
         MachineError: the file could not be downloaded.
     """
     chosen = select_device(device)
-    if not is_address(path) and Path(path).is_dir():
-        folder, path = path, Path(path) / "best.pt"
-        if not path.exists():
-            raise UserError(f"{folder}: no best.pt in this folder; name a run folder or a checkpoint")
     state = checkpoint.load_run(path)
     return Classifier(model_from_checkpoint(state, redact_url(path)), chosen)
 

@@ -1,0 +1,172 @@
+"""Test a checkpoint as a config asks: score all views of a split and write the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from video_rs import checkpoint
+from video_rs.data.loader import view_loader
+from video_rs.data.sources.records import Records
+from video_rs.data_config import DataConfig
+from video_rs.distributed import device as devices
+from video_rs.distributed.self_check import check_convolutions
+from video_rs.distributed.world import World
+from video_rs.errors import UserError
+from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.multiview import Scores, score
+from video_rs.evaluation.report import write_report
+from video_rs.experiment import build
+from video_rs.experiment.config import Config
+from video_rs.hub import fetch, redact_url
+from video_rs.models.weights.load import model_from_checkpoint
+
+TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared separately
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of a test.
+
+    Attributes:
+        metrics: see :func:`video_rs.evaluation.metrics.summarize`.
+        scores: of every video.
+        paths: of the videos, in the order of the scores.
+        report: path of report.html.
+        weights: a checkpoint that another command can be given; a file if its address holds a secret.
+    """
+
+    metrics: dict[str, Any]
+    scores: Scores
+    paths: list[str]
+    report: Path
+    weights: str
+
+
+def evaluate(
+    config: Config,
+    world: World | None = None,
+    *,
+    log: Callable[[str], Any] = print,
+    progress: Callable[[int], Callable[[int], Any]] | None = None,
+) -> Evaluation | None:
+    """Score ``test.split`` with ``weights``, or with ``best.pt`` of the run folder, and write the report.
+
+    Args:
+        config: with data and network as in training.
+        world: processes that score a part of the videos each.
+        log: called on rank 0 with a line of text: device, network, data, warnings.
+        progress: called on rank 0 with the number of videos; returns a function to call with each number done.
+
+    Returns:
+        The result on rank 0; None on other ranks.
+
+    Raises:
+        UserError: the checkpoint does not fit the config or the classes of the data, or no video can be scored.
+    """
+    world = world or World()
+    weights, split = str(checkpoint.resolve(config.weights or Path(config.out) / "best.pt")), config.test.split
+    if not config.weights and not Path(weights).exists():
+        raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
+    state, file, name = checkpoint.load_run(weights), fetch(weights), redact_url(weights)
+    records = build.build_records(config, (split,))[split]
+    build.check_labels(records, split)
+    names = build.class_names(config, records)
+    check_fits(config, names, state, name)
+    check_unseen(records, state, name)
+    folder = Path(config.out) / split
+    folder.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
+
+    devices.configure_torch(config.train.threads, config.train.deterministic)
+    device = devices.select_device(config.train.device)
+    precision = devices.select_precision(config.train.precision, device)
+    model = model_from_checkpoint(state, name)
+    names = model.data_config.class_names or names  # those of the data can be plain numbers
+    model.to(device, devices.parameter_dtype(precision), memory_format=torch.channels_last_3d)
+    if device.type != "cpu":
+        check_convolutions(model, precision)
+    dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)
+    views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
+    no_test = split == "test" and records.used_as_test
+    split_name = "val split (chose the weights; there is no test split)" if no_test else f"{split} split"
+    loader = view_loader(
+        dataset,
+        workers=devices.loader_workers(config.data.workers, world.local_size),
+        timeout=config.data.timeout,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    if world.is_main:
+        processes = f"; {world.size} processes" if world.size > 1 else ""
+        log(f"device: {devices.describe(device)}; precision {precision}{processes}")
+        log(f"model: {config.model.name} from {name}, step {state.get('step', 'unknown')}")
+        log(f"{split_name}: {records.describe()}; {views} each")
+        if decoder := build.describe_decoder(config):
+            log(f"decoder: {decoder}")
+    scores = score(
+        model,
+        loader,
+        device=device,
+        precision=precision,
+        views_per_forward=config.test.batch_size,
+        keep_views=config.test.save_views,
+        progress=progress(len(loader)) if progress and world.is_main else None,
+        world=world,
+    )
+    if scores is None:
+        return None
+    paths = [records.path(i) for i in range(len(records))]
+    if not scores.scored.any():
+        index, reason = scores.errors[0]
+        raise UserError(f"none of the {len(paths)} videos can be scored; the first, {paths[index]}: {reason}")
+    metrics = summarize(scores.probs, scores.labels, scores.scored, names)
+    report = write_report(
+        folder,
+        paths,
+        scores,
+        names,
+        metrics,
+        run_dir=file.parent,
+        title=f"{Path(config.out).name}: {split_name}",
+        about={"model": config.model.name, "weights": name, "views": views, "precision": precision},
+        decoder=config.data.decoder,
+        warn=lambda text: log(f"warning: {text}"),
+    )
+    return Evaluation(metrics, scores, paths, report, weights if weights == name else str(file))
+
+
+def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: str) -> None:
+    """Raise UserError, with both values, if a checkpoint does not fit the config and the classes of the data."""
+    data_config, saved = config.data_config(class_names), DataConfig.from_dict(state["data_config"], weights)
+    arguments = state["model_args"]
+    number = "model.num_classes" if config.model.num_classes else "the number of classes in the data"
+    pairs = {
+        "model.name": (config.model.name, arguments["name"]),
+        "model.width": (config.model.width, arguments.get("width", 1.0)),
+        number: (len(class_names), arguments.get("num_classes")),
+    }
+    pairs |= {f"data.{k}": v for k, v in data_config.differences(saved).items() if k not in TRAINING_ONLY}
+    wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
+    if wrong:
+        beside = Path(weights).parent / "config.yaml"
+        cfg = f" (--cfg {beside})" if beside.exists() else ""
+        raise UserError(f"{weights} does not fit this config: {'; '.join(wrong)}; use the config of its run{cfg}")
+    for index, (name, theirs) in enumerate(zip(class_names, saved.class_names)):
+        if name != theirs and str(index) not in (name, theirs):  # plain numbers are no names
+            raise UserError(
+                f"class {index} is {name!r} in the data, {theirs!r} in {weights}; give the names in the order of the "
+                "checkpoint with data.class_names=FILE"
+            )
+
+
+def check_unseen(records: Records, state: dict[str, Any], weights: str) -> None:
+    """Raise UserError if a split was held out from training files, but not in the run of this checkpoint."""
+    if records.held_out and (state.get("fingerprint") or {}).get("val") != records.fingerprint():
+        raise UserError(
+            f"the data has no such split, and the one held out from its training files is not that of {weights}, which "
+            "may have been trained on these videos; use the data and data.val_fraction of its run, or data.test=LIST"
+        )
