@@ -92,7 +92,7 @@ def test_loader_workers_of_processes_with_all_cores_or_their_own(monkeypatch, ow
 def test_a_hanging_file_is_waited_for_less_long_than_a_process():
     config = load_config("motion_rs.yaml", ["data.timeout=60", "train.peer_timeout=60"])
     check_timeouts(config, 1)
-    with pytest.raises(ConfigError, match="data.timeout=60 is not less than train.peer_timeout=60"):
+    with pytest.raises(ConfigError, match="data.timeout=60: must be less than train.peer_timeout=60"):
         check_timeouts(config, 2)
 
 

@@ -124,7 +124,7 @@ def test_a_network_that_cannot_take_a_phase_says_so_at_the_start():
 def test_half_a_pair_is_refused():
     whole = config("data.mixup=0.2", "train.batch_size=8", "train.micro_batch=2")
     assert recipe.schedule(whole, 40).repeats == 1
-    with pytest.raises(ConfigError, match="a micro-batch of 3 is no multiple of 2"):
+    with pytest.raises(ConfigError, match="a micro-batch of 3: must be a multiple of 2"):
         config("data.mixup=0.2", "train.batch_size=9", "train.micro_batch=3")
     two = config("data.cutmix=0.2", "data.repeats=2", "train.batch_size=8", "train.micro_batch=4")
     assert recipe.schedule(two, 40).repeats == 2

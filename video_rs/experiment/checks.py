@@ -3,143 +3,132 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from itertools import pairwise
 
 from video_rs.errors import ConfigError
-from video_rs.experiment.schema import LOSSES, OPTIMIZERS, DataSection, OptimSection
-
-if TYPE_CHECKING:
-    from video_rs.experiment.config import Config
+from video_rs.experiment.schema import LOSSES, OPTIMIZERS, Config, DataSection, OptimSection
 
 
-def check_together(config: Config) -> None:
-    """Raises ConfigError naming the keys that do not go together."""
-    _check_data(config)
-    _check_phases(config)
-    _check_recipe(config)
-    _check_finetuning(config)
+def check_config(config: Config) -> None:
+    """Raise ConfigError for keys that do not fit together."""
+    for check in (_data_errors, _phase_errors, _training_errors, _optimizer_errors, _device_errors):
+        for error in check(config):
+            raise ConfigError(error)
     check_pairs(config, min(config.train.micro_batch, config.train.batch_size) or config.train.batch_size)
-    if config.train.device == "xla":
-        for key, is_on in (
-            ("data.augment_on=device", config.data.augment_on == "device"),
-            ("train.compile=true", config.train.compile),
-            ("train.activation_checkpointing", config.train.activation_checkpointing),
-        ):
-            if is_on:
-                raise ConfigError(
-                    f"{key} is not for train.device=xla, which compiles each step its own way; leave it out"
-                )
-    if config.test.crops == 2:
-        raise ConfigError("test.crops is 1 (centre) or 3 (along the longer side); found 2")
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    for name in ("area", "aspect"):
-        low, high = getattr(data, name)
-        if low > high:
-            raise ConfigError(f"data.{name} is [lowest, highest]; found {[low, high]}")
-    if data.test_size > data.short_side:
-        raise ConfigError(f"data.test_size={data.test_size} does not fit data.short_side={data.short_side}; raise it")
-    if 0 < data.timeout < 1:
-        raise ConfigError(f"data.timeout={data.timeout:g} is no time to read a file in; give at least 1 second, or 0")
-    if data.fps and data.sampling == "segments":
-        raise ConfigError(f"data.fps={data.fps:g} says nothing of segments, which divide the whole video; set it to 0")
-    if data.color_jitter[3] > 0.5:
-        raise ConfigError(f"the hue of data.color_jitter is at most 0.5, half a turn; found {data.color_jitter[3]:g}")
-
-
-def _check_phases(config: Config) -> None:
-    """Phases follow each other, are over before the run is, and have sizes that the main ones may have."""
-    data, train, before = config.data, config.train, 0.0
-    for phase in data.phases:
-        shown = f"data.phases: {list(phase)}"
-        until, *sizes = phase
-        if not before < until < math.inf:
-            raise ConfigError(f"{shown} must end after epoch {before:g}")
-        for name, size in zip(("num_frames", "train_size"), sizes, strict=True):
-            rules = DataSection.__dataclass_fields__[name].metadata
-            if not rules["low"] <= size <= rules["high"]:
-                raise ConfigError(f"{shown}: data.{name} must be between {rules['low']} and {rules['high']}")
-        if (sizes[0] == 1) != (data.num_frames == 1):
-            raise ConfigError(f"{shown}: data.num_frames={data.num_frames}; images and clips are not trained together")
-        before = until
-    if before and not train.max_steps and before >= train.epochs:
-        raise ConfigError(f"data.phases end at epoch {before:g}; end them before train.epochs={train.epochs:g}")
-
-
-def _check_recipe(config: Config) -> None:
-    data, train, optim = config.data, config.train, config.optim
-    if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:
-        sizes = [size for size in range(1, train.batch_size + 1) if train.batch_size % size == 0]
-        near = [max(s for s in sizes if s < train.micro_batch), min(s for s in sizes if s > train.micro_batch)]
-        raise ConfigError(
-            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch={train.micro_batch}: set the "
-            f"latter to {near[0]} or {near[1]}"
-        )
-    if not train.epochs and not train.max_steps:
-        raise ConfigError("train.epochs and train.max_steps are both 0; set one of them")
-    if train.loss not in LOSSES and not config.plugins:
-        raise ConfigError(f"train.loss={train.loss}: must be {' or '.join(LOSSES)}, or registered by one of plugins=")
-    if train.class_weights != "none" and train.balanced_sampling:
-        raise ConfigError("train.class_weights and train.balanced_sampling correct for the same thing; choose one")
-    if data.multi_label and (train.class_weights != "none" or train.balanced_sampling):
-        key = "balanced_sampling" if train.balanced_sampling else "class_weights"
-        raise ConfigError(f"train.{key} is for files of one class, data.multi_label=true allows several; choose one")
-    if train.class_weights != "none" and train.loss != "cross_entropy":
-        raise ConfigError(f"train.class_weights is for train.loss=cross_entropy, not for {train.loss}; choose one")
-    if optim.name == "sgd" and optim.nesterov and not optim.momentum:
-        raise ConfigError("optim.nesterov=true needs optim.momentum above 0")
-    if optim.options and optim.name in OPTIMIZERS:
-        raise ConfigError(f"optim.options is for timm's optimizers, not for optim.name={optim.name}; leave it out")
-    for key in ("betas", "eps") if optim.name not in OPTIMIZERS else ():
-        value = getattr(optim, key)
-        if value != getattr(OptimSection, key):
-            shown = list(value) if key == "betas" else value
-            raise ConfigError(
-                f"optim.{key} is for adamw and lamb, not for optim.name={optim.name}; write optim.options="
-                f"{{{key}: {shown}}} instead"
-            )
-    if train.device == "xla" and optim.name not in OPTIMIZERS:
-        raise ConfigError(f"optim.name={optim.name} is not for XLA; use {', '.join(OPTIMIZERS)}")
-    if any(a >= b for a, b in zip(optim.step_epochs, optim.step_epochs[1:])):
-        raise ConfigError(f"optim.step_epochs must ascend; found {list(optim.step_epochs)}")
-    if optim.step_epochs and optim.schedule != "step":
-        raise ConfigError(f"optim.step_epochs is for optim.schedule=step, not for {optim.schedule}; choose one")
-
-
-def _check_finetuning(config: Config) -> None:
-    train = config.train
-    if train.freeze and train.linear_probe:
-        raise ConfigError("train.linear_probe=true trains the head alone; leave out train.freeze")
-    if (train.freeze or train.linear_probe) and not train.init_from:
-        key = f"train.freeze={train.freeze}" if train.freeze else "train.linear_probe=true"
-        raise ConfigError(f"{key} would keep random weights; name weights to start from with train.init_from")
 
 
 def check_pairs(config: Config, micro_batch: int) -> None:
-    """Mixup and cutmix take the samples of a micro-batch by pairs, of different files.
-
-    Raises:
-        ConfigError: naming what to change.
-    """
+    """Raise ConfigError if a micro-batch cannot be divided into the pairs of different files that are mixed."""
     unit = 2 * config.data.repeats
     if (config.data.mixup or config.data.cutmix) and micro_batch % unit:
         raise ConfigError(
-            f"data.mixup and data.cutmix mix pairs of samples, of {unit} with data.repeats={config.data.repeats}: "
-            f"a micro-batch of {micro_batch} is no multiple of {unit}; change train.micro_batch or train.batch_size"
+            f"a micro-batch of {micro_batch}: must be a multiple of {unit} for data.mixup and data.cutmix with "
+            f"data.repeats={config.data.repeats}; change train.micro_batch or train.batch_size"
         )
 
 
 def check_timeouts(config: Config, processes: int) -> None:
-    """A process that waits for a hanging file must not be given up by the others first.
-
-    Raises:
-        ConfigError: naming both keys.
-    """
+    """Raise ConfigError if other ranks would time out while one waits for a hanging file."""
     own, peers = config.data.timeout, config.train.peer_timeout
     if processes > 1 and own >= peers:
-        raise ConfigError(
-            f"data.timeout={own:g} is not less than train.peer_timeout={peers:g}: the others would give one up that "
-            "waits for a hanging file; lower the one or raise the other"
+        raise ConfigError(f"data.timeout={own:g}: must be less than train.peer_timeout={peers:g}")
+
+
+def _data_errors(config: Config) -> Iterator[str]:
+    data = config.data
+    for name in ("area", "aspect"):
+        low, high = getattr(data, name)
+        if low > high:
+            yield f"data.{name}={[low, high]}: must be [lowest, highest]"
+    if data.test_size > data.short_side:
+        yield f"data.test_size={data.test_size}: must be at most data.short_side={data.short_side}"
+    if 0 < data.timeout < 1:
+        yield f"data.timeout={data.timeout:g}: must be 0 (off) or at least 1 second"
+    if data.fps and data.sampling == "segments":
+        yield f"data.fps={data.fps:g}: must be 0 with data.sampling=segments, which divides the whole video"
+    if data.color_jitter[3] > 0.5:
+        yield f"data.color_jitter={list(data.color_jitter)}: the hue must be at most 0.5"
+    if config.test.crops == 2:
+        yield "test.crops=2: must be 1 (centre) or 3 (along the longer side)"
+
+
+def _phase_errors(config: Config) -> Iterator[str]:
+    data, train, before = config.data, config.train, 0.0
+    for phase in data.phases:
+        name, (until, *sizes) = f"data.phases: {list(phase)}", phase
+        if not before < until < math.inf:
+            yield f"{name} must end after epoch {before:g}"
+        for key, size in zip(("num_frames", "train_size"), sizes, strict=True):
+            rules = DataSection.__dataclass_fields__[key].metadata
+            if not rules["low"] <= size <= rules["high"]:
+                yield f"{name}: data.{key} must be between {rules['low']} and {rules['high']}"
+        if (sizes[0] == 1) != (data.num_frames == 1):
+            yield f"{name}: images and clips cannot be mixed (data.num_frames={data.num_frames})"
+        before = until
+    if before and not train.max_steps and before >= train.epochs:
+        yield f"data.phases: must end before train.epochs={train.epochs:g}; the last ends at epoch {before:g}"
+
+
+def _training_errors(config: Config) -> Iterator[str]:
+    train = config.train
+    if 0 < train.micro_batch < train.batch_size and train.batch_size % train.micro_batch:
+        sizes = [size for size in range(1, train.batch_size + 1) if train.batch_size % size == 0]
+        smaller = max(size for size in sizes if size < train.micro_batch)
+        larger = min(size for size in sizes if size > train.micro_batch)
+        yield (
+            f"train.micro_batch={train.micro_batch}: must divide train.batch_size={train.batch_size}; set it to "
+            f"{smaller} or {larger}"
         )
+    if not train.epochs and not train.max_steps:
+        yield "train.epochs and train.max_steps are both 0; set one of them"
+    if train.loss not in LOSSES and not config.plugins:
+        yield f"train.loss={train.loss}: must be {' or '.join(LOSSES)}, or registered by one of plugins="
+    if train.class_weights != "none" and train.balanced_sampling:
+        yield f"train.class_weights={train.class_weights}: cannot be combined with train.balanced_sampling=true"
+    if config.data.multi_label and (train.class_weights != "none" or train.balanced_sampling):
+        key = "balanced_sampling" if train.balanced_sampling else "class_weights"
+        yield f"train.{key}: requires files of one class; data.multi_label=true allows several"
+    if train.class_weights != "none" and train.loss != "cross_entropy":
+        yield f"train.class_weights={train.class_weights}: requires train.loss=cross_entropy"
+    if train.freeze and train.linear_probe:
+        yield f"train.freeze={train.freeze}: cannot be combined with train.linear_probe=true"
+    if (train.freeze or train.linear_probe) and not train.init_from:
+        key = f"train.freeze={train.freeze}" if train.freeze else "train.linear_probe=true"
+        yield f"{key}: would keep random weights; set train.init_from"
+
+
+def _optimizer_errors(config: Config) -> Iterator[str]:
+    optim = config.optim
+    if optim.name == "sgd" and optim.nesterov and not optim.momentum:
+        yield "optim.nesterov=true: requires optim.momentum above 0"
+    if optim.options and optim.name in OPTIMIZERS:
+        yield f"optim.options={optim.options}: only for timm's optimizers, not for optim.name={optim.name}"
+    for key in ("betas", "eps") if optim.name not in OPTIMIZERS else ():
+        value = getattr(optim, key)
+        if value != getattr(OptimSection, key):
+            value = list(value) if key == "betas" else value
+            yield (
+                f"optim.{key}={value}: only for adamw and lamb, not for optim.name={optim.name}; use "
+                f"optim.options={{{key}: {value}}}"
+            )
+    if any(a >= b for a, b in pairwise(optim.step_epochs)):
+        yield f"optim.step_epochs={list(optim.step_epochs)}: must ascend"
+    if optim.step_epochs and optim.schedule != "step":
+        yield f"optim.step_epochs={list(optim.step_epochs)}: requires optim.schedule=step, not {optim.schedule}"
+
+
+def _device_errors(config: Config) -> Iterator[str]:
+    """Yield what cannot be used with ``train.device=xla``, which compiles each step."""
+    if config.train.device != "xla":
+        return
+    used = {
+        "data.augment_on=device": config.data.augment_on == "device",
+        "train.compile=true": config.train.compile,
+        "train.activation_checkpointing": config.train.activation_checkpointing,
+        f"optim.name={config.optim.name}": config.optim.name not in OPTIMIZERS,
+    }
+    for key, is_used in used.items():
+        if is_used:
+            hint = f"use {', '.join(OPTIMIZERS)}" if key.startswith("optim.name") else "leave it out"
+            yield f"{key}: not available with train.device=xla; {hint}"

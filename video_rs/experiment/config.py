@@ -1,7 +1,7 @@
-"""The config: one typed, frozen tree of dataclasses, read from YAML and ``key=value`` overrides.
+"""Read a config from YAML and ``key=value`` overrides, and check it.
 
-Its keys are in schema.py. Only ``video_rs.cli`` and ``video_rs.experiment`` see a ``Config``; everything below takes
-plain arguments. Nothing here imports torch, so that ``--help`` and config errors are instant.
+The keys are in schema.py. Only ``video_rs.cli`` and ``video_rs.experiment`` see a ``Config``; everything below takes
+plain arguments. Nothing here imports torch: ``--help`` and config errors are instant.
 """
 
 from __future__ import annotations
@@ -14,71 +14,34 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.data_config import DataConfig
 from video_rs.errors import ConfigError
-from video_rs.experiment.checks import check_together
+from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
-from video_rs.experiment.schema import DataSection, ModelSection, OptimSection, TestSection, TrainSection, free
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything a command needs to know."""
-
-    out: str = free("", "run folder; empty: runs/<name of the config>")
-    weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
-    plugins: tuple[str, ...] = free((), "Python files that register networks, layouts, augmentations or losses")
-    model: ModelSection = field(default_factory=ModelSection)
-    data: DataSection = field(default_factory=DataSection)
-    optim: OptimSection = field(default_factory=OptimSection)
-    train: TrainSection = field(default_factory=TrainSection)
-    test: TestSection = field(default_factory=TestSection)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as a checkpoint or a YAML file holds them."""
-        nested: dict[str, Any] = {}
-        for key, value in flatten(self).items():
-            *sections, leaf = key.split(".")
-            place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)
-            place[leaf] = _plain(value)
-        return nested
-
-    def to_yaml(self) -> str:
-        """The full config as YAML that ``load_config`` reads back to an equal one."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
-
-    def data_config(self, class_names: Sequence[str] = ()) -> DataConfig:
-        """The data config that a model trained with this config gets."""
-        shared = {f.name for f in dataclasses.fields(DataSection)} & {f.name for f in dataclasses.fields(DataConfig)}
-        values = {name: getattr(self.data, name) for name in shared - {"class_names"}}
-        return DataConfig(**values, class_names=tuple(class_names))
+from video_rs.experiment.schema import Config, plain
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"optim.lr": 0.8, ...}`` of a config, in the schema's order."""
+    """Return a config as ``{"optim.lr": 0.8, ...}``, in the order of the schema."""
     flat: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            flat.update(flatten(value, f"{prefix}{f.name}."))
-        else:
-            flat[prefix + f.name] = value
+        flat |= flatten(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else {prefix + f.name: value}
     return flat
 
 
 def differences(old: Mapping[str, Any], new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys that a resumed run may not change but that differ: ``{key: (saved value, value now)}``.
+    """Return the keys that differ although a resumed run may not change them: ``{key: (saved, new)}``.
 
     Args:
-        old: the nested dict of a checkpoint, see :meth:`Config.to_dict`. Keys it lacks count as their defaults.
-        new: the config of this start.
+        old: the nested dict of a checkpoint, see :meth:`Config.to_dict`. Missing keys have their defaults.
+        new: the present config.
     """
     before, now = flatten(from_dict(old)), flatten(new)
     strict = {key for key, f in _schema().items() if not f.metadata["free"]}
@@ -86,21 +49,22 @@ def differences(old: Mapping[str, Any], new: Config) -> dict[str, tuple[Any, Any
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config.
+    """Read and check a config.
 
     Args:
-        path: a YAML file, or the name of one in ``configs/`` (with or without ``.yaml``); ``_BASE_: other.yaml`` in it
-            inherits.
+        path: a YAML file, the name of one in ``configs/`` (with or without ``.yaml``), or a run folder. A file with
+            ``_BASE_: other.yaml`` inherits from that one.
         overrides: ``key=value`` with dots (``optim.lr=0.1``). Values are YAML: ``4e-5``, ``[1, 2]``, ``null``.
 
     Raises:
-        ConfigError: naming the file, the key and the nearest right one, or what is wrong with the value.
+        ConfigError: a key is unknown, a value is invalid, or keys do not fit together; names the file and the key.
+        UserError: a plugin cannot be imported.
     """
     file = find_config(path)
     try:
         nested = dict(_CheckedYaml.load_yaml_with_base(str(file)) or {})
     except RecursionError:
-        raise ConfigError(f"{file}: _BASE_ leads back to itself") from None
+        raise ConfigError(f"{file}: circular _BASE_") from None
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -111,18 +75,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = dataclasses.replace(config, out=str(path))  # the run may have been moved
     if not config.out:
         config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
-    check_together(config)
+    check_config(config)
     load_plugins(config.plugins)
     return config
 
 
 def from_dict(values: Mapping[str, Any], source: str = "checkpoint") -> Config:
-    """The config saved in a checkpoint (:meth:`Config.to_dict`). Raises ConfigError naming ``source``."""
+    """Return the config of a checkpoint from :meth:`Config.to_dict`. Raise ConfigError, naming ``source``."""
     return _build(Config, values, source)
 
 
 def config_folder() -> Path:
-    """The folder of the configs that come with the package: in a wheel inside it, in a checkout beside it."""
+    """Return the folder of the provided configs: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).parent.parent
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
@@ -135,7 +99,7 @@ def find_config(path: str | Path) -> Path:
             return candidate
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
     near = difflib.get_close_matches(Path(path).stem, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"configs that come along: {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"configs: {', '.join(known)}"
     raise ConfigError(f"config {path} is not a file, a run folder or a name in configs/; {hint}")
 
 
@@ -144,14 +108,14 @@ def describe(keys: Sequence[str] = ()) -> str:
     defaults, lines = flatten(Config()), []
     for key in keys or _schema():
         f = _schema()[key]
-        default = yaml.safe_dump(_plain(defaults[key]), default_flow_style=True).splitlines()[0]
+        default = yaml.safe_dump(plain(defaults[key]), default_flow_style=True).splitlines()[0]
         allowed = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
         lines.append(f"  {key:<28} {_type_name(f.type_):<9} {default:<14} {f.metadata['help']}{allowed}")
     return "\n".join(lines)
 
 
 class _CheckedYaml(CfgNode):
-    """fvcore's ``_BASE_`` inheritance, with each file checked by itself so that an error names the right one."""
+    """fvcore's ``_BASE_`` inheritance. Each file is checked separately, to name the right one in an error."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
@@ -192,7 +156,7 @@ def _schema() -> dict[str, _Key]:
 
 
 def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
-    """A dataclass of the schema from nested plain values, every key and value checked."""
+    """Return a dataclass of the schema from nested plain values; check every key and value."""
     hints, arguments = typing.get_type_hints(cls), {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -228,11 +192,11 @@ def _set(nested: dict[str, Any], key: str, text: str) -> None:
     value = _checked(value, key, "override")
     *sections, leaf = key.split(".")
     place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)
-    place[leaf] = _plain(value)
+    place[leaf] = plain(value)
 
 
 def _checked(value: Any, key: str, source: str) -> Any:
-    """The value as its key's type. Raises ConfigError naming source, key, what was expected and what was found."""
+    """Return a value converted to the type of its key. Raise ConfigError if its type or range is wrong."""
     type_, rules = _schema()[key].type_, _schema()[key].metadata
     try:
         result = _as_type(_current(key, value), type_)
@@ -251,17 +215,18 @@ def _checked(value: Any, key: str, source: str) -> Any:
 
 
 def _current(key: str, value: Any) -> Any:
-    """Return the value of today that stands for one of an older version: all old configs and checkpoints pass here."""
+    """Return the present value for one of an older version, from a config or a checkpoint."""
     return "pyav" if (key, value) == ("data.decoder", "auto") else value
 
 
 def _as_type(value: Any, type_: Any) -> Any:
     if isinstance(type_, types.UnionType):
-        if value is None and types.NoneType in typing.get_args(type_):
+        members = typing.get_args(type_)
+        if value is None and types.NoneType in members:
             return None
-        members = [t for t in typing.get_args(type_) if t is not types.NoneType]
         is_list = isinstance(value, list | tuple)
-        return _as_type(value, next((t for t in members if (typing.get_origin(t) is tuple) == is_list), members[0]))
+        fitting = [t for t in members if (typing.get_origin(t) is tuple) == is_list]
+        return _as_type(value, (fitting or members)[0])
     if typing.get_origin(type_) is tuple:
         inner = typing.get_args(type_)
         if not isinstance(value, list | tuple):
@@ -278,10 +243,6 @@ def _as_type(value: Any, type_: Any) -> Any:
     if type(value) is not type_:
         raise TypeError
     return value
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _type_name(type_: Any) -> str:

@@ -1,16 +1,20 @@
-"""The keys of the config, section by section: their types, ranges, defaults and meanings stand here, and only here.
+"""The keys of the config: type, range, default and meaning of each, and the frozen tree that holds them.
 
 The defaults are the published R3D-RS-50 recipe on Kinetics-400 (TF Model Garden, ``k400_resnet3drs_50_tpu.yaml``).
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from video_rs.data_config import FILTERS, SAMPLINGS
+import yaml
+
+from video_rs.data_config import FILTERS, SAMPLINGS, DataConfig
 from video_rs.models.architecture import CHOICES, DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
 
 LOSSES = ("cross_entropy", "bce")
@@ -22,7 +26,7 @@ TIMM_OPTIMIZERS = (
     "sgdw",
 )
 # fmt: on
-"""timm's optimizers for which tests/training/test_optimizers.py holds: skipped steps and a resume leave no trace."""
+"""timm's optimizers that pass tests/training/test_optimizers.py: skipped steps and a resume leave no trace."""
 
 
 def setting(
@@ -34,11 +38,18 @@ def setting(
     choices: Sequence[str] | None = None,
     free: bool = False,
 ) -> Any:
-    """A key of the schema: default, meaning, allowed values; ``free`` keys may differ when a run is resumed."""
+    """Return a field of the schema. A ``free`` key may differ when a run is resumed."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "free": free})
 
 
 free = functools.partial(setting, free=True)
+
+
+def plain(value: Any) -> Any:
+    """Return nested values with tuples as lists: what YAML and checkpoints hold."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -228,3 +239,30 @@ class TestSection:
     crops: int = free(3, "crops of a clip: 1 centre, 3 along the longer side", low=1, high=3)
     batch_size: int = free(8, "views in one forward pass", low=1)
     save_views: bool = free(False, "also keep every view's scores (views.npz)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole config of a command."""
+
+    out: str = free("", "run folder; empty: runs/<name of the config>")
+    weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
+    plugins: tuple[str, ...] = free((), "Python files that register networks, layouts, augmentations or losses")
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    test: TestSection = field(default_factory=TestSection)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, as in a checkpoint or a YAML file."""
+        return plain(dataclasses.asdict(self))
+
+    def to_yaml(self) -> str:
+        """Return the full config as YAML; ``load_config`` reads it back to an equal config."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def data_config(self, class_names: Sequence[str] = ()) -> DataConfig:
+        """Return the data config of a model trained with this config."""
+        names = DataConfig.__dataclass_fields__.keys() & DataSection.__dataclass_fields__.keys() - {"class_names"}
+        return DataConfig(**{name: getattr(self.data, name) for name in names}, class_names=tuple(class_names))
