@@ -1,4 +1,4 @@
-"""What all commands share: how they are called, and what they say when that goes wrong."""
+"""Shared by all commands: their arguments, and their messages when something goes wrong."""
 
 import errno
 import os
@@ -128,7 +128,7 @@ def _die(number):
 def test_a_process_that_is_killed_is_one_line(capsys):
     assert common.run(lambda argv: list(map_in_processes(_die, range(64), 2)), []) == 3
     error = capsys.readouterr().err
-    assert error.startswith("error: a process of several was killed") and len(error.splitlines()) == 1
+    assert error.startswith("error: a worker process was killed") and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What all commands share: config arguments, progress on a terminal, errors as one line with an exit code."""
+"""Shared by all commands: arguments, progress, the command to run next, and errors of one line with an exit code."""
 
 from __future__ import annotations
 
@@ -27,69 +27,38 @@ from video_rs.terminal import Bar
 
 COMMANDS = {  # name: script in tools/, help
     "train": ("train_net.py", "train a network from a config"),
-    "status": ("run_status.py", "tell where runs are, from their folders alone"),
-    "test": ("test_net.py", "score a checkpoint by multi-view evaluation and write a report"),
-    "predict": ("predict.py", "name what is in videos or images"),
-    "show-clips": ("show_clips.py", "draw what the network will see"),
-    "prepare": ("prepare_dataset.py", "re-encode all videos of a dataset once, so that training reads them fast"),
-    "check": (
-        "check_dataset.py",
-        "decode all files of a dataset and list the broken, short, odd and duplicate ones",
-    ),
-    "index": ("index_dataset.py", "look at all videos of a dataset once, so that clips open faster"),
+    "status": ("run_status.py", "show the status of runs, from their folders"),
+    "test": ("test_net.py", "score a checkpoint on many views of each video and write a report"),
+    "predict": ("predict.py", "classify videos or images"),
+    "show-clips": ("show_clips.py", "draw the clips that the network sees"),
+    "prepare": ("prepare_dataset.py", "re-encode the videos of a dataset for fast training"),
+    "check": ("check_dataset.py", "decode all files of a dataset and list broken, short, odd and duplicate ones"),
+    "index": ("index_dataset.py", "index the videos of a dataset, which makes clips open faster"),
     "models": ("list_models.py", "list the networks, or print one stage by stage"),
     "inflate": ("inflate_weights.py", "turn 2D weights into a 3D checkpoint"),
     "convert": (
         "convert_weights.py",
-        "convert timm or bare weights to a checkpoint, or a checkpoint to timm's names",
+        "convert weights of timm, or bare ones, to a checkpoint; or back to timm's names",
     ),
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
+SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 KEYS = {
-    "train": (
-        "out",
-        "data.root",
-        "data.num_frames",
-        "data.workers",
-        "model.name",
-        "train.init_from",
-        "train.epochs",
-        "train.batch_size",
-        "train.micro_batch",
-        "optim.lr",
-    ),
-    "test": (
-        "out",
-        "weights",
-        "data.root",
-        "data.workers",
-        "test.split",
-        "test.clips",
-        "test.crops",
-        "test.batch_size",
-        "test.save_views",
-        "train.device",
-    ),
+    "train": "out data.root data.num_frames data.workers model.name train.init_from train.epochs train.batch_size "
+    "train.micro_batch optim.lr",
+    "test": "out weights data.root data.workers test.split test.clips test.crops test.batch_size test.save_views "
+    "train.device",
 }
 """The keys that ``--help`` of a command lists."""
 DATA_KEYS = (
-    "out",
-    "data.root",
-    "data.train",
-    "data.val",
-    "data.test",
-    "data.class_names",
-    "data.num_frames",
-    "data.decoder",
-    "data.timeout",
-    "data.workers",
+    "out data.root data.train data.val data.test data.class_names data.num_frames data.decoder data.timeout "
+    "data.workers"
 )
-SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 T = TypeVar("T")
 
 
 def program(name: str) -> str:
-    """What a command calls itself in ``--help``: the script in ``tools/`` if it was called as that."""
+    """Return the name of a command in ``--help``: the script in ``tools/`` if it was called by that."""
     script = os.path.basename(sys.argv[0])
     return script if script in SCRIPTS.values() else f"video-rs {name}"
 
@@ -120,7 +89,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """A whole number above 0; an argparse type."""
+    """Parse a whole number above 0; an argparse type."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -136,8 +105,8 @@ def config_parser(name: str, description: str) -> Parser:
             parser.print_help()
             parser.exit()
 
-    keys = config.describe(KEYS.get(name, DATA_KEYS))
-    epilog = f"the first keys (type, default, meaning); --help-all lists every key:\n{keys}"
+    keys = config.describe(KEYS.get(name, DATA_KEYS).split())
+    epilog = f"ten keys (type, default, meaning); --help-all lists every key:\n{keys}"
     parser = Parser(description, prog=program(name), epilog=epilog)
     parser.add_argument("--help-all", action=HelpAll, nargs=0, help="show this help with every key, and exit")
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, a name in configs/, or a run folder")
@@ -146,9 +115,9 @@ def config_parser(name: str, description: str) -> Parser:
 
 
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
-    """Return a function that shows how far a job is. Call it with the number of items done since the last call.
+    """Return a function to call with the number of items done since the last call.
 
-    A progress bar on a terminal; a line at every tenth where output goes to a file.
+    It draws a progress bar on a terminal, and prints a line at every tenth to a file.
     """
     bar, done, tenth = Bar(total, desc), 0, max(1, total // 10)
     draws = bar.visible
@@ -173,7 +142,7 @@ def size_text(size: float) -> str:
 
 
 def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
-    """The items, with a :func:`counter`."""
+    """Yield the items, with a :func:`counter`."""
     count = counter(len(items) if total is None else total, desc, unit)
     for item in items:
         yield item
@@ -181,9 +150,9 @@ def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", un
 
 
 def command(name: str, *arguments: str) -> str:
-    """The shell command of another step, called as this one was: as a script in ``tools/`` or as ``video-rs name``.
+    """Return the shell command of another step, in the form of this one: a script in ``tools/`` or ``video-rs name``.
 
-    Secrets in addresses are left out.
+    Addresses are redacted.
     """
     from video_rs.hub import redact_url
 
@@ -199,7 +168,7 @@ def command(name: str, *arguments: str) -> str:
 
 
 def _same(python: str, other: str | None) -> bool:
-    """Whether two names are one interpreter: in one folder (links lead out of virtual environments) and one file."""
+    """Return True for one interpreter in one folder; those of virtual environments can be links to a common one."""
     names = [os.path.abspath(path) for path in (python, other or "")]
     return os.path.dirname(names[0]) == os.path.dirname(names[1]) and os.path.samefile(*names)
 
@@ -209,12 +178,12 @@ def _short(path: str) -> str:
 
 
 def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
-    """Runs a command's ``main`` and returns its exit code.
+    """Run a command's ``main`` and return its exit code.
 
-    What a person can mend (VideoRSError) becomes one line on stderr and the error's exit code, a full disk or a device
-    out of memory 3, Ctrl-C 130. Anything else is a bug and keeps its traceback.
+    A ``VideoRSError`` becomes one line on stderr and its exit code; a full disk or too little memory becomes 3, Ctrl-C
+    130. Any other exception is a bug and keeps its traceback.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # a file name that is not UTF-8 must not end a long job
+    if hasattr(sys.stdout, "reconfigure"):  # print file names that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with terminal.bars():
@@ -224,17 +193,17 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     except VideoRSError as error:
         first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
         if isinstance(error, PeerFailed) or (isinstance(error, ConfigError) and not first):
-            return error.exit_code  # told by the rank that failed, or by the first one of this machine
+            return error.exit_code  # reported by the rank that failed, or by the first one of this machine
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "video_rs":
             raise
-        advice = "call the Python of the environment that has it, or install it there with pip"
+        advice = "use the Python of the environment that has it, or install it with pip"
         missing = f"the package {error.name} is missing" if error.name else first_line(error)
         return _fail(f"{missing} in {sys.executable}; {advice}", 3)
-    except BrokenPipeError:  # the reader of our output has left, as in `... | head`
+    except BrokenPipeError:  # the reader of the output exited, as in `... | head`
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 0
@@ -246,15 +215,15 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         if is_out_of_memory(error):
             return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers", 3)
         if type(error).__name__ == "BrokenProcessPool":
-            return _fail("a process of several was killed, perhaps for want of memory; use fewer of them", 3)
+            return _fail("a worker process was killed, perhaps for lack of memory; use fewer processes", 3)
         if "CUDA error" in str(error):
-            return _fail("the GPU or its driver failed (see nvidia-smi and the system log); start again to go on", 3)
+            return _fail("the GPU or its driver failed; see nvidia-smi and the system log, then restart to resume", 3)
         raise
 
 
 def _fail(message: str, code: int) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    whose = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "
-    print(f"error: {whose}{message}", file=sys.stderr, flush=True)
+    prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "
+    print(f"error: {prefix}{message}", file=sys.stderr, flush=True)
     return code

@@ -11,7 +11,7 @@ from video_rs.errors import UserError
 
 
 def dispatch(argv: list[str]) -> int:
-    """Runs ``argv[0]`` with the rest of the arguments."""
+    """Run the command ``argv[0]`` with the other arguments and return its exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: video-rs COMMAND ...\n\ncommands (each has its own --help):")
         print("\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()))
@@ -24,5 +24,5 @@ def dispatch(argv: list[str]) -> int:
 
 
 def main(*command: str) -> None:
-    """Entry point of the console script; the scripts in ``tools/`` name their ``command``."""
+    """Run the console script. The scripts in ``tools/`` name their ``command``."""
     sys.exit(run(dispatch, [*command, *sys.argv[1:]]))

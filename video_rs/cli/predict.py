@@ -1,10 +1,10 @@
-"""Names what is in videos or images.
+"""Classify videos or images.
 
 tools/predict.py --weights runs/k400_rs50/best.pt clip.mp4
 tools/predict.py --weights runs/k400_rs50/best.pt --json my_videos/ > predictions.jsonl
 tools/predict.py --weights runs/k400_rs50/best.pt --every 1s long_video.mp4
 
-A file that cannot be read is named on stderr and the others go on; the exit code is then 2.
+A file that cannot be read is reported on stderr, and the other files are predicted; the exit code is then 2.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from video_rs.errors import MediaError
 if TYPE_CHECKING:
     from video_rs.inference.predict import Classifier, Prediction
 
-BAR = 24  # characters of a full bar on a terminal
+BAR = 24  # characters of a full bar
 CLIPS = 4
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     args = parser.parse_intermixed_args(argv)
     if args.every and args.clips:
-        parser.error("--clips spreads clips over the whole video, --every takes one after the other: give one of them")
+        parser.error("--clips (spread over the video) and --every (one after another) exclude each other; give one")
     from video_rs.inference.predict import load
 
     classifier = load(args.weights, args.device)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     if args.csv:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
     top_k = args.top_k or (1 if args.every else 5)
-    # on a terminal the results themselves show the progress; the bar is for when they go elsewhere
+    # on a terminal the results show the progress
     bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
     predicted = 0
     for path in files:
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def seconds(text: str) -> float:
-    """``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds; an argparse type."""
+    """Parse ``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds; an argparse type."""
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
     value = float(match[1]) * (0.001 if match[2] == "ms" else 1) if match else 0
     if not value:
@@ -76,24 +76,24 @@ def _parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER",
-        help="folders are searched, subfolders too; one of a video's frames is a video",
+        help="folders are searched, with their subfolders; a folder of frames is a video",
     )
     parser.add_weights("a checkpoint, a run folder, https://... or hf-hub:owner/name")
     parser.add_argument("--top-k", type=positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
     parser.add_argument("--every", type=seconds, metavar="TIME", help="slide over the video, e.g. 1s or 500ms")
     parser.add_argument(
-        "--clips", type=positive, metavar="N", help=f"clips of a video (default: {CLIPS}; not with --every)"
+        "--clips", type=positive, metavar="N", help=f"clips per video (default: {CLIPS}; not with --every)"
     )
-    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops of a clip (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops per clip (default: %(default)s)")
     parser.add_device()
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object a line per file (with --every: per window)")
+    form.add_argument("--json", action="store_true", help="one line of JSON per file (with --every: per window)")
     form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")
     return parser
 
 
 def _predict(classifier: Classifier, path: str, top_k: int, args: argparse.Namespace) -> Iterator[tuple]:
-    """(start, end, predictions) of a file; without ``--every`` there is one, and its times are None."""
+    """Yield (start, end, predictions) of a file; without ``--every`` one, with None for the times."""
     if args.every:
         yield from classifier.predict_windows(path, args.every, top_k, crops=args.crops)
     else:
@@ -133,7 +133,7 @@ def _csv_row(*cells: Any) -> None:
 
 
 def _write_text(path: str, start: float | None, end: float | None, predictions: list[Prediction]) -> None:
-    """For people: the file's name before its first line, then a line per class, with a bar on a terminal."""
+    """Print the name of the file before its first window, then a line per class, with a bar on a terminal."""
     if not start:  # the first window starts at 0
         print(path)
     times = [] if start is None else [f"{_clock(start)} - {_clock(end)}"]
@@ -142,13 +142,13 @@ def _write_text(path: str, start: float | None, end: float | None, predictions: 
         print(f"  {line}", flush=True)
 
 
-def _bar(share: float) -> str:
+def _bar(score: float) -> str:
     if not sys.stdout.isatty():
         return ""
     block = "\N{FULL BLOCK}" if "utf" in (sys.stdout.encoding or "").lower() else "#"
-    return block * round(share * BAR)
+    return block * round(score * BAR)
 
 
-def _clock(time: float) -> str:
-    minutes, rest = divmod(round(time, 3), 60)  # no two frames are nearer
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 3), 60)  # frames are at least 1 ms apart
     return f"{int(minutes):3d}:{rest:06.3f}"
