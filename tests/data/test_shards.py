@@ -22,6 +22,7 @@ from tests.data.videos import KINDS
 from tests.data.videos import write as video_kind
 from tests.data.writers import encode
 from video_rs.data import storage
+from video_rs.data.loader import check_timeout
 from video_rs.data.shards import Members, expand, in_memory, index_path, parse_index, read_index, split_member
 from video_rs.data.sources.holdout import source_key
 from video_rs.data.sources.records import Records
@@ -32,8 +33,6 @@ from video_rs.data.tools.shard_writer import Sample, member_names, plan, remove_
 from video_rs.data.video.decode import BACKENDS, open_video, probe
 from video_rs.data.video.images import read_image
 from video_rs.errors import MachineError, MediaError, UserError
-from video_rs.experiment import build
-from video_rs.experiment.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -264,7 +263,7 @@ def test_a_slow_store_must_not_look_like_files_that_hang(monkeypatch):
     def check(timeout, path="s3://bucket/k.tar/a.mp4"):
         records = Records([path], [0], ["a"])
         records.members = Members([512], [1], [0])
-        build._check_storage_timeout(load_config("motion_rs.yaml", [f"data.timeout={timeout}"]), records)
+        check_timeout(records, timeout)
 
     for good in (0, 61):
         check(good)

@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from video_rs.data import storage
 from video_rs.data.sampler import BatchStream
 from video_rs.data.samples import MAX_REPLACEMENTS, ClipDataset, ViewDataset
+from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, explain_deaths, kill_and_join
-from video_rs.errors import MachineError, StuckWorker, VideoRSError
+from video_rs.errors import MachineError, StuckWorker, UserError, VideoRSError
 
 # Workers are forked on Linux: they share the records, their index and all imports at no cost. Python 3.14 no longer
 # forks by default, because a child deadlocks if another thread held a lock at the fork. Workers take none of those
@@ -100,6 +102,7 @@ class ViewLoader:
 
 class _Loader(DataLoader):
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
+        check_timeout(dataset.records, timeout)
         self.heartbeats, self.hang_timeout = Heartbeats(workers), timeout  # `timeout` is torch's own
         self.processes: list[BaseProcess] = []
         if workers:
@@ -133,6 +136,15 @@ class _Loader(DataLoader):
             stack.callback(atexit.unregister, end)
             stack.callback(end)
             yield from watchdog.batches(batches)
+
+
+def check_timeout(records: Records, timeout: float) -> None:
+    """Raise UserError if a store that does not answer would look like files that hang, which are skipped."""
+    if timeout and records.members and storage.is_remote(records.path(0)) and timeout <= storage.timeout():
+        raise UserError(
+            f"data.timeout={timeout:g}: a store may take {storage.timeout():g} s to answer "
+            f"({storage.TIMEOUT_VARIABLE}); set it to more, or to 0"
+        )
 
 
 def _recording_context(processes: list[BaseProcess]) -> BaseContext:

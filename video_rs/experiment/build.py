@@ -1,4 +1,4 @@
-"""From a config to the objects it describes. Only here and in the commands' ``main`` is a ``Config`` seen."""
+"""Build records, datasets and networks from a config."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AUGMENTATION = (
 def build_records(
     config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
 ) -> dict[str, Records]:
-    """The records of the splits asked for, and the index of their files where one was made. Raises UserError."""
+    """Return the records of some splits, with the index of their files if there is one. Raise UserError."""
     from video_rs.data.sources.dataset_index import attach
     from video_rs.data.sources.splits import load_splits
 
@@ -52,15 +52,13 @@ def build_records(
         )
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
-    for of_split in records.values():
-        _check_storage_timeout(config, of_split)
-        if indexed:
-            attach(of_split)
+    for of_split in records.values() if indexed else ():
+        attach(of_split)
     return records
 
 
 def build_own_records(config: Config) -> dict[str, Records]:
-    """Return the records of the splits that have files of their own: not of a val split that stands in for the test."""
+    """Return the records of the splits that have files of their own: no test split that is also the val split."""
     found = build_records(config, indexed=False)
     return {name: records for name, records in found.items() if not (name == "test" and records.used_as_test)}
 
@@ -71,26 +69,14 @@ def require_video_files(records: Records, command: str) -> None:
 
     path = records.path(0)
     if records.members:
-        raise UserError(f"the dataset lies in shards ({path}), read as they are: {command} is for video files only")
+        raise UserError(f"the dataset lies in shards ({path}): {command} is for video files only")
     if is_image(path) or os.path.isdir(path):
         kind = "images" if is_image(path) else "folders of frames"
-        raise UserError(f"the dataset is one of {kind} ({path}): {command} is for video files only")
-
-
-def _check_storage_timeout(config: Config, records: Records) -> None:
-    """A store that is gone must not look like files that hang, which are left out. Raises UserError."""
-    from video_rs.data import storage
-
-    timeout = config.data.timeout
-    if records.members and storage.is_remote(records.path(0)) and 0 < timeout <= storage.timeout():
-        raise UserError(
-            f"data.timeout={timeout:g}: a store may take {storage.timeout():g} s to answer "
-            f"({storage.TIMEOUT_VARIABLE}): give more, or 0"
-        )
+        raise UserError(f"the dataset consists of {kind} ({path}): {command} is for video files only")
 
 
 def class_names(config: Config, records: Records) -> tuple[str, ...]:
-    """The names behind the logits: the data's, then numbers for what ``model.num_classes`` has beyond them."""
+    """Return the names of the network's outputs: the classes of the data, then numbers up to ``model.num_classes``."""
     names, wanted = records.class_names, config.model.num_classes or len(records.class_names)
     if len(names) > wanted:
         raise UserError(f"the data has {len(names)} classes, model.num_classes={wanted}; raise it, or set it to 0")
@@ -107,13 +93,13 @@ def describe_decoder(config: Config) -> str:
 
 
 def check_labels(records: Records, split: str) -> None:
-    """Without a single label there is no average precision. Raises UserError."""
+    """Raise UserError if no file of a multi-label split has a label: the average precision is undefined then."""
     if records.multi_label and not records.label_sets.values.size:
         raise UserError(f"no file of the {split} split has a label: mAP needs some")
 
 
 def transform(config: Config, *, is_training: bool) -> VideoTransform:
-    """The preprocessing of training clips, or of those to test on."""
+    """Return the transform of the clips, for training or for evaluation."""
     from video_rs.data.transforms import create_transform
     from video_rs.data.transforms.augment import create_augmentations
 
@@ -123,14 +109,14 @@ def transform(config: Config, *, is_training: bool) -> VideoTransform:
 
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
-    """The clips of a split, for training or for tests."""
+    """Return the dataset of a split, for training or for evaluation."""
     from video_rs.data.dataset import VideoDataset
 
     return VideoDataset.from_records(records, transform(config, is_training=is_training), decoder=config.data.decoder)
 
 
 def train_dataset(config: Config, records: Records) -> ClipDataset:
-    """Randomly sampled and augmented clips, of the sizes of each phase."""
+    """Return the samples of training, with the sizes of each phase."""
     phases = [(num_frames, size) for _, num_frames, size in config.data.phases]
     dataset = video_dataset(config, records, is_training=True)
     return dataset.training_samples(seed=config.train.seed, repeats=config.data.repeats, phases=phases)
@@ -168,12 +154,12 @@ def order(config: Config, records: Records) -> dict[str, Any]:
 
 
 def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:
-    """All test views of a video as one sample; images have one clip."""
+    """Return the dataset of all views of each video; images have one clip."""
     return video_dataset(config, records, is_training=False).views(clips, crops)
 
 
 def model_args(config: Config, num_classes: int) -> dict[str, object]:
-    """The arguments of ``create_model``: plain values, as a checkpoint keeps them."""
+    """Return the arguments of ``create_model``, plain values that a checkpoint can hold."""
     model = config.model
     arch = {name: value for name, value in config.to_dict()["model"]["arch"].items() if value is not None}
     bn_momentum = model.bn_momentum
