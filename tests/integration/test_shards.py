@@ -367,7 +367,7 @@ def test_prepare_packs_what_trains(tiny_videos, prepared, tmp_path, capsys):
     assert run(prepare.main, command) == 0
     assert tree(out) == tree(prepared)
     told = capsys.readouterr().out.splitlines()
-    assert any("may be deleted if only the shards are used" in line for line in told)
+    assert any("can be deleted if only the shards are used" in line for line in told)
     overrides = [word for word in told[-1].split() if "=" in word]
     assert f"data.root={out}/shards" in overrides
     shutil.rmtree(out / "videos")

@@ -11,14 +11,13 @@ that was interrupted resumes when it is started again: copies that exist are kep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_rs.cli import prepare_shards
-from video_rs.cli.common import command, config_parser, positive, progress, size_text
+from video_rs.cli.common import command, config_parser, counter, positive, progress, size_text
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config, load_config
 from video_rs.terminal import duration
@@ -57,7 +56,8 @@ def main(argv: list[str]) -> int:
         print(f"{total} videos into {out}: {encoding}; {workers} processes", flush=True)
         return progress(results, total=total, desc="prepare", unit="videos")
 
-    pack = partial(prepare_shards.pack, out, splits, megabytes=args.shard_mb or SHARD_MB) if args.shards else None
+    shard_bytes = 1_000_000 * (args.shard_mb or SHARD_MB)
+    pack = partial(_pack, out, splits, shard_bytes=shard_bytes) if args.shards else None
     results = prepare_dataset(
         splits,
         out,
@@ -114,9 +114,19 @@ def _splits(config: Config) -> dict[str, Records]:
     return found
 
 
+def _pack(out: Path, splits: Mapping[str, Records], copies: Mapping[str, str], shard_bytes: int) -> None:
+    """Pack the copies into shards, with a progress bar."""
+    from video_rs.data.tools import shard_writer
+
+    shards = shard_writer.pack(out, splits, copies, shard_bytes, partial(counter, desc="pack", unit="videos"))
+    size = size_text(sum(shard.num_bytes for shard in shards))
+    print(f"{len(shards)} shards in {out / shard_writer.FOLDER}: {size}")
+    print(f"{out / 'videos'} can be deleted if only the shards are used; packing again would then encode again")
+
+
 def _next_overrides(args: argparse.Namespace, config: Config, out: Path) -> list[str]:
     """Return the overrides with which other commands use the prepared dataset."""
-    root = out / prepare_shards.FOLDER if args.shards else out
+    root = out / "shards" if args.shards else out
     overrides = [each for each in args.overrides if each.partition("=")[0] not in _REPLACED]
     overrides += [f"data.root={root}", f"data.class_names={root / 'class_names.txt'}"]
     for key in ("train", "val", "test"):

@@ -30,6 +30,7 @@ from video_rs.data import storage
 from video_rs.errors import MachineError, MediaError, UserError, first_line
 
 TAR, INDEX = ".tar", ".tar.csv"
+NAMES_FILE = "class_names.txt"  # beside shards
 COLUMNS = ("name", "offset", "size", "label", "split", "source")
 BLOCK = 512  # bytes; tar headers and contents start at multiples of it
 _MAX_SHARDS = 1_000_000

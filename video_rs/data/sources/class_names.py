@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from video_rs.data import storage
-from video_rs.data.shards import TAR
+from video_rs.data.shards import NAMES_FILE, TAR
 from video_rs.data.sources.read_split import RawSplit
 from video_rs.data.sources.records import SEPARATOR
 from video_rs.errors import UserError
 
-NAMES_FILE = "class_names.txt"  # written by prepare_dataset
 _SYNSET = re.compile(r"n\d{8} ")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from video_rs.data import storage
-from video_rs.data.shards import INDEX, TAR, Members, ShardIndex, expand, index_path, read_index
+from video_rs.data.shards import INDEX, NAMES_FILE, TAR, Members, ShardIndex, expand, index_path, read_index
 from video_rs.data.sources.read_split import RawSplit
 from video_rs.errors import UserError
 
@@ -26,7 +26,7 @@ def are_shards(root: str) -> bool:
     if any(name.endswith(INDEX) for name in names):
         return True
     others = {name for name in names if not name.endswith(TAR)}
-    return len(others) < len(names) and others <= {"class_names.txt"}  # read_index then names the missing indexes
+    return len(others) < len(names) and others <= {NAMES_FILE}  # read_index then names the missing indexes
 
 
 def _is_pattern(value: str, root: str = "") -> bool:

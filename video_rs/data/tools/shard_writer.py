@@ -1,12 +1,13 @@
-"""Writes shards: tar files as WebDataset names their members, and their indexes; see shards.py.
+"""Write shards: tar files with members named as in WebDataset, and their indexes; see ``data/shards.py``.
 
-The same files, labels and size give the same bytes, in whatever order the files are named.
+The same files, labels and shard size give the same bytes, in whatever order the files are given.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import tarfile
@@ -16,21 +17,24 @@ from hashlib import sha1
 from pathlib import Path
 
 from video_rs.data import storage
-from video_rs.data.shards import BLOCK, COLUMNS, INDEX, TAR, index_path
+from video_rs.data.shards import BLOCK, COLUMNS, INDEX, NAMES_FILE, TAR, index_path
+from video_rs.data.sources.records import SEPARATOR, Records
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
+
+FOLDER = "shards"  # of a prepared dataset
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A file to be packed.
+    """A file to pack.
 
     Attributes:
-        file: where it lies.
-        name: of the member, as :func:`member_names` makes them.
-        label: as lists have it: names of classes, joined by ";" where there are several.
-        target: what WebDataset reads for it: its extension, "cls" or "json", and content.
-        source: the ``holdout.source_key`` of the video that it was cut from; None where names tell it, or nothing does.
+        file: its path.
+        name: name of the member, from :func:`member_names`.
+        label: class names joined by ";", as in lists.
+        target: extension ("cls" or "json") and content of the member that WebDataset reads as its label.
+        source: the ``holdout.source_key`` of its source video; None if a list names none.
     """
 
     file: str
@@ -42,16 +46,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to be written.
+    """A shard to write.
 
     Attributes:
         path: of the tar.
-        samples: in its order.
-        sizes: of the files.
-        split: which all samples are of.
-        num_shards: of the split.
-        num_bytes: of the tar.
-        index: the content of its index.
+        samples: in the order of the tar.
+        sizes: of their files, in bytes.
+        split: of all samples.
+        num_shards: number of shards of the split.
+        num_bytes: size of the tar.
+        index: content of its index.
     """
 
     path: Path
@@ -63,16 +67,69 @@ class Shard:
     index: bytes
 
 
+def pack(
+    out: Path,
+    splits: Mapping[str, Records],
+    copies: Mapping[str, str],
+    shard_bytes: int,
+    counter: Callable[[int], Callable[[int], None]],
+) -> list[Shard]:
+    """Write all splits of a prepared dataset into OUT/shards, and class_names.txt beside them.
+
+    Args:
+        out: the prepared dataset.
+        splits: the records of its source.
+        copies: path of the copy of each source file that has one, relative to `out`.
+        shard_bytes: see :func:`plan`.
+        counter: called with the number of samples; the result is called with the number of samples after each shard.
+
+    Raises:
+        MachineError, UserError: see :func:`plan` and :func:`write`.
+    """
+    folder, names = out / FOLDER, member_names(copies.values())
+    _write_class_names(folder, next(iter(splits.values())).class_names)
+    samples: dict[str, list[Sample]] = {}
+    for split, records in splits.items():
+        copied: dict[str, int] = {}  # a list can name a file twice
+        for i in range(len(records)):
+            if records.path(i) in copies:
+                copied.setdefault(copies[records.path(i)], i)
+        samples[split] = [_sample(out, copy, names[copy], records, i) for copy, i in copied.items()]
+    shards = plan(folder, samples, shard_bytes)
+    remove_others(folder, shards)
+    write(shards, counter(sum(len(shard.samples) for shard in shards)))
+    return shards
+
+
+def _write_class_names(folder: Path, class_names: Sequence[str]) -> None:
+    """Write class_names.txt. Shards hold class numbers, so those of other classes are deleted."""
+    file, text = folder / NAMES_FILE, "".join(f"{name}\n" for name in class_names)
+    if not file.exists() or file.read_bytes() != text.encode():
+        remove_others(folder, ())
+        with atomic_write(file, "w") as handle:
+            handle.write(text)
+
+
+def _sample(out: Path, copy: str, name: str, records: Records, i: int) -> Sample:
+    labels = records.label_set(i).tolist()
+    target = ("json", json.dumps(labels)) if records.multi_label else ("cls", str(labels[0]))
+    source = None if records.sources is None else int(records.sources[i])
+    return Sample(os.path.join(out, copy), name, SEPARATOR.join(records.label_names(i)), target, source)
+
+
 def member_names(paths: Iterable[str]) -> dict[str, str]:
-    """A name in a shard for each path: the path, without dots in the last part but before its extension, for
-    WebDataset takes all that follows the first dot for the extension. No two are the same, nor the same but for it."""
+    """Return a name in a shard for each path.
+
+    WebDataset takes all after the first dot of a base name for the extension, so other dots become "_". Names differ in
+    more than their extensions.
+    """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for path in sorted(paths):
         readable = os.fsencode(path).decode(errors="replace")
         stem, extension = os.path.splitext(readable.replace(f"{TAR}/", "_tar/"))
         folder, _, base = stem.rpartition("/")
-        key = wanted = f"{folder}/" * bool(folder) + base.replace(".", "_")
+        key = wanted = os.path.join(folder, base.replace(".", "_"))
         number = 1
         while key in taken:
             number += 1
@@ -83,75 +140,43 @@ def member_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def plan(folder: Path, splits: Mapping[str, Sequence[Sample]], shard_bytes: int) -> list[Shard]:
-    """What goes where: the samples in an order drawn from their names, so that all classes are in all shards.
+    """Assign samples to shards, in an order drawn from their names, so that every shard has all classes.
 
     Args:
-        folder: of the shards.
-        splits: the files of each; one without files has no shards.
-        shard_bytes: most bytes of the members of a shard, their headers included; a larger file has a shard by itself.
+        folder: folder of the shards.
+        splits: the samples of each split; a split without samples has no shards.
+        shard_bytes: maximum size of the members of a shard with their headers; a larger file has a shard of its own.
 
     Raises:
-        UserError: a file has gone.
+        UserError: a file does not exist any more.
     """
-    shards = [
-        shard for split, samples in splits.items() if samples for shard in _plan(folder, split, samples, shard_bytes)
-    ]
+    shards: list[Shard] = []
+    for split, samples in splits.items():
+        groups = _group(samples, shard_bytes)
+        for number, group in enumerate(groups):
+            shards.append(_lay_out(folder / f"{split}-{number:06d}{TAR}", split, group, len(groups)))
     packing = sha1(b"".join(sha1(shard.index).digest() for shard in shards)).hexdigest()[:16]
-    return [replace(shard, index=shard.index + _last_row(shard, packing)) for shard in shards]
+    last_row = ",{0.num_bytes},{0.num_shards},{1},{0.split},\n"
+    return [replace(shard, index=shard.index + last_row.format(shard, packing).encode()) for shard in shards]
 
 
-def _plan(folder: Path, split: str, samples: Sequence[Sample], shard_bytes: int) -> list[Shard]:
-    """The shards of a split, whose indexes have no last row."""
-    groups: list[list[tuple[Sample, int]]] = [[]]
+def _group(samples: Iterable[Sample], shard_bytes: int) -> list[list[tuple[Sample, int]]]:
+    """Return samples and the sizes of their files, a list per shard."""
+    groups: list[list[tuple[Sample, int]]] = []
     filled = 0
     for sample in sorted(samples, key=lambda sample: sha1(os.fsencode(sample.name)).digest()):
         size = _stat(sample).st_size
         taken = _lengths(sample, size)[1]
-        if groups[-1] and filled + taken > shard_bytes:
+        if not groups or filled + taken > shard_bytes:
             groups.append([])
             filled = 0
         groups[-1].append((sample, size))
         filled += taken
-    return [
-        _laid_out(folder / f"{split}-{number:06d}{TAR}", split, group, len(groups))
-        for number, group in enumerate(groups)
-    ]
+    return groups
 
 
-def _last_row(shard: Shard, packing: str) -> bytes:
-    return f",{shard.num_bytes},{shard.num_shards},{packing},{shard.split},\n".encode()
-
-
-def write(shards: Sequence[Shard], done: Callable[[int], None]) -> None:
-    """Writes the shards that are not there yet, and calls `done` with the number of samples after each.
-
-    A shard appears whole or not at all, its index after it. An existing one stays if it is as planned and none of its
-    files is newer. Raises ``MachineError`` for a disk that is full, and ``UserError`` where no file can
-    be, or a sample has changed or gone since it was planned.
-    """
-    for shard in shards:
-        index = Path(index_path(str(shard.path)))
-        found = index.read_bytes() if index.is_file() else b""
-        if not _is_there(shard, found):
-            index.unlink(missing_ok=True)
-            with atomic_write(shard.path) as handle:
-                _write_tar(shard, handle)
-        if found != shard.index or not index.exists():
-            with atomic_write(index) as handle:
-                handle.write(shard.index)
-        done(len(shard.samples))
-
-
-def remove_others(folder: Path, shards: Iterable[Shard]) -> None:
-    """Deletes shards of an earlier plan, and their indexes."""
-    kept = {shard.path.name.removesuffix(TAR) for shard in shards}
-    ours = re.compile(rf"((?:train|val|test)-\d{{6,}})(?:{re.escape(TAR)}|{re.escape(INDEX)})")
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if (match := ours.fullmatch(file.name)) and match[1] not in kept:
-            file.unlink()
-
-
-def _laid_out(path: Path, split: str, group: Sequence[tuple[Sample, int]], num_shards: int) -> Shard:
+def _lay_out(path: Path, split: str, group: Sequence[tuple[Sample, int]], num_shards: int) -> Shard:
+    """Return a shard whose index lacks the last row."""
     text, end = io.StringIO(newline=""), 0
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -165,18 +190,72 @@ def _laid_out(path: Path, split: str, group: Sequence[tuple[Sample, int]], num_s
     return Shard(path, samples, sizes, split, num_shards, total, text.getvalue().encode())
 
 
-def _is_there(shard: Shard, index: bytes) -> bool:
-    """Whether the tar is as planned, by its index, of which the last row does not count: it tells of others too."""
-    if _rows(index) != _rows(shard.index) or not shard.path.is_file():
+def write(shards: Iterable[Shard], done: Callable[[int], None]) -> None:
+    """Write the shards that do not exist yet, each atomically and before its index.
+
+    An existing shard stays if it is as planned and none of its files is newer.
+
+    Args:
+        shards: from :func:`plan`.
+        done: called with the number of samples after each shard.
+
+    Raises:
+        MachineError: the disk is full.
+        UserError: a path cannot be written, or a sample has changed since it was planned.
+    """
+    for shard in shards:
+        index = Path(index_path(str(shard.path)))
+        found = index.read_bytes() if index.is_file() else b""
+        if not _is_written(shard, found):
+            index.unlink(missing_ok=True)
+            with atomic_write(shard.path) as handle:
+                _write_tar(shard, handle)
+        if found != shard.index or not index.exists():
+            with atomic_write(index) as handle:
+                handle.write(shard.index)
+        done(len(shard.samples))
+
+
+def remove_others(folder: Path, shards: Iterable[Shard]) -> None:
+    """Delete the shards of earlier plans, and their indexes."""
+    kept = {shard.path.name.removesuffix(TAR) for shard in shards}
+    ours = re.compile(rf"((?:train|val|test)-\d{{6,}})(?:{re.escape(TAR)}|{re.escape(INDEX)})")
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if (match := ours.fullmatch(file.name)) and match[1] not in kept:
+            file.unlink()
+
+
+def _is_written(shard: Shard, index: bytes) -> bool:
+    """Return True if the tar is as planned. The last row of its index depends on other shards, and is ignored."""
+    own, planned = (each[: each.rfind(b"\n", 0, -1)] for each in (index, shard.index))
+    if own != planned or not shard.path.is_file():
         return False
     found = shard.path.stat()
     newest = max(_stat(sample).st_mtime_ns for sample in shard.samples)
     return found.st_size == shard.num_bytes and newest <= found.st_mtime_ns
 
 
-def _rows(index: bytes) -> bytes:
-    """All but the last."""
-    return index[: index.rfind(b"\n", 0, -1)]
+def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
+    with tarfile.open(fileobj=handle, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        rows = csv.DictReader(io.StringIO(shard.index.decode(), newline=""))
+        for sample, size, row in zip(shard.samples, shard.sizes, rows):
+            tar.addfile(_tar_info(sample.name, size), io.BytesIO(_read(sample, size)))
+            if tar.offset != int(row["offset"]) + _padded(size):
+                raise RuntimeError(f"{shard.path}: {sample.name} is not where its index says")
+            content = sample.target[1].encode()
+            tar.addfile(_tar_info(_target_name(sample), len(content)), io.BytesIO(content))
+    if handle.tell() != shard.num_bytes:
+        raise RuntimeError(f"{shard.path}: {handle.tell()} bytes; its index says {shard.num_bytes}")
+
+
+def _read(sample: Sample, size: int) -> bytes:
+    try:
+        content = storage.read(sample.file)
+    except FileNotFoundError:
+        raise _changed(sample) from None
+    if len(content) != size:
+        raise _changed(sample)
+    return content
 
 
 def _stat(sample: Sample) -> os.stat_result:
@@ -187,37 +266,14 @@ def _stat(sample: Sample) -> os.stat_result:
 
 
 def _changed(sample: Sample) -> UserError:
-    return UserError(f"{sample.file} has changed or gone while it was packed: call the command again")
-
-
-def _content(sample: Sample, size: int) -> bytes:
-    try:
-        content = storage.read(sample.file)
-    except FileNotFoundError:
-        raise _changed(sample) from None
-    if len(content) != size:
-        raise _changed(sample)
-    return content
-
-
-def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
-    with tarfile.open(fileobj=handle, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        rows = csv.DictReader(io.StringIO(shard.index.decode(), newline=""))
-        for sample, size, row in zip(shard.samples, shard.sizes, rows):
-            tar.addfile(_info(sample.name, size), io.BytesIO(_content(sample, size)))
-            if tar.offset != int(row["offset"]) + _padded(size):
-                raise RuntimeError(f"{shard.path}: {sample.name} is not where its index says")
-            content = sample.target[1].encode()
-            tar.addfile(_info(_target_name(sample), len(content)), io.BytesIO(content))
-    if handle.tell() != shard.num_bytes:
-        raise RuntimeError(f"{shard.path}: {handle.tell()} bytes, where its index says {shard.num_bytes}")
+    return UserError(f"{sample.file} has changed or gone while it was packed: run the command again")
 
 
 def _lengths(sample: Sample, size: int) -> tuple[int, int]:
-    """Return the bytes of the header of a file, and of all its members: itself and its target, with their headers."""
+    """Return the bytes of the header of a file, and of the file and its target with their headers."""
     target = len(sample.target[1].encode())
-    header = len(_info(sample.name, size).tobuf(tarfile.GNU_FORMAT))  # long names have longer ones
-    next_header = len(_info(_target_name(sample), target).tobuf(tarfile.GNU_FORMAT))
+    header = len(_tar_info(sample.name, size).tobuf(tarfile.GNU_FORMAT))  # long names have longer ones
+    next_header = len(_tar_info(_target_name(sample), target).tobuf(tarfile.GNU_FORMAT))
     return header, header + _padded(size) + next_header + _padded(target)
 
 
@@ -225,8 +281,8 @@ def _target_name(sample: Sample) -> str:
     return f"{os.path.splitext(sample.name)[0]}.{sample.target[0]}"
 
 
-def _info(name: str, size: int) -> tarfile.TarInfo:
-    """Nothing of the time, the owner or the machine."""
+def _tar_info(name: str, size: int) -> tarfile.TarInfo:
+    """Return a header without time, owner and mode of the file."""
     info = tarfile.TarInfo(name)
     info.size = size
     return info
