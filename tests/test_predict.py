@@ -157,7 +157,7 @@ def test_windows_obey_the_temporal_sampling(tmp_path, video, data_config):
     st.sampled_from([10.0, 25.0, 30000 / 1001]),
     st.floats(0.05, 20),
 )
-def test_clips_of_windows_lie_in_them_and_go_on(sampling, length, fps, every):
+def test_clips_lie_in_their_windows_in_order(sampling, length, fps, every):
     starts, span, clips = window_clips(sampling, length, fps, every)
     assert clips.shape == (len(starts), sampling.num_frames) and clips.min() >= 0 and clips.max() < length
     assert (clips[:, 0] >= starts).all() and (clips.max(1) < starts + span).all()
@@ -189,7 +189,7 @@ def test_a_network_in_training_mode_predicts_as_in_eval_mode(weights, video):
     assert by_index(Classifier(model.train()).predict(video)) == expected
 
 
-def test_output_that_is_not_finite_is_no_prediction(tmp_path, weights, video, capsys):
+def test_non_finite_output_is_an_error(tmp_path, weights, video, capsys):
     spoilt = checkpoint.load(weights)
     spoilt["model"]["head.bias"][1] = float("nan")
     checkpoint.save(tmp_path / "nan.pt", spoilt)
@@ -213,7 +213,7 @@ def test_windows_see_the_frames_of_their_time(weights, video, crops):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_windows_decode_a_video_once(weights, tmp_path, make_video, monkeypatch, name):
-    """Also where timestamps are no guide, so that nothing but a count from the start leads to a frame."""
+    """In the second file timestamps are unreliable, so frames are counted from the start."""
     path = make_video(tmp_path / name, num_frames=60, fps=FPS)
     classifier = Classifier(model_from_checkpoint(checkpoint.load(weights)), views_per_forward=2)
     frames, decoded = all_frames(path), []
@@ -232,7 +232,7 @@ def tap(seen):
     return lambda item: seen.append(1) or item
 
 
-def test_a_reader_that_gives_up_midway_is_replaced(video, monkeypatch):
+def test_a_decoder_that_fails_midway_is_replaced(video, monkeypatch):
     original = DecordReader.frames
 
     def frames(self, indices, plan):
@@ -303,7 +303,7 @@ def test_pil_images(image_weights, weights, image):
             video_rs.load(weights, "cpu").predict(opened)
 
 
-def test_embeddings_are_what_the_head_sees(weights, image_weights, video, image):
+def test_embeddings_are_the_input_of_the_head(weights, image_weights, video, image):
     for path, source in ((weights, video), (image_weights, image)):
         classifier = video_rs.load(path, "cpu")
         features = classifier.embed([source, source], clips=3, crops=3)
@@ -339,7 +339,7 @@ def test_a_run_folder_stands_for_its_best_weights(tmp_path, weights, video):
         (np.zeros((4, 40, 40, 3), np.uint16), r"frames must be uint8 \[T, H, W, 3\].*got uint16"),
     ],
 )
-def test_what_is_not_taken_is_one_line(weights, tmp_path, source, words):
+def test_unsupported_inputs_are_one_line(weights, tmp_path, source, words):
     (tmp_path / "notes.txt").write_text("no video\n" * 100)
     (tmp_path / "empty").mkdir()
     source = tmp_path / source if isinstance(source, str) else source
@@ -350,7 +350,7 @@ def test_what_is_not_taken_is_one_line(weights, tmp_path, source, words):
         assert "\n" not in str(error.value) and len(str(error.value)) < 150 + len(str(tmp_path))
 
 
-def test_an_image_says_nothing_to_a_video_network(weights, image):
+def test_a_video_network_refuses_images(weights, image):
     classifier = video_rs.load(weights, "cpu")
     with pytest.raises(MediaError, match=r"a\.png: is an image, and this network takes clips of 4 frames"):
         classifier.predict(image)
@@ -364,7 +364,7 @@ def test_frames_of_another_type_or_order_are_refused(weights, frames):
         video_rs.load(weights, "cpu").predict(frames)
 
 
-def test_the_weight_average_is_used(tmp_path, weights, video):
+def test_the_ema_weights_are_used(tmp_path, weights, video):
     ema = checkpoint.load(weights)["model"]
     ema["head.weight"] = ema["head.weight"] / 2
     averaged = save(tmp_path / "ema.pt", "resnet3d_rs_26", CLIPS, ema=ema)
@@ -414,7 +414,7 @@ def test_times(text, value):
 
 
 @pytest.mark.parametrize("text", ["0s", "-1s", "1m", "s", "1..5", ""])
-def test_times_that_are_none(text):
+def test_invalid_times(text):
     with pytest.raises(cli.argparse.ArgumentTypeError, match="not a time"):
         cli.seconds(text)
 
@@ -424,7 +424,7 @@ def command(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-def test_command_for_people(weights, video, capsys):
+def test_command_prints_text(weights, video, capsys):
     code, out, err = command(capsys, "--weights", weights, video)
     top = video_rs.load(weights, "cpu").predict(video)[0]
     assert (code, err) == (0, "")
@@ -432,7 +432,7 @@ def test_command_for_people(weights, video, capsys):
     assert out.splitlines()[1].split() == [top.label, f"{100 * top.score:.1f}", "%"]
 
 
-def test_command_for_machines(weights, video, capsys):
+def test_command_prints_json_and_csv(weights, video, capsys):
     code, out, _ = command(capsys, "--weights", weights, "--json", "--top-k", 2, video)
     (line,) = map(json.loads, out.splitlines())
     expected = video_rs.load(weights, "cpu").predict(video, top_k=2)
@@ -461,14 +461,14 @@ def test_windows_are_a_frame_apart_at_least(weights, video, capsys, every):
     assert len(set(shown)) == len(shown) == len(starts)
 
 
-def test_windows_are_no_clips_of_a_whole_video(weights, video, capsys):
+def test_every_and_clips_exclude_each_other(weights, video, capsys):
     code, out, err = command(capsys, "--weights", weights, "--every", "1s", "--clips", 2, video)
     assert code == 2 and not out and len(err.splitlines()) == 1 and "--clips" in err and "--every" in err
 
 
 @pytest.mark.slow
 def test_names_that_are_not_utf8(weights, video, tmp_path):
-    """The command runs by itself: pytest's stderr, unlike a real one, refuses such names."""
+    """Run the command in a process: pytest's stderr, unlike a real one, refuses such names."""
     odd = tmp_path / os.fsdecode(b"odd\xff.mp4")
     shutil.copy(video, odd)
     tool = [sys.executable, "tools/predict.py", "--device", "cpu", "--weights", weights]
@@ -478,7 +478,7 @@ def test_names_that_are_not_utf8(weights, video, tmp_path):
     assert torch.equal(*(read_frames(odd, [0, 9], backend=backend) for backend in BACKENDS))
 
 
-def test_unreadable_files_are_named_and_the_others_go_on(weights, video, tmp_path, capsys):
+def test_unreadable_files_are_reported_and_other_files_predicted(weights, video, tmp_path, capsys):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video at all")
     empty = tmp_path / "empty.mp4"

@@ -115,7 +115,7 @@ def test_progress_in_a_log(capsys):
     assert len(lines) == 13 and lines[0] == "drawing: 2/25 letters" and lines[-1] == "drawing: 25/25 letters"
 
 
-def test_sizes_to_be_read():
+def test_sizes_as_text():
     assert [common.size_text(size) for size in (0, 999, 24_310, 2.5e6, 4.5e11)] == (
         ["0 bytes", "999 bytes", "24.3 kB", "2.5 MB", "450.0 GB"]
     )
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_is_one_line(capsys):
     ("number", "code"),
     [(errno.ENOENT, 2), (errno.EACCES, 2), (errno.ENOSPC, 3), (errno.ETIMEDOUT, 3), (errno.EMFILE, 3)],
 )
-def test_what_the_system_refuses_is_one_line(capsys, number, code):
+def test_errors_of_the_system_are_one_line(capsys, number, code):
     def main(argv):
         raise OSError(number, os.strerror(number), "/data/a.mp4")
 
@@ -152,7 +152,7 @@ def test_a_missing_package_without_a_name_is_one_line(capsys):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried 2 GiB"), "bad_alloc"])
-def test_too_little_memory_is_one_line(capsys, error):
+def test_out_of_memory_is_one_line(capsys, error):
     def main(argv):
         raise error if isinstance(error, Exception) else RuntimeError(f"std::{error}")
 

@@ -1,4 +1,4 @@
-"""tools/test_net.py on real files."""
+"""Test ``tools/test_net.py`` on real files."""
 
 import csv
 import json
@@ -50,14 +50,14 @@ def arguments(job, *overrides):
 
 
 def failure(capsys, *args):
-    """The one line that a refused command prints."""
+    """Return the one line that a refused command prints."""
     assert run(main, arguments(*args)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and len(error.splitlines()) == 1
     return error
 
 
-def test_report_and_figures(job, capsys):
+def test_report_and_metrics(job, capsys):
     assert run(main, arguments(job, "test.save_views=true")) == 0
     out = capsys.readouterr().out
     folder = job / "run" / "test"

@@ -22,7 +22,7 @@ LABELS = np.array([0, 1, 1, 2])
 SCORED = np.array([True, True, True, False])
 
 
-def test_figures_by_hand():
+def test_metrics_by_hand():
     m = summarize(PROBS, LABELS, SCORED, ["a", "b", "c"])
     assert (m["num_videos"], m["num_scored"], m["top_k"]) == (4, 3, 3)
     assert m["top1"] == pytest.approx(2 / 3)
@@ -63,7 +63,7 @@ def test_bad_shapes_are_refused():
     probs=hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 9)), elements=st.floats(0, 1, width=32)),
     data=st.data(),
 )
-def test_figures_agree_with_each_other(probs, data):
+def test_metrics_agree_with_each_other(probs, data):
     num, classes = probs.shape
     labels = data.draw(hnp.arrays(np.int64, num, elements=st.integers(0, classes - 1)))
     scored = data.draw(hnp.arrays(bool, num))
@@ -103,7 +103,7 @@ SEVERAL = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
     )
 )
 def test_average_precision_is_scikit_learns(drawn):
-    """With ties, which half of the drawn scores are."""
+    """Half of the drawn scores are ties."""
     scores, positive = drawn
     if positive.any():
         assert average_precision(scores, positive) == pytest.approx(
@@ -124,7 +124,7 @@ def test_map_is_scikit_learns_on_many_classes():
     assert math.isnan(m["per_class"][5]["average_precision"])
 
 
-def test_figures_of_several_classes_by_hand():
+def test_multi_label_metrics_by_hand():
     m = summarize_multi_label(PROBS, SEVERAL, SCORED, ["a", "b", "c"])
     assert (m["num_videos"], m["num_scored"]) == (4, 3)
     # a: right at rank 1; b: .6 leads; c: .1 is the last of three. The fourth video, of class a, was not scored

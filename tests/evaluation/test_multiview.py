@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 
 class Loader(list):
-    """Items as a view loader gives them, in any order; by default those of the whole dataset."""
+    """Items of a view loader in any order; by default those of the whole dataset."""
 
     length = None
 
@@ -43,7 +43,7 @@ class Loader(list):
         return range(len(self) if self.length is None else self.length)
 
     def only(self, indices, length=None):
-        """The loader of one rank."""
+        """Return the loader of one rank."""
         part = Loader(self[i] for i in indices)
         part.length = len(self.dataset) if length is None else length
         return part
@@ -109,7 +109,7 @@ def test_output_that_is_not_finite_is_not_scored(net):
     assert [index for index, _ in scores.errors] == [0, 1] and "not finite" in scores.errors[0][1]
 
 
-def test_the_model_is_evaluated_and_given_back_as_it_was(net):
+def test_the_model_returns_to_training_mode(net):
     net.train()
     score(net, make_items(1), device=CPU)
     assert net.training
@@ -183,8 +183,8 @@ def test_only_rank_0_holds_the_scores_of_all_videos(net, multi_label):
         score(net, items.only(range(7)), device=CPU, world=main)
 
 
-def test_memory_of_the_other_ranks_does_not_grow_with_the_dataset(net):
-    """A dataset of a million videos: its scores would be 24 MB, those of two videos are a few hundred bytes."""
+def test_memory_of_other_ranks_does_not_grow_with_the_dataset(net):
+    """The scores of a million videos would take 24 MB; those of two videos take a few hundred bytes."""
     rank = Rank(1)
     items = make_items(2).only(range(2), length=10**6)
     score(net, items.only(range(1)), device=CPU, world=rank)  # imports
@@ -197,7 +197,7 @@ def test_memory_of_the_other_ranks_does_not_grow_with_the_dataset(net):
     assert peak < 200_000 and len(rank.sent) < 10_000
 
 
-def test_views_that_do_not_fit_are_scored_fewer_at_a_time(net, capfd):
+def test_views_that_do_not_fit_are_scored_in_smaller_batches(net, capfd):
     class Small(Net):
         limit = 3
 

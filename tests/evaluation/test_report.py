@@ -98,16 +98,16 @@ def test_the_most_confident_mistakes_come_first_and_show_frames(videos, scores, 
 
 def test_pictures_that_fail_lose_no_results(tmp_path, videos, scores):
     """A missing video, an image whose strip is wider than a JPEG can be, and a log that is not text."""
-    wide, run_dir, said = tmp_path / "wide.png", tmp_path / "run", []
+    wide, run_dir, warned = tmp_path / "wide.png", tmp_path / "run", []
     Image.new("RGB", (5000, 8)).save(wide)
     run_dir.mkdir()
     (run_dir / "metrics.jsonl").write_bytes(b"\xff\xfe")
     paths = [videos[0], str(tmp_path / "go\nne.mp4"), str(wide), videos[3]]
-    page = report(tmp_path / "test", paths, scores, run_dir=run_dir, warn=said.append)
+    page = report(tmp_path / "test", paths, scores, run_dir=run_dir, warn=warned.append)
     results = [(page.parent / name).read_bytes() for name in ("predictions.csv", "metrics.json", "confusion.png")]
     assert all(results) and not (page.parent / "curves.png").exists()
-    assert len(said) == 3 and said[0].startswith("curves.png: not drawn ('utf-8' codec can't decode")
-    assert said[1] == f"{paths[1]}: not drawn (no such file)" and said[2].startswith(f"{wide}: not drawn (")
+    assert len(warned) == 3 and warned[0].startswith("curves.png: not drawn ('utf-8' codec can't decode")
+    assert warned[1] == f"{paths[1]}: not drawn (no such file)" and warned[2].startswith(f"{wide}: not drawn (")
     text = page.read_text()
     assert text.count("no picture") == 2 and "Not drawn" in text and "<td>no such file</td>" in text
 
