@@ -82,19 +82,12 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = config_parser("prepare", __doc__)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the prepared dataset")
-    parser.add_argument(
-        "--short-side",
-        type=positive,
-        default=256,
-        metavar="N",
-        help="pixels (default: 256); smaller videos keep their size",
-    )
+    short_side = "pixels (default: 256); smaller videos keep their size"
+    parser.add_argument("--short-side", type=positive, default=256, metavar="N", help=short_side)
     parser.add_argument("--crf", type=int, default=20, metavar="N", help="quality, 0 best to 51 worst (default: 20)")
     parser.add_argument("--gop", type=positive, default=16, metavar="N", help="frames between keyframes (default: 16)")
     parser.add_argument("--shards", action="store_true", help="also pack the copies into tar files, OUT/shards")
-    parser.add_argument(
-        "--shard-mb", type=positive, metavar="N", help=f"maximum megabytes of a shard (default: {SHARD_MB})"
-    )
+    parser.add_argument("--shard-mb", type=positive, metavar="N", help=f"size of a shard (default: {SHARD_MB})")
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
     return parser
 

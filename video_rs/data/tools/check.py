@@ -152,7 +152,7 @@ def check_dataset(
     with closing(watched_calls(_check, enumerate(files), min(workers, len(entries.first)), timeout)) as results:
         for (number, _), facts in progress(results, len(entries.first)):
             table.put(number, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)
-    return DatasetCheck(splits, entries, table, list(find_problems(entries, table, sampling)))
+    return DatasetCheck(splits, entries, table, find_problems(entries, table, sampling))
 
 
 def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts:

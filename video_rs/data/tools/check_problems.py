@@ -149,74 +149,63 @@ class Problem(NamedTuple):
     grave: bool = False
 
 
-def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling) -> Iterator[Problem]:
-    """Yield all problems, one kind (:data:`KINDS`) after the other.
+def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling) -> list[Problem]:
+    """Return all problems: first those of single files, one kind after the other, then those of equal files.
 
     Args:
         entries: of the dataset.
         table: facts of their files.
         sampling: of clips, which defines what is too short.
     """
-    for entry, file in enumerate(entries.file):
-        if table.rows[file]["broken"]:
-            yield Problem(entry, "broken", table.problems[int(file)], grave=True)
-    yield from _listed_length(entries, table.rows)
-    yield from _short(entries, table.rows, sampling)
-    yield from _odd(entries, table.rows)
-    leaked = np.zeros(len(entries), bool)
-    for problem in _same_content(entries, table):
-        leaked[problem.entry] |= problem.kind == "leak"
-        yield problem
-    yield from _same_source(entries, leaked)
-
-
-def _listed_length(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
-    """Yield folders of frames whose list gives another number of frames."""
+    usual = _usual(table.rows)
+    single = []
     for entry, file in enumerate(entries.file):
         records, index = entries.at(entry)
-        frames, listed = int(rows[file]["frames"]), records.listed_frames(index)
-        if listed > frames and not rows[file]["broken"]:
-            yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
-        elif 0 < listed < frames:
-            yield Problem(entry, "odd", f"{frames} images, of which its list takes the first {listed}")
-
-
-def _short(entries: Entries, rows: np.ndarray, sampling: TemporalSampling) -> Iterator[Problem]:
-    """Yield files that are shorter than one clip."""
-    for entry, file in enumerate(entries.file):
-        row = rows[file]
-        if sampling.kind == "segments":
-            needed = sampling.num_frames
+        if problem := table.problems.get(int(file)):
+            single.append(Problem(entry, "broken", problem, grave=True))
         else:
-            needed = 1 + int(np.floor((sampling.num_frames - 1) * sampling.step(float(row["fps"])) + 1e-6))
-        if row["frames"] < needed and not row["broken"]:
-            yield Problem(entry, "short", f"{row['frames']} frames, a clip spans {needed}")
+            single += _of_file(entry, table.rows[file], records.listed_frames(index), sampling, usual)
+    single.sort(key=lambda problem: KINDS.index(problem.kind))
+    equal = list(_same_content(entries, table))
+    leaked = {problem.entry for problem in equal if problem.kind == "leak"}
+    return single + equal + list(_same_source(entries, leaked))
 
 
-def _odd(entries: Entries, rows: np.ndarray) -> Iterator[Problem]:
-    """Yield files that are far from the median, or not rotated as most files."""
+def _usual(rows: np.ndarray) -> dict[str, float]:
+    """Return the medians over the files that are not broken, and their most common rotation; 0 for no values."""
     good = rows[~rows["broken"]]
-    if not len(good):
-        return
-    rates = good["fps"][good["fps"] > 0]
-    usual_rate = float(np.median(rates)) if len(rates) else 0.0
-    usual_side = float(np.median(np.minimum(good["height"], good["width"])))
-    usual_aspect = float(np.median(good["width"] / good["height"]))
-    turns, counts = np.unique(good["rotation"], return_counts=True)
-    usual_turn = turns[counts.argmax()]
-    for entry, file in enumerate(entries.file):
-        row = rows[file]
-        if row["broken"]:
-            continue
-        height, width = int(row["height"]), int(row["width"])
-        if usual_rate and row["fps"] and _far(row["fps"], usual_rate, RATE_FACTOR):
-            yield Problem(entry, "odd", f"{row['fps']:.4g} frames a second, usual {usual_rate:.4g}")
-        if _far(min(height, width), usual_side, SIZE_FACTOR):
-            yield Problem(entry, "odd", f"short side {min(height, width)} pixels, usual {usual_side:g}")
-        if _far(width / height, usual_aspect, ASPECT_FACTOR):
-            yield Problem(entry, "odd", f"width / height {width / height:.2f}, usual {usual_aspect:.2f}")
-        if row["rotation"] != usual_turn:
-            yield Problem(entry, "odd", f"rotated by {row['rotation']} degrees, usual {usual_turn}")
+    values = {
+        "fps": good["fps"][good["fps"] > 0],
+        "side": np.minimum(good["height"], good["width"]),
+        "aspect": good["width"] / good["height"],
+    }
+    rotations, counts = np.unique(good["rotation"], return_counts=True)
+    usual = {name: float(np.median(of_files)) if len(of_files) else 0.0 for name, of_files in values.items()}
+    return usual | {"rotation": int(rotations[counts.argmax()]) if len(good) else 0}
+
+
+def _of_file(
+    entry: int, row: np.void, listed: int, sampling: TemporalSampling, usual: dict[str, float]
+) -> Iterator[Problem]:
+    """Yield the problems of one file that is not broken. `listed` is its number of frames by its list, 0 if unknown."""
+    frames, height, width, fps = int(row["frames"]), int(row["height"]), int(row["width"]), float(row["fps"])
+    if listed > frames:
+        yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
+    elif 0 < listed < frames:
+        yield Problem(entry, "odd", f"{frames} images, of which its list takes the first {listed}")
+    needed = sampling.num_frames
+    if sampling.kind != "segments":
+        needed = 1 + int(np.floor((sampling.num_frames - 1) * sampling.step(fps) + 1e-6))
+    if frames < needed:
+        yield Problem(entry, "short", f"{frames} frames, a clip spans {needed}")
+    if usual["fps"] and fps and _far(fps, usual["fps"], RATE_FACTOR):
+        yield Problem(entry, "odd", f"{fps:.4g} frames a second, usual {usual['fps']:.4g}")
+    if _far(min(height, width), usual["side"], SIZE_FACTOR):
+        yield Problem(entry, "odd", f"short side {min(height, width)} pixels, usual {usual['side']:g}")
+    if _far(width / height, usual["aspect"], ASPECT_FACTOR):
+        yield Problem(entry, "odd", f"width / height {width / height:.2f}, usual {usual['aspect']:.2f}")
+    if row["rotation"] != usual["rotation"]:
+        yield Problem(entry, "odd", f"rotated by {row['rotation']} degrees, usual {usual['rotation']}")
 
 
 def _far(value: float, usual: float, factor: float) -> bool:
@@ -253,7 +242,7 @@ def _how(entries: Entries, table: FileTable, entry: int, other: int) -> str:
     return "same bytes as" if same_bytes else "same frames as"
 
 
-def _same_source(entries: Entries, leaked: np.ndarray) -> Iterator[Problem]:
+def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
     """Yield clips of one source video that are in two splits."""
     sources = np.arange(len(entries), dtype=np.uint64)
     for entry in range(len(entries)):
@@ -262,7 +251,7 @@ def _same_source(entries: Entries, leaked: np.ndarray) -> Iterator[Problem]:
     for group in _groups(sources):
         first = group[0]
         for entry in group:
-            if entries.split[entry] != entries.split[first] and not leaked[entry]:
+            if entries.split[entry] != entries.split[first] and entry not in leaked:
                 where = f"{entries.path(first)} in {entries.names[entries.split[first]]}"
                 yield Problem(entry, "leak", f"same source video as {where}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -89,17 +89,13 @@ def encode_video(
         MachineError: the disk is full or fails.
         UserError: ``target`` cannot be a file.
     """
-    settings = settings or Settings()
-    frames = _frames(source)
-    try:
+    with closing(_frames(source)) as frames:
         first = next(frames, None)
         if first is None:
             raise MediaError(f"{source}: no frame can be decoded")
         with atomic_write(target) as handle:
-            count = _write(source, chain([first], frames), first, handle.name, settings, comment, beat)
+            count = _write(source, chain([first], frames), first, handle.name, settings or Settings(), comment, beat)
             _check_copy(source, handle.name, count)
-    finally:
-        frames.close()
     return count
 
 

@@ -121,24 +121,17 @@ class Video(AbstractContextManager):
         """
         if size is not None and short_side is not None:
             raise ValueError("give size or short_side, not both")
-        height_width = (size, size) if isinstance(size, int) else size
-        if any(type(side) is not int or side < 1 for side in (*(height_width or ()), short_side or 1)):
+        size = (size, size) if isinstance(size, int) else size
+        if any(type(side) is not int or side < 1 for side in (*(size or ()), short_side or 1)):
             raise ValueError(f"size and short_side are whole numbers of pixels, got {size or short_side}")
-        unique, places = self._unique(indices)
-        frames, done = torch.empty(0), 0
-        for piece in self._pieces(unique, crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)):
+
+        def resize_frames(frames: Tensor) -> Tensor:
             if short_side is not None:
-                piece = resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
-            elif height_width is not None:
-                piece = resize(piece, *height_width, filter)
-            if len(piece) == len(unique):
-                frames = piece if piece.untyped_storage().nbytes() == piece.nbytes else piece.clone()
-                break
-            if not done:  # filled in place: concatenating would hold the clip in memory twice
-                frames = piece.new_empty(len(unique), *piece.shape[1:])
-            frames[done : done + len(piece)] = piece
-            done += len(piece)
-        return frames if places is None else frames[places]
+                return resize(frames, *short_side_size(*frames.shape[1:3], short_side), filter)
+            return frames if size is None else resize(frames, *size, filter)
+
+        choose_box = crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)
+        return self._read(indices, lambda *whole: [choose_box(*whole)], resize_frames)[0]
 
     def read_crops(
         self,
@@ -165,34 +158,43 @@ class Video(AbstractContextManager):
             IndexError, MediaError: see :meth:`read`.
             ValueError: `out` has another shape.
         """
-        unique, places = self._unique(indices)
-        boxes: list[Box] = []
-        crops, done = out, 0
-
-        def crop_all(height: int, width: int) -> Box:
-            boxes.extend(choose_boxes(height, width))
-            shape = len(boxes), len(indices), size, size, 3
-            if out is not None and out.shape != shape:
-                raise ValueError(f"out is {list(out.shape)}, the crops are {list(shape)}")
-            return _bounding_box(boxes)
-
-        for piece in self._pieces(unique, crop_all):
-            first_top, first_left, *_ = _bounding_box(boxes)
-            if crops is None or places is not None:
-                crops = crops if done else piece.new_empty(len(boxes), len(unique), size, size, 3)
-            for crop, (top, left, height, width) in zip(crops, boxes, strict=True):
-                top, left = top - first_top, left - first_left
-                part = piece[:, top : top + height, left : left + width]
-                crop[done : done + len(piece)] = resize(part, size, size, filter)
-            done += len(piece)
-        if places is None:
-            return crops
-        return torch.index_select(crops, 1, places, out=out)
+        return self._read(indices, choose_boxes, lambda frames: resize(frames, size, size, filter), out)
 
     def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
         """Yield frames one by one, uint8 ``[H, W, 3]``, in one pass. `indices` ascend without repeats."""
         for piece in self._pieces(indices, lambda *size: (0, 0, *size)):
             yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+
+    def _read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        choose_boxes: Callable[[int, int], Sequence[Box]],
+        resize_frames: Callable[[Tensor], Tensor],
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Return the boxes of the frames at `indices`, cut and resized piece by piece: ``[R, T, H, W, 3]``."""
+        unique, places = self._unique(indices)
+        boxes: list[Box] = []
+        crops, done = None, 0
+
+        def crop_all(height: int, width: int) -> Box:
+            boxes.extend(choose_boxes(height, width))
+            return _bounding_box(boxes)
+
+        for piece in self._pieces(unique, crop_all):
+            first_top, first_left, *_ = _bounding_box(boxes)
+            for number, (top, left, height, width) in enumerate(boxes):
+                top, left = top - first_top, left - first_left
+                part = resize_frames(piece[:, top : top + height, left : left + width])
+                if crops is None:
+                    shape = len(boxes), len(indices), *part.shape[1:]
+                    if out is not None and out.shape != shape:
+                        raise ValueError(f"out is {list(out.shape)}, the crops are {list(shape)}")
+                    in_place = out is not None and places is None
+                    crops = out if in_place else part.new_empty(len(boxes), len(unique), *part.shape[1:])
+                crops[number, done : done + len(piece)] = part
+            done += len(piece)
+        return crops if places is None else torch.index_select(crops, 1, places, out=out)
 
     def _unique(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Tensor | None]:
         """Return the indices ascending without repeats, and the place of each one asked for among them.
