@@ -1,4 +1,4 @@
-"""Calls in processes that may hang, die, raise, be interrupted or suspended."""
+"""Calls in processes that hang, die, raise, are interrupted or suspended."""
 
 import os
 import signal
@@ -30,8 +30,8 @@ def sometimes(item, beat):
 def test_a_call_that_hangs_or_dies_is_lost_alone():
     start = time.monotonic()
     done = dict(watched_calls(sometimes, ["a", "hang", "slow", "die", "b"], 2, 1.0))
-    assert done["a"] == "A" and done["b"] == "B" and done["slow"] == "SLOW"  # it took longer, but went on
-    assert isinstance(done["hang"], Lost) and "nothing came from it for 1 s" in done["hang"].reason
+    assert done["a"] == "A" and done["b"] == "B" and done["slow"] == "SLOW"  # slow, with heartbeats
+    assert isinstance(done["hang"], Lost) and "no progress for 1 s" in done["hang"].reason
     assert isinstance(done["die"], Lost) and "exit code 7" in done["die"].reason
     assert time.monotonic() - start < 40
 
@@ -43,7 +43,7 @@ def test_what_a_call_raises_tells_where():
 
 
 def leader():
-    """A session of processes that works through calls of 2 s, each with a beat every quarter of a second."""
+    """Start a session of processes that makes calls of 2 s, with a heartbeat every quarter of a second."""
     script = (
         "import sys; from tests.test_pool import sometimes; from video_rs.data.tools.pool import watched_calls\n"
         "if __name__ == '__main__':\n"

@@ -1,4 +1,4 @@
-"""``tools/check_dataset.py`` on a dataset of real files."""
+"""``tools/check_dataset.py`` on a dataset of video files."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def dataset(make_video, tmp_path):
 
 @pytest.fixture
 def check(capfd):
-    """Runs the command in this process; its own ones are real. Returns the exit code, stdout and stderr."""
+    """Run the command in this process, with real workers. Return the exit code, stdout and stderr."""
 
     def call(root, out, *overrides):
         arguments = ["--cfg", "motion_rs.yaml", f"data.root={root}", *SETTINGS, *overrides]
@@ -49,7 +49,7 @@ def test_a_sound_dataset(dataset, check, tmp_path):
     assert code == 0, stderr
     assert "no problems" in stdout and "train --cfg motion_rs.yaml" in stdout
     files = rows(tmp_path / "out/files.csv")
-    assert [row["split"] for row in files] == ["train"] * 4 + ["val"] * 4  # not a test split: val stands in for it
+    assert [row["split"] for row in files] == ["train"] * 4 + ["val"] * 4  # no test split: val is used as one
     assert [row["label"] for row in files] == ["a", "a", "b", "b"] * 2
     first = files[0] | {"path": os.path.relpath(files[0]["path"], dataset), "sha1": len(files[0]["sha1"])}
     assert list(first.values()) == (
@@ -80,7 +80,7 @@ def test_problems_are_named_and_grave_ones_are_an_error(dataset, check, make_vid
 
 
 def test_a_class_without_training_files_and_lists_of_several_labels(dataset, check, make_video, tmp_path):
-    make_video(dataset / "train/b/0.mp4", 3, first_number=500)  # too short, but it can be trained on
+    make_video(dataset / "train/b/0.mp4", 3, first_number=500)  # short, but usable for training
     (dataset / "train.csv").write_text("train/a/0.mp4,a\ntrain/a/1.mp4,b;a\ntrain/b/0.mp4,\n")
     (dataset / "val.csv").write_text("val/a/0.mp4,b\n")
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
@@ -101,7 +101,7 @@ def test_bad_input(dataset, check, tmp_path):
 
 
 def test_sources_that_lists_name(dataset, check, tmp_path):
-    """They come before those that file names tell: here two clips of one video id are of two sources."""
+    """Sources in lists take precedence over file names: two clips of one video id have two sources here."""
     clip = "abcdefghijk_000000_00001{}.mp4"
     for split in ("train", "val"):
         (dataset / split / "a/0.mp4").rename(dataset / split / "a" / clip.format(len(split)))
@@ -121,7 +121,7 @@ def test_sources_that_lists_name(dataset, check, tmp_path):
 
 @pytest.fixture(scope="module")
 def endless(make_video, tmp_path_factory):
-    """A dataset with a file that takes minutes to decode."""
+    """Return a dataset with a file that takes minutes to decode."""
     root = tmp_path_factory.mktemp("endless") / "data"
     for n, name in enumerate(("train/a/0", "train/b/0", "val/a/0", "val/b/0")):
         make_video(root / f"{name}.mp4", 12, first_number=100 * n)
@@ -130,7 +130,7 @@ def endless(make_video, tmp_path_factory):
 
 
 def begin(root, out):
-    """The command, when it has come to the file that takes minutes, and the process that reads that."""
+    """Return the command once it decodes the slow file, and the process that reads the file."""
     settings = ("--cfg", "motion_rs.yaml", f"data.root={root}", *SETTINGS, "--out", out, "--workers", "2")
     process = start("check_dataset.py", *settings)
     return process, wait_for(lambda: reader(process.pid, root / "train/a/long.mkv"))
@@ -158,7 +158,7 @@ def test_ctrl_c(endless, tmp_path):
 
 
 def test_a_full_disk(dataset, check, tmp_path):
-    """The table is longer than any file may be."""
+    """The table is longer than the limit on the size of files."""
     with full_disk(500):
         code, _, stderr = check(dataset, tmp_path / "out")
     assert code == 3 and stderr.count("\n") == 1, stderr

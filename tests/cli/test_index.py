@@ -1,4 +1,4 @@
-"""``tools/index_dataset.py``: what it says, and that other commands find what it made."""
+"""``tools/index_dataset.py``: its output, and its use by other commands."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_bad_input(dataset, tmp_path):
         file.write_bytes(b"damaged")
     with pytest.raises(UserError, match="is damaged.*index"):
         build_records(load_config("motion_rs.yaml", [f"data.root={dataset}"]))
-    assert run(dataset).returncode == 0  # and makes it anew
+    assert run(dataset).returncode == 0  # the index is made again
 
 
 def test_without_decord_no_file_is_for_decord(make_video, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""``tools/prepare_dataset.py``: what it writes, that the result trains, that no interruption changes it, bad input."""
+"""``tools/prepare_dataset.py``: its output, training on it, interruptions, bad input."""
 
 import contextlib
 import csv
@@ -32,7 +32,7 @@ from video_rs.files import locked
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Two classes with names of spaces; train and val; a file that is no video, and two whose names would collide."""
+    """Two classes with spaces in their names; train and val; a file that is not a video, and two with one name."""
     root = tmp_path_factory.mktemp("source") / "data"
     for first, split, count in ((0, "train", 3), (1000, "val", 2)):
         for k, name in enumerate(("juggling balls", "tap, dancing")):
@@ -57,7 +57,7 @@ def prepare(root, out, *arguments, **options):
 
 
 def here(*arguments):
-    """The command in this process, which is faster, and in no other."""
+    """Run the command in this process alone, which is faster."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = run(main, ["--cfg", "motion_rs.yaml", "--workers", "1", *map(str, arguments)])
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
@@ -111,7 +111,7 @@ def test_the_records_are_the_same(source, prepared, frame_numbers):
 
 
 def test_names_that_go_to_other_files(tmp_path):
-    """A copy is of its file, also where another one takes its name once the dataset has grown."""
+    """A copy follows its source when another file takes its name as the dataset grows."""
     root, out = tmp_path / "data", tmp_path / "out"
     for k, name in enumerate(("a", "b")):
         for i in range(2):
@@ -163,7 +163,7 @@ def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):
 
 
 def test_lists_without_a_validation_split_and_several_labels(source, tmp_path):
-    """One list of files in two folders, a root that holds neither, numbers and sets for labels."""
+    """One list of files in two folders, an empty root, labels as numbers and sets."""
     lines = [f"{source}/train/juggling balls/{i}.mp4 {label}" for i, label in enumerate(("0;2", "1", ""))]
     lines += [f"{source}/val/tap, dancing/{i}.mp4,{i}" for i in range(2)]
     (tmp_path / "list.txt").write_text("\n".join(lines))
@@ -226,7 +226,7 @@ def begin(root, out, *arguments, **options):
 
 @pytest.fixture(scope="module")
 def slow_source(tmp_path_factory):
-    """Videos that take some tenths of a second each."""
+    """Return videos that take some tenths of a second each."""
     root = tmp_path_factory.mktemp("slow") / "data"
     first = write_video(root / "train/a/0.mp4", 150, height=240, width=320, options={"preset": "ultrafast"})
     for name in ("train/a/1", "train/b/0", "train/b/1", "val/a/0", "val/b/0"):
@@ -243,7 +243,7 @@ def undisturbed(slow_source, tmp_path_factory):
 
 
 def disturb(root, out, whole_group, after):
-    """Kills a run some seconds after its first file has been begun; no process may stay."""
+    """Kill a run some seconds after it has started its first file. No process may survive."""
     process = begin(root, out)
     wait_for(lambda: process.poll() is not None or any(out.rglob("*.mp4*")))
     time.sleep(after)
@@ -284,12 +284,12 @@ def test_ctrl_c(slow_source, tmp_path):
     wait_for(lambda: any((tmp_path / "out").rglob("*.mp4*")))
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=20)[1] == "error: interrupted\n" and process.returncode == 130
-    wait_for(lambda: not group(process.pid), 10)  # multiprocessing's own tracker leaves a little later
+    wait_for(lambda: not group(process.pid), 10)  # multiprocessing's tracker exits a little later
 
 
 @pytest.mark.slow
 def test_files_that_hang_or_crash_their_process_are_named(slow_source, undisturbed, tmp_path):
-    """Minutes of work each: time enough to stop the process of the one for good, and to kill the other's."""
+    """Two files take minutes each: stop the process of one and kill that of the other."""
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(slow_source, root)
     bad = corpus.copy(write_hanging_video, root / "train/a/hangs.mkv"), root / "train/b/dies.mkv"
@@ -304,7 +304,7 @@ def test_files_that_hang_or_crash_their_process_are_named(slow_source, undisturb
     assert "6 videos" in output and "prepare: 8/8 videos" in output and "2 could not be re-encoded" in output
     reasons = dict(list(csv.reader((out / "failed.csv").open()))[1:])
     assert list(reasons) == [str(path) for path in bad]
-    assert "nothing came from it for 2 s" in reasons[str(bad[0])] and "died (exit code -9)" in reasons[str(bad[1])]
+    assert "no progress for 2 s" in reasons[str(bad[0])] and "died (exit code -9)" in reasons[str(bad[1])]
     made = {name: data for name, data in tree(out).items() if name.endswith(".mp4")}
     assert made == {name: data for name, data in undisturbed.items() if name.endswith(".mp4")}
     assert not list(out.rglob("*.mp4.*"))

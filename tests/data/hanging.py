@@ -1,4 +1,4 @@
-"""A real file that hangs decoders: small, intact, and minutes of work from its one keyframe to most of its frames."""
+"""A small, intact file that takes minutes to decode from its only keyframe to most of its frames."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _encode(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx-vp9", rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # a packet that does not depend on how often it came before
+        # a packet that is the same at every position
         stream.options = {"deadline": "realtime", "cpu-used": "8", "error-resilient": "1", "lag-in-frames": "0"}
         grey = av.VideoFrame(WIDTH, HEIGHT, "yuv420p")
         for plane in grey.planes:

@@ -1,4 +1,4 @@
-"""What ``video_rs.data.tools.check`` finds in real files, whole and damaged ones."""
+"""The check of datasets, on intact and damaged files."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def remux(source, target):
 
 
 def found_in(sampling=None, **splits):
-    """All problems of ``{split: [(path, label), ..]}``, as (file name, kind, detail)."""
+    """Return all problems of ``{split: [(path, label), ..]}``, as (file name, kind, detail)."""
     names = sorted({label for files in splits.values() for _, label in files})
     records = {
         split: Records([path for path, _ in files], [names.index(label) for _, label in files], names)
@@ -131,13 +131,13 @@ def test_a_source_video_in_two_splits_where_the_names_tell(make_video, tmp_path)
     problems = found_in(train=[(ucf[0], "a")], val=[(ucf[1], "a"), (ucf[2], "a")])
     assert problems == [("v_Diving_g01_c02.avi", "leak", f"same source video as {ucf[0]} in train")]
     plain = [make_video(tmp_path / split / "a/0.mp4", 8, first_number=9 * n) for n, split in enumerate("xy")]
-    assert found_in(train=[(plain[0], "a")], val=[(plain[1], "a")]) == []  # the name of a file tells nothing
+    assert found_in(train=[(plain[0], "a")], val=[(plain[1], "a")]) == []  # the file names hold no source
 
 
 def test_short_files(make_video, tmp_path):
     files = [(make_video(tmp_path / f"{n}.mp4", n, first_number=100 * n), "a") for n in (21, 22)]
     assert found_in(TemporalSampling(8, 3), train=files) == [("21.mp4", "short", "21 frames, a clip spans 22")]
-    # 8 frames at 12.5 a second last as long as 15 at 25 a second
+    # 8 frames at 12.5 per second span 15 frames at 25 per second
     files = [(make_video(tmp_path / f"{n}.mp4", n, first_number=100 * n), "a") for n in (14, 15)]
     assert found_in(TemporalSampling(8, 1, fps=12.5), train=files) == [
         ("14.mp4", "short", "14 frames, a clip spans 15")

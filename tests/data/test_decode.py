@@ -27,7 +27,7 @@ INSTALLED = ["decord", "pyav"] if HAS_DECORD else ["pyav"]
 
 
 def sequential(path):
-    """The truth: every frame of the best stream, upright, in the order a full decode gives them."""
+    """Return every frame of the best stream, upright, in the order of a full decode."""
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         stream.codec_context.thread_count = 1
@@ -36,7 +36,7 @@ def sequential(path):
 
 
 def check(path, backend, used=None):
-    """Starts all over the file, short and long ways between frames, against the truth."""
+    """Compare reads from all over the file, with short and long distances between frames, with a full decode."""
     truth = sequential(path)
     with open_video(path, backend) as video:
         assert video.num_frames == len(truth) and (used is None or video.backend == used), (path.name, backend)
@@ -47,7 +47,7 @@ def check(path, backend, used=None):
         assert torch.equal(read_frames(path, indices, backend=backend), truth[indices]), (path.name, backend, indices)
 
 
-FILES = {  # name: (what decodes it with data.decoder=decord, how it is written)
+FILES = {  # name: (backend with data.decoder=decord, options of the writer)
     "h264.mp4": ("decord", {}),
     "h264.mkv": ("decord", {}),
     "many_keyframes.mp4": ("decord", {"gop": 2}),
@@ -105,7 +105,7 @@ def test_indices_in_any_order_with_repeats(backend, make_video, frame_numbers, t
     indices = [7, 3, 3, 29, 0, 7]
     with open_video(path, backend) as video:
         assert frame_numbers(video.read(indices)) == indices
-        assert frame_numbers(video.read([5, 4])) == [5, 4]  # and once more from the same file
+        assert frame_numbers(video.read([5, 4])) == [5, 4]  # again, from the same open file
         for bad in ([30], [-1], []):
             with pytest.raises(IndexError):
                 video.read(bad)
@@ -172,7 +172,7 @@ def cut_inside_a_packet(source, path):
 
 
 def cut_between_packets(source, path):
-    """The header first, then 20 whole packets and no more."""
+    """Write a file with its header first and only 20 whole packets."""
     with av.open(str(source)) as i, av.open(str(path), "w", options={"movflags": "faststart"}) as o:
         copy = o.add_stream_from_template(i.streams.video[0])
         for packet in i.demux(i.streams.video[0]):
@@ -256,7 +256,7 @@ def test_unknown_backend(tmp_path):
 def test_images(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    exif[0x0112] = 6  # a rotated camera: show a quarter turn clockwise
     Image.fromarray(pixels).save(tmp_path / "a.PNG", exif=exif)
     image = read_image(tmp_path / "a.PNG")
     assert torch.equal(image[0], torch.from_numpy(np.rot90(pixels, -1).copy()))
@@ -412,4 +412,4 @@ def test_only_what_is_needed_is_decoded(make_video, tmp_path, monkeypatch):
     original = decode_pyav.PyAVReader._decode
     monkeypatch.setattr(decode_pyav.PyAVReader, "_decode", decoded)
     read_frames(path, range(102, 130, 4), backend="pyav")
-    assert 7 <= len(counts) < 28  # neither those before the keyframe, nor all from there on
+    assert 7 <= len(counts) < 28  # not those before the keyframe, and not all after it

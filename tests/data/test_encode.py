@@ -1,4 +1,4 @@
-"""Re-encoded videos: the frames, times and pixels of a sequential decode, fast to read, whole or absent."""
+"""Re-encoded videos have the frames, times and pixels of a sequential decode, and are written atomically."""
 
 import errno
 import resource
@@ -33,7 +33,7 @@ KINDS = [  # as in tests/data/videos.py: codecs, colours, times, edit lists, str
 
 
 def sequential(path):
-    """uint8 frames, upright, and their times in seconds."""
+    """Return uint8 frames, upright, and their times in seconds."""
     with open_container(path) as container:
         frames = list(container.decode(best_stream(container, path)))
     pixels = [np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)) for frame in frames]
@@ -41,7 +41,7 @@ def sequential(path):
 
 
 def psnr(a, b):
-    """In dB, of the worst frame."""
+    """Return the PSNR of the worst frame in dB."""
     error = np.square(a.astype(np.float64) - b).mean((1, 2, 3)).max()
     return 10 * np.log10(255**2 / error)
 
@@ -54,7 +54,7 @@ def test_frames_times_and_pixels_are_those_of_a_sequential_decode(name, tmp_path
     assert encode_video(source, target, Settings(crf=4)) == len(expected)
     found, found_times = sequential(target)
     assert found.shape == expected.shape and np.allclose(found_times, times, atol=1e-6)
-    assert psnr(found, expected) > 34  # another colour matrix gives 30, a frame or a turn too many 12
+    assert psnr(found, expected) > 34  # another colour matrix gives 30, a wrong frame or rotation 12
     assert [file.name for file in target.parent.iterdir()] == ["copy.mp4"]
 
 
@@ -149,7 +149,7 @@ def test_too_many_open_files_are_not_the_sources_fault(make_video, tmp_path, mon
 
 
 def test_a_full_disk(make_video, tmp_path):
-    """A limit on the size of files refuses writes wherever it is: in the frames, or as the header moves."""
+    """Writes fail at any place, in the frames or as the header is moved, by a limit on the size of files."""
     noise = np.random.default_rng(0).integers(0, 255, (12, 64, 96, 3), np.uint8)
     source = make_video(tmp_path / "a.mp4", frames=noise)
     encode_video(source, tmp_path / "whole.mp4")

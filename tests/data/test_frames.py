@@ -1,4 +1,4 @@
-"""Folders of frames: what is read is what the video that they were extracted from shows."""
+"""Folders of frames read like the videos that they were extracted from."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ FRAMES = 23
 
 
 def extract(video, folder, name="img_{:05d}.png", start=1):
-    """The frames of a video, losslessly, in a folder."""
+    """Extract the frames of a video into a folder, without loss."""
     folder.mkdir(parents=True)
     for number, frame in enumerate(read_frames(video, range(open_video(video).num_frames)), start):
         Image.fromarray(frame.numpy()).save(folder / name.format(number))
@@ -33,7 +33,7 @@ def extract(video, folder, name="img_{:05d}.png", start=1):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, make_video):
-    """A video, and the folder of its frames, numbered without leading zeros."""
+    """Return a video and the folder of its frames, numbered without leading zeros."""
     root = tmp_path_factory.mktemp("pair")
     video = make_video(root / "a.mp4", FRAMES, 48, 72)
     return video, extract(video, root / "frames", "img_{}.png", start=0)
@@ -117,7 +117,7 @@ def test_an_image_that_is_no_frame_of_the_video(pair, tmp_path):
     Image.new("RGB", (72, 50)).save(folder / "img_00005.png")
     (folder / "img_00009.png").write_bytes(b"\x89PNG nothing")
     (folder / "img_00011.png").write_bytes(b"")
-    assert len(read_frames(folder, [0, 1, 2, 3, 5])) == 5  # the others are not opened
+    assert len(read_frames(folder, [0, 1, 2, 3, 5])) == 5  # no other image is opened
     for numbers, message in [
         ([3, 4], "img_00005.png: is of 50x72 pixels, other frames of its folder of 48x72"),
         ([8], "img_00009.png: cannot be decoded"),
@@ -139,7 +139,7 @@ import torch
 from video_rs.data.video.decode import open_video
 from video_rs.data.clips import TemporalSampling
 opened = []
-open_video(sys.argv[1]).read([0])  # whatever is imported on the way
+open_video(sys.argv[1]).read([0])  # open everything that is imported here
 sys.addaudithook(lambda event, values: opened.append((event, str(values[0])))
     if event in ("open", "os.listdir", "os.scandir") and str(values[0]).startswith(sys.argv[1]) else None)
 with open_video(sys.argv[1]) as video:
@@ -155,7 +155,7 @@ def test_a_clip_opens_its_frames_and_lists_the_folder_once(tmp_path):
     assert done.stdout.split() == ["32", "1"]
 
 
-# Datasets of them -----------------------------------------------------------------------------------------------------
+# Datasets of folders -------------------------------------------------------------------------------------------------
 
 
 def touch(root, *names):
@@ -226,7 +226,7 @@ def test_a_column_of_numbers_of_frames(tmp_path, separator):
         return load_splits(str(tmp_path), splits=["train"], val_fraction=0)["train"].frames
 
     assert listed(("one", 164, 0), ("two", 20, 1)).tolist() == [164, 20]
-    assert listed(("clip.mp4", 164, 0), ("other.mp4", 20, 1)) is None  # of videos the file itself tells
+    assert listed(("clip.mp4", 164, 0), ("other.mp4", 20, 1)) is None  # the length of a video is in the file
     for wrong in ("0", "x", "-3"):
         with pytest.raises(UserError, match=rf"train.csv:3: '{wrong}' is not a number of frames, 1 or more$"):
             listed(("one", 164, 0), ("two", wrong, 1))

@@ -16,7 +16,7 @@ FILES = {
     "rounded.mkv": {"fps": 30},  # timestamps in whole milliseconds
     "open_gop.mp4": {"options": {"x264-params": "open-gop=1:bframes=2:b-adapt=0"}},
     "one.mp4": {"num_frames": 1},
-    "vp8.webm": {"codec": "libvpx"},  # its packets are no guide
+    "vp8.webm": {"codec": "libvpx"},  # its packets are unreliable
     "transport.ts": {},
 }
 

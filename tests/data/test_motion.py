@@ -1,4 +1,4 @@
-"""The embedded dataset: its motion is what the class says, one frame says nothing, files are the same for one seed."""
+"""The embedded dataset: motion follows the class, single frames do not, and a seed gives the same files."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def decode(path):
 
 
 def flow_along(name, frames, x, y, radius):
-    """How much the shape moves along the flow of class ``name``, by least squares on the optical flow equation."""
+    """Return how much the shape moves as in class ``name``, by least squares on the optical flow equation."""
     gray = frames.astype(np.float64).mean(-1)
     kernel = np.ones(3) / 3
-    for axis in (1, 2):  # the noise is of single pixels
+    for axis in (1, 2):  # the noise is per pixel
         gray = np.apply_along_axis(np.convolve, axis, gray, kernel, "same")
     size, total, weight = gray.shape[1], 0.0, 0.0
     rows, columns = np.mgrid[:size, :size]
@@ -54,7 +54,7 @@ def flow_along(name, frames, x, y, radius):
 
 @pytest.mark.parametrize("name", motion.CLASSES)
 def test_decoded_pixels_move_as_the_class_says(name, tmp_path):
-    """Measured on the frames of the mp4 files themselves; moving the other way would change the sign."""
+    """Measured on the frames of the mp4 files. The opposite motion would change the sign."""
     speeds = []
     for number in range(6):
         motion.encode(tmp_path / "x.mp4", motion.render(name, 24, 64, keyed_rng(3, "test", number)))
@@ -73,7 +73,7 @@ def test_opposite_classes_are_each_other_played_backwards(one, other):
 
 
 def test_the_pose_in_one_frame_has_the_same_distribution_in_every_class():
-    """Position and angle are uniform in any frame of any class; the size is that of a zoom at a random moment."""
+    """Position and angle are uniform in any frame of any class. The size is that of a zoom at a random moment."""
     pose = {
         name: np.array([motion.trajectory(name, 24, 64, keyed_rng(1, "test", k)) for k in range(1500)])
         for name in motion.CLASSES
@@ -100,11 +100,11 @@ def test_files_are_the_same_on_any_number_of_processes(tmp_path):
     assert len(one) == 80
     assert one == files(tmp_path / "two")
     assert not set(one.values()) & set(files(tmp_path / "other").values())
-    assert len(set(one.values())) == 80  # no video twice, in no two splits
+    assert len(set(one.values())) == 80  # no video occurs twice
 
 
 def test_encoding_is_deterministic(tmp_path):
-    """At the real size, with another heap each time: x264 with its default settings fails this."""
+    """At the real size, with a different heap each time. x264 fails this with its default settings."""
     rng = np.random.default_rng(0)
     for number in range(6):
         frames, seen = motion.render("zoom_in", 24, 64, keyed_rng(0, "test", number)), set()

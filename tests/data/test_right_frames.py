@@ -1,4 +1,4 @@
-"""Frame i is frame i of a full sequential decode, to the bit, whatever the file and whichever backend claims it."""
+"""Frame i is frame i of a full sequential decode, bit for bit, for all kinds of file and both backends."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ DECORD = find_spec("decord") is not None
 ASSETS = Path(os.environ.get("VIDEO_RS_TEST_ASSETS", ""), "videos")
 RECORDED = sorted(path.name for path in ASSETS.iterdir()) if os.environ.get("VIDEO_RS_TEST_ASSETS") else []
 
-# what people have: the fast decoder must not be lost on these
+# common files, which decord must still read
 COMMON = [
     *("h264.mp4", "pyramid.mp4", "strict_pyramid.mkv", "long_gop.mp4", "closed_gop.mp4", "fast_decode.mp4"),
     *("hevc_closed_gop.mp4", "full_range.mp4", "bt709.mp4", "rotated_90.mp4", "variable_rate.mp4", "late_start.mp4"),
     *("one_frame.mp4", "fragmented.mp4", "vp9.webm", "mpeg4.avi", "with_sound.mp4"),
 ]
 VIDEOS = [name for name in KINDS if name not in (AUDIO_ONLY, "glued.ts")]
-# one of each container, codec, order of frames and way of pixels; `make test-slow` takes all kinds
+# one of each container, codec, frame order and pixel format; `make test-slow` takes all kinds
 FAST = [
     *("h264.mp4", "pyramid.mp4", "hevc_open_gop.mkv", "variable_rate.mkv", "vp9.webm", "mpeg4_b_frames.avi", "h264.ts"),
     *("edit_start.mp4", "no_hint_pyramid.mp4", "rotated_odd.mp4", "interlaced.mp4", "new_size.mkv", "two_streams.mp4"),
 ]
-# one of each way that pixels take; not new_size.mkv: its first frames alone would prove nothing
+# one of each pixel conversion; not new_size.mkv, whose size changes after the first frames
 PIXELS = [
     *("h264.mp4", "81x113.mp4", "odd_444.mp4", "rotated_90.mp4", "rotated_180.mp4", "rotated_270.mp4"),
     *("rotated_odd.mp4", "full_range.mp4", "h264_10_bit.mp4", "h264_422.mp4", "interlaced.mp4", "vp9.webm"),
@@ -44,11 +44,11 @@ PIXELS = [
 USABLE = [backend for backend in BACKENDS if backend != "decord" or DECORD]
 
 drawn = {"derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
-drawn["phases"] = [Phase.generate]  # to shrink what fails is to decode for minutes
+drawn["phases"] = [Phase.generate]  # shrinking a failure would decode for minutes
 
 
 def sequential(path):
-    """The truth: uint8 ``[T, H, W, 3]``, all frames as a decode from the start gives them."""
+    """Return all frames of a decode from the start, uint8 ``[T, H, W, 3]``."""
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         stream.codec_context.thread_count = 1
@@ -60,7 +60,7 @@ def sequential(path):
 
 
 def rgb(frame, width, height):
-    if frame.interlaced_frame and frame.format.name == "yuv420p":  # PyAV's own conversion would go field by field
+    if frame.interlaced_frame and frame.format.name == "yuv420p":  # PyAV converts these field by field
         graph = av.filter.Graph()
         source = graph.add_buffer(width=width, height=height, format="yuv420p", time_base=frame.time_base)
         graph.link_nodes(source, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
@@ -71,7 +71,7 @@ def rgb(frame, width, height):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in VIDEOS])
 def test_frames_and_crops_are_those_of_a_sequential_decode(name):
-    """Every kind of file by every backend: frames and crops; of some kinds also resized and several crops at once."""
+    """Yield every kind of file with each backend, and the reads to compare."""
     path = shared(name)
     truth = sequential(path)
     for backend in USABLE:
@@ -93,7 +93,7 @@ def test_recorded_files(name):
 def check_frames(path, truth, backend, max_examples):
     count = len(truth)
     distinct = {frame.numpy().tobytes() for frame in truth}
-    assert len(distinct) > count * 0.4  # else other frames could pass for the right ones
+    assert len(distinct) > count * 0.4  # or wrong frames could pass
     with open_video(path, backend) as video:
         assert video.num_frames == count
         one = st.integers(0, count - 1)
@@ -104,7 +104,7 @@ def check_frames(path, truth, backend, max_examples):
             for wanted in (indices, [single]):
                 frames = read_frames(path, wanted, backend=backend)
                 assert torch.equal(frames, truth[wanted]), (path.name, backend, wanted)
-            # and from a file that was read from before
+            # and from a file that has been read before
             assert torch.equal(video.read(indices), truth[indices]), (path.name, backend, indices)
 
         compare()
@@ -115,7 +115,7 @@ def check_frames(path, truth, backend, max_examples):
 
 @st.composite
 def boxes(draw, height, width):
-    """Any box in the frame; often at its edges, often the whole of it or a single pixel."""
+    """Draw a box in the frame; often at its edges, the whole frame, or a single pixel."""
 
     def span(length):
         size = draw(st.integers(1, length))
@@ -150,7 +150,7 @@ def check_crops(path, truth, backend):
 
 
 def check_resizing(path, truth, backend):
-    """Resizing follows the crop."""
+    """Frames are cropped, then resized."""
     height, width = truth.shape[1:3]
 
     @settings(max_examples=4, **drawn)
@@ -207,7 +207,7 @@ def test_indices_out_of_range(backend):
             for box in ((0, 0, height + 1, 4), (0, width, 4, 1), (-1, 0, 4, 4), (0, 0, 0, 4), (height - 1, 0, 2, 2)):
                 with pytest.raises(IndexError, match=name):
                     video.read([0], crop=box)
-            assert torch.equal(video.read([0]), truth[:1]), name  # and the file is still good
+            assert torch.equal(video.read([0]), truth[:1]), name  # the file can still be read
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -218,7 +218,7 @@ def test_sound_alone_is_no_video(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_glued_pieces_are_taken_for_damage(backend):
-    """As in a recording with gaps, the packets' counters do not go on: what is missing cannot be told."""
+    """Packet counters of a recording with gaps do not continue, so missing packets cannot be detected."""
     with pytest.raises(MediaError, match="damaged"):
         open_video(shared("glued.ts"), backend)
 

@@ -1,4 +1,4 @@
-"""Real files of every kind that decoders stumble on, small, written by FFmpeg's encoders.
+"""Small files of every kind that is difficult for decoders, written by FFmpeg's encoders.
 
 ``write(name, path)`` writes the kind `name` of ``KINDS``; the name's suffix is the container's. All pictures differ.
 ``shared(name)`` is such a file in the corpus of the run, for tests that only read it.
@@ -39,7 +39,7 @@ from tests.data.writers import (
     without_times,
 )
 
-AUDIO_ONLY = "audio_only.mp4"  # the one kind that is no video
+AUDIO_ONLY = "audio_only.mp4"  # the only kind without video
 KINDS: dict[str, Callable[[Path], None]] = {}
 
 
@@ -59,7 +59,7 @@ def encode_kind(name: str, path: Path) -> None:
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         KINDS[name](path)
-    finally:  # SVT-AV1 makes a process of root's a real-time one, and so all that it starts: nothing else then runs
+    finally:  # SVT-AV1 gives a process of root real-time priority, which its children inherit
         os.sched_setscheduler(0, *before)
 
 
@@ -170,7 +170,7 @@ kind("raw.avi", "rawvideo", num_frames=20)
 kind("png.mov", "png", pix_fmt="rgb24", num_frames=20)
 kind("png_alpha.mov", "png", pix_fmt="rgba", num_frames=20)
 kind("animation.gif", "gif", pix_fmt="rgb8", num_frames=20)
-# what takes more than an encoder
+# files that need more than an encoder
 kind("cut_start.mp4", partial(moved, -5), write=remux)
 kind("cut_start_pyramid.mp4", partial(moved, -7), "libx264", PYRAMID, write=remux)
 kind("cut_start.mkv", partial(moved, -5), write=remux)

@@ -1,4 +1,4 @@
-"""Writers of small real video files, through PyAV: encoders, and what is done to packets and headers afterwards."""
+"""Write small video files with PyAV, and edit their packets and headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PYRAMID = "bframes=5:b-adapt=0:b-pyramid=normal:ref=4"  # of x264
 
 @cache
 def picture(number: int, height: int, width: int) -> np.ndarray:
-    """``[height, width, 3]`` uint8: a texture and a disc, both moving, in all colours; never the same twice."""
+    """Return a moving texture and disc, uint8 ``[height, width, 3]``; no two are equal."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     waves = [np.sin((x * (1 + c) + y * (2 - c) + 7 * number) / (5 + 3 * c) + c) for c in range(3)]
     disc = (x - width / 2 - 20 * np.sin(number / 5)) ** 2 + (y - height / 2 - 15 * np.cos(number / 3)) ** 2 < 150
@@ -83,7 +83,7 @@ def encode(
 
 
 def encoded(path: Path, *args, suffix: str = ".mp4", **kwargs) -> bytes:
-    """What `encode` writes, kept out of the way of `path`."""
+    """Return the file that `encode` writes, under another name than `path`."""
     source = path.with_name(f"{path.stem}.source{suffix}")
     encode(source, *args, **kwargs)
     data = source.read_bytes()
@@ -100,7 +100,7 @@ def remux(
     suffix: str = ".mp4",
     **kwargs,
 ) -> None:
-    """Encode, then copy the packets: `change(i, packet)` changes the i-th; it is left out where that returns False."""
+    """Encode, then copy the packets after `change(i, packet)`, which drops one by returning False."""
     copy(encoded(path, *args, suffix=suffix, **kwargs), path, change, movie, bsf)
 
 
@@ -125,7 +125,7 @@ def copy(
 
 
 def moved(by: int, i: int, packet: av.Packet) -> None:
-    """Shift the times by so many frames of 1/25 s."""
+    """Shift the times by a number of frames of 1/25 s."""
     step = round(Fraction(by, 25) / packet.time_base)
     packet.pts, packet.dts = packet.pts + step, packet.dts + step
 
@@ -136,7 +136,7 @@ def without_times(every: int, i: int, packet: av.Packet) -> None:
 
 
 def twice(i: int, packet: av.Packet) -> None:
-    """Every second frame gets the time of the one before it."""
+    """Give every second frame the time of the one before it."""
     step = round(Fraction(1, 25) / packet.time_base)
     packet.pts = packet.dts = packet.pts - packet.pts % (2 * step)
 
@@ -162,11 +162,11 @@ def nothing(i: int, packet: av.Packet) -> None:
 
 
 def edited(path: Path, *edits: tuple[int, int | None], gop: int = 12, params: str = PYRAMID) -> None:
-    """An mp4 file with an edit list of (frames, first frame) pieces; a first frame of None is an empty edit."""
+    """Write an mp4 file with an edit list of (frames, first frame) pieces; a first frame of None is an empty edit."""
     data = encoded(path, "libx264", params, gop=gop)
     at = data.index(b"elst") - 4
     old = int.from_bytes(data[at : at + 4], "big")
-    _, zero = struct.unpack(">II", data[at + 16 : at + 24])  # of the one edit there is: how late the first frame is
+    _, zero = struct.unpack(">II", data[at + 16 : at + 24])  # of the only edit: the delay of the first frame
     entries = b"".join(
         struct.pack(">IiHH", count * 40, -1 if first is None else zero + first * 512, 1, 0) for count, first in edits
     )
@@ -179,7 +179,7 @@ def edited(path: Path, *edits: tuple[int, int | None], gop: int = 12, params: st
 
 
 def without_reordering_hint(path: Path, **kwargs) -> None:
-    """H.264 that does not say how many frames are shown late, as old cameras write it: decoders have to guess."""
+    """Write H.264 without its number of delayed frames, as old cameras do; decoders have to guess."""
     data = encoded(path, **kwargs)
     start = data.index(b"avcC") + 4 + 8
     size = int.from_bytes(data[start - 2 : start], "big")
@@ -212,7 +212,7 @@ def joined(
     params: str = PYRAMID,
     glued: bool = False,
 ) -> None:
-    """Streams of several sizes one behind the other in one; `glued`: as the shell's cat would."""
+    """Write streams of several sizes one after the other in one; `glued`: concatenate the files."""
     parts = []
     for k, size in enumerate(sizes):
         parts.append(
@@ -242,7 +242,7 @@ def joined(
 
 
 def two_streams(path: Path, *streams: tuple[int, int, int], sound: bool = False) -> None:
-    """Video streams of (frames, height, width) beside each other; with sound, that comes first."""
+    """Write several video streams of (frames, height, width); an audio stream comes first."""
     with av.open(str(path), "w") as container:
         audio = container.add_stream("aac", rate=8000) if sound else None
         videos = []
@@ -282,7 +282,7 @@ def sound(path: Path) -> None:
 
 
 def packed(path: Path) -> None:
-    """MPEG-4 as DivX packs it: a B-frame travels with the frame behind it, and an empty frame in its own place."""
+    """Write packed MPEG-4, as DivX does: a B-frame in the packet of the next frame, and an empty frame in its place."""
     data = encoded(path, "mpeg4", suffix=".avi", options={"bf": "1", "b_strategy": "0"}, gop=12)
     with av.open(io.BytesIO(data)) as source:
         template = source.streams.video[0]

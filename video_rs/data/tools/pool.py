@@ -101,7 +101,7 @@ def watched_calls(
             passed, before = min(now - before, tick or 0.0), now  # do not count the time of a suspended job
             for worker in list(team) if timeout else ():
                 if worker.silent_for(passed) >= timeout:
-                    yield worker.item, Lost(f"nothing came from it for {timeout:g} s: its decoder or its storage hangs")
+                    yield worker.item, Lost(f"no progress for {timeout:g} s; the decoder or the storage hangs")
                     team[team.index(worker)] = worker.replaced()
     finally:
         for worker in team:
