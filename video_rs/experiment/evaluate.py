@@ -13,7 +13,14 @@ from video_rs import checkpoint
 from video_rs.data.loader import view_loader
 from video_rs.data.sources.records import Records
 from video_rs.data_config import DataConfig
-from video_rs.distributed import device as devices
+from video_rs.distributed.device import (
+    configure_torch,
+    describe,
+    loader_workers,
+    parameter_dtype,
+    select_device,
+    select_precision,
+)
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World
 from video_rs.errors import UserError
@@ -81,12 +88,12 @@ def evaluate(
     folder = Path(config.out) / split
     folder.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
 
-    devices.configure_torch(config.train.threads, config.train.deterministic)
-    device = devices.select_device(config.train.device)
-    precision = devices.select_precision(config.train.precision, device)
+    configure_torch(config.train.threads, config.train.deterministic)
+    device = select_device(config.train.device)
+    precision = select_precision(config.train.precision, device)
     model = model_from_checkpoint(state, name)
     names = model.data_config.class_names or names  # those of the data can be plain numbers
-    model.to(device, devices.parameter_dtype(precision), memory_format=torch.channels_last_3d)
+    model.to(device, parameter_dtype(precision), memory_format=torch.channels_last_3d)
     if device.type != "cpu":
         check_convolutions(model, precision)
     dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)
@@ -95,14 +102,14 @@ def evaluate(
     split_name = "val split (chose the weights; there is no test split)" if no_test else f"{split} split"
     loader = view_loader(
         dataset,
-        workers=devices.loader_workers(config.data.workers, world.local_size),
+        workers=loader_workers(config.data.workers, world.local_size),
         timeout=config.data.timeout,
         rank=world.rank,
         world_size=world.size,
     )
     if world.is_main:
         processes = f"; {world.size} processes" if world.size > 1 else ""
-        log(f"device: {devices.describe(device)}; precision {precision}{processes}")
+        log(f"device: {describe(device)}; precision {precision}{processes}")
         log(f"model: {config.model.name} from {name}, step {state.get('step', 'unknown')}")
         log(f"{split_name}: {records.describe()}; {views} each")
         if decoder := build.describe_decoder(config):
