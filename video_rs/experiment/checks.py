@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from video_rs.errors import ConfigError
 from video_rs.experiment.schema import LOSSES, OPTIMIZERS, Config, DataSection, OptimSection
+from video_rs.training.schedule import check_pairs
 
 
 def check_config(config: Config) -> None:
@@ -15,17 +16,9 @@ def check_config(config: Config) -> None:
     for check in (_data_errors, _phase_errors, _training_errors, _optimizer_errors, _device_errors):
         for error in check(config):
             raise ConfigError(error)
-    check_pairs(config, min(config.train.micro_batch, config.train.batch_size) or config.train.batch_size)
-
-
-def check_pairs(config: Config, micro_batch: int) -> None:
-    """Raise ConfigError if a micro-batch cannot be divided into the pairs of different files that are mixed."""
-    unit = 2 * config.data.repeats
-    if (config.data.mixup or config.data.cutmix) and micro_batch % unit:
-        raise ConfigError(
-            f"a micro-batch of {micro_batch}: must be a multiple of {unit} for data.mixup and data.cutmix with "
-            f"data.repeats={config.data.repeats}; change train.micro_batch or train.batch_size"
-        )
+    data, train = config.data, config.train
+    micro_batch = min(train.micro_batch, train.batch_size) or train.batch_size
+    check_pairs(micro_batch, data.repeats, is_mixed=bool(data.mixup or data.cutmix))
 
 
 def check_timeouts(config: Config, processes: int) -> None:

@@ -1,26 +1,28 @@
-"""The arithmetic of a run."""
+"""The arithmetic of a run: samples, steps, micro-batches, validations."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from video_rs.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many samples, steps and micro-batches, and how often things are done.
+    """Numbers of samples, steps and micro-batches, and the intervals of logs, validations and checkpoints.
 
     Attributes:
-        num_samples: of an epoch: the training files, as often as each is used.
+        num_samples: of an epoch: training files times repeats.
         num_steps: optimizer steps of the whole run.
-        batch_size: the global batch.
-        micro_batch: samples on the device at once; divides a process's share of the batch.
-        world_size: processes that share the batch.
-        repeats: copies of a use of a sample, which follow each other in the batch.
+        batch_size: of an optimizer step, over all ranks.
+        micro_batch: samples on the device at once; divides the per-rank batch.
+        world_size: ranks that share the batch.
+        repeats: consecutive copies of a sample in the batch.
         seed: of the run.
         val_every: epochs between validations; 0: only at the end.
         log_every: steps between log lines.
-        checkpoint_minutes: between checkpoints, besides those at epoch ends.
+        checkpoint_minutes: between checkpoints, in addition to those at epoch ends.
     """
 
     num_samples: int
@@ -36,28 +38,28 @@ class Schedule:
 
     @property
     def per_rank_batch(self) -> int:
-        """Samples of a step that one process takes."""
+        """Samples of a step on one rank."""
         return self.batch_size // self.world_size
 
     @property
     def accumulation_steps(self) -> int:
-        """Micro-batches of a step, in one process."""
+        """Micro-batches of a step on one rank."""
         return self.per_rank_batch // self.micro_batch
 
     def epoch(self, step: int) -> float:
-        """Passes over the data after ``step`` steps."""
+        """Return the number of passes over the data after ``step`` steps."""
         return step * self.batch_size / self.num_samples
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether step number ``step`` (from 1) was the one that completed an epoch, or the run."""
+        """Return True if step number ``step`` (from 1) completes an epoch or the run."""
         return step == self.num_steps or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
 
     def logs(self, step: int) -> bool:
-        """Return True if step number ``step`` (from 1) is followed by a log line."""
+        """Return True if a log line follows step number ``step`` (from 1)."""
         return step == self.num_steps or step % self.log_every == 0
 
     def validates(self, step: int) -> bool:
-        """Whether a validation follows step number ``step`` (from 1)."""
+        """Return True if a validation follows step number ``step`` (from 1)."""
         if step == self.num_steps:
             return True
         epochs = self.val_every
@@ -78,3 +80,13 @@ class Schedule:
             return math.inf
         steps = (self.num_steps - step) * self.batch_size / rate
         return steps + self.validations_left(step) * validation_seconds
+
+
+def check_pairs(micro_batch: int, repeats: int, *, is_mixed: bool) -> None:
+    """Raise ConfigError if mixup or cutmix would mix samples of two micro-batches: they take pairs of different files."""
+    unit = 2 * repeats
+    if is_mixed and micro_batch % unit:
+        raise ConfigError(
+            f"a micro-batch of {micro_batch}: must be a multiple of {unit} for data.mixup and data.cutmix with "
+            f"data.repeats={repeats}; change train.micro_batch or train.batch_size"
+        )

@@ -1,0 +1,263 @@
+"""The objects of one training run, made from a network, its data and options."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import video_rs
+from video_rs import checkpoint
+from video_rs.data.dataset import VideoDataset
+from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.sampler import BatchStream
+from video_rs.data_config import DataConfig
+from video_rs.distributed import device as devices
+from video_rs.distributed.self_check import check_convolutions
+from video_rs.distributed.world import World
+from video_rs.errors import UserError
+from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
+from video_rs.hub import redact_url
+from video_rs.models.sync_batch_norm import convert_sync_batch_norm
+from video_rs.models.weights.init_from import init_from
+from video_rs.training import recipe
+from video_rs.training.ema import EMA
+from video_rs.training.incidents import ADVICE, Incidents, Suspect
+from video_rs.training.options import Options
+from video_rs.training.precise_bn import with_precise_statistics
+from video_rs.training.trainer import Trainer
+
+
+class Job:
+    """Trainer, loaders and validation of one training run.
+
+    Args:
+        model: made by ``create_model``; it is moved to the device and trained in place.
+        train: training data, with a training transform.
+        val: validation data, with an evaluation transform; None for none.
+        options: of the run.
+        world: the ranks of the run.
+        resumes: True if the weights come from a checkpoint of the run: ``options.init_from`` is not read.
+
+    Attributes:
+        started_from: description of the weights that the run starts from.
+        records: of the splits, by name.
+
+    Raises:
+        UserError: model, data and options do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: VideoDataset,
+        val: VideoDataset | None,
+        options: Options,
+        world: World | None = None,
+        *,
+        resumes: bool = False,
+    ) -> None:
+        self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
+        self.records = {"train": train.records} | ({"val": val.records} if val else {})
+        self.device = devices.select_device(options.device)
+        self.precision = devices.select_precision(options.precision, self.device)
+        devices.configure_torch(options.threads, options.deterministic)
+        self._check_classes()
+        self.started_from = "" if resumes or not options.init_from else self._init_from()
+        self.model.data_config = self._data_config()
+        dtype = devices.parameter_dtype(self.precision)
+        model.to(self.device, dtype, memory_format=torch.channels_last_3d)  # the memory order in which clips arrive
+        if self.device.type != "cpu":
+            check_convolutions(model, self.precision)
+        if options.sync_bn or not devices.traits(self.device).keeps_unbiased_variance:
+            convert_sync_batch_norm(model, local=not options.sync_bn)
+        self.trainer = self._trainer()
+        self.incidents = Incidents(len(train), options.max_broken, options.max_bad_steps)
+        self._views_per_forward = options.views_per_forward
+        self._views = val.views(clips=1, crops=1) if val else None
+
+    def _check_classes(self) -> None:
+        classes, outputs = len(self.train.classes), self.model.num_classes
+        if classes > outputs:
+            raise UserError(f"the data has {classes} classes, the network {outputs}: create it with num_classes={classes}")
+        if self.val and self.val.classes != self.train.classes:
+            raise UserError("the validation data has other classes than the training data")
+
+    def _init_from(self) -> str:
+        """Load the weights to start from, and return a description of them."""
+        own, options = self.model.data_config, self.options
+        report = init_from(self.model, options.init_from, method=options.inflate)
+        if changed := own.differences(self.model.data_config, ("mean", "std", "filter")):
+            wrong = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
+            source = redact_url(options.init_from)
+            raise UserError(f"the config does not fit the weights {source}: {wrong}; set the config to theirs")
+        return str(report)
+
+    def _data_config(self) -> DataConfig:
+        """Return the model's data config with the sampling, sizes and class names of the data."""
+        own, transform, names = self.model.data_config, self.train.transform, tuple(self.train.classes)
+        sampling, spatial = transform.sampling, transform.spatial
+        for name, value, expected in (
+            ("mean", transform.mean, own.mean),
+            ("std", transform.std, own.std),
+            ("filter", spatial.filter, own.filter),
+        ):
+            if value != expected:
+                raise UserError(
+                    f"{name}={value} of the training transform does not fit the network, which expects {expected}; use "
+                    "create_transform(**model.data_config, is_training=True)"
+                )
+        test = self.val.transform.spatial if self.val else own
+        return dataclasses.replace(
+            own,
+            num_frames=sampling.num_frames,
+            stride=sampling.stride,
+            sampling=sampling.kind,
+            fps=sampling.fps,
+            train_size=spatial.size,
+            short_side=test.short_side,
+            test_size=getattr(test, "size", own.test_size),
+            class_names=own.class_names if own.class_names[: len(names)] == names else names,
+            multi_label=self.train.records.multi_label,
+        )
+
+    def _trainer(self) -> Trainer:
+        options, records = self.options, self.train.records
+        schedule = recipe.schedule(options, len(records), self.world.size)
+        return Trainer(
+            self.model,
+            schedule,
+            criterion=recipe.criterion(options, self.model, records),
+            optimizer=recipe.optimizer(options, self.model),
+            learning_rate=recipe.learning_rate(options, schedule),
+            ema=EMA(self.model, options.ema_decay) if options.ema_decay else None,
+            precision=self.precision,
+            mixup=options.mixup,
+            cutmix=options.cutmix,
+            clip_grad_norm=options.clip_grad_norm,
+            augment=None if self._finishes_on_host else self.train.transform.spatial.finish_batch,
+            compile=options.compile,
+            world=self.world,
+        )
+
+    @property
+    def _finishes_on_host(self) -> bool:
+        return self.options.augment_on == "host"
+
+    def stream(self, start_step: int = 0, **changes: Any) -> BatchStream:
+        """Return the samples of this rank's micro-batches from ``start_step`` on."""
+        schedule = self.trainer.schedule
+        arguments = {
+            "batch_size": schedule.batch_size,
+            "num_steps": schedule.num_steps,
+            "seed": schedule.seed,
+            "micro_batch": schedule.micro_batch,
+            **self._ranks(),
+            **recipe.order(self.options, self.train.records),
+            **changes,
+        }
+        return BatchStream(len(self.train), start_step=start_step, **arguments)
+
+    def loader(self, start_step: int, *, finished: bool | None = None, **changes: Any) -> DataLoader:
+        """Return the micro-batches of :meth:`stream`, augmented if ``finished``; None: unless the trainer augments."""
+        dataset = self.train.training_samples(
+            seed=self.options.seed,
+            repeats=self.options.repeats,
+            phases=[sizes for _, *sizes in self.options.phases],
+            skip=self.incidents.hung,
+            finishes=self._finishes_on_host if finished is None else finished,
+        )
+        stream = self.stream(start_step, **changes)
+        return clip_loader(dataset, stream, pin_memory=self.device.type == "cuda", **self.loading())
+
+    def samples(self, step: int) -> list[Suspect]:
+        """Return the samples of the global batch of a step (from 0)."""
+        records = self.train.records
+        return [Suspect(records.path(key.index), key.epoch, key.copy) for key in self.stream().keys(step)]
+
+    def prepare(self, model: nn.Module, check: Callable[[], None]) -> nn.Module:
+        """Return the network to validate, with precise batch norm statistics if the options ask for them."""
+        samples, schedule = self.options.precise_bn, self.trainer.schedule
+        if not samples:
+            return model
+        batches = self.loader(0, finished=True, num_steps=math.ceil(samples / schedule.batch_size), phase_ends=())
+        return with_precise_statistics(model, batches, self.precision, self.world, check)
+
+    def validate(
+        self, model: nn.Module, check: Callable[[], None], info: Callable[[str], None] = print
+    ) -> dict[str, float]:
+        """Return top-1, top-5 and loss (mAP, hit@1 and loss of several labels) on one centre view of each sample.
+
+        Without validation data it is empty.
+        """
+        if self._views is None:
+            return {}
+        scores = score(
+            model,
+            view_loader(self._views, **self._ranks(), **self.loading()),  # keeps the files that hung
+            device=self.device,
+            precision=self.precision,
+            views_per_forward=self._views_per_forward,
+            progress=lambda _: check(),
+            world=self.world,
+            reduced=partial(setattr, self, "_views_per_forward"),
+        )
+        metrics = None
+        with self.world.together("the validation"):
+            if scores is not None:
+                metrics = self._metrics(scores, info)
+        return self.world.gather(metrics, "the validation")[0]
+
+    def _metrics(self, scores: Scores, info: Callable[[str], None]) -> dict[str, float]:
+        if not scores.scored.any():
+            reason = next((reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1])
+            advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
+            raise UserError(f"no validation sample can be scored, {reason}{advice}")
+        if scores.errors:
+            index, reason = scores.errors[0]
+            first = f"{self.records['val'].path(index)}: {reason}"
+            info(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
+        # counted as wrong: otherwise weights that fail on the most samples could be the best ones
+        metrics = summarize(scores.probs, scores.labels, scores.scored)
+        keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")
+        return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
+
+    def _ranks(self) -> dict[str, int]:
+        return {"rank": self.world.rank, "world_size": self.world.size}
+
+    def loading(self) -> dict[str, Any]:
+        """Return the number of loader processes and their timeout."""
+        workers = devices.loader_workers(self.options.workers, self.world.local_size)
+        return {"workers": workers, "timeout": self.options.timeout}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprint of each split."""
+        return {split: records.fingerprint() for split, records in self.records.items()}
+
+    def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries of every checkpoint besides the state of the run."""
+        model_args = getattr(self.model, "model_args", {"name": type(self.model).__name__})
+        return {
+            "format": checkpoint.FORMAT,
+            "config": config,
+            "model_args": {**model_args, "num_classes": self.model.num_classes},
+            "data_config": self.model.data_config.to_dict(),
+            "fingerprint": self.fingerprints(),
+            "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
+        }
+
+    def check_data(self, saved: Mapping[str, Any], folder: object) -> None:
+        """Raise UserError if a checkpoint is of a run with other data."""
+        for split, fingerprint in self.fingerprints().items():
+            if (before := saved["fingerprint"].get(split)) != fingerprint:
+                raise UserError(
+                    f"the {split} data are not those of the run in {folder} (then {before}, now {fingerprint}); "
+                    "restore them, or choose another out="
+                )

@@ -1,0 +1,123 @@
+"""From options to the parts of a recipe: schedule, loss, optimizer, learning rate and the order of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.sampler import shares
+from video_rs.data.sources.records import Records
+from video_rs.training import finetune, losses, optim
+from video_rs.training.options import Options
+from video_rs.training.schedule import Schedule, check_pairs
+
+
+def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
+    """Return the arithmetic of a run over ``num_files`` training files.
+
+    Raises:
+        UserError: the batch does not divide into equal per-rank batches of whole micro-batches.
+        ConfigError: a pair of samples that are mixed would be in two micro-batches.
+    """
+    batch_size, repeats = options.batch_size, options.repeats
+    _, micro_batch = shares(batch_size, options.micro_batch or 0, world_size)
+    check_pairs(micro_batch, repeats, is_mixed=bool(options.mixup or options.cutmix))
+    num_samples = num_files * repeats
+    return Schedule(
+        num_samples=num_samples,
+        num_steps=options.max_steps or optim.num_steps(num_samples, batch_size, options.epochs),
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        world_size=world_size,
+        repeats=repeats,
+        seed=options.seed,
+        val_every=options.val_every,
+        log_every=options.log_every,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+
+
+def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module:
+    """Return the loss, which gives one number per sample."""
+    smoothing = options.label_smoothing
+    if model.data_config.multi_label:
+        return losses.BinaryCrossEntropy(smoothing, towards=0.5)
+    if options.loss == "bce":
+        return losses.BinaryCrossEntropy(smoothing, towards=None)
+    if options.loss != "cross_entropy":
+        return losses.registered_loss(options.loss, smoothing)
+    class_weights = None
+    if options.class_weights == "balanced":
+        class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))
+    return losses.CrossEntropy(smoothing, class_weights)
+
+
+def optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
+    """Freeze what is to be frozen, and return the optimizer of the other parameters.
+
+    Raises:
+        UserError: the network has fewer stages to freeze, or the order of its blocks is unknown; the optimizer does not
+            have an option.
+    """
+    if options.freeze or options.linear_probe:
+        finetune.freeze(model, options.freeze, but_head=options.linear_probe)
+    return optim.create(
+        options.optimizer,
+        model,
+        lr=options.peak_lr,
+        weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        betas=options.betas,
+        eps=options.eps,
+        options=options.optimizer_options,
+    )
+
+
+def learning_rate(options: Options, schedule: Schedule) -> Callable[[int], float]:
+    """Return the learning rate as a function of the step."""
+    steps_per_epoch, drops = schedule.num_samples / schedule.batch_size, []
+    if options.schedule == "step":
+        epochs = options.step_epochs or optim.drop_epochs(schedule.epoch(schedule.num_steps))
+        drops = [epoch * steps_per_epoch for epoch in epochs]
+    warmup_steps = options.warmup_epochs * steps_per_epoch
+    return optim.learning_rate(
+        options.peak_lr, schedule.num_steps, warmup_steps, options.schedule, drops, options.step_factor
+    )
+
+
+def order(options: Options, records: Records) -> dict[str, Any]:
+    """Return the arguments of ``BatchStream`` that depend on the records."""
+    return {
+        "labels": records.labels if options.balanced_sampling else None,
+        "repeats": options.repeats,
+        "shards": records.members.starts() if records.members else None,
+        "block": options.shuffle_block,
+        "phase_ends": phase_ends(options, len(records)),
+    }
+
+
+def phase_ends(options: Options, num_files: int) -> list[int]:
+    """Return the step after which each phase is over: the first that begins after so many epochs."""
+    steps_per_epoch = num_files * options.repeats / options.batch_size
+    return [math.ceil(until * steps_per_epoch - 1e-6) for until, *_ in options.phases]
+
+
+def describe_phases(options: Options, num_files: int, sampling: TemporalSampling, size: int) -> list[str]:
+    """Return a line for the clips of each phase, given those after the last one; none without phases."""
+    lines, start = [], 0
+    for (until, frames, side), end in zip(options.phases, phase_ends(options, num_files), strict=True):
+        pixels = frames * side**2 / (sampling.num_frames * size**2)
+        sizes = f"{frames} frames x stride {sampling.stride}, {side} px"
+        lines.append(f"clips to epoch {until:g} (steps {start} to {end}): {sizes}, {100 * pixels:.0f} % of the pixels")
+        start = end
+    if lines:
+        main = f"{sampling.num_frames} frames x stride {sampling.stride}, {size} px"
+        lines.append(f"clips from there (step {start}): {main}")
+    return lines
