@@ -26,7 +26,8 @@ from video_rs.data.tools import motion
 from video_rs.distributed import device as runtime
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
+from video_rs.training.job import Job
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
         config = load_config(args.cfg or "motion_rs.yaml", overrides)
         if config.train.device == "xla":
             raise UserError("end_to_end.py is for CPUs and GPUs: set train.device=auto")
-        job = Job(config)
+        job = make_job(config)
         report(job, args.steps, args.rounds)
     return 0
 
@@ -62,8 +63,8 @@ def report(job: Job, steps: int, rounds: int) -> None:
     rates = {name: median(values) for name, values in found.items()}
     bound = min(("loader", "steps"), key=rates.get)
     print(environment())
-    workers = f"{job._loading()['workers']} loader workers"
-    print(f"{runtime.describe(job.device)}, {job.precision}; {workers}; {job.config.model.name}")
+    workers = f"{job.loading()['workers']} loader workers"
+    print(f"{runtime.describe(job.device)}, {job.precision}; {workers}; {job.model.model_args['name']}")
     print(f"batches of {schedule.batch_size} clips {data_config.num_frames} x {data_config.train_size}^2")
     rows = [[name, f"{rate:.1f}", f"{rate / rates[bound]:.2f}"] for name, rate in rates.items()]
     print(table(["part", "clips/s", "of the limit"], rows))
@@ -72,7 +73,7 @@ def report(job: Job, steps: int, rounds: int) -> None:
 
 def batches_of(job: Job, steps: int) -> Iterator[dict]:
     """Return micro-batches of the loader, after those that its workers have prefetched."""
-    parts, ahead = job.trainer.schedule.accumulation_steps, 3 * max(1, job._loading()["workers"])
+    parts, ahead = job.trainer.schedule.accumulation_steps, 3 * max(1, job.loading()["workers"])
     batches = iter(job.loader(0, num_steps=steps + -(-ahead // parts), phase_ends=()))  # more than the run may have
     return itertools.islice(batches, ahead, ahead + steps * parts)
 

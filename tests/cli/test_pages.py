@@ -10,10 +10,10 @@ import torch
 
 from video_rs.distributed.world import World
 from video_rs.experiment import config as configs
-from video_rs.experiment import summary as pages
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
 from video_rs.models import cost
 from video_rs.models.registry import create_model
+from video_rs.training import summary as pages
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.run_status import Status
 from video_rs.training.schedule import Schedule
@@ -32,9 +32,9 @@ def page(tmp_path):
 
     def make(*overrides, change=lambda job: None, resumed_from=""):
         config = configs.load_config("k400_rs50", [f"data.root={tmp_path}", *SMALL, *overrides])
-        job = Job(config)
+        job = make_job(config)
         change(job)
-        return pages.start_page(job, resumed_from)
+        return pages.start_page(job, config.out, resumed_from)
 
     return make
 

@@ -7,7 +7,7 @@ from tests.integration.test_resume import assert_same, interrupt_after, run
 from video_rs import checkpoint
 from video_rs.experiment.build import transform
 from video_rs.experiment.config import load_config
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
 
 AUGMENTED = {
     **{"data__flip": 0.5, "data__rand_augment_layers": 2, "data__color_jitter": [0.4, 0.4, 0.4, 0.1]},
@@ -24,7 +24,7 @@ AUGMENTED = {
 
 @pytest.fixture
 def job(tiny_config):
-    return lambda on, **changes: Job(load_config(tiny_config(**{**AUGMENTED, "data__augment_on": on, **changes})))
+    return lambda on, **changes: make_job(load_config(tiny_config(**{**AUGMENTED, "data__augment_on": on, **changes})))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

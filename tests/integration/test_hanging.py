@@ -43,7 +43,7 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
 
     done = run_tool("train_net.py", "--cfg", path)
     assert_one_line(done, 75, bad, "data.timeout")
-    assert f"Go on without {bad} with: " in done.stdout
+    assert f"Resume without {bad} with: " in done.stdout
     assert ledger(run) == [(str(bad), "hung the decoder", "0")]
     saved = checkpoint.load(run / "last.pt")
     assert saved["hung"] == [str(bad)]

@@ -6,7 +6,7 @@ import torch
 from tests.integration.test_resume import interrupt_after, run
 from video_rs import checkpoint
 from video_rs.experiment.config import load_config
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
 
 LARGE_BATCH = {
     **{"optim__name": "lamb", "optim__schedule": "step", "optim__layer_decay": 0.8, "optim__lr": 0.01},
@@ -18,7 +18,7 @@ FINETUNE = {"optim__name": "adamw", "train__epochs": 2, "optim__lr": 0.01, "trai
 
 
 def clip_sizes(path, start):
-    return [tuple(batch["clip"].shape[1:3]) for batch in Job(load_config(path)).loader(start)]
+    return [tuple(batch["clip"].shape[1:3]) for batch in make_job(load_config(path)).loader(start)]
 
 
 def test_phases_follow_the_step(tiny_config):

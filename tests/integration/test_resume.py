@@ -19,6 +19,7 @@ from tests import commands, corpus
 from video_rs import checkpoint
 from video_rs.cli import train as train_command
 from video_rs.experiment import config
+from video_rs.training import fit, run_folder
 from video_rs.training.trainer import Trainer
 
 RECIPE = {"data__mixup": 0.2, "data__cutmix": 0.5, "train__micro_batch": 4, "train__label_smoothing": 0.1}
@@ -148,7 +149,7 @@ def test_a_killed_worker(tiny_config, tmp_path):
     assert process.returncode == 3, rest
     assert "a loader process died (by signal 9)" in rest and "Traceback" not in rest
     step = checkpoint.load(tmp_path / "run" / "last.pt")["step"]
-    assert f"the state after step {step} is saved. Resume with: " in rest
+    assert f"checkpoint saved at step {step}. Resume with: " in rest
 
 
 def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
@@ -162,7 +163,7 @@ def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
 
 def test_the_token_of_an_address_is_not_printed(tiny_config, tmp_path, monkeypatch, capfd):
     """The printed command resumes with the address in the folder's config."""
-    monkeypatch.setattr("video_rs.experiment.run.init_from", lambda model, source, method: "all of it")
+    monkeypatch.setattr("video_rs.training.job.init_from", lambda model, source, method: "all of it")
     monkeypatch.setattr("video_rs.training.log.WandbLog", wandb := MagicMock())
     address = "https://h/a.pt?token=secret"
     start = ["--cfg", str(tiny_config(train__max_steps=2)), f"train.init_from={address}", "train.wandb=a"]
@@ -207,7 +208,7 @@ def test_the_best_weights_of_a_run_without_checkpoints_stay(tiny_config, run_too
     best = (folder / "best.pt").read_bytes()
     done = run_tool("train_net.py", "--cfg", path, "train.max_steps=1")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "has a best.pt and no checkpoint to go on from: choose another out=" in done.stderr
+    assert "has a best.pt and no checkpoint to resume from: choose another out=" in done.stderr
     assert (folder / "best.pt").read_bytes() == best
 
 
@@ -232,7 +233,7 @@ def test_a_worker_that_outlives_its_run_does_not_lock_it(tiny_config, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     try:
-        with train_command._lock(tmp_path / "run"):
+        with run_folder.lock(tmp_path / "run"):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -241,17 +242,17 @@ def test_a_worker_that_outlives_its_run_does_not_lock_it(tiny_config, tmp_path):
 def test_a_folder_is_locked_before_its_checkpoint_is_chosen(tiny_config, monkeypatch):
     path, seen = tiny_config(), []
     assert run(path, "train.max_steps=1") == 0
-    for name in ("_lock", "_saved_run"):
-        original = getattr(train_command, name)
-        monkeypatch.setattr(train_command, name, lambda *given, f=original, name=name: seen.append(name) or f(*given))
+    for name in ("lock", "find_saved"):
+        original = getattr(fit, name)
+        monkeypatch.setattr(fit, name, lambda *a, f=original, name=name, **k: seen.append(name) or f(*a, **k))
     assert run(path, "train.max_steps=1") == 0
-    assert seen == ["_lock", "_saved_run"]
+    assert seen == ["lock", "find_saved"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_asked_to_leave_before_the_first_step(tiny_config, tmp_path, monkeypatch, capfd, number):
     """While the files are listed, for instance, which takes minutes for a large dataset."""
-    monkeypatch.setattr(train_command, "_saved_run", lambda *given: os.kill(os.getpid(), number))
+    monkeypatch.setattr(fit, "find_saved", lambda *given, **named: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as left:
         run(tiny_config())
     assert left.value.code == 75 and not (tmp_path / "run").exists()

@@ -34,6 +34,8 @@ from video_rs.data.storage import TIMEOUT_VARIABLE
 from video_rs.errors import UserError
 from video_rs.experiment import build
 from video_rs.experiment.config import load_config
+from video_rs.experiment.run import options_of
+from video_rs.training import recipe
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +92,7 @@ def here(s3, monkeypatch):
 def batches(path, workers, *overrides):
     config = load_config(path, overrides)
     records = build.build_records(config, ["train"])["train"]
-    stream = BatchStream(len(records), batch_size=8, num_steps=6, seed=3, **build.order(config, records))
+    stream = BatchStream(len(records), batch_size=8, num_steps=6, seed=3, **recipe.order(options_of(config), records))
     return list(clip_loader(build.train_dataset(config, records), stream, workers=workers))
 
 
@@ -305,7 +307,7 @@ def test_a_store_that_goes_away(tiny_config, run_tool, shards, s3, here, monkeyp
     assert process.returncode == 3 and error.count("\n") == 1, error
     assert error.startswith("error: s3://data/tiny/train-0000") and "has not answered for 4 s" in error
     saved = checkpoint.load(out / "last.pt")
-    assert 2 <= saved["step"] < 60 and f"the state after step {saved['step']} is saved" in rest
+    assert 2 <= saved["step"] < 60 and f"checkpoint saved at step {saved['step']}" in rest
     assert not (out / "broken_files.csv").exists()
     monkeypatch.setenv(TIMEOUT_VARIABLE, "20")
     done = run_tool("train_net.py", "--cfg", path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from video_rs.experiment import config
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
 
 
 @pytest.fixture
@@ -31,6 +31,6 @@ def job(tmp_path):
                 (folder / f"{i:02}.{'png' if image else 'mp4'}").touch()
         small = [f"data.root={root}", "train.batch_size=4", "train.micro_batch=2", "train.device=cpu"]
         small += ["model.width=0.125", f"model.name={'resnet_rs_26' if image else 'resnet3d_rs_26'}"]
-        return Job(config.load_config(name, [*small, "train.precision=float64", *overrides]))
+        return make_job(config.load_config(name, [*small, "train.precision=float64", *overrides]))
 
     return make

@@ -12,7 +12,7 @@ from video_rs.data.transforms import rand_augment
 from video_rs.distributed import device as runtime
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.experiment import config
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,19 +43,19 @@ def losses(job):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_autocast_follows_float32(load, precision):
-    expected = losses(Job(load("train.precision=float32")))
-    torch.testing.assert_close(losses(Job(load(f"train.precision={precision}"))), expected, rtol=0.05, atol=0)
+    expected = losses(make_job(load("train.precision=float32")))
+    torch.testing.assert_close(losses(make_job(load(f"train.precision={precision}"))), expected, rtol=0.05, atol=0)
 
 
 def test_deterministic_is_repeatable(load):
-    jobs = [Job(load("train.deterministic=true")) for _ in range(2)]
+    jobs = [make_job(load("train.deterministic=true")) for _ in range(2)]
     torch.testing.assert_close(losses(jobs[0]), losses(jobs[1]), rtol=0, atol=0)
     for name, value in jobs[0].model.state_dict().items():
         assert torch.equal(value, jobs[1].model.state_dict()[name]), name
 
 
 def test_a_validation_on_the_device(load):
-    job = Job(load())
+    job = make_job(load())
     figures = job.validate(job.trainer.ema.model, lambda: None)
     assert 0 <= figures["top1"] <= 1
 
@@ -84,7 +84,7 @@ def no_waiting():
 
 
 def test_the_host_waits_for_no_step(load, no_waiting):
-    job = Job(load(*EVERYTHING))
+    job = make_job(load(*EVERYTHING))
     batches = list(job.loader(0))
     job.trainer.train_step(batches[:2])  # constants are sent and kernels are chosen
     with no_waiting():
@@ -106,7 +106,7 @@ def test_rand_augment_on_the_device(operation, no_waiting):
 
 
 def test_clips_are_finished_on_the_device_as_on_the_host(load):
-    host, device = (Job(load(*EVERYTHING[1:], f"data.augment_on={on}")) for on in ("host", "device"))
+    host, device = (make_job(load(*EVERYTHING[1:], f"data.augment_on={on}")) for on in ("host", "device"))
     for finished, raw in zip(host.loader(0), device.loader(0), strict=True):
         found = device.trainer.augment(raw["clip"].cuda(), raw["rngs"]).cpu().int()
         difference = (found - finished["clip"]).abs()  # hue and contrast round otherwise, and what follows spreads that
@@ -128,7 +128,7 @@ def test_copies_do_not_overtake():
 
 @pytest.mark.parametrize("precision", ["float32", "fp16", "bf16"])
 def test_the_convolutions_are_right(load, precision):
-    job = Job(load(f"train.precision={precision}"))  # which checks them, and once more for the clock
+    job = make_job(load(f"train.precision={precision}"))  # which checks them, and once more for the clock
     start = time.monotonic()
     check_convolutions(job.model, job.precision)
     assert time.monotonic() - start < 1
@@ -136,5 +136,5 @@ def test_the_convolutions_are_right(load, precision):
 
 def test_compiled_follows_eager(load):
     fixed = ("train.precision=float32", "train.deterministic=true")
-    expected = losses(Job(load(*fixed)))
-    torch.testing.assert_close(losses(Job(load(*fixed, "train.compile=true"))), expected, rtol=1e-3, atol=0)
+    expected = losses(make_job(load(*fixed)))
+    torch.testing.assert_close(losses(make_job(load(*fixed, "train.compile=true"))), expected, rtol=1e-3, atol=0)

@@ -17,7 +17,7 @@ from video_rs.data.transforms.crops import normalize
 from video_rs.errors import UserError
 from video_rs.evaluation import multiview
 from video_rs.experiment import build, config
-from video_rs.experiment.run import Job
+from video_rs.experiment.run import make_job
 from video_rs.models.layers import Conv
 from video_rs.rng import sample_keys
 
@@ -100,7 +100,7 @@ def reference(job, batches, steps):
 
 
 def test_three_steps_equal_the_recipe_spelt_out(load):
-    job, twin = Job(load()), Job(load())
+    job, twin = make_job(load()), make_job(load())
     assert job.trainer.schedule.num_steps == 4  # 2 epochs of 14 samples, 8 a step
     weights, average, rates = reference(twin, iter(twin.loader(0)), steps=3)
     assert rates[0] == 0 < rates[1]
@@ -114,7 +114,7 @@ def test_three_steps_equal_the_recipe_spelt_out(load):
 
 def test_an_optimizer_of_timms_has_the_recipes_groups(load):
     config = load("optim.name=rmsproptf", "optim.options={alpha: 0.95, eps: 1e-3}", "optim.layer_decay=0.5")
-    optimizer = Job(config).trainer.optimizer
+    optimizer = make_job(config).trainer.optimizer
     assert type(optimizer).__name__ == "RMSpropTF"
     assert {group["weight_decay"] for group in optimizer.param_groups} == {DECAY, 0}
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
@@ -126,37 +126,37 @@ def test_an_optimizer_of_timms_has_the_recipes_groups(load):
 def test_without_an_average_batch_norm_keeps_its_own(load):
     assert build.model_args(load(), 3)["bn_momentum"] == 1.0
     assert build.model_args(load("train.ema_decay=0"), 3)["bn_momentum"] == 0.1
-    assert Job(load("train.ema_decay=0")).trainer.ema is None
+    assert make_job(load("train.ema_decay=0")).trainer.ema is None
 
 
 def test_mixing_and_balanced_sampling_reach_the_loop(load):
-    job = Job(load("data.mixup=0.2", "data.cutmix=1", "train.class_weights=none", "train.balanced_sampling=true"))
+    job = make_job(load("data.mixup=0.2", "data.cutmix=1", "train.class_weights=none", "train.balanced_sampling=true"))
     assert (job.trainer.mixup, job.trainer.cutmix) == (0.2, 1.0)
     labels = torch.cat([batch["label"] for batch in job.loader(0)])
-    plain = torch.cat([batch["label"] for batch in Job(load()).loader(0)])
+    plain = torch.cat([batch["label"] for batch in make_job(load()).loader(0)])
     assert (labels == 0).sum() < (plain == 0).sum()  # the class with most of the files
 
 
 def test_other_data_are_refused_on_resume(load, unequal):
-    job = Job(load())
+    job = make_job(load())
     saved = {**job.identity(), **job.trainer.state_dict()}
     (unequal / "train" / motion.CLASSES[0] / "00000.mp4").rename(unequal / "moved.mp4")
     try:
         with pytest.raises(UserError, match="train data are not those of the run"):
-            Job(load(), saved)
+            make_job(load(), saved)
     finally:
         (unequal / "moved.mp4").rename(unequal / "train" / motion.CLASSES[0] / "00000.mp4")
-    Job(load(), saved)
+    make_job(load(), saved)
 
 
 def test_the_source_of_the_first_weights_is_kept(load, tmp_path):
-    first = Job(load())
+    first = make_job(load())
     checkpoint.save(tmp_path / "a.pt", {**first.identity(), **first.trainer.state_dict()})
-    started = Job(load(f"train.init_from={tmp_path / 'a.pt'}"))
+    started = make_job(load(f"train.init_from={tmp_path / 'a.pt'}"))
     saved = {**started.identity(), **started.trainer.state_dict()}
     record = {"source": str(tmp_path / "a.pt"), "licence": None}
     assert first.identity()["weights_from"] is None and saved["weights_from"] == record
-    assert Job(started.config, saved).identity()["weights_from"] == record
+    assert make_job(started.config, saved).identity()["weights_from"] == record
 
 
 def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):
@@ -166,7 +166,7 @@ def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):
         return torch.full((len(views), 3), 1 / 3)
 
     monkeypatch.setattr(multiview, "_view_probs", small)
-    job = Job(load("test.batch_size=4"))
+    job = make_job(load("test.batch_size=4"))
     for _ in range(2):
         job.validate(job.model, lambda: None)
     said = capfd.readouterr().err

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests.training.mutations import overridden, replaced, under
-from video_rs.experiment.summary import start_page
 from video_rs.models.layers import Conv, DropPath, SelfGating
 from video_rs.models.registry import create_model
+from video_rs.training.summary import start_page
 
 
 def micro_batches(*labels):
@@ -125,7 +125,9 @@ def to_the_peak(original):
 
 
 @under(
-    not_scaled=replaced("video_rs.experiment.recipe.peak_rate", lambda original: lambda config: config.optim.lr),
+    not_scaled=replaced(
+        "video_rs.training.options.Options.peak_lr", lambda original: property(lambda options: options.lr)
+    ),
     shifted=rate(shifted),
     warm_up_to_the_peak=rate(to_the_peak),
     no_warm_up=rate(lambda original: lambda base, steps, warmup, *curve: original(base, steps, 0, *curve)),
@@ -144,7 +146,7 @@ def test_learning_rate(mutated, job):
                 run.trainer.train_step(micro_batches([0, 1]))
                 for group in run.trainer.optimizer.param_groups:
                     assert group["lr"] == pytest.approx(value, rel=1e-6, abs=1e-12)
-            assert f"up to {peak:.4g} = {lr} x 4 / {batch}" in "\n".join(start_page(run))
+            assert f"up to {peak:.4g} = {lr} x 4 / {batch}" in "\n".join(start_page(run, "run"))
 
 
 def at_once(step):

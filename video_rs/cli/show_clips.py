@@ -67,16 +67,18 @@ def main(argv: list[str]) -> int:
 
 
 def _rows(config: Config, split: str) -> Iterator[Row]:
-    from video_rs.experiment.build import build_records, order, train_dataset, view_dataset
+    from video_rs.experiment.build import build_records, train_dataset, view_dataset
+    from video_rs.experiment.run import options_of
+    from video_rs.training.recipe import order
 
     records = build_records(config, [split])[split]
     if split == "train":
-        return train_rows(train_dataset(config, records), **order(config, records))
+        return train_rows(train_dataset(config, records), **order(options_of(config), records))
     return view_rows(view_dataset(config, records, config.test.clips, config.test.crops))
 
 
 def train_rows(dataset: ClipDataset, **order: Any) -> Iterator[Row]:
-    """The training samples of epoch 0, in the order of training, which is ``build.order``."""
+    """The training samples of epoch 0, in the order of training, which is ``recipe.order``."""
     from video_rs.data.sampler import BatchStream
 
     stream = BatchStream(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config
@@ -83,15 +82,6 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
     return (*names, *(str(c) for c in range(len(names), wanted)))
 
 
-def describe_decoder(config: Config) -> str:
-    """Return a line that says why the decoder asked for is not used; "" where it is."""
-    from video_rs.data.video.decord import import_problem
-
-    if config.data.decoder == "decord" and (problem := import_problem()):
-        return f"PyAV, since decord cannot be imported: {problem}"
-    return ""
-
-
 def check_labels(records: Records, split: str) -> None:
     """Raise UserError if no file of a multi-label split has a label: the average precision is undefined then."""
     if records.multi_label and not records.label_sets.values.size:
@@ -120,37 +110,6 @@ def train_dataset(config: Config, records: Records) -> ClipDataset:
     phases = [(num_frames, size) for _, num_frames, size in config.data.phases]
     dataset = video_dataset(config, records, is_training=True)
     return dataset.training_samples(seed=config.train.seed, repeats=config.data.repeats, phases=phases)
-
-
-def phase_ends(config: Config, num_files: int) -> list[int]:
-    """The step after which each phase is over: the first that begins after so many epochs."""
-    per_epoch = num_files * config.data.repeats / config.train.batch_size
-    return [math.ceil(until * per_epoch - 1e-6) for until, *_ in config.data.phases]
-
-
-def describe_phases(config: Config, num_files: int) -> list[str]:
-    """Lines for people: what clips there are until when; none where they are the same all the time."""
-    data, lines, start = config.data, [], 0
-    for (until, num_frames, size), end in zip(data.phases, phase_ends(config, num_files), strict=True):
-        pixels = num_frames * size**2 / (data.num_frames * data.train_size**2)
-        sizes = f"{num_frames} frames x stride {data.stride}, {size} px"
-        lines.append(f"clips to epoch {until:g} (steps {start} to {end}): {sizes}, {100 * pixels:.0f} % of the pixels")
-        start = end
-    if lines:
-        main = f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"
-        lines.append(f"clips from there (step {start}): {main}")
-    return lines
-
-
-def order(config: Config, records: Records) -> dict[str, Any]:
-    """What ``BatchStream`` has to know of the records besides their number."""
-    return {
-        "labels": records.labels if config.train.balanced_sampling else None,
-        "repeats": config.data.repeats,
-        "shards": records.members.starts() if records.members else None,
-        "block": config.data.shuffle_block,
-        "phase_ends": phase_ends(config, len(records)),
-    }
 
 
 def view_dataset(config: Config, records: Records, clips: int, crops: int) -> ViewDataset:

@@ -31,6 +31,7 @@ from video_rs.experiment import build
 from video_rs.experiment.config import Config
 from video_rs.hub import fetch, redact_url
 from video_rs.models.weights.load import model_from_checkpoint
+from video_rs.training.summary import describe_decoder
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared separately
 
@@ -112,7 +113,7 @@ def evaluate(
         log(f"device: {describe(device)}; precision {precision}{processes}")
         log(f"model: {config.model.name} from {name}, step {state.get('step', 'unknown')}")
         log(f"{split_name}: {records.describe()}; {views} each")
-        if decoder := build.describe_decoder(config):
+        if decoder := describe_decoder(config.data.decoder):
             log(f"decoder: {decoder}")
     scores = score(
         model,

@@ -39,7 +39,8 @@ def create_model(
 ) -> nn.Module:
     """A network by name; None takes its preset's value.
 
-    It has ``data_config`` and ``num_classes``, and ``forward(x, keys=None)`` gives logits.
+    It has ``data_config``, ``num_classes`` and ``model_args`` (the arguments that create it again), and ``forward(x,
+    keys=None)`` gives logits.
 
     Args:
         name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
@@ -80,6 +81,8 @@ def create_model(
         model = external.create(name, **arguments)
     else:
         model = _create(find_preset(name), **arguments)
+    del arguments["data_config"]
+    model.model_args = {"name": name, **arguments, "num_classes": model.num_classes}
     if pretrained:
         from video_rs.models.weights.init_from import init_from
 

@@ -44,7 +44,7 @@ class Job:
         val: validation data, with an evaluation transform; None for none.
         options: of the run.
         world: the ranks of the run.
-        resumes: True if the weights come from a checkpoint of the run: ``options.init_from`` is not read.
+        saved: checkpoint that the run resumes from: ``options.init_from`` is not read then.
 
     Attributes:
         started_from: description of the weights that the run starts from.
@@ -61,8 +61,7 @@ class Job:
         val: VideoDataset | None,
         options: Options,
         world: World | None = None,
-        *,
-        resumes: bool = False,
+        saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
         self.records = {"train": train.records} | ({"val": val.records} if val else {})
@@ -70,7 +69,11 @@ class Job:
         self.precision = devices.select_precision(options.precision, self.device)
         devices.configure_torch(options.threads, options.deterministic)
         self._check_classes()
-        self.started_from = "" if resumes or not options.init_from else self._init_from()
+        self.started_from = ""
+        if saved:
+            model.weights_from = saved.get("weights_from")
+        elif options.init_from:
+            self.started_from = self._init_from()
         self.model.data_config = self._data_config()
         dtype = devices.parameter_dtype(self.precision)
         model.to(self.device, dtype, memory_format=torch.channels_last_3d)  # the memory order in which clips arrive
@@ -86,7 +89,9 @@ class Job:
     def _check_classes(self) -> None:
         classes, outputs = len(self.train.classes), self.model.num_classes
         if classes > outputs:
-            raise UserError(f"the data has {classes} classes, the network {outputs}: create it with num_classes={classes}")
+            raise UserError(
+                f"the data has {classes} classes, the network {outputs}; create it with num_classes={classes}"
+            )
         if self.val and self.val.classes != self.train.classes:
             raise UserError("the validation data has other classes than the training data")
 
@@ -241,15 +246,20 @@ class Job:
         """Return the fingerprint of each split."""
         return {split: records.fingerprint() for split, records in self.records.items()}
 
+    def model_args(self) -> dict[str, Any]:
+        """Return the arguments of ``create_model`` for this network."""
+        arguments = getattr(self.model, "model_args", {"name": type(self.model).__name__})
+        return {**arguments, "num_classes": self.model.num_classes}
+
     def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries of every checkpoint besides the state of the run."""
-        model_args = getattr(self.model, "model_args", {"name": type(self.model).__name__})
         return {
             "format": checkpoint.FORMAT,
             "config": config,
-            "model_args": {**model_args, "num_classes": self.model.num_classes},
+            "model_args": self.model_args(),
             "data_config": self.model.data_config.to_dict(),
             "fingerprint": self.fingerprints(),
+            "weights_from": getattr(self.model, "weights_from", None),
             "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }
 

@@ -13,7 +13,7 @@ from video_rs.errors import UserError
 
 @dataclass(frozen=True)
 class Options:
-    """Keyword arguments of :func:`video_rs.training.fit.fit`. The defaults are the ResNet-RS recipe, for a small dataset.
+    """Keyword arguments of :func:`video_rs.training.fit.fit`; the defaults are the ResNet-RS recipe for small datasets.
 
     Attributes:
         epochs: passes over the training data; need not be whole.

@@ -83,7 +83,7 @@ class Schedule:
 
 
 def check_pairs(micro_batch: int, repeats: int, *, is_mixed: bool) -> None:
-    """Raise ConfigError if mixup or cutmix would mix samples of two micro-batches: they take pairs of different files."""
+    """Raise ConfigError if mixup or cutmix, which take pairs of files, would mix samples of two micro-batches."""
     unit = 2 * repeats
     if is_mixed and micro_batch % unit:
         raise ConfigError(

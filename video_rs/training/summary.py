@@ -1,4 +1,4 @@
-"""The first and the last page that a training run prints."""
+"""The first and the last lines of a run's log."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from video_rs import terminal
-from video_rs.distributed import device as runtime
-from video_rs.experiment import build, recipe
-from video_rs.experiment.config import Config
+from video_rs.data.video.decord import import_problem
+from video_rs.distributed.device import describe
 from video_rs.hub import redact_url
 from video_rs.terminal import duration
+from video_rs.training import recipe
 from video_rs.training.optim import describe_groups
 from video_rs.training.run_status import NAMES, Status, metrics_text, read_metrics
 
 if TYPE_CHECKING:
-    from video_rs.experiment.run import Job
     from video_rs.training.incidents import Incidents
+    from video_rs.training.job import Job
+    from video_rs.training.options import Options
     from video_rs.training.schedule import Schedule
 
 FILES = (
@@ -35,53 +36,61 @@ FILES = (
 )
 
 
-def start_page(job: Job, resumed_from: str = "") -> list[str]:
-    """Return lines that say what a run will do: devices, network, data, steps, where it writes.
+def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str]:
+    """Return lines that describe a run: devices, network, data, steps, run folder.
 
     Args:
         job: of the run, at the step that it starts from.
-        resumed_from: the checkpoint that it was read from.
+        folder: of the run.
+        resumed_from: path of the checkpoint that the run resumes from.
     """
-    config, schedule, world, records = job.config, job.trainer.schedule, job.world, job.records
-    device, each = runtime.describe(job.device), ""
+    options, schedule, world = job.options, job.trainer.schedule, job.world
+    device, each = describe(job.device), ""
     if world.size > 1:
         machines = f" on {world.size // world.local_size} machines" if world.size > world.local_size else ""
         device, each = f"{world.size} processes{machines}, each on {device}", " in each process"
-    data, smoothing = config.data, config.train.label_smoothing
-    targets = f"targets are {smoothing / 2:g} and {1 - smoothing / 2:g} for every class; 0 is usual for many classes"
-    started = f"started from {redact_url(config.train.init_from)}: {job.started_from}"
+    sampling, size, smoothing = job.train.transform.sampling, job.train.transform.spatial.size, options.label_smoothing
+    values = f"targets are {smoothing / 2:g} and {1 - smoothing / 2:g} for every class"
+    targets = f"label smoothing {smoothing:g}: {values}; 0 is usual for many classes"
+    started = f"started from {redact_url(options.init_from)}: {job.started_from}"
     begins = f"resuming at step {{}} of {{}} from {resumed_from}" if resumed_from else "starting at step {} of {}"
     return _aligned(
         [
             ("devices", device),
             ("precision", job.precision),
-            ("loading", f"{runtime.loader_workers(data.workers, world.local_size)} loader workers{each}"),
-            ("network", _network(config, job.model)),
+            ("loading", f"{job.loading()['workers']} loader workers{each}"),
+            ("network", _network(job)),
             ("weights", started if job.started_from else ""),
-            *((split, of_split.describe()) for split, of_split in records.items()),
-            ("decoder", build.describe_decoder(config)),
-            ("clips", f"{data.num_frames} frames x stride {data.stride}, {data.train_size} px"),
-            *(("phases", line) for line in build.describe_phases(config, len(records["train"]))),
+            *((split, records.describe()) for split, records in job.records.items()),
+            ("decoder", describe_decoder(job.train.decoder)),
+            ("clips", f"{sampling.num_frames} frames x stride {sampling.stride}, {size} px"),
+            *(("phases", line) for line in recipe.describe_phases(options, len(job.train), sampling, size)),
             ("batch", _batch(schedule, world.size)),
             ("steps", _steps(schedule)),
-            ("learning rate", _learning_rate(config, schedule)),
+            ("learning rate", _learning_rate(options)),
             *(("parameters", line) for line in describe_groups(job.model, job.trainer.optimizer)),
-            ("targets", f"label smoothing {smoothing:g}: {targets}" if data.multi_label and smoothing else ""),
-            ("folder", _folder(config, schedule)),
+            ("targets", targets if job.train.records.multi_label and smoothing else ""),
+            ("folder", _folder(folder, options)),
             ("begins", begins.format(job.trainer.step, schedule.num_steps)),
         ]
     )
+
+
+def describe_decoder(decoder: str) -> str:
+    """Return why PyAV is used instead of another decoder; "" if it is not."""
+    if decoder == "decord" and (problem := import_problem()):
+        return f"PyAV, since decord cannot be imported: {problem}"
+    return ""
 
 
 def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incidents, next_command: str) -> list[str]:
     """Summarize a complete run: steps, times, best metric, unreadable files, bad steps, written files, next command.
 
     Args:
-        plan: of the run.
-        status: of the run's last start.
-        folder: the run folder.
-        incidents: files that could not be read and steps that were not finite.
-        next_command: to call now.
+        schedule, folder: of the run.
+        status: of the last start of the run.
+        incidents: unreadable files and steps that were not finite.
+        next_command: printed in the last line.
     """
     taken, metrics = duration(status.seconds), read_metrics(folder)
     if status.first_step:
@@ -112,11 +121,11 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
 
 
 def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
-    """Return the GMACs of a forward pass of one training clip; None where they cannot be counted.
+    """Return the GMACs of a forward pass of one training clip; None if they cannot be counted.
 
     Args:
-        model: has the data config that tells a clip's shape.
-        arguments: of ``create_model``, which makes the same network again, of shapes alone.
+        model: its data config has the shape of a clip.
+        arguments: of ``create_model``, which creates the network again on the meta device.
     """
     from video_rs.models import cost
     from video_rs.models.registry import create_model
@@ -125,12 +134,12 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             shapes = create_model(**arguments, data_config=model.data_config)
             return cost.macs(shapes, cost.input_shape(model.data_config)) / 1e9
-    except Exception:  # whatever another package's network does without numbers, the run needs none of it
+    except Exception:  # networks of other packages may fail on the meta device
         return None
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a line per row that has a text; a heading is not repeated."""
+    """Return a line per row with a text; a heading is not repeated."""
     shown, before = [], ""
     for heading, text in rows:
         if text:
@@ -144,22 +153,19 @@ def _first_ten(heading: str, text: str, files: Sequence[str], path: Path) -> lis
     return [(heading, line) for line in lines] if files else []
 
 
-def _network(config: Config, model: nn.Module) -> str:
-    parameters = sum(p.numel() for p in model.parameters())
-    macs = gigamacs(model, build.model_args(config, model.num_classes))
-    kind = "clip" if config.data.num_frames > 1 else "image"
+def _network(job: Job) -> str:
+    model, model_args = job.model, job.model_args()
+    parameters, macs = sum(p.numel() for p in model.parameters()), gigamacs(model, model_args)
+    kind = "clip" if model.data_config.num_frames > 1 else "image"
     counted = f"GMACs a {kind} not counted" if macs is None else f"{macs:.4g} GMACs a {kind}"
-    return f"{config.model.name}, {parameters:,} parameters, {model.num_classes} classes, {counted}"
+    return f"{model_args['name']}, {parameters:,} parameters, {model.num_classes} classes, {counted}"
 
 
 def _batch(schedule: Schedule, processes: int) -> str:
-    parts = {"processes": processes, "micro-batches": schedule.batch_size // (schedule.micro_batch * processes)}
-    factors = [f"{count} {name}" for name, count in parts.items() if count > 1]
-    return (
-        f"{schedule.batch_size} = {' x '.join([*factors, str(schedule.micro_batch)])}"
-        if factors
-        else f"{schedule.batch_size}"
-    )
+    counts = {"processes": processes, "micro-batches": schedule.batch_size // (schedule.micro_batch * processes)}
+    factors = [f"{count} {name}" for name, count in counts.items() if count > 1]
+    product = f" = {' x '.join([*factors, str(schedule.micro_batch)])}" if factors else ""
+    return f"{schedule.batch_size}{product}"
 
 
 def _steps(schedule: Schedule) -> str:
@@ -169,17 +175,17 @@ def _steps(schedule: Schedule) -> str:
     return f"{schedule.num_steps:,}: {epochs}, validated {when}"
 
 
-def _learning_rate(config: Config, schedule: Schedule) -> str:
-    keys = config.optim
-    peak = f"up to {recipe.peak_rate(config):.4g} = {keys.lr:g} x {schedule.batch_size} / {keys.lr_batch}"
-    warm_up = f"{keys.warmup_epochs:g} epochs of warm-up, then " if keys.warmup_epochs else ""
-    return f"{peak}; {warm_up}{keys.schedule}"
+def _learning_rate(options: Options) -> str:
+    scaled = f" = {options.lr:g} x {options.batch_size} / {options.lr_batch}" if options.lr_batch else ""
+    warm_up = f"{options.warmup_epochs:g} epochs of warm-up, then " if options.warmup_epochs else ""
+    return f"up to {options.peak_lr:.4g}{scaled}; {warm_up}{options.schedule}"
 
 
-def _folder(config: Config, schedule: Schedule) -> str:
-    minutes, keep = schedule.checkpoint_minutes, config.train.keep_checkpoints
+def _folder(folder: str | Path, options: Options) -> str:
+    minutes = options.checkpoint_minutes
     often = f"every {minutes:g} minutes" if minutes else "after each step"
-    return f"everything is written to {config.out}; checkpoints {often} and after each epoch, {keep} kept"
+    kept = f"checkpoints {often} and after each epoch, {options.keep_checkpoints} kept"
+    return f"everything is written to {folder}; {kept}"
 
 
 def _best(best: Mapping, folder: Path) -> str:

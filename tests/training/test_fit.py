@@ -1,0 +1,107 @@
+"""``fit``: training from Python, without a config."""
+
+import inspect
+import os
+import signal
+
+import pytest
+import torch
+
+import video_rs
+from video_rs import checkpoint
+from video_rs.data.dataset import VideoDataset
+from video_rs.data.transforms import create_transform
+from video_rs.data_config import DataConfig
+from video_rs.errors import UserError
+from video_rs.models.registry import create_model
+from video_rs.training.fit import fit
+from video_rs.training.trainer import Trainer
+
+SIZES = DataConfig(num_frames=4, stride=1, train_size=32, short_side=32, test_size=32)
+OPTIONS = {"epochs": 2, "batch_size": 4, "micro_batch": 2, "log_every": 1, "workers": 0, "threads": 1, "device": "cpu"}
+
+
+@pytest.fixture
+def data(make_video, tmp_path):
+    """Two classes of four training videos and one validation video."""
+    for split, count in (("train", 4), ("val", 1)):
+        for label in ("left", "right"):
+            for i in range(count):
+                make_video(tmp_path / "data" / split / label / f"{i}.mp4", 10, first_number=i + 100 * (label == "left"))
+    return tmp_path / "data"
+
+
+def run(data, out, with_val=True, **options):
+    """Train a small network, created anew."""
+    torch.manual_seed(0)
+    model = create_model("resnet3d_rs_26", num_classes=2, width=0.125, dropout=0.2, data_config=SIZES)
+    train = VideoDataset(data, "train", create_transform(**model.data_config, is_training=True))
+    val = VideoDataset(data, "val", create_transform(**model.data_config)) if with_val else None
+    return fit(model, train, val, out=out, **{**OPTIONS, **options})
+
+
+def interrupt_after(patch, step):
+    original = Trainer.train_step
+
+    def train_step(self, micro_batches):
+        original(self, micro_batches)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    patch.setattr(Trainer, "train_step", train_step)
+
+
+def test_an_interrupted_call_resumes_to_the_same_bits(data, tmp_path):
+    expected = run(data, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="checkpoint saved at step 1"):
+        interrupt_after(patch, 1)
+        run(data, tmp_path / "run")
+    result = run(data, tmp_path / "run", workers=1)
+    assert result.metrics == expected.metrics and set(result.metrics) == {"top1", "top5", "loss"}
+    whole, resumed = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "run"))
+    assert whole["step"] == resumed["step"] == 4
+    for part in ("model", "ema"):
+        assert all(torch.equal(resumed[part][name], value) for name, value in whole[part].items())
+
+
+def test_a_complete_run_returns_its_result(data, tmp_path, monkeypatch, capfd):
+    result = run(data, tmp_path / "run", max_steps=1)
+    monkeypatch.setattr(Trainer, "train_step", lambda *given: pytest.fail("it trains again"))
+    assert run(data, tmp_path / "run", max_steps=1) == result
+    assert "is complete" in capfd.readouterr().out
+
+
+def test_the_best_weights_predict(data, tmp_path):
+    result = run(data, tmp_path / "run", max_steps=1)
+    assert result.path == tmp_path / "run" / "best.pt"
+    classifier = video_rs.load(result.path, device="cpu")
+    found = classifier.predict(str(data / "val" / "left" / "0.mp4"), top_k=2)
+    assert {prediction.label for prediction in found} == {"left", "right"}
+
+
+def test_without_validation_data_the_last_weights_are_kept(data, tmp_path):
+    result = run(data, tmp_path / "run", with_val=False, max_steps=2)
+    assert result.metrics == {} and checkpoint.load(result.path)["step"] == 2
+
+
+def test_another_call_on_the_same_folder_is_refused(data, tmp_path):
+    run(data, tmp_path / "run", max_steps=1)
+    with pytest.raises(UserError, match="was started with another config .lr was 0.8, is now 0.1"):
+        run(data, tmp_path / "run", max_steps=1, lr=0.1, workers=1)
+
+
+def test_bad_arguments(data, tmp_path):
+    with pytest.raises(UserError, match="no option batchsize; did you mean batch_size"):
+        run(data, tmp_path / "run", batchsize=8)
+    model = create_model("resnet3d_rs_26", num_classes=1, width=0.125, data_config=SIZES)
+    train = VideoDataset(data, "train", create_transform(**model.data_config, is_training=True))
+    with pytest.raises(UserError, match="the data has 2 classes, the network 1"):
+        fit(model, train, out=tmp_path / "run", **OPTIONS)
+    model = create_model("resnet3d_rs_26", num_classes=2, width=0.125, data_config=DataConfig(mean=(0.5,) * 3))
+    with pytest.raises(UserError, match="mean=.* does not fit the network"):
+        fit(model, train, out=tmp_path / "run", **OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_all_options():
+    assert {"epochs", "out", "batch_size", "ema_decay", "workers"} <= set(inspect.signature(fit).parameters)

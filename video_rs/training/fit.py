@@ -1,0 +1,242 @@
+"""Train a network: ``fit(model, train, val, epochs=10, out="runs/mine")``, in a script, a notebook or a command.
+
+A run folder gets ``last.pt``, ``best.pt``, ``checkpoints/``, ``log.txt``, ``metrics.jsonl``, ``status.json`` and
+``tensorboard/``. The same call on the folder of an interrupted run resumes it, bit for bit; on that of a complete run
+it returns the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from video_rs import checkpoint
+from video_rs.data.dataset import VideoDataset
+from video_rs.distributed.device import select_device
+from video_rs.distributed.world import World, check_same, code_version, start_world
+from video_rs.errors import PeerFailed, Preempted, StuckWorker, UserError, VideoRSError
+from video_rs.training.checkpointer import FOLDER
+from video_rs.training.job import Job
+from video_rs.training.log import RunLog
+from video_rs.training.loop import Run
+from video_rs.training.options import MAY_CHANGE, Options
+from video_rs.training.run_folder import Differences, find_saved, lock
+from video_rs.training.run_status import NAMES
+from video_rs.training.signals import Interrupted
+from video_rs.training.summary import end_page, start_page
+
+
+@dataclass(frozen=True)
+class Result:
+    """The best validation of a complete run.
+
+    Attributes:
+        metrics: ``top1`` and ``top5`` (``map`` and ``hit1`` with several labels per sample), 0 to 1, and ``loss``;
+            empty without validation data.
+        path: of ``best.pt``, for ``video_rs.load``.
+    """
+
+    metrics: dict[str, float]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The origin of a run: its config, and the commands that its log shows.
+
+    Attributes:
+        config: nested plain values that every checkpoint carries.
+        differences: given the config of a checkpoint, returns the values that may not differ: ``{key: (saved, now)}``.
+        yaml: content of ``config.yaml``; "" for none.
+        resume: command that resumes the run.
+        test: command that follows a complete run.
+        must_resume: raise if there is no checkpoint to resume from.
+    """
+
+    config: Mapping[str, Any]
+    differences: Differences
+    yaml: str = ""
+    resume: str = ""
+    test: str = ""
+    must_resume: bool = False
+
+    @staticmethod
+    def of_options(options: Options, out: Path) -> Caller:
+        """Return the caller of a run without a config."""
+        now = {name: value for name, value in options.to_dict().items() if name not in MAY_CHANGE}
+
+        def differences(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+            saved = config.get("fit", {})
+            return {name: (saved.get(name), value) for name, value in now.items() if saved.get(name) != value}
+
+        call, load = f'video_rs.fit(..., out="{out}")', f'video_rs.load("{out / "best.pt"}")'
+        return Caller({"fit": options.to_dict()}, differences, resume=call, test=load)
+
+
+def fit(
+    model: nn.Module,
+    train: VideoDataset,
+    val: VideoDataset | None = None,
+    *,
+    epochs: float,
+    out: str | Path,
+    world: World | None = None,
+    caller: Caller | None = None,
+    **options: Any,
+) -> Result:
+    """Train a network and return its best validation.
+
+    Args:
+        model: made by ``create_model``. It is trained in place; the best weights, the moving average of them, are in
+            ``best.pt``.
+        train: training data: ``VideoDataset(root, "train", create_transform(**model.data_config, is_training=True))``.
+        val: validation data: ``VideoDataset(root, "val", create_transform(**model.data_config))``; None for none.
+        epochs: passes over the training data.
+        out: the run folder.
+        world: the ranks of the run; None: of torchrun or SLURM, if one of them started several processes.
+        caller: the origin of the run; None for a call from Python.
+        options: fields of :class:`video_rs.training.options.Options`, such as ``batch_size=32``, ``lr=0.8``,
+            ``optimizer="adamw"``, ``workers=4`` or ``init_from="best.pt"``.
+
+    Raises:
+        UserError: model, data and options do not fit together, or the folder has another run.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is saved, and the same call resumes.
+        Preempted: SIGTERM or SIGUSR1; likewise.
+        VideoRSError: see :meth:`video_rs.training.loop.Run.fit`.
+    """
+    options, out = Options.of({"epochs": epochs, **options}), Path(out)
+    caller = caller or Caller.of_options(options, out)
+    with contextlib.ExitStack() as closing:
+        if world is None:
+            world = start_world(select_device(options.device).type)
+            closing.callback(world.close)
+        check_same(world, {"code": code_version(), "options": replace(options, workers=0, threads=0).to_dict()})
+        with world.together("the run folder"):
+            is_locked = world.is_main and (out / FOLDER).exists()
+            if is_locked:  # before the checkpoint is chosen: another process may still be writing one
+                closing.enter_context(lock(out))
+        saved, path = find_saved(out, caller.differences, world, must_resume=caller.must_resume)
+        with world.together("the start"):
+            job = Job(model, train, val, options, world, saved)
+            if saved:
+                job.check_data(saved, out)
+        check_same(world, {"data": job.fingerprints()})
+        with world.together("the run folder"):
+            if world.is_main and not is_locked:  # only now: a start that fails leaves no folder behind
+                closing.enter_context(lock(out))
+                if saved is None and (out / "last.pt").exists():
+                    raise UserError(f"another process has trained in {out} meanwhile; restart to resume")
+            log = _open_log(out, job, saved, caller) if world.is_main else RunLog.silent()
+        closing.callback(log.close)
+        run = _run(job, out, log, caller)
+        if saved:
+            run.load_state_dict(saved)
+            del saved  # its tensors are in the run now
+        with run.signals:  # to the last line: a launcher sends one to all when the first process has exited
+            _train(run, job, caller, path)
+        return _result(out, world)
+
+
+def _result(out: Path, world: World) -> Result:
+    best, metrics = out / "best.pt", {}
+    with world.together("the result"):
+        if world.is_main and best.exists():
+            metrics = checkpoint.load(best).get("metrics") or {}
+    return Result(world.gather(metrics, "the result")[0], best)
+
+
+def _open_log(out: Path, job: Job, saved: Mapping[str, Any] | None, caller: Caller) -> RunLog:
+    step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
+    config = checkpoint.redact_config(caller.config)
+    return RunLog(out, step, job.trainer.schedule.num_steps, validated, wandb=job.options.wandb, config=config)
+
+
+def _run(job: Job, out: Path, log: RunLog, caller: Caller) -> Run:
+    return Run(
+        job.trainer,
+        folder=out,
+        log=log,
+        identity=job.identity(caller.config),
+        loader_from=job.loader,
+        validate=partial(job.validate, info=log.info),
+        samples_of=job.samples,
+        prepare=job.prepare,
+        keep=job.options.keep_checkpoints,
+        incidents=job.incidents,
+    )
+
+
+def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
+    """Train to the end, with the first and the last lines of the log."""
+    log, folder, num_steps = run.log, run.folder, run.schedule.num_steps
+    is_complete = run.validated == num_steps
+    try:
+        if not is_complete:
+            if run.world.is_main and caller.yaml:
+                (folder / "config.yaml").write_text(caller.yaml, encoding="utf-8")
+            for line in start_page(job, folder, resumed_from):
+                log.info(line)
+        log.status.begin(run.step, num_steps, caller.resume)
+        if not is_complete:
+            run.fit()
+        log.status.end("complete", caller.test)
+    except Interrupted as stop:
+        _log_end(stop, run, caller.resume)
+        raise _exception(stop, run) from None
+    except VideoRSError as error:
+        _log_end(error, run, caller.resume)
+        raise
+    except Exception as error:
+        log.status.end("failed", caller.resume, f"{type(error).__name__}: {error}")
+        raise
+    if run.world.is_main:
+        page = _complete_lines(run, caller.test)
+        if not is_complete:
+            page = end_page(run.schedule, log.status, folder, run.incidents, caller.test)
+        for line in page:
+            log.info(line)
+
+
+def _complete_lines(run: Run, next_command: str) -> list[str]:
+    best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, weights in {run.folder / 'best.pt'}"
+    new = "for another run use another out=, or delete the folder"
+    return [f"{run.folder} is complete: {run.step} steps; {new}", best, f"next: {next_command}"]
+
+
+def _log_end(error: VideoRSError, run: Run, resume: str) -> None:
+    """Log how a run ended early, and how to resume it."""
+    states = {130: "interrupted", 75: "preempted"}
+    run.log.status.end(states.get(error.exit_code, "failed"), resume, str(error))
+    if run.is_on_disk and error.exit_code != 2:  # exit code 2: the message says what to do
+        what = "interrupted" if error.exit_code == 130 or not str(error) else str(error)
+        how = f"Resume without {error.path}" if isinstance(error, StuckWorker) and error.path else "Resume"
+        run.log.info(f"{what}; checkpoint saved at step {run.step}. {how} with: {resume}")
+
+
+def _exception(stop: Interrupted, run: Run) -> BaseException:
+    """Return what a received signal raises: KeyboardInterrupt for SIGINT, Preempted for the others."""
+    step = run.step if run.is_on_disk else run.checkpointer.saved
+    what = f"checkpoint saved at step {step} in {run.folder}" if step > 0 else f"no step was done in {run.folder}"
+    message = f"received {stop.signal.name}; {what}"
+    if stop.exit_code == 130:
+        return KeyboardInterrupt(message)
+    return Preempted(message) if run.world.is_main else PeerFailed(0, message, stop.exit_code)
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature of ``fit`` with all options, for ``help`` and for completion in a notebook."""
+    own = inspect.signature(fit).parameters
+    fields = inspect.signature(Options).parameters
+    named = [p for name, p in own.items() if name != "options"]
+    extra = [p.replace(kind=p.KEYWORD_ONLY) for name, p in fields.items() if name not in own]
+    return inspect.Signature([*named, *extra], return_annotation=Result)
+
+
+fit.__signature__ = _signature()
