@@ -20,7 +20,7 @@ def test_importing_and_listing_leaves_torch_alone():
 
 
 def test_public_names():
-    public = {"VideoDataset", "__version__", "create_model", "create_transform", "list_models", "load"}
+    public = {"VideoDataset", "__version__", "create_model", "create_transform", "fit", "list_models", "load"}
     assert set(dir(video_rs)) == public and all(hasattr(video_rs, name) for name in public)
     assert video_rs.create_model("resnet_rs_26", width=0.125, num_classes=3).num_classes == 3
     assert len(video_rs.list_models()) == 51

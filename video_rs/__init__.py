@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from video_rs.inference.predict import load
     from video_rs.models.presets import list_models
     from video_rs.models.registry import create_model
+    from video_rs.training.fit import fit
 
 __version__ = "0.2.0.dev0"
-__all__ = ["VideoDataset", "__version__", "create_model", "create_transform", "list_models", "load"]
+__all__ = ["VideoDataset", "__version__", "create_model", "create_transform", "fit", "list_models", "load"]
 
 _HOME = {
     "VideoDataset": "video_rs.data.dataset",
     "create_model": "video_rs.models.registry",
     "create_transform": "video_rs.data.transforms",
+    "fit": "video_rs.training.fit",
     "list_models": "video_rs.models.presets",
     "load": "video_rs.inference.predict",
 }

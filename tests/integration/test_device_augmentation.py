@@ -5,7 +5,6 @@ import torch
 
 from tests.integration.test_resume import assert_same, interrupt_after, run
 from video_rs import checkpoint
-from video_rs.experiment.build import transform
 from video_rs.experiment.config import load_config
 from video_rs.experiment.run import make_job
 
@@ -61,5 +60,5 @@ def test_a_smaller_micro_batch_has_its_own_generators(job):
     device = job("device", data__mixup=0.0)
     batch = next(iter(device.loader(0)))
     part = {key: batch[key][:3] for key in ("clip", "label", "rngs")}
-    expected = transform(device.config, is_training=True).spatial.finish_batch(batch["clip"], batch["rngs"])[:3]
+    expected = device.train.transform.spatial.finish_batch(batch["clip"], batch["rngs"])[:3]
     assert torch.equal(device.trainer.augment(part["clip"], part["rngs"]), expected)

@@ -152,11 +152,12 @@ def test_other_data_are_refused_on_resume(load, unequal):
 def test_the_source_of_the_first_weights_is_kept(load, tmp_path):
     first = make_job(load())
     checkpoint.save(tmp_path / "a.pt", {**first.identity(), **first.trainer.state_dict()})
-    started = make_job(load(f"train.init_from={tmp_path / 'a.pt'}"))
+    config = load(f"train.init_from={tmp_path / 'a.pt'}")
+    started = make_job(config)
     saved = {**started.identity(), **started.trainer.state_dict()}
     record = {"source": str(tmp_path / "a.pt"), "licence": None}
     assert first.identity()["weights_from"] is None and saved["weights_from"] == record
-    assert make_job(started.config, saved).identity()["weights_from"] == record
+    assert make_job(config, saved).identity()["weights_from"] == record
 
 
 def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):

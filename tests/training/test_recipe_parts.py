@@ -111,7 +111,7 @@ def test_phases():
         "clips to epoch 20.5 (steps 40 to 82): 16 frames x stride 2, 160 px, 26 % of the pixels",
         "clips from there (step 82): 32 frames x stride 2, 224 px",
     ]
-    assert build.describe_phases(config(), 40) == [] == recipe.phase_ends(options(), 40)
+    assert recipe.describe_phases(options(), 40, dataset.sampling, 224) == [] == recipe.phase_ends(options(), 40)
 
 
 def test_a_network_that_cannot_take_a_phase_says_so_at_the_start():

@@ -251,11 +251,11 @@ class Job:
         arguments = getattr(self.model, "model_args", {"name": type(self.model).__name__})
         return {**arguments, "num_classes": self.model.num_classes}
 
-    def identity(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def identity(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the entries of every checkpoint besides the state of the run."""
         return {
             "format": checkpoint.FORMAT,
-            "config": config,
+            "config": config or {},
             "model_args": self.model_args(),
             "data_config": self.model.data_config.to_dict(),
             "fingerprint": self.fingerprints(),
