@@ -1,4 +1,4 @@
-"""``show_clips``: the numbers written on the frames are those of the frames that are shown."""
+"""``show_clips``: each frame carries its own number."""
 
 from pathlib import Path
 

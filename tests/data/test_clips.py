@@ -1,4 +1,4 @@
-"""Which frames make a clip: in range, ascending, evenly spread, at the moments asked for whatever the source's rate."""
+"""The frames of a clip: in range, ascending, evenly spaced, and at the same times for sources of any rate."""
 
 from fractions import Fraction
 
@@ -84,7 +84,7 @@ def test_a_source_of_the_rate_asked_for_or_of_none_is_strided(length, num_frames
 
 
 def moments(sampling, source_fps, seconds, seed):
-    """Times of the middles of the frames, in seconds: of a random clip and of three even ones."""
+    """Return the times of the middles of the frames, in seconds: of a random clip and of three evenly spaced ones."""
     length = seconds * source_fps
     clips = [sampling.random_clip(length, rng(seed), source_fps), *sampling.even_clips(length, 3, source_fps)]
     return (np.array(clips) + 0.5) / source_fps
@@ -111,7 +111,7 @@ def test_segments_of_any_rate_show_the_same_moments(num_frames, seed):
 
 @pytest.mark.parametrize(("source_fps", "fps"), [(30, 25), (25, 9), (24, 5), (59.94, 49.95), (25, 30)])
 def test_moments_that_begin_a_frame_are_in_it(source_fps, fps):
-    """Where a moment is the very first of a frame, floats may fall before it."""
+    """A time at the exact start of a frame is not rounded down to the frame before."""
     clip = TemporalSampling(3000, 3, fps=fps).clip_at(0.0, 10**6, source_fps)
     step = 3 * Fraction(str(source_fps)) / Fraction(str(fps))
     assert clip.tolist() == [int(k * step) for k in range(3000)]

@@ -41,7 +41,7 @@ def test_factors_are_uniform_in_torchvisions_ranges():
 
 
 def test_the_order_is_drawn():
-    """A gray of 100 twice as bright, then without contrast, is another than the other way round."""
+    """Brightness before contrast gives another gray than contrast before brightness."""
     step = torch.tensor([60, 160], dtype=torch.uint8).view(1, 1, 2, 1).expand(1, 1, 2, 3)
     assert len({tuple(jittered(seed, 0.9, 0.9, clip=step).flatten().tolist()) for seed in range(50)}) > 25
     orders = {tuple(np.random.default_rng(seed).permutation(4)) for seed in range(300)}
@@ -50,7 +50,7 @@ def test_the_order_is_drawn():
 
 @pytest.mark.parametrize("augment", [ColorJitter(*STRENGTHS), None])
 def test_other_draws_do_not_change(augment):
-    """Crop and flip are drawn first; without augmentation nothing more is."""
+    """Crop and flip are drawn first, and nothing else without augmentation."""
     rngs = [np.random.default_rng(seed) for seed in (5, 5)]
     plain, other = TrainTransform(16), TrainTransform(16, color_jitter=augment)
     assert plain.box(20, 24, rngs[0]) == other.box(20, 24, rngs[1])

@@ -27,7 +27,7 @@ from video_rs.rng import keyed_rng
 
 
 class Whole:
-    """A transform that shows whole frames, so that the numbers on them can be read."""
+    """A transform that keeps whole frames: the numbers on them stay readable."""
 
     size, filter = 32, "bilinear"
 
@@ -43,7 +43,7 @@ whole = Whole()
 
 @pytest.fixture(scope="module")
 def records(make_video, tmp_path_factory):
-    """Six videos of two classes; video i shows numbers from 100 * i."""
+    """Six videos of two classes; video i shows the numbers from 100 * i on."""
     root = tmp_path_factory.mktemp("videos")
     paths = [make_video(root / f"{i}.mp4", 20 + i, 32, 64, first_number=100 * i) for i in range(6)]
     return Records(map(str, paths), [0, 0, 0, 1, 1, 1], ["a", "b"])
@@ -100,7 +100,7 @@ def test_batches_do_not_depend_on_workers_interruption_or_world_size(records):
 
 @pytest.fixture
 def some_broken(records, tmp_path):
-    """Video 1 empty, video 3 cut off, video 5 no video."""
+    """Video 1 is empty, video 3 is cut off, video 5 is no video."""
     paths = [records.path(i) for i in range(6)]
     for i, content in ((1, b""), (3, Path(paths[3]).read_bytes()[:900]), (5, b"text" * 300)):
         paths[i] = str(tmp_path / f"{i}.mp4")
@@ -142,7 +142,7 @@ def test_a_dataset_that_is_all_broken_is_one_clear_error(tmp_path, workers):
 
 
 def drawn(dataset, keys):
-    """Of keys one by one: what a batch holds."""
+    """Read keys one by one and return what a batch holds."""
     samples = [dataset[key] for key in keys]
     return {
         "clip": torch.stack([sample["clip"] for sample in samples]),
@@ -181,7 +181,7 @@ def test_a_batch_is_its_samples(records, kind, augment):
 
 
 def test_a_sample_is_its_crop_and_flip_of_the_frames_it_names(records):
-    """Drawn the long way: whole frames from the file, then the transform with the sample's own generator."""
+    """The reference reads whole frames and applies the transform with the generator of the sample."""
     transform = TrainTransform(24)
     for key in KEYS:
         sample = clips(records, transform)[key]
@@ -201,10 +201,10 @@ def test_copies_share_one_decode_and_are_those_drawn_one_by_one(records, opened,
     for first in range(0, len(keys), repeats):
         copies = range(first, first + repeats)
         frames = [dataset[keys[copy]]["frames"].tolist() for copy in copies]
-        assert frames == [frames[0]] * repeats  # the same frames,
-        assert len({batch["clip"][copy].numpy().tobytes() for copy in copies}) == repeats  # differently cropped
+        assert frames == [frames[0]] * repeats  # the same frames
+        assert len({batch["clip"][copy].numpy().tobytes() for copy in copies}) == repeats  # in different crops
     starts = [{int(dataset[SampleKey(0, i, copy)]["frames"][0]) for copy in (0, repeats)} for i in range(6)]
-    assert sum(map(len, starts)) > 9  # another use of a file has other frames, but by chance
+    assert sum(map(len, starts)) > 9  # another use of a file has other frames, except by chance
 
 
 def test_copies_in_two_micro_batches_are_the_same(records):
@@ -227,7 +227,7 @@ def test_a_batch_is_its_samples_across_replaced_files(some_broken, repeats):
 
 
 def test_which_file_replaces_another_does_not_depend_on_where_it_broke(records, some_broken, tmp_path):
-    """One decoder may find out when it opens the file, another when it is already reading."""
+    """One decoder may fail when it opens the file, another while it reads."""
     cut = Path(records.path(1)).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(cut[: len(cut) // 2] + bytes(len(cut) // 2))
     paths = [some_broken.path(i) for i in range(6)]
@@ -242,7 +242,7 @@ def test_which_file_replaces_another_does_not_depend_on_where_it_broke(records, 
 
 
 def test_a_batch_is_made_where_it_travels(records):
-    """In a worker the batch is in shared memory, at its own address, from the first pixel on."""
+    """In a worker the batch is written into shared memory and never copied."""
 
     class Telling(ClipDataset):
         def __getitems__(self, keys):
@@ -280,11 +280,14 @@ def test_who_watches_is_told_what_is_open(some_broken, opened):
     dataset, seen = clips(some_broken, repeats=2), []
     dataset.heartbeat = lambda index: seen.append((index, len(opened)))
     batch = dataset.__getitems__([SampleKey(0, index, copy) for index in range(6) for copy in range(2)])
-    told = []
-    for number, path in enumerate(opened):  # just before each; and before each copy of those that can be read
+    expected = []
+    for number, path in enumerate(opened):  # before each file, and before each copy of a readable one
         can_be_read = path in map(some_broken.path, (0, 2, 4))
-        told += [(path, number)] + [(path, number + 1)] * (2 * can_be_read)
-    assert [(some_broken.path(index), before) for index, before in seen[:-1]] == told and seen[-1] == (-1, len(opened))
+        expected += [(path, number)] + [(path, number + 1)] * (2 * can_be_read)
+    assert [(some_broken.path(index), before) for index, before in seen[:-1]] == expected and seen[-1] == (
+        -1,
+        len(opened),
+    )
     assert len(opened) == 6 + len(batch["broken"])
     tested, seen = views(some_broken, TemporalSampling(4, 1)), []
     tested.heartbeat = seen.append
@@ -293,7 +296,7 @@ def test_who_watches_is_told_what_is_open(some_broken, opened):
 
 
 def test_the_frame_rate_of_the_file_counts(make_video, tmp_path, frame_numbers):
-    """The same scene at two rates: clips of the same moments."""
+    """The same scene at two rates gives clips of the same times."""
     paths = [make_video(tmp_path / f"{fps}.mp4", 4 * fps, 32, 32, fps=fps) for fps in (10, 25)]
     records = Records(map(str, paths), [0, 0], ["a"])
     sampling = TemporalSampling(5, 2, fps=5)
@@ -314,7 +317,7 @@ def test_segments_of_a_file(records, frame_numbers):
 
 
 def test_views_of_a_long_video_hold_its_views_alone(make_video, tmp_path, monkeypatch):
-    """Frames are read once, those of the views and no other, at the size of the views."""
+    """Only the frames of the views are read, once, at the size of the views."""
     path = make_video(tmp_path / "long.mp4", 900, 64, 96, gop=50)
     dataset, read = views(Records([str(path)], [0], ["a"]), TemporalSampling(4, 2), 3, ViewTransform(24, 16, 3)), []
     original = Video.read
@@ -393,7 +396,7 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
         from video_rs.data.sampler import BatchStream
         from video_rs.data.transforms.crops import TrainTransform
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with SIGINT ignored
         records = Records([{records.path(0)!r}], [0], ["a"])
         dataset = ClipDataset(records, sampling=TemporalSampling(4, 1), transform=TrainTransform(16))
         loader = clip_loader(dataset, BatchStream(1, batch_size=2, num_steps=10**6, seed=0), workers=2)
@@ -415,7 +418,7 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
     )
     assert process.stdout.readline() == "batch\n"
     time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the whole group gets it
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     output, errors = process.communicate(timeout=60)
     assert output.endswith("stopped\n") and "Traceback" not in errors
 

@@ -1,4 +1,4 @@
-"""Loaders whose workers hang, in a real file that takes minutes to decode or because something stops them."""
+"""Loaders with workers that hang: in a real file that takes minutes to decode, or because they are stopped."""
 
 import multiprocessing
 import os
@@ -40,7 +40,7 @@ def records_of(paths):
 
 
 def clip_batches(paths, *, transform=None, workers=2, timeout=1.0, steps=4, skip=()):
-    """The loader of `steps` batches of 4; an epoch is one of six files."""
+    """Return the loader of `steps` batches of 4; an epoch has six files."""
     transform = transform or TrainTransform(24)
     dataset = ClipDataset(records_of(paths), sampling=SAMPLING, transform=transform, seed=3, skip=skip)
     stream = BatchStream(len(paths), batch_size=4, num_steps=steps, seed=3, micro_batch=2)
@@ -71,7 +71,7 @@ def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
     batches, stuck = taken_until_stuck(clip_batches([*paths[:4], hanging_video, paths[5]], workers=workers))
     assert (stuck.index, stuck.path) == (4, hanging_video)
     assert hanging_video in str(stuck) and "data.timeout=1: start again" in str(stuck) and stuck.seconds > 1
-    for batch, expected in zip(batches, reference):  # what came before it is what would have come anyhow
+    for batch, expected in zip(batches, reference):  # the batches before it are unchanged
         assert 4 not in expected["index"] and torch.equal(batch["clip"], expected["clip"])
     assert 4 in reference[len(batches)]["index"]
     assert_no_worker_left()
@@ -88,7 +88,7 @@ def test_without_the_file_it_goes_on(paths, hanging_video):
 
 
 class Stopping(TrainTransform):
-    """Stops its worker, as a debugger or a scheduler does, at the second clip it is to augment."""
+    """Stop the worker, as a debugger or a scheduler does, at its second clip."""
 
     count = 0
 
@@ -107,7 +107,7 @@ def test_a_worker_that_is_stopped_in_a_file(paths):
 
 
 class Pausing(Stopping):
-    """The same, but something lets it go on after longer than the timeout, though less than that after each look."""
+    """The same, and continue it later: after the timeout, but within the timeout of each check."""
 
     def finish(self, clip, rng):
         if not self.count:
@@ -121,7 +121,7 @@ def test_workers_that_are_stopped_between_files(paths):
     batches = iter(loader)
     next(batches)
     time.sleep(0.2)
-    while loader.heartbeats.busy():  # they run ahead by two batches each
+    while loader.heartbeats.busy():  # workers prefetch two batches each
         time.sleep(0.01)
     for worker in torch.multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGSTOP)
@@ -133,7 +133,7 @@ def test_workers_that_are_stopped_between_files(paths):
 
 @pytest.mark.slow
 def test_slow_is_not_stuck(paths):
-    """Files that take less than the timeout, batches that take more, and a consumer that takes its time."""
+    """Files take less than the timeout, batches take more, and the consumer is slow."""
 
     class Slow(TrainTransform):
         def finish(self, clip, rng):
@@ -167,7 +167,7 @@ def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monk
     looks = []
     monkeypatch.setattr("video_rs.data.watchdog.Watchdog._kill_stuck", lambda self, waited: looks.append(waited))
     assert [item["error"] is None for item in loader] == [True, False, True, True, False, True]
-    assert not looks  # they are not waited for a second time
+    assert not looks  # no second wait for the same files
 
 
 @pytest.mark.exhaustive
@@ -213,7 +213,7 @@ class Dying(TrainTransform):
     ],
 )
 def test_every_start_method(paths, method, monkeypatch):
-    """Batches, a worker that hangs and one that is killed: the same whether workers are forked or not."""
+    """Batches, a hanging worker and a killed worker behave the same with each start method."""
     monkeypatch.setattr("video_rs.data.loader.START_METHOD", method)
     multiprocessing.set_forkserver_preload(["video_rs.data.loader", "torchvision.transforms.v2.functional"])
     reference = list(clip_batches(paths, workers=0))
@@ -235,7 +235,7 @@ def test_a_worker_that_is_killed_is_another_thing(paths):
 
 
 class SlowStream(BatchStream):
-    """Takes a second to start, so that a worker that dies at its start is gone before the first batch is asked for."""
+    """Start after a second: a worker that dies at its start has ended before the first batch is requested."""
 
     handled = True
 
@@ -261,7 +261,7 @@ def test_a_worker_that_is_killed_while_it_starts(paths, monkeypatch, handled):
 
 
 def test_processes_of_others_are_left_alone(paths, monkeypatch):
-    """A process that another thread starts while the workers start is not taken for a worker."""
+    """A process that another thread starts at the same time is not mistaken for a worker."""
     context, started = multiprocessing.get_context("fork"), []
 
     class Starting(BatchStream):
@@ -281,7 +281,7 @@ def test_processes_of_others_are_left_alone(paths, monkeypatch):
 
 
 def test_a_death_that_the_connection_tells_first():
-    """A worker's sockets close before the process can be seen to have ended."""
+    """The sockets of a worker close before its exit code can be read."""
 
     def broken_off():
         raise ConnectionResetError("connection reset by peer")
@@ -290,7 +290,7 @@ def test_a_death_that_the_connection_tells_first():
     worker = multiprocessing.get_context("fork").Process(target=lambda: time.sleep(0.5) or os._exit(9))
     worker.start()
     with Watchdog([worker], Heartbeats(1), 0.0, str) as watch, pytest.raises(MachineError, match="with exit code 9"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it must do without
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # without the signal handler
         next(watch.batches(broken_off()))
 
 
@@ -325,7 +325,7 @@ def test_the_one_that_is_longest_in_a_file_is_blamed():
 
 
 def script(paths, end, before="", decoder="pyav"):
-    """A process that takes one batch of two workers, and what it does then."""
+    """Run a process that takes one batch from two workers and then executes `end`."""
     code = f"""
 import sys
 {before}

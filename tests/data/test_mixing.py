@@ -10,7 +10,7 @@ KINDS = ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0})
 
 
 def one_class_per_clip(count=8):
-    """Clip i is i everywhere and of class i, so that a mixed batch tells what was mixed."""
+    """Clip i has the value and the class i: a mixed batch shows what was mixed."""
     clips = torch.arange(float(count))[:, None, None, None, None].expand(count, 3, 4, 12, 16)
     return clips.double().clone(), torch.eye(count, dtype=torch.float64)
 
@@ -52,7 +52,7 @@ def test_half_a_pair_is_an_error():
 
 @pytest.mark.parametrize("repeats", [1, 2, 4])
 def test_partners_are_of_different_uses(repeats):
-    """Copies of one use follow each other: with each other they would mix nothing."""
+    """Partners are never copies of the same sample, which are consecutive."""
     partners = mixed(mixup=1.0, repeats=repeats)[1] - torch.eye(8)
     partners = partners.where(torch.eye(8) == 0, torch.zeros(())).argmax(1)
     assert partners.tolist() == [p + repeats if p // repeats % 2 == 0 else p - repeats for p in range(8)]

@@ -155,7 +155,7 @@ def test_moves_at_the_magnitudes_of_the_recipe(level, degrees, shear, pixels):
 
 
 def test_operations_are_drawn_evenly_at_the_magnitude_of_the_config(tmp_path, make_video, monkeypatch):
-    """Through the config: `layers` operations per clip, uniform over all sixteen, each at its level."""
+    """From the config: `layers` operations per clip, uniform over all sixteen, at the given magnitude."""
     drawn = []
 
     def spy(index):

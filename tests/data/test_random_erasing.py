@@ -40,7 +40,7 @@ def test_as_often_as_asked():
 
 
 def test_boxes_are_timms(monkeypatch):
-    """Area and aspect as timm draws them, over many boxes of a large frame."""
+    """Area and aspect ratio have the distribution of timm, over many boxes of a large frame."""
     timm = pytest.importorskip("timm.data.random_erasing")
     rng, ours = np.random.default_rng(0), []
     for _ in range(4000):

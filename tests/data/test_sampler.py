@@ -13,7 +13,7 @@ def flat(stream):
 
 @st.composite
 def layouts(draw):
-    """(num_samples, batch_size, micro_batch, world_size, num_steps) that fit together."""
+    """Draw num_samples, batch_size, micro_batch, world_size and num_steps that fit together."""
     micro, runs, world = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
     return draw(st.integers(1, 30)), micro * runs * world, micro, world, draw(st.integers(1, 12))
 
@@ -99,7 +99,7 @@ def test_repeats_follow_each_other_and_change_no_order(layout, repeats, balanced
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 2**32 - 1), st.data())
 def test_shards_are_mixed_in_blocks(sizes, block, seed, data):
-    """Every sample once an epoch, block by block of whole shards; one block is the order without shards."""
+    """An epoch has every sample once, in blocks of whole shards; a single block has the order without shards."""
     samples, starts = sum(sizes), np.cumsum([0, *sizes[:-1]])
     shard_of = np.repeat(np.arange(len(sizes)), sizes)
     options = {"batch_size": samples, "num_steps": 2, "seed": seed}
@@ -127,7 +127,7 @@ def test_shards_are_mixed_in_blocks(sizes, block, seed, data):
 
 
 def test_blocks_mix_samples_and_shards():
-    """Within a block no shard comes by itself, and the blocks of another epoch are others."""
+    """Within a block shards are interleaved, and the blocks of another epoch differ."""
     stream = BatchStream(64, batch_size=64, num_steps=2, seed=0, shards=np.arange(0, 64, 8), block=16)
     orders = [np.array([key.index for key in stream.keys(epoch)]) // 8 for epoch in range(2)]
     blocks = [[frozenset(part) for part in order.reshape(4, 16).tolist()] for order in orders]
@@ -136,7 +136,7 @@ def test_blocks_mix_samples_and_shards():
 
 
 def test_another_seed_takes_other_shards_first():
-    """Not only the samples within a block come in another order."""
+    """The order of the shards changes too."""
     options = {"batch_size": 64, "num_steps": 1, "shards": np.arange(0, 64, 4), "block": 16}
     first = {
         frozenset(key.index // 4 for key in BatchStream(64, seed=seed, **options).keys(0)[:16]) for seed in range(4)
@@ -145,7 +145,7 @@ def test_another_seed_takes_other_shards_first():
 
 
 def test_what_is_too_little_for_a_block_is_mixed_with_the_last():
-    """5 shards of 8 samples, of which two are a block: the fifth does not come by itself."""
+    """5 shards of 8 samples in blocks of two shards: the fifth joins the last block."""
     for seed in range(20):
         stream = BatchStream(40, batch_size=40, num_steps=1, seed=seed, shards=np.arange(0, 40, 8), block=16)
         shards = [key.index // 8 for key in stream.keys(0)]

@@ -19,7 +19,7 @@ sides = st.integers(8, 400)
 
 
 def ramp(frames=3, height=48, width=64):
-    """Red grows downwards, green to the right, blue with time."""
+    """Red increases downwards, green to the right, blue with time."""
     t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([y * 4, x * 3, t * 50], dim=-1).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""A file that hangs the decoder, and more broken files than the run bears: the real commands, on real files."""
+"""A file that hangs the decoder, and more unreadable files than allowed: the real commands, on real files."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ def hanging_video():
 
 @pytest.fixture
 def dataset(tiny_videos, tmp_path):
-    """A copy of the tiny dataset, to be spoiled."""
+    """A copy of the tiny dataset, for files to be damaged."""
     shutil.copytree(tiny_videos, tmp_path / "videos")
     return tmp_path / "videos"
 
@@ -65,7 +65,7 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
     [pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(600, 2, marks=pytest.mark.exhaustive)],
 )
 def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout, signals):
-    """Once: the run ends as interrupted, not as one to be started again. Twice: at once."""
+    """One Ctrl-C ends the run as interrupted; a second one ends it at once."""
     for folder in (dataset / "train").iterdir():  # whatever comes first hangs
         for file in folder.iterdir():
             file.unlink()
