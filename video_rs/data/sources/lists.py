@@ -1,4 +1,4 @@
-"""Read dataset lists: csv, lines "path label", and the official csv of Kinetics.
+"""Read dataset lists: csv files and lines "path label".
 
 Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field and a byte order mark are skipped.
 
@@ -42,12 +42,12 @@ class Entry(NamedTuple):
     """One file of a list.
 
     Attributes:
-        path: it may be missing.
+        path: of a video, an image or a folder of frames; it may not exist.
         label: as written.
-        line: its number, from 1; in a JSON file that of the entry.
-        source: the video that the file was cut from, where the list says so, else None.
-        file: the one that the line is in, where it is not the list itself.
-        frames: of a folder of frames, how many the list says it has, else 0.
+        line: line number from 1; in a JSON file the number of the entry.
+        source: name of the source video, if the list has a column for it; else None.
+        file: file of the line, if it is not the list itself.
+        frames: number of frames of a folder, if the list gives it; else 0.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     frames: int = 0
 
 
-Record = tuple[int, list[str], str]  # of a csv: the number of its first line, its fields, its text
+Record = tuple[int, list[str], str]  # of a csv: number of the first line, fields, text
 
 
 def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
@@ -66,11 +66,11 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
 
     Args:
         file: the list.
-        root: what paths are relative to; the folder of the list if empty.
-        multi_label: whether a label may be any number of labels with ";" between them, also none.
+        root: folder to which paths are relative; empty for the folder of the list.
+        multi_label: True if a file can have any number of labels, joined by ";".
 
     Raises:
-        UserError: for a line that cannot be read, naming file and line.
+        UserError: a line cannot be parsed; the message names file and line.
     """
     base = root or os.path.dirname(file)
     columns, delimiter = read_header(file)
@@ -80,13 +80,13 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     else:
         entries = _path_label_entries(file, delimiter, base, named, multi_label)
     for entry in entries:
-        path = entry.path.rstrip("/") or entry.path  # that of a folder may end in one
+        path = entry.path.rstrip("/") or entry.path  # folders can end in a slash
         yield entry._replace(path=os.path.join(base, path))
 
 
 def read_csv(file: str, delimiter: str = ",") -> Iterator[Record]:
-    """Yield the records of a csv, without those that are empty. Raise UserError for a quote that is not closed."""
-    text: list[str] = []  # lines of the record that is being read
+    """Yield the records of a csv that are not empty. Raise UserError for an unclosed quote."""
+    text: list[str] = []  # lines of the current record
     number = 1
 
     def lines() -> Iterator[str]:
@@ -118,7 +118,7 @@ def read_lines(file: str) -> Iterator[str]:
 
 
 def bad_line(place: str, expected: str, found: str) -> UserError:
-    """Return the error for a place in a file, with at most 100 characters of what was found there."""
+    """Return the error for a line that does not fit its format. What was found is truncated to 100 characters."""
     return UserError(f"{place}: expected {expected}; found '{_cut(found)}'")
 
 
@@ -127,22 +127,22 @@ def _cut(text: str) -> str:
 
 
 def read_header(file: str) -> tuple[list[str], str]:
-    """Return the fields of the first line that is not empty, in lower case, and the delimiter."""
+    """Return the fields of the first non-empty line, in lower case, and the delimiter."""
     first = next(filter(str.strip, read_lines(file)), "").strip().lstrip("# ")
     delimiter = next((mark for mark in "\t," if mark in first), " ")
     words = re.findall(r"\w+", first)
     try:
-        # two words are a header in any notation: "<path> <label>", "path;label"
+        # accept any notation of two names: "<path> <label>", "path;label"
         fields = words if len(words) == 2 else next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
-    except csv.Error:  # no header; read_csv names the error
+    except csv.Error:  # read_csv reports it
         fields = []
     return [name.strip().lower() for name in fields], delimiter
 
 
 def _path_label_entries(file: str, delimiter: str, base: str, has_header: bool, multi_label: bool) -> Iterator[Entry]:
-    good: set[str] = set()  # labels
-    with_frames = None  # whether "a/b 12 3" means the folder a/b; one line that tells speaks for all
-    is_csv = False if delimiter == " " else None  # whether "a,b c" means the path "a"; None until it is asked
+    good: set[str] = set()  # labels that were checked
+    with_frames = None  # True if "a/b 12 3" means the folder a/b; the first unambiguous line decides
+    is_csv = False if delimiter == " " else None  # True if "a,b c" means the path "a"; None until needed
     delimiter = delimiter.strip(" ") or ","
     records = read_csv(file, delimiter)
     first_two = list(islice(records, 2))
@@ -180,7 +180,7 @@ def _path_label_entries(file: str, delimiter: str, base: str, has_header: bool, 
 
 
 def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) -> None:
-    """Raise UserError for one: as a line it would be a file that is missing, and its label a class."""
+    """Raise UserError for a header with unknown names, which would otherwise be a missing file of a new class."""
     path, label = _split(first[2])
     names_media = [any(each in text.lower() for each in MEDIA_EXTENSIONS) for _, _, text in (first, second)]
     if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
@@ -202,7 +202,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _other_split(fields: list[str], split: tuple[str, str]) -> tuple[str, str] | None:
-    """Return path and label as csv where a line may be csv, and its two fields are not what :func:`_split` returns."""
+    """Return the two csv fields of a line if they are possible, and differ from what :func:`_split` returns."""
     if len(fields) != 2 or (_has_extension(split[0]) and not _has_extension(fields[0])):
         return None
     return (fields[0], fields[1]) if (fields[0], fields[1]) != split else None
@@ -225,7 +225,7 @@ def _is_csv(records: Iterator[Record], base: str) -> bool:
 
 
 def _is_quoted(text: str, delimiter: str) -> bool:
-    """Return True if one of the fields of a line is in quotes, as csv.writer sets them."""
+    """Return True if a field of a line is quoted, as by csv.writer."""
     if '"' not in text:
         return False
     try:
@@ -245,7 +245,7 @@ def _unquoted(field: str) -> str:
 
 
 def _split_frames(text: str) -> tuple[str, str, str] | None:
-    """Split "folder frames class", as TSN and MMAction2 write it. Return None for other lines."""
+    """Split "folder frames class", the format of TSN and MMAction2. Return None for other lines."""
     words = text.replace(",", " ").rsplit(None, 2)
     if len(words) < 3 or not words[1].isdecimal() or len(words[1]) > 9:
         return None
@@ -255,7 +255,7 @@ def _split_frames(text: str) -> tuple[str, str, str] | None:
 
 
 def _has_frames_column(folder: str, path: str) -> bool | None:
-    """Return whether the number after the folder is one of frames, not the end of a path; None where no file tells."""
+    """Return True if a number after a folder counts its frames, False if it belongs to the path, None if unclear."""
     if os.path.isdir(folder):
         return True
     return False if _has_extension(path) or os.path.exists(path) else None
@@ -273,7 +273,7 @@ def _check_label(label: str, place: str, multi_label: bool) -> None:
 
 
 def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: bool) -> Iterator[Entry]:
-    """Yield the entries of a csv with named columns; those for the source video and the frames may be missing."""
+    """Yield the entries of a csv with named columns. Source video and number of frames are optional."""
     path, label, source, frames = (
         next((columns.index(name) for name in known if name in columns), None)
         for known in (_PATH_COLUMNS, _LABEL_COLUMNS, _SOURCE_COLUMNS, _FRAMES_COLUMNS)
@@ -282,7 +282,7 @@ def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: 
         if len(row) != len(columns) or not row[path] or not (row[label] or multi_label):
             raise bad_line(f"{file}:{number}", f"'{delimiter.join(columns)}'", delimiter.join(row))
         _check_label(row[label], f"{file}:{number}", multi_label)
-        written = None if source is None else row[source] or row[path]  # without a source a file is its own
+        written = None if source is None else row[source] or row[path]  # an empty field: the file is its own source
         is_folder = frames is not None and not _has_extension(row[path])
         count = _count(row[frames], f"{file}:{number}") if is_folder else 0
         yield Entry(row[path], row[label], number, written, frames=count)

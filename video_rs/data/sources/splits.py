@@ -117,15 +117,17 @@ def _find_sources(
     root: str, given: Mapping[str, str], packed: Mapping[str, RawSplit], fold: int, frame_folders: bool
 ) -> dict[str, tuple[str, layouts.Layout | None]]:
     """Return the source of each split that has one, and its layout if that is known already. Raise UserError."""
-    found = {split: packed[split].source if split in packed else _given_path(root, split, given) for split in SPLITS}
     if root and not are_shards(root) and not os.path.isdir(root):
         problem = "a file, give its folder" if os.path.exists(root) else "no such folder"
         hint = "; leave it empty if data.train and data.val are whole paths" if any(given.values()) else ""
         raise UserError(f"data.root={root}: {problem}{hint}")
     own = {split: _find_in_root(root, split) for split in SPLITS}
     _refuse_mixed(root, packed, given, own)
-    found = {split: path or (own[split] if split not in packed else "") for split, path in found.items()}
-    sources = {split: (path, None) for split, path in found.items() if path}
+    sources: dict[str, tuple[str, layouts.Layout | None]] = {}
+    for split in SPLITS:
+        path = packed[split].source if split in packed else _given_path(root, split, given) or own[split]
+        if path:
+            sources[split] = path, None
     if root and not packed and not given["train"] and not any(own.values()):
         sources = layouts.find(root, fold) | sources
     if not sources and root and any(files for _, files in class_folders(root, frame_folders)):
