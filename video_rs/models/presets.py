@@ -1,16 +1,16 @@
-"""The named networks: architecture, regularisation, data config, and what others publish of them. Without torch.
+"""The named networks: architecture, regularisation, data config, published accuracies. This imports no torch.
 
-presets.csv has a row for each network, references.csv the sizes of the same networks in somebody else's code, and
-published.csv accuracies, with their sources.
+presets.csv has a row for each network, references.csv the sizes of the same networks in the reference implementations,
+and published.csv accuracies with their sources.
 
 Image networks, one for each depth and resolution that was published (Bello et al. 2021, arXiv 2103.07579):
-``resnet_rs_*`` is the architecture and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
-``garden_resnet_rs_*`` that of the TF Model Garden (tensorflow/models, ``official/vision``). The resolution is in the
-name (``_i160``) where it isn't the largest with the depth's usual regularisation.
-Video networks (Du et al. 2021, arXiv 2109.01696): ``garden_resnet3d_rs_*`` is the Model Garden's architecture,
-``resnet3d_rs_*`` ours, ``inflated_garden_resnet_rs_*`` what the Garden's image weights inflate into. All have the
-regularisation of the one recipe that was released, R3D-RS-50's on Kinetics-400 (32 frames, every second one).
-Depths 26, 300 and 400 occur in the scaling study of the first paper only and borrow the settings of a neighbour.
+``resnet_rs_*`` has the architecture and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
+``garden_resnet_rs_*`` those of the TF Model Garden (tensorflow/models, ``official/vision``). The name has the
+resolution (``_i160``) unless it is the largest with the depth's usual regularisation.
+Video networks (Du et al. 2021, arXiv 2109.01696): ``garden_resnet3d_rs_*`` has the Model Garden's architecture,
+``resnet3d_rs_*`` ours, and ``inflated_garden_resnet_rs_*`` the one for the Garden's inflated image weights. All have
+the regularisation of the one released recipe, R3D-RS-50's on Kinetics-400 (32 frames, every second one).
+Depths 26, 300 and 400 occur only in the scaling study of the first paper and have the settings of a neighbour.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.models import architecture as architectures
 from video_rs.models.architecture import GARDEN_2D, INFLATED_GARDEN_2D, Architecture
 
+# Bottlenecks by stage, for each depth.
 BLOCKS = {
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
@@ -38,20 +39,19 @@ BLOCKS = {
     400: (6, 48, 72, 6),
     420: (4, 44, 87, 4),
 }
-"""Bottlenecks by stage, by depth."""
 
+# Side of the test crop over the short side of an image, in both image recipes.
 CENTER_CROP = 0.875
-"""Side of the test crop over the short side of an image, in both image recipes."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """An accuracy that others published, in per cent; none of them was reproduced here.
+    """An accuracy that others published; none was reproduced here.
 
     Attributes:
         dataset: "ImageNet", "Kinetics-400" or "Kinetics-600".
-        views: what a score is the mean of: crop size of images, frames x stride of videos.
-        top1, top5: in per cent; top5 None where it was not given.
+        views: crop size of images, frames x stride of videos.
+        top1, top5: in per cent; top5 is None if it was not published.
         source: repository and file.
     """
 
@@ -64,14 +64,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Reference:
-    """The size of the same network in somebody else's code.
+    """The size of the same network in a reference implementation.
 
     Attributes:
-        parameters: trainable ones.
-        gmacs: 10**9 multiply-accumulates of one forward pass of a training clip (an image, in image networks).
-        test_gmacs: the same for a test crop; None where that was not counted or has the same size.
-        source: whose code, and who counted. The Model Garden's image networks were counted with 1000 classes; the one
-            for the background has 2049 more parameters, which are added.
+        parameters: trainable numbers.
+        gmacs: 10**9 multiply-accumulates of one forward pass of a training clip or image.
+        test_gmacs: the same for a test crop; None if it was not counted or has the same size.
+        source: the code, and who counted. The Model Garden's image networks were counted with 1000 classes; the 2049
+            parameters of the background class are added.
     """
 
     parameters: int
@@ -86,15 +86,15 @@ class Preset:
 
     Attributes:
         name, depth: "resnet3d_rs_50" and 50.
-        blocks: bottlenecks by stage.
-        architecture: everything else about the architecture.
-        num_classes: those of ImageNet (in the Model Garden with one for the background) or of Kinetics-400.
+        blocks: number of bottlenecks by stage.
+        architecture: all other fields of the architecture.
+        num_classes: of ImageNet (in the Model Garden with a background class) or Kinetics-400.
         dropout: rate before the classifier.
-        drop_path: rate of the paper's rule, which gives the last stage this much.
+        drop_path: rate in the last stage, by the paper's rule.
         data_config: default frames, resolution and normalisation.
-        rand_augment: magnitude of RandAugment (2 layers) in its published recipe; None: it has none.
+        rand_augment: magnitude of RandAugment (2 layers) in the published recipe; None for no RandAugment.
         published: accuracies, the first with this preset's own settings.
-        reference: the size of the implementation it follows; None where there is none.
+        reference: size of the implementation that it follows; None if there is none.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Preset:
 
 
 def read_rows(file: str) -> list[dict[str, str]]:
-    """Read a table beside this module."""
+    """Read a csv file from the folder of this module."""
     with open(Path(__file__).with_name(file), newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
@@ -166,7 +166,6 @@ def _read() -> dict[str, Preset]:
 
 
 PRESETS = _read()
-"""All presets by name."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
