@@ -1,6 +1,6 @@
-"""``tools/convert_weights.py`` and ``tools/convert_tensorflow.py``: what they find out, write and refuse.
+"""``tools/convert_weights.py`` and ``tools/convert_tensorflow.py``: networks found, files written, errors.
 
-Dicts stand in for the files of TensorFlow.
+Dicts replace the files of TensorFlow.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def file_holds(monkeypatch):
-    """Lets every TensorFlow file hold some variables."""
+    """Return a function that sets the variables of every TensorFlow file."""
 
     def hold(variables, prefix="ckpt-1"):
         monkeypatch.setattr(convert_tensorflow, "find_checkpoint", lambda path: Path(prefix))
@@ -57,13 +57,13 @@ def save_run(path, model, **entries):
 
 
 def convert_with(arguments: list[str]) -> int:
-    """The script of TensorFlow for its weights, the command for all others."""
+    """Run the script for weights of TensorFlow, the command for all others."""
     script = convert_tensorflow if {"garden", "tpu", "keras"} & {*arguments} else convert
     return script.main(arguments)
 
 
 def refused(*arguments: object) -> str:
-    """The one line that the command ends with."""
+    """Return the error line of the command."""
     with pytest.raises(UserError) as error:
         convert_with([*map(str, arguments)])
     assert "\n" not in str(error.value)
@@ -245,7 +245,7 @@ def test_timm_loads_what_goes_to_it(tmp_path, capsys, name):
 
 
 def test_another_packages_run(tmp_path, capsys):
-    """MViT computes tables as it is made, which no meta device does."""
+    """MViT computes tables when it is made, so it cannot be made on the meta device."""
     data_config = DataConfig(4, 2, train_size=32, short_side=32, test_size=32)
     model = create_model("pytorchvideo/mvit_base_16x4", num_classes=3, data_config=data_config)
     run = save_run(tmp_path / "run.pt", model, model_args={"name": model.name, "num_classes": 3})
@@ -263,14 +263,14 @@ def test_what_a_checkpoint_asks_for_is_not_done(tmp_path):
 
 
 def said_of(capsys, tmp_path, source: str, path: object, *options: str) -> tuple[str, dict]:
-    """What the command prints of a file, and the checkpoint."""
+    """Return the output of the command for a file, and the checkpoint."""
     out = tmp_path / "said.pt"
     assert convert_with(["--from", source, str(path), "--out", str(out), *options]) == 0
     return capsys.readouterr().out, checkpoint.load_run(out)
 
 
 def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
-    """``best.pt`` has them as ``model``, and no ``ema``."""
+    """``best.pt`` has the averages as ``model``, and no ``ema``."""
     for decay, said in ((0.99, "all tensors, as the run kept them (decay 0.99)"), (0.0, "none, the run kept none")):
         model = network("resnet_rs_26")
         trained = Trainer(
@@ -304,7 +304,7 @@ def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
 
 
 def test_timms_averages_come_first(tmp_path, capsys):
-    """timm's own ``load_checkpoint`` takes them too, and its trainer writes both."""
+    """timm's trainer writes both, and its ``load_checkpoint`` takes the averages too."""
     model, averaged = network("resnet_rs_50"), network("resnet_rs_50")
     raw, ema = (to_timm(each.state_dict()) for each in (model, averaged))
     saved = {"epoch": 3, "arch": "resnetrs50", "state_dict": raw, "metric": 0.5}
@@ -323,7 +323,7 @@ def test_timms_averages_come_first(tmp_path, capsys):
 
 
 def test_what_weights_do_not_tell_is_said(tmp_path, capsys, file_holds):
-    """The resolution, the clip and the activation: as the name of the file or its folder says, if it does."""
+    """The resolution, the clip and the activation are taken from the name of the file or its folder if possible."""
     cases = {
         ("garden", "ckpt-1"): ("garden_resnet_rs_101 (192 px); also garden_resnet_rs_101_i160 (160 px): give", 192),
         ("garden", "w/resnet-rs-101-i160/ckpt-1"): (

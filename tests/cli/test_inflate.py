@@ -69,7 +69,7 @@ def saved(path: Path, name: str, names: str) -> Path:
 
 
 def test_padding_class_names_and_safetensors(tmp_path, capsys):
-    """From and to safetensors, garden image weights for their video architecture, two of four classes known."""
+    """Garden image weights go into their video architecture, from and to safetensors; two classes are known."""
     source = saved(tmp_path / "image.safetensors", "garden_resnet_rs_50", "abcd")
     (tmp_path / "names.txt").write_text("d\nx\nb\n")
     out = tmp_path / "video.safetensors"

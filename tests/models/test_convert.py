@@ -1,4 +1,4 @@
-"""timm's names and prefixes."""
+"""Names of weights: ours, timm's, and prefixes; sizes read from shapes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_only_image_networks_go_to_timm():
 
 
 def test_other_networks_of_timm_are_not_its_resnetrs():
-    """Its resnet50d has a deep stem too, without squeeze-and-excitation and with a pool that has no weights."""
+    """timm's resnet50d also has a deep stem, but no squeeze-and-excitation and a pool without weights."""
     theirs = to_timm(small().state_dict())
     assert looks_like_timm(theirs)
     for missing in ("conv1.0.", "maxpool.", ".se."):
@@ -52,7 +52,7 @@ def test_other_networks_of_timm_are_not_its_resnetrs():
 
 @pytest.mark.parametrize("architecture", [RESNET_RS_2D, GARDEN_3D])
 def test_the_width_is_known_from_the_shapes(architecture):
-    """Channels are rounded to multiples of 8, and no one stage tells those of all others."""
+    """Channels are rounded to multiples of 8, so no single stage determines the width."""
     for width in (0.125, 0.25, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 0.95, 0.26875):
         with torch.device("meta"):
             state = ResNetRS(architecture, (1, 1, 1, 1), 5, in_channels=2, width=width).state_dict()

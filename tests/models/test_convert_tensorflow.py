@@ -1,4 +1,4 @@
-"""TensorFlow's names and axes, written down once more in the other direction; no TensorFlow needed."""
+"""Names and axes of TensorFlow, checked with the opposite conversion. TensorFlow is not needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(name: str, **options):
-    """Narrow, with random weights and statistics."""
+    """Return a narrow network with random weights and statistics."""
     model = create_model(name, width=0.125, num_classes=5, **options)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
@@ -58,7 +58,7 @@ def kind_of(name: str) -> str:
 
 
 def array_of(name: str, tensor: torch.Tensor, flat: bool) -> np.ndarray:
-    """[T]HWIO; ``flat`` where TensorFlow's kernel has no T."""
+    """Return a kernel as [T]HWIO; ``flat``: without T."""
     if tensor.ndim == 5:
         array = tensor.numpy().transpose(2, 3, 4, 1, 0)
         return array[0] if flat else array
@@ -66,7 +66,7 @@ def array_of(name: str, tensor: torch.Tensor, flat: bool) -> np.ndarray:
 
 
 def to_garden(model) -> dict[str, np.ndarray]:
-    """As ``tf.train.Checkpoint(model=model, backbone=model.backbone)`` writes the variables."""
+    """Return the variables as ``tf.train.Checkpoint(model=model, backbone=model.backbone)`` writes them."""
     architecture, video = model.architecture, model.data_config.num_frames > 1
     names = ("_temporal_conv", "_spatial_conv", "_expand_conv", "_shortcut_conv")
     convs = dict(
@@ -97,7 +97,7 @@ def to_garden(model) -> dict[str, np.ndarray]:
 
 
 def to_tpu(model) -> dict[str, np.ndarray]:
-    """As TF1 numbers the layers, with the averages alone."""
+    """Return the averages, with TF1's numbers of the layers."""
     order = [f"stem.{layer}" for layer in STEM]
     for stage, count in enumerate(model.blocks):
         for block in range(count):
@@ -116,7 +116,7 @@ def to_tpu(model) -> dict[str, np.ndarray]:
 
 
 def to_keras(model) -> dict[str, np.ndarray]:
-    """As the paths in an h5 file of weights."""
+    """Return the weights by their paths in an h5 file."""
     variables = {}
     for name, tensor in weights(model).items():
         part = name.split(".")
@@ -197,7 +197,7 @@ def test_tpu_and_keras(name):
 
 
 def trained(variables) -> dict[str, np.ndarray]:
-    """As a garden trainer's checkpoint: the averages are what ``variables`` are, these are others."""
+    """Return a checkpoint of a garden trainer with ``variables`` as averages and other numbers as variables."""
     saved = {"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(b""), f"save_counter{VALUE}": np.array(1)}
     saved |= {f"global_step{VALUE}": np.array(1), f"optimizer/ema_base_optimizer/iter{VALUE}": np.array(1)}
     for name, value in variables.items():

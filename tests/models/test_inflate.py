@@ -1,4 +1,4 @@
-"""An inflated network on a still clip is its image network on the frame."""
+"""An inflated network gives the same logits for a still clip as its image network for the frame."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image_network(request) -> ResNetRS:
 
 
 def lively(model: ResNetRS) -> ResNetRS:
-    """Every block contributes, and the statistics are those of a batch: else errors vanish or explode with depth."""
+    """Make every block contribute, with statistics of a batch; otherwise errors vanish or explode with depth."""
     torch.manual_seed(1)
     for stage in model.stages:
         for block in stage:
@@ -44,7 +44,7 @@ def lively(model: ResNetRS) -> ResNetRS:
 
 
 def still_clip_error(model_2d: ResNetRS, model_3d: ResNetRS, length: int, size: int = 64, channels: int = 3) -> float:
-    """The largest difference of the logits, relative to the largest logit; of grey images where ``channels`` differ."""
+    """Return the largest difference of the logits over the largest logit; for grey images if ``channels`` differ."""
     torch.manual_seed(2)
     weight = model_2d.head.weight
     images = torch.randn(2, 3 if channels == 3 else 1, size, size, dtype=weight.dtype)
@@ -74,7 +74,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("image_network", "architecture"), PAIRS, indirect=["image_network"])
 def test_center_gives_the_logits_of_the_image_network(image_network, architecture):
-    """SAME padding puts the odd frame and pixel at the end, so that even and odd lengths and sizes differ."""
+    """SAME padding puts the odd frame and pixel at the end, so even and odd lengths and sizes differ."""
     model = inflated(image_network, architecture)
     for length, size in ((1, 64), (4, 71), (7, 64), (16, 71)):
         assert still_clip_error(image_network, model, length, size) < 1e-5
@@ -102,7 +102,7 @@ def test_average_is_exact_with_replicated_frames_alone(image_network, length):
 
 
 def test_how_far_average_with_zeros_is_off(image_network):
-    """As the module says. Of 8 frames, 4 reach the stem's output, one with 3/5 of its kernel and one with 4/5."""
+    """8 frames give 4 outputs of the stem, one with 3/5 of its kernel and one with 4/5."""
     fresh = network().eval()
     assert still_clip_error(fresh, inflated(fresh, RESNET_RS_3D, "average"), 8) == pytest.approx(0.6 / 4, rel=1e-3)
     model = inflated(image_network, RESNET_RS_3D, "average")
@@ -177,7 +177,7 @@ def test_kernels():
     "image_network", [RESNET_RS_2D, dataclasses.replace(GARDEN_2D, activation="relu")], ids=["a", "b"], indirect=True
 )
 def test_the_report_names_everything(image_network):
-    """Into the Model Garden's video architecture: max pool in the stem, self-gating in the last block of each stage."""
+    """The target has the Model Garden's max pool in the stem, and self-gating in the last block of each stage."""
     state = image_network.state_dict()
     model = network(GARDEN_3D, num_classes=5, in_channels=2)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Starting a network from files: bare weights, runs, timm's, images."""
+"""Start a network from files: bare weights, runs, timm's weights, image weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small(name="resnet_rs_26", num_classes=3, **kwargs):
 
 
 def calibrated(model):
-    """With the statistics of a batch, else numbers explode with depth."""
+    """Set batch-norm statistics from a batch; without them, activations explode with depth."""
     for block in (block for stage in model.stages for block in stage):
         torch.nn.init.uniform_(block.conv3.norm.weight, 0.1, 0.3)
     for module in model.modules():
@@ -153,7 +153,7 @@ def test_init_from_images_inflates_and_replaces_the_head(tmp_path):
 
 
 def test_averages_of_other_trainers_come_first(tmp_path):
-    """timm's train.py, torchvision's references with AveragedModel, and entries that are not weights."""
+    """Files of timm's train.py and of torchvision's references with AveragedModel; entries that are not weights."""
     model, plain, average = small(), small().state_dict(), small().state_dict()
     averaged = {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in average.items()}
     files = [
@@ -234,7 +234,7 @@ def test_init_from_is_strict(tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_architecture(tmp_path, theirs, ours, differs):
-    """Most of these have the same shapes, and would compute nonsense."""
+    """Most of these have the same shapes, but the results would be meaningless."""
     source = small("resnet_rs_50" if theirs == "timm" else theirs)
     path = tmp_path / "source.pt"
     torch.save(to_timm(source.state_dict()), path) if theirs == "timm" else save_run(path, source, name=theirs)
@@ -271,7 +271,7 @@ def without(state, *parts):
 @pytest.mark.parametrize("kind", ["ours", "run", "timm"])
 @pytest.mark.parametrize("parts", [(".se.",), ("stem.pool.",), (".se.", "stem.pool.")])
 def test_parts_that_both_architectures_have_are_wanted(tmp_path, kind, parts):
-    """timm's resnet50d has ResNet-RS's names but for squeeze-and-excitation and the stem's pool."""
+    """timm's resnet50d has ResNet-RS's names, except for squeeze-and-excitation and the stem's pool."""
     source, path = small(), tmp_path / "image.pt"
     state = without(source.state_dict(), *parts)
     if kind == "run":
@@ -287,7 +287,7 @@ def test_parts_that_both_architectures_have_are_wanted(tmp_path, kind, parts):
 
 
 def test_parts_that_one_architecture_has_alone(tmp_path):
-    """A source whose architecture is unknown may lack self-gating and have a pool too many, nothing else."""
+    """A source of unknown architecture may lack self-gating and have an additional pool, nothing else."""
     source, path = small(), tmp_path / "image.pt"
     torch.save(source.state_dict(), path)
     architecture = dataclasses.replace(GARDEN_3D, padding="symmetric")

@@ -1,4 +1,4 @@
-"""Starting a network from weights of other packages' networks, and timm's own into the family."""
+"""Start networks of other packages from weights, and the family from timm's weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_networks_of_other_packages(tmp_path, kind):
 
 
 class Owner(nn.Module):
-    """A network with a child of the name that our wrapper gives to the whole; timm's volo_* have one."""
+    """A network with a child called ``network``, the name that our wrapper uses; timm's volo_* have one."""
 
     def __init__(self, *, more: bool) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_what_timms_weights_expect_depends_on_who_trained_them(tmp_path, name, d
 
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "garden_resnet_rs_50", "garden_resnet3d_rs_50", "resnet_rs_50"])
 def test_networks_without_public_weights(name):
-    """The last one because of its width. No download is tried."""
+    """The last one is refused for its width. Nothing is downloaded."""
     with pytest.raises(UserError, match="no public weights of this network; timm has those of .*from a file instead"):
         init_from(small(name), "pretrained")
 

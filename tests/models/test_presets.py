@@ -1,4 +1,4 @@
-"""The presets against what was published: sizes, recipes and accuracies, each number written out a second time."""
+"""The presets have the published sizes, recipes and accuracies; each number is written out again here."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ PARAMETERS = {  # trainable
 STATISTICS = {50: 53_376, 101: 105_600, 152: 151_680, 200: 176_256, 270: 243_072, 350: 312_192}
 """Running means and variances of the Model Garden's image networks, by depth."""
 PRINTED = {50: 35.7, 101: 63.7, 152: 86.8, 200: 93.4, 270: 130.1, 350: 164.3}
-"""Millions of parameters that MODEL_GARDEN.md prints for them: all variables, with 1001 classes."""
+"""Millions of parameters in MODEL_GARDEN.md, which counts all variables, with 1001 classes."""
 
 
 def size(name: str) -> tuple[int, int]:
-    """Trainable parameters, and the running statistics of batch normalisation."""
+    """Return the numbers of trainable parameters and of running statistics."""
     with torch.device("meta"):
         model = create_model(name)
     statistics = sum(b.numel() for key, b in model.named_buffers() if not key.endswith("num_batches_tracked"))

@@ -1,4 +1,4 @@
-"""``create_model(..., pretrained=True)``: timm's own download code, from a server that plays the hub."""
+"""``create_model(..., pretrained=True)``, with timm's download code and a local server in place of the hub."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ sys.exit(run(main, sys.argv[1:]))
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """What huggingface.co answers for one file, which it names by its checksum; ``asked`` keeps the requests for it."""
+    """Answers as huggingface.co does for one file, named by its checksum; ``asked`` lists the requests for it."""
 
     def __init__(self, content: bytes, status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -89,7 +89,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
 
 def create(folder, address: str, *names: str) -> subprocess.CompletedProcess:
-    """Makes the networks in another process, with its cache in ``folder``; their results are in ``folder/out.pt``."""
+    """Create networks in another process, with its cache in ``folder``; their results are in ``folder/out.pt``."""
     env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     env.pop("HF_HUB_OFFLINE", None)
@@ -99,7 +99,7 @@ def create(folder, address: str, *names: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def weights() -> torch.nn.Module:
-    """timm's network with random weights; every block contributes, batch norm has the statistics of a batch."""
+    """timm's network with random weights. Every block contributes; batch norm has the statistics of a batch."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = timm.create_model("resnetrs50")
@@ -154,7 +154,7 @@ def test_a_hub_that_refuses_is_one_line(tmp_path):
 
 @pytest.mark.exhaustive
 def test_a_hub_that_is_not_there_is_one_line(tmp_path):
-    """The hub's client asks again and again for three quarters of a minute."""
+    """The hub's client retries for three quarters of a minute."""
     with serving(Hub(b"")) as hub:
         pass
     assert_one_line(create(tmp_path, hub.address, "resnet_rs_50"))

@@ -1,4 +1,4 @@
-"""Weights of other tools from Python; the files themselves are in ``tests/cli/test_convert.py`` and ``tests/tf``."""
+"""Load networks from Python. Files of other tools are tested in ``tests/cli/test_convert.py`` and ``tests/tf``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_misuse_is_one_line(arguments, message):
 
 @pytest.fixture(scope="module")
 def states():
-    """The state dicts of a narrow image network, and of timm's of the same depth."""
+    """State dicts of a narrow image network, with our names and timm's."""
     own = video_rs.create_model("resnet_rs_50", num_classes=2, width=0.125).state_dict()
     return {"ours": own, "timm": to_timm(own), "head": {"fc.weight": torch.ones(2, 8), "fc.bias": torch.ones(2)}}
 
