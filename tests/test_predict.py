@@ -299,6 +299,8 @@ def test_pil_images(image_weights, weights, image):
         turned = opened.transpose(Image.Transpose.ROTATE_90)
         turned.getexif()[0x0112] = 6  # upright after a turn by 270 degrees
         assert classifier.predict(turned) == classifier.predict(image)
+        deep = Image.fromarray(257 * np.asarray(opened.convert("L")).astype(np.uint16))
+        assert classifier.predict(deep) == classifier.predict(opened.convert("L"))
         with pytest.raises(MediaError, match="PngImageFile: is an image, and this network takes clips of 4 frames"):
             video_rs.load(weights, "cpu").predict(opened)
 

@@ -13,6 +13,7 @@ from video_rs.cli.common import run
 from video_rs.cli.test import main
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
+from video_rs.experiment.evaluate import evaluate
 from video_rs.inference.predict import load
 from video_rs.models.registry import create_model
 
@@ -75,6 +76,14 @@ def test_report_and_metrics(job, capsys):
     path = rows["1.mp4"]["path"]
     first = load(job / "run" / "best.pt", "cpu").predict(path, top_k=1, clips=2, crops=3)[0]
     assert rows["1.mp4"]["predicted"] == first.label and float(rows["1.mp4"]["prob_1"]) == pytest.approx(first.score)
+
+
+def test_from_python(job, capsys):
+    lines = []
+    config = load_config(job / "tiny.yaml", [f"data.root={job / 'data'}", f"out={job / 'run'}"])
+    found = evaluate(config, log=lines.append)
+    assert found.metrics["num_scored"] == 3 and found.report.is_file() and found.paths[found.scores.errors[0][0]]
+    assert lines[1] == f"model: resnet3d_rs_26 from {job / 'run' / 'best.pt'}, step 7" and not capsys.readouterr().out
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(job, capsys):

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from video_rs.data.video.images import folders_of_frames
+from video_rs.data.video.images import folders_of_frames, image_pixels
 from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
 from video_rs.errors import MediaError, UserError
 
@@ -52,7 +52,7 @@ def frames_of(source: Any, channels: int) -> Tensor:
         UserError: it is something else, or of another type or shape.
     """
     if isinstance(source, Image.Image):
-        source = np.array(ImageOps.exif_transpose(source).convert("RGB"))
+        source = image_pixels(source, "the image")
     if not isinstance(source, (np.ndarray, Tensor)):
         raise UserError(f"cannot classify {type(source).__name__}: give {ACCEPTED}")
     if str(source.dtype).removeprefix("torch.") != "uint8" or source.ndim not in (3, 4) or source.shape[-1] != channels:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from video_rs.data.shards import Blob, File, in_memory
@@ -21,26 +22,30 @@ _FLOW = re.compile(r"flow_[xy]_")  # optical flow, which TSN's tools write besid
 
 
 def read_image(path: File) -> Tensor:
-    """Read an image file, upright by its EXIF tag, as uint8 ``[1, H, W, 3]``.
-
-    16 bits per channel are scaled to 8. Images of 32 bits are refused: their range is not defined.
+    """Read an image file as uint8 ``[1, H, W, 3]``, see :func:`image_pixels`.
 
     Raises:
         MediaError: the file is missing or damaged.
     """
-    from PIL import Image, ImageOps
-
     file = in_memory(path)
     require_file(file)
     opened = file.open() if isinstance(file, Blob) else file
     with media_errors(path, Exception), Image.open(opened) as image:  # a damaged image may raise anything in PIL
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("I", "F"):
-            raise MediaError(f"{path}: 32 bits per pixel; convert it to 8 or 16")
-        if upright.mode.startswith("I;16"):  # PIL would clip it
-            gray = (np.array(upright).astype(np.uint32) + 128) // 257
-            upright = Image.fromarray(gray.astype(np.uint8))
-        return torch.from_numpy(np.array(upright.convert("RGB")))[None]
+        return image_pixels(image, path)[None]
+
+
+def image_pixels(image: Image.Image, name: File) -> Tensor:
+    """Return a PIL image, upright by its EXIF tag, as uint8 ``[H, W, 3]``.
+
+    16 bits per channel are scaled to 8. Images of 32 bits are refused: their range is not defined.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F"):
+        raise MediaError(f"{name}: 32 bits per pixel; convert it to 8 or 16")
+    if upright.mode.startswith("I;16"):  # PIL would clip it
+        gray = (np.array(upright).astype(np.uint32) + 128) // 257
+        upright = Image.fromarray(gray.astype(np.uint8))
+    return torch.from_numpy(np.array(upright.convert("RGB")))
 
 
 class ImageReader:
