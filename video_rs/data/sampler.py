@@ -79,7 +79,7 @@ class BatchStream:
     ) -> None:
         if num_samples < 1:
             raise UserError("cannot draw batches from an empty dataset")
-        self._per_rank, self.micro_batch = shares(batch_size, micro_batch, world_size)
+        self._per_rank, self.micro_batch = divide_batch(batch_size, micro_batch, world_size)
         self.num_samples, self.batch_size, self.num_steps, self.seed = num_samples, batch_size, num_steps, seed
         self.start_step, self.repeats, self._rank = start_step, repeats, rank
         self._phase_ends = tuple(phase_ends)
@@ -136,7 +136,7 @@ class BatchStream:
                 block, count = [], 0
 
 
-def shares(batch_size: int, micro_batch: int = 0, world_size: int = 1) -> tuple[int, int]:
+def divide_batch(batch_size: int, micro_batch: int = 0, world_size: int = 1) -> tuple[int, int]:
     """Return how a global batch is divided: the per-rank batch and the micro-batch.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.sampler import shares
+from video_rs.data.sampler import divide_batch
 from video_rs.data.sources.records import Records
 from video_rs.training import finetune, losses, optim
 from video_rs.training.options import Options
@@ -25,7 +25,7 @@ def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
         ConfigError: a pair of samples that are mixed would be in two micro-batches.
     """
     batch_size, repeats = options.batch_size, options.repeats
-    _, micro_batch = shares(batch_size, options.micro_batch or 0, world_size)
+    _, micro_batch = divide_batch(batch_size, options.micro_batch or 0, world_size)
     check_pairs(micro_batch, repeats, is_mixed=bool(options.mixup or options.cutmix))
     num_samples = num_files * repeats
     return Schedule(
