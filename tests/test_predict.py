@@ -282,11 +282,14 @@ def test_a_list_and_a_folder_of_videos(weights, video, tmp_path):
 def test_a_folder_of_images_is_one_video_or_many_images(weights, image_weights, image, tmp_path):
     for name in ("img_1.png", "img_2.png"):
         shutil.copy(image, tmp_path / name)
-    one = video_rs.load(weights, "cpu").predict(f"{tmp_path}/")
+        (tmp_path / "thumbs").mkdir(exist_ok=True)
+        shutil.copy(image, tmp_path / "thumbs" / name)
+    one = video_rs.load(weights, "cpu").predict(f"{tmp_path}/thumbs/..")
     assert [p.index for p in sorted(one, key=lambda p: p.index)] == [0, 1, 2]
     classifier = video_rs.load(image_weights, "cpu")
     each = classifier.predict(image)
-    assert classifier.predict(tmp_path) == {str(tmp_path / name): each for name in ("img_1.png", "img_2.png")}
+    files = [tmp_path / folder / name for folder in (".", "thumbs") for name in ("img_1.png", "img_2.png")]
+    assert classifier.predict(tmp_path) == {str(file): each for file in files}
 
 
 def test_pil_images(image_weights, weights, image):

@@ -1,1 +1,1 @@
-"""One module per command; ``tools/*.py`` and the console script ``video-rs`` are thin wrappers on them."""
+"""One module per command. ``tools/*.py`` and the console script ``video-rs`` call them."""

@@ -1,1 +1,1 @@
-"""Evaluation: scores over many views of each video, metrics, and a report a person can read."""
+"""Evaluation: multi-view scores, metrics, and a report of a test."""

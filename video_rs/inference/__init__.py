@@ -1,1 +1,1 @@
-"""Use a trained network."""
+"""Use a trained network: classify and embed videos and images."""

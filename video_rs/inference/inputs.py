@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from video_rs.data.video.images import folders_of_frames, image_pixels
+from video_rs.data.video.images import folders_of_frames, has_frames, image_pixels
 from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
 from video_rs.errors import MediaError, UserError
 
@@ -21,21 +20,23 @@ ACCEPTED = "a path, uint8 frames, a PIL image, or a list of these"
 def find_files(folder: str | Path, *, images: bool) -> list[str]:
     """List the files of a folder that a network can classify, in name order, subfolders included.
 
-    A folder of images is one video to a network of clips, unless videos lie in or below it.
+    To a network of clips, a folder with images in it is one video, unless videos lie in or below it.
 
     Args:
         folder: links are followed, hidden files are left out.
         images: the network takes single images.
 
     Returns:
-        Paths of videos, or of videos and images if `images`; else of the folders that hold frames, which is `folder`
-        itself if its images are the frames of one video.
+        Paths of videos, or of videos and images if `images`; else of folders with frames, which is `folder` alone if
+        images lie directly in it.
 
     Raises:
         MediaError: there are none.
     """
-    folder = os.path.normpath(folder)
-    found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS)) or folders_of_frames(folder)
+    folder = str(Path(folder))
+    found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS))
+    if not found:
+        found = [folder] if has_frames(folder) else folders_of_frames(folder)
     if not found:
         raise MediaError(f"{folder}: no {'videos or images' if images else 'videos'} in this folder")
     return found
