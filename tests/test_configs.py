@@ -12,7 +12,8 @@ from video_rs.data.transforms.crops import random_area_crop
 from video_rs.experiment.build import build_model, model_args
 from video_rs.experiment.config import config_folder, find_config, flatten, load_config
 from video_rs.models.architecture import GARDEN_3D
-from video_rs.models.presets import PRESETS, list_models
+from video_rs.models.presets import PRESETS
+from video_rs.models.registry import list_models
 
 CONFIGS = sorted(config_folder().glob("*.yaml"))
 DEPTHS_3D = (50, 101, 152, 200)

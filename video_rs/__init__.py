@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from video_rs.data.dataset import VideoDataset
     from video_rs.data.transforms import create_transform
     from video_rs.inference.predict import load
-    from video_rs.models.presets import list_models
-    from video_rs.models.registry import create_model
+    from video_rs.models.registry import create_model, list_models
     from video_rs.training.fit import fit
 
 __version__ = "0.2.0.dev0"
@@ -30,7 +29,7 @@ _HOME = {
     "create_model": "video_rs.models.registry",
     "create_transform": "video_rs.data.transforms",
     "fit": "video_rs.training.fit",
-    "list_models": "video_rs.models.presets",
+    "list_models": "video_rs.models.registry",
     "load": "video_rs.inference.predict",
 }
 

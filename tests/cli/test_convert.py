@@ -6,6 +6,7 @@ Dicts replace the files of TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from video_rs.cli import convert
 from video_rs.cli.common import run
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
+from video_rs.models import registry
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
@@ -142,6 +144,7 @@ def test_another_network_is_one_line(tmp_path, file_holds):
     model_26 = dataclasses.replace(PRESETS["garden_resnet_rs_50"], name="garden_26", blocks=(2, 2, 2, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "garden_26", model_26)
+        patch.setitem(registry._FACTORIES, "garden_26", functools.partial(registry._resnet_rs, model_26))
         file_holds(to_garden(network("garden_26")))
     assert "holds a network of blocks 2, 2, 2, 2 (depth 26) for images, and no garden_* is that" in (
         refused("--from", "garden", "ckpt-1", "--out", out)

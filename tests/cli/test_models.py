@@ -13,7 +13,8 @@ from video_rs.cli.common import run
 from video_rs.cli.main import dispatch
 from video_rs.cli.models import ARCHITECTURES, _beside, markdown, row
 from video_rs.models.adapters.pytorchvideo import ENTRIES
-from video_rs.models.presets import PRESETS, list_models
+from video_rs.models.presets import PRESETS
+from video_rs.models.registry import list_models
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 

@@ -10,8 +10,8 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import cost as cost_module
 from video_rs.models.cost import Cost, activation_bytes, cost, input_shape, macs, measure, without_memory
-from video_rs.models.presets import PRESETS, list_models
-from video_rs.models.registry import create_model
+from video_rs.models.presets import PRESETS
+from video_rs.models.registry import create_model, list_models
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.summary import stages
 

@@ -11,8 +11,8 @@ from torch import nn
 from tests.models.clips import clips, data_config
 from video_rs.errors import UserError
 from video_rs.models.adapters import base as external
-from video_rs.models.presets import list_models
-from video_rs.models.registry import create_model
+from video_rs.models.base import classifier_names
+from video_rs.models.registry import create_model, list_models
 
 torch.set_num_threads(1)
 
@@ -38,7 +38,7 @@ torch.set_num_threads(1)
         ("timm/test_vit", {"data_config": data_config(1, 64, 80)}, "of 64x64 and cannot take images of 80x80"),
         ("timm/twins_svt_small", {"data_config": data_config(1, 50)}, "timm cannot build timm/twins_svt_small with"),
         ("timm/levit_128s", {"data_config": data_config(1, 50)}, "cannot take images of 50x50"),
-        ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; say how many with num_classes"),
+        ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; give num_classes"),
         ("pytorchvideo/slowfast_r50", {"data_config": data_config(6)}, "6 frames: its slow pathway sees every 4th"),
         ("pytorchvideo/i3d_r50", {"data_config": data_config(1)}, "needs clips of 2 frames or more, not 1"),
         ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 32, 40)}, "4 frames of 40x40, neither to train"),
@@ -103,7 +103,7 @@ class Finder(importlib.abc.MetaPathFinder):
             raise RuntimeError("operator torchvision::nms does not exist")
 sys.meta_path.insert(0, Finder())
 from video_rs.cli.common import run
-from video_rs.models.presets import list_models
+from video_rs.models.registry import list_models
 from video_rs.models.registry import create_model
 assert not {"timm", "pytorchvideo", "torchvision"} & sys.modules.keys()
 assert run(lambda argv: create_model("timm/resnet18"), []) == 3
@@ -122,8 +122,7 @@ def test_missing_and_broken_packages():
     assert lines[0].startswith(missing) and lines[2].startswith(missing)
     assert lines[1:2] == [
         "error: pytorchvideo/slow_r50 needs the package pytorchvideo, which is installed but cannot be imported "
-        "(operator torchvision::nms does not exist): torch and torchvision must be a matching pair, install both anew "
-        "from one place",
+        "(operator torchvision::nms does not exist); install a matching pair of torch and torchvision from one index",
     ]
 
 
@@ -142,7 +141,7 @@ def test_what_is_drawn_is_a_function_of_the_keys(name, frames, rates):
     for module in model.modules():  # their statistics change with every step
         if isinstance(module, nn.BatchNorm3d):
             module.momentum = 0.0
-    nn.init.normal_(model.get_parameter(model.head_names[0]))
+    nn.init.normal_(model.get_parameter(classifier_names(model)[0]))
     x, keys = clips(model.data_config, count=3), torch.tensor([5, 6, 7])
     before = torch.get_rng_state()
     first = model(x, keys)

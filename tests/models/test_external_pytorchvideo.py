@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.models.clips import clips, data_config
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.pytorchvideo import ENTRIES, AveragePool
+from video_rs.models.base import classifier_names
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
 
@@ -90,7 +91,7 @@ def test_convolutional_networks_on_their_own_clips(name):
     exact = name in ("slow_r50", "slowfast_r50")
     assert counted == pytest.approx(gflops, abs=0.005) if exact else 0.92 * gflops < counted < gflops
     assert (model.data_config.mean, model.data_config.std) == ((0.45,) * 3, (0.225,) * 3)
-    head, bias = (model.get_parameter(key) for key in model.head_names)
+    head, bias = (model.get_parameter(key) for key in classifier_names(model))
     assert (head.shape[0], bias.shape) == (400, (400,))
 
 
@@ -145,7 +146,7 @@ def test_logits_in_training_too():
     logits = model(clips(model.data_config, count=2))
     assert not torch.allclose(logits.sum(1), torch.ones(2), atol=1e-3)
     logits.sum().backward()  # of probabilities it would be a constant
-    assert model.get_parameter(model.head_names[0]).grad.abs().sum() > 0
+    assert model.get_parameter(classifier_names(model)[0]).grad.abs().sum() > 0
 
 
 def test_mvits_size_is_the_published(monkeypatch):
@@ -164,7 +165,7 @@ def test_mvit(name):
         logits = model(x)
     assert torch.equal(logits, bare(x.squeeze(2) if frames == 1 else x))
     assert flops.get_total_flops() > 1e7
-    assert model.head_names == ("network.head.proj.weight", "network.head.proj.bias")
+    assert classifier_names(model) == ("network.head.proj.weight", "network.head.proj.bias")
 
 
 def test_their_own_settings():
@@ -204,9 +205,9 @@ def test_public_weights_of_pytorchvideo(public):
     assert all(torch.equal(own[f"network.{name}"], value) for name, value in public.items())
     assert (model.data_config.mean, model.data_config.train_size) == ((0.45,) * 3, 32)  # their pixels, our sizes
     other = create_model("pytorchvideo/x3d_xs", num_classes=7)
-    head = other.get_parameter(other.head_names[0]).clone()
-    assert tuple(init_from(other, "pretrained").adapted) == other.head_names
-    assert torch.equal(other.get_parameter(other.head_names[0]), head)
+    head = other.get_parameter(classifier_names(other)[0]).clone()
+    assert tuple(init_from(other, "pretrained").adapted) == classifier_names(other)
+    assert torch.equal(other.get_parameter(classifier_names(other)[0]), head)
     assert torch.equal(other.state_dict()["network.blocks.0.conv.conv_t.weight"], public["blocks.0.conv.conv_t.weight"])
 
 

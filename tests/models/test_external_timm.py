@@ -10,6 +10,7 @@ from tests.models.clips import clips, data_config
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.timm import _build, _try
+from video_rs.models.base import classifier_names
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
 
@@ -30,7 +31,7 @@ def test_timm_is_timms(name):
     assert (logits - bare(x.squeeze(2))).abs().max() < 1e-6
     assert flops.get_total_flops() > 1e6
     own, other = model.state_dict(), create_model(f"timm/{name}", num_classes=8).state_dict()
-    assert {key for key in own if own[key].shape != other[key].shape} == set(model.head_names)
+    assert {key for key in own if own[key].shape != other[key].shape} == set(classifier_names(model))
 
 
 def test_timms_data_config():

@@ -14,6 +14,7 @@ from tests.models.test_init import NAMES, save_run, small
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import MachineError, UserError
 from video_rs.models.adapters.base import External
+from video_rs.models.base import classifier_names
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
 from video_rs.models.weights.names import to_timm
@@ -60,7 +61,7 @@ class Owner(nn.Module):
 @pytest.mark.parametrize("more", [True, False])
 def test_networks_that_have_a_child_called_network(tmp_path, kind, more):
     def wrapper():
-        return External("timm/owner", Owner(more=more), 4, DataConfig(), native=DataConfig(), classifier=["norm"])
+        return External("timm/owner", Owner(more=more), 4, DataConfig(), native=DataConfig(), classifier="network.norm")
 
     source, model = wrapper(), wrapper()
     theirs = {f"module.{name}": tensor for name, tensor in source.network.state_dict().items()}
@@ -75,12 +76,12 @@ def test_heads_of_networks_of_other_packages(tmp_path):
     model = external(num_classes=5)
     head = model.get_parameter("network.fc.weight").clone()
     report = init_from(model, path)
-    assert report.adapted == dict.fromkeys(model.head_names, "3 -> 5 classes, new head")
+    assert report.adapted == dict.fromkeys(classifier_names(model), "3 -> 5 classes, new head")
     assert torch.equal(model.get_parameter("network.fc.weight"), head)
     assert len(report.matched) == len(model.state_dict()) - 2
-    features = {name: value for name, value in external().state_dict().items() if name not in model.head_names}
+    features = {name: value for name, value in external().state_dict().items() if name not in classifier_names(model)}
     torch.save(features, path)  # as public weights of networks that end in features
-    assert init_from(model, path).adapted == dict.fromkeys(model.head_names, "new head")
+    assert init_from(model, path).adapted == dict.fromkeys(classifier_names(model), "new head")
     assert torch.equal(model.get_parameter("network.fc.weight"), head)
 
 

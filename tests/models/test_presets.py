@@ -9,8 +9,8 @@ import torch
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD
 from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
-from video_rs.models.presets import BLOCKS, PRESETS, list_models
-from video_rs.models.registry import create_model
+from video_rs.models.presets import BLOCKS, PRESETS
+from video_rs.models.registry import create_model, list_models
 
 IMAGES = {  # name after the prefix: size, dropout, drop path, RandAugment of the TPU code and of the Model Garden
     "50": (160, 0.25, 0.0, 10, 10),

@@ -9,6 +9,7 @@ import torch
 
 from video_rs.errors import UserError
 from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D, Architecture
+from video_rs.models.base import classifier_names
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
@@ -45,20 +46,22 @@ def test_stage_outputs_have_the_published_shapes():
     shapes = []
     for stage in model.stages:
         stage[-1].register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[1:])))
-    assert model.features(x).shape == (1, 2048, 16, 7, 7)
+    assert model.forward_features(x).shape == (1, 2048, 16, 7, 7)
     assert shapes == [(256, 16, 56, 56), (512, 16, 28, 28), (1024, 16, 14, 14), (2048, 16, 7, 7)]
     assert model.num_features == 2048
     assert [name for name, _ in model.named_parameters() if not name.startswith(("stem.", "stages."))] == [
-        *model.head_names
+        *classifier_names(model)
     ]
 
 
 def test_images_are_clips_of_one_frame():
     model = tiny(RESNET_RS_2D).eval()
     images = torch.randn(3, 3, 37, 50)
-    assert model.features(images).ndim == 4
+    assert model.forward_features(images).ndim == 4
     torch.testing.assert_close(model(images), model(images[:, :, None]), rtol=0, atol=0)
-    torch.testing.assert_close(model.features(images), model.features(images[:, :, None])[:, :, 0], rtol=0, atol=0)
+    torch.testing.assert_close(
+        model.forward_features(images), model.forward_features(images[:, :, None])[:, :, 0], rtol=0, atol=0
+    )
     model.train()
     keys = torch.arange(3)
     torch.testing.assert_close(model(images, keys), model(images[:, :, None], keys), rtol=0, atol=0)

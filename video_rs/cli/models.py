@@ -16,7 +16,8 @@ from video_rs.cli.common import Parser, program
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import architecture as architecture
-from video_rs.models.presets import PRESETS, Preset, Published, list_models
+from video_rs.models.presets import PRESETS, Preset, Published
+from video_rs.models.registry import PACKAGES, list_models, no_package
 from video_rs.terminal import table
 
 if TYPE_CHECKING:
@@ -80,19 +81,18 @@ def main(argv: list[str]) -> int:
     elif args.markdown:
         print(*markdown(names), sep="\n")
     else:
-        print(*table((row(PRESETS[name]) for name in names), COLUMNS, NUMBERS), sep="\n")
+        print(*table((row(PRESETS[name]) for name in names if name in PRESETS), COLUMNS, NUMBERS), sep="\n")
+        print(*(name for name in names if name not in PRESETS), sep="\n")
         print(f"\n{NOTES}")
     return 0
 
 
 def _names_of_others(pattern: str) -> list[str]:
     """Return the names of another package's networks, which are too many to measure each."""
-    from video_rs.models.adapters import base as external
-
     package = pattern.partition("/")[0]
-    if package not in external.PACKAGES:
-        raise external.no_package(pattern)
-    if names := external.names(pattern):
+    if package not in PACKAGES:
+        raise no_package(pattern)
+    if names := list_models(pattern):
         return names
     raise UserError(f"no model matches {pattern!r}; {program('models')} '{package}/*' lists all of {package}")
 

@@ -121,9 +121,7 @@ def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision
 
 def _view_features(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
     def pooled(clips: Tensor) -> Tensor:
-        if hasattr(model, "forward_head"):
-            return model.forward_head(model.forward_features(clips), pre_logits=True)
-        return model.features(clips).flatten(2).mean(dim=2)
+        return model.forward_head(model.forward_features(clips), pre_logits=True)
 
     return _run(model, pooled, views, device, precision).cpu()
 

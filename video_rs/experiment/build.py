@@ -119,10 +119,12 @@ def view_dataset(config: Config, records: Records, clips: int, crops: int) -> Vi
 
 def model_args(config: Config, num_classes: int) -> dict[str, object]:
     """Return the arguments of ``create_model``, plain values that a checkpoint can hold."""
+    from video_rs.models.presets import PRESETS
+
     model = config.model
     arch = {name: value for name, value in config.to_dict()["model"]["arch"].items() if value is not None}
     bn_momentum = model.bn_momentum
-    if bn_momentum is None and "/" not in model.name:  # with an EMA of the statistics too, the batch's own go into it
+    if bn_momentum is None and model.name in PRESETS:  # the EMA averages the statistics of single batches
         bn_momentum = 1.0 if config.train.ema_decay else 0.1
     return {
         "name": model.name,
@@ -141,7 +143,7 @@ def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
     """The network, randomly initialised from the seed, with the config's data config."""
     import torch
 
-    from video_rs.models.adapters.base import refuse
+    from video_rs.models.arguments import refuse
     from video_rs.models.registry import create_model
 
     torch.manual_seed(config.train.seed)
@@ -150,7 +152,7 @@ def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
         if not hasattr(model, "set_grad_checkpointing"):
             refuse(config.model.name, "train.activation_checkpointing", list(stages), [])
         model.set_grad_checkpointing(stages)
-    if hasattr(model, "check"):  # or a later phase would end the run
+    if hasattr(model, "check"):  # now, not when a later phase begins
         for _, num_frames, size in config.data.phases:
             model.check(num_frames, size, size)
     return model

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from video_rs import checkpoint
 from video_rs.data.loader import view_loader
 from video_rs.data.sources.records import Records
@@ -94,7 +92,7 @@ def evaluate(
     precision = select_precision(config.train.precision, device)
     model = model_from_checkpoint(state, name)
     names = model.data_config.class_names or names  # those of the data can be plain numbers
-    model.to(device, parameter_dtype(precision), memory_format=torch.channels_last_3d)
+    model.to(device, parameter_dtype(precision))
     if device.type != "cpu":
         check_convolutions(model, precision)
     dataset = build.view_dataset(config, records, config.test.clips, config.test.crops)

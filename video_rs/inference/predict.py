@@ -84,7 +84,7 @@ class Classifier:
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
         self.device = torch.device(device)
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last_3d)
+        self.model = model.eval().to(self.device)
         self.data_config, self.views_per_forward = model.data_config, views_per_forward
         self._probs = Forward(self.model, self.device, "auto", views_per_forward)
         self._features = Forward(self.model, self.device, "auto", views_per_forward, features=True)

@@ -1,4 +1,4 @@
-"""Activation checkpointing that leaves no trace: what is computed again must not be counted again."""
+"""Activation checkpointing with the same numbers: the second forward pass must not update batch norm again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(block: nn.Module, *inputs: Any) -> Tensor:
-    """``block(*inputs)``, of which the inputs alone are kept for the backward pass.
+    """Return ``block(*inputs)`` and keep only the inputs for the backward pass.
 
-    There the block is computed again, with copies of its buffers: batch norm's running statistics have had this batch.
-    What is random in it must depend on the inputs alone.
+    The backward pass runs the block again, on copies of its buffers, because the running statistics of batch norm
+    already contain this batch. Random numbers in the block must depend on the inputs alone.
     """
     options = {"use_reentrant": False, "preserve_rng_state": False}
-    if torch.compiler.is_compiling():  # which knows what a block changes, and does not do that again
+    if torch.compiler.is_compiling():  # the compiler handles buffer updates itself
         return checkpoint(block, *inputs, **options)
-    is_again = False
+    is_second = False
 
     def run(*inputs: Any) -> Tensor:
-        nonlocal is_again
-        if is_again:
+        nonlocal is_second
+        if is_second:
             return functional_call(block, {name: buffer.clone() for name, buffer in block.named_buffers()}, inputs)
-        is_again = True
+        is_second = True
         return block(*inputs)
 
     return checkpoint(run, *inputs, **options)

@@ -1,23 +1,25 @@
-"""What the networks of the family differ in, as data. Nothing here imports torch."""
+"""The fields in which the networks of the ResNet-RS family differ. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import difflib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
 from video_rs.errors import UserError
 
 INFLATIONS = ("center", "average")
-"""What may become of an image kernel that gains a temporal extent; see ``video_rs.models.weights.inflate``."""
+"""How an image kernel gains a temporal extent; see ``video_rs.models.weights.inflate``."""
 
 DROP_PATH_RULES = ("stage", "block")
 """How the rate of stochastic depth grows with depth; see ``ResNetRS``."""
 
 TEMPORAL_PADDINGS = ("zeros", "replicate")
-"""What convolutions see before the first and after the last frame."""
+"""How convolutions pad before the first and after the last frame."""
 
 Differences = dict[str, tuple[Any, Any]]
-"""Of two architectures: ``{field: (the one's, the other's)}``."""
+"""Fields in which two architectures differ: ``{field: (value of the first, value of the second)}``."""
 
 CHOICES = {
     "stem_pool": ("conv", "max"),
@@ -30,13 +32,15 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """The architecture around (blocks, width). The defaults are the image ResNet-RS (Bello et al. 2021, sec. 4.1).
+    """An architecture of the family, without its depth and width.
+
+    The defaults are the image ResNet-RS (Bello et al. 2021, sec. 4.1). The config keys ``model.arch.*`` set the fields.
 
     Attributes:
         stem_kernels: spatial kernels of the stem's convolutions; the first has stride 2.
-        stem_width: channels after the stem, half of it before its last convolution.
+        stem_width: channels after the stem; half of them before its last convolution.
         stem_temporal_kernel, stem_temporal_stride: of the stem's first convolution.
-        stem_pool: what halves the stem's output, a strided 3x3 "conv" or a 3x3 "max" pool.
+        stem_pool: how the stem's output is halved: a strided 3x3 "conv" or a 3x3 "max" pool.
         stem_pool_temporal_stride: with 2, the pool's kernel is 3 in time as well.
         temporal_kernels: of the first convolution in the bottlenecks, by stage; a tuple instead of an int is a pattern
             that the blocks of the stage repeat.
@@ -44,12 +48,12 @@ class Architecture:
         shortcut: of the first block of a stage: an average "pool" before a 1x1 convolution (ResNet-D), or a strided
             "conv".
         shortcut_pool_in_stage1: average over 2x2 at stride 1 in stage 1 too, as the Model Garden's image networks do.
-        se_ratio: squeeze-and-excitation's bottleneck over the block's output channels; 0 leaves it out.
-        self_gating: in the last block of each stage, before the squeeze-and-excitation.
+        se_ratio: bottleneck of squeeze-and-excitation relative to the block's output channels; 0 for none.
+        self_gating: in the last block of each stage, before squeeze-and-excitation.
         activation: "relu" or "swish"; inside squeeze-and-excitation it is always ReLU.
         padding: "symmetric" (k // 2 on both sides) or "same" (TensorFlow's, the odd pixel at the end).
         temporal_padding: "zeros", or "replicate" the first and last frame.
-        zero_init_last_gamma: start every block as its shortcut.
+        zero_init_last_gamma: initialise every residual branch to zero.
     """
 
     stem_kernels: tuple[int, ...] = (3, 3, 3)
@@ -70,29 +74,74 @@ class Architecture:
     zero_init_last_gamma: bool = True
 
     def __post_init__(self) -> None:
-        for field, values in CHOICES.items():
-            if getattr(self, field) not in values:
-                raise UserError(f"Architecture.{field} is one of {', '.join(values)}, not {getattr(self, field)!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted, fits = _expected(field, value)
+            if not fits:
+                raise UserError(f"Architecture.{field.name} is {wanted}, not {value!r}")
+
+    def with_fields(self, values: Mapping[str, Any] | None, temporal_padding: str | None = None) -> Architecture:
+        """Return the architecture with other values of some fields; None keeps a field.
+
+        Raises:
+            UserError: a field is unknown, or its value does not fit.
+        """
+        changed = {name: _as_tuple(value) for name, value in (values or {}).items() if value is not None}
+        known = [field.name for field in fields(self)]
+        for name in changed.keys() - set(known):
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}"
+            raise UserError(f"there is no field {name!r} in an architecture (model.arch); {hint}")
+        if temporal_padding is not None:
+            changed["temporal_padding"] = temporal_padding
+        return replace(self, **changed)
 
     def temporal_kernel(self, stage: int, block: int) -> int:
-        """The temporal kernel of block ``block`` of stage ``stage`` (both from 0)."""
+        """Return the temporal kernel of a block in a stage, both counted from 0."""
         kernels = self.temporal_kernels[stage]
         return kernels if isinstance(kernels, int) else kernels[block % len(kernels)]
 
     @property
     def for_images(self) -> bool:
-        """Whether networks of the architecture see every frame by itself."""
+        """True if the networks process every frame by itself."""
         return replace(self.flat(), temporal_padding=self.temporal_padding) == self
 
     def flat(self) -> Architecture:
-        """The architecture without its temporal extents."""
+        """Return the architecture without temporal kernels and strides."""
         return replace(self, **{field.name: field.default for field in fields(self) if "temporal" in field.name})
 
     def differences(self, other: Architecture) -> Differences:
-        """The fields that differ, save for how the training of new weights begins."""
+        """Return the fields that differ, except ``zero_init_last_gamma``, which matters for new weights alone."""
         names = [field.name for field in fields(self) if field.name != "zero_init_last_gamma"]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _expected(field: Field, value: Any) -> tuple[str, bool]:
+    """Return what a field's value must be, in words, and True if it is that."""
+    if field.name in CHOICES:
+        return f"one of {', '.join(CHOICES[field.name])}", value in CHOICES[field.name]
+    if isinstance(field.default, bool):
+        return "true or false", isinstance(value, bool)
+    if isinstance(field.default, float):
+        return "a number from 0 to 1", type(value) in (int, float) and 0 <= value <= 1
+    odd = "kernel" in field.name
+    wanted = f"{'odd ' if odd else ''}whole numbers above 0"
+    if not isinstance(field.default, tuple):
+        return wanted, _are_counts((value,), odd)
+    if "temporal" in field.name:
+        wanted += ", one for each of the four stages"
+        return wanted, isinstance(value, tuple) and len(value) == 4 and all(_are_counts(v, odd) for v in value)
+    return wanted, _are_counts(value, odd)
+
+
+def _are_counts(values: Any, odd: bool) -> bool:
+    values = values if isinstance(values, tuple) else (values,)
+    return bool(values) and all(type(v) is int and v > 0 and (v % 2 == 1 or not odd) for v in values)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
 RESNET_RS_2D = Architecture()
@@ -107,7 +156,7 @@ GARDEN_2D = Architecture(shortcut_pool_in_stage1=True, activation="swish", paddi
 INFLATED_GARDEN_2D = replace(
     GARDEN_2D, stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=RESNET_RS_3D.temporal_kernels
 )
-"""The Model Garden's image network with the temporal kernels of ``RESNET_RS_3D``: what its weights inflate into."""
+"""The Model Garden's image network with the temporal kernels of ``RESNET_RS_3D``, into which its weights inflate."""
 
 GARDEN_3D = Architecture(
     stem_temporal_kernel=5,
@@ -130,7 +179,7 @@ R3D_G = replace(
     stem_pool_temporal_stride=2,
     temporal_kernels=((3, 3, 3), (3, 1), (3, 1), (1, 3, 1)),
 )
-"""The same with self-gating, more temporal kernels and a pool over time: ``k600_3d-resnet50g.yaml``."""
+"""R3D with self-gating, more temporal kernels and a pool over time: ``k600_3d-resnet50g.yaml``."""
 
 SLOW_ONLY = replace(R3D, stem_temporal_kernel=1, stem_temporal_stride=1)
-"""The Model Garden's SlowOnly: R3D with a stem that leaves the frames apart."""
+"""The Model Garden's SlowOnly: R3D with a stem of single frames."""

@@ -16,7 +16,6 @@ Depths 26, 300 and 400 occur only in the scaling study of the first paper and ha
 from __future__ import annotations
 
 import csv
-import fnmatch
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,21 +165,4 @@ def _read() -> dict[str, Preset]:
 
 
 PRESETS = _read()
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """The names of the networks that match a shell-style ``pattern``.
-
-    Args:
-        pattern: "garden_*_50": this family's. "timm/resnet5*" or "pytorchvideo/*": of that package, which is imported;
-            timm's have the tags of their weights where the pattern has a dot ("timm/resnet50.*").
-
-    Raises:
-        ModuleNotFoundError: the package is missing.
-        UserError: it is broken.
-    """
-    if "/" in pattern:
-        from video_rs.models.adapters import base as external
-
-        return external.names(pattern)
-    return [name for name in PRESETS if fnmatch.fnmatchcase(name, pattern)]
+"""All presets by name."""

@@ -1,26 +1,81 @@
-"""Networks by name."""
+"""Networks by name: register, list and create them. Torch is imported when a network is made.
+
+A family is one file with a factory::
+
+    @register_model
+    def my_net(num_classes=400, in_channels=3, data_config=None, **kwargs) -> nn.Module:
+        return MyNet(...)
+
+The file lies in this folder, or the user imports it. ``video_rs.models.base.VideoModel`` has the methods of a network;
+it can be the base class.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import fnmatch
+import functools
+import importlib
 import inspect
-import numbers
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import nn
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
-from video_rs.models.adapters import base as external
+from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, refuse
 from video_rs.models.presets import PRESETS, Preset
-from video_rs.models.resnet_rs import ResNetRS
 
-COUNTS = ("num_classes", "in_channels")
-RANGES = {"width": (0.05, 8), "dropout": (0, 0.95), "drop_path": (0, 0.95), "bn_momentum": (1e-4, 1)}
-"""Of the numbers that ``create_model`` takes, the lowest and the highest: those of the config's keys."""
-_OPTIONAL = ("num_classes", "dropout", "drop_path", "bn_momentum")
+if TYPE_CHECKING:
+    from torch import nn
+
+Factory = Callable[..., "nn.Module"]
+
+PACKAGES = ("timm", "pytorchvideo")
+"""Other packages whose networks have names, ``<package>/<name>``; each is a module of ``video_rs.models.adapters``."""
+
+_FACTORIES: dict[str, Factory] = {}
+
+
+def register_model(factory: Factory, name: str | None = None) -> Factory:
+    """Register a factory of networks; a decorator.
+
+    Args:
+        factory: called with ``num_classes``, ``in_channels``, ``data_config`` and other options of
+            :func:`create_model`, those of them that were given.
+        name: of the network; None: that of the function.
+
+    Raises:
+        UserError: the name is taken by another function, or contains a slash.
+    """
+    name = name or factory.__name__
+    if "/" in name:
+        raise UserError(f"the name of a network cannot contain a slash: {name!r}")
+    known = _FACTORIES.get(name, factory)
+    if known is not factory and getattr(known, "__module__", "") != factory.__module__:
+        raise UserError(f"there is already a model {name!r}; rename the one in {factory.__module__}")
+    _FACTORIES[name] = factory
+    return factory
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of the networks that match a shell-style pattern.
+
+    Args:
+        pattern: "garden_*_50": of the registered families. "timm/resnet5*" or "pytorchvideo/*": of that package,
+            which is imported; timm's have the tags of their weights if the pattern has a dot ("timm/resnet50.*").
+
+    Raises:
+        ModuleNotFoundError: the package is missing.
+        UserError: the package cannot be imported.
+    """
+    package, slash, _ = pattern.partition("/")
+    if slash:
+        names = _adapter(package).names(pattern) if package in PACKAGES else []
+    else:
+        _import_families()
+        names = list(_FACTORIES)
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def create_model(
@@ -29,114 +84,158 @@ def create_model(
     pretrained: bool = False,
     num_classes: int | None = None,
     in_channels: int = 3,
-    width: float = 1.0,
     dropout: float | None = None,
     drop_path: float | None = None,
-    drop_path_rule: str = "stage",
     bn_momentum: float | None = None,
-    temporal_padding: str | None = None,
     data_config: DataConfig | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """A network by name; None takes its preset's value.
+    """Create a network by name. ``None`` takes the network's own value.
 
-    It has ``data_config``, ``num_classes`` and ``model_args`` (the arguments that create it again), and ``forward(x,
-    keys=None)`` gives logits.
+    See ``video_rs.models.base.VideoModel`` for its methods; ``forward(x, keys=None)`` returns logits.
 
     Args:
         name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
-            images ``[N, C, H, W]``. Or a network of another package: "timm/<name>" for images, and
-            "pytorchvideo/<name>", see ``video_rs.models.adapters.base``.
-        pretrained: start from public weights instead of fresh ones: the package's own, and timm's for this family,
-            inflated for clips. With another ``num_classes`` the head is initialized again.
-        num_classes: logits, 1 or more.
+            images ``[N, C, H, W]``; or a network of another package: "timm/<name>" (images), "pytorchvideo/<name>".
+        pretrained: start from public weights: the package's own, and timm's for ResNet-RS, inflated for clips. With
+            another ``num_classes`` the head is initialized again.
+        num_classes: number of logits; 0: pooled features ``[N, num_features]`` in their place.
         in_channels: 3 for RGB.
-        width: multiplies all widths, 0.05 to 8; of this family only, as are ``drop_path_rule`` and
-            ``temporal_padding``.
         dropout: rate before the classifier, 0 to 0.95.
         drop_path: rate of stochastic depth in the last block, 0 to 0.95.
-        drop_path_rule: "stage" (the paper's) or "block" (timm's), see :class:`ResNetRS`.
-        bn_momentum: torch's momentum of batch normalisation; 1e-4 to 1; None: 0.1 in this family, theirs in
-            others.
-        temporal_padding: "zeros" or "replicate" (the first and last frame) instead of the architecture's.
-        data_config: what the weights expect to see.
+        bn_momentum: torch's momentum of batch normalisation, 1e-4 to 1; None: 0.1 in ResNet-RS.
+        data_config: what the weights expect.
+        options: settings of the family. ResNet-RS has ``width`` (multiplier of all widths, 0.05 to 8),
+            ``drop_path_rule`` ("stage", the paper's, or "block", timm's), ``temporal_padding`` ("zeros" or
+            "replicate"), and ``arch``, a mapping of fields of ``video_rs.models.architecture.Architecture``.
 
     Raises:
-        UserError: the name, the rule or the padding is unknown; a number is out of its range; the data config has other
-            channels; there are no public weights.
+        UserError: the name or a setting is unknown; a number is out of its range; the data config has other channels;
+            there are no public weights.
         MachineError: the public weights could not be downloaded.
     """
+    if not isinstance(name, str):
+        raise UserError(f"the name of a network is a string, such as 'resnet3d_rs_50'; found {name!r}")
     arguments = {
         "num_classes": num_classes,
         "in_channels": in_channels,
-        "width": width,
         "dropout": dropout,
         "drop_path": drop_path,
-        "drop_path_rule": drop_path_rule,
         "bn_momentum": bn_momentum,
-        "temporal_padding": temporal_padding,
-        "data_config": data_config,
+        **options,
     }
-    _check(name, arguments)
-    if external.is_external(name):
-        model = external.create(name, **arguments)
-    else:
-        model = _create(find_preset(name), **arguments)
-    del arguments["data_config"]
+    check_numbers(arguments)
+    if data_config is not None and data_config.in_channels != in_channels:
+        raise UserError(
+            f"in_channels={in_channels}, but the data config is for {data_config.in_channels} channels; make them agree"
+        )
+    removes_head = pretrained and num_classes == 0 and not name.startswith("timm/")  # timm's come without a head
+    model = _build(name, arguments | {"num_classes": None} if removes_head else arguments, data_config)
+    for attribute, value in {"name": name, "num_classes": num_classes, "weights_from": None}.items():
+        if not hasattr(model, attribute):  # a network that is not a VideoModel
+            setattr(model, attribute, value)
     model.model_args = {"name": name, **arguments, "num_classes": model.num_classes}
     if pretrained:
         from video_rs.models.weights.init_from import init_from
 
         init_from(model, "pretrained")
+    if removes_head:
+        model.reset_classifier(0)
     return model
 
 
-def _check(name: Any, arguments: Mapping[str, Any]) -> None:
-    """Raises UserError for arguments of :func:`create_model` that no network has."""
-    if not isinstance(name, str):
-        raise UserError(f"the name of a network is a string, such as 'resnet3d_rs_50'; found {name!r}")
-    for key in (*COUNTS, *RANGES):
-        value = arguments[key]
-        if not (value is None and key in _OPTIONAL):
-            _check_number(key, value)
-    data_config, in_channels = arguments["data_config"], arguments["in_channels"]
-    if data_config is not None and data_config.in_channels != in_channels:
-        raise UserError(
-            f"in_channels={in_channels}, but the data config is for {data_config.in_channels} channels; make them agree"
-        )
+def _build(name: str, arguments: Mapping[str, Any], data_config: DataConfig | None) -> nn.Module:
+    """Call the factory with the arguments that were given. Raise UserError for those that it does not have."""
+    import torch
+
+    from video_rs.models.base import channels_last
+
+    factory = _factory(name)
+    known = _settings(factory)
+    given = {key: value for key, value in arguments.items() if value is not None and value != NEUTRAL.get(key, ...)}
+    bn_momentum = given.pop("bn_momentum", None)
+    for key, value in given.items():
+        if known is not None and key not in known:
+            refuse(name, f"model.{key}", value, "null" if NEUTRAL.get(key) is None else NEUTRAL[key])
+    model = factory(**given, **({} if data_config is None else {"data_config": data_config}))
+    if not hasattr(model, "data_config"):
+        model.data_config = data_config or DataConfig().with_channels(arguments["in_channels"])
+    if bn_momentum is not None:
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                layer.momentum = bn_momentum
+    for size in (model.data_config.train_size, model.data_config.test_size):
+        if hasattr(model, "check"):
+            model.check(model.data_config.num_frames, size, size)
+    return channels_last(model)
 
 
-def _check_number(key: str, value: Any) -> None:
-    kind, (low, high) = (numbers.Integral, (1, None)) if key in COUNTS else (numbers.Real, RANGES[key])
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    if not (fits and low <= value and (high is None or value <= high)):
-        wanted = "a whole number above 0" if high is None else f"a number from {low:g} to {high:g}"
-        raise UserError(f"{key} must be {wanted}; found {value!r}")
+def _settings(factory: Factory) -> set[str] | None:
+    """Return the names of a factory's arguments; None if it takes any."""
+    parameters = inspect.signature(factory).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if any_name else set(parameters)
+
+
+def _factory(name: str) -> Factory:
+    """Return the factory of a network. Raise UserError, with the nearest names, if there is none."""
+    package, slash, _ = name.partition("/")
+    if slash and package not in PACKAGES:
+        raise no_package(name)
+    if slash:
+        return functools.partial(_adapter(package).create, name)
+    if name not in _FACTORIES:
+        _import_families()
+        check_name(name, _FACTORIES)
+    return _FACTORIES[name]
+
+
+def _adapter(package: str) -> ModuleType:
+    return importlib.import_module(f"video_rs.models.adapters.{package}")
+
+
+def no_package(name: str) -> UserError:
+    """Return the error for a name with an unknown prefix."""
+    return UserError(f"there is no model {name!r}: networks of other packages begin with {'/ or '.join(PACKAGES)}/")
+
+
+@functools.cache
+def _import_families() -> None:
+    """Import the modules of this folder that register networks."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if "\n@register_model" in path.read_text(encoding="utf-8"):
+            importlib.import_module(f"video_rs.models.{path.stem}")
 
 
 def empty_model(model_args: Mapping[str, Any], data_config: DataConfig | None = None) -> nn.Module:
-    """:func:`create_model` without random weights, which would be thrown away: memory that nobody has filled.
+    """:func:`create_model` without random weights: uninitialised memory, for weights that are loaded next.
 
-    Networks of other packages may hold tensors that no state dict has, so these are made as they are.
+    Networks of other packages may hold tensors that are not in their state dict, so those are initialised.
 
     Args:
-        model_args: of ``create_model``, as a checkpoint has them: whatever they are, nothing is downloaded for them.
-        data_config: what the weights expect to see.
+        model_args: of ``create_model``, as a checkpoint has them; nothing is downloaded.
+        data_config: what the weights expect.
 
     Raises:
-        UserError: there are others than this version knows, or no network can be made of them.
+        UserError: an argument is unknown to this version, or no network can be made of them.
     """
-    known = inspect.signature(create_model).parameters.keys() - {"data_config", "pretrained"}
-    if unknown := model_args.keys() - known:
-        raise UserError(f"it has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
     try:
-        return _empty(model_args, data_config)
+        settings = _settings(_factory(model_args["name"]))
+        known = inspect.signature(create_model).parameters.keys() - {"data_config", "pretrained", "options"}
+        unknown = set() if settings is None else model_args.keys() - known - settings - NEUTRAL.keys()
+        unknown |= model_args.keys() & {"data_config", "pretrained"}
+        if not unknown:
+            return _empty(model_args, data_config)
     except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"no network can be made of its model_args: {reason}") from None
+    raise UserError(f"it has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
 
 
 def _empty(model_args: Mapping[str, Any], data_config: DataConfig | None) -> nn.Module:
-    if external.is_external(model_args["name"]):
+    import torch
+
+    if model_args["name"] not in PRESETS:
         with torch.random.fork_rng([]):
             return create_model(**model_args, data_config=data_config)
     with torch.device("meta"):
@@ -147,20 +246,40 @@ def _empty(model_args: Mapping[str, Any], data_config: DataConfig | None) -> nn.
     return model
 
 
-def _create(
-    preset: Preset, *, temporal_padding: str | None, data_config: DataConfig | None, **options: Any
-) -> ResNetRS:
-    """Make a network of this family; arguments as for :func:`create_model`."""
-    architecture = preset.architecture
-    if temporal_padding is not None:
-        architecture = dataclasses.replace(architecture, temporal_padding=temporal_padding)
-    own = {key: getattr(preset, key) for key in ("num_classes", "dropout", "drop_path")} | {"bn_momentum": 0.1}
-    given = {key: value for key, value in options.items() if value is not None}
-    data_config = data_config or preset.data_config.with_channels(options["in_channels"])
-    return ResNetRS(architecture, preset.blocks, data_config=data_config, **own | given)
-
-
 def find_preset(name: str) -> Preset:
-    """The preset called ``name``; ``UserError`` with the nearest names when there is none."""
-    external.known(name, PRESETS)
+    """Return the preset called ``name``. Raise UserError, with the nearest names, if there is none."""
+    check_name(name, PRESETS)
     return PRESETS[name]
+
+
+def _resnet_rs(
+    preset: Preset,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float = 1.0,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    drop_path_rule: str = "stage",
+    temporal_padding: str | None = None,
+    arch: Mapping[str, Any] | None = None,
+    data_config: DataConfig | None = None,
+) -> nn.Module:
+    """Create the network of a preset; arguments as for :func:`create_model`."""
+    from video_rs.models.resnet_rs import ResNetRS
+
+    return ResNetRS(
+        preset.architecture.with_fields(arch, temporal_padding),
+        preset.blocks,
+        preset.num_classes if num_classes is None else num_classes,
+        in_channels=in_channels,
+        width=width,
+        dropout=preset.dropout if dropout is None else dropout,
+        drop_path=preset.drop_path if drop_path is None else drop_path,
+        drop_path_rule=drop_path_rule,
+        data_config=data_config or preset.data_config.with_channels(in_channels),
+    )
+
+
+for _preset in PRESETS.values():
+    register_model(functools.partial(_resnet_rs, _preset), _preset.name)

@@ -15,14 +15,13 @@ are 1. At depth 50 on 32 frames of 224x224:
             (3D: the first is 3x1x1)
     4       1x1, 512; 1x3x3, 512; 1x1, 2048           3        7x7x2048          16x7x7x2048
             (3D: the first is 3x1x1)
-    head    mean over what is left, dropout, linear
+    head    mean over time and space, dropout, linear
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.activation_checkpointing import recomputed
 from video_rs.models.architecture import DROP_PATH_RULES, Architecture
+from video_rs.models.base import VideoModel, channels_last, check_input
 from video_rs.models.layers import (
     ConvNorm,
     Dropout,
@@ -40,6 +40,7 @@ from video_rs.models.layers import (
     Shortcut,
     SqueezeExcite,
     activation,
+    resolve_keys,
 )
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
@@ -47,28 +48,25 @@ STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 
 EXPANSION = 4
 
+torch.fx.wrap("resolve_keys")
 
-class ResNetRS(nn.Module):
+
+class ResNetRS(VideoModel):
     """A network of the ResNet-RS family.
 
     Args:
-        architecture: what the networks of the family differ in.
-        blocks: bottlenecks by stage.
-        num_classes: logits.
+        architecture: the fields in which the networks of the family differ.
+        blocks: number of bottlenecks by stage.
+        num_classes: number of logits; 0: pooled features in their place.
         in_channels: 3 for RGB.
-        width: multiplies all widths, which are rounded to multiples of 8.
+        width: multiplier of all widths, which are rounded to multiples of 8.
         dropout: rate before the classifier.
         drop_path: rate of stochastic depth in the last block.
         drop_path_rule: "stage": all blocks of stage i = 2..5 of the paper's count drop ``drop_path * i / 5``; "block":
             linear over all blocks from 0 for the first, as in timm.
         bn_momentum: torch's; 1 keeps the last batch's statistics, for recipes that average them with the weights.
-        data_config: what the weights expect to see.
-
-    Attributes:
-        weights_from: source and licence of the first weights, see ``video_rs.models.weights``; None if random.
+        data_config: what the weights expect.
     """
-
-    weights_from: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -84,85 +82,87 @@ class ResNetRS(nn.Module):
         bn_momentum: float = 0.1,
         data_config: DataConfig | None = None,
     ) -> None:
-        super().__init__()
-        self.architecture, self.blocks, self.num_classes = architecture, tuple(blocks), num_classes
-        self.in_channels = in_channels
-        self.data_config = data_config or DataConfig(in_channels=in_channels)
-        self.stem = stem(architecture, in_channels, width)
+        super().__init__(num_classes, data_config or DataConfig(in_channels=in_channels))
+        self.architecture, self.blocks, self.in_channels = architecture, tuple(blocks), in_channels
+        self.stem = make_stem(architecture, in_channels, width)
         channels = scaled(architecture.stem_width, width)
         self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path, self.blocks, drop_path_rule)
         for i, num_blocks in enumerate(self.blocks):
             first = sum(self.blocks[:i])
-            self.stages.append(stage(channels, i, architecture, width, rates[first : first + num_blocks], 1 + first))
+            own_rates = rates[first : first + num_blocks]
+            self.stages.append(make_stage(channels, i, architecture, width, own_rates, 1 + first))
             channels = EXPANSION * scaled(STAGES[i][0], width)
         self.num_features = channels
-        self.checkpointed: frozenset[int] = frozenset()
         self.dropout = Dropout(dropout, stream=0)
-        self.head = nn.Linear(channels, num_classes)
-        self._finish(bn_momentum)
+        self.head = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+        self._initialize(bn_momentum)
 
-    def _finish(self, bn_momentum: float) -> None:
+    def _initialize(self, bn_momentum: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = bn_momentum
             elif isinstance(module, Bottleneck) and self.architecture.zero_init_last_gamma:
                 nn.init.zeros_(module.conv3.norm.weight)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
-        self.to(memory_format=torch.channels_last_3d)
+        if self.num_classes:
+            nn.init.normal_(self.head.weight, std=0.01)
+            nn.init.zeros_(self.head.bias)
+        channels_last(self)
 
-    @property
-    def head_names(self) -> tuple[str, ...]:
-        """The classifier's parameters, as the state dict names them."""
-        return "head.weight", "head.bias"
-
-    def set_grad_checkpointing(self, stages: Iterable[int] = (1, 2, 3, 4)) -> None:
-        """In training, the blocks of these stages compute their activations again in the backward pass.
+    def set_grad_checkpointing(self, stages: bool | Iterable[int] = True) -> None:
+        """Compute the activations of some stages again in the backward pass, in training.
 
         Less memory for more time (Chen et al. 2016, arXiv 1604.06174); weights, gradients and statistics are the same.
 
         Args:
-            stages: numbers from 1 to 4, as in the table above; () turns it off.
+            stages: numbers from 1 to 4, as in the table above; True for all, False or () for none.
 
         Raises:
             UserError: there is no such stage.
         """
-        self.checkpointed = frozenset(stages)
-        if wrong := self.checkpointed - set(range(1, len(self.stages) + 1)):
+        available = range(1, len(self.stages) + 1)
+        chosen = set(available if stages is True else stages or ())
+        if wrong := chosen - set(available):
             raise UserError(f"there is no stage {min(wrong)} to checkpoint: the stages are 1 to {len(self.stages)}")
+        for number, stage in enumerate(self.stages, 1):
+            stage.recompute = number in chosen
 
-    def features(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """The last stage's output.
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Group parameters by bottleneck or by stage, as timm does for its ResNets."""
+        return {"stem": r"stem\.", "blocks": r"stages\.(\d+)\." if coarse else r"stages\.(\d+)\.(\d+)\."}
+
+    def forward_features(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Return the output of the last stage.
 
         Args:
-            x: clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``; best as a view of channels-last memory.
-            keys: ``[N]`` int64, what dropout and drop path depend on in training; drawn here when None.
+            x: clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``; a view of channels-last memory is fastest.
+            keys: as for :meth:`forward`.
 
         Returns:
-            ``[N, num_features, T', H', W']``, of images ``[N, num_features, H', W']``.
-
-        Raises:
-            UserError: ``x`` has other dimensions or channels.
+            ``[N, num_features, T', H', W']``; for images ``[N, num_features, H', W']``.
         """
-        check_input(x, self.in_channels)
-        if x.ndim == 4:
-            return self.features(x.unsqueeze(2), keys).squeeze(2)
-        if keys is None and self.training:
-            keys = draw_keys(x)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
-        for number, blocks in enumerate(self.stages, 1):
-            again = number in self.checkpointed and self.training and torch.is_grad_enabled()
-            for block in blocks:
-                x = recomputed(block, x, keys) if again else block(x, keys)
-        return x
+        if self.training:
+            keys = resolve_keys(keys, x)
+        features = self.stem(to_clips(x, self.in_channels))
+        for stage in self.stages:
+            features = stage(features, keys)
+        return like_input(features, x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False, *, keys: Tensor | None = None) -> Tensor:
+        pooled = x.flatten(2).mean(2)
+        return pooled if pre_logits else self.head(self.dropout(pooled, keys))
+
+
+class Stage(nn.Sequential):
+    """Bottlenecks in sequence."""
+
+    recompute = False
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Logits ``[N, num_classes]``; arguments as for :meth:`features`."""
-        if keys is None and self.training:
-            keys = draw_keys(x)
-        pooled = self.features(x, keys).flatten(2).mean(2)
-        return self.head(self.dropout(pooled, keys))
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
+        for block in self:
+            x = recomputed(block, x, keys) if recompute else block(x, keys)
+        return x
 
 
 class Bottleneck(nn.Module):
@@ -192,13 +192,13 @@ class Bottleneck(nn.Module):
         self.shortcut = Shortcut(in_channels, channels, architecture, stride) if project else nn.Identity()
         self.activation = activation(architecture.activation)
 
-    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         residual = self.se(self.gating(self.conv3(self.conv2(self.conv1(x)))))
         return self.activation(self.drop_path(residual, keys) + self.shortcut(x))
 
 
-def stem(architecture: Architecture, in_channels: int, width: float) -> nn.Sequential:
-    """Convolutions of which the first has stride 2, then what halves their output."""
+def make_stem(architecture: Architecture, in_channels: int, width: float) -> nn.Sequential:
+    """Return the convolutions, the first with stride 2, and the pool that halves their output."""
     layers = OrderedDict()
     out = scaled(architecture.stem_width, width)
     kt, st = architecture.stem_temporal_kernel, architecture.stem_temporal_stride
@@ -217,7 +217,7 @@ def stem(architecture: Architecture, in_channels: int, width: float) -> nn.Seque
 
 
 def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float]:
-    """The rate of stochastic depth of every block; arguments as for :class:`ResNetRS`."""
+    """Return the rate of stochastic depth of every block; arguments as for :class:`ResNetRS`."""
     if rule not in DROP_PATH_RULES:
         raise UserError(f"drop_path_rule is {' or '.join(DROP_PATH_RULES)}, not {rule!r}")
     if rule == "block":
@@ -225,19 +225,19 @@ def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float
     return [rate * (i + 2) / 5 for i, num_blocks in enumerate(blocks) for _ in range(num_blocks)]
 
 
-def stage(
+def make_stage(
     in_channels: int,
     index: int,
     architecture: Architecture,
     width: float,
     drop_paths: Sequence[float],
     first_stream: int,
-) -> nn.ModuleList:
-    """The bottlenecks of stage ``index`` (from 0), one for each rate; the first of them projects and strides."""
+) -> Stage:
+    """Return stage ``index`` (from 0), of one bottleneck for each rate; the first of them strides and projects."""
     base, spatial_stride = STAGES[index]
     stride = (architecture.temporal_strides[index], spatial_stride, spatial_stride)
     channels = scaled(base, width)
-    return nn.ModuleList(
+    bottlenecks = (
         Bottleneck(
             EXPANSION * channels if b else in_channels,
             channels,
@@ -251,24 +251,23 @@ def stage(
         )
         for b, drop_path in enumerate(drop_paths)
     )
+    return Stage(*bottlenecks)
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width``, rounded to a multiple of 8."""
+    """Return ``channels * width``, rounded to a multiple of 8."""
     return max(8, 8 * round(channels * width / 8))
 
 
-def check_input(x: Tensor, channels: int) -> None:
-    """Raises UserError unless these are clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]`` of that many channels."""
-    if x.ndim in (4, 5) and x.shape[1] == channels:
-        return
-    alone = x.ndim in (3, 4) and x.shape[0] == channels
-    raise UserError(
-        f"the network takes clips [N, {channels}, T, H, W] or images [N, {channels}, H, W]; found {list(x.shape)}"
-        + (", a sample alone? x[None] is a batch of one" if alone else "")
-    )
+@torch.fx.wrap
+def to_clips(x: Tensor, channels: int) -> Tensor:
+    """Return clips ``[N, C, T, H, W]`` in channels-last memory; an image becomes a clip of one frame."""
+    check_input(x, channels)
+    clips = x.unsqueeze(2) if x.ndim == 4 else x
+    return clips.contiguous(memory_format=torch.channels_last_3d)
 
 
-def draw_keys(x: Tensor) -> Tensor:
-    """Random keys ``[N]`` from torch's generator, for callers that bring none."""
-    return torch.randint(-(2**63), 2**63 - 1, (x.shape[0],), device=x.device)
+@torch.fx.wrap
+def like_input(features: Tensor, x: Tensor) -> Tensor:
+    """Return the features of ``x``, without the time axis if ``x`` was images."""
+    return features.squeeze(2) if x.ndim == 4 else features

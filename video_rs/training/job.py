@@ -76,7 +76,7 @@ class Job:
             self.started_from = self._init_from()
         self.model.data_config = self._data_config()
         dtype = devices.parameter_dtype(self.precision)
-        model.to(self.device, dtype, memory_format=torch.channels_last_3d)  # the memory order in which clips arrive
+        model.to(self.device, dtype)
         if self.device.type != "cpu":
             check_convolutions(model, self.precision)
         if options.sync_bn or not devices.traits(self.device).keeps_unbiased_variance:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from video_rs.distributed.device import traits
 from video_rs.errors import UserError, first_line
-from video_rs.models.layers import SelfGating
 from video_rs.training import finetune
 from video_rs.training.lamb import Lamb
 
@@ -40,9 +39,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     Raises:
         UserError: there is a decay, and nobody knows the order of the network's blocks.
     """
-    spared = getattr(model, "no_weight_decay", set)()
-    kept = {id(p) for name, p in model.named_parameters() if name in spared}
-    kept |= {id(p) for gating in model.modules() if isinstance(gating, SelfGating) for p in gating.parameters()}
+    excluded = getattr(model, "no_weight_decay", set)()
+    kept = {id(p) for name, p in model.named_parameters() if name in excluded}
     layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
     chosen = {id(layer.weight) for layer in layers} - kept
     depth = finetune.depths(model) if layer_decay != 1 else {}

@@ -1,13 +1,13 @@
 """Video networks of PyTorchVideo (Fan et al. 2021, arXiv 2111.09887) as ``pytorchvideo/<name>``.
 
-The networks are those of ``pytorchvideo.models.hub``. What their public weights expect to see is documented in
+The networks are those of ``pytorchvideo.models.hub``. The input that their public weights expect is documented in
 PyTorchVideo's model zoo (docs/source/model_zoo.md: frames x stride; 10 clips x 3 crops, MViT 5 x 1) and in the configs
 they were trained with (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/*.yaml and
 configs/ImageNet/MVIT_B_16_CONV.yaml: crops; slowfast/config/defaults.py: mean and std).
 
-Some of the hub's heads end in a softmax, in training too; here every network gives logits. Its convolutional heads
-average over fixed windows, sized for one clip: here for the clip of the data config. On larger test crops they slide
-and average what they find, as theirs do; on smaller clips they take the whole.
+Some heads of the hub end in a softmax, in training too; here every network returns logits. The convolutional heads
+average over fixed windows, here of the size of the data config's clip. On larger test crops the windows slide and the
+results are averaged, as in the hub; on smaller clips a window is as large as the clip.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
-from video_rs.models.adapters.base import ANOTHER_SIZE, External, downloading, known, package, refuse, refuse_clips
+from video_rs.models.adapters.base import ANOTHER_SIZE, PREFIX, External, downloading, import_package, refuse_clips
+from video_rs.models.arguments import check_name, refuse
 from video_rs.models.presets import read_rows
 
 ALPHA = 4
-"""SlowFast's slow pathway sees every ALPHA-th frame (arXiv 1812.03982, section 3.2)."""
+"""SlowFast's slow pathway takes every ALPHA-th frame (arXiv 1812.03982, section 3.2)."""
 
 SPATIAL_STRIDE = 32
 
@@ -38,7 +39,7 @@ class Entry:
     """A network of the hub: a row of pytorchvideo.csv.
 
     Attributes:
-        data_config: what its public weights expect to see.
+        data_config: what its public weights expect.
         kind: "convolutional", "slowfast" or "mvit".
         temporal_strides: frames per time step of the last features, by pathway. (C2D and I3D have a pool over pairs of
             frames after the first stage.)
@@ -68,8 +69,8 @@ ENTRIES = {row["name"]: _entry(row) for row in read_rows("pytorchvideo.csv")}
 
 
 def names(pattern: str) -> list[str]:
-    """All networks of the hub; ``pattern`` is for messages."""
-    package(pattern, "pytorchvideo.models.hub")
+    """Return all networks of the hub; ``pattern`` is for messages."""
+    import_package(pattern, "pytorchvideo.models.hub")
     return [f"pytorchvideo/{name}" for name in ENTRIES]
 
 
@@ -82,49 +83,72 @@ def create(
     drop_path: float | None = None,
     data_config: DataConfig | None = None,
 ) -> PyTorchVideo:
-    """A network of PyTorchVideo's hub with fresh weights; arguments as for ``create_model``. Raises UserError."""
-    known(name, (f"pytorchvideo/{other}" for other in ENTRIES))
+    """Create a network of the hub with random weights; arguments and errors as for ``create_model``."""
+    check_name(name, (f"pytorchvideo/{other}" for other in ENTRIES))
     model = name.removeprefix("pytorchvideo/")
-    builder, entry = getattr(package(name, "pytorchvideo.models.hub"), model), ENTRIES[model]
+    builder, entry = getattr(import_package(name, "pytorchvideo.models.hub"), model), ENTRIES[model]
     native = entry.data_config.with_channels(in_channels)
     data_config = data_config or native
-    if num_classes is None:  # those of its public weights: the hub's builder of the image network forgets to say 1000
+    if num_classes is None:  # as its public weights have; the hub's builder of the image network defaults to 400
         num_classes = 1000 if entry.data_config.num_frames == 1 else 400
     if entry.kind == "mvit":
-        _refuse_sizes(name, native, data_config)
-        arguments = _mvit_arguments(data_config, dropout, drop_path)
-        network = builder(head_num_classes=num_classes, input_channels=in_channels, **arguments)
-        return MViT(name, network, num_classes, data_config, native=native, classifier=["head.proj"])
+        _check_mvit_sizes(name, native, data_config)
+        rates = {"head_dropout_rate": dropout, "droppath_rate_block": drop_path}
+        network = builder(
+            head_num_classes=num_classes or 1,
+            input_channels=in_channels,
+            spatial_size=data_config.train_size,
+            temporal_size=data_config.num_frames,
+            **{key: rate for key, rate in rates.items() if rate is not None},
+        )
+        return MViT(name, network, num_classes, data_config, native=native, classifier="network.head.proj")
     if drop_path:
         refuse(name, "model.drop_path", drop_path, "null")
     channels = {"input_channel": in_channels}
     if entry.kind == "slowfast":
         channels = {"input_channels": (in_channels, in_channels)}
     network = builder(
-        model_num_class=num_classes, **channels, head_output_with_global_average=False, head_activation=None
+        model_num_class=num_classes or 1, **channels, head_output_with_global_average=False, head_activation=None
     )
     if dropout is not None:
         network.blocks[-1].dropout = nn.Dropout(dropout) if dropout else None
     size = _ceil(data_config.train_size, SPATIAL_STRIDE)
     windows = [(_ceil(data_config.num_frames, stride), size, size) for stride in entry.temporal_strides]
     _replace_pools(network, iter(windows))
-    classifier = [f"blocks.{len(network.blocks) - 1}.proj"]
+    classifier = f"network.blocks.{len(network.blocks) - 1}.proj"
     return Convolutional(name, network, num_classes, data_config, native=native, classifier=classifier)
 
 
 class PyTorchVideo(External):
-    """A network of the hub."""
+    """A network of the hub. The classifier is the layer called ``proj`` of its head."""
+
+    def __init__(
+        self, name: str, network: nn.Module, num_classes: int, data_config: DataConfig, **options: Any
+    ) -> None:
+        super().__init__(name, network, num_classes, data_config, **options)
+        self.num_features = self.get_classifier().in_features
+        if num_classes == 0:
+            self.reset_classifier(0)
 
     @property
     def _entry(self) -> Entry:
         return ENTRIES[self.name.removeprefix("pytorchvideo/")]
 
+    def network_groups(self, coarse: bool) -> dict[str, Any]:
+        """Return the members of ``blocks``, which are stages in convolutional networks, by their number."""
+        head = self.classifier.removeprefix(PREFIX).replace(".", r"\.")
+        rest = (rf"(?!{head}\.|(?:patch_embed|cls_positional_encoding)\.)", (99999,))
+        return {
+            "stem": r"(?:patch_embed|cls_positional_encoding)\.",
+            "blocks": [(rf"(?!{head}\.)blocks\.(\d+)\.", None), rest],
+        }
+
     def public_weights(self) -> dict[str, Tensor]:
         if self.data_config.in_channels != 3:
             raise UserError(f"the public weights of {self.name} are for 3 channels, not {self.data_config.in_channels}")
-        hub, name = package(self.name, "pytorchvideo.models.hub"), self.name.removeprefix("pytorchvideo/")
+        hub, name = import_package(self.name, "pytorchvideo.models.hub"), self.name.removeprefix("pytorchvideo/")
         address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
-        with downloading(self.name):  # as the hub does, but for code in the file
+        with downloading(self.name):  # the hub itself loads without weights_only
             return torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)["model_state"]
 
 
@@ -147,28 +171,49 @@ class Convolutional(PyTorchVideo):
                 f"{ANOTHER_SIZE}"
             )
 
-    def logits(self, clips: Tensor) -> Tensor:
-        clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        windows = self.network(_pathways(clips) if self._entry.kind == "slowfast" else clips).flatten(2)
-        if self._entry.softmax and windows.shape[2] > 1:  # theirs averages probabilities: the logarithm of that
+    def features(self, clips: Tensor) -> Tensor:
+        x = clips.contiguous(memory_format=torch.channels_last_3d)
+        x = _pathways(x) if self._entry.kind == "slowfast" else x
+        for block in self.network.blocks[:-1]:
+            x = block(x)
+        return x
+
+    def head(self, features: Tensor, pre_logits: bool) -> Tensor:
+        head = self.network.blocks[-1]
+        if pre_logits:
+            return (features if head.pool is None else head.pool(features)).flatten(2).mean(2)
+        windows = head(features).flatten(2)
+        if self._entry.softmax and windows.shape[2] > 1:  # the hub averages probabilities: the logarithm of that
             return windows.log_softmax(1).logsumexp(2) - math.log(windows.shape[2])
         return windows.mean(2)
 
 
 class MViT(PyTorchVideo):
-    """MViT (Fan et al. 2021, arXiv 2104.11227), whose position embeddings know clips of one size alone."""
+    """MViT (Fan et al. 2021, arXiv 2104.11227); its position embeddings are for clips of one size."""
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         self.check_built_for(num_frames, height, width)
 
-    def logits(self, clips: Tensor) -> Tensor:
+    def features(self, clips: Tensor) -> Tensor:
+        network = self.network
         if clips.shape[2] == 1:
-            return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))
-        return self.network(clips.contiguous(memory_format=torch.channels_last_3d))
+            x = clips.squeeze(2).contiguous(memory_format=torch.channels_last)
+        else:
+            x = clips.contiguous(memory_format=torch.channels_last_3d)
+        x = network.cls_positional_encoding(network.patch_embed(x))  # from here as MultiscaleVisionTransformers.forward
+        for layer in (network.pos_drop, network.norm_patch_embed):
+            x = x if layer is None else layer(x)
+        shape = network.cls_positional_encoding.patch_embed_shape
+        for block in network.blocks:
+            x, shape = block(x, shape)
+        return x if network.norm_embed is None else network.norm_embed(x)
+
+    def head(self, features: Tensor, pre_logits: bool) -> Tensor:
+        return self.network.head.sequence_pool(features) if pre_logits else self.network.head(features)
 
 
-def _refuse_sizes(name: str, native: DataConfig, data_config: DataConfig) -> None:
-    """Raises UserError for clips that no MViT of this name can be built for."""
+def _check_mvit_sizes(name: str, native: DataConfig, data_config: DataConfig) -> None:
+    """Raise UserError for clips that an MViT of this name cannot be built for."""
     frames, size = data_config.num_frames, data_config.train_size
     image = native.num_frames == 1
     if image:
@@ -180,14 +225,8 @@ def _refuse_sizes(name: str, native: DataConfig, data_config: DataConfig) -> Non
         )
 
 
-def _mvit_arguments(data_config: DataConfig, dropout: float | None, drop_path: float | None) -> dict[str, Any]:
-    rates = {"head_dropout_rate": dropout, "droppath_rate_block": drop_path}
-    sizes = {"spatial_size": data_config.train_size, "temporal_size": data_config.num_frames}
-    return sizes | {name: rate for name, rate in rates.items() if rate is not None}
-
-
 class AveragePool(nn.Module):
-    """Means over windows at stride 1, which are as large as the clip where that is smaller."""
+    """Average over windows at stride 1; a window is at most as large as the clip."""
 
     def __init__(self, window: tuple[int, int, int]) -> None:
         super().__init__()
@@ -201,7 +240,7 @@ class AveragePool(nn.Module):
 
 
 def _replace_pools(module: nn.Module, windows: Iterator[tuple[int, int, int]]) -> None:
-    """Puts an :class:`AveragePool` of the next window in the place of every average pool, in order."""
+    """Replace every average pool, in order, by an :class:`AveragePool` of the next window."""
     for name, child in module.named_children():
         if isinstance(child, nn.AvgPool3d):
             setattr(module, name, AveragePool(next(windows)))
@@ -210,7 +249,7 @@ def _replace_pools(module: nn.Module, windows: Iterator[tuple[int, int, int]]) -
 
 
 def _pathways(clips: Tensor) -> list[Tensor]:
-    """SlowFast's input: every ALPHA-th frame, from the first to the last, and all of them."""
+    """Return SlowFast's input: every ALPHA-th frame, from the first to the last, and all frames."""
     num_frames = clips.shape[2]
     slow = torch.linspace(0, num_frames - 1, num_frames // ALPHA).long()
     return [clips.index_select(2, slow.to(clips.device)), clips]

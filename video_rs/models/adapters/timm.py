@@ -17,23 +17,16 @@ from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError, first_line, is_out_of_memory
-from video_rs.models.adapters.base import (
-    External,
-    NoClasses,
-    downloading,
-    known,
-    package,
-    refuse,
-    refuse_clips,
-)
+from video_rs.models.adapters.base import External, NoClasses, downloading, import_package, refuse_clips
+from video_rs.models.arguments import check_name, refuse
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
-"""timm's argument: what sets it here."""
+"""Our settings by timm's arguments."""
 
 
 def names(pattern: str) -> list[str]:
-    """All networks of timm, those with the tags of their weights if the pattern, which is for messages, has a dot."""
-    timm = package(pattern, "timm")
+    """Return all networks of timm, with the tags of their weights if the pattern has a dot."""
+    timm = import_package(pattern, "timm")
     listed = timm.list_pretrained() if "." in pattern else timm.list_models()
     return [f"timm/{name}" for name in listed]
 
@@ -47,13 +40,13 @@ def create(
     drop_path: float | None = None,
     data_config: DataConfig | None = None,
 ) -> TimmNetwork:
-    """A network of timm with fresh weights; arguments as for ``create_model``. Raises UserError."""
-    timm = package(name, "timm")
+    """Create a network of timm with random weights; arguments and errors as for ``create_model``."""
+    timm = import_package(name, "timm")
     model = name.removeprefix("timm/")
     architecture = model.partition(".")[0]
-    known(f"timm/{architecture}", (f"timm/{other}" for other in timm.list_models()))
+    check_name(f"timm/{architecture}", (f"timm/{other}" for other in timm.list_models()))
     if model != architecture:
-        known(name, (f"timm/{other}" for other in timm.list_pretrained(f"{architecture}.*")))
+        check_name(name, (f"timm/{other}" for other in timm.list_pretrained(f"{architecture}.*")))
     cfg = timm.get_pretrained_cfg(model)
     native = native_data_config(cfg).with_channels(in_channels)
     data_config = data_config or native
@@ -63,19 +56,23 @@ def create(
     if cfg.fixed_input_size and data_config.train_size != native.train_size:
         arguments["img_size"] = data_config.train_size
     network = _build(name, timm, {k: v for k, v in arguments.items() if v is not None}, data_config)
-    classes = getattr(network, "num_classes", 0) if num_classes is None else num_classes
-    if not classes:
-        raise NoClasses(f"{name} has no classes of its own; say how many with num_classes (model.num_classes)")
-    classifier = cfg.classifier or ()
-    classifier = (classifier,) if isinstance(classifier, str) else classifier
-    model = TimmNetwork(name, network, classes, data_config, native=native, classifier=classifier)
+    if num_classes is None:
+        num_classes = getattr(network, "num_classes", 0)
+        if not num_classes:
+            raise NoClasses(f"{name} has no classes of its own; give num_classes (model.num_classes)")
+    model = TimmNetwork(name, network, num_classes, data_config, native=native)
     for size in {data_config.train_size, data_config.test_size} - {native.train_size, native.test_size}:
         _try(model, size)
     return model
 
 
 class TimmNetwork(External):
-    """An image network: clips of one frame only, and of those with ``fixed_input_size`` images of one size alone."""
+    """An image network: clips of one frame; with ``fixed_input_size``, images of one size."""
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the pooled features."""
+        return getattr(self.network, "head_hidden_size", None) or self.network.num_features
 
     @property
     def _size(self) -> int | None:
@@ -87,18 +84,55 @@ class TimmNetwork(External):
             self.check_built_for(num_frames, height, width)
 
     def logits(self, clips: Tensor) -> Tensor:
-        return self.network(clips.squeeze(2).contiguous(memory_format=torch.channels_last))
+        return self.network(_images(clips))
+
+    def features(self, clips: Tensor) -> Tensor:
+        return self.network.forward_features(_images(clips))
+
+    def head(self, features: Tensor, pre_logits: bool) -> Tensor:
+        return self.network.forward_head(features, pre_logits=pre_logits)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; of networks with two heads, a list of both."""
+        names = self.network.pretrained_cfg["classifier"] or ()
+        layers = [self.network.get_submodule(name) for name in ([names] if isinstance(names, str) else names)]
+        return layers[0] if len(layers) == 1 else nn.ModuleList(layers)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        like = next(self.parameters())
+        self.network.reset_classifier(num_classes)
+        self.network.to(like.device, like.dtype)
+        self._set_num_classes(num_classes)
+
+    def network_groups(self, coarse: bool) -> Any:
+        return self.network.group_matcher(coarse=coarse) if hasattr(self.network, "group_matcher") else None
+
+    def set_grad_checkpointing(self, stages: Any = True) -> None:
+        """Turn timm's activation checkpointing on (True, or any stages) or off.
+
+        Raises:
+            UserError: timm has none for this network, or it has batch norm, whose statistics timm would update twice.
+        """
+        has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.modules())
+        try:
+            self.network.set_grad_checkpointing(bool(stages))
+        except (AssertionError, AttributeError):
+            return super().set_grad_checkpointing(stages)
+        if stages and has_batch_norm:
+            self.network.set_grad_checkpointing(False)
+            super().set_grad_checkpointing(stages)
 
     def public_weights(self) -> dict[str, Tensor]:
-        timm = package(self.name, "timm")
+        timm = import_package(self.name, "timm")
         model = self.name.removeprefix("timm/")
         if not timm.get_pretrained_cfg(model).has_weights:
             raise UserError(f"timm has no weights for {self.name}; train it, or name a file of weights")
         sizes = {} if self._size in (None, self.native.train_size) else {"img_size": self._size}
         channels = {} if self.data_config.in_channels == 3 else {"in_chans": self.data_config.in_channels}
+        classes = {} if self.num_classes else {"num_classes": 0}
         with torch.random.fork_rng([]), downloading(self.name):
             try:
-                network = timm.create_model(model, pretrained=True, **sizes, **channels)
+                network = timm.create_model(model, pretrained=True, **sizes, **channels, **classes)
             except RuntimeError as error:
                 if "loading state_dict" not in first_line(error):
                     raise
@@ -107,17 +141,20 @@ class TimmNetwork(External):
         return network.state_dict()
 
 
+def _images(clips: Tensor) -> Tensor:
+    return clips.squeeze(2).contiguous(memory_format=torch.channels_last)
+
+
 def native_data_config(cfg: Any) -> DataConfig:
-    """What timm's weights expect to see (its ``pretrained_cfg``); timm resizes with PIL, which antialiases."""
+    """Return what timm's weights expect (its ``pretrained_cfg``); timm resizes with PIL, which antialiases."""
     size = cfg.input_size[-1]
     test_size = size if cfg.fixed_input_size else (cfg.test_input_size or cfg.input_size)[-1]
     crop = cfg.test_crop_pct or cfg.crop_pct
-    mean, std = tuple(cfg.mean or IMAGENET_MEAN), tuple(cfg.std or IMAGENET_STD)
     return DataConfig(
         num_frames=1,
         stride=1,
-        mean=mean,
-        std=std,
+        mean=tuple(cfg.mean or IMAGENET_MEAN),
+        std=tuple(cfg.std or IMAGENET_STD),
         train_size=size,
         short_side=math.floor(test_size / crop),
         test_size=test_size,
@@ -128,18 +165,17 @@ def native_data_config(cfg: Any) -> DataConfig:
 
 @torch.no_grad()
 def _try(model: TimmNetwork, size: int) -> None:
-    """Raises UserError where images of this size do not pass: networks of windows and patches may tell only then."""
+    """Raise UserError if images of this size do not pass: networks of windows and patches may fail only then."""
     model.check(model.data_config.num_frames, size, size)
     image = torch.zeros(1, model.data_config.in_channels, size, size, device=next(model.parameters()).device)
-    fault = f"{model.name} cannot take images of {size}x{size}, its own are of {model.native.train_size}"
-    with _one_line(fault):
+    with _one_line(f"{model.name} cannot take images of {size}x{size}, its own are of {model.native.train_size}"):
         model.eval()(image)
     model.train()
 
 
 @contextlib.contextmanager
 def _one_line(fault: str) -> Iterator[None]:
-    """Turn what networks raise for sizes that a patch or window does not divide into a UserError."""
+    """Turn the errors for sizes that a patch or window does not divide into a UserError."""
     try:
         yield
     except (AssertionError, ValueError, RuntimeError) as error:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from video_rs.errors import UserError, truncate
 from video_rs.models.architecture import INFLATIONS, Differences
+from video_rs.models.base import classifier_names
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.names import State, to_ours
 
@@ -120,7 +121,7 @@ def match(
             if not name.endswith("num_batches_tracked"):
                 report.missing.append(name)
             continue
-        if name in model.head_names and source.shape[1:] == target.shape[1:]:
+        if name in classifier_names(model) and source.shape[1:] == target.shape[1:]:
             source, reason = adapt_head(source, target, class_names, model.data_config.class_names)
             if reason:
                 report.adapted[name] = reason

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError, truncate
 from video_rs.hub import is_address, redact_url
-from video_rs.models.adapters.base import is_external
 from video_rs.models.architecture import RESNET_RS_2D, RESNET_RS_3D, Architecture, Differences
+from video_rs.models.base import classifier_names
 from video_rs.models.presets import PRESETS
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.inflate import InflationReport, match
@@ -70,13 +70,13 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
         if family:
             report.differences, report.compared = differences, source.architecture is not None
         else:  # public weights of networks that end in features have no head
-            new = set(report.missing) & set(model.head_names)
+            new = set(report.missing) & set(classifier_names(model))
             report.missing = [name for name in report.missing if name not in new]
             report.adapted |= dict.fromkeys(sorted(new), "new head")
         _validate_state_dict(report, state, model.state_dict())
     model.load_state_dict(weights, strict=False)
     if data_config is not None:
-        same_head = not any(head in report.adapted for head in model.head_names)
+        same_head = not any(head in report.adapted for head in classifier_names(model))
         model.data_config = _merge_data_configs(model.data_config, data_config, same_head=same_head)
     return report
 
@@ -85,7 +85,10 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
     """Return the weights that a network is to start from, and their name for messages."""
     if source not in PUBLIC:
         _check_file(source)
-        return read_file(source), redact_url(source)
+        found, shown = read_file(source), redact_url(source)
+        if found.name not in ("", model.name, *PRESETS) and "/" not in found.name:
+            raise UserError(f"{shown} holds {found.name}, a network unknown to this version of video_rs: upgrade it")
+        return found, shown
     if not isinstance(model, ResNetRS):
         if source == "timm":
             raise UserError(f"the source timm is for the ResNet-RS family; for {model.name} say pretrained")
@@ -161,7 +164,7 @@ def _family_state(source: Source, model: ResNetRS) -> tuple[dict[str, Tensor], D
         UserError: they are weights of another family, depth or width, or the network would compute something else with
             them than they were trained for.
     """
-    if is_external(source.name) and not source.name.startswith("timm/resnetrs"):
+    if source.name and source.name not in PRESETS and not source.name.startswith("timm/resnetrs"):
         raise UserError(f"its network is {source.name}, this one a ResNet-RS")
     theirs, own = blocks_of(source.state), model.blocks
     if theirs != own:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +15,8 @@ from video_rs import checkpoint
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.hub import redact_url
-from video_rs.models.adapters.base import External, is_external
 from video_rs.models.architecture import RESNET_RS_2D, Architecture
+from video_rs.models.base import VideoModel
 from video_rs.models.presets import PRESETS
 from video_rs.models.weights.names import looks_like_timm, strip_prefixes, to_ours
 
@@ -67,9 +66,8 @@ class Source:
     def architecture(self) -> Architecture | None:
         """The architecture of their network; None if it is unknown or not of the ResNet-RS family."""
         if self.name in PRESETS:
-            padding = (self.model_args or {}).get("temporal_padding")
-            architecture = PRESETS[self.name].architecture
-            return dataclasses.replace(architecture, temporal_padding=padding) if padding else architecture
+            fields = self.model_args.get("arch"), self.model_args.get("temporal_padding")
+            return PRESETS[self.name].architecture.with_fields(*fields)
         return RESNET_RS_2D if looks_like_timm(self.weights) else None
 
     @property
@@ -105,8 +103,6 @@ def read_file(path: str | Path) -> Source:
         raise UserError(f"{shown} holds no weights: neither a checkpoint nor a state dict")
     if damaged := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
-    if source.name and source.name not in PRESETS and not is_external(source.name):
-        raise UserError(f"{shown} holds {source.name}, a network unknown to this version of video_rs: upgrade it")
     source.weights = strip_prefixes(weights)
     return source
 
@@ -134,16 +130,16 @@ def from_checkpoint(state: Mapping[str, Any], name: str) -> Source:
     )
 
 
-def read_public(model: External) -> Source:
-    """Return the public weights of a network of another package, downloaded if they are not cached.
+def read_public(model: VideoModel) -> Source:
+    """Return the public weights of a network outside the ResNet-RS family, downloaded if they are not cached.
 
     Raises:
         UserError: there are none.
         MachineError: they could not be downloaded.
     """
-    known = getattr(model.network, "pretrained_cfg", None) or {}  # timm's
-    address = known.get("hf_hub_id") or model.name
     weights = strip_prefixes(model.public_weights())
+    known = getattr(getattr(model, "network", None), "pretrained_cfg", None) or {}  # timm's
+    address = known.get("hf_hub_id") or model.name
     return Source(weights, address, model.native, licence=known.get("license"))
 
 

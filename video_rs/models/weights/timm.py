@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
-from video_rs.models.adapters.base import PREFIX, create
+from video_rs.models.adapters.base import PREFIX
+from video_rs.models.adapters.timm import create
 from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.weights.names import to_timm
 from video_rs.models.weights.source import Source, read_public
@@ -81,7 +82,10 @@ def export_to_timm(network: nn.Module, model_args: Mapping[str, Any]) -> tuple[s
         state = {key.removeprefix(PREFIX): tensor for key, tensor in network.state_dict().items()}
         return name.removeprefix("timm/"), options, state
     depth = PRESETS[name].depth if name in PRESETS and name.startswith("resnet_rs_") else 0
-    if depth not in DEPTHS or width != 1:
+    if depth not in DEPTHS or width != 1 or model_args.get("arch"):
         depths = ", ".join(map(str, DEPTHS))
-        raise UserError(f"timm has resnet_rs_* of depths {depths} and width 1, it has no {name} of width {width:g}")
+        other = f" with {model_args['arch']}" if model_args.get("arch") else ""
+        raise UserError(
+            f"timm has resnet_rs_* of depths {depths} and width 1, it has no {name} of width {width:g}{other}"
+        )
     return f"resnetrs{depth}", options, to_timm(network.state_dict())
