@@ -107,6 +107,11 @@ def test_several_labels_are_a_vector(root, tmp_path):
         assert labels.dtype == torch.float32 and labels.tolist() == [[0, 1, 1], [1, 0, 0]]
 
 
+def test_a_transform_of_another_kind_is_refused(root):
+    with pytest.raises(TypeError, match="made by video_rs.create_transform, got function"):
+        VideoDataset(root, "train", lambda clip: clip)
+
+
 def test_images(tmp_path):
     for name in "abcd":
         (tmp_path / "val" / name).mkdir(parents=True)

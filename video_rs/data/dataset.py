@@ -64,6 +64,8 @@ class VideoDataset(Dataset):
         **sources: Any,
     ) -> None:
         transform = transform or create_transform()
+        if not isinstance(transform, VideoTransform):
+            raise TypeError(f"transform must be made by video_rs.create_transform, got {type(transform).__name__}")
         multi_label = transform.multi_label if multi_label is None else multi_label
         place = {"root": str(root)}
         if str(root).endswith(LIST_SUFFIXES):
