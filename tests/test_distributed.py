@@ -1,4 +1,4 @@
-"""Which of several processes this one is, how many cores it has for loading, and for how long it waits for others."""
+"""Launcher variables, the number of loader workers, timeouts and shared errors of several processes."""
 
 import os
 import socket
@@ -66,11 +66,11 @@ def test_variables_that_are_not_whole(no_launcher):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"RANK": "abc"}, "RANK=abc is not a whole number"),
-        ({"MASTER_PORT": "29500x"}, "MASTER_PORT=29500x is not a whole number"),
-        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
-        ({"RANK": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
-        ({"WORLD_SIZE": "0"}, "RANK=0 is not below WORLD_SIZE=0"),
+        ({"RANK": "abc"}, "RANK=abc: must be a whole number"),
+        ({"MASTER_PORT": "29500x"}, "MASTER_PORT=29500x: must be a whole number"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: must be from 1 to 65535"),
+        ({"RANK": "2"}, "RANK=2: must be less than WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "0"}, "RANK=0: must be less than WORLD_SIZE=0"),
     ],
 )
 def test_variables_that_say_nonsense(no_launcher, changed, message):
@@ -133,7 +133,7 @@ def work(rank, port):
 
     if rank == 0:
         lost = pytest.raises(
-            MachineError, match="rank 0 of 2 lost the others in a third test .*no sign of life for 2 s"
+            MachineError, match="rank 0 of 2: lost contact with other ranks in a third test .*no heartbeat for 2 s"
         )
         before = time.monotonic()
         with lost, world.together("all tests"), world.together("a third test", heartbeats=True):

@@ -56,4 +56,4 @@ def test_who_did_not_come_is_named(store, missing, before):
         meet(store.port, 3, {0: 0, 1: 0, 2: 0})
     found = meet(store.port, 3, {rank: 0 for rank in range(3) if rank != missing}, timeout=0.5)
     for error in found.values():
-        assert isinstance(error, MachineError) and f"of 3 processes rank {missing} did not come" in str(error)
+        assert isinstance(error, MachineError) and f"of 3: rank {missing} did not arrive" in str(error)

@@ -393,7 +393,7 @@ def rank_0(monkeypatch):
 def test_a_rank_that_never_arrives(tiny_config, tmp_path, rank_0):
     code, text = rank_0(tiny_config(train__peer_timeout=2), free_port())
     assert code == 3 and len(lines(text)) == 1
-    assert "rank 1 did not come" in text and "train.peer_timeout" in text
+    assert "rank 1 did not arrive" in text and "train.peer_timeout" in text
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""What a launcher tells a process: which of several it is, and where they meet. torchrun, and steps of SLURM."""
+"""Read what a launcher, torchrun or a SLURM step, tells a process: its rank and where the processes meet."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def variables() -> Mapping[str, str]:
-    """The variables that tell a process which of several it is: torchrun's, or those of SLURM in their terms."""
+    """Return torchrun's environment variables, those of a SLURM step under torchrun's names, or none.
+
+    Raises:
+        UserError: a variable is missing or invalid.
+    """
     found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if "RANK" in found or "WORLD_SIZE" in found:
         missing = [name for name in VARIABLES if name not in found]
         if missing and found.get("WORLD_SIZE") != "1":
-            raise UserError(
-                f"{', '.join(found)} are set, but not {', '.join(missing)}: start with torchrun, or set them"
-            )
+            raise UserError(f"environment variables {', '.join(missing)}: missing; start with torchrun, or set them")
         _check(os.environ)
         return os.environ
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # only srun sets it: a batch script is one process
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # set by srun alone: a batch script is one process
         return {}
     job = int(os.environ["SLURM_JOB_ID"])
     return {
@@ -35,27 +37,27 @@ def variables() -> Mapping[str, str]:
     }
 
 
-def _check(found: Mapping[str, str]) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
-        if not found.get(name, "1").isdecimal():
-            raise UserError(f"{name}={found[name]} is not a whole number: start with torchrun, or set it right")
-    rank, size, port = int(found.get("RANK", 0)), int(found["WORLD_SIZE"]), int(found.get("MASTER_PORT", 1))
-    if rank >= size:
-        raise UserError(f"RANK={rank} is not below WORLD_SIZE={size}: ranks count from 0; start with torchrun")
-    if not 0 < port < 2**16:
-        raise UserError(f"MASTER_PORT={port} is no port: set it to one from 1 to 65535")
-
-
-def first_host(nodes: str) -> str:
-    """Return the first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
-    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes).split(",")[0]  # of each bracket the first entry
-
-
 def processes() -> int:
-    """How many a launcher has started. Raises UserError when its variables are not whole."""
+    """Return the number of processes that the launcher started. Raise UserError for invalid variables."""
     return int(variables().get("WORLD_SIZE", 1))
 
 
 def is_torchrun() -> bool:
-    """Whether the store is torchrun's, which lives as long as torchrun does."""
+    """Return True if the store is torchrun's, which lives as long as torchrun."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def first_host(nodes: str) -> str:
+    """Return the first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes).split(",")[0]
+
+
+def _check(found: Mapping[str, str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        if not found.get(name, "1").isdecimal():
+            raise UserError(f"{name}={found[name]}: must be a whole number; start with torchrun, or correct it")
+    rank, size, port = int(found.get("RANK", 0)), int(found["WORLD_SIZE"]), int(found.get("MASTER_PORT", 1))
+    if rank >= size:
+        raise UserError(f"RANK={rank}: must be less than WORLD_SIZE={size}; start with torchrun, or correct it")
+    if not 0 < port < 2**16:
+        raise UserError(f"MASTER_PORT={port}: must be from 1 to 65535")

@@ -1,7 +1,8 @@
-"""How the processes of a run find each other: a store of keys and values, in which each leaves its name.
+"""Rendezvous of the processes of a run through a key-value store.
 
-torchrun keeps one store through all its restarts, with the names of processes that are gone; and its machines do not
-count restarts alike. So each process draws a name of its own, and they go on once all have seen each other's.
+torchrun keeps one store through all its restarts, with the keys of earlier processes, and its agents on several
+machines do not count restarts equally. So each process draws a random name, and all continue once each has seen all
+names.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from video_rs.errors import MachineError, UserError, first_line
 
 
 def meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
-    """The store of the processes that are there now, once all are. Rank 0 has it, unless torchrun does.
+    """Wait for all processes of this start and return their common store. Rank 0 hosts it, unless torchrun does.
 
     Raises:
         UserError: the port is in use.
-        MachineError: the store cannot be reached, or some have not come in ``timeout`` seconds; the message names them.
+        MachineError: the store is unreachable, or ranks did not arrive within ``timeout`` seconds; names them.
     """
     store = dist.PrefixStore("video_rs", _connect(rank, size, host, port, timeout))
     name, end = uuid.uuid4().hex, time.monotonic() + timeout
@@ -32,8 +33,8 @@ def meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
         if time.monotonic() > end:
             late = ", ".join(map(str, _absent(store, rank, size)))
             raise MachineError(
-                f"rank {rank} waited {timeout:g} s (train.peer_timeout) at {host}:{port}, and of {size} processes rank "
-                f"{late} did not come: see what they said, and whether they can reach that address"
+                f"rank {rank} of {size}: rank {late} did not arrive at {host}:{port} within {timeout:g} s "
+                "(train.peer_timeout); see its log, and check that it can reach that address"
             )
         time.sleep(0.05)
     return dist.PrefixStore(group, store)
@@ -45,17 +46,17 @@ def _connect(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
         return dist.TCPStore(host, port, None, hosting, timedelta(seconds=timeout), wait_for_workers=False)
     except RuntimeError as error:
         if hosting and "in use" in str(error).lower():
-            raise UserError(f"port {port} of {host} is in use: set MASTER_PORT to another") from None
+            raise UserError(f"port {port} of {host} is in use; set MASTER_PORT to another") from None
         raise MachineError(
-            f"rank {rank} of {size} cannot reach {host}:{port} ({first_line(error)}): does rank 0 run there?"
+            f"rank {rank} of {size}: cannot reach {host}:{port} ({first_line(error)}); check that rank 0 runs there"
         ) from error
 
 
 def _group(store: Any, rank: int, size: int, name: str) -> str | None:
-    """The name of rank 0, once all processes are in its list; rank 0 writes it anew until each has found itself there.
+    """Return the name of rank 0 once every rank has found itself in rank 0's list, else None.
 
-    A name of rank 0 that is gone is in no list with a new process in it, and a new rank 0 lets nobody go on before all
-    new processes have answered it.
+    Rank 0 rewrites the list until all ranks have acknowledged it. A list of an earlier rank 0 contains no name of a new
+    process, and a new rank 0 waits for the acknowledgement of every new process.
     """
     if rank == 0:
         store.set("list", json.dumps([_get(store, f"here/{other}") for other in range(size)]))
@@ -71,7 +72,7 @@ def _group(store: Any, rank: int, size: int, name: str) -> str | None:
 
 
 def _absent(store: Any, rank: int, size: int) -> list[int]:
-    """The ranks of whom the list's writer has no sign; rank 0, where it has written none with this process."""
+    """Return the ranks that have not acknowledged the list; rank 0 if no list contains this process."""
     names = json.loads(_get(store, "list") or "[]")
     if names[rank : rank + 1] != [_get(store, f"here/{rank}")]:
         return [other for other in range(size) if not _get(store, f"here/{other}")] or [0]
@@ -79,4 +80,5 @@ def _absent(store: Any, rank: int, size: int) -> list[int]:
 
 
 def _get(store: Any, key: str) -> str:
+    """Return the value of a key, or an empty string."""
     return store.get(key).decode() if store.check([key]) else ""
