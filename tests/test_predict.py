@@ -309,8 +309,9 @@ def test_pil_images(image_weights, weights, image):
 
 
 def test_embeddings_are_the_input_of_the_head(weights, image_weights, video, image):
-    for path, source in ((weights, video), (image_weights, image)):
-        classifier = video_rs.load(path, "cpu")
+    vit = create_model("timm/test_vit", num_classes=3, data_config=dataclasses.replace(IMAGES, train_size=32))
+    ours = (video_rs.load(path, "cpu") for path in (weights, image_weights))
+    for classifier, source in zip([*ours, Classifier(vit)], (video, image, image), strict=True):
         features = classifier.embed([source, source], clips=3, crops=3)
         assert features.dtype == np.float32 and features.shape == (2, classifier.model.num_features)
         logits: list[torch.Tensor] = []
@@ -318,7 +319,7 @@ def test_embeddings_are_the_input_of_the_head(weights, image_weights, video, ima
         classifier.predict(source, clips=3, crops=3)
         handle.remove()
         with torch.no_grad():
-            head = classifier.model.head(torch.from_numpy(features))
+            head = classifier.model.get_classifier()(torch.from_numpy(features))
         torch.testing.assert_close(head, torch.cat(logits).mean(dim=0).expand(2, -1), atol=1e-5, rtol=1e-5)
         assert np.array_equal(classifier.embed(source, clips=3, crops=3), features[:1])
         assert classifier.embed([]).shape == (0, classifier.model.num_features)

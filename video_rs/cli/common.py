@@ -36,10 +36,7 @@ COMMANDS = {  # name: script in tools/, help
     "index": ("index_dataset.py", "index the videos of a dataset, which makes clips open faster"),
     "models": ("list_models.py", "list the networks, or print one stage by stage"),
     "inflate": ("inflate_weights.py", "turn 2D weights into a 3D checkpoint"),
-    "convert": (
-        "convert_weights.py",
-        "convert weights of timm, or bare ones, to a checkpoint; or back to timm's names",
-    ),
+    "convert": ("convert_weights.py", "convert timm's or bare weights to a checkpoint, or a checkpoint for timm"),
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
