@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     workers = args.workers or max(1, loader_workers(config.data.workers))
 
     def show(results: Iterable, total: int) -> Iterable:
-        print(f"decoding {total} files in {min(workers, total)} processes, results in {out}", flush=True)
+        print(f"decoding {total} files with {min(workers, total)} workers, results in {out}", flush=True)
         return progress(results, total=total, desc="check", unit="files")
 
     sampling = TemporalSampling.of(config.data_config())
@@ -76,12 +76,12 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     for name in ("frames", "fps", "height", "width"):
         if spread := summary[name]:
             print(f"  {name}: {spread['min']:g} to {spread['max']:g}, median {spread['median']:g}")
-    for name, title in (("codecs", "codecs"), ("decoders", "decoders with data.decoder=decord")):
-        counts = (f"{count} files {word or 'unknown'}" for word, count in summary[name].items())
+    for name, title in (("codecs", "codecs"), ("decoders", "decoders if data.decoder=decord")):
+        counts = (f"{word or 'unknown'} ({count} files)" for word, count in summary[name].items())
         print(f"  {title}: {', '.join(counts)}")
     for split in summary["files"]:
         counts = [of_class[split] for of_class in summary["classes"].values()]
-        print(f"  {split}: {min(counts)} to {max(counts)} files a class, median {median(counts):g}")
+        print(f"  {split}: {min(counts)} to {max(counts)} files per class, median {median(counts):g}")
     if any(summary["missing"].values()):
         missing = ", ".join(f"{name} {count}" for name, count in summary["missing"].items())
         print(f"  listed files that are missing: {missing}")

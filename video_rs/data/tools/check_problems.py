@@ -24,20 +24,10 @@ RATE_FACTOR = ASPECT_FACTOR = 2.0  # a file is odd above the median times this, 
 SIZE_FACTOR = 3.0  # 360 to 1080 lines is common in collections from the web
 
 ROW = np.dtype(
-    [
-        ("broken", "?"),
-        ("frames", "<u4"),
-        ("fps", "<f8"),
-        ("height", "<u4"),
-        ("width", "<u4"),
-        ("rotation", "<i2"),
-        ("codec", "<U24"),
-        ("decoder", "<U6"),
-        ("bytes", "<u8"),
-        ("sha1", "u1", (20,)),
-        ("pixels", "<u8"),
-    ]
+    [("broken", "?"), ("frames", "<u4"), ("fps", "<f8"), ("height", "<u4"), ("width", "<u4"), ("rotation", "<i2")]
+    + [("codec", "<U24"), ("decoder", "<U6"), ("bytes", "<u8"), ("sha1", "u1", (20,)), ("pixels", "<u8")]
 )
+"""The facts of one file; see ``check_file.Facts``."""
 
 
 class Entries:
@@ -215,40 +205,37 @@ def _far(value: float, usual: float, factor: float) -> bool:
 def _same_content(entries: Entries, table: FileTable) -> Iterator[Problem]:
     """Yield entries that show the same as one before them: duplicates, leaks and label conflicts."""
     for group in _groups(table.contents()[entries.file]):
-        first_in: dict[int, int] = {}  # split to entry
-        labels = entries.labels(group[0])
+        first, first_in = group[0], {}  # the first entry of all, and of each split
         for entry in group:
             split = entries.split[entry]
             if split in first_in:
-                other = first_in[split]
-                yield Problem(entry, "duplicate", f"{_how(entries, table, entry, other)} {entries.path(other)}")
-            if split != entries.split[group[0]]:
-                other = group[0]
-                where = f"in {entries.names[entries.split[other]]}"
-                detail = f"{_how(entries, table, entry, other)} {entries.path(other)} {where}"
+                yield Problem(entry, "duplicate", _describe(entries, table, entry, first_in[split]))
+            if split != entries.split[first]:
+                detail = f"{_describe(entries, table, entry, first)} in {entries.names[entries.split[first]]}"
                 yield Problem(entry, "leak", detail, grave=True)
             first_in.setdefault(split, entry)
-            if entries.labels(entry) != labels:
-                mine, theirs = entries.label_text(entry), entries.label_text(group[0])
-                detail = f"'{mine}', but '{theirs}' for {entries.path(group[0])}, which is the same"
+            if entries.labels(entry) != entries.labels(first):
+                mine, theirs = entries.label_text(entry), entries.label_text(first)
+                detail = f"'{mine}', but '{theirs}' for {entries.path(first)}, which is the same"
                 yield Problem(entry, "label conflict", detail, grave=True)
 
 
-def _how(entries: Entries, table: FileTable, entry: int, other: int) -> str:
+def _describe(entries: Entries, table: FileTable, entry: int, other: int) -> str:
+    """Return in which respect an entry is the same as another, and the path of that."""
     mine, theirs = entries.file[entry], entries.file[other]
+    how = "same frames as"
     if mine == theirs:
-        return "listed again, as"
-    same_bytes = np.array_equal(table.rows[mine]["sha1"], table.rows[theirs]["sha1"])
-    return "same bytes as" if same_bytes else "same frames as"
+        how = "listed again, as"
+    elif np.array_equal(table.rows[mine]["sha1"], table.rows[theirs]["sha1"]):
+        how = "same bytes as"
+    return f"{how} {entries.path(other)}"
 
 
 def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
     """Yield clips of one source video that are in two splits."""
-    sources = np.arange(len(entries), dtype=np.uint64)
-    for entry in range(len(entries)):
-        if (source := entries.source(entry)) is not None:
-            sources[entry] = source
-    for group in _groups(sources):
+    sources = map(entries.source, range(len(entries)))
+    keys = (entry if source is None else source for entry, source in enumerate(sources))
+    for group in _groups(np.fromiter(keys, np.uint64, len(entries))):
         first = group[0]
         for entry in group:
             if entries.split[entry] != entries.split[first] and entry not in leaked:

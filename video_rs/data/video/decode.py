@@ -79,13 +79,7 @@ class Video(AbstractContextManager):
     """
 
     def __init__(
-        self,
-        path: File,
-        backend: str,
-        reader: FrameReader,
-        *,
-        fps: float = 0.0,
-        fallback: Callable[[], FrameReader] | None = None,
+        self, path: File, backend: str, reader: FrameReader, *, fps: float = 0.0, fallback: Callable | None = None
     ) -> None:
         self.path, self.backend, self.fps, self._reader, self._fallback = path, backend, fps, reader, fallback
         self.num_frames = reader.num_frames
@@ -131,7 +125,7 @@ class Video(AbstractContextManager):
             return frames if size is None else resize(frames, *size, filter)
 
         choose_box = crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)
-        return self._read(indices, lambda *whole: [choose_box(*whole)], resize_frames)[0]
+        return self._read(indices, lambda *whole: [choose_box(*whole)], resize_frames, None)[0]
 
     def read_crops(
         self,
@@ -166,11 +160,7 @@ class Video(AbstractContextManager):
             yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
 
     def _read(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        choose_boxes: Callable[[int, int], Sequence[Box]],
-        resize_frames: Callable[[Tensor], Tensor],
-        out: Tensor | None = None,
+        self, indices: Sequence[int] | np.ndarray, choose_boxes: Callable, resize_frames: Callable, out: Tensor | None
     ) -> Tensor:
         """Return the boxes of the frames at `indices`, cut and resized piece by piece: ``[R, T, H, W, 3]``."""
         unique, places = self._unique(indices)
