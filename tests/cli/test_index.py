@@ -45,11 +45,11 @@ def test_it_tells_what_is_there_and_others_find_it(dataset, tmp_path):
 
 
 def test_bad_input(dataset, tmp_path):
-    for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "x"), "one of images")):
+    for root, message in ((tmp_path / "nowhere", "no such folder"), (make_images(tmp_path / "x"), "of images")):
         done = run(root)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     done = run(make_images(tmp_path / "frames", "clip/0.png"), "data.frame_folders=true")
-    assert done.returncode == 2 and "one of folders of frames" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "consists of folders of frames" in done.stderr and done.stderr.count("\n") == 1
     (tmp_path / "file").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIDEO_RS_CACHE", str(tmp_path / "file"))
