@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
     from video_rs.data.sources.records import Records
     from video_rs.data.transforms import VideoTransform
 
-# fmt: off
-AUGMENTATION = (
-    "area", "aspect", "min_covered", "flip", "color_jitter", "rand_augment_layers", "rand_augment_magnitude",
-    "random_erasing", "random_erasing_mode",
-)
-# fmt: on
-"""The keys of ``config.data`` that ``create_transform`` takes besides the data config."""
-
 
 def build_records(
     config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
@@ -33,27 +26,19 @@ def build_records(
     from video_rs.data.sources.dataset_index import attach
     from video_rs.data.sources.splits import load_splits
 
-    data = config.data
+    sources = _arguments(load_splits, config.data)
     try:
-        records = load_splits(
-            data.root,
-            data.train,
-            data.val,
-            data.test,
-            class_names=data.class_names,
-            num_classes=config.model.num_classes,
-            val_fraction=data.val_fraction,
-            max_missing=data.max_missing,
-            multi_label=data.multi_label,
-            fold=data.fold,
-            frame_folders=data.frame_folders,
-            splits=tuple(splits),
-        )
+        records = load_splits(**sources, num_classes=config.model.num_classes, splits=tuple(splits))
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
     for of_split in records.values() if indexed else ():
         attach(of_split)
     return records
+
+
+def _arguments(function: Callable, section: Any) -> dict[str, Any]:
+    """Return the keys of a section that a function takes as arguments of the same names."""
+    return {name: getattr(section, name) for name in signature(function).parameters if hasattr(section, name)}
 
 
 def build_own_records(config: Config) -> dict[str, Records]:
@@ -93,9 +78,9 @@ def transform(config: Config, *, is_training: bool) -> VideoTransform:
     from video_rs.data.transforms import create_transform
     from video_rs.data.transforms.augment import create_augmentations
 
-    options = {name: getattr(config.data, name) for name in AUGMENTATION}
     augment = create_augmentations(config.data.augment or {})
-    return create_transform(**config.data_config(), is_training=is_training, augment=augment, **options)
+    options = {**_arguments(create_transform, config.data), **config.data_config(), "augment": augment}
+    return create_transform(**options, is_training=is_training)
 
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
@@ -121,26 +106,15 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
     """Return the arguments of ``create_model``, plain values that a checkpoint can hold."""
     from video_rs.models.presets import PRESETS
 
-    model = config.model
-    arch = {name: value for name, value in config.to_dict()["model"]["arch"].items() if value is not None}
-    bn_momentum = model.bn_momentum
-    if bn_momentum is None and model.name in PRESETS:  # the EMA averages the statistics of single batches
-        bn_momentum = 1.0 if config.train.ema_decay else 0.1
-    return {
-        "name": model.name,
-        "num_classes": num_classes,
-        "width": model.width,
-        "dropout": model.dropout,
-        "drop_path": model.drop_path,
-        "drop_path_rule": model.drop_path_rule,
-        "bn_momentum": bn_momentum,
-        "temporal_padding": model.temporal_padding,
-        **({"arch": arch} if arch else {}),
-    }
+    arguments = config.to_dict()["model"] | {"num_classes": num_classes}
+    if arguments["bn_momentum"] is None and config.model.name in PRESETS:  # the EMA averages those of single batches
+        arguments["bn_momentum"] = 1.0 if config.train.ema_decay else 0.1
+    arch = {name: value for name, value in arguments.pop("arch").items() if value is not None}
+    return arguments | ({"arch": arch} if arch else {})
 
 
 def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
-    """The network, randomly initialised from the seed, with the config's data config."""
+    """Return the network of a config, with random weights from its seed and its data config."""
     import torch
 
     from video_rs.models.arguments import refuse
