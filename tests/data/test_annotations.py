@@ -1,4 +1,4 @@
-"""The layouts of public datasets, as their own files have them; the videos are empty files that nobody opens."""
+"""The layouts of public datasets, with their own annotation files. The videos are empty files."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ UCF = ["YoYo/v_YoYo_g{0:02d}_c{1:02d}.avi", "Archery/v_Archery_g{0:02d}_c{1:02d}
 
 @pytest.fixture
 def ucf101(tmp_path):
-    """Two classes, which are not numbered in the order of their names, of four groups of two clips."""
+    """Two classes of four groups of two clips. Classes are not numbered in the order of their names."""
     names = [name.format(group, clip) for name in UCF for group in (1, 8, 9, 10) for clip in (1, 2)]
     touch(tmp_path, *(f"UCF-101/{name}" for name in names))
     lists = tmp_path / "ucfTrainTestlist"
@@ -297,7 +297,7 @@ WNIDS = ("n01440764", "n03995372", "n02012849")
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """As Kaggle's archive is unpacked."""
+    """Kaggle's archive, unpacked."""
     touch(tmp_path, *(f"ILSVRC/Data/CLS-LOC/train/{wnid}/{wnid}_{i}.JPEG" for wnid in WNIDS for i in (10026, 7)))
     touch(tmp_path, *(f"ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_0000000{i}.JPEG" for i in range(3)))
     touch(tmp_path, "ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG")

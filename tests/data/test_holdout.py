@@ -24,7 +24,7 @@ def test_clips_of_one_source_stay_together():
     st.randoms(use_true_random=False),
 )
 def test_splitting_never_takes_the_last_source_of_a_class(classes, fraction, random):
-    """Sources of any size, some of them shared by classes, in any order."""
+    """Sources of any size, in any order; some have files in several classes."""
     clips = [(f"{v:011d}_{i:06d}_000010.mp4", c) for c, vs in enumerate(classes) for v in vs for i in range(vs[v])]
     random.shuffle(clips)
     names, labels = zip(*clips, strict=True)
@@ -35,7 +35,7 @@ def test_splitting_never_takes_the_last_source_of_a_class(classes, fraction, ran
 
 
 def test_which_files_become_a_validation_split_is_fixed_for_good():
-    """Accuracies on a validation split that was made are compared across versions."""
+    """Accuracies on a held-out split are compared across versions."""
     names = [
         f"/k/{c}/{v:011d}_{s:06d}_{s + 10:06d}.mp4"
         for c in range(3)

@@ -1,4 +1,4 @@
-"""Label sets: packed, read from lists, split, and refused where they make no sense."""
+"""Label sets: packing, lists, held-out splits, errors."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_packing(sets, data):
 
 
 def listed(folder, *lines, **options):
-    """The training records of a list whose files are there, and empty."""
+    """Return the training records of a list of empty files."""
     for number in range(len(lines)):
         (folder / f"{number}.mp4").touch()
     (folder / "train.csv").write_text("\n".join(lines) + "\n")

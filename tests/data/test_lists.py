@@ -1,4 +1,4 @@
-"""Lists in all their formats: what csv.writer writes comes back, and paths with spaces and commas too."""
+"""Lists in all formats: the output of csv.writer, and paths with spaces and commas."""
 
 import csv
 

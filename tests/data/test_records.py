@@ -273,7 +273,7 @@ def test_class_folders_without_known_files_are_named(tmp_path):
 
 
 def test_classes_that_a_split_has_no_file_of_are_named(tmp_path):
-    """As a mistyped one has in the validation split."""
+    """For example a mistyped class name in the training split."""
     touch(tmp_path, "train/run/1.mp4", "train/swim/1.mp4", "train/swimm/1.mp4", "val/run/2.mp4", "val/swim/2.mp4")
     splits = load_splits(str(tmp_path), splits=["train", "val"])
     assert splits["train"].describe().startswith("3 files, 3 classes, ")
@@ -372,7 +372,7 @@ for worker in workers:
     "source", [pytest.param("many.csv", marks=pytest.mark.slow), pytest.param("many", marks=pytest.mark.exhaustive)]
 )
 def test_a_million_files_take_less_than_200_megabytes_in_all_workers_together(tmp_path, source):
-    """Listed, and in class folders; these are links to one folder, since making a million files takes minutes."""
+    """From a list and from class folders, which are links to one folder: a million files would take minutes."""
 
     def measure(source):
         done = subprocess.run([sys.executable, "-c", SHARED, str(source)], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Shards: what is written, what comes out of them, and what is said of those that are cut off or of another kind."""
+"""Shards: writing, reading, and errors for damaged or mixed ones."""
 
 import os
 import random
@@ -38,12 +38,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def pack(folder, files, shard_bytes=10**9, split="train", multi_label=False, sources=None):
-    """Shards of {path: label}, whose names are the last two parts of the paths; sources are {path: key}."""
+    """Write shards of {path: label}, named by the last two parts of the paths; `sources` is {path: key}."""
     return pack_splits(folder, {split: files}, shard_bytes, multi_label, sources)
 
 
 def pack_splits(folder, splits, shard_bytes=10**9, multi_label=False, sources=None):
-    """The same of {split: {path: label}}."""
+    """Write shards of {split: {path: label}}."""
     target = ("json", "[0]") if multi_label else ("cls", "0")
     samples = {}
     for split, files in splits.items():
@@ -58,7 +58,7 @@ def pack_splits(folder, splits, shard_bytes=10**9, multi_label=False, sources=No
 
 
 def members(shards):
-    """{path in the shard: file}"""
+    """Return {path in the shard: file}."""
     return {f"{shard.path}/{sample.name}": sample.file for shard in shards for sample in shard.samples}
 
 
@@ -68,7 +68,7 @@ def tree(folder):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """{path: label} of 14 videos of two classes; some only PyAV reads, and one name is longer than a tar's field."""
+    """{path: label} of 14 videos of two classes; decord cannot read some, and one name exceeds a tar's field."""
     root = tmp_path_factory.mktemp("videos")
     files = {}
     for k, name in enumerate(("run fast", "jump")):
@@ -142,7 +142,7 @@ def test_the_frames_are_those_of_the_files(packed, backend):
 
 
 def what_comes_out(file, backend):
-    """Backend, frames, rate and pixels; or the error, without the name of the file."""
+    """Return backend, frames, rate and pixels; or the error, without the name of the file."""
     try:
         with open_video(file, backend) as video:
             indices = np.unique(np.linspace(0, video.num_frames - 1, 7).astype(int))
@@ -161,7 +161,7 @@ def test_every_kind_of_video(tmp_path):
 
 
 def test_streams_that_are_opened_again(tmp_path):
-    """PyAV reopens a file whose frames it has to count."""
+    """PyAV reopens a file to count its frames."""
     (tmp_path / "x").mkdir()
     encode(tmp_path / "x" / "odd.avi", "mpeg4", options={"bf": "2"})
     shards = pack(tmp_path / "s", {tmp_path / "x" / "odd.avi": "a"})
@@ -188,7 +188,7 @@ def test_images(tmp_path):
 
 
 def test_the_records_are_those_of_a_list_in_the_same_order(videos, packed, tmp_path):
-    """Labels, sources of a split that is made, and the members behind the paths."""
+    """Labels, the held-out split, and the members behind the paths."""
     folder, shards = packed
     files = members(shards)
     (tmp_path / "list.csv").write_text("".join(f"{file},{videos[Path(file)]}\n" for file in files.values()))
@@ -210,7 +210,7 @@ def test_the_records_are_those_of_a_list_in_the_same_order(videos, packed, tmp_p
 
 
 def test_sources_are_those_of_the_list(videos, tmp_path):
-    """Files of one source stay together, also where that is a large number; without a list names tell, as of files."""
+    """Files of one source stay together, also with large source keys; without a list, file names give the source."""
     key = {path: source_key(f"{label}{i % 3}") for i, (path, label) in enumerate(videos.items())}
     shards = pack(tmp_path / "listed", videos, sources=key)
     files = members(shards)
@@ -246,7 +246,7 @@ def test_a_shard_is_no_video(packed):
 
 
 def test_shards_bring_the_order_of_their_classes(videos, tmp_path):
-    """As the source had it; where labels are written as numbers, these are names."""
+    """The order of the source dataset; numbers in it are class names."""
     numbers = {"jump": "10", "run": "9"}
     pack(tmp_path, {path: numbers.get(label, "2") for path, label in videos.items()})
     (tmp_path / "class_names.txt").write_text("9\n10\n2\n")
@@ -312,7 +312,7 @@ def test_several_labels(videos, tmp_path):
 
 
 def spoiled(packed, tmp_path, name, change):
-    """A copy of the shards, of which one file is other bytes, or none."""
+    """Return a copy of the shards with one file changed or deleted."""
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
     shutil.copytree(packed[0], folder)
     data = change((folder / name).read_bytes())
@@ -321,7 +321,7 @@ def spoiled(packed, tmp_path, name, change):
 
 
 def resized(index, change):
-    """An index that tells another size of the last member."""
+    """Return an index with another size of the last member."""
     lines = index.split(b"\n")
     fields = lines[-3].split(b",")
     fields[2] = b"%d" % (int(fields[2]) + change)
@@ -348,7 +348,7 @@ FIRST, INDEX = "train-000000.tar", "train-000000.tar.csv"
         (INDEX, lambda data: data.replace(b"jump", b"j\xfcmp", 1), (INDEX, "complete shard index ('utf-8' codec")),
         (INDEX, lambda data: data.replace(b",train,\n", b",train,abc\n", 1), (INDEX, "line 2: 'abc' is not a source")),
         (INDEX, lambda data: data.replace(b",train,\n", b",train,12345678901234567\n", 1), (INDEX, "line 2: '1234")),
-        (INDEX, lambda data: data.replace(b",512,", b",99999999,", 1), (INDEX, "line 2: ", "does not lie in a tar")),
+        (INDEX, lambda data: data.replace(b",512,", b",99999999,", 1), (INDEX, "line 2: ", "is outside a tar")),
         (INDEX, lambda data: data.replace(b",train,", b",practice,"), (INDEX, "'practice' is not train, val or test")),
         (INDEX, lambda data: data.replace(data.split(b"\n")[2].split(b",")[0], data.split(b"\n")[1].split(b",")[0]),
          (INDEX, "a name is in it twice")),
@@ -382,7 +382,7 @@ def test_shards_that_are_not_there(packed, tmp_path):
 
 
 def test_two_packings_in_one_folder(videos, packed, tmp_path):
-    """As a copy that deletes nothing leaves them: of another size of shards, of other splits."""
+    """As left by a copy that deletes nothing: another shard size, other splits."""
     old = pack(tmp_path / "size", videos, 10_000)
     new = pack(tmp_path / "size", videos, 20_000)
     assert len(old) > len(new)
@@ -407,7 +407,7 @@ def test_other_labels_make_one_tar_anew_and_all_indexes(videos, tmp_path):
 
 
 def test_other_sizes_of_shards_are_another_dataset(videos, tmp_path):
-    """A run that is resumed would see another order."""
+    """A resumed run would see another order."""
     prints = set()
     for size in (10_000, 20_000):
         pack(tmp_path / str(size), videos, size)
@@ -416,7 +416,7 @@ def test_other_sizes_of_shards_are_another_dataset(videos, tmp_path):
 
 
 def test_some_of_the_shards(packed, tmp_path):
-    """What the line about missing shards tells to do helps, also with data.root."""
+    """The hint about missing shards works, also with data.root."""
     folder = spoiled(packed, tmp_path, FIRST, lambda data: None)
     os.unlink(f"{folder}/{INDEX}")
     with pytest.raises(UserError, match="name those wanted: data.train="):

@@ -1,4 +1,4 @@
-"""Miniatures of public datasets, as they are unpacked, through ``tools/train_net.py`` and ``tools/test_net.py``."""
+"""Miniatures of public datasets in ``tools/train_net.py`` and ``tools/test_net.py``."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory, make_video):
-    """One real file of each of the formats, by suffix."""
+    """One real video of each format, by suffix."""
     folder = tmp_path_factory.mktemp("formats")
     formats = {".avi": "mpeg4", ".webm": "libvpx-vp9", ".mp4": "libx264"}
     return {suffix: make_video(folder / f"a{suffix}", 12, 48, 64, codec=codec) for suffix, codec in formats.items()}
@@ -223,7 +223,7 @@ def test_folders_of_frames_and_videos_are_one_line(extract, place, write, run, t
 
 
 def images(folder, names):
-    """JPEGs in the colours of ImageNet's, one of them a PNG, whatever their names say."""
+    """JPEGs in the color modes found in ImageNet; one is a PNG despite its name."""
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         mode, kind = (("RGB", "jpeg"), ("L", "jpeg"), ("CMYK", "jpeg"), ("RGBA", "png"))[number % 4]

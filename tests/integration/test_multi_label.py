@@ -1,4 +1,4 @@
-"""Files of any number of classes, from a list to a prediction, through the tools."""
+"""Files with any number of classes, from a list to a prediction."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ COLOURS = ("red", "green", "blue")
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory, make_video):
-    """Lists of videos that show any of three colours; one of the videos that are set aside cannot be read."""
+    """Lists of videos that show any of three colours; one validation video cannot be read."""
     folder = tmp_path_factory.mktemp("colours")
     for split, count in (("train", 8), ("val", 8)):
         lines = []

@@ -1,4 +1,4 @@
-"""Training and testing from shards, here and behind an S3 server: the same as from files, to the last bit."""
+"""Training and testing from local shards and from an S3 server give the results of files, bit for bit."""
 
 import csv
 import logging
@@ -56,7 +56,7 @@ def shards(tiny_videos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def s3(shards):
-    """(a server of the shards in s3://data/tiny, environment that leads to it)"""
+    """(server of the shards in s3://data/tiny, environment variables that select it)"""
     boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -84,7 +84,7 @@ def s3(shards):
 
 @pytest.fixture
 def here(s3, monkeypatch):
-    """The way to the server, for this process."""
+    """Environment variables that select the server, in this process."""
     for name, value in s3[1].items():
         monkeypatch.setenv(name, value)
 
@@ -148,7 +148,7 @@ def _last(shards, split):
 
 
 def _member(shards, root):
-    """The path of a video."""
+    """Return the path of a video."""
     return f"{root}/val-000000.tar/{table(shards[0] / 'val-000000.tar.csv')[0]['name']}"
 
 
@@ -172,7 +172,7 @@ def test_resumed_in_the_middle_of_a_block(tiny_config, shards, tmp_path):
 
 
 def commanded(command, capsys, *arguments):
-    """Exit code and the one line of an error."""
+    """Check exit code and the one line of an error."""
     code = run(command, [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     assert captured.err.count("\n") == (1 if code else 0), captured.err
@@ -204,7 +204,7 @@ def test_what_cannot_be_reached_is_one_line(tiny_config, shards, here, capsys, m
 
 @pytest.mark.slow
 def test_a_missing_driver_and_missing_credentials(tiny_config, s3, tmp_path):
-    """In processes of their own, for fsspec keeps what it has made."""
+    """In separate processes, since fsspec caches its drivers."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in s3[1].items():
             patch.setenv(key, value)
@@ -227,7 +227,7 @@ def test_a_range_behind_the_end_is_empty(here):
 
 
 def test_what_is_listed_is_listed_anew(shards, here):
-    """Drivers keep what they have listed."""
+    """Drivers cache listings."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
@@ -239,7 +239,7 @@ def test_what_is_listed_is_listed_anew(shards, here):
 
 
 class Ranges(SimpleHTTPRequestHandler):
-    """Sends parts of files, as web servers do and Python's own does not."""
+    """A web server with range requests, which Python's own lacks."""
 
     def log_message(self, *arguments):
         pass
@@ -265,7 +265,7 @@ class Whole(SimpleHTTPRequestHandler):
 
 @pytest.mark.parametrize("handler", [Ranges, Whole])
 def test_web_servers(tiny_config, shards, handler):
-    """They list no sizes, and some send whole files, which would be a shard for each clip."""
+    """They list no sizes, and some send whole files, which would be a whole shard per clip."""
     pytest.importorskip("aiohttp")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(shards[0]))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -285,7 +285,7 @@ def test_web_servers(tiny_config, shards, handler):
 
 @pytest.mark.slow
 def test_a_store_that_goes_away(tiny_config, run_tool, shards, s3, here, monkeypatch, tmp_path):
-    """No sample is replaced: the state is saved, the exit code is 3, and the run goes on to the same weights."""
+    """No sample is replaced: a checkpoint is saved, the exit code is 3, and the resumed run has the same weights."""
     from moto.server import ThreadedMotoServer
 
     server, environment = s3
@@ -318,7 +318,7 @@ def test_a_store_that_goes_away(tiny_config, run_tool, shards, s3, here, monkeyp
 
 
 def test_a_damaged_member_is_replaced_and_named(tiny_config, shards, tmp_path, capsys):
-    """In training and by the check, as any file is."""
+    """In training and in the check, like any other file."""
     from video_rs.cli.train import main
 
     root = shutil.copytree(shards[0], tmp_path / "spoiled")
@@ -347,7 +347,7 @@ def test_the_check_of_shards_is_that_of_the_files(tiny_config, shards, tmp_path)
 
 @pytest.fixture(scope="module")
 def prepared(tiny_videos, tmp_path_factory):
-    """OUT of ``prepare_dataset --shards``."""
+    """Return OUT of ``prepare_dataset --shards``."""
     out = tmp_path_factory.mktemp("prepared") / "out"
     assert (
         run(prepare.main, ["--cfg", "motion_rs.yaml", f"data.root={tiny_videos}", "--out", str(out), "--shards"]) == 0
@@ -360,7 +360,7 @@ def tree(folder):
 
 
 def test_prepare_packs_what_trains(tiny_videos, prepared, tmp_path, capsys):
-    """Again it keeps what is there; the command that it tells finds everything; videos/ are no longer needed."""
+    """A second run keeps the files; the printed command finds them; videos/ is not needed any more."""
     out = shutil.copytree(prepared, tmp_path / "out")
     (out / "shards" / "val-000000.tar.csv").unlink()
     (out / "shards" / ".val-000000.tar.a1b2c3d4").write_text("of a process that was killed")
@@ -382,7 +382,7 @@ def test_prepare_packs_what_trains(tiny_videos, prepared, tmp_path, capsys):
 
 
 def test_other_classes_make_other_shards(prepared, tiny_videos, tmp_path):
-    """Numbers of classes stand in the shards."""
+    """Shards hold class numbers."""
     out = shutil.copytree(prepared, tmp_path / "out")
     names = (out / "class_names.txt").read_text().split()
     (tmp_path / "names.txt").write_text("\n".join(reversed(names)))

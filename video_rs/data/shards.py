@@ -1,10 +1,10 @@
 """Shards: tar files of samples, named as WebDataset names them, each with an index of its members.
 
-Beside ``train-000000.tar`` lies ``train-000000.tar.csv`` with a row ``name,offset,size,label,split,source`` for each
-sample. Offset and size are those of its bytes in the tar; source is the ``holdout.source_key`` of its source video, or
-empty. The last row has no name: its offset is the size of the tar, its size the number of shards of the split, and its
-label an id of all shards that were packed together. A member is therefore read in one range request, and a file that is
-cut off or left over from another packing is noticed before the first sample is read.
+The index of ``train-000000.tar`` is ``train-000000.tar.csv``, with a row ``name,offset,size,label,split,source`` per
+sample. Offset and size locate its bytes in the tar; source is the ``holdout.source_key`` of its source video, or empty.
+The last row has no name: its offset is the size of the tar, its size the number of shards of the split, and its label
+an id of all shards that were packed together. A member is read in one range request, and a file that is cut off or left
+over from another packing is noticed before the first sample is read.
 
 The path of a member is the path of its shard and its name: ``train-000000.tar/train/juggling/abc.mp4``.
 """
@@ -215,7 +215,7 @@ def parse_index(shard: str, data: bytes) -> ShardIndex:
         *found, end = found
         for row in found:
             if not row.name or row.offset < BLOCK or row.size < 0 or row.offset + row.size > end.offset:
-                raise ValueError(f"line {row.line}: '{row.name}' does not lie in a tar of {end.offset} bytes")
+                raise ValueError(f"line {row.line}: '{row.name}' is outside a tar of {end.offset} bytes")
         if len({row.name for row in found}) < len(found):
             raise ValueError("a name is in it twice")
     except (csv.Error, ValueError) as error:

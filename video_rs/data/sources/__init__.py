@@ -1,1 +1,1 @@
-"""Where samples come from: folders, lists, official layouts, shards."""
+"""Sources of samples: class folders, lists, known dataset layouts, shards."""

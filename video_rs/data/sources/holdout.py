@@ -69,7 +69,7 @@ def source_key(source: str) -> int:
 
 
 def source_of(path: str) -> str:
-    """Return the name of the source video of a clip, or of the file itself if its name does not tell.
+    """Return the name of the source video of a clip, or of the file itself if its name has no known form.
 
     That is the id in file names of Kinetics, the group in those of UCF101, and all but the tags in those of HMDB51.
     """

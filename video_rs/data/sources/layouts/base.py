@@ -14,7 +14,7 @@ _PLACES = ("", "annotations", "labels", "Charades")  # folders of annotation fil
 
 
 class Layout:
-    """How the files of one dataset are laid out. A subclass overrides :meth:`find` and :meth:`read` at least.
+    """Base class of dataset layouts. A subclass overrides :meth:`find` and :meth:`read` at least.
 
     Attributes:
         multi_label: True if a video can have several labels, joined by ";".
