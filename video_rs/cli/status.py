@@ -1,4 +1,4 @@
-"""Show where runs are, from their folders alone: while they train, on another machine too, and after they ended.
+"""Show the status of runs from their folders, while they train or after they have ended, on any machine.
 
 video-rs status runs/k400_rs50            one run
 video-rs status runs                      all runs in a folder, one line each
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> int:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Return the folder itself if it is a run's, else the runs in it. Raise UserError if there are none."""
+    """Return the folder if it is a run folder, otherwise the run folders in it. Raise UserError if there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name the run folder, the one that out= named")
+        raise UserError(f"{folder} is not a folder; give the run folder, as in out=")
     for runs in ([folder], sorted(folder.iterdir())):
         if found := [path for path in runs if any((path / name).is_file() for name in SIGNS)]:
             return found
@@ -52,7 +52,7 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def cells(run: dict[str, Any]) -> dict[str, str]:
-    """Describe a run by its columns in a table of runs."""
+    """Return the columns of a run in a table of runs."""
     best, rate, left = run["best"], run["train"].get("clips_per_second"), run["seconds_left"]
     of = f"/{run['steps']} ({100 * run['step'] / run['steps']:.0f} %)" if run["steps"] else ""
     return {
@@ -68,7 +68,7 @@ def cells(run: dict[str, Any]) -> dict[str, str]:
 
 
 def page(run: dict[str, Any]) -> list[str]:
-    """Describe one run."""
+    """Return the lines that describe one run."""
     checkpoint, columns = run["checkpoint"], cells(run)
     rows = [
         *((name, text) for name, text in columns.items() if name not in ("run", "state", "last sign")),

@@ -1,4 +1,4 @@
-"""Checkpoints on their way to the disk: copied at once, written in the background, the newest few kept."""
+"""Write checkpoints in the background, and find the newest valid one."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Checkpointer:
         copied, ready = _on_host(state), None
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             ready = torch.cuda.Event()
-            ready.record()  # behind the copies, which the host does not wait for
+            ready.record()  # after the copies, for which the host does not wait
 
         def run() -> None:
             if ready:
@@ -107,19 +107,19 @@ class Checkpointer:
         try:
             os.link(path, link)
             link.replace(self.folder / "last.pt")
-        except OSError:  # a file system without hard links
+        except OSError:  # no hard links on this file system
             checkpoint.save(self.folder / "last.pt", state)
         older = [(number, file) for number, file in _checkpoints(self.folder) if number <= step]
-        spared = next((number for number, _ in older if number < doubtful), None)
+        last_good = next((number for number, _ in older if number < doubtful), None)
         for number, file in older[self.keep :]:
-            if number != spared:
+            if number != last_good:
                 with contextlib.suppress(OSError):
                     file.unlink()
         self.written = step
 
 
 class Found(NamedTuple):
-    """A valid checkpoint, its content, and what is newer but not valid: (path, reason)."""
+    """A valid checkpoint, its content, and newer ones that are not valid, as (path, reason)."""
 
     path: Path
     state: dict[str, Any]
@@ -127,17 +127,17 @@ class Found(NamedTuple):
 
 
 def newest_before(folder: Path, step: int) -> Path | None:
-    """Return the newest checkpoint of an earlier step, None where there is none."""
+    """Return the newest checkpoint of an earlier step; None if there is none."""
     return next((path for number, path in _checkpoints(folder) if number < step), None)
 
 
 def newest_valid(folder: str | Path) -> Found | None:
-    """The newest checkpoint of a run folder from which the run can go on; None where there is none at all.
+    """Return the newest checkpoint of a run folder that a run can resume from; None if there is no checkpoint.
 
-    Runs of earlier versions have ``last.pt`` alone.
+    Runs of earlier versions have only ``last.pt``.
 
     Raises:
-        UserError: there are checkpoints, but none can be gone on from.
+        UserError: there are checkpoints, but none to resume from.
     """
     folder = Path(folder)
     last, skipped = folder / "last.pt", []
@@ -148,27 +148,27 @@ def newest_valid(folder: str | Path) -> Found | None:
         try:
             state = checkpoint.load_run(path)
             if "optimizer" not in state:
-                weights = f"{path} holds weights without a training state"
-                raise UserError(f"{weights}; start from it with train.init_from={path}")
+                raise UserError(f"{path} has weights and no training state; use train.init_from={path}")
             verify(path)
             return Found(path, state, skipped)
         except UserError as error:
             skipped.append((path, str(error)))
     if skipped:
-        best, others = folder / "best.pt", f", nor from {len(skipped) - 1} older ones" if skipped[1:] else ""
+        best, others = folder / "best.pt", f" (nor from {len(skipped) - 1} older ones)" if skipped[1:] else ""
+        start = f", with train.init_from={best}" if best.exists() else ""
         raise UserError(
-            f"{skipped[0][1]}, and nothing else in {folder} can be gone on from{others}: choose another out="
-            f"{f', with train.init_from={best}' if best.exists() else ''}, or delete the folder to start over"
+            f"{skipped[0][1]}; no other checkpoint in {folder} to resume from{others}: choose another out={start}, or "
+            "delete the folder to start over"
         )
     return None
 
 
 def verify(path: str | Path) -> None:
-    """Check a file of :func:`torch.save`: it is a zip with a checksum for each tensor, which torch does not read.
+    """Check the checksums of a file of :func:`torch.save`, a zip with one per tensor. torch does not check them.
 
     Raises:
-        UserError: the file is not as it was written.
-        MachineError: its disk fails.
+        UserError: the file is damaged.
+        MachineError: the disk fails.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -177,15 +177,15 @@ def verify(path: str | Path) -> None:
         wrong = "all of it"
     except OSError as error:
         message = f"checkpoint {path} cannot be read: {first_line(error)}"
-        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # an older one must not be taken for the newest
-            raise MachineError(f"{message}; see to its disk") from None
+        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # do not resume from an older one
+            raise MachineError(f"{message}; check the disk") from None
         raise UserError(message) from None
     if wrong:
         raise UserError(f"checkpoint {path} is truncated or damaged")
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Removes what a killed process was writing."""
+    """Remove unfinished files of a killed process."""
     for place in (Path(folder), Path(folder) / FOLDER):
         for kind in ("pt", "csv", "json"):
             for file in place.glob(f".*.{kind}.*"):
@@ -194,13 +194,13 @@ def remove_unfinished(folder: str | Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return steps and files, the newest first; files of other names are a person's."""
+    """Return steps and files, newest first. Files with other names are ignored."""
     found = ((path.stem.removeprefix("step-"), path) for path in (folder / FOLDER).glob("step-*.pt"))
     return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
 
 
 def _on_host(value: Any) -> Any:
-    """A copy on the CPU; copies of a GPU's tensors may still be on their way."""
+    """Return a copy on the CPU. Copies from a GPU may be unfinished."""
     if isinstance(value, torch.Tensor):
         value = value.detach()
         if value.is_cuda:

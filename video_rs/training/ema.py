@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights and buffers."""
+"""Exponential moving average (EMA) of a network's weights and buffers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Keeps a moving average of a network, batch-norm statistics included.
+    """Exponential moving average of a network, batch norm statistics included.
 
-    The decay warms up, ``min(decay, (1 + n) / (10 + n))`` after ``n`` updates, as in both TensorFlow references: a
-    constant 0.9999 would leave a short run near its random start. Batch norm with momentum 1 (the last batch's
-    statistics only) gets its running statistics from here.
+    The decay warms up: ``min(decay, (1 + n) / (10 + n))`` after ``n`` updates, as in both TensorFlow references. A
+    constant 0.9999 would leave a short run near its random start. If batch norm has momentum 1, its running statistics
+    are those of the last batch; their average is the one to predict with.
 
     Args:
-        model: the network that is trained; the average starts as a copy of it.
+        model: the network in training; the average starts as a copy of it.
         decay: 0 < decay < 1; 0.9999 in ResNet-RS (arXiv 2103.07579, section 4.2).
     """
 
@@ -27,10 +27,11 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, skip: Tensor | None = None) -> None:
-        """One update, after an optimizer step; integer buffers are copied.
+        """Update the average after an optimizer step. Integer buffers are copied.
 
         Args:
-            skip: bool ``[]`` on the device: where it is true, nothing changes.
+            model: the network in training.
+            skip: bool ``[]`` on the device; if it is true, nothing changes.
         """
         averaged, current = self.model.state_dict(), model.state_dict()
         floating = [name for name, value in current.items() if value.is_floating_point()]
@@ -43,22 +44,22 @@ class EMA:
         self.updates += counts
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The averaged weights; ``updates`` is saved beside them."""
+        """Return the averaged weights. A checkpoint has the number of updates as an entry of its own."""
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor], updates: int) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restore :meth:`state_dict` and the number of updates."""
         self.model.load_state_dict(state)
         self.updates.fill_(updates)
 
 
 def warmed_up(updates: Tensor, decay: float) -> Tensor:
-    """The decay after a number of updates."""
+    """Return the decay after a number of updates."""
     return ((1 + updates) / (10 + updates)).clamp(max=decay)
 
 
 def _lerp(values: list[Tensor], others: list[Tensor], weight: Tensor) -> None:
-    """Moves values towards others, in place, without the host knowing how far."""
+    """Move values towards others in place. ``weight`` stays on the device."""
     if weight.is_cuda:  # three kernels instead of hundreds; on a CPU one pass instead of three
         steps = torch._foreach_sub(others, values)
         torch._foreach_mul_(steps, weight.to(steps[0].dtype))

@@ -1,4 +1,4 @@
-"""What a run tolerates up to a limit: training files that cannot be read and steps that are not finite."""
+"""Incidents that a run tolerates up to a limit: unreadable training files, and steps that are not finite."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ class Suspect(NamedTuple):
 
 
 class Incidents:
-    """Unreadable files and steps that were not finite: part of a run's state, with a csv file of each for people.
+    """Unreadable files and steps that were not finite, as part of the state of a run and as csv files.
 
     Args:
         num_files: files of the training split; 0 sets no limit.
-        max_broken: fraction of them that may be unreadable. One file always may be, or a small dataset would have no
-            room, unless this is 0.
-        max_bad_steps: so many bad steps among the last ``window = 2 * max_bad_steps`` are too many. A bad file appears
+        max_broken: fraction of them that may be unreadable. Unless it is 0, one file may be, however small the dataset.
+        max_bad_steps: as many bad steps among the last ``window = 2 * max_bad_steps`` are too many. A bad file appears
             once per epoch; a streak of bad steps comes from the weights.
 
     Attributes:
-        files: ``{path: [reason, times it was replaced]}``, in the order in which they were found.
-        hung: files that hung the decoder; a resumed run does not open them again.
-        steps: for each bad step (from 1) the samples whose loss was not finite, or the whole batch where only the
+        files: ``{path: [reason, number of replacements]}``, in order of discovery.
+        hung: files that hung the decoder; a resumed run does not open them.
+        steps: for each bad step (from 1) the samples whose loss was not finite, or the whole batch if only the
             gradient was not.
     """
 

@@ -18,7 +18,14 @@ from video_rs.data.dataset import VideoDataset
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data_config import DataConfig
-from video_rs.distributed import device as devices
+from video_rs.distributed.device import (
+    configure_torch,
+    loader_workers,
+    parameter_dtype,
+    select_device,
+    select_precision,
+    traits,
+)
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World
 from video_rs.errors import UserError
@@ -65,9 +72,9 @@ class Job:
     ) -> None:
         self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
         self.records = {"train": train.records} | ({"val": val.records} if val else {})
-        self.device = devices.select_device(options.device)
-        self.precision = devices.select_precision(options.precision, self.device)
-        devices.configure_torch(options.threads, options.deterministic)
+        self.device = select_device(options.device)
+        self.precision = select_precision(options.precision, self.device)
+        configure_torch(options.threads, options.deterministic)
         self._check_classes()
         self.started_from = ""
         if saved:
@@ -75,11 +82,10 @@ class Job:
         elif options.init_from:
             self.started_from = self._init_from()
         self.model.data_config = self._data_config()
-        dtype = devices.parameter_dtype(self.precision)
-        model.to(self.device, dtype)
+        model.to(self.device, parameter_dtype(self.precision))
         if self.device.type != "cpu":
             check_convolutions(model, self.precision)
-        if options.sync_bn or not devices.traits(self.device).keeps_unbiased_variance:
+        if options.sync_bn or not traits(self.device).keeps_unbiased_variance:
             convert_sync_batch_norm(model, local=not options.sync_bn)
         self.trainer = self._trainer()
         self.incidents = Incidents(len(train), options.max_broken, options.max_bad_steps)
@@ -239,7 +245,7 @@ class Job:
 
     def loading(self) -> dict[str, Any]:
         """Return the number of loader processes and their timeout."""
-        workers = devices.loader_workers(self.options.workers, self.world.local_size)
+        workers = loader_workers(self.options.workers, self.world.local_size)
         return {"workers": workers, "timeout": self.options.timeout}
 
     def fingerprints(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a run writes about itself: the terminal, ``log.txt``, ``metrics.jsonl``, ``status.json``, TensorBoard events."""
+"""The log of a run: terminal, ``log.txt``, ``metrics.jsonl``, ``status.json``, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from video_rs.training.wandb import WandbLog
 
 
 class RunLog:
-    """Log of one run folder. A disk that refuses a line ends no run: that is for the checkpoints to tell.
+    """The log of a run folder. A disk error does not end the run; the checkpoints will report it.
 
     ``metrics.jsonl`` has a line per log step, ``{"kind": "train", "step", "epoch", "loss", "accuracy", "lr",
     "clips_per_second", "data_wait"}``, and per validation ``{"kind": "val", "step", "epoch", "top1", "top5", "loss"}``.
-    Where a sample may be of several classes, "hit1" (the top class is one of them) and "map" stand for the accuracies.
+    With several labels per sample it has "hit1" (the top class is one of them) and "map" instead of accuracies.
 
     Args:
         folder: the run folder.
-        step: the step the run starts from; what an interrupted run logged beyond it is dropped, so that each step is
-            there once.
+        step: step that the run starts from. Lines of later steps, which an interrupted run has left, are removed.
         num_steps: of the whole run.
-        validated: the last step whose validation counts.
-        wandb: project of Weights & Biases, empty for off.
-        config: what it shows beside the metrics.
+        validated: last step that was validated; likewise.
+        wandb: project of Weights & Biases; "" for none.
+        config: of the run, for Weights & Biases.
 
     Attributes:
         status: writes ``status.json``.
 
     Raises:
-        UserError: Weights & Biases was asked for and is not there, see ``WandbLog``.
+        UserError: Weights & Biases cannot be used, see ``WandbLog``.
     """
 
     def __init__(
@@ -65,17 +64,17 @@ class RunLog:
 
     @staticmethod
     def silent() -> RunLog:
-        """A log for the processes that write nothing, with the same face."""
+        """Return a log that writes nothing, for ranks other than 0."""
         return _SilentLog()
 
     def info(self, text: str) -> None:
-        """Write one line for people: on the terminal (above the bar) and, with the time, in log.txt."""
+        """Write a line to the terminal, above the progress bar, and with the time to ``log.txt``."""
         terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def trained(self, schedule: Schedule, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the steps since the last call, up to ``step``, in all places."""
+        """Log the metrics of the steps up to ``step`` since the last call."""
         rate, validation_seconds = metrics["clips_per_second"], self.status.validation_seconds
         seconds_left = schedule.seconds_left(step, rate, validation_seconds)
         self.metrics("train", step, schedule.epoch(step), metrics)
@@ -88,21 +87,23 @@ class RunLog:
             self.info(time_line(schedule, step, rate, validation_seconds))
 
     def validated(self, schedule: Schedule, step: int, metrics: Mapping[str, float], is_best: bool) -> None:
-        """Log a validation in all places."""
-        self.metrics("val", step, schedule.epoch(step), metrics)
+        """Log a validation; only its time if it has no metrics."""
         self.status.validated(step)
+        if not metrics:
+            return
+        self.metrics("val", step, schedule.epoch(step), metrics)
         self.info(
             f"epoch {schedule.epoch(step):.2f}  validation: {metrics_text(metrics)}{'  (best)' if is_best else ''}"
         )
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Write one line for machines, and the same as TensorBoard scalars and for Weights & Biases."""
+        """Write metrics to ``metrics.jsonl``, TensorBoard and Weights & Biases."""
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         epoch = round(epoch, 4)
         with suppress(OSError):
             self._metrics.write(json.dumps({"kind": kind, "step": step, "epoch": epoch, **rounded}) + "\n")
         with suppress(OSError):
-            if self._events is None:  # only now, or a run that has nothing to add would leave an empty file
+            if self._events is None:  # only now: a complete run adds no file
                 self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)
@@ -110,7 +111,7 @@ class RunLog:
             self._wandb.log(kind, step, epoch, values)
 
     def close(self) -> None:
-        """Flushes and closes everything."""
+        """Flush and close all files."""
         self.bar.close()
         if self._wandb:
             self._wandb.close()
@@ -143,13 +144,13 @@ class _SilentLog(RunLog):
         self.bar = terminal.Bar(None, hidden=True)
 
     def info(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def _drop_beyond(path: Path, last: dict[str, int]) -> None:
@@ -161,14 +162,14 @@ def _drop_beyond(path: Path, last: dict[str, int]) -> None:
             values = json.loads(line)
             if values["step"] <= last[values["kind"]]:
                 kept.append(line)
-        except (ValueError, KeyError):  # the line that a killed process was writing
+        except (ValueError, KeyError):  # an unfinished line of a killed process
             continue
     with atomic_write(path, "w") as handle:
         handle.writelines(kept)
 
 
 def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seconds_left: float) -> str:
-    """Format loss, accuracy and speed of the last steps; without the first two where all steps were skipped."""
+    """Format loss, accuracy and speed of the last steps; without loss and accuracy if all steps were skipped."""
     parts = [f"step {step}/{schedule.num_steps}", f"epoch {schedule.epoch(step):.2f}"]
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.4f}")
@@ -184,12 +185,12 @@ def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seco
 def time_line(
     schedule: Schedule, step: int, rate: float, validation_seconds: float = 0.0, now: float | None = None
 ) -> str:
-    """Return when the run will end: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
+    """Format the end of the run: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
 
     Args:
         rate: clips per second.
-        validation_seconds: of one validation; 0: not known yet, which the line says.
-        now: seconds since 1970; None for the clock's.
+        validation_seconds: of one validation; 0 if unknown.
+        now: seconds since 1970; None for the current time.
     """
     seconds = schedule.seconds_left(step, rate, validation_seconds)
     end = time.strftime("%a %d %b %H:%M", time.localtime((time.time() if now is None else now) + seconds))

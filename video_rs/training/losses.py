@@ -1,4 +1,4 @@
-"""The classification losses."""
+"""Classification losses."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class CrossEntropy(nn.Module):
     """Cross entropy with label smoothing, hard or soft targets, one loss per sample.
 
     Args:
-        label_smoothing: the part of the target that is spread over all classes (0.1 in ResNet-RS).
-        class_weights: ``[classes]``, multiplied to each class's term; None for equal weights. They are not divided out
-            again, so that the mean over a batch does not depend on how it is cut into micro-batches.
+        label_smoothing: fraction of the target that is spread over all classes (0.1 in ResNet-RS).
+        class_weights: ``[classes]``, factors of the terms of each class; None for equal weights. The sum of the weights
+            is not divided out: the loss of a batch must not depend on the size of its micro-batches.
     """
 
     class_weights: Tensor | None
@@ -49,24 +49,23 @@ class CrossEntropy(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
+        """Return losses ``[N]`` for logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
         options = {"label_smoothing": self.label_smoothing, "reduction": "none"}
         return F.cross_entropy(_wide(logits), targets, self.class_weights, **options)
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Sigmoid and binary cross entropy, the mean over the classes: one loss per sample.
+    """Binary cross entropy of the sigmoid, averaged over the classes: one loss per sample.
 
-    The mean makes a learning rate independent of the number of classes. For samples of several classes this is how
-    SlowFast trains on Charades (``LOSS_FUNC: bce_logit``, torch's ``BCEWithLogitsLoss`` with its mean); for samples of
-    one class each class against the rest, timm's ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back",
-    arXiv 2110.00476).
+    Thanks to the mean, a learning rate does not depend on the number of classes. With several labels per sample it is
+    the loss of SlowFast on Charades (``LOSS_FUNC: bce_logit``, torch's ``BCEWithLogitsLoss``); with one label, timm's
+    ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back", arXiv 2110.00476).
 
     Args:
-        label_smoothing: s; a target t becomes ``(1 - s) * t + s * towards``. Where few of many classes are positive, it
-            weighs in heavily: 0 is usual for several classes a sample.
-        towards: 0.5 for samples of several classes, as Keras defines it for binary cross entropy. None: 1 by the
-            number of classes, for samples of one; soft targets are smoothed as well, timm's mixup does so beforehand.
+        label_smoothing: s; a target t becomes ``(1 - s) * t + s * towards``. With few positives among many classes its
+            effect is large; 0 is usual for several labels per sample.
+        towards: 0.5 for several labels per sample, as Keras defines it for binary cross entropy. None: 1 / number of
+            classes, for one label; soft targets are smoothed as well, where timm's mixup smooths before mixing.
     """
 
     def __init__(self, label_smoothing: float = 0.0, *, towards: float | None) -> None:
@@ -74,7 +73,7 @@ class BinaryCrossEntropy(nn.Module):
         self.label_smoothing, self.towards = label_smoothing, towards
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``[N]`` losses of logits ``[N, C]`` and targets, int64 ``[N]`` or ``[N, C]`` in [0, 1]."""
+        """Return losses ``[N]`` for logits ``[N, C]`` and targets, int64 ``[N]`` or ``[N, C]`` in [0, 1]."""
         logits = _wide(logits)
         if targets.ndim == 1:
             targets = F.one_hot(targets, logits.shape[1])
@@ -88,7 +87,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> Tensor:
-    """Inverse class frequencies, float64 ``[classes]``: their mean over the samples is 1; absent classes get 0."""
+    """Return inverse class frequencies, float64 ``[classes]``, with mean 1 over the samples; 0 for absent classes."""
     counts = np.bincount(labels, minlength=num_classes)
     present = counts > 0
     weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)

@@ -1,6 +1,6 @@
 """Precise batch norm (Wu and Johnson 2021, arXiv 2105.07576, section 3).
 
-The statistics of many samples under one set of weights, instead of a moving average over weights that were changing.
+Batch norm statistics of many samples with the same weights, instead of a moving average while the weights change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.data.transforms.crops import normalize
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import autocast, flush
 from video_rs.distributed.world import World
 
 
@@ -25,23 +25,23 @@ def with_precise_statistics(
     world: World,
     check: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """Return a copy of a network whose batch norm has the statistics of some batches of all processes.
+    """Return a copy of a network with the batch norm statistics of some batches, merged over ranks.
 
     Args:
-        model: with ``data_config``, on its device. Nothing is dropped meanwhile: only batch norm is in training mode.
-        batches: dicts with ``clip``, uint8 ``[N, T, H, W, C]``, of this process; all processes have as many.
+        model: with ``data_config``, on its device. Only batch norm is in training mode: nothing is dropped.
+        batches: dicts with ``clip``, uint8 ``[N, T, H, W, C]``; as many on each rank.
         precision: see ``video_rs.distributed.device``.
-        world: the processes.
-        check: called before each batch; raises when the run is to stop.
+        world: the ranks.
+        check: called before each batch; raises when the run has to stop.
     """
     model = copy.deepcopy(model).eval()
     norms = [module.train() for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.training and norm.track_running_stats]  # the others are frozen
+    norms = [norm for norm in norms if norm.training and norm.track_running_stats]  # others are frozen
     seen: list[tuple[nn.Module, int, Tensor]] = []
     hooks = [norm.register_forward_hook(lambda *call: seen.append(_of_batch(*call))) for norm in norms]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum, norm.local = 1.0, True  # running statistics of one batch, without waiting for other processes
+        norm.momentum, norm.local = 1.0, True  # statistics of one batch, on this rank
 
     moments = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
     data_config, parameter = model.data_config, next(model.parameters())
@@ -53,15 +53,15 @@ def with_precise_statistics(
             clips = normalize(
                 batch["clip"].to(parameter.device), data_config.mean, data_config.std, dtype=parameter.dtype
             )
-            with runtime.autocast(parameter.device, precision):
+            with autocast(parameter.device, precision):
                 model(clips)
-            runtime.flush(parameter.device)
+            flush(parameter.device)
             for (norm, count, _), values in zip(seen, _on_host([values for *_, values in seen]), strict=True):
                 mean, unbiased = values
                 var = unbiased * (count - 1) / count
                 moments[norm] = _merged(moments[norm], torch.stack([torch.full_like(mean, count), mean, var]))
-    everybody = world.gather(list(moments.values()), "the statistics of batch norm")
-    for norm, momentum, of_ranks in zip(norms, momenta, zip(*everybody), strict=True):
+    by_rank = world.gather(list(moments.values()), "the statistics of batch norm")
+    for norm, momentum, of_ranks in zip(norms, momenta, zip(*by_rank), strict=True):
         count, mean, var = reduce(_merged, of_ranks)
         norm.momentum = momentum
         if count.any():

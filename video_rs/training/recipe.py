@@ -28,18 +28,10 @@ def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
     _, micro_batch = divide_batch(batch_size, options.micro_batch or 0, world_size)
     check_pairs(micro_batch, repeats, is_mixed=bool(options.mixup or options.cutmix))
     num_samples = num_files * repeats
-    return Schedule(
-        num_samples=num_samples,
-        num_steps=options.max_steps or optim.num_steps(num_samples, batch_size, options.epochs),
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        world_size=world_size,
-        repeats=repeats,
-        seed=options.seed,
-        val_every=options.val_every,
-        log_every=options.log_every,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
+    num_steps = options.max_steps or optim.num_steps(num_samples, batch_size, options.epochs)
+    names = ("repeats", "seed", "val_every", "log_every", "checkpoint_minutes")
+    own = {name: getattr(options, name) for name in names}
+    return Schedule(num_samples, num_steps, batch_size, micro_batch, world_size, **own)
 
 
 def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module:
@@ -66,18 +58,9 @@ def optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
     """
     if options.freeze or options.linear_probe:
         finetune.freeze(model, options.freeze, but_head=options.linear_probe)
-    return optim.create(
-        options.optimizer,
-        model,
-        lr=options.peak_lr,
-        weight_decay=options.weight_decay,
-        layer_decay=options.layer_decay,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        betas=options.betas,
-        eps=options.eps,
-        options=options.optimizer_options,
-    )
+    names = ("weight_decay", "layer_decay", "momentum", "nesterov", "betas", "eps")
+    arguments = {name: getattr(options, name) for name in names}
+    return optim.create(options.optimizer, model, lr=options.peak_lr, options=options.optimizer_options, **arguments)
 
 
 def learning_rate(options: Options, schedule: Schedule) -> Callable[[int], float]:

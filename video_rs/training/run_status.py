@@ -1,6 +1,6 @@
-"""``status.json``: write and read where a run is. Any machine that sees the folder can read it, also after a kill.
+"""The status of a run: written to ``status.json``, and read from the run folder on any machine, also after a kill.
 
-Nothing here needs torch: ``video-rs status`` answers at once.
+Nothing here imports torch: ``video-rs status`` answers at once.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from video_rs.files import write_json
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
-MONITORED = ("map", "top1")  # the monitored metric of a validation is the one that it has
+MONITORED = ("map", "top1")  # a validation has one of them
 NAMES = {"map": "mAP", "top1": "top-1", "top5": "top-5", "hit1": "hit@1", "accuracy": "accuracy"}
-"""Metrics between 0 and 1, as people write them."""
+"""Names of metrics between 0 and 1."""
 ENDED = ("complete", "interrupted", "preempted", "failed")
 SECONDS_BETWEEN_WRITES = 5.0  # at log steps: each write waits for the disk, and steps may take milliseconds
 SILENCE, BEFORE_LOG, FIRST_VALIDATION = 120.0, 1800.0, 3600.0
-"""Seconds without a sign of life that are normal: in training, before the first log line, in the first validation."""
-NUMBERS = ("steps", "time", "seconds", "seconds_left", "log_seconds", "validation_seconds")  # of the file, besides step
+"""Normal seconds without a sign of life: in training, before the first log line, in the first validation."""
+NUMBERS = ("steps", "time", "seconds", "seconds_left", "log_seconds", "validation_seconds")  # in addition to step
 
 
 class Status:
-    """Write ``status.json``. A disk that refuses the file does not end the run; the checkpoints will report it.
+    """Write ``status.json``. A disk error does not end the run; the checkpoints will report it.
 
     Args:
         folder: the run folder; None writes nothing, for ranks other than 0.
@@ -40,12 +40,12 @@ class Status:
     Attributes:
         values: the content of the file; null where unknown:
 
-            - ``format``: 2; ``folder``: of the run; ``time``: when this was written, seconds since 1970;
+            - ``format``: 2; ``folder``: of the run; ``time``: of this write, seconds since 1970;
             - ``state``: running, validating, complete, interrupted, preempted or failed; ``error``: one line;
             - ``step``, ``steps``: done, and of the whole run; ``seconds_left``; ``seconds``: wall time of all starts;
             - ``log_seconds``: between the last two log lines, at first since the start;
             - ``validation_seconds``: of the last validation;
-            - ``command``: resumes a run that stopped, or is next after a complete one.
+            - ``command``: resumes a stopped run, or follows a complete one.
         first_step: step that this start began at.
         seconds_before: wall time of earlier starts.
         seconds_in_validation: in this start.
@@ -69,7 +69,7 @@ class Status:
         return self.values.get("validation_seconds") or 0.0
 
     def begin(self, step: int, steps: int, command: str) -> None:
-        """Start a run of ``steps`` steps, or resume it after ``step`` of them; ``command`` would resume it again."""
+        """Note the start of a run at ``step`` of ``steps``, and the command that resumes it."""
         before = read(self._folder) if self._folder else {}
         self.first_step, self.seconds_before, self._started = step, before.get("seconds") or 0.0, time.monotonic()
         self.values = {
@@ -113,7 +113,7 @@ class Status:
         self._write()
 
     def end(self, state: str, command: str, error: str = "") -> None:
-        """Note the end of this start: one of ``ENDED``, the next command, and the error of a failed run."""
+        """Note the end of the run: a state of ``ENDED``, the next command, and the error of a failed run."""
         self.values.update(state=state, command=_from_here(command), error=" ".join(error.split()))
         self._write()
 
@@ -131,7 +131,7 @@ def look(folder: Path, now: float | None = None) -> dict[str, Any]:
 
     Args:
         folder: of the run.
-        now: seconds since 1970; None for the clock's.
+        now: seconds since 1970; None for the current time.
 
     Returns:
         - ``folder``; ``verdict``: running, silent (probably stopped), complete, interrupted, preempted or failed;
@@ -162,7 +162,7 @@ def look(folder: Path, now: float | None = None) -> dict[str, Any]:
 
 
 def _verdict(values: Mapping[str, Any], age: float) -> tuple[str, str]:
-    """Judge a run that has not ended by its age."""
+    """Return the verdict on a run; one that has not ended is judged by its age."""
     state, interval = values.get("state", "running"), values.get("log_seconds")
     if state in ENDED:
         return state, f"{state}: {values['error']}" if values.get("error") else state
@@ -187,7 +187,7 @@ def _command(values: Mapping[str, Any], folder: Path) -> str:
     if values.get("folder") != str(folder.resolve()):
         return ""
     command = str(values.get("command", ""))
-    if "cwd" in values:  # format 1 has the folder to call it in beside it
+    if "cwd" in values:  # format 1 has the working folder as an entry of its own
         command = f"cd {shlex.quote(str(values['cwd']))} && {command}"
     return command.removeprefix(_from_here(""))
 
@@ -215,7 +215,7 @@ def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
     step = path.stem.removeprefix("step-")
     try:
         info = path.stat()
-    except OSError:  # none was written yet, or another one is there by now
+    except OSError:  # not written yet, or replaced meanwhile
         return None
     step = int(step) if step.isdecimal() else None
     return {"path": str(path), "step": step, "time": info.st_mtime, "bytes": info.st_size}
@@ -252,7 +252,7 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
             found = lines[values["kind"]]
             values = {key: value for key, value in values.items() if value is None or _is_number(value)}
             found.append({**values, "step": int(values["step"])})
-        except (ValueError, KeyError, TypeError, AttributeError):  # a killed process was writing it
+        except (ValueError, KeyError, TypeError, AttributeError):  # an unfinished line of a killed process
             continue
     monitored = [
         {**line, "name": name, "value": line[name]} for line in lines["val"] for name in MONITORED if name in line

@@ -21,7 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from video_rs.data.transforms.crops import normalize
 from video_rs.data.transforms.mixing import draw_mix, mix
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import (
+    ToDevice,
+    all_reduce,
+    autocast,
+    flush,
+    free_memory,
+    largest_that_fits,
+    parameter_dtype,
+    synchronize,
+    traits,
+)
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, VideoRSError, first_line, is_out_of_memory
 from video_rs.rng import sample_keys
@@ -76,13 +86,13 @@ class Trainer:
         self.mixup, self.cutmix, self.clip_grad_norm = mixup, cutmix, clip_grad_norm
         self.augment, self.compile = augment, compile
         self.world = world or World()
-        self._to_device = runtime.ToDevice(self.device)
+        self._to_device = ToDevice(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.step = 0
         self.metrics = StepMetrics(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._buffers = _Buffers(model)
-        self._traits = runtime.traits(self.device)
+        self._traits = traits(self.device)
         self._network: nn.Module | None = None  # made in the first step
 
     def _wrapped(self) -> nn.Module:
@@ -108,7 +118,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.metrics.begin()
         before, batch, is_full, is_first = self._buffers.read(), {}, False, self._network is None
-        runtime.flush(self.device)  # pending operations would become part of this step's graph
+        flush(self.device)  # pending operations would become part of this step's graph
         try:
             with self.world.guard(f"step {self.step + 1}"):
                 if self._network is None:
@@ -118,13 +128,13 @@ class Trainer:
                     alone = self.world.size == 1 or not self._traits.has_ddp
                     with contextlib.nullcontext() if is_last or alone else self._network.no_sync():
                         self._forward_backward(batch, number)
-                    runtime.flush(self.device)
+                    flush(self.device)
                 if not batch:
                     raise ValueError("a step needs micro-batches, and none came")
                 if is_first and self._traits.compiles_graphs:  # raises here if memory is too small
-                    runtime.synchronize(self.device)
+                    synchronize(self.device)
                 if self.world.size > 1 and not self._traits.has_ddp:
-                    runtime.all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
+                    all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
                 buffers, sums = self._share(self._buffers.read(), self.metrics.of_step())
         except (VideoRSError, RuntimeError, MemoryError) as error:
             self._buffers.write(before)
@@ -132,13 +142,13 @@ class Trainer:
             if not is_full:
                 _explain_compiler_error(error)
                 raise
-            runtime.free_memory(error)
+            free_memory(error)
         if is_full:  # outside of the except block: the error would keep tensors alive
             message = self._what_fits(batch)
             self._buffers.write(before)
             raise MachineError(message)
         self._update(before, buffers, sums)
-        runtime.flush(self.device)
+        flush(self.device)
         self.step += 1
 
     def _what_fits(self, batch: dict[str, Any]) -> str:
@@ -150,13 +160,13 @@ class Trainer:
             self.metrics.begin()
             self.optimizer.zero_grad(set_to_none=True)
             self._forward_backward({key: batch[key][:size] for key in ("clip", "label", "rngs") if key in batch}, 0)
-            runtime.synchronize(self.device)
+            synchronize(self.device)
 
         if self.world.size > 1:
             fits, found = max(sizes, default=0), ""
         else:
             self._network = self.model  # the compiled one would be compiled for each size
-            fits = runtime.largest_that_fits(sizes, attempt)
+            fits = largest_that_fits(sizes, attempt)
             found = f"{fits} would fit; " if fits else ""
         self.optimizer.zero_grad(set_to_none=True)
         advice = f"restart with train.micro_batch={fits}"
@@ -167,7 +177,7 @@ class Trainer:
         )
 
     def _forward_backward(self, batch: dict[str, Any], number: int) -> None:
-        data_config, dtype = self.model.data_config, runtime.parameter_dtype(self.precision)
+        data_config, dtype = self.model.data_config, parameter_dtype(self.precision)
         clips, labels = self._to_device(batch["clip"], batch["label"])
         if self.augment:
             clips = self.augment(clips, batch["rngs"])
@@ -185,7 +195,7 @@ class Trainer:
         number_of = np.arange(len(labels))
         table = np.stack([sample_keys(self.schedule.seed, self.step, place + number_of), first + number_of])
         keys, positions = torch.from_numpy(table).to(self.device, non_blocking=True)
-        with runtime.autocast(self.device, self.precision):
+        with autocast(self.device, self.precision):
             logits = self._network(clips, keys)
             losses = self.criterion(logits, targets)
         # the loss is the mean over the global batch, and gradients are averaged over ranks

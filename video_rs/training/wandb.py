@@ -1,6 +1,6 @@
-"""Figures for Weights & Biases (wandb.ai), for those who ask for it. Whether and where it sends them is its WANDB_MODE.
+"""Optional logging to Weights & Biases (wandb.ai), which obeys ``WANDB_MODE``.
 
-From the start on its failures are told once and end nothing: a run is worth more than its curves.
+After the start, a failure of the service is reported once and does not end the run.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from video_rs.errors import UserError, first_line
 from video_rs.files import atomic_write
 
 ID_FILE = "wandb_id"
-PATIENCE = 60.0  # seconds for what is still to be sent when a run ends; one that is preempted has few
+FINISH_TIMEOUT = 60.0  # seconds to send the rest when a run ends; a preempted run has few
 
 
 class WandbLog:
-    """One run of Weights & Biases; started again in the same folder it goes on with the same one.
+    """A run of Weights & Biases. A resumed run of this package resumes it.
 
     Args:
-        project: its name there.
-        folder: the run folder; keeps the id and, below ``wandb/``, its files.
+        project: name of the project.
+        folder: the run folder; keeps the id and, below ``wandb/``, files of the service.
         config: of the run, shown beside the metrics.
-        info: takes a line for people.
+        info: logs a line.
 
     Raises:
-        UserError: the package is not installed, or it does not know who we are.
+        UserError: the package is not installed, or there is no login.
     """
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any], info: Callable[[str], None]) -> None:
@@ -36,8 +36,8 @@ class WandbLog:
             import wandb
         except ImportError:
             raise UserError(
-                f"train.wandb={project}, but the package wandb is not installed: pip install 'video-rs[wandb]', or "
-                "leave train.wandb empty"
+                f"train.wandb={project}: the package wandb is not installed; pip install 'video-rs[wandb]', or leave "
+                "train.wandb empty"
             ) from None
         self._info, self._run = info, None
         with self._tolerated(wandb.errors.UsageError, wandb.errors.AuthenticationError):
@@ -48,20 +48,20 @@ class WandbLog:
                 resume="allow",
                 dir=str(folder),
                 config=dict(config),
-                settings=wandb.Settings(console="off", silent=True, finish_timeout=PATIENCE),
+                settings=wandb.Settings(console="off", silent=True, finish_timeout=FINISH_TIMEOUT),
             )
-            # wandb's own step cannot go back, as that of a resumed run does
+            # the step of a resumed run may go back, which wandb's own step cannot
             self._run.define_metric("*", step_metric="step")
             info(f"Weights & Biases: {self._run.url or f'offline, in {self._run.dir}'}")
 
     def log(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Send one log line; see ``RunLog.metrics``."""
+        """Send the metrics of a step; see ``RunLog.metrics``."""
         if self._run:
             with self._tolerated():
                 self._run.log({"step": step, "epoch": epoch, **{f"{kind}/{name}": v for name, v in values.items()}})
 
     def close(self) -> None:
-        """Wait for what is still to be sent, with a time limit."""
+        """Send the rest, with a timeout."""
         if self._run:
             with self._tolerated():
                 self._run.finish()
@@ -69,7 +69,7 @@ class WandbLog:
 
     @contextlib.contextmanager
     def _tolerated(self, *fatal: type[Exception]) -> Iterator[None]:
-        """Report a failure of network, disk or service once and continue without; ``fatal`` ones are UserErrors."""
+        """Report a failure once and stop logging; raise UserError for ``fatal`` ones."""
         try:
             yield
         except fatal as error:
@@ -79,7 +79,7 @@ class WandbLog:
             ) from None
         except Exception as error:
             self._run = None
-            self._info(f"Weights & Biases failed ({first_line(error)}); the run goes on without it")
+            self._info(f"Weights & Biases failed ({first_line(error)}); the run continues without it")
 
 
 def _id(folder: Path) -> str:
