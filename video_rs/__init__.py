@@ -1,12 +1,15 @@
-"""3D ResNet-RS video classification: train, test and predict; images are clips of one frame.
+"""Video classification with 3D ResNet-RS; an image is a clip of one frame.
 
     import video_rs
 
-    model = video_rs.create_model("resnet3d_rs_50", num_classes=400)  # [N, 3, T, H, W] -> logits [N, 400]
-    classifier = video_rs.load("runs/k400_rs50/best.pt")  # or .safetensors, https://..., hf-hub:owner/name
+    model = video_rs.create_model("resnet3d_rs_50", num_classes=8)  # [N, C, T, H, W] -> logits [N, 8]
+    transform = video_rs.create_transform(**model.data_config, is_training=True)
+    train = video_rs.VideoDataset("/data/mine", "train", transform)  # train[3] -> (clip, label)
+    video_rs.fit(model, train, epochs=10, out="runs/mine")
+    classifier = video_rs.load("runs/mine/best.pt")  # or .safetensors, https://..., hf-hub:owner/name
     classifier.predict("clip.mp4", top_k=5)
 
-Nothing here imports torch before it is used.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
