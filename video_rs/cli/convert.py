@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from video_rs.models.weights.load import Loaded
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
-TENSORFLOW = ("garden", "tpu", "keras")
-"""Sources of the script tools/convert_tensorflow.py."""
+TENSORFLOW = ("garden", "tpu", "keras")  # sources of tools/convert_tensorflow.py
 
 
 def main(argv: list[str]) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,33 +134,30 @@ def _data_config(architecture: Architecture, frames: int, stride: int, size: int
     )
 
 
-def _preset(row: dict[str, str], published: Sequence[Published], reference: Reference | None) -> Preset:
-    architecture, depth = getattr(architectures, row["architecture"]), int(row["depth"])
-    return Preset(
-        row["name"],
-        depth,
-        BLOCKS[depth],
-        architecture,
-        num_classes=int(row["classes"]),
-        dropout=float(row["dropout"]),
-        drop_path=float(row["drop_path"]),
-        data_config=_data_config(architecture, int(row["frames"]), int(row["stride"]), int(row["size"])),
-        rand_augment=_number(row["rand_augment"]),
-        published=tuple(published),
-        reference=reference,
-    )
-
-
 def _read() -> dict[str, Preset]:
-    published, references = defaultdict(list), {}
+    published, references, presets = defaultdict(tuple), {}, {}
     for row in read_rows("published.csv"):
-        accuracy = float(row["top1"]), _number(row["top5"])
-        published[row["name"]].append(Published(row["dataset"], row["views"], *accuracy, row["source"]))
+        accuracy = Published(row["dataset"], row["views"], float(row["top1"]), _number(row["top5"]), row["source"])
+        published[row["name"]] += (accuracy,)
     for row in read_rows("references.csv"):
         gmacs = float(row["gmacs"]), _number(row["test_gmacs"])
         references[row["name"]] = Reference(int(row["parameters"]), *gmacs, row["source"])
-    presets = [_preset(row, published[row["name"]], references.get(row["name"])) for row in read_rows("presets.csv")]
-    return {preset.name: preset for preset in presets}
+    for row in read_rows("presets.csv"):
+        name, depth, architecture = row["name"], int(row["depth"]), getattr(architectures, row["architecture"])
+        presets[name] = Preset(
+            name,
+            depth,
+            BLOCKS[depth],
+            architecture,
+            num_classes=int(row["classes"]),
+            dropout=float(row["dropout"]),
+            drop_path=float(row["drop_path"]),
+            data_config=_data_config(architecture, int(row["frames"]), int(row["stride"]), int(row["size"])),
+            rand_augment=_number(row["rand_augment"]),
+            published=published[name],
+            reference=references.get(name),
+        )
+    return presets
 
 
 PRESETS = _read()

@@ -11,11 +11,11 @@ from video_rs.errors import UserError
 from video_rs.models.adapters.base import PREFIX
 from video_rs.models.weights.state_dict import State
 
+# of DistributedDataParallel, torch.compile, trainers, and our wrapper of other packages' networks
 PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
-"""Prefixes of DistributedDataParallel, torch.compile, trainers and our wrapper of other packages' networks."""
 
+# a deep stem, a convolution as its pool, bottlenecks, squeeze-and-excitation: no other network of timm has all
 _TIMM_HAS = ("conv1.0.weight", "maxpool.0.weight", "layer1.0.conv1.weight", "layer1.0.se.fc1.weight")
-"""A deep stem, a convolution as its pool, bottlenecks and squeeze-and-excitation: only timm's ResNet-RS has all."""
 
 _TIMM_STEM = {
     "stem.conv1.conv": "conv1.0",
