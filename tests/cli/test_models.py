@@ -36,7 +36,7 @@ def test_the_table_has_the_references_figures_beside_ours(capsys):
         "74.1 Kinetics-400, tensorflow/models"
     )
     assert lines[1].startswith("garden_slowonly_50_16x4 ") and "16x224x224" in lines[1] and lines[2] == ""
-    assert "half of what the papers call FLOPs" in " ".join(lines[3:])
+    assert "half of the papers' FLOPs" in " ".join(lines[3:])
     for heading in ("parameters", "reference GMACs", "MiB"):  # right-aligned under their headings
         end = header.index(heading) + len(heading)
         assert all(line[end - 1] != " " and line[end] == " " for line in lines[:2])
@@ -73,6 +73,7 @@ def test_a_network_of_another_package(capsys):
     assert text.startswith("timm/resnet18: 224x224, 11,689,512 parameters, 1.814 GMACs\n")
     assert re.search(r"layer2 +128x28x28 +525,568 +0\.411", text)
     assert "Data config" in text and "mean [0.485, 0.456, 0.406]" in text
+    assert "Public weights: timm/resnet18.a1_in1k, licence apache-2.0\n" in text
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import cost as cost_module
-from video_rs.models.cost import Cost, activation_bytes, cost, input_shape, macs, measure, without_memory
+from video_rs.models.cost import Cost, activation_bytes, cost, input_shape, macs, measure, on_meta_device
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model, list_models
 from video_rs.models.resnet_rs import ResNetRS
@@ -168,7 +168,7 @@ def test_a_network_counted_by_hand():
     assert measure(model) == Cost(parameters, multiplied, kept)
     assert not model.training and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     lines = stages(model, (3, 16, 16))
-    assert [(line.name, line.what, line.shapes) for line in lines] == [
+    assert [(line.name, line.layers, line.shapes) for line in lines] == [
         ("conv", "Conv2d", ((8, 16, 16),)),
         ("norm", "BatchNorm2d", ((8, 16, 16),)),
         ("activation", "ReLU", ((8, 16, 16),)),
@@ -196,7 +196,7 @@ def test_stages_of_a_video_network():
         ((400,),),
     ]
     assert lines[0].macs == 5 * 3 * 3 * 3 * 32 * 16 * 112 * 112
-    assert lines[6].what == "6 x [3x1x1, 256; 1x3x3, 256; 1x1x1, 1024], SE, stride 1x2x2"
+    assert lines[6].layers == "6 x [3x1x1, 256; 1x3x3, 256; 1x1x1, 1024], SE, stride 1x2x2"
     total = cost("resnet3d_rs_50")
     assert sum(line.parameters for line in lines) == total.parameters == 42_592_432
     assert sum(line.macs for line in lines) == total.macs
@@ -204,11 +204,11 @@ def test_stages_of_a_video_network():
 
 def test_stages_in_words():
     image = stages(on_meta("garden_resnet_rs_50"), (3, 160, 160))
-    assert (image[0].what, image[0].shapes) == ("3x3, 32, stride 2x2", ((32, 80, 80),))
-    assert image[5].what == "4 x [1x1, 128; 3x3, 128; 1x1, 512], SE, stride 2x2"
+    assert (image[0].layers, image[0].shapes) == ("3x3, 32, stride 2x2", ((32, 80, 80),))
+    assert image[5].layers == "4 x [1x1, 128; 3x3, 128; 1x1, 512], SE, stride 2x2"
     gated = stages(on_meta("garden_r3d_50g"), (3, 64, 224, 224))
-    assert gated[1].what == "max pool 3x3x3, stride 2x2x2"
-    assert gated[3].what.startswith("4 x [3x1x1, 128 or 1x1x1, 128; 1x3x3, 128; 1x1x1, 512], self-gating in the last")
+    assert gated[1].layers == "max pool 3x3x3, stride 2x2x2"
+    assert gated[3].layers.startswith("4 x [3x1x1, 128 or 1x1x1, 128; 1x3x3, 128; 1x1x1, 512], self-gating in the last")
 
 
 def test_input_shapes():
@@ -222,8 +222,8 @@ def test_networks_that_look_at_numbers_run_on_the_cpu(monkeypatch):
             return super().forward(x * (1 + x.sum().item()))
 
     monkeypatch.setattr(cost_module, "create_model", lambda name: Looks())
-    assert without_memory("any", lambda model: model.conv.weight.device.type) == "meta"
-    assert without_memory("any", lambda model: (measure(model), model.conv.weight.device.type)[1]) == "cpu"
+    assert on_meta_device("any", lambda model: model.conv.weight.device.type) == "meta"
+    assert on_meta_device("any", lambda model: (measure(model), model.conv.weight.device.type)[1]) == "cpu"
     assert cost("any").macs == 3 * 8 * 9 * 256 + 56
 
 
@@ -233,7 +233,7 @@ def test_networks_that_look_at_numbers_while_they_are_built(monkeypatch):
         return Small()
 
     monkeypatch.setattr(cost_module, "create_model", build)
-    assert without_memory("any", lambda model: model.conv.weight.device.type) == "meta"
+    assert on_meta_device("any", lambda model: model.conv.weight.device.type) == "meta"
     assert cost("any").parameters == 296
 
 
@@ -255,5 +255,5 @@ def test_attention_counts():
     linear = 12 * tokens * width * width  # queries, keys, values, projection, two layers of 4 x width
     patches, head = 14 * 14 * width * 3 * 16 * 16, width * 1000
     expected = layers * (products + linear) + patches + head
-    assert without_memory(name, lambda model: macs(model, (3, 224, 224))) == expected
+    assert on_meta_device(name, lambda model: macs(model, (3, 224, 224))) == expected
     assert macs(create_model(name), (3, 224, 224)) == expected

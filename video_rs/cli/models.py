@@ -1,4 +1,4 @@
-"""Lists the networks with what they cost and what others published of them, or prints one stage by stage.
+"""List the networks with their costs and published accuracies, or print one stage by stage.
 
 video-rs models                      all networks of this package
 video-rs models 'garden_*'           those that match
@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING
 from video_rs.cli.common import Parser, program
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
-from video_rs.models import architecture as architecture
-from video_rs.models.presets import PRESETS, Preset, Published
+from video_rs.models import architecture
+from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.registry import PACKAGES, list_models, no_package
 from video_rs.terminal import table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from video_rs.models.summary import StageSummary, Summary
 
-    from video_rs.models.cost import Cost
-    from video_rs.models.summary import Stage
-
+# Names of the architectures that docs/models.md describes.
 ARCHITECTURES = {
     architecture.RESNET_RS_2D: "image",
     architecture.RESNET_RS_3D: "video",
@@ -36,30 +34,15 @@ ARCHITECTURES = {
     architecture.R3D_G: "Garden R3D-g",
     architecture.SLOW_ONLY: "Garden SlowOnly",
 }
-"""The architectures in words; docs/models.md says what they are."""
-
-COLUMNS = (
-    *(
-        "model",
-        "architecture",
-        "input",
-        "parameters",
-        "reference",
-        "GMACs",
-        "reference GMACs",
-        "MiB",
-        "published top-1",
-    ),
-)
-NUMBERS = range(3, 8)
-"""Columns of numbers."""
+TEXTS = ("model", "architecture", "input")
+NUMBERS = ("parameters", "reference", "GMACs", "reference GMACs", "MiB")
+COLUMNS = (*TEXTS, *NUMBERS, "published top-1")
 STAGE_COLUMNS = ("", "output", "parameters", "GMACs", "layers")
-CLASSES = 1000
-"""Of a network that has none of its own, where it is shown."""
+CLASSES = 1000  # shown for a network that has no classes of its own
 NOTES = """\
-GMACs: 10^9 multiply-accumulates of a forward pass, half of what the papers call FLOPs. MiB: activations that a
-training step keeps for each clip, in float32. reference: the same of the code that the architecture is from, and the
-difference of ours. Published accuracies are others'; none was reproduced here. See docs/models.md."""
+GMACs: 10^9 multiply-accumulates of a forward pass, half of the papers' FLOPs. MiB: activations that a training step
+keeps for each clip, in float32. reference: the same counts of the reference implementation, and the difference of
+ours. None of the published accuracies was reproduced here. See docs/models.md."""
 
 
 def main(argv: list[str]) -> int:
@@ -68,41 +51,44 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", nargs="?", default="*", metavar="NAME", help="a network, or a pattern with * and ?")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/models.md")
     args = parser.parse_args(argv)
-    pattern, others = any(character in args.name for character in "*?["), "/" in args.name
-    if args.markdown and (others or not pattern):
+    is_pattern, is_external = any(character in args.name for character in "*?["), "/" in args.name
+    if args.markdown and (is_external or not is_pattern):
         raise UserError("--markdown is for the table of our own networks: give a pattern such as 'garden_*', or none")
-    if others and pattern:
-        print(*_names_of_others(args.name), sep="\n")
-        print(f"{program('models')} NAME prints one stage by stage", file=sys.stderr)
-    elif others or not pattern:
-        one(args.name)
-    elif not (names := list_models(args.name)):
-        raise UserError(f"no model matches {args.name!r}; {program('models')} lists them all")
-    elif args.markdown:
+    if not is_pattern:
+        print(*describe(args.name), sep="\n")
+        return 0
+    names = _matching(args.name)
+    if args.markdown:
         print(*markdown(names), sep="\n")
+    elif is_external:  # too many to measure each
+        print(*names, sep="\n")
+        print(f"{program('models')} NAME prints one stage by stage", file=sys.stderr)
     else:
-        print(*table((row(PRESETS[name]) for name in names if name in PRESETS), COLUMNS, NUMBERS), sep="\n")
-        print(*(name for name in names if name not in PRESETS), sep="\n")
-        print(f"\n{NOTES}")
+        numbers = range(len(TEXTS), len(TEXTS) + len(NUMBERS))
+        rows = table((row(PRESETS[name]) for name in names if name in PRESETS), COLUMNS, numbers)
+        others = [name for name in names if name not in PRESETS]  # registered by a plugin
+        print(*rows, *others, "", NOTES, sep="\n")
     return 0
 
 
-def _names_of_others(pattern: str) -> list[str]:
-    """Return the names of another package's networks, which are too many to measure each."""
-    package = pattern.partition("/")[0]
-    if package not in PACKAGES:
+def _matching(pattern: str) -> list[str]:
+    """Return the names that match a pattern. UserError if there are none."""
+    package, slash, _ = pattern.partition("/")
+    if slash and package not in PACKAGES:
         raise no_package(pattern)
     if names := list_models(pattern):
         return names
-    raise UserError(f"no model matches {pattern!r}; {program('models')} '{package}/*' lists all of {package}")
+    hint = f"'{package}/*' lists all of {package}" if slash else "lists them all"
+    raise UserError(f"no model matches {pattern!r}; {program('models')} {hint}")
 
 
 def row(preset: Preset) -> list[str]:
-    """Return the cells under ``COLUMNS``."""
+    """Return the cells of a preset under ``COLUMNS``."""
     from video_rs.models.cost import cost
 
     ours, reference = cost(preset.name), preset.reference
     gmacs = ours.macs / 1e9
+    published = [f"{p.top1:.1f} {p.dataset}, {p.source.split()[0]}" for p in preset.published]
     return [
         preset.name,
         ARCHITECTURES[preset.architecture],
@@ -112,7 +98,7 @@ def row(preset: Preset) -> list[str]:
         f"{gmacs:.3f}",
         _beside(gmacs, reference.gmacs) if reference else "",
         f"{ours.activation_bytes / 2**20:,.0f}",
-        _in_short(preset.published[0]) if preset.published else "",
+        published[0] if published else "",
     ]
 
 
@@ -127,67 +113,59 @@ def _input(data_config: DataConfig, size: int | None = None) -> str:
     return f"{frames}{side}x{side}"
 
 
-def _in_short(published: Published) -> str:
-    repository = published.source.split()[0]
-    return f"{published.top1:.1f} {published.dataset}, {repository}"
-
-
 def markdown(names: Sequence[str]) -> Iterator[str]:
-    """Return the generated part of docs/models.md."""
-    for cells in (COLUMNS, ["---"] * len(COLUMNS), *(row(PRESETS[name]) for name in names)):
+    """Yield the lines of the generated part of docs/models.md."""
+    rows = (row(PRESETS[name]) for name in names if name in PRESETS)
+    for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows):
         yield f"| {' | '.join(cells)} |"
 
 
-def one(name: str) -> None:
-    """Print a network stage by stage, then its regularisation, its data config and its published accuracies."""
-    from video_rs.models.adapters.base import NoClasses
-    from video_rs.models.cost import without_memory
-
-    preset, note = PRESETS.get(name), ""
-    try:
-        data_config, cost, tested, stages = without_memory(name, _measured)
-    except NoClasses:
-        data_config, cost, tested, stages = without_memory(name, _measured, num_classes=CLASSES)
-        note = f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
+def describe(name: str) -> Iterator[str]:
+    """Yield lines: a network stage by stage, its regularisation, published accuracies and data config."""
+    summary, note = _summary(name)
+    preset, cost, data_config = PRESETS.get(name), summary.cost, summary.data_config
     words = f"{ARCHITECTURES[preset.architecture]} architecture, " if preset else ""
-    print(f"{name}: {words}{_input(data_config)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs")
-    if note:
-        print(note)
-    print(*table(map(_stage_row, stages), STAGE_COLUMNS, right=(2, 3)), sep="\n")
-    print(f"On test crops, {_input(data_config, data_config.test_size)}: {tested / 1e9:.3f} GMACs")
+    yield f"{name}: {words}{_input(data_config)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs"
+    yield from note
+    yield from table(map(_stage_row, summary.stages), STAGE_COLUMNS, right=(2, 3))
+    yield f"On test crops, {_input(data_config, data_config.test_size)}: {summary.test_macs / 1e9:.3f} GMACs"
     kept = cost.activation_bytes / 2**20
-    print(f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32")
+    yield f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32"
     if preset:
-        print(*_known(preset), sep="\n")
-    print("Data config, what it expects of its input:")
-    print(*(f"  {key} {value}" for key, value in data_config.to_dict().items() if key != "class_names"), sep="\n")
+        yield from _preset_lines(preset)
+    if weights := summary.public_weights:
+        yield f"Public weights: {weights['source']}, licence {weights['licence'] or 'unknown'}"
+    yield "Data config, the input that it expects:"
+    for key, value in data_config.to_dict().items():
+        if key != "class_names":
+            yield f"  {key} {value}"
 
 
-def _measured(model: nn.Module) -> tuple[DataConfig, Cost, int, list[Stage]]:
-    """Return the data config, the cost, the MACs of a test crop and the stages."""
-    from video_rs.models.cost import input_shape, macs, measure
-    from video_rs.models.summary import stages
+def _summary(name: str) -> tuple[Summary, list[str]]:
+    """Return the summary of a network, and a note if it has no classes of its own."""
+    from video_rs.models.adapters.base import NoClasses
+    from video_rs.models.summary import summarize
 
-    data_config = model.data_config
-    tested = macs(model, input_shape(data_config, data_config.test_size))
-    return data_config, measure(model), tested, stages(model, input_shape(data_config))
+    try:
+        return summarize(name), []
+    except NoClasses:
+        note = f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
+        return summarize(name, num_classes=CLASSES), [note]
 
 
-def _stage_row(stage: Stage) -> list[str]:
+def _stage_row(stage: StageSummary) -> list[str]:
     shapes = " + ".join("x".join(map(str, shape)) for shape in stage.shapes)
-    return [stage.name, shapes, f"{stage.parameters:,}", f"{stage.macs / 1e9:.3f}", stage.what]
+    return [stage.name, shapes, f"{stage.parameters:,}", f"{stage.macs / 1e9:.3f}", stage.layers]
 
 
-def _known(preset: Preset) -> Iterator[str]:
-    """What the preset says beyond the architecture."""
+def _preset_lines(preset: Preset) -> Iterator[str]:
     rates = ", ".join(f"{preset.drop_path * i / 5:g}" for i in (2, 3, 4, 5))
     yield "Regularisation of its recipe:"
     yield f"  dropout {preset.dropout:g}"
     yield f"  drop path {preset.drop_path:g}" + (f" (by stage: {rates})" if preset.drop_path else "")
     yield f"  RandAugment {'none' if preset.rand_augment is None else f'2 layers, magnitude {preset.rand_augment:g}'}"
-    if preset.reference:
-        counted = preset.reference
-        yield f"Reference: {counted.parameters:,} parameters, {counted.gmacs:g} GMACs ({counted.source})"
+    if reference := preset.reference:
+        yield f"Reference: {reference.parameters:,} parameters, {reference.gmacs:g} GMACs ({reference.source})"
     yield "Published accuracies, none reproduced here:" if preset.published else "No accuracy is published for it."
     for p in preset.published:
         top5 = "" if p.top5 is None else f", top-5 {p.top5}"

@@ -1,11 +1,11 @@
-"""What a network costs: parameters, multiply-accumulates (MACs) and activation memory.
+"""Count what a network costs: parameters, multiply-accumulates (MACs) and activation memory.
 
     >>> cost("resnet_rs_50")
     Cost(parameters=35691912, macs=2278629376, activation_bytes=...)
 
-Networks run on torch's meta device: shapes alone, nothing is computed or allocated. MACs are those of convolutions and
-matrix products, attention's included; batch normalisation, activations, pooling and biases are left out, as in the
-papers, whose "FLOPs" are twice the MACs.
+Networks run on torch's meta device, which has shapes but computes and allocates nothing. MACs are those of convolutions
+and matrix products, including those of attention. As in the papers, batch normalisation, activations, pooling and
+biases are left out; the papers' "FLOPs" are twice the MACs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one sample costs.
+    """The cost of one sample.
 
     Attributes:
         parameters: trainable numbers of the network.
-        macs: multiply-accumulates of one forward pass of one training clip (or image).
+        macs: multiply-accumulates of one forward pass of one training clip or image.
         activation_bytes: see :func:`activation_bytes`.
     """
 
@@ -46,21 +46,26 @@ class Cost:
 
 
 def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
-    """``(C, T, H, W)``, of image networks ``(C, H, W)``; ``size`` pixels a side instead of a training crop's."""
+    """Return ``(C, T, H, W)``, for image networks ``(C, H, W)``.
+
+    Args:
+        data_config: of the network.
+        size: pixels a side; None: the size of a training crop.
+    """
     side = size or data_config.train_size
     frames = (data_config.num_frames,) if data_config.num_frames > 1 else ()
     return (data_config.in_channels, *frames, side, side)
 
 
 def cost(name: str, size: int | None = None) -> Cost:
-    """The cost of a network that ``create_model`` knows, on its training clips or on clips of ``size`` pixels a side.
+    """Return the cost of a network by name, on its training clips or on clips of ``size`` pixels a side.
 
-    The blocks in the middle of a stage cost the same. So presets are measured with few of them, which is quick, and
-    the rest follows; the tests compare this with whole networks, to the last unit.
+    All middle blocks of a stage cost the same. So presets are measured with few blocks, which is fast, and the rest is
+    extrapolated. The tests compare the result with whole networks, to the last unit.
     """
     preset = PRESETS.get(name)
     if preset is None or not all(isinstance(kernel, int) for kernel in preset.architecture.temporal_kernels):
-        return without_memory(name, lambda model: measure(model, size))
+        return on_meta_device(name, lambda model: measure(model, size))
     few = 3 if preset.architecture.self_gating else 2  # gates are in the last block
     neutral = {"name": "", "depth": 0, "rand_augment": None, "published": (), "reference": None}  # to share the cache
     shallow = dataclasses.replace(preset, blocks=(few,) * len(preset.blocks), **neutral)
@@ -74,7 +79,7 @@ def cost(name: str, size: int | None = None) -> Cost:
 
 @functools.cache
 def _base_and_middle(preset: Preset, size: int | None) -> tuple[Cost, ...]:
-    """The cost of a network, and of the second block in each of its stages."""
+    """Return the cost of a network, and of the second block in each of its stages."""
     rates = {"dropout": preset.dropout, "drop_path": preset.drop_path}
     with torch.device("meta"):
         model = ResNetRS(
@@ -84,25 +89,23 @@ def _base_and_middle(preset: Preset, size: int | None) -> tuple[Cost, ...]:
 
 
 def measure(model: nn.Module, size: int | None = None) -> Cost:
-    """The cost of a model, see :func:`cost`. It runs where it is; the meta device computes and allocates nothing."""
+    """Return the cost of a model, see :func:`cost`. It runs on its own device; on "meta" nothing is computed."""
     return _costs(model, [model], size)[0]
 
 
 def _costs(model: nn.Module, modules: Sequence[nn.Module], size: int | None) -> list[Cost]:
     shape = input_shape(model.data_config, size)
-    columns = parameters_of(modules), macs_of(model, shape, modules), _activation_bytes(model, shape, modules)
+    columns = count_parameters(modules), count_macs(model, shape, modules), _count_bytes(model, shape, modules)
     return [Cost(*row) for row in zip(*columns, strict=True)]
 
 
-def parameters_of(modules: Iterable[nn.Module]) -> list[int]:
-    return [sum(p.numel() for p in module.parameters()) for module in modules]
-
-
-def without_memory(name: str, function: Callable[[nn.Module], T], **options: Any) -> T:
-    """``function`` of the network called ``name`` on the meta device; of those that cannot run there, on the CPU.
+def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any) -> T:
+    """Return ``function`` of the network called ``name`` on the meta device, or on the CPU if it cannot run there.
 
     Args:
-        options: of ``create_model``.
+        name: for ``create_model``.
+        function: called with the network.
+        options: for ``create_model``.
     """
     for build_on in ("meta", "cpu"):
         try:
@@ -116,12 +119,28 @@ def without_memory(name: str, function: Callable[[nn.Module], T], **options: Any
 
 
 def macs(model: nn.Module, shape: Shape) -> int:
-    """Multiply-accumulates of one forward pass of a sample of ``shape``, without the batch, in evaluation mode."""
-    return macs_of(model, shape, [model])[0]
+    """Return the MACs of one forward pass of a sample of ``shape``, without the batch, in evaluation mode."""
+    return count_macs(model, shape, [model])[0]
 
 
-def macs_of(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
-    """Return those of each of the modules, of which one may be the model."""
+def activation_bytes(model: nn.Module, shape: Shape) -> int:
+    """Return the bytes that a training step keeps of a sample of ``shape`` from its forward to its backward pass.
+
+    This is the sum over all storages that autograd saves, each counted once, in float32: inputs of convolutions and of
+    normalisation, outputs of activations, the clip itself, attention's weights (which fused kernels don't keep).
+    Parameters, buffers, gradients, the optimizer's state and temporary memory are not counted, so a device needs more.
+    bfloat16 autocast halves it roughly. Measured with a batch of two, and halved.
+    """
+    return _count_bytes(model, shape, [model])[0]
+
+
+def count_parameters(modules: Iterable[nn.Module]) -> list[int]:
+    """Return the number of parameters of each module."""
+    return [sum(p.numel() for p in module.parameters()) for module in modules]
+
+
+def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
+    """Return the MACs of each module in one forward pass of the model, see :func:`macs`."""
     with (
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),  # the counter does not know all fused attentions
@@ -131,21 +150,9 @@ def macs_of(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> lis
     return [count // 2 for count in flops]
 
 
-def activation_bytes(model: nn.Module, shape: Shape) -> int:
-    """What a training step keeps of a sample of ``shape`` from its forward pass for its backward pass, in bytes.
-
-    It is the sum over all storages that autograd saves, each counted once, in float32: inputs of convolutions and of
-    normalisation, outputs of activations, the clip itself, attention's weights (which fused kernels don't keep).
-    Parameters and buffers are not counted, and neither are gradients, the optimizer's state or what an operation needs
-    only while it runs, so that a device needs more than this. Under bfloat16 autocast it is roughly half. Measured
-    with a batch of two, halved.
-    """
-    return _activation_bytes(model, shape, [model])[0]
-
-
-def _activation_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
+def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
     own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    saved: dict[int, torch.UntypedStorage] = {}  # kept, so that no identity is used twice
+    saved: dict[int, torch.UntypedStorage] = {}  # holds the storages, or an identity could be used twice
 
     def pack(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
@@ -183,7 +190,7 @@ def _growth(
 
 
 def _keep_channels_last(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """As devices do; the meta device's conv3d forgets it, and the views after it would become copies."""
+    """Keep the memory format, as devices do: the meta device's conv3d loses it, and later views would become copies."""
     keep = args[0].is_contiguous(memory_format=torch.channels_last_3d)
     return output.contiguous(memory_format=torch.channels_last_3d) if keep else output
 

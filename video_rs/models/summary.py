@@ -1,92 +1,128 @@
-"""A network stage by stage: the layers in words, the shapes they put out, and what they cost."""
+"""Summarize a network stage by stage: its layers in words, the shapes of their outputs, and their costs."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from video_rs.models.architecture import Architecture
-from video_rs.models.cost import Shape, macs_of, parameters_of
+from video_rs.data_config import DataConfig
+from video_rs.models.cost import Cost, Shape, count_macs, count_parameters, input_shape, macs, measure, on_meta_device
 from video_rs.models.layers import MaxPool
 from video_rs.models.resnet_rs import Bottleneck, ResNetRS
+from video_rs.models.weights.source import public_record
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A line of :func:`stages`.
+class StageSummary:
+    """A stage of a network.
 
     Attributes:
-        name: in the network.
-        what: its layers in words.
-        shapes: of its outputs, without the batch: ``(C, T, H, W)``, of images ``(C, H, W)``.
+        name: of the module.
+        layers: its layers in words.
+        shapes: of its outputs, without the batch: ``(C, T, H, W)``, for images ``(C, H, W)``.
         parameters, macs: as in :class:`Cost`.
     """
 
     name: str
-    what: str
+    layers: str
     shapes: tuple[Shape, ...]
     parameters: int
     macs: int
 
 
-def stages(model: nn.Module, shape: Shape) -> list[Stage]:
-    """The network stage by stage on a sample of ``shape``; of networks that are not of this family, by top module.
+@dataclass(frozen=True)
+class Summary:
+    """A network in numbers.
 
-    What lies in none of these is a last line, "other".
+    Attributes:
+        data_config: of the network.
+        cost: of one training clip.
+        test_macs: multiply-accumulates of one test crop.
+        stages: see :func:`stages`.
+        public_weights: source and licence of another package's weights of the network; None for our own networks.
+    """
+
+    data_config: DataConfig
+    cost: Cost
+    test_macs: int
+    stages: list[StageSummary]
+    public_weights: dict[str, Any] | None
+
+
+def summarize(name: str, **options: Any) -> Summary:
+    """Return the summary of the network called ``name``, without computing anything; ``options`` of ``create_model``.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    return on_meta_device(name, _summarize, **options)
+
+
+def _summarize(model: nn.Module) -> Summary:
+    data_config = model.data_config
+    test_macs = macs(model, input_shape(data_config, data_config.test_size))
+    rows = stages(model, input_shape(data_config))
+    public_weights = None if isinstance(model, ResNetRS) else public_record(model)
+    return Summary(data_config, measure(model), test_macs, rows, public_weights)
+
+
+def stages(model: nn.Module, shape: Shape) -> list[StageSummary]:
+    """Return the stages of a network for a sample of ``shape``; outside the ResNet-RS family, its top modules.
+
+    A last row, "other", has the costs that lie outside of these.
     """
     image = len(shape) == 3
     parts = list(_family_parts(model, image) if isinstance(model, ResNetRS) else _parts(model))
-    shapes: list[tuple[Shape, ...]] = [()] * len(parts)
-    hooks = []
-    for i, (_, _, modules) in enumerate(parts):
+    shapes: dict[str, tuple[Shape, ...]] = {}
 
-        def leave(module: nn.Module, args: object, output: object, i: int = i) -> None:
-            shapes[i] = tuple(_shapes(output, image))
+    def record(name: str, module: nn.Module, args: object, output: object) -> None:
+        shapes[name] = tuple(_shapes(output, image))
 
-        hooks.append(modules[-1].register_forward_hook(leave))
-    modules = [model, *(module for *_, modules in parts for module in modules)]
-    costs = zip(parameters_of(modules), macs_of(model, shape, modules), strict=True)
+    hooks = [module.register_forward_hook(functools.partial(record, name)) for name, _, module in parts]
+    modules = [model, *(module for *_, module in parts)]
+    (parameters, *own), (total, *each) = count_parameters(modules), count_macs(model, shape, modules)
     for hook in hooks:
         hook.remove()
-    parameters, multiplied = next(costs)
-    lines = []
-    for (name, what, modules), out in zip(parts, shapes, strict=True):
-        counts = [sum(column) for column in zip(*itertools.islice(costs, len(modules)), strict=True)]
-        lines.append(Stage(name, what, out, *counts))
-    rest = parameters - sum(line.parameters for line in lines), multiplied - sum(line.macs for line in lines)
-    return [*lines, Stage("other", "", (), *rest)] if any(rest) else lines
+    rows = [
+        StageSummary(name, layers, shapes.get(name, ()), *counts)
+        for (name, layers, _), *counts in zip(parts, own, each, strict=True)
+    ]
+    rest = parameters - sum(own), total - sum(each)
+    return [*rows, StageSummary("other", "", (), *rest)] if any(rest) else rows
 
 
-Part = tuple[str, str, list[nn.Module]]  # name, what it is, what runs
+Part = tuple[str, str, nn.Module]  # name, layers in words, module
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[Part]:
-    """Children; lists, which are never called, and the network inside a wrapper give theirs."""
+    """Yield the children; those of lists, which are never called, and of the network inside a wrapper."""
     for name, child in module.named_children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)) or not prefix and name == "network":
             yield from _parts(child, f"{prefix}{name}.")
         else:
-            yield prefix + name, type(child).__name__, [child]
+            yield prefix + name, type(child).__name__, child
 
 
 def _family_parts(model: ResNetRS, image: bool) -> Iterator[Part]:
     for name, layer in model.stem.named_children():
         pool = isinstance(layer, MaxPool)
-        what = f"max pool {_times(layer.kernel, image)}" if pool else _conv(layer.conv, image)
-        yield f"stem.{name}", what + _strided(layer.stride if pool else layer.conv.stride, image), [layer]
-    for i, blocks in enumerate(model.stages):
-        yield f"stages.{i}", _bottlenecks(list(blocks), model.architecture, image), list(blocks)
-    yield "head", f"mean, dropout {model.dropout.rate:g}, linear", [model.head]
+        layers = f"max pool {_times(layer.kernel, image)}" if pool else _conv(layer.conv, image)
+        yield f"stem.{name}", layers + _strided(layer.stride if pool else layer.conv.stride, image), layer
+    for i, stage in enumerate(model.stages):
+        yield f"stages.{i}", _bottlenecks(list(stage), image), stage
+    yield "head", f"mean, dropout {model.dropout.rate:g}, linear", model.head
 
 
-def _bottlenecks(blocks: list[Bottleneck], architecture: Architecture, image: bool) -> str:
-    first = blocks[0]
+def _bottlenecks(blocks: list[Bottleneck], image: bool) -> str:
+    first, last = blocks[0], blocks[-1]
     kernels = " or ".join(dict.fromkeys(_conv(block.conv1.conv, image) for block in blocks))
     layers = [kernels, _conv(first.conv2.conv, image), _conv(first.conv3.conv, image)]
-    gates = ["SE"] * bool(architecture.se_ratio) + ["self-gating in the last"] * architecture.self_gating
+    gates = [] if isinstance(first.se, nn.Identity) else ["SE"]
+    gates += [] if isinstance(last.gating, nn.Identity) else ["self-gating in the last"]
     stride = (first.conv1.conv.stride[0], *first.conv2.conv.stride[1:])
     return ", ".join([f"{len(blocks)} x [{'; '.join(layers)}]", *gates]) + _strided(stride, image)
 
@@ -104,7 +140,7 @@ def _times(numbers: Shape, image: bool) -> str:
 
 
 def _shapes(output: object, image: bool) -> Iterator[Shape]:
-    """Of all tensors in an output, without the batch, and without the one frame of an image."""
+    """Yield the shapes of all tensors in an output, without the batch, and for images without the one frame."""
     if isinstance(output, (list, tuple)):
         for item in output:
             yield from _shapes(item, image)

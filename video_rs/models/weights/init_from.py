@@ -22,14 +22,10 @@ from video_rs.models.weights.source import Source, named, read_file, read_public
 from video_rs.models.weights.state_dict import blocks_of, channels_of, describe_blocks, width_of
 from video_rs.models.weights.timm import no_public_weights, read_timm, timm_data_config
 
+# Fields of the architecture that add modules, and the part that the names of their weights share.
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
-"""Fields of the architecture that add modules, and the part of the names that their weights share."""
-
-PUBLIC = ("pretrained", "timm")
-"""Sources of :func:`init_from` that are not files."""
-
-PADDING = "temporal_padding"
-"""The field of an architecture that is an argument of ``create_model`` too."""
+PUBLIC = ("pretrained", "timm")  # sources of init_from that are not files
+PADDING = "temporal_padding"  # a field of the architecture that is an argument of create_model too
 
 
 def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -> InflationReport:

@@ -20,12 +20,10 @@ from video_rs.models.base import VideoModel
 from video_rs.models.presets import PRESETS
 from video_rs.models.weights.names import looks_like_timm, strip_prefixes, to_ours
 
+# Entries in which trainers keep weights, timm's among them. The EMA comes first, as in ``timm.models``.
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
-"""Entries in which trainers keep weights, timm's among them. The EMA comes first, as in ``timm.models``."""
-
-_COUNTER = "n_averaged"
-"""An entry that torch's ``AveragedModel`` puts beside the weights."""
+_COUNTER = "n_averaged"  # torch's AveragedModel puts it beside the weights
 
 
 @dataclass
@@ -137,10 +135,14 @@ def read_public(model: VideoModel) -> Source:
         UserError: there are none.
         MachineError: they could not be downloaded.
     """
-    weights = strip_prefixes(model.public_weights())
+    weights, record = strip_prefixes(model.public_weights()), public_record(model)
+    return Source(weights, record["source"], model.native, licence=record["licence"])
+
+
+def public_record(model: VideoModel) -> dict[str, Any]:
+    """Return the source and the licence of the public weights of a network outside the ResNet-RS family."""
     known = getattr(getattr(model, "network", None), "pretrained_cfg", None) or {}  # timm's
-    address = known.get("hf_hub_id") or model.name
-    return Source(weights, address, model.native, licence=known.get("license"))
+    return {"source": known.get("hf_hub_id") or model.name, "licence": known.get("license")}
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.weights.names import to_timm
 from video_rs.models.weights.source import Source, read_public
 
+# Matches the presets that compute what timm's resnetrs* do. Others may have weights of the same shapes.
 PATTERN = "resnet_rs_*"
-"""The presets that compute what timm's ``resnetrs*`` do. Others may have weights of the same shapes."""
-
 DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 
 
