@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
     def show(results: Iterable, total: int) -> Iterable:
         print(f"decoding {total} files with {min(workers, total)} workers, results in {out}", flush=True)
-        return progress(results, total=total, desc="check", unit="files")
+        return progress(results, total, desc="check", unit="files")
 
     sampling = TemporalSampling.of(config.data_config())
     check = check_dataset(splits, sampling, workers=workers, timeout=config.data.timeout, progress=show)

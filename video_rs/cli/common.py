@@ -138,7 +138,7 @@ def size_text(size: float) -> str:
     return decimal(int(size))
 
 
-def progress(items: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
+def progress(items: Iterable[T], total: int | None = None, *, desc: str, unit: str) -> Iterator[T]:
     """Yield the items, with a :func:`counter`."""
     count = counter(len(items) if total is None else total, desc, unit)
     for item in items:

@@ -9,6 +9,7 @@ cannot be opened. Commands that use the same files find the index in the cache f
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -46,11 +47,7 @@ def main(argv: list[str]) -> int:
             ) from None
     workers = max(1, loader_workers(config.data.workers))
     for split, records in splits.items():
-        found = index_videos(
-            records,
-            workers,
-            lambda results, total, split=split: progress(results, total=total, desc=split, unit="files"),
-        )
+        found = index_videos(records, workers, partial(progress, desc=split, unit="files"))
         found.index.save(files[split])
         _print_summary(split, found, files[split])
     return 0

@@ -6,6 +6,7 @@ tools/make_motion.py --out data/motion
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from video_rs.cli.common import Parser, program, progress
 
@@ -28,8 +29,6 @@ def main(argv: list[str]) -> int:
     videos = f"{sum(args[split] for split in motion.SPLITS)} videos of {len(motion.CLASSES)} classes"
     print(f"{out}: {videos}, {args['frames']} frames, {args['size']} pixels square")
     start = time.monotonic()
-    made = motion.make(
-        out, **args, progress=lambda results, total: progress(results, total=total, desc="encoding", unit="videos")
-    )
+    made = motion.make(out, **args, progress=partial(progress, desc="encoding", unit="videos"))
     print(f"{out} is complete ({time.monotonic() - start:.0f} s)" if made else f"{out} is there already")
     return 0

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     def show(results: Iterable, total: int) -> Iterable:
         encoding = f"short side {settings.short_side}, crf {settings.crf}, a keyframe every {settings.gop} frames"
         print(f"{total} videos into {out}: {encoding}; workers: {workers}", flush=True)
-        return progress(results, total=total, desc="prepare", unit="videos")
+        return progress(results, total, desc="prepare", unit="videos")
 
     shard_bytes = 1_000_000 * (args.shard_mb or SHARD_MB)
     pack = partial(_pack, out, splits, shard_bytes=shard_bytes) if args.shards else None
