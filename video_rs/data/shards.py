@@ -150,7 +150,7 @@ def in_memory(file: File) -> str | Path | Blob:
     """Read a member of a shard into memory; return any other file unchanged.
 
     Raises:
-        MediaError: there is no such member, the shard ends before it, or its place holds something else.
+        MediaError: there is no such member, the shard is cut off, or another file is at its offset.
         UserError, MachineError: see :func:`storage.read`; a shard that is missing is a ``MachineError``.
     """
     if isinstance(file, Blob) or not (isinstance(file, Member) or is_member(os.fspath(file))):
@@ -160,11 +160,11 @@ def in_memory(file: File) -> str | Path | Blob:
     try:
         data = storage.read(shard, member.offset - BLOCK, member.offset + member.size)
     except FileNotFoundError:
-        raise MachineError(f"{shard} has gone: check the storage") from None
+        raise MachineError(f"{shard}: no such file any more; check the storage") from None
     if len(data) < BLOCK + member.size:
-        raise MediaError(f"{member.path}: the shard ends before it does")
+        raise MediaError(f"{member.path}: the shard is cut off before its end")
     if not _is_header_of(data, name, member.size):
-        raise MediaError(f"{member.path}: something else is in its place: the index is of another tar")
+        raise MediaError(f"{member.path}: not found at its offset; the index belongs to another tar")
     return Blob(member.path, data[BLOCK:])
 
 
@@ -181,7 +181,9 @@ def _find_member(path: str) -> Member:
     try:
         return _members(shard)[path]
     except FileNotFoundError:
-        raise MediaError(f"{path}: no such shard, or no index {os.path.basename(shard)}.csv beside it") from None
+        raise MediaError(
+            f"{path}: no such shard, or no index {os.path.basename(index_path(shard))} beside it"
+        ) from None
     except KeyError:
         raise MediaError(f"{path}: no such file in the shard") from None
 
@@ -247,10 +249,10 @@ def read_index(shard: str, size: int) -> ShardIndex:
         try:
             header = storage.read(shard, last.offset - BLOCK, last.offset)
         except FileNotFoundError:
-            raise UserError(f"{shard} has gone: copy it again") from None
+            raise UserError(f"{shard}: no such file any more; copy it again") from None
         is_same = is_same and _is_header_of(header, last.name, last.size)
     if not is_same:
-        raise UserError(f"{index_path(shard)} is the index of another tar than {shard}: copy both again")
+        raise UserError(f"{index_path(shard)} does not belong to {shard}; copy both again")
     return index
 
 

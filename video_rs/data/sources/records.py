@@ -16,6 +16,7 @@ from video_rs.data.shards import Member, Members
 if TYPE_CHECKING:
     from video_rs.data.video.stream_index import StreamIndex
 
+SPLITS = ("train", "val", "test")
 SEPARATOR = ";"  # between the labels of one file in a list
 _CODEC = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode, in half the time
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from video_rs.data import storage
 from video_rs.data.shards import INDEX, NAMES_FILE, TAR, Members, ShardIndex, expand, index_path, read_index
 from video_rs.data.sources.read_split import RawSplit
+from video_rs.data.sources.records import SPLITS
 from video_rs.errors import UserError
 
 _NUM_THREADS = 16  # that read indexes
@@ -57,7 +58,7 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
             split_of |= dict.fromkeys(shards, split)
             splits |= _read(value, _read_indexes(shards, f"data.{split}"), multi_label, split)
         elif storage.is_remote(value):
-            raise UserError(f"data.{split}={value}: only shards ({TAR}) are read from there")
+            raise UserError(f"data.{split}={value}: remote data must be shards (*{TAR})")
     missing = {split for split, value in given.items() if not value}
     if missing and are_shards(root):
         found = _read(root, _read_indexes(_list_shards(root), "data.root"), multi_label)
@@ -123,7 +124,7 @@ def _read(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: 
     for index in indexes:
         file = index_path(index.shard)
         for name in [split] if split else dict.fromkeys(row.split for row in index.rows):
-            if name not in ("train", "val", "test"):
+            if name not in SPLITS:
                 raise UserError(f"{file}: '{name}' is not train, val or test")
             part = parts.setdefault(name, RawSplit(source, has_label_sets=multi_label, members=Members()))
             for row in index.rows:

@@ -26,12 +26,11 @@ from video_rs.data.sources.class_names import choose_class_names, find_names_fil
 from video_rs.data.sources.holdout import split_off
 from video_rs.data.sources.layouts.kinetics import kinetics_coverage
 from video_rs.data.sources.read_split import RawSplit, class_folders, describe_no_classes, read_split
-from video_rs.data.sources.records import LabelSets, Records
+from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
 from video_rs.data.video.media import is_image, is_media
 from video_rs.errors import UserError
 
-SPLITS = ("train", "val", "test")
 LIST_SUFFIXES = (".csv", ".txt", ".tsv")
 ALIASES = {
     "train": ("train", "training"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from video_rs.data import storage
 from video_rs.data.shards import BLOCK, COLUMNS, INDEX, NAMES_FILE, TAR, index_path
-from video_rs.data.sources.records import SEPARATOR, Records
+from video_rs.data.sources.records import SEPARATOR, SPLITS, Records
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
 
@@ -219,7 +219,7 @@ def write(shards: Iterable[Shard], done: Callable[[int], None]) -> None:
 def remove_others(folder: Path, shards: Iterable[Shard]) -> None:
     """Delete the shards of earlier plans, and their indexes."""
     kept = {shard.path.name.removesuffix(TAR) for shard in shards}
-    ours = re.compile(rf"((?:train|val|test)-\d{{6,}})(?:{re.escape(TAR)}|{re.escape(INDEX)})")
+    ours = re.compile(rf"((?:{'|'.join(SPLITS)})-\d{{6,}})(?:{re.escape(TAR)}|{re.escape(INDEX)})")
     for file in folder.iterdir() if folder.is_dir() else ():
         if (match := ours.fullmatch(file.name)) and match[1] not in kept:
             file.unlink()
@@ -266,7 +266,7 @@ def _stat(sample: Sample) -> os.stat_result:
 
 
 def _changed(sample: Sample) -> UserError:
-    return UserError(f"{sample.file} has changed or gone while it was packed: run the command again")
+    return UserError(f"{sample.file} was changed or deleted while it was packed; run the command again")
 
 
 def _lengths(sample: Sample, size: int) -> tuple[int, int]:
