@@ -1,4 +1,4 @@
-"""The first and the last page of a run say what it does and what it did."""
+"""The first and the last lines of a run's log."""
 
 import json
 import re
@@ -24,7 +24,7 @@ SMALL += ["train.batch_size=16", "train.micro_batch=2", "data.workers=3", "train
 
 @pytest.fixture
 def page(tmp_path):
-    """The first page of a run of 40 training files, with overrides; ``change`` what its job is."""
+    """Return the first lines of a run of 40 training files, with overrides; ``change`` modifies the job."""
     for folder in (tmp_path / split / label for split in ("train", "val") for label in "ab"):
         folder.mkdir(parents=True)
         for i in range(20):
@@ -40,7 +40,7 @@ def page(tmp_path):
 
 
 def texts(lines):
-    """``{heading: [text, ...]}``; every text begins in the same column."""
+    """Return ``{heading: [text, ...]}``, and check that every text begins in the same column."""
     found, heading = {}, ""
     width = re.match(r"\S+( \S+)*  +", lines[0]).end()
     for line in lines:
@@ -116,7 +116,7 @@ PLAN = Schedule(num_samples=24, num_steps=6, batch_size=8, micro_batch=8)
 
 
 def finished(folder, first_step=0):
-    """The status of a run at its end."""
+    """Return the status of a run at its end."""
     lines = [
         {"kind": "val", "step": 3, "epoch": 1.0, "top1": 0.875, "top5": 1.0, "loss": 0.4},
         {"kind": "val", "step": 6, "epoch": 2.0, "top1": 0.75, "top5": 1.0, "loss": 0.5},

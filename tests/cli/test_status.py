@@ -1,4 +1,4 @@
-"""``video-rs status`` on run folders: of runs that train, fell silent, ended, or were left by an earlier version."""
+"""``video-rs status`` on folders of runs that train, are silent, have ended, or are of an earlier version."""
 
 import json
 import os

@@ -58,14 +58,14 @@ def tiny_config(tiny_videos, tmp_path):
 
 
 def tool(name, *arguments, cwd=None, **options):
-    """Runs ``tools/<name>`` as a user does; returns the finished process, which is a real one where options need it."""
+    """Run ``tools/<name>`` as a user does, as a process of its own if there are options; return the result."""
     if options or "PYTHONPATH" in os.environ:
         return process(name, *arguments, cwd=cwd, **options)
     return commands.script(f"tools/{name}", *arguments, cwd=cwd)
 
 
 def process(name, *arguments, **options):
-    """The same in a process of its own."""
+    """Run ``tools/<name>`` in a process of its own."""
     command = [sys.executable, str(REPOSITORY / "tools" / name), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)

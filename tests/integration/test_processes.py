@@ -1,4 +1,4 @@
-"""Several processes train as one does, and none of them can lose the run."""
+"""Several processes train as one does, and a run survives the loss of any of them."""
 
 import contextlib
 import csv
@@ -36,7 +36,7 @@ def environment(**variables):
 
 
 def start(path, processes, *overrides, script=REPOSITORY / "tools" / "train_net.py"):
-    """``torchrun`` of the documented command, or the command alone."""
+    """Start the documented command, through ``torchrun`` if there are several processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, script, "--cfg", path, *overrides]
     return commands.start(command, stderr=subprocess.STDOUT, env=environment())
@@ -49,7 +49,7 @@ def finish(process):
 
 
 def train(path, processes):
-    """A run from its start to its end; one process alone is this one."""
+    """Train to the end; a single process is this one."""
     if processes > 1:
         finish(start(path, processes))
     else:
@@ -67,7 +67,7 @@ def wait_for(process, word):
 
 
 def wait_until(condition, processes):
-    """Until it is so, while the processes run."""
+    """Wait until the condition is true, while the processes run."""
     end = time.monotonic() + 100
     while not condition():
         ended = [process.communicate()[0] for process in processes if process.poll() is not None]
@@ -96,7 +96,7 @@ def assert_close(a, b, tolerance):
 
 
 def children(process):
-    """The training processes of a torchrun."""
+    """Return the ids of torchrun's training processes."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in found if b"train_net.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
@@ -105,7 +105,7 @@ def children(process):
 
 
 def test_two_processes_equal_one(tiny_config, tmp_path):
-    """Losses, weights, the average, and a validation of 9 clips, of which each counts once."""
+    """Losses, weights, EMA, and a validation of 9 clips, of which each counts once."""
     runs, logs = [], []
     for processes in (1, 2):
         folder = tmp_path / f"run{processes}"
@@ -151,7 +151,7 @@ sys.exit(run(main, sys.argv[1:]))
 
 
 def recorder(folder, name):
-    """A script that trains, and a file of all its steps' samples: step, place in the global batch, file, pixels."""
+    """Return a script that trains, and the file of its samples: step, position in the global batch, index, pixels."""
     script = folder / f"{name}.py"
     script.write_text(RECORDER.replace("FILE", repr(str(folder / f"{name}.txt"))))
     return script, folder / f"{name}.txt"
@@ -159,7 +159,7 @@ def recorder(folder, name):
 
 @pytest.mark.slow
 def test_from_two_processes_to_one_and_back(tiny_config, tmp_path):
-    """Told to leave, with other processes each time: the same samples in the same order, so the same weights."""
+    """Stopped by SIGTERM, with another number of processes each time: same samples, same order, same weights."""
     script, expected = recorder(tmp_path, "undisturbed")
     finish(start(tiny_config(**EXACT, out=str(tmp_path / "undisturbed")), 1, script=script))
     path = tiny_config(**EXACT)
@@ -187,7 +187,7 @@ def test_from_two_processes_to_one_and_back(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed(tiny_config, tiny_videos, tmp_path):
-    """The others end too, with the run saved as it is then, and it ends with the same bits."""
+    """The other rank ends too, with a checkpoint, and the resumed run ends with the same bits."""
     changes = {"train__epochs": 20, "train__val_every": 20, "train__max_steps": 40, "train__checkpoint_minutes": 60}
     changes["data__train"] = str(tmp_path / "long.csv")  # no epoch ends, and writes a checkpoint, before the kill
     rows = sorted((tiny_videos / "train").glob("*/*.mp4")) * 14
@@ -206,7 +206,7 @@ def test_a_process_that_is_killed(tiny_config, tiny_videos, tmp_path):
 
 @pytest.mark.slow
 def test_a_restart_on_two_machines(tiny_config, tmp_path):
-    """Two of torchrun's agents, with a process each; one is killed, and both agents start theirs again."""
+    """Two agents of torchrun with one process each; one process is killed, and both agents restart theirs."""
     changes = {"train__epochs": 4, "train__checkpoint_minutes": 0}
     finish(start(tiny_config(**changes, out=str(tmp_path / "undisturbed")), 2))
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=3", "--rdzv-backend=c10d"]
@@ -224,7 +224,7 @@ def test_a_restart_on_two_machines(tiny_config, tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("processes", [1, 2])
 def test_soak(tiny_config, tmp_path, processes):
-    """SIGKILL at random moments, of one process or all; the newest checkpoint is cut off now and then."""
+    """SIGKILL of one or all processes at random moments; the newest checkpoint is sometimes truncated."""
     changes = {"train__epochs": 20, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
     train(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes)
     path, draw, folder = tiny_config(**changes), random.Random(processes), tmp_path / "run"
@@ -260,7 +260,7 @@ def test_soak(tiny_config, tmp_path, processes):
 
 
 def by_hand(path, ranks, *, size=2, port=None, overrides=None, **variables):
-    """The ranks of a run that were started by hand; each one's exit code and stderr."""
+    """Start the ranks of a run by hand, and return stderr and exit code of each."""
     port = port or free_port()
     script = str(REPOSITORY / "tools" / "train_net.py")
     processes = []
@@ -302,7 +302,7 @@ def test_a_rank_that_fails_at_its_start(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_a_hanging_file_in_one_of_two_processes(tiny_config, tiny_videos, tmp_path):
-    """The other knows of it before it waits in a micro-batch's batch norm; both leave, and the next start goes by."""
+    """The other rank learns of it before it waits in batch norm; both exit, and the next start skips the file."""
     dataset = tmp_path / "videos"
     shutil.copytree(tiny_videos, dataset)
     bad = corpus.copy(write_hanging_video, dataset / "train" / "zoom_in" / "hanging.mkv")
@@ -333,7 +333,7 @@ sys.exit(run(main, sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_poisoned_file_in_one_of_two_processes(tiny_config, tmp_path):
-    """Both pass over its step, and it alone is named."""
+    """Both ranks skip its step, and only this file is named."""
     (tmp_path / "poison.py").write_text(POISON)
     text = finish(start(tiny_config(train__micro_batch=2), 2, script=tmp_path / "poison.py"))
     rows = list(csv.DictReader((tmp_path / "run" / "bad_steps.csv").read_text().splitlines()))
@@ -348,7 +348,7 @@ def test_a_poisoned_file_in_one_of_two_processes(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_too_many_bad_steps_stop_both_processes(tiny_config, tmp_path):
-    """One line, of the first process; both end, and the state is saved."""
+    """One line from rank 0; both ranks end, and a checkpoint is saved."""
     (tmp_path / "poison.py").write_text(POISON)
     path = tiny_config(train__micro_batch=2, train__max_bad_steps=1, train__log_every=1)
     text, _ = start(path, 2, script=tmp_path / "poison.py").communicate(timeout=300)
@@ -378,7 +378,7 @@ def test_workers_do_not_outlive_their_torchrun(tiny_config, tmp_path):
 
 @pytest.fixture
 def rank_0(monkeypatch):
-    """A function that starts rank 0 of two in this process; its exit code and stderr."""
+    """A function that starts rank 0 of two in this process, and returns its exit code and stderr."""
 
     def start(path, port):
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2}
@@ -422,7 +422,7 @@ def test_half_of_the_variables(tiny_config, monkeypatch):
 
 @pytest.mark.slow
 def test_a_test_in_two_processes(tiny_config, tmp_path):
-    """The figures and the files are those of one process, and a mistake is one line."""
+    """Metrics and files are those of one process, and a mistake is one line."""
     path = tiny_config(train__epochs=1, test__save_views=True)
     train(path, 1)
     script = str(REPOSITORY / "tools" / "test_net.py")

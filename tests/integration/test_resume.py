@@ -1,4 +1,4 @@
-"""A run that is interrupted anywhere and resumed ends with the weights of one that was not, bit for bit."""
+"""An interrupted and resumed run ends with the weights of an uninterrupted one, bit for bit."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def run(path, *overrides):
 
 
 def interrupt_after(monkeypatch, step):
-    """A real SIGINT in this process right after a step."""
+    """Send SIGINT to this process right after a step."""
     original = Trainer.train_step
 
     def train_step(self, micro_batches):
@@ -54,7 +54,7 @@ def assert_same(a, b):
 
 @pytest.fixture
 def undisturbed(tiny_config, tmp_path):
-    """The last checkpoint of a run that nothing interrupted, trained once for all tests."""
+    """The last checkpoint of an uninterrupted run, trained once for all tests."""
 
     def make(file):
         assert run(tiny_config(**RECIPE, out=str(tmp_path / "undisturbed"))) == 0
@@ -125,7 +125,7 @@ def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, 
     "kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.exhaustive)]
 )
 def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed, kills):
-    """SIGKILL, which nothing can prepare for: there is always a valid checkpoint, or none yet."""
+    """After SIGKILL there is a valid checkpoint, or none yet."""
     path = tiny_config(**RECIPE, train__checkpoint_minutes=0)
     for _ in range(kills):
         process = start(path)
@@ -140,7 +140,7 @@ def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed, kills):
 
 
 def test_a_killed_worker(tiny_config, tmp_path):
-    """As the kernel kills one when memory is short: the run ends with its state saved."""
+    """As when the kernel kills a worker for lack of memory: the run ends with a checkpoint."""
     process = start(tiny_config(data__workers=2, train__epochs=500, train__checkpoint_minutes=60))
     wait_for(process, "step 2/")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -162,7 +162,7 @@ def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
 
 
 def test_the_token_of_an_address_is_not_printed(tiny_config, tmp_path, monkeypatch, capfd):
-    """The printed command resumes with the address in the folder's config."""
+    """The printed command resumes with the address in config.yaml."""
     monkeypatch.setattr("video_rs.training.job.init_from", lambda model, source, method: "all of it")
     monkeypatch.setattr("video_rs.training.log.WandbLog", wandb := MagicMock())
     address = "https://h/a.pt?token=secret"
@@ -224,7 +224,7 @@ def test_two_processes_in_one_run_folder(tiny_config, run_tool):
 
 
 def test_a_worker_that_outlives_its_run_does_not_lock_it(tiny_config, tmp_path):
-    """As where the trainer is killed for want of memory while a worker hangs in a file."""
+    """As when the trainer is killed for lack of memory while a worker hangs in a file."""
     process = start(tiny_config(data__workers=1, train__epochs=500))
     wait_for(process, "step 2/")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -251,7 +251,7 @@ def test_a_folder_is_locked_before_its_checkpoint_is_chosen(tiny_config, monkeyp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_asked_to_leave_before_the_first_step(tiny_config, tmp_path, monkeypatch, capfd, number):
-    """While the files are listed, for instance, which takes minutes for a large dataset."""
+    """For example while files are listed, which takes minutes for a large dataset."""
     monkeypatch.setattr(fit, "find_saved", lambda *given, **named: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as left:
         run(tiny_config())

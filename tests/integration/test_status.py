@@ -1,4 +1,4 @@
-"""``video-rs status`` of real runs: while they train, killed, interrupted, complete; and what a run says at its end."""
+"""``video-rs status`` of real runs: training, killed, interrupted, complete; and the last lines of a run."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_from_start_to_end(tiny_config, run_tool, tmp_path):
 
 
 def test_half_of_a_run(tiny_config, run_tool, tmp_path):
-    """A status that is cut off, and a run of a version that wrote none."""
+    """A truncated status, and a run of a version that wrote none."""
     assert run(tiny_config(train__max_steps=2)) == 0
     folder = tmp_path / "run"
     text = (folder / "status.json").read_text()
@@ -69,7 +69,7 @@ def test_bad_input(run_tool, tmp_path):
 
 
 def test_a_poisoned_file_is_named_at_the_end(tiny_config, tmp_path, capsys, monkeypatch):
-    """Its pixels turn into no number on the device: the run ends well, without it, and says which it was."""
+    """Its pixels become NaN on the device: the run completes without it and names it."""
     poisoned, seen = 5, {}
     forward = trainer.Trainer._forward_backward
 

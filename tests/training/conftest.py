@@ -1,4 +1,4 @@
-"""What the tests of the recipe share: mutations, and runs of small networks with the recipe of a config."""
+"""Fixtures for the tests of the recipe: mutations, and runs of small networks with the recipe of a config."""
 
 from contextlib import nullcontext
 
@@ -19,7 +19,7 @@ def mutated(request, monkeypatch):
 
 @pytest.fixture
 def job(tmp_path):
-    """A run of a small network with the recipe of a config: 40 training samples, 4 a step, two at once."""
+    """Return a run of a small network with the recipe of a config: 40 samples, batches of 4, micro-batches of 2."""
     torch.set_num_threads(1)
 
     def make(name="k400_rs50", *overrides):

@@ -1,4 +1,4 @@
-"""Tests of the table "Recipe decisions" of DESIGN.md: what passes on the code as it is and fails under mutations."""
+"""Mutations of the recipe: tests that pass on the code and must fail under each mutation."""
 
 import pkgutil
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def under(**mutations):
-    """Parametrizes a test: ``with mutated:`` around what passes on the code and must fail under each mutation.
+    """Parametrize a test: the block ``with mutated:`` passes on the code and must fail under each mutation.
 
     The mutations test the tests: ``make test-all`` has them.
     """
@@ -16,11 +16,11 @@ def under(**mutations):
 
 
 def replaced(target, make):
-    """A mutation: what is at ``target`` becomes ``make(what was there)``."""
+    """Return a mutation that replaces the object at ``target`` by ``make(object)``."""
     return lambda patch: patch.setattr(target, make(pkgutil.resolve_name(target)))
 
 
 def overridden(*settings):
-    """A mutation: every config has other values."""
+    """Return a mutation that overrides keys in every config."""
     name = "video_rs.experiment.config.load_config"
     return replaced(name, lambda load: lambda name, more=(): load(name, [*more, *settings]))

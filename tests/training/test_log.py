@@ -1,4 +1,4 @@
-"""What a run writes: each step once, TensorBoard, Weights & Biases, and nothing in other processes."""
+"""The log of a run: each step once, TensorBoard, Weights & Biases, and nothing on other ranks."""
 
 import importlib.util
 import json

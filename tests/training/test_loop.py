@@ -1,4 +1,4 @@
-"""The loop's arithmetic: plans, accumulation, averages, and what happens when the loss is not finite."""
+"""The training loop: schedules, accumulation, EMA, and steps that are not finite."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from video_rs.training.trainer import Trainer
 
 
 class MeanColour(nn.Module):
-    """The smallest network with the face of a real one: no batch norm, so micro-batches must not matter."""
+    """The smallest network with a data config. It has no batch norm, so the size of micro-batches has no effect."""
 
     data_config = DataConfig(num_frames=1, stride=1)
     num_classes = 3
@@ -74,7 +74,7 @@ def batches(schedule, start=0):
 
 @contextlib.contextmanager
 def run_of(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}, batches=batches, **options):
-    """The run of a trainer."""
+    """Yield the run of a trainer."""
     log = RunLog(Path(folder), job.step, job.schedule.num_steps)
     try:
         identity = {"format": 1, "config": {}, "model_args": {"name": "mean"}, "data_config": {}}
@@ -92,7 +92,7 @@ def run_of(job, folder, validate=lambda model, check: {"top1": 0.5, "loss": 1.0}
 
 
 def fit(job, folder, *functions, state=None, **options):
-    """The weights after the whole run, from a saved state on."""
+    """Return the weights after a whole run, or after resuming from a saved state."""
     with run_of(job, folder, *functions, **options) as run:
         if state:
             run.load_state_dict(state)
@@ -141,7 +141,7 @@ def test_the_best_is_by_accuracy_then_loss(tmp_path, figures, kept):
 
 
 def test_weights_that_are_not_finite_end_the_run(tmp_path):
-    """As if a bit flipped in memory: all later steps are skipped, and nothing is written after them."""
+    """As after a flipped bit in memory: all later steps are skipped, and no checkpoint of them is written."""
 
     def spoiling(schedule, start):
         for step, batch in enumerate(batches(schedule, start), start):
@@ -161,7 +161,7 @@ def test_weights_that_are_not_finite_end_the_run(tmp_path):
 
 
 def test_a_signal_in_the_last_validation_comes_too_late(tmp_path):
-    """The run is complete then."""
+    """The run is complete, not interrupted."""
 
     def validate(model, check):
         run.signals.received = signal.SIGTERM if run.step == 6 else None
@@ -173,7 +173,7 @@ def test_a_signal_in_the_last_validation_comes_too_late(tmp_path):
 
 
 def test_weights_that_overflow_are_not_saved(tmp_path):
-    """The loss is of the weights before the update: a last update may spoil them while every loss is finite."""
+    """The loss is computed before the update: the last update can make weights infinite while every loss is finite."""
     job = trainer(schedule(num_samples=4))
     job.learning_rate = lambda step: 1e308 if step == 2 else 0.1
     with pytest.raises(UserError, match="step 3: weights or gradients are not finite; .*checkpoints/step-00000002.pt"):
@@ -217,7 +217,7 @@ def test_the_second_log_line_tells_when_the_run_ends(tmp_path):
 
 
 def of_several(schedule, **options):
-    """A trainer of a network of three classes; the data have two: red is bright, green is bright."""
+    """Return a trainer of a network with three classes; the data has two: red is bright, green is bright."""
     job = trainer(schedule, **options)
     job.model.data_config = dataclasses.replace(job.model.data_config, multi_label=True)
     job = Trainer(
@@ -270,7 +270,7 @@ def test_a_hit_is_a_top_class_among_the_labels(tmp_path, colour, expected):
 
 
 def test_label_sets_are_mixed(tmp_path):
-    """What a mixed clip shows, it shows to the share it has: the targets are mixed as the pixels are."""
+    """Targets are mixed in the same proportion as pixels."""
     job, seen = of_several(schedule(num_steps=1), mixup=1.0), []
     criterion = job.criterion
     job.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean((2, 3, 4))))
@@ -286,7 +286,7 @@ def test_label_sets_are_mixed(tmp_path):
 
 
 class Poisoned(nn.Module):
-    """Has no finite answer to an all-white clip."""
+    """A network whose output for an all-white clip is not finite."""
 
     def __init__(self, model):
         super().__init__()
@@ -318,7 +318,7 @@ def samples(step):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("step", [0, 3])
 def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
-    """Weights, buffers, optimizer and average are those before the step: bit for bit as if it had not been."""
+    """Weights, buffers, optimizer and EMA are those from before the step, bit for bit."""
 
     def make():
         job = trainer(schedule(micro_batch=2), wrap=Poisoned)
@@ -347,7 +347,7 @@ def test_a_poisoned_clip_is_passed_over_and_named(tmp_path, step, optimizer):
 
 @pytest.mark.parametrize("name", ["rmsproptf", "adan"])
 def test_a_run_with_an_optimizer_of_timms_resumes_to_the_bit(tmp_path, name):
-    """Around a step that is skipped; adan counts its steps on the host."""
+    """With skipped steps; adan counts its steps on the host."""
 
     def make():
         job = trainer(schedule(), wrap=Poisoned)
@@ -365,7 +365,7 @@ def test_a_run_with_an_optimizer_of_timms_resumes_to_the_bit(tmp_path, name):
 
 
 def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
-    """Checkpoints come between two lines of the log, here after each epoch of three steps."""
+    """Checkpoints are written between two log lines, here after each epoch of three steps."""
     job = trainer(schedule(log_every=4), wrap=Poisoned)
     with run_of(job, tmp_path, batches=with_white({1, 3}, [2]), samples_of=samples) as run:
         run.fit()
@@ -383,7 +383,7 @@ def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
 
 
 def test_many_bad_steps_stop_the_run(tmp_path):
-    """Two of four. The steps between them are as good as ever: the state is saved, and a larger limit continues."""
+    """Two of four steps are bad. The others are good: a checkpoint is saved, and a larger limit resumes."""
     steps = schedule(num_samples=24, num_steps=6, log_every=1)
     bad = with_white({2, 3}, [0])
     undisturbed = fit(trainer(steps, wrap=Poisoned), tmp_path / "undisturbed", batches=bad, samples_of=samples)
@@ -400,7 +400,7 @@ def test_many_bad_steps_stop_the_run(tmp_path):
 
 
 def test_a_row_of_bad_steps_leaves_the_checkpoints_from_before_it(tmp_path):
-    """An epoch is one step here, and two checkpoints are kept: those of the row would drive out all good ones."""
+    """An epoch is one step, and two checkpoints are kept: those of the streak would push out all good ones."""
     bad = {"batches": with_white({4, 5, 6, 7}, [0]), "incidents": Incidents(max_bad_steps=4)}
     with pytest.raises(UserError, match="step-00000004.pt"):
         fit(trainer(schedule(num_samples=4, num_steps=12, log_every=4), wrap=Poisoned), tmp_path, **bad, keep=2)
@@ -409,7 +409,7 @@ def test_a_row_of_bad_steps_leaves_the_checkpoints_from_before_it(tmp_path):
 
 
 def test_the_checkpoint_from_before_doubtful_steps_is_kept(tmp_path):
-    """Two of three steps are bad, and each good one is saved, of which one is kept: also the one from before them."""
+    """Two of three steps are bad; one checkpoint is kept, and in addition the one from before the bad steps."""
     bad = {"batches": with_white({3, 4, 6, 7}, [0]), "incidents": Incidents(max_bad_steps=4)}
     with pytest.raises(UserError, match="step-00000003.pt"):
         fit(trainer(schedule(num_samples=4, num_steps=12, log_every=8), wrap=Poisoned), tmp_path, **bad, keep=1)
@@ -418,7 +418,7 @@ def test_the_checkpoint_from_before_doubtful_steps_is_kept(tmp_path):
 
 
 def test_two_stops_in_one_streak_name_the_checkpoint_from_before_it(tmp_path):
-    """All steps from the ninth on are bad: each stop writes a checkpoint inside the streak, and one is kept."""
+    """All steps from the ninth on are bad: each stop writes a checkpoint in the streak, and one is kept."""
     bad, state = with_white(range(8, 40), [0]), None
     for step in (16, 24):
         with pytest.raises(UserError, match=f"step {step}: 4 of the last 4 steps.*step-00000008.pt"):
@@ -455,7 +455,7 @@ def test_a_checkpoint_of_a_run_that_was_asked_to_leave_in_a_streak_is_not_a_good
 
 
 def test_a_streak_between_two_log_lines_stops_the_run(tmp_path):
-    """Steps 2 to 4 are bad, those after them are not. A checkpoint is written before the log line."""
+    """Steps 2 to 4 are bad, later ones are good. A checkpoint is written before the log line."""
     job = trainer(schedule(num_samples=48, num_steps=32, log_every=16, val_every=0), wrap=Poisoned)
     bad = {"batches": with_white({1, 2, 3}, [0]), "incidents": Incidents(max_bad_steps=3)}
     with pytest.raises(UserError, match="step 4: 3 of the last 6 steps .*step-00000001.pt"):
@@ -467,7 +467,7 @@ def test_a_streak_between_two_log_lines_stops_the_run(tmp_path):
 
 
 def test_a_rare_bad_step_keeps_no_old_checkpoint(tmp_path):
-    """Every third step is bad, far from too many: only the few recent ones are in doubt."""
+    """Every third step is bad, which is below the limit: only recent ones put weights in doubt."""
     job = trainer(schedule(num_samples=32, num_steps=40, log_every=8), wrap=Poisoned)
     bad = {"batches": with_white(range(1, 40, 3), [0]), "incidents": Incidents(max_bad_steps=5)}
     fit(job, tmp_path, **bad, keep=1)
@@ -484,7 +484,7 @@ def test_a_scale_that_fp16_cannot_lower_further_stops_the_run(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_that_had_gone_back(tmp_path):
-    """Its state lists steps that it left out, also later than its own. They are taken now if their data are fine."""
+    """Its state lists steps to skip, also later ones. They are taken now if they are finite."""
     undisturbed = fit(trainer(schedule()), tmp_path)
     saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.pt")
     bad = {step: samples(step - 1) for step in (2, 3, 5, 6)}
@@ -496,7 +496,7 @@ def test_a_run_of_an_earlier_version_that_had_gone_back(tmp_path):
 
 
 def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
-    """In the validation of the third step: the disk is a file where the folder of checkpoints should be."""
+    """During the validation of step 3 a file replaces the folder of checkpoints."""
 
     def validate(model, check):
         run.checkpointer.wait()
@@ -514,7 +514,7 @@ def test_a_write_that_fails_is_told_though_the_run_was_asked_to_leave(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_told_though_the_run_was_asked_to_leave(tmp_path):
-    """To requeue the run would be no use."""
+    """Requeueing the run would not help."""
 
     def ending(schedule, start=0):
         for step, batch in enumerate(batches(schedule, start)):

@@ -1,4 +1,4 @@
-"""``status.json``: what it keeps from start to start, and how long the rest takes."""
+"""``status.json``: values kept over restarts, and the time left."""
 
 import json
 import time
@@ -76,7 +76,7 @@ def test_what_is_written_when(tmp_path):
 
 
 def test_the_first_log_line_ends_the_long_silence_before_it(tmp_path):
-    """Its interval is the time since the start, which is longer than later ones."""
+    """Its interval is the time since the start, which is longer than later intervals."""
     writer = Status(tmp_path)
     writer.begin(0, 12, "resume")
     time.sleep(0.03)

@@ -1,4 +1,4 @@
-"""The ledger of broken files, the limit of what a run bears, and what is saved when the data fail."""
+"""Unreadable files: the list of them, its limit, and the checkpoint that is saved when data fails."""
 
 import csv
 
@@ -18,7 +18,7 @@ def rows(folder):
 
 
 def with_broken(files):
-    """Batches of which the first of step s had to replace ``files[s]``."""
+    """Return batches; the first one of step s had to replace ``files[s]``."""
 
     def make(schedule, start=0):
         parts = schedule.batch_size // schedule.micro_batch
@@ -29,7 +29,7 @@ def with_broken(files):
 
 
 def failing(error, step, part=0):
-    """Batches that end with an error where those of a step, or its later parts, should come."""
+    """Return batches that raise an error at a micro-batch of a step."""
 
     def make(schedule, start=0):
         parts = schedule.batch_size // schedule.micro_batch
@@ -86,7 +86,7 @@ def test_the_ledger_is_part_of_the_state(tmp_path):
 
 
 def test_the_limit(tmp_path):
-    """The state is saved, and a larger limit lets the run go on to where it would have come."""
+    """A checkpoint is saved, and with a larger limit the resumed run ends with the same weights."""
     files = {step: [(f"{step}.mp4", "empty")] for step in range(3)}
     undisturbed = fit(trainer(schedule()), tmp_path / "undisturbed", batches=with_broken(files))
     with pytest.raises(UserError) as error:
@@ -105,7 +105,7 @@ def test_the_limit(tmp_path):
 
 
 class WithStatistics(nn.Module):
-    """Batch norm in front of the model: each forward changes its buffers."""
+    """Batch norm in front of a model: each forward pass changes its buffers."""
 
     def __init__(self, model):
         super().__init__()
@@ -127,7 +127,7 @@ STUCK = StuckWorker(7, "late.mp4", 130.0, 120.0)
 @pytest.mark.parametrize("step", [0, 4])
 @pytest.mark.parametrize("error", [STUCK, UserError("11 files in a row cannot be read")])
 def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
-    """What is saved is the state before the step, so that nothing counts twice."""
+    """The checkpoint has the state before the step: nothing counts twice."""
     undisturbed = fit(with_statistics(), tmp_path / "undisturbed")
     meter = checkpoint.load(tmp_path / "undisturbed" / "last.pt")["meter"]
     with pytest.raises(type(error)):
@@ -161,7 +161,7 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
 
 
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):
-    """To start again would be no use: the run says so at once, and what to change."""
+    """A restart would not help: the run ends with an error that says what to change."""
     with pytest.raises(
         UserError, match="1 of 20 .*allows 0.*late.mp4: hung the decoder.*saved at step 4: raise data.max_broken"
     ):

@@ -1,4 +1,4 @@
-"""Checkpoints that are written in the background, and the newest valid one that is found again."""
+"""Checkpoints are written in the background, and the newest valid one is found."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def state(step, size=1000):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Steps 1 to 4, of which three are kept."""
+    """The folder of a run with checkpoints of steps 1 to 4, of which three are kept."""
     with Checkpointer(tmp_path, keep=3) as saver:
         for step in range(1, 5):
             saver.save(state(step), step)
@@ -112,7 +112,7 @@ def test_other_files_beside_the_checkpoints_are_left_alone(saved):
 
 
 def test_a_disk_that_fails_while_a_checkpoint_is_verified(saved, monkeypatch):
-    """A checkpoint that cannot be read now may be sound: nothing older is taken for the newest."""
+    """A checkpoint that cannot be read now may be intact: no older one is used instead."""
 
     def fail(archive):
         raise OSError(number, "it fails")
@@ -136,10 +136,10 @@ def test_a_run_of_an_earlier_version(tmp_path):
 
 
 def test_a_disk_that_refuses(saved, tmp_path):
-    """What is there stays, nothing half-written is left, and the next poll says so."""
+    """Existing files stay, no unfinished file is left, and the next poll raises."""
     program = f"""
 import resource, time
-from tests.training.test_saver import state
+from tests.training.test_checkpointer import state
 from video_rs.errors import MachineError
 from video_rs.training.checkpointer import Checkpointer
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -168,9 +168,9 @@ def test_an_error_comes_out_at_the_end(tmp_path):
     "rounds", [pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
 )
 def test_killed_while_it_saves(tmp_path, rounds):
-    """At no moment is there no valid one, once there was one, and steps do not go back."""
+    """There is always a valid checkpoint once there was one, and its step never decreases."""
     program = f"""
-from tests.training.test_saver import state
+from tests.training.test_checkpointer import state
 from video_rs.training.checkpointer import Checkpointer, newest_valid, remove_unfinished
 remove_unfinished({str(tmp_path)!r})
 found = newest_valid({str(tmp_path)!r})
