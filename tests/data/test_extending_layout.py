@@ -19,13 +19,7 @@ from video_rs.errors import UserError
 
 @register_layout("jester")
 class Jester(Layout):
-    def find(self, root, fold):
-        files = {"train": "jester-v1-train.csv", "val": "jester-v1-validation.csv"}
-        paths = {split: os.path.join(root, name) for split, name in files.items()}
-        return {split: path for split, path in paths.items() if os.path.isfile(path)}
-
-    def recognises(self, source):
-        return os.path.basename(source).startswith("jester-v1-")
+    files = {"train": "jester-v1-train.csv", "val": "jester-v1-validation.csv"}
 
     def class_names(self, source, fold):
         with open(os.path.join(os.path.dirname(source), "jester-v1-labels.csv"), encoding="utf-8") as file:

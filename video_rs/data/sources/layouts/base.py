@@ -14,13 +14,19 @@ _PLACES = ("", "annotations", "labels", "Charades")  # folders of annotation fil
 
 
 class Layout:
-    """Base class of dataset layouts. A subclass overrides :meth:`find` and :meth:`read` at least.
+    """Base class of dataset layouts. A subclass has at least `files` and :meth:`read`.
 
     Attributes:
+        files: annotation file of each split, "train" at least, by its name in the root or one of its usual subfolders.
+        columns: columns of the csv by which :meth:`recognises` a file.
+        json_key: key of the JSON objects by which :meth:`recognises` a file.
         multi_label: True if a video can have several labels, joined by ";".
         repeats: True if the published lists may give one video two labels.
     """
 
+    files: Mapping[str, str] = {}
+    columns: Sequence[str] = ()
+    json_key = ""
     multi_label = False
     repeats = False
 
@@ -33,11 +39,13 @@ class Layout:
             root: ``data.root``, an existing folder.
             fold: ``data.fold``, for datasets with several official splits.
         """
-        return {}
+        return find_files(root, self.files) if self.files else {}
 
     def recognises(self, source: str) -> bool:
         """Return True if :meth:`read` reads a file or folder given as ``data.train``, ``data.val`` or ``data.test``."""
-        return False
+        if self.columns or self.json_key:
+            return has_columns(source, self.columns) if self.columns else has_key(source, self.json_key)
+        return os.path.basename(source) in self.files.values()
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """Return the class names in the official order; empty to sort the labels."""
@@ -111,7 +119,7 @@ def find_files(root: str, names: Mapping[str, str], beside: str = "") -> dict[st
     return {}
 
 
-def has_columns(source: str, *names: str) -> bool:
+def has_columns(source: str, names: Sequence[str]) -> bool:
     """Return True for a list whose header has all these columns, written in any case."""
     is_list = os.path.isfile(source) and not source.lower().endswith(".json")
     return is_list and {*names} <= {*read_header(source)[0]}

@@ -18,15 +18,9 @@ _CODE = re.compile(r"c\d{3}")
 class Charades(base.Layout):
     """A csv; ``actions`` is ``c092 11.90 21.20;c147 0.00 12.60``, codes with times, or empty."""
 
+    files = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
+    columns = ("id", "actions")
     multi_label = True
-
-    def find(self, root: str, fold: int) -> dict[str, str]:
-        """See ``Layout``."""
-        return base.find_files(root, {split: f"Charades_v1_{split}.csv" for split in ("train", "test")})
-
-    def recognises(self, source: str) -> bool:
-        """See ``Layout``."""
-        return base.has_columns(source, "id", "actions")
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""

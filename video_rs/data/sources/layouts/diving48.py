@@ -14,13 +14,8 @@ from video_rs.data.sources.lists import Entry, bad_line
 class Diving48(base.Layout):
     """``{"vid_name": ..., "label": 26}``; Diving48_vocab.json lists the four parts of each class."""
 
-    def find(self, root: str, fold: int) -> dict[str, str]:
-        """See ``Layout``."""
-        return base.find_files(root, {split: f"Diving48_V2_{split}.json" for split in ("train", "test")})
-
-    def recognises(self, source: str) -> bool:
-        """See ``Layout``."""
-        return base.has_key(source, "vid_name")
+    files = {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"}
+    json_key = "vid_name"
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""

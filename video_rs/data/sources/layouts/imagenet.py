@@ -19,6 +19,8 @@ class ImageNet(base.Layout):
     """Training images in class folders. ``LOC_val_solution.csv`` gives class and boxes of the validation images:
     ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``; these are in one folder, or in class folders too."""
 
+    columns = ("imageid", "predictionstring")
+
     def find(self, root: str, fold: int) -> dict[str, str]:
         """See ``Layout``."""
         train, val = (os.path.join(root, _IMAGES, split) for split in ("train", "val"))
@@ -27,10 +29,6 @@ class ImageNet(base.Layout):
             return {}
         sources = {"train": train, "val": solution if os.path.isfile(solution) else val}
         return {split: path for split, path in sources.items() if os.path.exists(path)}
-
-    def recognises(self, source: str) -> bool:
-        """See ``Layout``."""
-        return base.has_columns(source, "imageid", "predictionstring")
 
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""

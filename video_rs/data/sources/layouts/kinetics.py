@@ -31,11 +31,8 @@ _NUM_VIDEOS_2020 = {"train": 534_073, "val": 33_914, "test": 64_260}
 class Kinetics(base.Layout):
     """``label,youtube_id,time_start,time_end,split``; files ``<youtube_id>_<start>_<end>`` anywhere below the root."""
 
+    columns = ("youtube_id",)
     repeats = True
-
-    def recognises(self, source: str) -> bool:
-        """See ``Layout``."""
-        return base.has_columns(source, "youtube_id")
 
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
         """See ``Layout``."""

@@ -14,16 +14,14 @@ from video_rs.data.sources.lists import Entry, bad_line
 class SomethingSomething(base.Layout):
     """``{"id": ..., "template": "Holding [something]"}``; labels.json numbers the templates without brackets."""
 
+    files = {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"}
+    json_key = "template"
+
     def find(self, root: str, fold: int) -> dict[str, str]:
         """See ``Layout``."""
-        names = {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"}
         short = {"train": "labels/train.json", "val": "labels/validation.json"}
         # other datasets may have a labels/train.json too, but no labels.json
-        return base.find_files(root, names) or base.find_files(root, short, "labels/labels.json")
-
-    def recognises(self, source: str) -> bool:
-        """See ``Layout``."""
-        return base.has_key(source, "template")
+        return base.find_files(root, self.files) or base.find_files(root, short, "labels/labels.json")
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
         """See ``Layout``."""
