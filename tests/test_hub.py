@@ -173,14 +173,14 @@ def test_a_damaged_copy_is_fetched_again(server, capsys):
         capsys.readouterr()
         assert fetch(address).read_bytes() == CONTENT
         first = capsys.readouterr().err.splitlines()[0]
-        assert first == f"{path} is damaged, its checksum is wrong; fetching it again"
+        assert first == f"{path} is damaged: wrong checksum; fetching it again"
     assert server.asked == {"/best.pt": 4}
     path.with_name("best.pt.sha256").unlink()  # as a process leaves it that is killed between the two
     assert fetch(address).read_bytes() == CONTENT and server.asked == {"/best.pt": 5}
 
 
 def test_a_checksum_in_the_address(server):
-    with pytest.raises(UserError, match=f"best.pt is not the file it should be.*{SHA256}.*it is not used$"):
+    with pytest.raises(UserError, match=f"best.pt has another checksum.*{SHA256}.*it is not used$"):
         fetch(f"{server.base}/best.pt#sha256={'0' * 64}")
     assert kept() == []
     path = fetch(f"{server.base}/best.pt#sha256={SHA256}")
@@ -211,7 +211,7 @@ def test_where_redirects_may_lead():
     for start, end in (("http", "http"), ("http", "https"), ("https", "https")):
         assert lead(start, end).full_url == f"{end}://host/b.pt?t=x"
     for start, end in (("https", "http"), ("http", "file"), ("https", "ftp")):
-        with pytest.raises(UserError, match=rf"^{start}://host/a.pt leads to {end}://host/b.pt: only https"):
+        with pytest.raises(UserError, match=rf"^{start}://host/a.pt redirects to {end}://host/b.pt: only https"):
             lead(start, end)
 
 
@@ -220,10 +220,10 @@ def test_size_and_time_are_limited(server, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(download, "MAX_BYTES", 100e3)
         for name in ("best.pt", "unsized.pt"):
-            with pytest.raises(UserError, match=f"/{name} has more than 0.0001 GB; fetch it by other means"):
+            with pytest.raises(UserError, match=f"/{name} has more than 0.0001 GB; download it yourself"):
                 fetch(f"{server.base}/{name}")
     monkeypatch.setattr(download, "MAX_SECONDS", 0.3)
-    with pytest.raises(MachineError, match="/drip.pt could not be fetched in 0.005 minutes; fetch it by other means"):
+    with pytest.raises(MachineError, match="/drip.pt could not be fetched in 0.005 minutes; download it yourself"):
         fetch(f"{server.base}/drip.pt")
     assert kept() == []
 
@@ -308,11 +308,11 @@ def test_the_hub(server, tmp_path):
     )
     expected = [
         ("UserError", "@v2 does not exist: there is no such revision"),
-        ("UserError", "/other.pt does not exist: there is no such file; without a name it is model.safetensors"),
+        ("UserError", "/other.pt does not exist: there is no such file; the default is model.safetensors"),
         ("UserError", "me/gone does not exist, or is private: check the name, or log in with `hf auth login`"),
         ("UserError", "me/gated is gated: accept its terms on its page, and log in"),
-        ("UserError", "me/..x is no address: "),
-        ("UserError", "me/my.net is not the file it should be: its sha256 is "),
+        ("UserError", "me/..x is invalid: "),
+        ("UserError", "me/my.net has another checksum: its sha256 is "),
         ("MachineError", "me/down could not be fetched: "),
     ]
     for (kind, message, _, _), (expected_kind, text) in zip(wrong, expected, strict=True):
@@ -363,9 +363,9 @@ def test_a_hub_whose_connections_are_cut(server, tmp_path):
     ["hf-hub:me", "hf-hub:", "s3://bucket/best.pt", "file:///etc/hosts", "https://", "https://[1/a.pt", "http://h:x/a"],
 )
 def test_what_is_no_address(server, address):
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is invalid: use"):
         fetch(address)
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is invalid: use"):
         fetch("https://host/\udcff.pt")
 
 
@@ -373,13 +373,13 @@ def test_what_is_no_address(server, address):
     "name, kind, reason",
     [
         ("gone.pt", UserError, "does not exist: HTTP 404"),
-        ("error401.pt", UserError, "does not exist, or wants a login: HTTP 401"),
+        ("error401.pt", UserError, "does not exist, or requires a login: HTTP 401"),
         ("error500.pt", MachineError, "HTTP 500"),
         ("error503.pt", MachineError, "HTTP 503"),
         ("cut.pt", MachineError, "128,000 of 256,000 bytes"),
         ("empty.pt", MachineError, "after 0 of 0 bytes"),
         ("page.pt", UserError, "is a web page"),
-        ("away.pt", UserError, "leads to ftp://127.0.0.1/best.pt: only https, or http to http, is"),
+        ("away.pt", UserError, "redirects to ftp://127.0.0.1/best.pt: only https, or http to http, is"),
         ("circle.pt", MachineError, "HTTP 302 The HTTP server returned a redirect error"),
         ("silent.pt", MachineError, "no answer within 0.2 seconds"),
     ],
