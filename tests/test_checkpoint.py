@@ -273,12 +273,12 @@ def with_metadata(path, run, key, text):
         ("model_args", {"num_classes": 10**30}, "no network can be made of its model_args"),
         ("model_args", {"in_channels": 0}, "no network can be made of its model_args"),
         ("model_args", {"name": "resnet_rs_26"}, "as resnet_rs_26 it does not fit"),
-        ("data_config", {"num_frames": "4"}, "its data config has an impossible num_frames"),
-        ("data_config", {"stride": 0}, "its data config has an impossible stride"),
-        ("data_config", {"filter": "../x"}, "its data config has an impossible filter"),
-        ("data_config", {"mean": [0, 0, "0"]}, "its data config has an impossible mean"),
+        ("data_config", {"num_frames": "4"}, "its data config has an invalid num_frames"),
+        ("data_config", {"stride": 0}, "its data config has an invalid stride"),
+        ("data_config", {"filter": "../x"}, "its data config has an invalid filter"),
+        ("data_config", {"mean": [0, 0, "0"]}, "its data config has an invalid mean"),
         ("data_config", {"std": [1.0]}, "mean and std are not of 3 channels"),
-        ("data_config", {"class_names": [1, 2, 3]}, "its data config has an impossible class_names"),
+        ("data_config", {"class_names": [1, 2, 3]}, "its data config has an invalid class_names"),
         ("data_config", {"class_names": ["a"]}, "1 class names for 3 classes"),
         ("data_config", {"audio": 1}, "data config fields ['audio'], unknown to this version"),
     ],
@@ -337,7 +337,7 @@ def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
 
     checkpoint.save(tmp_path / "a.safetensors", run)
     (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")
-    with pytest.raises(UserError, match="last.pt holds weights without a training state.*train.init_from"):
+    with pytest.raises(UserError, match="last.pt has weights and no training state.*train.init_from"):
         newest_valid(tmp_path)
 
 

@@ -171,7 +171,7 @@ def test_several_classes_a_file_are_in_the_data_config(write):
     assert data_config.multi_label and DataConfig.from_dict(data_config.to_dict()) == data_config
     old = {key: value for key, value in data_config.to_dict().items() if key != "multi_label"}
     assert not DataConfig.from_dict(old).multi_label
-    with pytest.raises(UserError, match="impossible multi_label"):
+    with pytest.raises(UserError, match="invalid multi_label"):
         DataConfig.from_dict({**old, "multi_label": 1})
 
 
@@ -197,7 +197,7 @@ def test_data_configs_of_older_checkpoints_are_dense_at_the_rate_of_the_file():
 @pytest.mark.parametrize("field", [{"sampling": "bilinear"}, {"sampling": ["dense"]}, {"fps": -1}, {"fps": "30"}])
 def test_impossible_temporal_sampling_in_a_data_config(field):
     (name,) = field
-    with pytest.raises(UserError, match=f"x.pt is damaged: its data config has an impossible {name}"):
+    with pytest.raises(UserError, match=f"x.pt is damaged: its data config has an invalid {name}"):
         DataConfig.from_dict(field, "x.pt")
 
 

@@ -1,7 +1,7 @@
-"""The errors a person can mend, and the exit codes that go with them.
+"""Errors that users, files and machines cause, with their exit codes.
 
-Raise one of these for whatever a user, a file or a machine can get wrong. The message is one line that names the thing
-and says what to do. Anything else that is raised is a bug in this package and keeps its traceback.
+Their message is one line: ``<thing>: <what is wrong>; <what to do>``. Any other exception is a bug in this package and
+keeps its traceback.
 """
 
 import errno
@@ -12,14 +12,13 @@ PATH_ERRNOS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
     | {errno.ENOENT, errno.ENOTDIR, errno.EPERM}
 )
-"""Error numbers of the system for a wrong path: the person can mend it."""
+"""Error numbers for a wrong path, which the user can correct."""
 STORAGE_ERRNOS = frozenset(
     {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT}
 )
-"""Error numbers of a disk that is full or fails, or of storage that does not answer."""
+"""Error numbers for a full or failing disk, or storage that does not respond."""
 LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Error numbers of too many open files and too little memory."""
-
+"""Error numbers for too many open files and too little memory."""
 
 _OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, and oneDNN
     "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
@@ -36,12 +35,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> str:
-    """Return the first line of an error's message, or the name of its class where there is none.
+    """Return the first line of an error message, or the name of the class if the message is empty.
 
     Args:
-        error: of any library; of an ``OSError`` it is the system's reason, without number and file.
-        limit: most characters.
-        prefix: left out at the beginning, such as the name of the file.
+        error: of any library. For an ``OSError``, the line is the system's reason, without number and file.
+        limit: maximum number of characters.
+        prefix: removed from the beginning, such as the name of the file.
     """
     text = str(getattr(error, "strerror", None) or error).removeprefix(prefix).strip()
     return (text or type(error).__name__).splitlines()[0].rstrip(". ")[:limit]
@@ -54,10 +53,10 @@ def truncate(names: Sequence[str], limit: int = 4) -> str:
 
 
 class VideoRSError(Exception):
-    """Base of the errors that end a command with one line instead of a traceback.
+    """Base class of errors that end a command with one line instead of a traceback.
 
     Attributes:
-        is_shared: whether all processes of the run know of it.
+        is_shared: True once all ranks have raised it.
     """
 
     exit_code = 2
@@ -65,7 +64,7 @@ class VideoRSError(Exception):
 
 
 class UserError(VideoRSError):
-    """Something the person can mend: a key, a path, a file, a label, a checkpoint, a device."""
+    """A mistake that the user can correct: in a key, a path, a file, a label, a checkpoint, a device."""
 
 
 class ConfigError(UserError):
@@ -73,50 +72,50 @@ class ConfigError(UserError):
 
 
 class MediaError(UserError):
-    """One video or image that cannot be read. ``str(error)`` names the file and the reason."""
+    """A video or image that cannot be read. The message names the file and the reason."""
 
 
 class MachineError(VideoRSError):
-    """The environment is at fault: a full disk, a broken driver, too little memory."""
+    """A failure of the environment: a full disk, a broken driver, too little memory."""
 
     exit_code = 3
 
 
 class PeersLost(MachineError):
-    """Other processes of the run are gone, or silent for too long: there is nobody left to agree with."""
+    """Other ranks exited or timed out."""
 
 
 class Preempted(VideoRSError):
-    """The run was asked to leave (SIGTERM) and has saved its state: please requeue it."""
+    """The run received SIGTERM and saved a checkpoint: requeue it."""
 
     exit_code = 75
 
 
 class StuckWorker(VideoRSError):
-    """A loader worker hangs in a file, or all workers stand still: start again, without the file if there is one.
+    """A loader worker hangs in a file, or all workers hang. Restart, without the file if there is one.
 
     Attributes:
-        index, path: of the record; -1 and "" where no worker is in a file.
-        seconds: since it was opened.
-        timeout: that is data.timeout.
+        index, path: of the record; -1 and "" if no worker has a file open.
+        seconds: since the file was opened.
+        timeout: ``data.timeout``.
     """
 
     exit_code = 75
 
     def __init__(self, index: int, path: str, seconds: float, timeout: float) -> None:
-        what = f"{path} has kept a loader worker busy" if path else "the loader workers have stood still"
+        what = f"{path} has kept a loader worker busy" if path else "the loader workers have made no progress"
         super().__init__(
-            f"{what} for {seconds:.0f} s, more than data.timeout={timeout:g}: start again, or raise data.timeout if "
-            "the storage is that slow"
+            f"{what} for {seconds:.0f} s, more than data.timeout={timeout:g}; restart, or raise data.timeout if "
+            "the storage is slow"
         )
         self.index, self.path, self.seconds, self.timeout = index, path, seconds, timeout
 
 
 class PeerFailed(VideoRSError):
-    """Another process of the run failed, and says why; this one has nothing to add.
+    """Another rank failed and reported the error.
 
     Attributes:
-        rank: of the other process.
+        rank: the rank that failed.
     """
 
     def __init__(self, rank: int, message: str, exit_code: int) -> None:

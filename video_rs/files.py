@@ -1,4 +1,4 @@
-"""Write files whole or not at all, lock folders, and bring numbers into the form that every JSON reader takes."""
+"""Atomic writes, locks of folders, and values that are valid JSON."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _warned: set[str] = set()
 
 @contextmanager
 def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Make a folder and hold it for this process alone.
+    """Create a folder and lock it for this process.
 
-    The system frees the lock when this process ends in any way, also while processes that it forked live on. On a file
-    system without locks, warn once and continue.
+    The system releases the lock when this process ends in any way, even if forked processes continue. On a file system
+    without locks, warn once and continue.
 
     Args:
-        folder: gets a file ``.lock`` as long as it is held.
-        wait: for another process that holds it.
+        folder: contains a file ``.lock`` while it is locked.
+        wait: wait until another process releases the lock.
 
     Raises:
-        BlockingIOError: another process holds it.
-        OSError: the folder cannot be made or written.
+        BlockingIOError: another process holds the lock, and ``wait`` is False.
+        OSError: the folder cannot be created or written.
     """
     from filelock import FileLock, Timeout
 
@@ -55,20 +55,20 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            with suppress(OSError):  # while it is held, or it would be another process's
+            with suppress(OSError):  # before the release: afterwards it could be another process's
                 (folder / LOCK).unlink()
         lock.release()
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb"):
-    """Open a file that appears under ``path`` only when the block ends well: temporary file, fsync, rename.
+    """Open a file that replaces ``path`` when the block succeeds: temporary file, fsync, rename.
 
-    Its permissions are those of any new file, by the process's umask.
+    Permissions follow the umask of the process.
 
     Raises:
-        UserError: no file can be at that path.
-        MachineError: the disk is full or read-only; the file that was at ``path`` before is intact.
+        UserError: the path is invalid.
+        MachineError: the disk is full or read-only; an earlier file at ``path`` is intact.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
@@ -93,13 +93,13 @@ def atomic_write(path: str | Path, mode: str = "wb"):
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Write plain values to a file, whole or not at all."""
+    """Write plain values to a JSON file atomically."""
     with atomic_write(path, "w") as handle:
         handle.write(json.dumps(values, indent=1) + "\n")
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table to a file, whole or not at all."""
+    """Write a table to a CSV file atomically."""
     with atomic_write(path, "w") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
@@ -107,7 +107,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
 
 
 def json_values(value: Any) -> Any:
-    """Return plain values for JSON: tensors and arrays as lists or numbers, None for numbers that are not finite."""
+    """Return values that JSON can hold: tensors and arrays become lists or numbers, non-finite numbers None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

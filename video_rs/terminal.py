@@ -1,6 +1,6 @@
-"""Tables and progress bars of the commands. A file or a pipe gets plain text and no bars.
+"""Tables and progress bars. Files and pipes get plain text without bars.
 
-rich is imported where a table or a bar is drawn, so that commands start fast.
+rich is imported on first use: commands start fast.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-WIDE = 100_000  # columns: rich wraps nothing, for numbers and names must stay whole
+WIDE = 100_000  # columns: rich must not wrap numbers and names
 _open: list[Bar] = []
 
 
 def table(
     rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = (), *, plain: bool | None = None
 ) -> list[str]:
-    """Return rows as lines with aligned columns, one line a row however narrow the terminal is.
+    """Return a table as lines with aligned columns, one line per row at any width of the terminal.
 
     Args:
-        rows: the cells, as many in each row.
-        headings: of the columns.
-        right: columns that are aligned on the right.
-        plain: without bold headings; None: if stdout is not a terminal.
+        rows: the cells, the same number in each row.
+        headings: of the columns; empty for none.
+        right: indexes of right-aligned columns.
+        plain: no bold headings; None for no bold headings unless stdout is a terminal.
     """
     from rich.console import Console
     from rich.table import Table
@@ -43,7 +43,7 @@ def table(
     text = io.StringIO()
     styled = has_cursor(sys.stdout) if plain is None else not plain
     options = {"force_terminal": True} if styled else {"color_system": None}
-    options |= {"force_jupyter": False, "width": WIDE, "height": 25}  # both, or a dumb terminal would have 80 columns
+    options |= {"force_jupyter": False, "width": WIDE, "height": 25}  # with both, rich ignores the size of a terminal
     Console(file=text, markup=False, emoji=False, highlight=False, **options).print(grid)
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
@@ -52,25 +52,27 @@ def duration(seconds: float) -> str:
     """Format seconds: ``75`` -> ``1m15s``, ``7500`` -> ``2h05m``."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
 
 
 def has_cursor(file: TextIO) -> bool:
-    """Return True for a terminal that can erase what is written; a dumb one is treated as a file."""
+    """Return True for a terminal that can erase text; a dumb terminal is treated as a file."""
     return file.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 class Bar:
-    """A progress bar on stderr; invisible where that is not a terminal.
+    """A progress bar on stderr; not drawn if stderr is not a terminal.
 
-    It is drawn by the calls of its methods: a thread that draws could hold a lock while a worker process is forked.
+    Only calls of its methods draw it: a drawing thread could hold a lock while a worker process is forked.
 
     Args:
         total: number of items; None if unknown.
-        description: in front of the bar.
-        done: of the total, so far.
-        of_bytes: numbers are bytes.
-        hidden: never draw it.
+        description: text in front of the bar.
+        done: number of items already processed.
+        of_bytes: items are bytes.
+        hidden: do not draw the bar.
     """
 
     def __init__(
@@ -98,20 +100,20 @@ class Bar:
         )
         self._task = self._progress.add_task(description, total=total, completed=done, note="")
         self._progress.start()
-        self._progress.console.show_cursor()  # or it would stay hidden if the process is killed
+        self._progress.console.show_cursor()  # otherwise it stays hidden after a kill
         _open.append(self)
 
     @property
     def visible(self) -> bool:
-        """True from the start to :meth:`close`, on a terminal."""
+        """True on a terminal until :meth:`close`."""
         return self in _open
 
     def advance(self, count: int = 1) -> None:
-        """Add to what is done."""
+        """Add processed items."""
         self._update(advance=count)
 
     def note(self, text: str) -> None:
-        """Show a text behind the bar."""
+        """Show text after the bar."""
         self._update(note=text)
 
     def close(self) -> None:
@@ -128,7 +130,7 @@ class Bar:
 
 
 def write(text: str, file: TextIO | None = None) -> None:
-    """Print a line to stdout or ``file``, above the bar if there is one."""
+    """Print a line to stdout or ``file``, above an open bar."""
     file = file or sys.stdout
     if _open and file.isatty():
         _open[-1]._progress.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -137,8 +139,8 @@ def write(text: str, file: TextIO | None = None) -> None:
 
 
 @contextlib.contextmanager
-def bars() -> Iterator[None]:
-    """Remove the bars that are left, so that an error message stands alone."""
+def closing_bars() -> Iterator[None]:
+    """Run a block, then remove all open bars."""
     try:
         yield
     finally:

@@ -70,7 +70,7 @@ def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
     reference = list(clip_batches(paths, workers=0))
     batches, stuck = taken_until_stuck(clip_batches([*paths[:4], hanging_video, paths[5]], workers=workers))
     assert (stuck.index, stuck.path) == (4, hanging_video)
-    assert hanging_video in str(stuck) and "data.timeout=1: start again" in str(stuck) and stuck.seconds > 1
+    assert hanging_video in str(stuck) and "data.timeout=1; restart" in str(stuck) and stuck.seconds > 1
     for batch, expected in zip(batches, reference):  # the batches before it are unchanged
         assert 4 not in expected["index"] and torch.equal(batch["clip"], expected["clip"])
     assert 4 in reference[len(batches)]["index"]
@@ -125,7 +125,7 @@ def test_workers_that_are_stopped_between_files(paths):
         time.sleep(0.01)
     for worker in torch.multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGSTOP)
-    with pytest.raises(StuckWorker, match="stood still") as error:
+    with pytest.raises(StuckWorker, match="made no progress") as error:
         list(batches)
     assert (error.value.index, error.value.path) == (-1, "")
     assert_no_worker_left()
