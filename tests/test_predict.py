@@ -279,6 +279,19 @@ def test_a_list_and_a_folder_of_videos(weights, video, tmp_path):
     assert classifier.embed(tmp_path).shape == (2, classifier.model.num_features)
 
 
+def test_the_python_of_the_docs_runs(weights, video, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    for name in ("clip.mp4", "a.mp4", "b.mp4", "more_videos/c.mp4", "long_video.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(video, tmp_path / name)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    shutil.copy(weights, tmp_path / "runs" / "mine" / "best.pt")
+    monkeypatch.chdir(tmp_path)
+    names = {"video_rs": video_rs, "frames": all_frames(video)}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    assert names["clf"].class_names == NAMES
+
+
 def test_a_folder_of_images_is_one_video_or_many_images(weights, image_weights, image, tmp_path):
     for name in ("img_1.png", "img_2.png"):
         shutil.copy(image, tmp_path / name)

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,19 @@ def test_metrics_json_is_strict_json(tmp_path, videos, scores):
     metrics = json.loads((page.parent / "metrics.json").read_text(), parse_constant=refuse)
     assert metrics["per_class"][1]["accuracy"] is None and metrics["top1"] == 1.0
     assert metrics["confusion"] == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_files_for_other_programs_are_documented(tmp_path, videos, scores, multi_label):
+    if multi_label:
+        scores.labels = np.eye(3, dtype=bool)[scores.labels]
+    report(tmp_path, videos, scores)
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
+    names = [*metrics, *metrics["per_class"][0], *(name for name in header if name[-1] not in "23")]
+    assert metrics["version"] == 1 and len(names) > 18
+    assert not [name for name in names if f"`{name.removesuffix('_all')}`" not in page]
 
 
 def test_page_stands_alone_and_is_escaped(tmp_path, videos, scores):

@@ -28,6 +28,7 @@ from video_rs.evaluation.multiview import Scores
 from video_rs.evaluation.plots import confusion_png, curves_png, read_log
 from video_rs.files import atomic_write, json_values
 
+VERSION = 1  # of the files for other programs, see docs/evaluation.md
 MAX_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112
 
@@ -160,6 +161,7 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
 
 def metrics_json(metrics: Mapping[str, Any]) -> str:
     """Return the metrics as JSON: NaN as null, one line per row of the confusion matrix."""
+    metrics = {"version": VERSION, **metrics}
     if "confusion" not in metrics:
         return json.dumps(json_values(metrics), indent=2) + "\n"
     confusion = ",\n".join("    " + json.dumps(row) for row in metrics["confusion"].tolist())
