@@ -10,7 +10,7 @@ from video_rs.errors import UserError
 from video_rs.experiment import config
 from video_rs.models.arguments import RANGES
 from video_rs.models.layers import Conv
-from video_rs.models.registry import create_model
+from video_rs.models.registry import create_model, empty_model
 
 torch.set_num_threads(1)
 TINY = {"num_classes": 3, "width": 0.125}
@@ -110,3 +110,31 @@ def test_unknown_names_of_all_packages():
         create_model("resnet_rs_51")
     with pytest.raises(UserError, match="no model 'pytorchvideo/x3d'; did you mean pytorchvideo/x3d_"):
         create_model("pytorchvideo/x3d")
+
+
+def test_fields_of_the_architecture():
+    fields = {
+        "se_ratio": 0,
+        "shortcut": "conv",
+        "temporal_kernels": [1, [1, 3], 3, 3],
+        "padding": None,
+    }  # JSON
+    model = create_model("resnet3d_rs_26", **TINY, arch=fields)
+    assert model.architecture.temporal_kernels == (1, (1, 3), 3, 3) and model.architecture.padding == "symmetric"
+    assert not any(".se." in name for name in model.state_dict())
+    twin = empty_model(model.model_args)
+    twin.load_state_dict(model.state_dict())
+    assert twin.architecture == model.architecture
+    for arch, message in (
+        ({"se_ration": 0.5}, r"no field 'se_ration' in an architecture \(model.arch\); did you mean se_ratio\?"),
+        ({"se_ratio": "0.5"}, "Architecture.se_ratio is a number from 0 to 1, not '0.5'"),
+        ({"self_gating": 1}, "Architecture.self_gating is true or false, not 1"),
+        ({"stem_width": 0}, "Architecture.stem_width is whole numbers above 0, not 0"),
+        ({"temporal_kernels": [1, 1, 3]}, "odd whole numbers above 0, one for each of the four stages, not "),
+        ({"temporal_kernels": [1, 1, 2, 3]}, "odd whole numbers above 0, one for each"),
+        ({"shortcut": "max"}, "Architecture.shortcut is one of pool, conv, not 'max'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            create_model("resnet3d_rs_26", **TINY, arch=arch)
+    with pytest.raises(UserError, match="timm/test_resnet has no such setting: model.arch="):
+        create_model("timm/test_resnet", arch={"se_ratio": 0})
