@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(architecture=RESNET_RS_3D):
-    """With residual branches that count, and running statistics of which each step takes a part."""
+    """Return a network whose residual branches are not zero and whose running statistics are averages."""
     model = ResNetRS(architecture, (1, 2, 1, 1), 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
     for name, weight in model.named_parameters():
         if name.endswith("conv3.norm.weight"):
@@ -25,7 +25,7 @@ def network(architecture=RESNET_RS_3D):
 
 
 def step(model, frames=4):
-    """Forward and backward; the bytes that were kept in between."""
+    """Run forward and backward, and return the bytes that were kept in between."""
     kept = {}
     generator = torch.Generator().manual_seed(1)
     clips = torch.randn(4, frames, 32, 32, 3, generator=generator, dtype=model.head.weight.dtype).permute(0, 4, 1, 2, 3)

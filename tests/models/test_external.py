@@ -1,4 +1,4 @@
-"""What networks of timm and PyTorchVideo share: refused in one line, drawn by keys, moved as ours are."""
+"""Networks of timm and PyTorchVideo: error lines, random numbers by key, memory formats."""
 
 import copy
 import subprocess
@@ -114,7 +114,7 @@ assert run(lambda argv: list_models("timm/*"), []) == 3
 
 @pytest.mark.slow
 def test_missing_and_broken_packages():
-    """In a process of its own, so that nothing is imported yet."""
+    """Run in a new process, in which nothing is imported yet."""
     done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     missing = f"error: the package timm is missing in {sys.executable}; call the Python of the environment that has it"
@@ -155,7 +155,7 @@ def test_what_is_drawn_is_a_function_of_the_keys(name, frames, rates):
 
 
 def test_drawing_from_keys_leaves_other_devices_alone(monkeypatch):
-    """Seeds the host's generator and that of the keys' device, and gives both back."""
+    """The generators of the host and of the keys' device are seeded, then restored."""
 
     def never(*args):
         raise AssertionError("seeds every device")
@@ -176,7 +176,7 @@ def test_drawing_from_keys_leaves_other_devices_alone(monkeypatch):
 
 
 def test_memory_formats_and_copies():
-    """As the commands move it: channels last, whatever the rank of the kernels; other dtypes; a copy for the EMA."""
+    """Channels last for kernels of either rank; other dtypes; a copy for the EMA."""
     for name, frames in (("timm/test_resnet", 1), ("pytorchvideo/x3d_xs", 4)):
         model, x = create_model(name, num_classes=3).eval(), torch.rand(2, 3, frames, 64, 64)
         plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Networks of PyTorchVideo: the hub's numbers, what its model zoo publishes of them, its public weights."""
+"""Networks of PyTorchVideo against the hub's results, the published sizes and the public weights."""
 
 from unittest import mock
 
@@ -41,7 +41,7 @@ PUBLISHED = {  # millions of parameters, GFLOPs of a test view: docs/source/mode
 
 
 def shake(network):
-    """Norms that do not hide what lies before them: as they start, the last of a block is zero."""
+    """Randomize batch norm; the last one of a block starts with zero, which would hide the block."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
@@ -51,7 +51,7 @@ def shake(network):
 
 
 def theirs(name, weights=None, **arguments):
-    """The hub's network; with ``weights`` those of ours in place of its own, which then need not be drawn."""
+    """Return the hub's network, with ``weights`` instead of random ones if they are given."""
     from pytorchvideo.models import hub
 
     if not weights:
@@ -64,14 +64,14 @@ def theirs(name, weights=None, **arguments):
 
 
 def two_paths(x):
-    """SlowFast's own packing (slowfast/datasets/utils.py) with alpha 4."""
+    """Pack clips as SlowFast does (slowfast/datasets/utils.py), with alpha 4."""
     num_frames = x.shape[2]
     return [x[:, :, torch.linspace(0, num_frames - 1, num_frames // 4).long()], x]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW if n in LARGE else ()) for n in NAMES if n not in MVIT])
 def test_convolutional_networks_on_their_own_clips(name):
-    """Without memory or arithmetic: parameters and FLOPs as published, windows as the hub's, one row of logits.
+    """On the meta device: parameters and FLOPs as published, windows as the hub's, one row of logits.
 
     Their FLOPs are multiply-adds, and for most networks count batch norm and activations beside the products.
     """
@@ -103,7 +103,7 @@ def test_convolutional_networks_on_their_own_clips(name):
     ],
 )
 def test_small_clips_give_their_result_for_that_size(name, num_frames):
-    """Theirs, with its windows as large as the small clip is at its end; a larger crop slides them."""
+    """Equal to the hub's network with windows of the size of the small clip; on a larger crop they slide."""
     small = data_config(num_frames, 48, test_size=80)
     model = shake(create_model(f"pytorchvideo/{name}", num_classes=5, data_config=small)).eval()
     bare = theirs(name, model.state_dict(), model_num_class=5)
@@ -140,7 +140,7 @@ def test_equal_to_the_hubs_on_their_own_test_crops(name):
 
 
 def test_logits_in_training_too():
-    """X3D's hub network gives probabilities even then."""
+    """The hub's X3D returns probabilities in training too."""
     torch.manual_seed(0)
     model = create_model("pytorchvideo/x3d_xs", num_classes=3, data_config=data_config(4), dropout=0.0).train()
     logits = model(clips(model.data_config, count=2))
@@ -187,7 +187,7 @@ def test_their_own_settings():
 
 @pytest.fixture
 def public(tmp_path, monkeypatch):
-    """PyTorchVideo's address for X3D-XS, and what stands there; torch's cache in a folder of the test."""
+    """Serve weights at PyTorchVideo's address for X3D-XS, with torch's cache in a folder of the test."""
     from pytorchvideo.models.hub import x3d
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))

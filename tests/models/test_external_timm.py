@@ -55,7 +55,7 @@ def test_timms_settings():
 
 @pytest.fixture
 def public(tmp_path, monkeypatch):
-    """Gives a network of timm public weights: a file in the place of their address."""
+    """Return a function that publishes weights of a network of timm: a file instead of their address."""
     import timm
     from timm.models import _registry
 
@@ -73,7 +73,7 @@ def public(tmp_path, monkeypatch):
 
 
 def test_public_weights(public):
-    """timm fits channels and position embeddings itself."""
+    """timm adapts channels and position embeddings itself."""
     weights, state = public("test_resnet.r160_in1k"), public("test_vit.r160_in1k")
     resnet = create_model("timm/test_resnet", pretrained=True)
     assert all(torch.equal(value, weights[key.removeprefix("network.")]) for key, value in resnet.state_dict().items())
@@ -84,7 +84,7 @@ def test_public_weights(public):
 
 
 def test_public_weights_of_other_sizes(public):
-    """gMLPs have layers as wide as the image; nothing resamples those."""
+    """Layers of gMLPs are as wide as the image, and are not resampled."""
     public("gmlp_ti16_224")
     with pytest.raises(UserError) as error:
         create_model("timm/gmlp_ti16_224", data_config=data_config(1, 64), pretrained=True)
@@ -114,7 +114,7 @@ def test_public_weights_that_cannot_be_had(public, tmp_path):
 
 @pytest.mark.parametrize("shortage", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), "cpu"])
 def test_a_machine_too_small_is_not_the_settings_fault(shortage, monkeypatch):
-    """torch's own errors are RuntimeErrors, as those of sizes that do not pass."""
+    """torch raises a RuntimeError for both, as for sizes that do not pass."""
     import timm
 
     def fail(*args, **kwargs):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tools.convert_tensorflow import from_garden
+from tests.models.test_convert_tensorflow import from_garden
 from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, Architecture
 from video_rs.models.resnet_rs import ResNetRS
 

@@ -1,4 +1,4 @@
-"""The network against its own data configs."""
+"""The network: shapes, rates, initialisation, keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch norm over processes equals one batch norm over all their samples."""
+"""Batch norm over ranks equals one batch norm over all their samples."""
 
 import copy
 
@@ -21,7 +21,7 @@ def outcome(norm, x, gradient):
 
 
 def compare(rank, processes, norm, shape, device="cpu"):
-    """One batch norm on everything, and the same over processes on a part each."""
+    """Compare one batch norm on all samples with one over ranks that have a part each."""
     torch.manual_seed(0)
     x = 100 + torch.randn(8, *shape, dtype=torch.float64, device=device)
     gradient = torch.randn_like(x)
@@ -88,7 +88,7 @@ def test_conversion_keeps_the_network(one_thread):
 
 
 def test_one_value_per_channel_has_no_variance():
-    """It would spoil the running variance for good, and the loss would not show it."""
+    """It would make the running variance NaN for good, and the loss would not show it."""
     norm = convert_sync_batch_norm(nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(UserError, match=r"one value per channel \(\[1, 3, 1, 1\]\): raise train.micro_batch"):
         norm(torch.randn(1, 3, 1, 1))

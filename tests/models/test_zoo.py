@@ -1,4 +1,4 @@
-"""Networks by name: what create_model's arguments reach."""
+"""Networks by name, and the arguments of create_model."""
 
 import re
 
@@ -47,7 +47,7 @@ def test_temporal_padding_reaches_the_convolutions():
 
 @pytest.mark.parametrize("name", ["resnet_rs_26", "timm/test_resnet", "pytorchvideo/slow_r50"])
 def test_channels_and_data_config_must_agree(name):
-    """Otherwise the pixels would be normalised by the statistics of other channels, or not at all."""
+    """Otherwise pixels would be normalised by the statistics of other channels, or not at all."""
     with torch.device("meta"), pytest.raises(UserError) as error:
         create_model(name, in_channels=1, data_config=DataConfig(8, 1))
     assert str(error.value) == "in_channels=1, but the data config is for 3 channels; make them agree"
@@ -129,7 +129,7 @@ def test_fields_of_the_architecture():
         ({"se_ration": 0.5}, r"no field 'se_ration' in an architecture \(model.arch\); did you mean se_ratio\?"),
         ({"se_ratio": "0.5"}, "Architecture.se_ratio is a number from 0 to 1, not '0.5'"),
         ({"self_gating": 1}, "Architecture.self_gating is true or false, not 1"),
-        ({"stem_width": 0}, "Architecture.stem_width is whole numbers above 0, not 0"),
+        ({"stem_width": 0}, "Architecture.stem_width is a whole number above 0, not 0"),
         ({"temporal_kernels": [1, 1, 3]}, "odd whole numbers above 0, one for each of the four stages, not "),
         ({"temporal_kernels": [1, 1, 2, 3]}, "odd whole numbers above 0, one for each"),
         ({"shortcut": "max"}, "Architecture.shortcut is one of pool, conv, not 'max'"),

@@ -1,4 +1,4 @@
-"""``torch.compile``: one graph, the same numbers, and one line where the compiler fails."""
+"""``torch.compile``: one graph, the same numbers, and one line if the compiler fails."""
 
 import copy
 import shutil
@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ comp
 
 @pytest.fixture(autouse=True)
 def fresh(one_thread, tmp_path, monkeypatch):
-    """Nothing that was compiled before."""
+    """Start without compiled code."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
     yield
@@ -30,7 +30,7 @@ def fresh(one_thread, tmp_path, monkeypatch):
 
 
 def network(architecture, blocks=(1, 1)):
-    """With residual branches that count, and running statistics of which each step takes a part."""
+    """Return a network whose residual branches are not zero and whose running statistics are averages."""
     torch.manual_seed(0)
     model = ResNetRS(architecture, blocks, 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
     for name, weight in model.named_parameters():
@@ -65,7 +65,7 @@ def test_the_network_is_one_graph(architecture, stages):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("stream", "size"), [(0, 333), (3, 40), (3, 1)])
 def test_dropout_draws_the_same(stream, size):
-    """Its integers wrap at 64 bits, which a compiler may forget."""
+    """Integers wrap at 64 bits; compilers can assume that they do not."""
     keys = torch.randint(-(2**63), 2**63 - 1, (16,))
     compiled = torch.compile(keyed_uniform, fullgraph=True, dynamic=False)
     assert torch.equal(compiled(keys, stream, size), keyed_uniform(keys, stream, size))
@@ -88,7 +88,7 @@ def trainer(compile, architecture, blocks, stages=()):
 
 
 def steps(trainer, frames, count):
-    """Loss and gradients of each."""
+    """Return the loss and the gradients of each step."""
     found = []
     for step in range(count):
         generator = torch.Generator().manual_seed(step)

@@ -88,7 +88,7 @@ def test_layer_decay_is_timms_own():
 
 
 def trained_steps(model, count=3):
-    """Trains as the loop does, and gives the average."""
+    """Train a few steps, and return the EMA."""
     optimizer, ema = optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=0.1), EMA(model, 0.9)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
@@ -151,7 +151,7 @@ def test_the_average_of_a_frozen_network_is_one_of_its_own():
     assert average.train() is average and copied is not norm and not copied.training
     norm.training = True
     copied.train()
-    assert norm.training  # what was copied does not reach back
+    assert norm.training  # the copy does not change the original
 
 
 def test_more_stages_than_there_are():

@@ -1,4 +1,4 @@
-"""SGD: which weights decay, and the learning rate of every step, against numbers worked out by hand."""
+"""SGD: parameter groups with weight decay, and the learning rate of every step, against numbers computed by hand."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_self_gating_does_not_decay():
 
 
 def test_networks_of_other_packages():
-    """Twins keeps its convolutional position encodings from decaying, by name; a token is no layer's weight at all."""
+    """Twins excludes its position encodings from weight decay by name; tokens are not weights of a layer."""
     model = create_model(
         "timm/twins_pcpvt_small", num_classes=4, data_config=DataConfig(1, 1, train_size=32, test_size=32)
     )
@@ -86,7 +86,7 @@ def test_sgd_is_torchs_with_nesterov():
 
 
 def test_drops_of_the_tpu_code():
-    """resnet_main.get_lr_schedule: x 0.1, 0.01, 0.001 from epochs floor((30, 60, 80) / 90 * 350) on."""
+    """resnet_main.get_lr_schedule: x 0.1, 0.01, 0.001 after epochs floor((30, 60, 80) / 90 * 350)."""
     assert optim.drop_epochs(350) == [116, 233, 311] and optim.drop_epochs(90) == [30, 60, 80]
     rate = optim.learning_rate(1.6, 350, 0, "step", optim.drop_epochs(350))
     expected = {0: 1.6, 115: 1.6, 116: 0.16, 232: 0.16, 233: 0.016, 310: 0.016, 311: 0.0016, 349: 0.0016}

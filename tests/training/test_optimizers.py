@@ -1,4 +1,4 @@
-"""SGD, AdamW and LAMB: against formulas and other implementations, and steps that are to leave everything as it is."""
+"""SGD, AdamW and LAMB against formulas and other implementations, and steps that are skipped."""
 
 import copy
 
@@ -92,7 +92,7 @@ def test_fused_is_torchs_plain_one(name):
 
 @every_optimizer
 def test_a_state_whose_memory_is_in_another_order(make):
-    """As one is that another kind of device has saved."""
+    """Such a state comes from another kind of device."""
 
     def layer():
         torch.manual_seed(0)
@@ -119,7 +119,7 @@ def state_of(optimizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_leaves_everything(make, dtype, bad):
-    """At the first step, later, and as if it had never been."""
+    """Skipped at the first step and later, without a trace."""
     model, undisturbed = network(dtype), network(dtype)
     optimizer, other = make(model), make(undisturbed)
     optimizer.grad_scale = None
@@ -162,7 +162,7 @@ def timms(name, model, **options):
 
 
 def states(optimizer):
-    """Everything that an optimizer keeps, in one comparable list: tensors, counters of tensors and of groups."""
+    """Return the whole state of an optimizer as one list: tensors, counters of tensors and of groups."""
     saved = optimizer.state_dict()
     entries = [(index, name, value) for index, state in saved["state"].items() for name, value in state.items()]
     entries += [

@@ -126,13 +126,13 @@ def _expected(field: Field, value: Any) -> tuple[str, bool]:
     if isinstance(field.default, float):
         return "a number from 0 to 1", type(value) in (int, float) and 0 <= value <= 1
     odd = "kernel" in field.name
-    wanted = f"{'odd ' if odd else ''}whole numbers above 0"
     if not isinstance(field.default, tuple):
-        return wanted, _are_counts((value,), odd)
-    if "temporal" in field.name:
-        wanted += ", one for each of the four stages"
-        return wanted, isinstance(value, tuple) and len(value) == 4 and all(_are_counts(v, odd) for v in value)
-    return wanted, _are_counts(value, odd)
+        return f"{'an odd' if odd else 'a'} whole number above 0", _are_counts((value,), odd)
+    wanted = f"{'odd ' if odd else ''}whole numbers above 0"
+    if "temporal" not in field.name:
+        return wanted, _are_counts(value, odd)
+    fits = isinstance(value, tuple) and len(value) == 4 and all(_are_counts(v, odd) for v in value)
+    return f"{wanted}, one for each of the four stages", fits
 
 
 def _are_counts(values: Any, odd: bool) -> bool:

@@ -1,7 +1,7 @@
-"""Batch norm whose statistics are those of all processes' batches together.
+"""Batch norm over the batches of all ranks.
 
-torch's own (``torch.nn.SyncBatchNorm``) is for GPUs alone; this one is the same arithmetic on whatever
-``torch.distributed`` can send, so that what runs on several CPUs can be compared with one.
+``torch.nn.SyncBatchNorm`` is for GPUs alone. This is the same arithmetic on every device that ``torch.distributed``
+supports, so several CPU ranks can be compared with one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from video_rs.errors import UserError
 
 
 class _Synced:
-    """In front of one of torch's batch norms: another way through ``forward`` in training.
+    """Mixin that replaces ``forward`` of one of torch's batch norms in training.
 
-    Also where there is one process: torch's own rounds otherwise, and in float32 a run soon shows it.
+    It does so with a single rank too: torch's own rounds differently, and float32 runs would diverge.
     """
 
-    local = False  # whether the statistics are of this process's batches only
+    local = False  # True: statistics of this rank's batches alone
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, ...]``; every process must call it, with as many channels. UserError where each has one value."""
+        """Normalize ``[N, C, ...]``. All ranks must call it. UserError if there is one value per channel."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
-        if x.numel() // x.shape[1] * _processes(x, self.local) == 1:  # which has no variance, of 0 / 0
+        if x.numel() // x.shape[1] * _processes(x, self.local) == 1:  # no unbiased variance
             raise UserError(
                 f"batch norm has one value per channel ({list(x.shape)}): raise train.micro_batch or data.train_size"
             )
@@ -44,26 +44,26 @@ class _Synced:
 
 
 class SyncBatchNorm1d(_Synced, nn.BatchNorm1d):
-    """:class:`torch.nn.BatchNorm1d` over all processes."""
+    """:class:`torch.nn.BatchNorm1d` over all ranks."""
 
 
 class SyncBatchNorm2d(_Synced, nn.BatchNorm2d):
-    """:class:`torch.nn.BatchNorm2d` over all processes."""
+    """:class:`torch.nn.BatchNorm2d` over all ranks."""
 
 
 class SyncBatchNorm3d(_Synced, nn.BatchNorm3d):
-    """:class:`torch.nn.BatchNorm3d` over all processes."""
+    """:class:`torch.nn.BatchNorm3d` over all ranks."""
 
 
 SYNCED = {nn.BatchNorm1d: SyncBatchNorm1d, nn.BatchNorm2d: SyncBatchNorm2d, nn.BatchNorm3d: SyncBatchNorm3d}
 
 
 def convert_sync_batch_norm(model: nn.Module, *, local: bool = False) -> nn.Module:
-    """Makes each of torch's batch norms in ``model`` one over all processes, in place; parameters and names stay.
+    """Turn each of torch's batch norms in ``model`` into one over all ranks, in place; parameters and names stay.
 
     Args:
-        local: the statistics stay each process's own all the same. For devices where torch's own keeps the biased
-            variance as the running one.
+        local: keep the statistics of each rank apart. For devices on which torch's own batch norm stores the biased
+            variance.
     """
     for module in model.modules():
         if type(module) in SYNCED:
@@ -72,9 +72,9 @@ def convert_sync_batch_norm(model: nn.Module, *, local: bool = False) -> nn.Modu
 
 
 class _Normalize(torch.autograd.Function):
-    """``[N, C, ...]`` to zero mean and unit variance per channel over all processes, then scaled and shifted.
+    """Normalize ``[N, C, ...]`` per channel over all ranks, then scale and shift.
 
-    Also gives mean, biased variance and count, ``[C]``, ``[C]`` and ``[]``, of which no gradient is taken.
+    Also returns mean, biased variance and count, ``[C]``, ``[C]`` and ``[]``, without gradients.
     """
 
     @staticmethod
@@ -90,7 +90,7 @@ class _Normalize(torch.autograd.Function):
         )
         total = counts.sum()
         mean = (counts * means).sum(0) / total
-        # sums of squares about the common mean: stable where the mean is large (Chan et al. 1983)
+        # squares about the common mean: stable if the mean is large (Chan et al. 1983)
         var = (counts * (variances + (means - mean).square())).sum(0) / total
         scale = (var + eps).rsqrt()
         normalized = (wide - _channels(mean, x)) * _channels(scale, x)
@@ -121,15 +121,15 @@ class _Normalize(torch.autograd.Function):
 
 
 def _gathered(values: Tensor, local: bool) -> Tensor:
-    """``[n]`` of every process that takes part: ``[processes, n]``."""
+    """Return the values ``[n]`` of all ranks: ``[ranks, n]``."""
     return values[None] if _processes(values, local) == 1 else all_gather(values)
 
 
 def _processes(values: Tensor, local: bool) -> int:
-    """How many there are that take part, with values of this one's device."""
+    """Return the number of ranks whose values count."""
     return 1 if local else reducing_processes(values.device)
 
 
 def _channels(values: Tensor, x: Tensor) -> Tensor:
-    """``[C]`` as wide as ``x``."""
+    """Return ``[C]`` in a shape that broadcasts with ``x``."""
     return values.view(1, -1, *[1] * (x.dim() - 2))

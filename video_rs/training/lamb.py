@@ -11,21 +11,21 @@ from torch.optim import Optimizer
 
 
 class Lamb(Optimizer):
-    """Adam whose step on each tensor is as long as the learning rate times the tensor's norm.
+    """Adam with a trust ratio: the length of a tensor's step is the learning rate times the tensor's norm.
 
-    As timm's ``Lamb(max_grad_norm=None)``: the means of the gradients and of their squares with bias correction; the
-    decay is added to their ratio, not to the gradient; tensors without decay take Adam's step as it is. Gradients are
-    not clipped here.
+    Equal to timm's ``Lamb(max_grad_norm=None)``: bias-corrected means of the gradients and of their squares; weight
+    decay is added to their ratio, not to the gradient; tensors without decay take Adam's step. Gradients are not
+    clipped.
 
-    Where the attribute ``found_inf``, a float32 tensor on the device, is 1, a step leaves everything as it is, as
-    torch's fused optimizers do; the host does not wait for it.
+    If the attribute ``found_inf``, a float32 tensor on the device, is 1, a step changes nothing, as with torch's fused
+    optimizers. The host does not wait for it.
 
     Args:
-        params: parameters, or groups of them; those of a group are of one dtype and on one device.
+        params: parameters, or groups of them; a group has one dtype and one device.
         lr: learning rate.
         betas: decay of the two means.
         eps: added to the root of the mean square.
-        weight_decay: see above.
+        weight_decay: coefficient of the decoupled decay.
     """
 
     found_inf: Tensor | None = None
@@ -42,7 +42,7 @@ class Lamb(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step; returns what ``closure``, which may compute the gradients, does."""
+        """Take one step. ``closure``, if given, computes the gradients and returns the loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -58,9 +58,9 @@ class Lamb(Optimizer):
         means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "steps"))
         gradients, taken = [p.grad for p in params], torch.ones_like(steps[0])
         if self.found_inf is not None:
-            is_lost = self.found_inf.to(taken.device).bool().squeeze()
-            taken = (~is_lost).to(taken.dtype)
-            gradients = [g.masked_fill(is_lost, 0) for g in gradients]  # for what is not finite, times 0, is not 0
+            skip = self.found_inf.to(taken.device).bool().squeeze()
+            taken = (~skip).to(taken.dtype)
+            gradients = [g.masked_fill(skip, 0) for g in gradients]  # inf * 0 is not 0
         beta1, beta2 = group["betas"]
         torch._foreach_add_(steps, taken)
         _move(means, gradients, taken * (1 - beta1))
@@ -74,21 +74,21 @@ class Lamb(Optimizer):
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
-        if not state:  # "steps" and not torch's "step", which loading would not bring to the device
+        if not state:  # not "step", which torch does not move to the device when it loads
             state["steps"] = torch.zeros((), dtype=p.dtype, device=p.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         return state
 
 
 def _move(tensors: list[Tensor], towards: list[Tensor], weight: Tensor) -> None:
-    """``lerp_`` by a weight on the device."""
+    """Interpolate in place, as ``lerp_`` does, by a weight on the device."""
     way = torch._foreach_sub(towards, tensors)
     torch._foreach_mul_(way, weight)
     torch._foreach_add_(tensors, way)
 
 
 def _adam(means: list[Tensor], squares: list[Tensor], steps: Tensor, group: dict) -> list[Tensor]:
-    """Ratios of the bias-corrected means, before the learning rate; finite before the first step too."""
+    """Return Adam's step before the learning rate; finite also before the first step."""
     (beta1, beta2), steps = group["betas"], steps.clamp(min=1)
     denominators = torch._foreach_sqrt(squares)
     torch._foreach_div_(denominators, list(_correction(beta2, steps).sqrt().unbind()))
@@ -98,11 +98,11 @@ def _adam(means: list[Tensor], squares: list[Tensor], steps: Tensor, group: dict
 
 
 def _correction(beta: float, steps: Tensor) -> Tensor:
-    """``1 - beta ** steps``, which float32 would round away."""
+    """Return ``1 - beta ** steps`` without cancellation."""
     return -torch.expm1(steps * math.log(max(beta, 1e-300)))
 
 
 def _trust(params: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
-    """Norm of a tensor by the norm of its update; 1 where one of them is 0."""
+    """Return the norm of each tensor divided by the norm of its update; 1 if one of them is 0."""
     weights, steps = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, updates))
     return list(torch.where((weights > 0) & (steps > 0), weights / steps, 1.0).unbind())

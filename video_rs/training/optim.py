@@ -1,7 +1,4 @@
-"""Optimizers, which of their parameters decay and how fast they move, and the learning rate at every step.
-
-Whether a step is taken may be known to the device alone: :func:`step_unless`.
-"""
+"""Optimizers: parameter groups, a step that the device can skip, and the learning rate of every step."""
 
 from __future__ import annotations
 
@@ -16,49 +13,47 @@ from torch import Tensor, nn
 
 from video_rs.distributed.device import traits
 from video_rs.errors import UserError, first_line
-from video_rs.training import finetune
+from video_rs.training.finetune import depths
 from video_rs.training.lamb import Lamb
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Groups of the parameters that are trained; of each depth one that decays and one that does not.
+    """Group the trained parameters, for each depth those with weight decay and those without.
 
-    Weights of convolutions and linear layers decay, biases, batch norm and self-gating do not: by module type, squeeze-
-    and-excitation and the head included, as the published video recipe does (its L2 term is on the kernels that have a
-    regulariser; the self-gating kernel has none). In networks of other packages, parameters that lie in no layer of
-    torch's do not decay either: class tokens, position embeddings, but also the kernels of their own convolutions
-    (timm's ``CondConv2d``). Nor does what ``no_weight_decay()`` names.
+    Weights of convolutions and linear layers decay, squeeze-and-excitation and the head included. Biases, batch norm
+    and self-gating do not: the L2 term of the published video recipe is on the kernels that have a regulariser, and the
+    self-gating kernel has none. Parameters outside of torch's layers do not decay either: class tokens, position
+    embeddings, but also the kernels of timm's ``CondConv2d``. Nor do those that ``model.no_weight_decay()`` names.
 
     Args:
-        model: as built: names of ``no_weight_decay()`` are without the prefixes of DistributedDataParallel or
-            ``torch.compile``.
-        weight_decay: of the first group of each depth.
-        layer_decay: the learning rate of a depth is that of the next one times this, as timm's; 1 puts all depths
-            together. What a group has to multiply its learning rate by is its ``lr_scale``.
+        model: without the wrappers of DistributedDataParallel or ``torch.compile``, which change names.
+        weight_decay: of the groups that decay.
+        layer_decay: ratio of the learning rates of one depth and the next, as in timm; 1 puts all depths together.
+            Each group has the factor for its learning rate as ``lr_scale``.
 
     Raises:
-        UserError: there is a decay, and nobody knows the order of the network's blocks.
+        UserError: ``layer_decay`` is not 1, and the model does not know the order of its blocks.
     """
     excluded = getattr(model, "no_weight_decay", set)()
-    kept = {id(p) for name, p in model.named_parameters() if name in excluded}
     layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
-    chosen = {id(layer.weight) for layer in layers} - kept
-    depth = finetune.depths(model) if layer_decay != 1 else {}
-    deepest, groups = max(depth.values(), default=0), []
-    for at in range(deepest + 1):
-        here = [p for name, p in model.named_parameters() if p.requires_grad and depth.get(name, 0) == at]
-        decayed = [p for p in here if id(p) in chosen]
-        others = [p for p in here if id(p) not in chosen]
-        scale = layer_decay ** (deepest - at)
-        groups += [
-            {"params": decayed, "weight_decay": weight_decay, "lr_scale": scale},
-            {"params": others, "weight_decay": 0.0, "lr_scale": scale},
-        ]
-    return groups if deepest == 0 else [group for group in groups if group["params"]]
+    weights = {id(layer.weight) for layer in layers}
+    depth = depths(model) if layer_decay != 1 else {}
+    deepest = max(depth.values(), default=0)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {
+        (at, decays): [] for at in range(deepest + 1) for decays in (True, False)
+    }
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups[depth.get(name, 0), id(p) in weights and name not in excluded].append(p)
+    return [
+        {"params": params, "weight_decay": weight_decay * decays, "lr_scale": layer_decay ** (deepest - at)}
+        for (at, decays), params in groups.items()
+        if params or deepest == 0
+    ]
 
 
 def describe_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Lines for people: of each group its tensors, parameters, decay and learning rate, then what is frozen."""
+    """Return a line for each group: tensors, parameters, decay and learning rate; and a line for what is frozen."""
     lines = [
         f"{_counted(group['params'])}: weight decay {group['weight_decay']:g}, "
         f"learning rate x {group.get('lr_scale', 1):.4g}"
@@ -90,16 +85,17 @@ def create(
 
     Args:
         name: ``sgd``, ``adamw`` (Loshchilov & Hutter 2017, arXiv 1711.05101), ``lamb``, or a name of timm's.
-        model: what it trains.
+        model: the network to train.
         weight_decay, layer_decay: see :func:`parameter_groups`.
-        lr: the highest learning rate, which the corrected weight decay of timm's is relative to.
-        momentum: of SGD and of timm's that have one; ``nesterov``: of SGD.
+        lr: the highest learning rate, to which timm's corrected weight decay is relative.
+        momentum: of SGD, and of those of timm's that have one.
+        nesterov: of SGD.
         betas, eps: of AdamW and LAMB.
-        options: arguments of timm's class; what is not given keeps timm's default.
+        options: arguments of timm's class; the others keep timm's defaults.
 
     Raises:
-        UserError: naming an option that timm's optimizer does not have or refuses; or timm's are asked for on XLA,
-            which would compile each step for its numbers of Python.
+        UserError: timm's optimizer does not have an option or its value; or the device compiles graphs, and would
+            compile one for each step of timm's.
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
     device = traits(next(model.parameters()).device)
@@ -143,10 +139,10 @@ def _number(value: Any) -> Any:
 
 
 def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-    """Take one step, or none where ``skip``, bool ``[]`` on the device, is true.
+    """Take one step, or none if ``skip``, bool ``[]`` on the device, is true.
 
-    The host does not wait for the device with SGD, AdamW and LAMB. It does once per step with optimizers of timm's:
-    most count their steps on the host.
+    With SGD, AdamW and LAMB the host does not wait for the device. With optimizers of timm's it waits once a step,
+    because most of them count their steps on the host.
     """
     if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()
@@ -154,27 +150,27 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
     elif traits(skip.device).compiles_graphs:
         before = {key: value.clone() for key, value in _tensors(optimizer)}
         optimizer.step()
-        for key, value in _tensors(optimizer):  # state that was not there before begins with zeros
+        for key, value in _tensors(optimizer):  # new state starts with zeros
             value.copy_(torch.where(skip, before.get(key, torch.zeros_like(value)), value))
     elif not skip:
         optimizer.step()
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[int, str], Tensor]]:
-    """The parameters and their state, each with its name."""
+    """Yield the parameters and their state, each with its name."""
     for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
         yield (id(p), ""), p.detach()
         yield from (((id(p), name), value) for name, value in optimizer.state[p].items())
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """``optimizer.load_state_dict`` of one that may have run on another kind of device, or in an earlier version."""
+    """Load a state dict, also from another kind of device or an earlier version."""
     keys = ("fused", "foreach", "capturable")
     own = [{key: group[key] for key in keys if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
-    for p, entries in optimizer.state.items():  # fused kernels take it for granted that memory is in the same order
+    for p, entries in optimizer.state.items():  # fused kernels assume the same memory order
         for name, value in entries.items():
             if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
                 entries[name] = torch.empty_like(p, requires_grad=False).copy_(value)
@@ -188,19 +184,18 @@ def learning_rate(
     drops: Sequence[float] = (),
     factor: float = 0.1,
 ) -> Callable[[int], float]:
-    """The learning rate as a function of the optimizer step.
+    """Return the learning rate as a function of the optimizer step.
 
-    Linear from 0 over ``warmup_steps`` to the schedule's value there, then the schedule, evaluated at the global step
-    and not shifted by the warm-up (TF Model Garden's ``LinearWarmup`` over ``CosineDecay``).
+    It is linear from 0 over ``warmup_steps`` to the schedule's value there, then follows the schedule, which is not
+    shifted by the warm-up (TF Model Garden's ``LinearWarmup`` over ``CosineDecay``).
 
     Args:
-        base: the learning rate at the top, already scaled to the batch size.
+        base: the highest learning rate, already scaled to the batch size.
         num_steps: of the whole run; cosine reaches 0 there.
-        warmup_steps: may be fractional, as epochs seldom are whole numbers of steps. A run shorter than twice that
-            warms up for half of its steps, or it would never leave small learning rates.
+        warmup_steps: can be a fraction. A run shorter than twice that warms up for half of its steps.
         schedule: ``cosine``, ``constant`` or ``step``.
-        drops: steps, ascending, from each of which on ``step`` has ``factor`` of the learning rate before it.
-        factor: see there.
+        drops: steps, ascending, at which ``step`` multiplies the learning rate by ``factor``.
+        factor: of each drop.
     """
     warmup_steps = min(warmup_steps, num_steps / 2)
 
@@ -216,7 +211,7 @@ def learning_rate(
 
 
 def drop_epochs(epochs: float) -> list[int]:
-    """After which epochs the released TPU code drops the learning rate by 10: 30, 60 and 80 of 90, rounded down.
+    """Return the epochs after which the released TPU code drops the learning rate by 10: 30, 60 and 80 of 90.
 
     Source: ``resnet_main.get_lr_schedule`` of the ResNet-RS repository, which has no cosine schedule.
     """
@@ -224,5 +219,5 @@ def drop_epochs(epochs: float) -> list[int]:
 
 
 def num_steps(num_samples: int, batch_size: int, epochs: float) -> int:
-    """Optimizer steps of ``epochs`` passes: samples run on over epoch ends, so only the last step is rounded up."""
+    """Return the optimizer steps of ``epochs`` passes; batches span epoch ends, so only the last step is rounded up."""
     return max(1, math.ceil(epochs * num_samples / batch_size))
