@@ -206,7 +206,7 @@ def test_lists_of_folders_of_frames(line, extract, write, run, tmp_path):
     assert metrics["num_scored"] == (1 if "12" in line else 2)  # of 11 frames where 12 are listed
     arguments = ["--cfg", "finetune_rs50", f"data.root={tmp_path / 'data'}", f"out={tmp_path / 'run'}", *SMALL]
     code, out, errors = run.script("check_dataset.py", *arguments, "--workers", "1")
-    assert code == 2 and errors.count("\n") == 1 and "codecs: jpeg 8" in out
+    assert code == 2 and errors.count("\n") == 1 and "codecs: jpeg (8 files)" in out
     with open(tmp_path / "run/check/problems.csv", newline="") as file:
         broken = {row["path"]: row["detail"] for row in csv.DictReader(file) if row["kind"] == "broken"}
     assert "img_00005.jpg: cannot be decoded" in broken.pop(str(tmp_path / "data" / names[1]))
