@@ -24,6 +24,10 @@ from video_rs.errors import UserError
 class VideoDataset(Dataset):
     """The videos or images of one split, as clips for a network: ``dataset[3] -> (clip, label)``.
 
+        transform = video_rs.create_transform(**model.data_config, is_training=True)
+        train = video_rs.VideoDataset("/data/mine", "train", transform)
+        loader = torch.utils.data.DataLoader(train, batch_size=4, shuffle=True, num_workers=2)
+
     It works with ``torch.utils.data.DataLoader``, whatever its workers and sampler. With a training transform every
     access draws another clip, from torch's generator: ``torch.manual_seed`` makes it reproducible. With an evaluation
     transform it is the centre crop of the middle clip.

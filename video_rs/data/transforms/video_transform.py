@@ -96,12 +96,22 @@ def create_transform(
 ) -> VideoTransform:
     """Create the preprocessing of a network: ``create_transform(**model.data_config, is_training=True)``.
 
-    The positional arguments are the fields of :class:`video_rs.data_config.DataConfig`, which documents them;
-    ``in_channels`` and ``class_names`` are accepted and not used. The others apply to training only.
+    The arguments up to ``multi_label`` are the fields of a data config. Those after ``is_training`` apply to training
+    only.
 
     Args:
-        is_training: True: a random crop of ``train_size`` pixels of a random clip, augmented. False: the centre crop of
-            ``test_size`` pixels of the middle clip, once the short side has ``short_side`` pixels.
+        num_frames: frames of a clip; 1 for an image network.
+        stride: frames, at the rate of ``fps``, from one frame of a clip to the next.
+        fps: frames per second that ``stride`` counts in; 0: the rate of each file.
+        sampling: ``"dense"``: frames at the stride; ``"segments"``: spread over the whole video.
+        mean, std: per channel, of pixels in [0, 1].
+        train_size: height and width of a training crop, in pixels.
+        short_side: short side of the resized frames before an evaluation crop, in pixels.
+        test_size: height and width of an evaluation crop, in pixels; at most ``short_side``.
+        filter: of the resize: ``"bilinear"`` or ``"bicubic"``, each also with ``"-antialias"``.
+        in_channels, class_names: accepted and not used.
+        multi_label: whether files can have several labels; the default of ``VideoDataset(multi_label=)``.
+        is_training: True: a random crop of a random clip, augmented. False: the centre crop of the middle clip.
         area: smallest and largest area of the random crop, as a fraction of the frame.
         aspect: smallest and largest width / height of the crop.
         min_covered: smallest fraction of the frame that a crop covers.
