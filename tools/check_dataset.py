@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decodes every file of a dataset: ``tools/check_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
+"""Decode every file of a dataset: ``tools/check_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
 
 import sys
 from pathlib import Path

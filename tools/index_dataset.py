@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Looks at all videos of a dataset once: ``tools/index_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
+"""Index the videos of a dataset: ``tools/index_dataset.py --cfg k400_rs50.yaml``. See ``--help``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the embedded dataset: ``tools/make_motion.py --out data/motion``. See ``--help``."""
+"""Make the embedded dataset: ``tools/make_motion.py --out data/motion``. See ``--help``."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a dataset fast to read: ``tools/prepare_dataset.py --cfg k400_rs50.yaml --out /data/small``. See ``--help``."""
+"""Re-encode a dataset: ``tools/prepare_dataset.py --cfg k400_rs50.yaml --out /data/small``. See ``--help``."""
 
 import sys
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Prepare and check datasets."""
+"""Prepare, index and check datasets; make the embedded one."""

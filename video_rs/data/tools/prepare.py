@@ -53,13 +53,16 @@ class Prepared:
     """The result of a job.
 
     Attributes:
-        bytes, seconds: of the source and of the copy.
+        bytes_before, seconds_before: size and duration of the source.
+        bytes_after, seconds_after: of the copy.
         problem: why there is no copy; "" if there is one.
     """
 
     job: Job
-    bytes: tuple[int, int] = (0, 0)
-    seconds: tuple[float, float] = (0.0, 0.0)
+    bytes_before: int = 0
+    bytes_after: int = 0
+    seconds_before: float = 0.0
+    seconds_after: float = 0.0
     problem: str = ""
 
     def __str__(self) -> str:
@@ -119,14 +122,10 @@ def prepare_dataset(
 
 def summarize(results: Sequence[Prepared]) -> dict[str, Any]:
     """Return the numbers of files, bytes and seconds before and after, as in ``summary.json``."""
-    return {
-        "files": sum(not result.problem for result in results),
-        "failed": sum(bool(result.problem) for result in results),
-        "bytes_before": sum(result.bytes[0] for result in results),
-        "bytes_after": sum(result.bytes[1] for result in results),
-        "seconds_before": round(sum(result.seconds[0] for result in results), 3),
-        "seconds_after": round(sum(result.seconds[1] for result in results), 3),
-    }
+    failed = sum(bool(result.problem) for result in results)
+    names = ("bytes_before", "bytes_after", "seconds_before", "seconds_after")
+    totals = {name: round(sum(getattr(result, name) for result in results), 3) for name in names}
+    return {"files": len(results) - failed, "failed": failed, **totals}
 
 
 def _refuse_inside(out: Path, folders: set[str]) -> None:
@@ -254,7 +253,7 @@ def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) ->
         if comment != wanted:
             encode_video(job.source, target, settings, wanted, beat)
             seconds, _ = read_header(target)
-        return Prepared(job, (size, os.path.getsize(target)), (read_header(job.source)[0], seconds))
+        return Prepared(job, size, os.path.getsize(target), read_header(job.source)[0], seconds)
     except MediaError as error:
         return Prepared(job, problem=str(error).removeprefix(f"{job.source}: "))
 

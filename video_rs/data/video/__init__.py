@@ -1,1 +1,1 @@
-"""From a file to frames."""
+"""Read the frames of videos and images."""
