@@ -105,7 +105,7 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
         ignored = [name for name in variables if name not in set(names.values())]
         weights = of_preset(preset, Source(tensors(names, variables), str(prefix), ignored=ignored), notes=notes)
     if source == "garden" and not frames:
-        weights.notes.append(f"the weights do not tell the activation: taken as {preset.architecture.activation}")
+        weights.notes.append(f"the weights do not determine the activation: assumed {preset.architecture.activation}")
     weights.averages = _averages(names) if averages else "not taken, as --no-averages says"
     if swapped:
         weights.averages = f"all tensors: {prefix.name} holds them in place of the variables"
@@ -299,7 +299,7 @@ def find_keras(variables: Variables, averages: bool = True) -> dict[str, str]:
     """
     paths = {name: name.removesuffix(":0") for name in variables}
     pairs = [(_keras_name(path), name) for name, path in paths.items() if not _KERAS_OTHER.match(path)]
-    return _collect(pairs, "variables are not those of Keras's ResNet-RS, or are there twice")
+    return _collect(pairs, "variables are not those of Keras's ResNet-RS, or are duplicated")
 
 
 def _keras_name(path: str) -> str | None:

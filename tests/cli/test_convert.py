@@ -135,7 +135,7 @@ def test_another_network_is_one_line(tmp_path, file_holds):
     found = "ckpt-1: as garden_resnet_rs_101 it does not fit: its network has blocks 3, 4, 6, 3 (depth 50), this one 3"
     assert found in model("garden_resnet_rs_101")
     assert "weights have other shapes: stem.conv1.conv.weight" in model("garden_resnet3d_rs_50")
-    assert "are those of garden_*; resnet_rs_50 would compute something else" in model("resnet_rs_50")
+    assert "belong to garden_*; resnet_rs_50 would compute something else" in model("resnet_rs_50")
     assert "there is no model 'garden_resnet_rs_51'" in model("garden_resnet_rs_51")
     assert "not the variables of the TPU" in model("resnet_rs_50", "tpu")
     assert "ckpt-1: " in model("resnet_rs_50", "keras") and "are not those of Keras" in model("resnet_rs_50", "keras")
@@ -146,7 +146,7 @@ def test_another_network_is_one_line(tmp_path, file_holds):
         patch.setitem(PRESETS, "garden_26", model_26)
         patch.setitem(registry._FACTORIES, "garden_26", functools.partial(registry._resnet_rs, model_26))
         file_holds(to_garden(network("garden_26")))
-    assert "holds a network of blocks 2, 2, 2, 2 (depth 26) for images, and no garden_* is that" in (
+    assert "has blocks 2, 2, 2, 2 (depth 26) for images, and no garden_* preset has these" in (
         refused("--from", "garden", "ckpt-1", "--out", out)
     )
     assert not any(tmp_path.iterdir())
@@ -197,7 +197,7 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     )
     torch.save(model.state_dict(), tmp_path / "bare.pt")
     bare = ["--from", "video_rs", tmp_path / "bare.pt", "--out", tmp_path / "o.pt"]
-    assert "do not tell of which network: give --model" in refused(*bare)
+    assert "do not name their network: give --model" in refused(*bare)
     assert "as resnet3d_rs_26 it does not fit: " in refused(*bare, "--model", "resnet3d_rs_26")
     convert_with([*map(str, bare), "--model", "resnet_rs_26"])
     assert same(checkpoint.load_run(tmp_path / "o.pt")["model"], model.state_dict())
@@ -330,34 +330,36 @@ def test_what_weights_do_not_tell_is_said(tmp_path, capsys, file_holds):
     cases = {
         ("garden", "ckpt-1"): ("garden_resnet_rs_101 (192 px); also garden_resnet_rs_101_i160 (160 px): give", 192),
         ("garden", "w/resnet-rs-101-i160/ckpt-1"): (
-            "garden_resnet_rs_101_i160 (160 px), as in the name resnet-rs-",
+            "garden_resnet_rs_101_i160 (160 px), from the name resnet-rs-",
             160,
         ),
-        ("keras", "resnet-rs-101-i192.h5"): ("resnet_rs_101 (192 px), as in the name resnet-rs-101-i192.h5", 192),
-        ("tpu", "resnetrs101_i160/model.ckpt"): ("resnet_rs_101_i160 (160 px), as in the name resnetrs101_i160", 160),
+        ("keras", "resnet-rs-101-i192.h5"): ("resnet_rs_101 (192 px), from the name resnet-rs-101-i192.h5", 192),
+        ("tpu", "resnetrs101_i160/model.ckpt"): ("resnet_rs_101_i160 (160 px), from the name resnetrs101_i160", 160),
         ("tpu", "i1600/model.ckpt"): ("resnet_rs_101 (192 px); also resnet_rs_101_i160", 192),
     }
     makers = {"garden": to_garden, "keras": to_keras, "tpu": to_tpu}
     for (source, path), (said, size) in cases.items():
         file_holds(makers[source](network("garden_resnet_rs_101" if source == "garden" else "resnet_rs_101")), path)
         out, state = said_of(capsys, tmp_path, source, path)
-        assert f"the weights do not tell the resolution: taken as {said}" in out
+        assert f"the weights do not determine the resolution: assumed {said}" in out
         assert state["data_config"]["test_size"] == size
-        assert ("do not tell the activation: taken as swish\n" in out) == (source == "garden")
+        assert ("do not determine the activation: assumed swish\n" in out) == (source == "garden")
     file_holds(to_garden(network("garden_slowonly_50")))
     out, state = said_of(capsys, tmp_path, "garden", "ckpt-1")
-    assert "tell the clip: taken as garden_slowonly_50 (8x8 frames); also garden_slowonly_50_16x4 (16x4 frames)" in out
+    assert (
+        "determine the clip: assumed garden_slowonly_50 (8x8 frames); also garden_slowonly_50_16x4 (16x4 frames)" in out
+    )
     file_holds(to_garden(network("garden_slowonly_50")), "slowonly_16x4/ckpt-1")
     out, state = said_of(capsys, tmp_path, "garden", "slowonly_16x4")
     assert (state["data_config"]["num_frames"], state["data_config"]["stride"]) == (16, 4) and "slowonly_16x4\n" in out
     torch.save(to_timm(network("resnet_rs_101").state_dict()), tmp_path / "resnetrs101.pth")
     assert (
-        "the resolution: taken as resnet_rs_101 (192 px); also"
+        "the resolution: assumed resnet_rs_101 (192 px); also"
         in (said_of(capsys, tmp_path, "timm", tmp_path / "resnetrs101.pth")[0])
     )
     for name, options in (("garden_resnet3d_rs_50", []), ("garden_resnet_rs_101", ["--model", "garden_resnet_rs_101"])):
         file_holds(to_garden(network(name)))
-        assert "do not tell the resolution" not in said_of(capsys, tmp_path, "garden", "ckpt-1", *options)[0]
+        assert "do not determine the resolution" not in said_of(capsys, tmp_path, "garden", "ckpt-1", *options)[0]
 
 
 def test_frozen_variables_are_named(tmp_path, capsys, file_holds):

@@ -112,7 +112,7 @@ def test_names_of_another_packages_networks(capsys):
 def test_a_network_without_classes_of_its_own(capsys):
     pytest.importorskip("timm")
     text = "\n".join(models(capsys, "timm/resnet50_clip_gap"))
-    assert "Shown with 1000 classes, for it has none of its own: say how many with model.num_classes\n" in text
+    assert "Shown with 1000 classes, because it has none of its own: set model.num_classes\n" in text
     assert text.startswith("timm/resnet50_clip_gap: 224x224, 25,") and "Data config" in text
 
 
@@ -129,7 +129,7 @@ def test_tables_on_a_terminal(capsys, monkeypatch):
 
 def test_the_documentation_names_pytorchvideos():
     section = DOCS.read_text().partition("## Networks of other packages")[2].partition("\n## ")[0]
-    assert all(f"`{name}`" in section for name in ENTRIES) and "`features`" in section
+    assert all(f"`{name}`" in section for name in ENTRIES) and "`forward_features`" in section
 
 
 def test_the_documentation_is_as_generated():

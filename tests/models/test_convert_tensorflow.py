@@ -303,7 +303,7 @@ def test_tpu_and_keras_faults():
     with pytest.raises(UserError, match="1 variables are not those of Keras's .*: conv5/conv5/kernel:0"):
         from_keras({**variables, "conv5/conv5/kernel:0": np.zeros(1)})
     double = "stem_1_stem_conv_1/stem_1_stem_conv_1/kernel"
-    with pytest.raises(UserError, match=f"1 variables .* or are there twice: {double}$"):
+    with pytest.raises(UserError, match=f"1 variables .* or are duplicated: {double}$"):
         from_keras({**variables, double: variables[f"{double}:0"] + 1})
     longer = "BlockGroup2__block_0__conv_1-copy/kernel:0"
     with pytest.raises(UserError, match=f"1 variables are not those of Keras's .*: {longer}"):

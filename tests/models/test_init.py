@@ -78,7 +78,7 @@ def test_init_from_bare_weights(tmp_path, kind):
     assert same(model.state_dict(), state)
     assert len(report.matched) == len(state)
     unknown = ", architecture of the source unknown: not compared"
-    assert str(report) == f"{len(state)} weights as they are" + ("" if kind == "timm" else unknown)
+    assert str(report) == f"{len(state)} weights unchanged" + ("" if kind == "timm" else unknown)
 
 
 def test_init_from_a_run_prefers_the_average_and_takes_its_data_config(tmp_path):

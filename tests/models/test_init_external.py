@@ -44,7 +44,7 @@ def test_networks_of_other_packages(tmp_path, kind):
     source.data_config = dataclasses.replace(source.data_config, class_names=NAMES, std=(0.1, 0.2, 0.3))
     save_run(path, source, name=f"{source.name}.r160_in1k") if kind == "run" else torch.save(kinds[kind], path)
     report = init_from(model, path)
-    assert same(model.state_dict(), state) and str(report) == f"{len(state)} weights as they are"
+    assert same(model.state_dict(), state) and str(report) == f"{len(state)} weights unchanged"
     assert model.data_config == (source.data_config if kind == "run" else before)
 
 
@@ -188,5 +188,5 @@ def test_timm_that_is_broken(monkeypatch, fault, said):
 
 
 def test_timms_resnetrs_are_not_for_other_networks():
-    with pytest.raises(UserError, match="timm is for the ResNet-RS family; for timm/test_resnet say pretrained$"):
+    with pytest.raises(UserError, match="timm is for the ResNet-RS family; use pretrained for timm/test_resnet$"):
         init_from(external(), "timm")

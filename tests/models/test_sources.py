@@ -32,7 +32,7 @@ def test_a_network_of_what_was_read(tmp_path):
     ("arguments", "message"),
     [
         ((None,), "give the file"),
-        ((None, "garden_resnet_rs_50"), "those of resnet_rs_"),
+        ((None, "garden_resnet_rs_50"), "belong to resnet_rs_"),
         (("gone.pt",), "gone.pt does not exist"),
     ],
 )

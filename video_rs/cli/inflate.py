@@ -80,7 +80,7 @@ def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
 
     names = read_class_names(file, "--class-names")
     if not names or (num_classes and num_classes != len(names)):
-        wanted = f", --num-classes says {num_classes}" if num_classes else ""
+        wanted = f", but --num-classes={num_classes}" if num_classes else ""
         raise UserError(f"--class-names={file}: has {len(names)} names{wanted}")
     return names
 

@@ -149,7 +149,7 @@ def _summary(name: str) -> tuple[Summary, list[str]]:
     try:
         return summarize(name), []
     except NoClasses:
-        note = f"Shown with {CLASSES} classes, for it has none of its own: say how many with model.num_classes"
+        note = f"Shown with {CLASSES} classes, because it has none of its own: set model.num_classes"
         return summarize(name, num_classes=CLASSES), [note]
 
 

@@ -57,19 +57,19 @@ def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
     return (data_config.in_channels, *frames, side, side)
 
 
-def cost(name: str, size: int | None = None) -> Cost:
-    """Return the cost of a network by name, on its training clips or on clips of ``size`` pixels a side.
+def cost(name: str) -> Cost:
+    """Return the cost of a network by name, on its training clips.
 
     All middle blocks of a stage cost the same. So presets are measured with few blocks, which is fast, and the rest is
     extrapolated. The tests compare the result with whole networks, to the last unit.
     """
     preset = PRESETS.get(name)
     if preset is None or not all(isinstance(kernel, int) for kernel in preset.architecture.temporal_kernels):
-        return on_meta_device(name, lambda model: measure(model, size))
+        return on_meta_device(name, measure)
     few = 3 if preset.architecture.self_gating else 2  # gates are in the last block
     neutral = {"name": "", "depth": 0, "rand_augment": None, "published": (), "reference": None}  # to share the cache
     shallow = dataclasses.replace(preset, blocks=(few,) * len(preset.blocks), **neutral)
-    base, *middle = _base_and_middle(shallow, size)
+    base, *middle = _base_and_middle(shallow)
     totals = dataclasses.astuple(base)
     for num_blocks, block in zip(preset.blocks, middle, strict=True):
         steps = zip(totals, dataclasses.astuple(block), strict=True)
@@ -78,23 +78,23 @@ def cost(name: str, size: int | None = None) -> Cost:
 
 
 @functools.cache
-def _base_and_middle(preset: Preset, size: int | None) -> tuple[Cost, ...]:
+def _base_and_middle(preset: Preset) -> tuple[Cost, ...]:
     """Return the cost of a network, and of the second block in each of its stages."""
     rates = {"dropout": preset.dropout, "drop_path": preset.drop_path}
     with torch.device("meta"):
         model = ResNetRS(
             preset.architecture, preset.blocks, preset.num_classes, **rates, data_config=preset.data_config
         )
-        return tuple(_costs(model, [model, *(blocks[1] for blocks in model.stages)], size))
+        return tuple(_costs(model, [model, *(blocks[1] for blocks in model.stages)]))
 
 
-def measure(model: nn.Module, size: int | None = None) -> Cost:
+def measure(model: nn.Module) -> Cost:
     """Return the cost of a model, see :func:`cost`. It runs on its own device; on "meta" nothing is computed."""
-    return _costs(model, [model], size)[0]
+    return _costs(model, [model])[0]
 
 
-def _costs(model: nn.Module, modules: Sequence[nn.Module], size: int | None) -> list[Cost]:
-    shape = input_shape(model.data_config, size)
+def _costs(model: nn.Module, modules: Sequence[nn.Module]) -> list[Cost]:
+    shape = input_shape(model.data_config)
     columns = count_parameters(modules), count_macs(model, shape, modules), _count_bytes(model, shape, modules)
     return [Cost(*row) for row in zip(*columns, strict=True)]
 

@@ -44,7 +44,9 @@ def identify_preset(
     ]
     if not fitting:
         kind = "videos" if frames else "images"
-        raise UserError(f"it holds a network of blocks {describe_blocks(blocks)} for {kind}, and no {pattern} is that")
+        raise UserError(
+            f"its network has blocks {describe_blocks(blocks)} for {kind}, and no {pattern} preset has these"
+        )
     parts = any(".se." in name for name in names), any(".gating." in name for name in names)
     exact = [p for p in fitting if (p.architecture.se_ratio > 0, p.architecture.self_gating) == parts]
     exact = [p for p in exact if frames in (0, p.architecture.stem_temporal_kernel)]
@@ -56,8 +58,8 @@ def matching_preset(model: str, pattern: str) -> Preset:
     preset = find_preset(model)
     if not fnmatch.fnmatchcase(model, pattern):
         raise UserError(
-            f"these weights are those of {pattern}; {model} would compute something else with them. "
-            "Convert them as what they are, then start from the result (train.init_from, inflate)"
+            f"these weights belong to {pattern}; {model} would compute something else with them: "
+            "convert them without --model, then start from the result (train.init_from, inflate)"
         )
     return preset
 
@@ -67,13 +69,13 @@ def _named_by_file(presets: list[Preset], path: str | Path) -> tuple[Preset, lis
     first, *others = presets
     if not others:
         return first, []
-    unknown = f"the weights do not tell the {'clip' if _is_video(first) else 'resolution'}"
+    unknown = f"the weights do not determine the {'clip' if _is_video(first) else 'resolution'}"
     for part in reversed(re.split(r"[/\\]", redact_url(path))[-3:]):
         named = [preset for preset in presets if re.search(rf"(?<![^\W_]){_tag(preset)}(?![^\W_])", part)]
         if len(named) == 1:
-            return named[0], [f"{unknown}: taken as {_described(named[0])}, as in the name {part}"]
+            return named[0], [f"{unknown}: assumed {_described(named[0])}, from the name {part}"]
     also = ", ".join(map(_described, others))
-    return first, [f"{unknown}: taken as {_described(first)}; also {also}: give --model"]
+    return first, [f"{unknown}: assumed {_described(first)}; also {also}: give --model"]
 
 
 def _tag(preset: Preset) -> str:

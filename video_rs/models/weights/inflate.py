@@ -52,7 +52,7 @@ class InflationReport:
     compared: bool = True
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} weights as they are"]
+        parts = [f"{len(self.matched)} weights unchanged"]
         parts += [f"{len(self.inflated)} inflated"] if self.inflated else []
         parts += [f"{name} ({reason})" for name, reason in self.adapted.items() if name.endswith("weight")]
         parts += [f"not used: {truncate(self.unused)}"] if self.unused else []

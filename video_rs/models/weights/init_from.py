@@ -87,7 +87,7 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
         return found, shown
     if not isinstance(model, ResNetRS):
         if source == "timm":
-            raise UserError(f"the source timm is for the ResNet-RS family; for {model.name} say pretrained")
+            raise UserError(f"the source timm is for the ResNet-RS family; use pretrained for {model.name}")
         return read_public(model), model.public
     if source == "pretrained":
         _check_public(model)
@@ -95,7 +95,7 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
 
 
 def _check_file(source: str) -> None:
-    """Raise UserError for a source that does not exist, with what was probably meant."""
+    """Raise UserError for a source that does not exist, with the name that was probably meant."""
     if is_address(source) or os.path.exists(source):  # which takes any string
         return
     expected = "start from a file of weights, its address, pretrained or timm"
@@ -177,7 +177,7 @@ def _family_state(source: Source, model: ResNetRS) -> tuple[dict[str, Tensor], D
 def _architecture_differences(source: Source, model: ResNetRS) -> Differences:
     """Return how a network differs from a source of a known architecture whose weights it can still use.
 
-    Shapes do not tell ReLU from Swish or symmetric from SAME padding.
+    The shapes are the same with ReLU and Swish, and with symmetric and SAME padding.
 
     Raises:
         UserError: the network would compute something else with the weights than they were trained for.

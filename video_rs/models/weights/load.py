@@ -31,7 +31,7 @@ from video_rs.models.weights.source import AVERAGES, Source, from_checkpoint, na
 from video_rs.models.weights.state_dict import blocks_of, sizes_of
 from video_rs.models.weights.timm import PATTERN, read_timm, timm_data_config
 
-ALONE = "none, the file has the weights alone"
+ALONE = "none, the file has only weights"
 
 
 @dataclass
@@ -84,7 +84,7 @@ def load_network(path: str | Path | None, model: str | None = None, *, timm: boo
             return _of_timm(source, path, model)
         blocks_of(source.state)
         if not model:
-            raise UserError("it holds bare weights, which do not tell of which network: give --model")
+            raise UserError("bare weights do not name their network: give --model")
         return of_preset(find_preset(model), source, averages=_entry(source))
 
 
@@ -195,7 +195,7 @@ def _of_run(source: Source, model: str | None) -> Loaded:
     if source.entry == "ema":
         averages = "all tensors are those of the run"
     elif decay is None:
-        averages = "as the run kept them; the file does not say"
+        averages = "as the run kept them; the decay is unknown"
     else:
         averages = f"all tensors, as the run kept them (decay {decay})" if decay else "none, the run kept none"
     network = _network_of_run(source)
