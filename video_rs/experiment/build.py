@@ -31,8 +31,8 @@ def build_records(
         records = load_splits(**sources, num_classes=config.model.num_classes, splits=tuple(splits))
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from None
-    for of_split in records.values() if indexed else ():
-        attach(of_split)
+    for each in records.values() if indexed else ():
+        attach(each)
     return records
 
 

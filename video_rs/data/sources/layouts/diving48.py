@@ -12,7 +12,7 @@ from video_rs.data.sources.lists import Entry, bad_line
 
 @base.register_layout("diving48")
 class Diving48(base.Layout):
-    """``{"vid_name": ..., "label": 26}``; Diving48_vocab.json lists the four parts of each class."""
+    """JSON objects ``{"vid_name": ..., "label": 26}``; Diving48_vocab.json lists the four parts of each class."""
 
     files = {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"}
     json_key = "vid_name"

@@ -29,7 +29,7 @@ _NUM_VIDEOS_2020 = {"train": 534_073, "val": 33_914, "test": 64_260}
 
 @base.register_layout("kinetics")
 class Kinetics(base.Layout):
-    """``label,youtube_id,time_start,time_end,split``; files ``<youtube_id>_<start>_<end>`` anywhere below the root."""
+    """A csv ``label,youtube_id,time_start,time_end,split``; videos ``<youtube_id>_<start>_<end>.*`` in any folder."""
 
     columns = ("youtube_id",)
     repeats = True

@@ -10,9 +10,9 @@ from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line
 
 
-@base.register_layout("something-something-v2")
+@base.register_layout("ssv2")
 class SomethingSomething(base.Layout):
-    """``{"id": ..., "template": "Holding [something]"}``; labels.json numbers the templates without brackets."""
+    """JSON objects ``{"id": ..., "template": "Holding [something]"}``; labels.json numbers templates without brackets."""
 
     files = {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"}
     json_key = "template"
