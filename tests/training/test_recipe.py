@@ -161,12 +161,12 @@ def test_the_source_of_the_first_weights_is_kept(load, tmp_path):
 
 
 def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):
-    def small(model, views, device, precision):
+    def small(model, views, *_):
         if len(views) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.full((len(views), 3), 1 / 3)
 
-    monkeypatch.setattr(multiview, "_view_probs", small)
+    monkeypatch.setattr(multiview, "_forward", small)
     job = make_job(load("test.batch_size=4"))
     for _ in range(2):
         job.validate(job.model, lambda: None)

@@ -99,9 +99,9 @@ class Forward:
         return torch.cat(outputs)
 
     def _try(self, views: Tensor) -> Tensor | None:
-        compute = _view_features if self.features else _view_probs
         try:
-            return compute(self.model, self._filled(views), self.device, self.precision)[: len(views)]
+            output = _forward(self.model, self._filled(views), self.device, self.precision, self.features)
+            return output[: len(views)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -114,27 +114,16 @@ class Forward:
         return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
 
 
-def _view_probs(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
-    logits = _run(model, model, views, device, precision)
-    return (logits.sigmoid() if model.data_config.multi_label else logits.softmax(dim=1)).cpu()
-
-
-def _view_features(model: nn.Module, views: Tensor, device: torch.device, precision: str) -> Tensor:
-    def pooled(clips: Tensor) -> Tensor:
-        return model.forward_head(model.forward_features(clips), pre_logits=True)
-
-    return _run(model, pooled, views, device, precision).cpu()
-
-
 @torch.no_grad()  # inference_mode does not support views on all devices
-def _run(
-    model: nn.Module, function: Callable[[Tensor], Tensor], views: Tensor, device: torch.device, precision: str
-) -> Tensor:
+def _forward(model: nn.Module, views: Tensor, device: torch.device, precision: str, features: bool) -> Tensor:
     data_config, parameter = model.data_config, next(model.parameters())
     clips = normalize(views.to(device), data_config.mean, data_config.std, dtype=parameter.dtype)
     with autocast(device, select_precision(precision, device)):
-        output = function(clips)
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+        output = model.forward_head(model.forward_features(clips), pre_logits=True) if features else model(clips)
+    output = output.to(torch.promote_types(output.dtype, torch.float32))
+    if not features:
+        output = output.sigmoid() if data_config.multi_label else output.softmax(dim=1)
+    return output.cpu()
 
 
 def score(

@@ -88,8 +88,8 @@ def write_report(
 
     for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # of an earlier report
         (folder / name).unlink(missing_ok=True)
-    _write(folder / "predictions.csv", _encode(predictions_csv(paths, scores, class_names)))
-    _write(folder / "metrics.json", _encode(metrics_json(metrics)))
+    _write(folder / "predictions.csv", predictions_csv(paths, scores, class_names))
+    _write(folder / "metrics.json", metrics_json(metrics))
     if scores.views is not None:
         with atomic_write(folder / "views.npz") as handle:
             np.savez_compressed(handle, views=scores.views, labels=scores.labels, paths=list(paths))
@@ -118,11 +118,13 @@ def write_report(
         unscored=[(paths[index], reason) for index, reason in scores.errors],
         not_drawn=not_drawn,
     )
-    _write(folder / "report.html", _encode(page))
+    _write(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | str) -> None:
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # file names may not be UTF-8
     with atomic_write(path) as handle:
         handle.write(content)
 
@@ -201,7 +203,3 @@ def thumbnail(path: str, decoder: str = "pyav") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(spaced), axis=1)[:, :-2]).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _encode(text: str) -> bytes:
-    return text.encode(errors="backslashreplace")  # file names may not be UTF-8
