@@ -1,4 +1,4 @@
-"""Every command and all Python in README.md runs, in order, on small videos and a small network."""
+"""The commands of README.md and docs/models.md and the README's Python, in order, on small videos and networks."""
 
 import os
 import re
@@ -17,14 +17,18 @@ from video_rs.models.registry import create_model
 from .conftest import REPOSITORY, TINY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+MODELS = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def command_lines():
+    """The commands of the README, then those of docs/models.md that need no download and no network of full size."""
     lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    weights = [shlex.split(line, comments=True) for block in blocks("sh", MODELS) for line in block.splitlines()]
+    lines += [words for words in weights if words[1:3] not in (["--from", "timm"], ["--to", "timm"])]
     return [words for words in lines if words]
 
 
@@ -62,9 +66,10 @@ def shrink(words, tiny_videos):
         "resnet3d_rs_50": TINY["model"]["name"],
         "/data/mine": str(tiny_videos),
         "/data/k400": str(tiny_videos),
-        "timm": "image.pt",
+        "init_from=timm": "init_from=image.pt",
+        "--weights\ttimm": "--weights\timage.pt",
     }
-    words = [re.sub("|".join(stand_ins), lambda match: stand_ins[match[0]], word) for word in words]
+    words = re.sub("|".join(stand_ins), lambda match: stand_ins[match[0]], "\t".join(words)).split("\t")
     if "--cfg" in words:
         sections = {**TINY, "train": {**TINY["train"], "epochs": 1}}
         words += [f"{section}.{key}={value}" for section, keys in sections.items() for key, value in keys.items()]
@@ -89,6 +94,10 @@ def test_every_command_and_the_python_run(home, tiny_videos, monkeypatch):
         "predict.py",
         "show_clips.py",
         "run_status.py",
+        "list_models.py",
+        "inflate_weights.py",
+        "convert_weights.py",
+        "convert_tensorflow.py",
     }
     assert shown <= set(ran)
     run_python(home, tiny_videos, monkeypatch)
