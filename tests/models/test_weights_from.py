@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import video_rs
+from tests.conftest import same
 from tests.models.test_init import small
 from video_rs import checkpoint
 from video_rs.cli import convert, inflate
@@ -47,6 +48,8 @@ def test_public_weights_have_their_licence(tmp_path, monkeypatch):
     model = create_model("timm/test_resnet", pretrained=True)
     assert model.weights_from == TIMM
     path = save(tmp_path / "run.pt", model, "timm/test_resnet")
+    loaded = model_from_checkpoint(checkpoint.load_run(path))
+    assert loaded.weights_from == TIMM and same(loaded.state_dict(), model.state_dict())
     again = create_model("timm/test_resnet", num_classes=5)
     init_from(again, path)
     assert again.weights_from == {**TIMM, "source": path, "weights_from": TIMM}

@@ -106,7 +106,7 @@ def read_file(path: str | Path) -> Source:
 
 
 def from_checkpoint(state: Mapping[str, Any], name: str) -> Source:
-    """Return the weights of a checkpoint of this package, its EMA if it has one, as they are in it.
+    """Return the weights of a checkpoint of this package: its EMA, if it has one.
 
     Args:
         state: see :func:`video_rs.checkpoint.load_run`.
@@ -118,7 +118,7 @@ def from_checkpoint(state: Mapping[str, Any], name: str) -> Source:
     entry = "model" if state.get("ema") is None else "ema"
     others = state.keys() - {entry, *checkpoint.TRAVELS}
     return Source(
-        checkpoint.weights(state),
+        strip_prefixes(checkpoint.weights(state)),
         name,
         DataConfig.from_dict(state["data_config"], name),
         state["model_args"],
