@@ -26,7 +26,7 @@ OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.worker
 
 
 def options_of(config: Config) -> Options:
-    """Return the options of a run: keys of the same names, and the five that have others."""
+    """Return the options of a run: the keys of the same names, and three that are renamed."""
     sections = (config.data, config.optim, config.train)
     values = {f.name: getattr(section, f.name) for section in sections for f in dataclasses.fields(section)}
     own = {name: value for name, value in values.items() if name in Options.__dataclass_fields__}
@@ -77,8 +77,7 @@ def run(config: Config, *, resume: str, test: str, must_resume: bool = False) ->
             parts = build_parts(config)
         changed = partial(differences, new=config)
         caller = Caller(config.to_dict(), changed, config.to_yaml(), resume, test, must_resume)
-        options = {f.name: getattr(options_of(config), f.name) for f in dataclasses.fields(Options)}
-        return fit(**parts, out=config.out, world=world, caller=caller, **options)
+        return fit(**parts, out=config.out, world=world, caller=caller, **options_of(config).to_dict())
     finally:
         world.close()
 
