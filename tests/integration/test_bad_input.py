@@ -305,7 +305,7 @@ def test_cuda_that_is_not_there(tiny_config, run_tool):
 
 
 def test_mps_is_refused(tiny_config, run_tool):
-    assert_one_line(run_tool("train_net.py", "--cfg", tiny_config(), "train.device=mps"), 2, "device mps: not supported")
+    assert_one_line(run_tool("train_net.py", "--cfg", tiny_config(), "train.device=mps"), 2, "mps: not supported")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_xla") is not None, reason="there is torch_xla")
