@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and no code in them is ever run."""
+"""Checkpoints are written atomically, and code in them is never executed."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ def test_truncated(tmp_path, keep):
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error"), RuntimeError("bad_alloc")])
 def test_what_the_machine_gets_wrong_is_not_the_files_fault(tmp_path, monkeypatch, error):
-    """Or a person would be told to delete it, or a run would go on from an older one."""
+    """Otherwise the message would call the file damaged, or a run would resume from an older one."""
     path = tmp_path / "a.pt"
     checkpoint.save(path, {"w": torch.zeros(1)})
 
@@ -111,7 +111,7 @@ NAMES = ["archery", "yoga", 'a "class" \u00fc']
 
 @pytest.fixture(scope="module")
 def run():
-    """The state of a run in training, whose average differs from its weights."""
+    """The state of a run whose EMA differs from its weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = video_rs.create_model(**TINY).to(memory_format=torch.channels_last_3d)
@@ -169,7 +169,7 @@ def test_safetensors_are_read_by_others(tmp_path, run):
 
 
 def test_bare_safetensors(tmp_path):
-    """Tensors that share memory or lie otherwise in it come back with equal values."""
+    """Tensors that share memory or have another memory format are read with equal values."""
     base = torch.arange(24.0).view(1, 2, 3, 4)
     tensors = {"a": base, "b": base[:, 1], "c": base.to(memory_format=torch.channels_last), "d": torch.tensor(3)}
     path = tmp_path / "a.safetensors"

@@ -1,4 +1,4 @@
-"""The config: inheritance, types, and one clear line for whatever a person can get wrong."""
+"""The config: inheritance, types, and one clear line for every mistake."""
 
 import dataclasses
 import subprocess
@@ -254,7 +254,7 @@ def test_help_and_config_errors_leave_torch_alone(arguments):
 
 
 def test_published_defaults():
-    """FACTS of k400_resnet3drs_50_tpu.yaml, item by item."""
+    """tensorflow/models, k400_resnet3drs_50_tpu.yaml, item by item."""
     c = config.Config()
     assert (c.data.num_frames, c.data.stride, c.data.train_size, c.data.short_side, c.data.test_size) == (
         32,

@@ -1,4 +1,4 @@
-"""Every config in configs/: it loads, says in its header what DESIGN asks of it, and carries the published recipe."""
+"""Every config in configs/ loads, has a complete header and follows the published recipe."""
 
 import inspect
 import re
@@ -58,7 +58,7 @@ def test_the_drop_path_rule_reaches_the_model(overrides, rates):
 
 @pytest.mark.parametrize("depth", DEPTHS_3D)
 def test_kinetics_recipe(depth):
-    """tensorflow/models, k400_resnet3drs_50_tpu.yaml; its other depths are unpublished and take the same."""
+    """tensorflow/models, k400_resnet3drs_50_tpu.yaml. Recipes of other depths are unpublished; ours are the same."""
     c = load_config(f"k400_rs{depth}")
     assert c.model.name == f"resnet3d_rs_{depth}"
     assert (c.data.num_frames, c.data.stride, c.data.train_size) == (32, 2, 224)
@@ -74,7 +74,7 @@ def test_kinetics_recipe(depth):
 
 @pytest.mark.parametrize("name", IMAGENET)
 def test_imagenet_recipe(name):
-    """tensorflow/tpu, models/official/resnet/resnet_rs/configs/*.yaml; test_presets has what differs by depth."""
+    """tensorflow/tpu, models/official/resnet/resnet_rs/configs/*.yaml. test_presets compares each depth."""
     c, text = load_config(name), find_config(name).read_text()
     assert c.model.name == name.replace("imagenet_rs", "resnet_rs_")
     assert f"Expected accuracy: {PRESETS[c.model.name].published[0].top1} top-1 published" in text
@@ -104,7 +104,7 @@ def test_slow_r50_recipe():
 
 
 def test_efficientnet_recipe():
-    """The RS recipe, but for what arXiv 2103.07579 section 7.2 and EfficientNet's own code say of B4."""
+    """The RS recipe, except for settings of B4 in arXiv 2103.07579 section 7.2 and in EfficientNet's code."""
     c, rs = load_config("imagenet_efficientnet_rs"), load_config("imagenet_rs152")
     differ = {key for key, value in flatten(c).items() if value != flatten(rs)[key]}
     assert differ == {"out", "model.name", "model.dropout", "model.drop_path", "model.bn_momentum"}

@@ -7,9 +7,9 @@ import time
 import pytest
 import torch
 
-from video_rs.distributed import device as runtime
 from video_rs.distributed import launcher
-from video_rs.distributed import world as distributed
+from video_rs.distributed.device import loader_workers
+from video_rs.distributed.world import World, check_same, start_world
 from video_rs.errors import ConfigError, MachineError, PeerFailed, UserError
 from video_rs.experiment.checks import check_timeouts
 from video_rs.experiment.config import load_config
@@ -85,8 +85,8 @@ def test_variables_that_say_nonsense(no_launcher, changed, message):
 def test_loader_workers_of_processes_with_all_cores_or_their_own(monkeypatch, own, processes, workers):
     monkeypatch.setattr(os, "cpu_count", lambda: 96)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(own)), raising=False)
-    assert runtime.loader_workers(-1, processes) == workers
-    assert runtime.loader_workers(3, processes) == 3
+    assert loader_workers(-1, processes) == workers
+    assert loader_workers(3, processes) == 3
 
 
 def test_a_hanging_file_is_waited_for_less_long_than_a_process():
@@ -98,27 +98,25 @@ def test_a_hanging_file_is_waited_for_less_long_than_a_process():
 
 @pytest.mark.parametrize("name", ["data train", "code"])
 def test_other_data_or_code_in_one_process_are_refused(monkeypatch, name):
-    """All ranks hand in what must be the same; rank 1 has another value."""
-    monkeypatch.setattr(distributed.World, "gather", lambda self, flat, what: [flat, {**flat, name: "other"}])
+    """Rank 1 has another value."""
+    monkeypatch.setattr(World, "gather", lambda self, flat, what: [flat, {**flat, name: "other"}])
     with pytest.raises(UserError, match=f"{name} is 'same' for rank 0 and 'other' for rank 1: start all"):
-        distributed.check_same(distributed.World(), {"data": {"train": "same", "val": "same"}, "code": "same"})
+        check_same(World(), {"data": {"train": "same", "val": "same"}, "code": "same"})
 
 
 def test_other_tokens_in_one_process_are_not_said(monkeypatch):
     def everybody(world, flat, what):
         return [flat, {"config train.init_from": "https://h/b.pt?token=secret"}]
 
-    monkeypatch.setattr(distributed.World, "gather", everybody)
+    monkeypatch.setattr(World, "gather", everybody)
     with pytest.raises(UserError, match="init_from is 'https://h/a.pt' for rank 0 and 'https://h/b.pt' for rank 1"):
-        distributed.check_same(
-            distributed.World(), {"config": {"train.init_from": "https://me:secret@h/a.pt?token=secret"}}
-        )
+        check_same(World(), {"config": {"train.init_from": "https://me:secret@h/a.pt?token=secret"}})
 
 
 def work(rank, port):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world = distributed.start_world(timeout=60)
+    world = start_world(timeout=60)
     world.timeout = 2.0
 
     with world.together("a long test", heartbeats=True):
@@ -138,7 +136,7 @@ def work(rank, port):
         before = time.monotonic()
         with lost, world.together("all tests"), world.together("a third test", heartbeats=True):
             pass
-        assert time.monotonic() < before + 6  # it is told at once, with nobody to tell
+        assert time.monotonic() < before + 6  # raised at once, without informing rank 1
     else:
         time.sleep(8)
 

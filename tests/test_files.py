@@ -1,4 +1,4 @@
-"""Files that are written whole, locks of folders, values for JSON."""
+"""Atomic writes, locks of folders, values for JSON."""
 
 import errno
 import fcntl
@@ -56,7 +56,7 @@ def test_no_file_can_be_there(tmp_path, path):
 
 
 def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
-    """A process that it forked may live on, as a loader's worker that hangs in a file does."""
+    """Even if a forked process continues, such as a loader worker that hangs in a file."""
     program = """
         import os, sys, time
         from video_rs.files import locked
@@ -81,7 +81,7 @@ def test_a_folder_is_locked_until_its_process_ends_in_any_way(tmp_path):
 
 
 def test_a_lock_file_that_cannot_be_removed(tmp_path, monkeypatch):
-    """The block's own error comes out, and the lock is free."""
+    """The error of the block is raised, and the lock is released."""
 
     def unlink(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

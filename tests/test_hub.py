@@ -1,4 +1,4 @@
-"""Files by address, from a server on this machine: real sockets, real files."""
+"""Fetch files from a server on this machine, with real sockets and files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves ``server.files``; other names say what goes wrong."""
+    """Serve ``server.files``. Some names stand for an error."""
 
     def do_GET(self):
         self.server.asked[self.path] += 1
@@ -116,7 +116,7 @@ def running():
 
 @pytest.fixture
 def server(running, tmp_path, monkeypatch):
-    """The server with nothing asked of it yet, and an empty cache in ``tmp_path/cache``."""
+    """The server without requests so far, and an empty cache in ``tmp_path/cache``."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("HF_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("VIDEO_RS_CACHE", str(tmp_path / "cache"))
@@ -201,7 +201,7 @@ def test_names_that_no_disk_refuses(server, name):
 
 
 def test_where_redirects_may_lead():
-    """From https to http nothing tells who answers."""
+    """A redirect from https to http would lose the authentication of the server."""
     from urllib.request import Request
 
     def lead(start: str, end: str):
@@ -216,7 +216,7 @@ def test_where_redirects_may_lead():
 
 
 def test_size_and_time_are_limited(server, monkeypatch):
-    """However slowly it comes: each byte of ``drip.pt`` is in time."""
+    """``drip.pt`` sends each byte before the timeout."""
     with monkeypatch.context() as patch:
         patch.setattr(download, "MAX_BYTES", 100e3)
         for name in ("best.pt", "unsized.pt"):
@@ -229,7 +229,7 @@ def test_size_and_time_are_limited(server, monkeypatch):
 
 
 def test_what_may_be_secret_is_not_said(server, capsys):
-    """Queries hold tokens."""
+    """Queries can contain tokens."""
     for name in ("gone.pt", "error500.pt", "cut.pt", "best.pt"):
         server.files[f"/{name}?token=secret"] = CONTENT[:10]
         with pytest.raises((UserError, MachineError)) as caught:
@@ -276,9 +276,9 @@ for address in sys.argv[1:]:
 
 
 def ask_hub(*addresses: str, **variables: str) -> list[list]:
-    """Kind of the error, path or message, content and seconds for each address, in a process of its own.
+    """Return the type of the error, path or message, content and seconds for each address, in a subprocess.
 
-    The endpoint is read as huggingface_hub is imported.
+    huggingface_hub reads the endpoint when it is imported.
     """
     done = subprocess.run(
         [sys.executable, "-c", ASK, *addresses], env={**os.environ, **variables}, capture_output=True, text=True
@@ -336,7 +336,7 @@ def test_the_hub(server, tmp_path):
 
 
 def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
-    """The file may well exist."""
+    """The error is not that the file does not exist."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -351,7 +351,7 @@ def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
 
 @pytest.mark.slow
 def test_a_hub_whose_connections_are_cut(server, tmp_path):
-    """huggingface_hub tries five times, with a second between."""
+    """huggingface_hub would try five times, one second apart."""
     server.files["/me/my.net/resolve/main/cut.pt"] = CONTENT
     ((kind, message, *_),) = ask_hub("hf-hub:me/my.net/cut.pt", HF_ENDPOINT=server.base, HF_HOME=str(tmp_path / "home"))
     assert kind == "MachineError" and message.startswith("hf-hub:me/my.net/cut.pt could not be fetched: ")
@@ -404,7 +404,7 @@ def test_nobody_answers(server):
 
 
 def test_a_failure_leaves_the_folder_to_the_next(server):
-    """A folder that goes while another process waits in it would let a third one in beside that one."""
+    """If the folder were removed while a process waits for its lock, a third process could enter too."""
     address = f"{server.base}/later.pt"
     with pytest.raises(UserError, match="does not exist"):
         fetch(address)
@@ -454,7 +454,7 @@ def test_two_processes_at_once_fetch_once(server):
 
 
 def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
-    """SIGKILL half-way through: the next use fetches again, and clears away what lies about."""
+    """After SIGKILL during a download, the next use removes the partial file and fetches again."""
     server.files["/slow.pt"] = CONTENT * 100
     program = textwrap.dedent("""
         import os, signal, sys
@@ -475,7 +475,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
 
 @pytest.mark.usefixtures("one_thread")
 def test_weights_by_address(server, tmp_path, capsys, make_video):
-    """``video_rs.load`` and ``predict --weights`` take an address, of both formats."""
+    """``video_rs.load`` and ``predict --weights`` accept addresses of both formats."""
     import video_rs
     from video_rs.cli import predict
 
@@ -515,7 +515,7 @@ def test_what_cannot_be_read_is_not_kept(server):
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_test_takes_an_address(server, tmp_path, capsys, make_video):
-    """``video-rs test weights=...``: what it says and what it advises is the address, not a file of the cache."""
+    """``video-rs test weights=...`` prints the address, not the file in the cache."""
     import video_rs
     from video_rs.cli import test
     from video_rs.experiment.config import load_config

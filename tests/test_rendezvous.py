@@ -1,4 +1,4 @@
-"""Processes find those that are there now, whatever was left by those before them."""
+"""Processes find each other in a store with keys of earlier processes."""
 
 import threading
 import time
@@ -12,13 +12,13 @@ from video_rs.errors import MachineError
 
 @pytest.fixture
 def store(monkeypatch):
-    """torchrun's, which outlives the processes."""
+    """torchrun's store, which outlives the processes."""
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     return dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
 
 
 def meet(port, size, delays, timeout=20.0):
-    """What each of the ranks that come, after its delay in seconds, finds; or its error."""
+    """Return the store, or the error, of each rank that arrives after its delay in seconds."""
     found = {}
 
     def come(rank, delay):
@@ -51,7 +51,7 @@ def test_each_round_has_a_place_of_its_own(store):
 @pytest.mark.parametrize("missing", [0, 1, 2])
 @pytest.mark.parametrize("before", [False, True])
 def test_who_did_not_come_is_named(store, missing, before):
-    """Also where one was there in an earlier round."""
+    """Also if the rank took part in an earlier round."""
     if before:
         meet(store.port, 3, {0: 0, 1: 0, 2: 0})
     found = meet(store.port, 3, {rank: 0 for rank in range(3) if rank != missing}, timeout=0.5)

@@ -1,4 +1,4 @@
-"""Tables and bars: plain text in a file or a pipe, and on a terminal nothing that stays behind."""
+"""Tables and progress bars: plain text in a file or a pipe, and no remains of a bar on a terminal."""
 
 import io
 import sys
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def screen_of(monkeypatch):
-    """A terminal of 40 columns, for stdout and stderr. Not a fixture: pytest replaces both after these."""
+    """A terminal of 40 columns for stdout and stderr. Not a fixture: pytest replaces both after fixtures."""
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "40", "LINES": "20"}.items():
         monkeypatch.setenv(name, value)
     both = Terminal()

@@ -11,7 +11,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 @pytest.fixture(scope="session", autouse=True)
 def xla_on_the_cpu():
-    """In this process, and in those that it starts."""
+    """XLA's CPU device in this process and its subprocesses."""
     from video_rs.distributed.device import claim_device
 
     os.environ["PJRT_DEVICE"] = "CPU"

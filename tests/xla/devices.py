@@ -1,6 +1,6 @@
-"""What each device of several does: ``python -m tests.xla.devices FOLDER``, with CPU_NUM_DEVICES devices.
+"""Training steps on each of several devices: ``python -m tests.xla.devices FOLDER``, with CPU_NUM_DEVICES devices.
 
-XLA's CPU device has no processes that reduce together, but one thread for each device of one process.
+XLA's CPU device cannot reduce over processes, only over the devices of one process, with a thread for each.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _own, _guard, _barriers = threading.local(), threading.Lock(), []
 
 
 def take_turns(rank, size):
-    """The first device compiles each graph, the others find it: what was compiled twice does not reduce together.
+    """The first device compiles each graph and other devices find it: graphs compiled twice do not reduce together.
 
     They do not wait until the first has returned: what is small is run before that, and waits for theirs. Nor may it
     wait with Python's lock in its hands, as it does where it lets go of what a graph still uses.
@@ -55,7 +55,7 @@ def take_turns(rank, size):
 
 
 def looked_up():
-    """How many graphs were compiled, or found among those that were."""
+    """Return the number of graphs that were compiled or found in the cache."""
     compiled = metrics.metric_data("CompileTime")
     return (compiled[0] if compiled else 0) + (metrics.counter_value("CachedCompile") or 0)
 

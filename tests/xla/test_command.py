@@ -1,4 +1,4 @@
-"""The commands with train.device=xla: runs that move between devices, the main config, and what a person gets wrong."""
+"""The commands with train.device=xla: runs that move between devices, the main config, and mistakes."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def run(run_tool, *arguments, name="train_net.py"):
 
 
 def half_of(source, folder):
-    """A run folder as it was after the third of six steps."""
+    """Return a run folder with the checkpoint after step 3 of 6."""
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(source / "checkpoints" / "step-00000003.pt", folder / "checkpoints")
     return folder
 
 
 def assert_close(folder, expected):
-    """Weights, average and momenta of two runs."""
+    """Compare weights, EMA and momenta of two runs."""
     a, b = (checkpoint.load(place / "last.pt") for place in (folder, expected))
     assert a["step"] == b["step"] == 6
     for part in ("model", "ema"):
@@ -47,7 +47,7 @@ def losses(folder):
 
 
 def test_a_run_moves_between_the_devices(tiny_config, tmp_path, run_tool):
-    """Half on the CPU, half on XLA, and the other way round; then a test of the result on either."""
+    """Half on the CPU and half on XLA, and vice versa; then a test of the result on both."""
     path = tiny_config(**EXACT, data__mixup=0.2)
     whole, on_xla, back = (tmp_path / name for name in ("whole", "on_xla", "back"))
     run(run_tool, "--cfg", path, f"out={whole}")
@@ -101,7 +101,7 @@ def test_dry_run(tiny_config, tmp_path, run_tool):
     assert not (tmp_path / "run").exists()
 
 
-# What a person can get wrong -----------------------------------------------------------------------------------------
+# Mistakes -----------------------------------------------------------------------------------------------------------
 
 
 def test_no_tpu(tiny_config, tmp_path, monkeypatch):

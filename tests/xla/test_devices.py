@@ -1,4 +1,4 @@
-"""Several devices take the steps that one takes."""
+"""Several devices take the same steps as one."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xla
 
 @pytest.fixture(scope="module")
 def two_devices(xla_on_the_cpu, tmp_path_factory):
-    """What each of two devices has saved. More threads than cores (NPROC): some of them wait for the other device."""
+    """The state that each of two devices saved. NPROC exceeds the cores: some threads wait for the other device."""
     folder = tmp_path_factory.mktemp("devices")
     environment = {
         **os.environ,

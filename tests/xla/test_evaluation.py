@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xla
 
 
 class Loader(list):
-    """Items as a view loader gives them."""
+    """Items in the format of a view loader."""
 
     @property
     def dataset(self):
@@ -35,7 +35,7 @@ def videos(count, views=2):
 
 
 def test_scores_equal_the_cpus_with_one_graph():
-    """Seven views in threes: the last group is filled up, and nothing of that is scored."""
+    """Seven views in groups of three: the last group is padded, and the padding is not scored."""
     found, model = {}, trainers.network().double()
     loader = Loader([*videos(3), *videos(4, views=1)[3:]])
     for device in ("cpu", "xla"):
@@ -49,7 +49,7 @@ def test_scores_equal_the_cpus_with_one_graph():
 
 
 def test_precise_statistics_equal_the_cpus():
-    """Nothing is compiled after the second batch, the first one that has a part of the mean."""
+    """Nothing is compiled after the second batch, the first with a previous mean."""
     found, batches = {}, [{"clip": item["views"]} for item in videos(6)]
     for device in ("cpu", "xla"):
         torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_precise_statistics_equal_the_cpus():
 
 
 def test_no_64_bits_are_sent_on_a_tpu(monkeypatch):
-    """A TPU has none: a number goes in two parts, whose sum has 48 bits."""
+    """A float64 number is sent as two float32 numbers, whose sum has 48 bits."""
     import torch_xla.core.xla_model as xla_model
 
     from video_rs.distributed import device

@@ -1,11 +1,11 @@
-"""The trainer on XLA's CPU device and on the CPU: the same numbers, and nothing compiled anew."""
+"""The trainer on XLA's CPU device and on the CPU: equal numbers, and no compilation after the first steps."""
 
 import pytest
 import torch
 from torch import nn
 
 from tests.xla import trainers
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import flush
 from video_rs.models.layers import keyed_uniform
 from video_rs.models.sync_batch_norm import SyncBatchNorm3d
 from video_rs.rng import sample_keys
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xla
 
 
 def compiled():
-    """How many graphs were compiled in this process."""
+    """Return the number of graphs compiled in this process."""
     from torch_xla.debug import metrics
 
     data = metrics.metric_data("CompileTime")
@@ -23,7 +23,7 @@ def compiled():
 
 
 def take(trainer, steps):
-    """Takes steps; the loss of each, and how many graphs were compiled after each."""
+    """Take steps; return the loss of each and the number of compiled graphs after each."""
     losses, graphs = [], []
     for step in range(trainer.step, trainer.step + steps):
         before = float(trainer.metrics.sums[0])
@@ -83,7 +83,7 @@ def test_nothing_is_compiled_after_the_first_steps(runs):
 
 
 def test_the_step_runs_on_the_device_alone(runs):
-    """An operation that XLA does not have would be done on the host, and counted under its name."""
+    """An operation that XLA does not support would run on the host and have a counter."""
     from torch_xla.debug import metrics
 
     def fetched():
@@ -160,14 +160,14 @@ def steps_of(name, device, steps, found=None):
         for group in optimizer.param_groups:
             group["lr"] = 0.013 * (step + 1)
         optim.step_unless(optimizer, ~layer.weight.grad.sum().isfinite())
-        runtime.flush(torch.device(device))
+        flush(torch.device(device))
     saved = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), optimizer.state_dict())
     return {"layer": {k: v.cpu() for k, v in layer.state_dict().items()}, "optimizer": saved}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_equal_the_cpus(name):
-    """With steps that are left out, the first one too; and from one device to the other and back."""
+    """With skipped steps, the first included; and from one device to the other and back."""
     expected = steps_of(name, "cpu", range(7))
     found = steps_of(name, "xla", range(7))
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if name == "adamw" else {"rtol": 1e-12, "atol": 1e-12}

@@ -19,7 +19,7 @@ PLAN = Schedule(num_samples=80, num_steps=10, batch_size=8, micro_batch=4, log_e
 
 
 def network():
-    """A network with drop path, dropout, and last gammas that are not 0."""
+    """Return a network with drop path, dropout and nonzero last gammas."""
     torch.manual_seed(0)
     options = {"width": 0.125, "num_classes": CLASSES, "drop_path": 0.2, "dropout": 0.2}
     model = create_model("resnet3d_rs_26", **options).train()
@@ -30,7 +30,7 @@ def network():
 
 
 class Spoilt(nn.Module):
-    """The loss times a factor for each sample of a micro-batch, 1 at first."""
+    """The loss times a factor for each sample of a micro-batch, initially 1."""
 
     def __init__(self, size, like):
         super().__init__()
@@ -41,7 +41,7 @@ class Spoilt(nn.Module):
 
 
 class SmallNetwork(nn.Module):
-    """Two convolutions, which are compiled soon: XLA gives up a device that comes ten seconds after another."""
+    """Two convolutions, which compile fast: XLA gives up on a device that arrives ten seconds late."""
 
     data_config, num_classes = DataConfig(num_frames=SHAPE[0]), CLASSES
 
@@ -77,7 +77,7 @@ def trainer(device, schedule=PLAN, model=None, *, precision="float32", world=Non
 
 
 def micro_batches(schedule, step, rank=0):
-    """Those of one step and process."""
+    """Yield the micro-batches of one step and rank."""
     generator = torch.Generator().manual_seed(step)
     clips = torch.randint(0, 256, (schedule.batch_size, *SHAPE), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, CLASSES, (schedule.batch_size,), generator=generator)
@@ -87,5 +87,5 @@ def micro_batches(schedule, step, rank=0):
 
 
 def on_host(tensors):
-    """A copy of a dict of tensors on the CPU, in float64."""
+    """Copy a dict of tensors to the CPU, in float64."""
     return {name: value.detach().cpu().double().clone() for name, value in tensors.items()}
