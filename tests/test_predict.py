@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,12 @@ def test_frames_agree_with_their_file(weights, video):
     frames = all_frames(video)
     np.testing.assert_allclose(by_index(classifier.predict(frames)), by_index(classifier.predict(video)), atol=1e-6)
     assert classifier.predict(frames.numpy(), top_k=1) == classifier.predict(frames, top_k=1)
+    fixed = frames.numpy().copy()
+    fixed.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert classifier.predict(fixed) == classifier.predict(frames)
+        assert classifier.predict(fixed[..., ::-1]) == classifier.predict(frames.flip(-1))
 
 
 def test_the_number_of_views_in_a_forward_does_not_matter(weights, video):

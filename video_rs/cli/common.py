@@ -61,7 +61,7 @@ def program(name: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with errors of one line, which prints its description as it is."""
+    """An argument parser with one-line errors and an unwrapped description."""
 
     def __init__(self, description: str | None, **options: Any) -> None:
         layout = argparse.RawDescriptionHelpFormatter

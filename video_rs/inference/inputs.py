@@ -1,4 +1,4 @@
-"""The inputs of a classifier: what a folder holds, and frames that are already in memory."""
+"""The inputs of a classifier: the files of a folder, and frames in memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def find_files(folder: str | Path, *, images: bool) -> list[str]:
         images: the network takes single images.
 
     Returns:
-        Paths of videos, or of videos and images if `images`; else of folders with frames, which is `folder` alone if
-        images lie directly in it.
+        Paths of videos, or of videos and images if `images`; else of folders with frames, only `folder` if images lie
+        directly in it.
 
     Raises:
         MediaError: there are none.
@@ -61,4 +61,6 @@ def frames_of(source: Any, channels: int) -> Tensor:
         raise UserError(f"frames must be uint8 [T, H, W, {channels}] or [H, W, {channels}], got {given}")
     if 0 in source.shape:
         raise UserError(f"no frames: got an array of shape {list(source.shape)}")
-    return torch.as_tensor(source).cpu()
+    if isinstance(source, np.ndarray):  # torch refuses negative strides, as of BGR frames turned to RGB
+        source = torch.from_numpy(np.require(source, requirements="CW"))
+    return source.cpu()
