@@ -76,3 +76,12 @@ def test_without_it_the_folder_is_no_dataset(jester, monkeypatch):
     monkeypatch.delitem(base._LAYOUTS, "jester")
     with pytest.raises(UserError, match="no train, val or test folder"):
         load_splits(str(jester))
+
+
+def test_a_layout_registered_later_is_tried_first(jester):
+    @base.register_layout("jester-flipped")
+    class Flipped(type(base._LAYOUTS["jester"])):
+        def class_names(self, source, fold):
+            return NAMES[::-1]
+
+    assert load_splits(str(jester))["train"].class_names == NAMES[::-1]
