@@ -8,10 +8,10 @@ import torch
 import video_rs
 from tests.integration.test_resume import assert_same, interrupt_after, run
 from video_rs import checkpoint
-from video_rs.cli import test as test_command
 from video_rs.cli.common import run as run_command
 from video_rs.cli.train import main as train_main
 from video_rs.experiment import config
+from video_rs.experiment.evaluate import evaluate
 
 torch.set_num_threads(1)
 OWN = {"model__width": 1.0, "train__max_steps": 3}  # what the tiny config sets for our family only
@@ -46,7 +46,7 @@ def test_resumed_at_any_step(tiny_config, tmp_path, settings):
 def test_trained_tested_and_predicted_with(tiny_config, tiny_videos, tmp_path, settings):
     path = tiny_config(**settings)
     assert run(path) == 0
-    metrics = test_command.test(config.load_config(path))
+    metrics = evaluate(config.load_config(path)).metrics
     assert metrics["num_scored"] == 8
     state = checkpoint.load(tmp_path / "run" / "best.pt")
     assert state["model_args"]["name"] == settings["model__name"]
