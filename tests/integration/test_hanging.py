@@ -27,7 +27,7 @@ def dataset(tiny_videos, tmp_path):
     return tmp_path / "videos"
 
 
-def ledger(folder):
+def unreadable_files(folder):
     with open(folder / "broken_files.csv", newline="") as handle:
         return [tuple(row) for row in csv.reader(handle)][1:]
 
@@ -44,14 +44,14 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
     done = run_tool("train_net.py", "--cfg", path)
     assert_one_line(done, 75, bad, "data.timeout")
     assert f"Resume without {bad} with: " in done.stdout
-    assert ledger(run) == [(str(bad), "hung the decoder", "0")]
+    assert unreadable_files(run) == [(str(bad), "hung the decoder", "0")]
     saved = checkpoint.load(run / "last.pt")
     assert saved["hung"] == [str(bad)]
 
     done = run_tool("train_net.py", "--cfg", path)
     assert done.returncode == 0, done.stderr
     assert f"at step {saved['step']} of 7" in done.stdout
-    assert [(row[:2], int(row[2]) > 0) for row in ledger(run)] == [((str(bad), "hung the decoder"), True)]
+    assert [(row[:2], int(row[2]) > 0) for row in unreadable_files(run)] == [((str(bad), "hung the decoder"), True)]
     assert "1 could not be read and were replaced" in done.stdout
 
     done = run_tool("test_net.py", "--cfg", path)
@@ -100,14 +100,14 @@ def test_the_limit_of_broken_files(tiny_config, run_tool, dataset, tmp_path):
     path, run = tiny_config(data__root=str(dataset), data__workers=1), tmp_path / "run"
     done = run_tool("train_net.py", "--cfg", path)
     assert_one_line(done, 2, "of 24 training files", "data.max_broken=0.05 allows 1", "empty", run / "broken_files.csv")
-    assert {row[0] for row in ledger(run)} <= set(map(str, bad)) and len(ledger(run)) > 1
+    assert {row[0] for row in unreadable_files(run)} <= set(map(str, bad)) and len(unreadable_files(run)) > 1
     step = checkpoint.load(run / "last.pt")["step"]
     assert step > 0
 
     done = run_tool("train_net.py", "--cfg", path, "data.max_broken=0.2")
     assert done.returncode == 0, done.stderr
     assert f"resuming at step {step} of 6" in done.stdout
-    assert {row[0] for row in ledger(run)} == set(map(str, bad))
+    assert {row[0] for row in unreadable_files(run)} == set(map(str, bad))
 
 
 def test_a_small_dataset_bears_one_broken_file(tiny_config, run_tool, dataset):

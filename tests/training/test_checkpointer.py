@@ -14,7 +14,7 @@ import torch
 
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
-from video_rs.training import checkpointer as saver_module
+from video_rs.training import checkpointer as checkpointer_module
 from video_rs.training.checkpointer import Checkpointer, newest_before, newest_valid, remove_unfinished, verify
 
 
@@ -26,9 +26,9 @@ def state(step, size=1000):
 @pytest.fixture
 def saved(tmp_path):
     """The folder of a run with checkpoints of steps 1 to 4, of which three are kept."""
-    with Checkpointer(tmp_path, keep=3) as saver:
+    with Checkpointer(tmp_path, keep=3) as checkpointer:
         for step in range(1, 5):
-            saver.save(state(step), step)
+            checkpointer.save(state(step), step)
     return tmp_path
 
 
@@ -45,8 +45,8 @@ def test_the_newest_are_kept_and_last_is_one_of_them(saved):
 
 def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     value, inner = torch.zeros(1_000_000), {"list": [1, torch.zeros(3)]}
-    with Checkpointer(tmp_path) as saver:
-        saver.save({**state(1), "model": {"w": value}, "extra": inner}, 1)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save({**state(1), "model": {"w": value}, "extra": inner}, 1)
         value.fill_(7)
         inner["list"][1].fill_(7)
         inner["list"].append(2)
@@ -62,12 +62,12 @@ def test_the_caller_does_not_wait_for_the_disk(tmp_path, monkeypatch):
         original(path, content)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    with Checkpointer(tmp_path) as saver:
-        saver.save(state(1), 1)
-        saver.poll()
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state(1), 1)
+        checkpointer.poll()
         assert not (tmp_path / "last.pt").exists()
         free.set()
-        saver.wait()
+        checkpointer.wait()
         assert (tmp_path / "last.pt").exists()
 
 
@@ -105,8 +105,8 @@ def test_none_is_valid(saved):
 def test_other_files_beside_the_checkpoints_are_left_alone(saved):
     copy = saved / "checkpoints" / "step-00000003-copy.pt"
     copy.write_bytes(b"a person's backup")
-    with Checkpointer(saved, keep=1) as saver:
-        saver.save(state(5), 5)
+    with Checkpointer(saved, keep=1) as checkpointer:
+        checkpointer.save(state(5), 5)
     assert names(saved) == ["step-00000003-copy.pt", "step-00000005.pt"]
     assert newest_valid(saved).state["step"] == 5 and newest_before(saved, 5) is None
 
@@ -118,7 +118,7 @@ def test_a_disk_that_fails_while_a_checkpoint_is_verified(saved, monkeypatch):
         raise OSError(number, "it fails")
 
     number = errno.EIO
-    monkeypatch.setattr(saver_module.zipfile.ZipFile, "testzip", fail)
+    monkeypatch.setattr(checkpointer_module.zipfile.ZipFile, "testzip", fail)
     with pytest.raises(MachineError, match="step-00000004.pt cannot be read"):
         newest_valid(saved)
     number = errno.EACCES
@@ -130,8 +130,8 @@ def test_a_run_of_an_earlier_version(tmp_path):
     assert newest_valid(tmp_path) is None
     checkpoint.save(tmp_path / "last.pt", state(9))
     assert newest_valid(tmp_path).state["step"] == 9
-    with Checkpointer(tmp_path) as saver:
-        saver.save(state(10), 10)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state(10), 10)
     assert newest_valid(tmp_path).state["step"] == 10
 
 
@@ -143,11 +143,11 @@ from tests.training.test_checkpointer import state
 from video_rs.errors import MachineError
 from video_rs.training.checkpointer import Checkpointer
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-saver = Checkpointer({str(saved)!r}, keep=1)
-saver.save(state(5), 5)
+checkpointer = Checkpointer({str(saved)!r}, keep=1)
+checkpointer.save(state(5), 5)
 try:
     for _ in range(100):
-        saver.poll()
+        checkpointer.poll()
         time.sleep(0.1)
 except MachineError as error:
     print(error)
@@ -160,8 +160,8 @@ except MachineError as error:
 
 def test_an_error_comes_out_at_the_end(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises((MachineError, UserError)), Checkpointer(tmp_path) as saver:
-        saver.save(state(1), 1)
+    with pytest.raises((MachineError, UserError)), Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state(1), 1)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ from video_rs.training.checkpointer import Checkpointer, newest_valid, remove_un
 remove_unfinished({str(tmp_path)!r})
 found = newest_valid({str(tmp_path)!r})
 step = found.state["step"] if found else 0
-saver = Checkpointer({str(tmp_path)!r}, keep=2)
+checkpointer = Checkpointer({str(tmp_path)!r}, keep=2)
 while True:
     step += 1
-    saver.save(state(step, 300_000), step)
+    checkpointer.save(state(step, 300_000), step)
     print(step, flush=True)
 """
     before, draw = 0, random.Random(0)

@@ -1,4 +1,4 @@
-"""What only runs on a GPU: autocast, the gradient scaler, copies, augmentation there, steps that nobody waits for."""
+"""Tests on a GPU: autocast, gradient scaler, copies, augmentation, steps without synchronization."""
 
 import contextlib
 import time
@@ -56,8 +56,8 @@ def test_deterministic_is_repeatable(load):
 
 def test_a_validation_on_the_device(load):
     job = make_job(load())
-    figures = job.validate(job.trainer.ema.model, lambda: None)
-    assert 0 <= figures["top1"] <= 1
+    metrics = job.validate(job.trainer.ema.model, lambda: None)
+    assert 0 <= metrics["top1"] <= 1
 
 
 EVERYTHING = [
@@ -114,7 +114,7 @@ def test_clips_are_finished_on_the_device_as_on_the_host(load):
 
 
 def test_copies_do_not_overtake():
-    """What is copied is what the batch was, however much is queued, and its memory is not used again too early."""
+    """Copies equal the batch, however much is queued, and its memory is not reused too early."""
     to_device, device = runtime.ToDevice(torch.device("cuda")), torch.device("cuda")
     busy, sums = torch.randn(4096, 4096, device=device), []
     for number in range(50):

@@ -32,7 +32,7 @@ def data(make_video, tmp_path):
 
 
 def run(data, out, with_val=True, **options):
-    """Train a small network, created anew."""
+    """Train a new small network."""
     torch.manual_seed(0)
     model = create_model("resnet3d_rs_26", num_classes=2, width=0.125, dropout=0.2, data_config=SIZES)
     train = VideoDataset(data, "train", create_transform(**model.data_config, is_training=True))

@@ -55,7 +55,7 @@ def test_how_many_files_may_be_broken(num_files, max_broken, allowed, tmp_path):
             incidents.check_files(tmp_path, 1)
 
 
-def test_the_ledger_grows_while_the_run_goes_on(tmp_path):
+def test_the_list_of_files_grows_during_the_run(tmp_path):
     files = {0: [("b, c.mp4", "empty"), ("a.mp4", "cut off")], 2: [("a.mp4", "cut off")], 4: [("a.mp4", "cut off")]}
     seen = {}
 
@@ -71,12 +71,12 @@ def test_the_ledger_grows_while_the_run_goes_on(tmp_path):
     assert rows(tmp_path)[0] == ["a.mp4", "cut off", "3"]
 
 
-def test_no_ledger_where_all_is_well(tmp_path):
+def test_no_list_without_unreadable_files(tmp_path):
     fit(trainer(schedule()), tmp_path)
     assert not (tmp_path / "broken_files.csv").exists()
 
 
-def test_the_ledger_is_part_of_the_state(tmp_path):
+def test_the_list_of_files_is_part_of_the_state(tmp_path):
     files = {0: [("b.mp4", "empty")], 4: [("a.mp4", "cut off")]}
     fit(trainer(schedule(num_steps=3)), tmp_path, batches=with_broken(files))
     (tmp_path / "broken_files.csv").unlink()
@@ -144,7 +144,7 @@ def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
     assert torch.equal(checkpoint.load(tmp_path / "last.pt")["meter"], meter)
 
 
-def test_workers_that_stand_still_are_nobodys_fault(tmp_path):
+def test_workers_that_stand_still_name_no_file(tmp_path):
     with pytest.raises(StuckWorker):
         fit(trainer(schedule()), tmp_path, batches=failing(StuckWorker(-1, "", 130.0, 120.0), 2))
     saved = checkpoint.load(tmp_path / "last.pt")

@@ -133,9 +133,9 @@ def test_the_average_is_validated_and_kept(tmp_path):
     assert not torch.equal(best["model"]["head.weight"], job.model.head.weight)
 
 
-@pytest.mark.parametrize(("figures", "kept"), [([(0.5, 1.0), (0.4, 0.5)], 3), ([(0.5, 1.0), (0.5, 0.5)], 6)])
-def test_the_best_is_by_accuracy_then_loss(tmp_path, figures, kept):
-    results = iter(figures)
+@pytest.mark.parametrize(("metrics", "kept"), [([(0.5, 1.0), (0.4, 0.5)], 3), ([(0.5, 1.0), (0.5, 0.5)], 6)])
+def test_the_best_is_by_accuracy_then_loss(tmp_path, metrics, kept):
+    results = iter(metrics)
     fit(trainer(schedule()), tmp_path, lambda model, check: dict(zip(("top1", "loss"), next(results))))
     assert checkpoint.load(tmp_path / "best.pt")["step"] == kept
 
@@ -262,8 +262,8 @@ def test_a_hit_is_a_top_class_among_the_labels(tmp_path, colour, expected):
         job.model.head.bias.copy_(100 * torch.eye(3)[colour])  # whatever is shown
     labels = torch.tensor([[1.0, 1.0], [0, 1], [1, 1], [0, 0]])
     batch = {"clip": torch.zeros(4, 1, 2, 2, 3, dtype=torch.uint8), "label": labels, "broken": []}
-    figures = {"map": 0.5, "loss": 1.0}
-    fit(job, tmp_path, lambda model, check: figures, lambda schedule, start: iter([batch]))
+    metrics = {"map": 0.5, "loss": 1.0}
+    fit(job, tmp_path, lambda model, check: metrics, lambda schedule, start: iter([batch]))
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = next(each for each in logged if each["kind"] == "train")
     assert train["hit1"] == expected and "accuracy" not in train

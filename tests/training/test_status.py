@@ -41,8 +41,8 @@ def test_duration(seconds, text):
 
 
 def test_lines():
-    figures = {"loss": 2.1114, "accuracy": 0.109, "lr": 0.01331, "clips_per_second": 9.7, "data_wait": 0.04}
-    assert train_line(6, schedule(), figures, 231) == (
+    metrics = {"loss": 2.1114, "accuracy": 0.109, "lr": 0.01331, "clips_per_second": 9.7, "data_wait": 0.04}
+    assert train_line(6, schedule(), metrics, 231) == (
         "step 6/12  epoch 2.00  loss 2.1114  accuracy 10.9 %  lr 0.01331  9.7 clips/s  waiting for data 4 %  3m51s left"
     )
     assert (

@@ -164,17 +164,10 @@ class Job:
 
     def stream(self, start_step: int = 0, **changes: Any) -> BatchStream:
         """Return the samples of this rank's micro-batches from ``start_step`` on."""
-        schedule = self.trainer.schedule
-        arguments = {
-            "batch_size": schedule.batch_size,
-            "num_steps": schedule.num_steps,
-            "seed": schedule.seed,
-            "micro_batch": schedule.micro_batch,
-            **self._ranks(),
-            **recipe.order(self.options, self.train.records),
-            **changes,
-        }
-        return BatchStream(len(self.train), start_step=start_step, **arguments)
+        names = ("batch_size", "num_steps", "seed", "micro_batch")
+        sizes = {name: getattr(self.trainer.schedule, name) for name in names}
+        order = recipe.order(self.options, self.train.records)
+        return BatchStream(len(self.train), start_step=start_step, **sizes | self._ranks() | order | changes)
 
     def loader(self, start_step: int, *, finished: bool | None = None, **changes: Any) -> DataLoader:
         """Return the micro-batches of :meth:`stream`, augmented if ``finished``; None: unless the trainer augments."""
