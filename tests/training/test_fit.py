@@ -51,13 +51,27 @@ def interrupt_after(patch, step):
     patch.setattr(Trainer, "train_step", train_step)
 
 
+def count_steps(patch, taken):
+    original = Trainer.train_step
+
+    def train_step(self, micro_batches):
+        original(self, micro_batches)
+        taken.append(self.step)
+
+    patch.setattr(Trainer, "train_step", train_step)
+
+
 def test_an_interrupted_call_resumes_to_the_same_bits(data, tmp_path):
-    expected = run(data, tmp_path / "whole")
+    expected, taken = run(data, tmp_path / "whole"), []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt, match="checkpoint saved at step 1"):
         interrupt_after(patch, 1)
         run(data, tmp_path / "run")
-    result = run(data, tmp_path / "run", workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        count_steps(patch, taken)
+        result = run(data, tmp_path / "run", workers=1)
+    assert taken == [2, 3, 4]
     assert result.metrics == expected.metrics and set(result.metrics) == {"top1", "top5", "loss"}
+    assert "resuming at step 1 of 4" in (tmp_path / "run" / "log.txt").read_text()
     whole, resumed = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "run"))
     assert whole["step"] == resumed["step"] == 4
     for part in ("model", "ema"):
