@@ -131,13 +131,11 @@ class External(VideoModel):
             )
 
     def to(self, *args: Any, **kwargs: Any) -> External:
-        """As ``nn.Module.to``; either channels-last format applies to the 4-D and the 5-D kernels alike."""
-        memory_format = kwargs.pop("memory_format", torch.preserve_format)
-        if args or kwargs:
-            super().to(*args, **kwargs)
-        if memory_format in (torch.channels_last, torch.channels_last_3d):
-            return channels_last(self)
-        return super().to(memory_format=memory_format)
+        """As ``nn.Module.to``; a channels-last format applies to 4-D and to 5-D kernels."""
+        if kwargs.get("memory_format") in (torch.channels_last, torch.channels_last_3d):
+            del kwargs["memory_format"]
+            channels_last(self)
+        return super().to(*args, **kwargs)
 
     @property
     def public(self) -> str:

@@ -113,13 +113,12 @@ class TimmNetwork(External):
         Raises:
             UserError: timm has none for this network, or it has batch norm, whose statistics timm would update twice.
         """
-        has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.modules())
+        is_exact = not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.modules())
         try:
-            self.network.set_grad_checkpointing(bool(stages))
+            self.network.set_grad_checkpointing(bool(stages) and is_exact)
         except (AssertionError, AttributeError):
-            return super().set_grad_checkpointing(stages)
-        if stages and has_batch_norm:
-            self.network.set_grad_checkpointing(False)
+            is_exact = False
+        if not is_exact:
             super().set_grad_checkpointing(stages)
 
     def public_weights(self) -> dict[str, Tensor]:
