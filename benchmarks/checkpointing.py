@@ -25,7 +25,7 @@ from common import environment, note, table
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data_config import DataConfig
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import select_device, select_precision, synchronize
 from video_rs.models.registry import create_model
 from video_rs.training.checkpointer import Checkpointer
 from video_rs.training.ema import EMA
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
     """Return a trainer and one batch."""
-    device = runtime.select_device(args.device)
+    device = select_device(args.device)
     data_config = DataConfig(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
     model = create_model(args.model, num_classes=400, data_config=data_config)
     model.to(device, memory_format=torch.channels_last_3d)
@@ -89,7 +89,7 @@ def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
         optimizer=create("sgd", model, momentum=0.9, nesterov=True, weight_decay=4e-5),
         learning_rate=lambda step: 0.01,
         ema=EMA(model, 0.9999),
-        precision=runtime.select_precision("auto", device),
+        precision=select_precision("auto", device),
     )
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (args.batch, args.frames, args.size, args.size, 3), dtype=np.uint8)
@@ -99,7 +99,7 @@ def make(args: argparse.Namespace) -> tuple[Trainer, dict]:
 def step(trainer: Trainer, batch: dict) -> None:
     """Run one step and wait for the device."""
     trainer.train_step([batch])
-    runtime.synchronize(trainer.device)
+    synchronize(trainer.device)
 
 
 def seconds_of_steps(

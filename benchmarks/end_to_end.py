@@ -23,7 +23,7 @@ from common import environment, note, table
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.tools import motion
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import describe, synchronize
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
 from video_rs.experiment.run import make_job
@@ -64,7 +64,7 @@ def report(job: Job, steps: int, rounds: int) -> None:
     bound = min(("loader", "steps"), key=rates.get)
     print(environment())
     workers = f"{job.loading()['workers']} loader workers"
-    print(f"{runtime.describe(job.device)}, {job.precision}; {workers}; {job.model.model_args['name']}")
+    print(f"{describe(job.device)}, {job.precision}; {workers}; {job.model.model_args['name']}")
     print(f"batches of {schedule.batch_size} clips {data_config.num_frames} x {data_config.train_size}^2")
     rows = [[name, f"{rate:.1f}", f"{rate / rates[bound]:.2f}"] for name, rate in rates.items()]
     print(table(["part", "clips/s", "of the limit"], rows))
@@ -92,11 +92,11 @@ def steps_alone(job: Job, steps: int) -> float:
     """Return clips/s of steps on batches in memory."""
     parts = list(itertools.islice(iter(job.loader(0)), job.trainer.schedule.accumulation_steps))
     job.trainer.train_step(parts)
-    runtime.synchronize(job.device)
+    synchronize(job.device)
     start = time.monotonic()
     for _ in range(steps):
         job.trainer.train_step(parts)
-    runtime.synchronize(job.device)
+    synchronize(job.device)
     return steps * job.trainer.schedule.batch_size / (time.monotonic() - start)
 
 
@@ -108,7 +108,7 @@ def training(job: Job, steps: int) -> float:
     start = time.monotonic()
     for _ in range(steps):
         job.trainer.train_step(itertools.islice(batches, schedule.accumulation_steps))
-    runtime.synchronize(job.device)
+    synchronize(job.device)
     return steps * schedule.batch_size / (time.monotonic() - start)
 
 

@@ -36,7 +36,14 @@ from torch import Tensor, nn
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data_config import DataConfig
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import (
+    autocast,
+    configure_torch,
+    describe,
+    select_device,
+    select_precision,
+    synchronize,
+)
 from video_rs.errors import MachineError, is_out_of_memory
 from video_rs.models.cost import macs
 from video_rs.models.layers import Conv
@@ -56,8 +63,8 @@ class Bench:
     """Clips, device and timer that all ways share."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.device = runtime.select_device(args.device)
-        self.precision = runtime.select_precision(args.precision, self.device)
+        self.device = select_device(args.device)
+        self.precision = select_precision(args.precision, self.device)
         self.model, self.frames, self.size, self.seconds = args.model, args.frames, args.size, args.seconds
         self.data_config = DataConfig(num_frames=args.frames, stride=1, train_size=args.size, test_size=args.size)
 
@@ -67,18 +74,18 @@ class Bench:
 
     def seconds_of(self, function: Callable[[], object]) -> float:
         """Return the seconds per call, averaged over enough calls."""
-        runtime.synchronize(self.device)
+        synchronize(self.device)
         start, calls = time.monotonic(), 0
         while not calls or time.monotonic() - start < self.seconds:
             function()
             calls += 1
             if self.device.type == "cuda" and calls % 4 == 0:
-                runtime.synchronize(self.device)
-        runtime.synchronize(self.device)
+                synchronize(self.device)
+        synchronize(self.device)
         return (time.monotonic() - start) / calls
 
     def autocast(self):
-        return runtime.autocast(self.device, self.precision)
+        return autocast(self.device, self.precision)
 
     def network(self, name: str) -> nn.Module:
         options = {"data_config": self.data_config} if "/" not in name else {}
@@ -101,14 +108,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--routes", action="store_true", help="time its convolutions as 2D and 3D ones")
     args = parser.parse_args(argv)
     bench, batch = Bench(args), args.batch[0]
-    runtime.configure_torch()
+    configure_torch()
     torch.manual_seed(0)
     ways = all_ways(bench, batch, args.compile)
     rows, product = compare(bench, ways, batch, args.rounds)
     del ways  # free the memory of the other networks
     gc.collect()
     print(environment())
-    where = f"{runtime.describe(bench.device)}, {bench.precision}"
+    where = f"{describe(bench.device)}, {bench.precision}"
     print(f"{where}; {batch} clips {args.frames} x {args.size}^2 a step; large matrix products {product:.2f} TFLOP/s")
     header = ["way", "GFLOP a clip", "forward clips/s", "step clips/s", "step TFLOP/s", "of matmul", "of peak"]
     print(table([*header, "x slow_r50 per GFLOP"], rows), flush=True)

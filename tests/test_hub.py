@@ -21,8 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from video_rs import checkpoint
-from video_rs import hub as download
+from video_rs import checkpoint, hub
 from video_rs.cli.common import run
 from video_rs.errors import MachineError, UserError
 from video_rs.hub import cache_folder, fetch
@@ -206,7 +205,7 @@ def test_where_redirects_may_lead():
 
     def lead(start: str, end: str):
         asked = Request(f"{start}://host/a.pt?t=x")
-        return download._Redirects().redirect_request(asked, None, 302, "Found", {}, f"{end}://host/b.pt?t=x")
+        return hub._Redirects().redirect_request(asked, None, 302, "Found", {}, f"{end}://host/b.pt?t=x")
 
     for start, end in (("http", "http"), ("http", "https"), ("https", "https")):
         assert lead(start, end).full_url == f"{end}://host/b.pt?t=x"
@@ -218,11 +217,11 @@ def test_where_redirects_may_lead():
 def test_size_and_time_are_limited(server, monkeypatch):
     """``drip.pt`` sends each byte before the timeout."""
     with monkeypatch.context() as patch:
-        patch.setattr(download, "MAX_BYTES", 100e3)
+        patch.setattr(hub, "MAX_BYTES", 100e3)
         for name in ("best.pt", "unsized.pt"):
             with pytest.raises(UserError, match=f"/{name} has more than 0.0001 GB; download it yourself"):
                 fetch(f"{server.base}/{name}")
-    monkeypatch.setattr(download, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(hub, "MAX_SECONDS", 0.3)
     with pytest.raises(MachineError, match="/drip.pt could not be fetched in 0.005 minutes; download it yourself"):
         fetch(f"{server.base}/drip.pt")
     assert kept() == []
@@ -240,8 +239,8 @@ def test_what_may_be_secret_is_not_said(server, capsys):
             fetch(address)
         assert "secret" not in str(caught.value)
     assert "secret" not in capsys.readouterr().err
-    assert download.redact_url("https://h/a.pt?token=secret#sha256=00") == "https://h/a.pt#sha256=00"
-    assert download.redact_url("runs/a?b.pt") == "runs/a?b.pt" and download.redact_url(Path("a")) == "a"
+    assert hub.redact_url("https://h/a.pt?token=secret#sha256=00") == "https://h/a.pt#sha256=00"
+    assert hub.redact_url("runs/a?b.pt") == "runs/a?b.pt" and hub.redact_url(Path("a")) == "a"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +258,7 @@ def test_what_may_be_secret_is_not_said(server, capsys):
     ],
 )
 def test_logins_and_queries_are_not_shown(address, expected):
-    assert download.redact_url(address) == expected
+    assert hub.redact_url(address) == expected
 
 
 ASK = """
@@ -337,14 +336,14 @@ def test_the_hub(server, tmp_path):
 
 def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
     """The error is not that the file does not exist."""
-    import huggingface_hub as hub
+    import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def lost(**_):
         raise LocalEntryNotFoundError("An error happened")
 
-    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url: None)
-    monkeypatch.setattr(hub, "hf_hub_download", lost)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
     with pytest.raises(MachineError, match="^hf-hub:a/b could not be fetched: An error happened; try again$"):
         fetch("hf-hub:a/b")
 
@@ -385,7 +384,7 @@ def test_what_is_no_address(server, address):
     ],
 )
 def test_what_goes_wrong_is_one_line_and_leaves_nothing(server, monkeypatch, capsys, name, kind, reason):
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     address = f"{server.base}/{name}"
     with pytest.raises(kind) as caught:
         fetch(address)
@@ -425,7 +424,7 @@ def test_a_copy_that_cannot_be_read(server, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     path = fetch(f"{server.base}/best.pt")
-    monkeypatch.setattr(download, "_sha256", denied)
+    monkeypatch.setattr(hub, "_sha256", denied)
     with pytest.raises(MachineError, match=f"^{path} cannot be used: Permission denied; .*VIDEO_RS_CACHE"):
         fetch(f"{server.base}/best.pt")
 
@@ -458,13 +457,13 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(server):
     server.files["/slow.pt"] = CONTENT * 100
     program = textwrap.dedent("""
         import os, signal, sys
-        from video_rs import hub as download
-        whole = download._chunks
+        from video_rs import hub
+        whole = hub._chunks
         def half(url):
             yield next(whole(url))
             os.kill(os.getpid(), signal.SIGKILL)
-        download._chunks = half
-        download.fetch(sys.argv[1])
+        hub._chunks = half
+        hub.fetch(sys.argv[1])
     """)
     address = f"{server.base}/slow.pt"
     assert subprocess.run([sys.executable, "-c", program, address], capture_output=True).returncode == -9

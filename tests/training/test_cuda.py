@@ -9,7 +9,7 @@ import torch
 
 from video_rs.data.tools import motion
 from video_rs.data.transforms import rand_augment
-from video_rs.distributed import device as runtime
+from video_rs.distributed.device import ToDevice
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.experiment import config
 from video_rs.experiment.run import make_job
@@ -115,7 +115,7 @@ def test_clips_are_finished_on_the_device_as_on_the_host(load):
 
 def test_copies_do_not_overtake():
     """Copies equal the batch, however much is queued, and its memory is not reused too early."""
-    to_device, device = runtime.ToDevice(torch.device("cuda")), torch.device("cuda")
+    to_device, device = ToDevice(torch.device("cuda")), torch.device("cuda")
     busy, sums = torch.randn(4096, 4096, device=device), []
     for number in range(50):
         (batch,) = to_device(torch.full((4 << 20,), number, dtype=torch.uint8).pin_memory())

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from video_rs.distributed import device as runtime
 from video_rs.distributed import self_check
+from video_rs.distributed.device import parameter_dtype
 from video_rs.distributed.self_check import check_convolutions, one_of_each_kind
 from video_rs.errors import MachineError
 from video_rs.models.registry import create_model
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(precision="float32"):
-    return create_model("resnet3d_rs_50", num_classes=5, width=0.25).to(runtime.parameter_dtype(precision))
+    return create_model("resnet3d_rs_50", num_classes=5, width=0.25).to(parameter_dtype(precision))
 
 
 def kind_of(weight):
