@@ -45,7 +45,7 @@ def test_data_loading(video, tmp_path):
     files = [video, tmp_path / "broken.mp4"]
     result = benchmark("data_loading", "--videos", *files, *TINY, "--stages", "--soak", 40, "--out", out)
     assert result.returncode == 0, result.stderr
-    assert f"left out {tmp_path}/broken.mp4" in result.stderr
+    assert f"skipped {tmp_path}/broken.mp4" in result.stderr
     published, reencoded, steps, memory = rows(result.stdout)
     assert list(published) == list(reencoded) == WAYS
     assert all(float(cell) > 0 for row in (*published.values(), *reencoded.values()) for cell in row)
@@ -81,7 +81,7 @@ def test_data_loading_of_a_prepared_dataset(make_video, tmp_path):
     ways = ["bare decode", "video_rs, pyav"]
     result = benchmark("data_loading", "--videos", tmp_path / "data", "--prepared", out, *tiny, "--ways", ways[1])
     assert result.returncode == 0, result.stderr
-    assert f"left out {tmp_path}/data/a/1.mp4: there is no copy of it in {out}/videos" in result.stderr
+    assert f"skipped {tmp_path}/data/a/1.mp4: there is no copy of it in {out}/videos" in result.stderr
     size = sum(file.stat().st_size for file in out.rglob("*.mp4")) / 1e6
     assert "3 files, " in result.stdout and f"; re-encoded {size:.1f} MB" in result.stdout
     assert [list(table) for table in rows(result.stdout)] == [ways, ways]
