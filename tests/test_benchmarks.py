@@ -93,7 +93,7 @@ def test_prepare(video, tmp_path):
     files = [video, tmp_path / "broken.mp4"]
     small = ["--short-side", 64, "--frames", 4, "--size", 32, "--rounds", 1]
     result = benchmark("prepare", "--videos", *files, *small, "--out", tmp_path)
-    assert result.returncode == 0 and f"left out {tmp_path}/broken.mp4" in result.stderr, result.stderr
+    assert result.returncode == 0 and f"skipped {tmp_path}/broken.mp4" in result.stderr, result.stderr
     (figures,) = rows(result.stdout)
     assert list(figures) == ["MB", "ms a clip, pyav", "ms a clip, decord"]
     assert all(float(cell) > 0 for row in list(figures.values())[1:] for cell in row)
