@@ -60,8 +60,8 @@ from common import (
 from ways import BARE, SEED, WAYS, Task, ours
 
 from video_rs.cli.common import Parser, positive, run
+from video_rs.data.clip_datasets import ClipDataset
 from video_rs.data.sampler import SampleKey
-from video_rs.data.samples import ClipDataset
 from video_rs.data.tools.encode import Settings, encode_video
 from video_rs.data.video.decode import BACKENDS, open_video, probe
 from video_rs.errors import MediaError, UserError

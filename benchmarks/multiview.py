@@ -5,7 +5,7 @@ python benchmarks/multiview.py --video clip.mp4 --hour        # also memory on a
 
 The 30 views are 10 clips of 32 frames (stride 2) times 3 crops of 256 pixels. "per view" and "per clip" do what a
 dataset of single views or single clips does: open the file, decode the clip, resize, crop. "once" is
-video_rs.data.samples.ViewDataset. All run alternately in one thread with the same decoder; times are medians over
+video_rs.data.clip_datasets.ViewDataset. All run alternately in one thread with the same decoder; times are medians over
 --rounds.
 
 --hour makes a one-hour video (320x240, 25 frames/s) and reads it in a new process for each row: all 30 views, and
@@ -31,8 +31,8 @@ import torch
 from common import environment, find_videos, fresh_process, missing, note, peak_rss_mb, table
 
 from video_rs.cli.common import Parser, positive, run
+from video_rs.data.clip_datasets import ViewDataset
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.samples import ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.video.decode import open_video

@@ -25,9 +25,9 @@ import torch
 from common import environment, find_videos, note, table
 
 from video_rs.cli.common import Parser, positive, run
+from video_rs.data.clip_datasets import ClipDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import BatchStream
-from video_rs.data.samples import ClipDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, resize
 from video_rs.data.video.pyav import PyAVReader

@@ -26,9 +26,9 @@ import torch
 from common import environment, find_videos, missing, note, table, with_copies
 
 from video_rs.cli.common import Parser, positive, run
+from video_rs.data.clip_datasets import ClipDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import SampleKey
-from video_rs.data.samples import ClipDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.encode import Settings, encode_video
 from video_rs.data.transforms.crops import TrainTransform

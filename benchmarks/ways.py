@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from video_rs.data.clip_datasets import ClipDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import clip_loader
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.samples import ClipDataset
 from video_rs.data.sources.dataset_index import index_video, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform

@@ -18,9 +18,9 @@ import video_rs
 from video_rs import checkpoint
 from video_rs.cli import predict as cli
 from video_rs.cli.common import run
+from video_rs.data.clip_datasets import ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import view_loader
-from video_rs.data.samples import ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.video.decode import BACKENDS, open_video, read_frames

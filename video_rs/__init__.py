@@ -18,8 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from video_rs.data.dataset import VideoDataset
     from video_rs.data.transforms import create_transform
+    from video_rs.data.video_dataset import VideoDataset
     from video_rs.inference.predict import load
     from video_rs.models.registry import create_model, list_models
     from video_rs.training.fit import fit
@@ -28,7 +28,7 @@ __version__ = "0.2.0.dev0"
 __all__ = ["VideoDataset", "__version__", "create_model", "create_transform", "fit", "list_models", "load"]
 
 _HOME = {
-    "VideoDataset": "video_rs.data.dataset",
+    "VideoDataset": "video_rs.data.video_dataset",
     "create_model": "video_rs.models.registry",
     "create_transform": "video_rs.data.transforms",
     "fit": "video_rs.training.fit",

@@ -9,7 +9,7 @@ from video_rs.experiment.build import transform
 from video_rs.experiment.config import load_config
 
 MODULE = """
-from video_rs.data.transforms.augment import register_augmentation
+from video_rs.data.transforms import register_augmentation
 
 
 @register_augmentation

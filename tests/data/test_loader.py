@@ -12,10 +12,10 @@ import torch
 
 import video_rs.data.loader as loader_module
 from tests.data.hanging import write_hanging_video
+from video_rs.data.clip_datasets import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
-from video_rs.data.samples import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
 from video_rs.data.watchdog import Heartbeats, Watchdog
@@ -330,7 +330,7 @@ def script(paths, end, before="", decoder="pyav"):
 import sys
 {before}
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.samples import ClipDataset
+from video_rs.data.clip_datasets import ClipDataset
 from video_rs.data.loader import clip_loader
 from video_rs.data.sources.records import Records
 from video_rs.data.sampler import BatchStream

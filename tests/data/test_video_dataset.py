@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader
 
 import video_rs
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.dataset import VideoDataset
 from video_rs.data.sampler import SampleKey
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform, normalize
 from video_rs.data.video.decode import read_frames
+from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 

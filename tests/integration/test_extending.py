@@ -9,7 +9,7 @@ import yaml
 import video_rs
 from tests import commands
 from video_rs.data.sources.layouts import base
-from video_rs.data.transforms import augment
+from video_rs.data.transforms import registry as augmentations
 from video_rs.models import registry
 from video_rs.training import losses
 
@@ -22,7 +22,7 @@ FILES = {match[1]: match[2] for match in re.finditer(r"```python\n# (my_\w+\.py)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with the files of the page. What they register is forgotten again."""
-    registries = ((augment, "_REGISTERED"), (losses, "_REGISTERED"), (registry, "_FACTORIES"), (base, "_LAYOUTS"))
+    registries = ((augmentations, "_REGISTERED"), (losses, "_REGISTERED"), (registry, "_FACTORIES"), (base, "_LAYOUTS"))
     for module, name in registries:
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
     for name, text in FILES.items():

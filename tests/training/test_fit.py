@@ -9,8 +9,8 @@ import torch
 
 import video_rs
 from video_rs import checkpoint
-from video_rs.data.dataset import VideoDataset
 from video_rs.data.transforms import create_transform
+from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.registry import create_model

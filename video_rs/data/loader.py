@@ -23,8 +23,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data import storage
+from video_rs.data.clip_datasets import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
-from video_rs.data.samples import MAX_REPLACEMENTS, ClipDataset, ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, explain_deaths, kill_and_join
 from video_rs.errors import MachineError, StuckWorker, UserError, VideoRSError

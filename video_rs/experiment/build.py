@@ -13,10 +13,10 @@ from video_rs.experiment.config import Config
 if TYPE_CHECKING:
     from torch import nn
 
-    from video_rs.data.dataset import VideoDataset
-    from video_rs.data.samples import ClipDataset, ViewDataset
+    from video_rs.data.clip_datasets import ClipDataset, ViewDataset
     from video_rs.data.sources.records import Records
     from video_rs.data.transforms import VideoTransform
+    from video_rs.data.video_dataset import VideoDataset
 
 
 def build_records(
@@ -76,7 +76,7 @@ def check_labels(records: Records, split: str) -> None:
 def transform(config: Config, *, is_training: bool) -> VideoTransform:
     """Return the transform of the clips, for training or for evaluation."""
     from video_rs.data.transforms import create_transform
-    from video_rs.data.transforms.augment import create_augmentations
+    from video_rs.data.transforms.registry import create_augmentations
 
     augment = create_augmentations(config.data.augment or {})
     options = {**_arguments(create_transform, config.data), **config.data_config(), "augment": augment}
@@ -85,7 +85,7 @@ def transform(config: Config, *, is_training: bool) -> VideoTransform:
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
     """Return the dataset of a split, for training or for evaluation."""
-    from video_rs.data.dataset import VideoDataset
+    from video_rs.data.video_dataset import VideoDataset
 
     return VideoDataset.from_records(records, transform(config, is_training=is_training), decoder=config.data.decoder)
 

@@ -13,8 +13,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from video_rs import checkpoint
+from video_rs.data.clip_datasets import clip_views
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.samples import clip_views
 from video_rs.data.transforms.crops import ViewTransform, resize, short_side_size
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image

@@ -53,7 +53,7 @@ def window_starts(length: int, span: int, step: float) -> np.ndarray:
 
 
 def read_once(video: Video, clips: np.ndarray, short_side: int, filter: str) -> Callable[..., Tensor]:
-    """Return a ``read`` for :func:`video_rs.data.samples.clip_views` that decodes each frame once.
+    """Return a ``read`` for :func:`video_rs.data.clip_datasets.clip_views` that decodes each frame once.
 
     Args:
         clips: ``[K, T]`` frame numbers. Groups of them are read in order; no clip has a frame before the first frame

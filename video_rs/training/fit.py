@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from video_rs import checkpoint
-from video_rs.data.dataset import VideoDataset
+from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
 from video_rs.errors import PeerFailed, Preempted, StuckWorker, UserError, VideoRSError

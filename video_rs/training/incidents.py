@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from video_rs.data.samples import HUNG
+from video_rs.data.clip_datasets import HUNG
 from video_rs.errors import UserError
 from video_rs.files import write_csv
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 import video_rs
 from video_rs import checkpoint
-from video_rs.data.dataset import VideoDataset
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
+from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig
 from video_rs.distributed.device import (
     configure_torch,

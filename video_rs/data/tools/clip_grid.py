@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
-from video_rs.data.samples import ClipDataset, ViewDataset
 
 HEADER = 16  # pixels above each row, for its label
 MAX_WIDTH = 2400  # pixels of a grid; frames are scaled down to fit, but not below MIN_TILE

@@ -121,7 +121,7 @@ def create_transform(
         random_erasing: probability of erasing one box in all frames of a clip.
         random_erasing_mode: fill the box with the pixel ``"mean"`` or with ``"noise"``.
         augment: augmentations of your own, called as ``f(clip, rng)`` before the erasing; see
-            :func:`video_rs.data.transforms.augment.register_augmentation`.
+            :func:`video_rs.data.transforms.register_augmentation`.
     """
     frames = TemporalSampling(num_frames, stride, sampling, fps)
     if not is_training:

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from video_rs.data import samples as samples_module
+from video_rs.data import clip_datasets
+from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.samples import ClipDataset, ViewDataset
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform, resize
 from video_rs.data.transforms.rand_augment import RandAugment
@@ -155,13 +155,13 @@ def drawn(dataset, keys):
 @pytest.fixture
 def opened(monkeypatch):
     """The paths that the dataset opens, in order."""
-    paths, original = [], samples_module.open_video
+    paths, original = [], clip_datasets.open_video
 
     def open_video(path, *arguments):
         paths.append(path)
         return original(path, *arguments)
 
-    monkeypatch.setattr(samples_module, "open_video", open_video)
+    monkeypatch.setattr(clip_datasets, "open_video", open_video)
     return paths
 
 
@@ -390,7 +390,7 @@ def test_ctrl_c_leaves_the_workers_silent(records, tmp_path):
         import signal
 
         from video_rs.data.clips import TemporalSampling
-        from video_rs.data.samples import ClipDataset
+        from video_rs.data.clip_datasets import ClipDataset
         from video_rs.data.loader import clip_loader
         from video_rs.data.sources.records import Records
         from video_rs.data.sampler import BatchStream

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from video_rs.data.samples import ClipDataset, ViewDataset, clip_views, open_record, read_random_clip, target
+from video_rs.data.clip_datasets import ClipDataset, ViewDataset, clip_views, open_record, read_random_clip, target
 from video_rs.data.sources.dataset_index import attach
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import LIST_SUFFIXES, load_splits
