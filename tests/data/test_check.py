@@ -12,7 +12,7 @@ from tests.data import videos
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import check_file
-from video_rs.data.tools.check_problems import Entries, FileTable, find_problems
+from video_rs.data.tools.check_problems import Entries, find_problems
 from video_rs.data.video.decode import probe
 
 
@@ -34,10 +34,8 @@ def found_in(sampling=None, **splits):
         for split, files in splits.items()
     }
     entries = Entries(records)
-    table = FileTable(len(entries.first))
-    for file, entry in enumerate(entries.first):
-        table.put(file, check_file(entries.path(entry)))
-    problems = find_problems(entries, table, sampling or TemporalSampling(4, 1))
+    facts = [check_file(entries.path(entry)) for entry in entries.first]
+    problems = find_problems(entries, facts, sampling or TemporalSampling(4, 1))
     return [(os.path.basename(entries.path(p.entry)), p.kind, p.detail) for p in problems]
 
 

@@ -15,7 +15,7 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import load_splits
 from video_rs.data.tools.check_file import check_file
-from video_rs.data.tools.check_problems import Entries, FileTable, find_problems
+from video_rs.data.tools.check_problems import Entries, find_problems
 from video_rs.data.video.decode import open_video, probe, read_frames
 from video_rs.data.video.images import frame_names
 from video_rs.errors import MediaError, UserError
@@ -264,10 +264,8 @@ def test_a_list_that_names_other_numbers_of_frames(pair, tmp_path):
     records = Records(names, [0, 1, 1], "xy")
     records.frames = np.array([FRAMES, 24, 20], np.int32)
     entries = Entries({"train": records})
-    table = FileTable(3)
-    for file, entry in enumerate(entries.first):
-        table.put(file, check_file(entries.path(entry)))
-    found = find_problems(entries, table, TemporalSampling(4, 2))
+    facts = [check_file(entries.path(entry)) for entry in entries.first]
+    found = find_problems(entries, facts, TemporalSampling(4, 2))
     assert [(p.entry, p.kind, p.detail) for p in found if p.kind in ("broken", "odd")] == [
         (1, "broken", f"has {FRAMES} images, its list says 24 frames"),
         (2, "odd", f"{FRAMES} images, of which its list takes the first 20"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.shards import Member
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts, check_file
-from video_rs.data.tools.check_problems import Entries, FileTable, Problem, find_problems
+from video_rs.data.tools.check_problems import Entries, Problem, find_problems
 from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
 from video_rs.files import atomic_write, write_csv, write_json
 
@@ -39,33 +39,31 @@ class DatasetCheck:
     Attributes:
         splits: records by name of the split.
         entries: the files of all splits in one numbering.
-        table: facts of each file.
+        facts: of each file.
         problems: see ``check_problems``.
     """
 
     splits: Mapping[str, Records]
     entries: Entries
-    table: FileTable
+    facts: list[Facts]
     problems: list[Problem]
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
-        counts, rows = self.entries.class_counts(), self.table.rows
-        good, names = rows[~rows["broken"]], self.entries.class_names
+        counts, names, facts = self.entries.class_counts(), self.entries.class_names, self.facts
+        good = [each for each in facts if not each.problem]
         untrained = np.flatnonzero(counts["train"] == 0) if "train" in counts else ()
         return {
             "files": {name: len(records) for name, records in self.splits.items()},
             "made": [name for name, records in self.splits.items() if records.held_out],
             "missing": {name: records.num_missing for name, records in self.splits.items()},
-            "bytes": int(rows["bytes"].sum()),
-            "seconds": round(float((good["frames"] / np.where(good["fps"] > 0, good["fps"], np.inf)).sum()), 3),
-            "frames": _spread(good["frames"]),
-            "fps": _spread(good["fps"][good["fps"] > 0]),
-            "height": _spread(good["height"]),
-            "width": _spread(good["width"]),
-            "codecs": dict(Counter(rows["codec"].tolist())),
-            "decoders": dict(Counter(rows["decoder"].tolist())),
-            "problems": dict(Counter(problem.kind for problem in self.problems)),
+            "bytes": sum(each.bytes for each in facts),
+            "seconds": round(sum(each.seconds for each in good), 3),
+            **{key: _spread([getattr(each, key) for each in good]) for key in ("frames", "height", "width")},
+            "fps": _spread([each.fps for each in good if each.fps]),
+            "codecs": Counter(each.codec for each in facts),
+            "decoders": Counter(each.decoder for each in facts),
+            "problems": Counter(problem.kind for problem in self.problems),
             "classes_without_training_files": [names[i] for i in untrained],
             "empty_class_folders": {
                 name: list(records.empty_folders) for name, records in self.splits.items() if records.empty_folders
@@ -90,38 +88,33 @@ class DatasetCheck:
         for problem in self.problems:
             kinds[problem.entry][problem.kind] = None
         for entry, file in enumerate(entries.file):
-            row = self.table.rows[file]
-            fps = float(row["fps"])
+            facts = self.facts[file]
             yield (
-                [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), row["frames"]]
-                + [f"{fps:.6g}", f"{row['frames'] / fps if fps else 0:.6g}", row["height"], row["width"]]
-                + [row["rotation"], row["codec"], row["decoder"], self.table.sha1(file), ";".join(kinds[entry])]
+                [entries.names[entries.split[entry]], entries.path(entry), entries.label_text(entry), facts.frames]
+                + [f"{facts.fps:.6g}", f"{facts.seconds:.6g}", facts.height, facts.width, facts.rotation]
+                + [facts.codec, facts.decoder, facts.sha1.hex(), ";".join(kinds[entry])]
             )
 
     def _plot(self) -> Figure:
         """Plot the lengths and sizes of the files that can be read, and the files of each class."""
         from matplotlib.figure import Figure  # worker processes import this module, too
 
-        good = self.table.rows[~self.table.rows["broken"]]
-        timed = good[good["fps"] > 0]
+        good = [each for each in self.facts if not each.problem]
+        seconds = [each.seconds for each in good if each.fps]
         figure = Figure(figsize=(15, 4.5), layout="constrained")
-        length, size, classes = figure.subplots(1, 3)
-        unit = "seconds" if len(timed) else "frames"
-        for ax, title, xlabel, ylabel in (
-            (length, "Lengths", unit, "files"),
-            (size, "Sizes", "width, pixels", "height, pixels"),
-            (classes, "Classes", "", "files"),
-        ):
-            ax.set_title(title, loc="left", fontweight="bold")
-            ax.set(xlabel=xlabel, ylabel=ylabel)
+        length, size, classes = axes = figure.subplots(1, 3)
+        length.set(title="Lengths", xlabel="seconds" if seconds else "frames", ylabel="files")
+        size.set(title="Sizes", xlabel="width, pixels", ylabel="height, pixels")
+        classes.set(title="Classes", ylabel="files")
+        for ax in axes:
             ax.grid(alpha=0.3)
-            ax.spines[["top", "right"]].set_visible(False)
-        if len(good):
-            lengths = timed["frames"] / timed["fps"] if len(timed) else good["frames"]
+        if good:
+            lengths = seconds or [each.frames for each in good]
             length.hist(np.minimum(lengths, np.quantile(lengths, 0.995)), bins=40, color=COLORS[0])  # cut outliers
-            sizes, counts = np.unique(np.stack([good["width"], good["height"]]), axis=1, return_counts=True)
-            size.scatter(*sizes, s=20 + 300 * counts / counts.max(), color=COLORS[0], alpha=0.5)
-            size.set(xlim=(0, 1.1 * sizes[0].max()), ylim=(0, 1.1 * sizes[1].max()))
+            sizes = Counter((each.width, each.height) for each in good)
+            counts = np.array([*sizes.values()])
+            size.scatter(*zip(*sizes), s=20 + 300 * counts / counts.max(), color=COLORS[0], alpha=0.5)
+            size.set(xlim=(0, None), ylim=(0, None))
         _plot_classes(classes, self.entries)
         return figure
 
@@ -147,21 +140,21 @@ def check_dataset(
         UserError, MachineError: the storage of shards refuses or fails.
     """
     entries = Entries(splits)
-    table = FileTable(len(entries.first))
+    facts = [Facts()] * len(entries.first)
     files = (records.file(index) for records, index in map(entries.at, entries.first))
-    with closing(watched_calls(_check, enumerate(files), min(workers, len(entries.first)), timeout)) as results:
-        for (number, _), facts in progress(results, len(entries.first)):
-            table.put(number, Facts(problem=facts.reason) if isinstance(facts, Lost) else facts)
-    return DatasetCheck(splits, entries, table, find_problems(entries, table, sampling))
+    with closing(watched_calls(_check, enumerate(files), min(workers, len(facts)), timeout)) as results:
+        for (number, _), result in progress(results, len(facts)):
+            facts[number] = Facts(problem=result.reason) if isinstance(result, Lost) else result
+    return DatasetCheck(splits, entries, facts, find_problems(entries, facts, sampling))
 
 
 def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts:
     return check_file(item[1], beat)
 
 
-def _spread(values: np.ndarray) -> dict[str, float] | None:
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
     """Return minimum, median and maximum; None if there are no values."""
-    if not len(values):
+    if not values:
         return None
     return {name: round(float(getattr(np, name)(values)), 4) for name in ("min", "median", "max")}
 

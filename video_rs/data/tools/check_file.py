@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +22,7 @@ ANNOUNCED_PART = 0.9  # of the duration in the header; headers of AVI and Matros
 _CHUNK = 2**20  # bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """The facts of one file.
 
@@ -51,6 +51,26 @@ class Facts:
     pixels: int = 0
     problem: str = ""
 
+    @property
+    def short_side(self) -> int:
+        return min(self.height, self.width)
+
+    @property
+    def aspect(self) -> float:
+        return self.width / self.height
+
+    @property
+    def seconds(self) -> float:
+        """Return the duration; 0 if unknown."""
+        return self.frames / self.fps if self.fps else 0.0
+
+    @property
+    def content(self) -> int | bytes | None:
+        """Equal for files with the same frames, or for broken files with the same bytes; None if nothing was read."""
+        if not self.bytes or not self.sha1:
+            return None
+        return self.sha1 if self.problem else self.pixels
+
 
 def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> Facts:
     """Decode every frame of a video, an image or a folder of frames, in one thread.
@@ -65,7 +85,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
     Raises:
         UserError, MachineError: the storage of a shard refuses or fails.
     """
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"frames": 0}
     pixels = hashlib.sha1()
     try:
         file = in_memory(path)
@@ -74,10 +94,11 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
         else:
             images = [file] if is_image(file) else []
         facts["bytes"], facts["sha1"] = _digest(images or [file], beat)
-        if images:
-            _decode_images(images, pixels, facts, beat)
-        else:
-            _decode_video(file, pixels, facts, beat)
+        for frame in _decode_images(images, facts) if images else _decode_video(file, facts):
+            facts["frames"] += 1
+            pixels.update(repr(frame.shape).encode())
+            pixels.update(np.ascontiguousarray(frame))
+            beat()
     except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
         if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
             raise
@@ -99,37 +120,33 @@ def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int,
     return size, digest.digest()
 
 
-def _decode_images(
-    paths: Sequence[str | Blob], pixels: hashlib._Hash, facts: dict[str, Any], beat: Callable[[], None]
-) -> None:
-    """Decode all images; update the digest of the pixels and the facts."""
+def _decode_images(paths: Sequence[str | Blob], facts: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Yield the pixels of all images; update the facts."""
     facts |= {"codec": image_codec(paths[0]), "decoder": "pil"}
-    frames = ImageReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size))
-    for count, frame in enumerate(frames, 1):
-        facts |= {"frames": count, "height": frame.shape[1], "width": frame.shape[2]}
-        pixels.update(repr(frame.shape[1:]).encode() + frame.numpy().tobytes())
-        beat()
+    for frame in ImageReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size)):
+        _, facts["height"], facts["width"], _ = frame.shape
+        yield frame.numpy()
 
 
-def _decode_video(path: str | Blob, pixels: hashlib._Hash, facts: dict[str, Any], beat: Callable[[], None]) -> None:
-    """Decode all frames of a video; update the digest of the pixels and the facts."""
+def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Yield the pixels of all frames of a video; update the facts, but for the number of frames."""
     index = read_stream_index(path)
-    beat()
     facts |= {"codec": index.codec, "fps": index.fps}
     facts["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
-    count, damaged, end = 0, 0, 0.0
+    damaged, end = 0, 0.0
     with open_container(path) as container:
         stream = best_stream(container, path)
         announced = _announced_end(container, stream)
         for frame in container.decode(stream):
-            if not count:
+            if not facts["frames"]:
                 facts["rotation"], facts["height"], facts["width"] = upright_shape(frame)
-            _update(pixels, frame)
             damaged += frame.is_corrupt
             end = max(end, frame.time or 0.0)
-            count += 1
-            facts["frames"] = count
-            beat()
+            try:
+                yield frame.to_ndarray()
+            except (ValueError, AssertionError):  # PyAV has no array for the format or an odd size
+                yield frame.to_ndarray(format="rgb24")
+    count = facts["frames"]
     if not count:
         facts["problem"] = "no frame can be decoded"
     elif count < index.num_frames:
@@ -151,12 +168,3 @@ def _announced_end(container: av.container.InputContainer, stream: av.VideoStrea
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     except ValueError:
         return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
-
-
-def _update(pixels: hashlib._Hash, frame: av.VideoFrame) -> None:
-    try:
-        values = frame.to_ndarray()
-    except (ValueError, AssertionError):  # PyAV has no array for the format or an odd size
-        values = frame.to_ndarray(format="rgb24")
-    pixels.update(repr(values.shape).encode())
-    pixels.update(np.ascontiguousarray(values))

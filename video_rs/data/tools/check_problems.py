@@ -1,15 +1,16 @@
 """Find the problems of a dataset whose files have all been decoded (see check_file.py).
 
-:class:`Entries` numbers the files of all splits, :class:`FileTable` holds the facts of each file, about a hundred bytes
-a file, and :func:`find_problems` compares them.
+:class:`Entries` numbers the files of all splits, and :func:`find_problems` compares their facts.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from statistics import mode
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +21,11 @@ from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts
 
 KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
-RATE_FACTOR = ASPECT_FACTOR = 2.0  # a file is odd above the median times this, or below it by this factor
-SIZE_FACTOR = 3.0  # 360 to 1080 lines is common in collections from the web
-
-ROW = np.dtype(
-    [("broken", "?"), ("frames", "<u4"), ("fps", "<f8"), ("height", "<u4"), ("width", "<u4"), ("rotation", "<i2")]
-    + [("codec", "<U24"), ("decoder", "<U6"), ("bytes", "<u8"), ("sha1", "u1", (20,)), ("pixels", "<u8")]
-)
-"""The facts of one file; see ``check_file.Facts``."""
+ODD = {  # a file is odd above the median times this factor, or below it by this factor
+    "fps": (2.0, "{:.4g} frames a second, usual {:.4g}"),
+    "short_side": (3.0, "short side {} pixels, usual {:g}"),  # 360 to 1080 lines is common in collections from the web
+    "aspect": (2.0, "width / height {:.2f}, usual {:.2f}"),
+}
 
 
 class Entries:
@@ -86,48 +84,8 @@ class Entries:
 
     def class_counts(self) -> dict[str, np.ndarray]:
         """Return the number of files of each class, int64 ``[C]``, by split."""
-        counts = {name: np.zeros(len(self.class_names), np.int64) for name in self.names}
-        for name, records in zip(self.names, self._records, strict=True):
-            values = records.label_sets.values if records.multi_label else records.labels
-            counts[name] += np.bincount(values, minlength=len(self.class_names))
-        return counts
-
-
-class FileTable:
-    """The facts of F files.
-
-    Attributes:
-        rows: ``[F]`` of :data:`ROW`.
-        problems: why a file is broken, by its number.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.rows = np.zeros(count, ROW)
-        self.problems: dict[int, str] = {}
-
-    def put(self, file: int, facts: Facts) -> None:
-        """Store the facts of a file."""
-        sha1 = np.frombuffer(facts.sha1 or bytes(20), np.uint8)
-        values = vars(facts) | {"broken": bool(facts.problem), "sha1": sha1}
-        self.rows[file] = tuple(values[name] for name in ROW.names)
-        if facts.problem:
-            self.problems[file] = facts.problem
-
-    def sha1(self, file: int) -> str:
-        """Return the digest of a file in hexadecimal; "" if it cannot be read."""
-        digest = self.rows[file]["sha1"]
-        return digest.tobytes().hex() if digest.any() else ""
-
-    def contents(self) -> np.ndarray:
-        """Return a number for the content of each file, uint64 ``[F]``.
-
-        Files with the same frames have the same number, broken ones with the same bytes, and unreadable ones none.
-        """
-        rows = self.rows
-        content = np.where(rows["broken"], rows["sha1"][:, :8].copy().view("<u8")[:, 0], rows["pixels"])
-        unique = ~rows["sha1"].any(axis=1) | (rows["bytes"] == 0)
-        content[unique] = np.flatnonzero(unique)
-        return content
+        values = [each.label_sets.values if each.multi_label else each.labels for each in self._records]
+        return {name: np.bincount(v, minlength=len(self.class_names)) for name, v in zip(self.names, values)}
 
 
 class Problem(NamedTuple):
@@ -139,79 +97,66 @@ class Problem(NamedTuple):
     grave: bool = False
 
 
-def find_problems(entries: Entries, table: FileTable, sampling: TemporalSampling) -> list[Problem]:
+def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSampling) -> list[Problem]:
     """Return all problems: first those of single files, one kind after the other, then those of equal files.
 
     Args:
         entries: of the dataset.
-        table: facts of their files.
+        facts: of each file.
         sampling: of clips, which defines what is too short.
     """
-    usual = _usual(table.rows)
-    single = []
+    good = [each for each in facts if not each.problem]
+    usual = {name: _median([getattr(each, name) for each in good]) for name in ODD}
+    usual["rotation"] = mode(each.rotation for each in good) if good else 0
+    single: list[Problem] = []
     for entry, file in enumerate(entries.file):
         records, index = entries.at(entry)
-        if problem := table.problems.get(int(file)):
-            single.append(Problem(entry, "broken", problem, grave=True))
-        else:
-            single += _of_file(entry, table.rows[file], records.listed_frames(index), sampling, usual)
+        single += _of_file(entry, facts[file], records.listed_frames(index), sampling, usual)
     single.sort(key=lambda problem: KINDS.index(problem.kind))
-    equal = list(_same_content(entries, table))
+    equal = list(_same_content(entries, facts))
     leaked = {problem.entry for problem in equal if problem.kind == "leak"}
     return single + equal + list(_same_source(entries, leaked))
 
 
-def _usual(rows: np.ndarray) -> dict[str, float]:
-    """Return the medians over the files that are not broken, and their most common rotation; 0 for no values."""
-    good = rows[~rows["broken"]]
-    values = {
-        "fps": good["fps"][good["fps"] > 0],
-        "side": np.minimum(good["height"], good["width"]),
-        "aspect": good["width"] / good["height"],
-    }
-    rotations, counts = np.unique(good["rotation"], return_counts=True)
-    usual = {name: float(np.median(of_files)) if len(of_files) else 0.0 for name, of_files in values.items()}
-    return usual | {"rotation": int(rotations[counts.argmax()]) if len(good) else 0}
+def _median(values: Sequence[float]) -> float:
+    """Return the median of the values that are known, or 0."""
+    return float(np.median([value for value in values if value] or [0]))
 
 
 def _of_file(
-    entry: int, row: np.void, listed: int, sampling: TemporalSampling, usual: dict[str, float]
+    entry: int, facts: Facts, listed: int, sampling: TemporalSampling, usual: dict[str, float]
 ) -> Iterator[Problem]:
-    """Yield the problems of one file that is not broken. `listed` is its number of frames by its list, 0 if unknown."""
-    frames, height, width, fps = int(row["frames"]), int(row["height"]), int(row["width"]), float(row["fps"])
+    """Yield the problems of one file. `listed` is its number of frames by its list, 0 if unknown."""
+    if facts.problem:
+        yield Problem(entry, "broken", facts.problem, grave=True)
+        return
+    frames, needed = facts.frames, sampling.num_frames
     if listed > frames:
         yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
     elif 0 < listed < frames:
         yield Problem(entry, "odd", f"{frames} images, of which its list takes the first {listed}")
-    needed = sampling.num_frames
     if sampling.kind != "segments":
-        needed = 1 + int(np.floor((sampling.num_frames - 1) * sampling.step(fps) + 1e-6))
+        needed = 1 + int(np.floor((needed - 1) * sampling.step(facts.fps) + 1e-6))
     if frames < needed:
         yield Problem(entry, "short", f"{frames} frames, a clip spans {needed}")
-    if usual["fps"] and fps and _far(fps, usual["fps"], RATE_FACTOR):
-        yield Problem(entry, "odd", f"{fps:.4g} frames a second, usual {usual['fps']:.4g}")
-    if _far(min(height, width), usual["side"], SIZE_FACTOR):
-        yield Problem(entry, "odd", f"short side {min(height, width)} pixels, usual {usual['side']:g}")
-    if _far(width / height, usual["aspect"], ASPECT_FACTOR):
-        yield Problem(entry, "odd", f"width / height {width / height:.2f}, usual {usual['aspect']:.2f}")
-    if row["rotation"] != usual["rotation"]:
-        yield Problem(entry, "odd", f"rotated by {row['rotation']} degrees, usual {usual['rotation']}")
+    for name, (factor, text) in ODD.items():
+        value, median = getattr(facts, name), usual[name]
+        if value and not median / factor <= value <= median * factor:
+            yield Problem(entry, "odd", text.format(value, median))
+    if facts.rotation != usual["rotation"]:
+        yield Problem(entry, "odd", f"rotated by {facts.rotation} degrees, usual {usual['rotation']}")
 
 
-def _far(value: float, usual: float, factor: float) -> bool:
-    return not usual / factor <= value <= usual * factor
-
-
-def _same_content(entries: Entries, table: FileTable) -> Iterator[Problem]:
+def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]:
     """Yield entries that show the same as one before them: duplicates, leaks and label conflicts."""
-    for group in _groups(table.contents()[entries.file]):
+    for group in _groups(facts[file].content or file for file in entries.file):
         first, first_in = group[0], {}  # the first entry of all, and of each split
         for entry in group:
             split = entries.split[entry]
             if split in first_in:
-                yield Problem(entry, "duplicate", _describe(entries, table, entry, first_in[split]))
+                yield Problem(entry, "duplicate", _describe(entries, facts, entry, first_in[split]))
             if split != entries.split[first]:
-                detail = f"{_describe(entries, table, entry, first)} in {entries.names[entries.split[first]]}"
+                detail = f"{_describe(entries, facts, entry, first)} in {entries.names[entries.split[first]]}"
                 yield Problem(entry, "leak", detail, grave=True)
             first_in.setdefault(split, entry)
             if entries.labels(entry) != entries.labels(first):
@@ -220,22 +165,17 @@ def _same_content(entries: Entries, table: FileTable) -> Iterator[Problem]:
                 yield Problem(entry, "label conflict", detail, grave=True)
 
 
-def _describe(entries: Entries, table: FileTable, entry: int, other: int) -> str:
+def _describe(entries: Entries, facts: Sequence[Facts], entry: int, other: int) -> str:
     """Return in which respect an entry is the same as another, and the path of that."""
     mine, theirs = entries.file[entry], entries.file[other]
-    how = "same frames as"
-    if mine == theirs:
-        how = "listed again, as"
-    elif np.array_equal(table.rows[mine]["sha1"], table.rows[theirs]["sha1"]):
-        how = "same bytes as"
-    return f"{how} {entries.path(other)}"
+    how = "same bytes as" if facts[mine].sha1 == facts[theirs].sha1 else "same frames as"
+    return f"{'listed again, as' if mine == theirs else how} {entries.path(other)}"
 
 
 def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
     """Yield clips of one source video that are in two splits."""
     sources = map(entries.source, range(len(entries)))
-    keys = (entry if source is None else source for entry, source in enumerate(sources))
-    for group in _groups(np.fromiter(keys, np.uint64, len(entries))):
+    for group in _groups(entry if source is None else source for entry, source in enumerate(sources)):
         first = group[0]
         for entry in group:
             if entries.split[entry] != entries.split[first] and entry not in leaked:
@@ -243,11 +183,9 @@ def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
                 yield Problem(entry, "leak", f"same source video as {where}")
 
 
-def _groups(keys: np.ndarray) -> Iterator[list[int]]:
-    """Yield the positions of each key that occurs more than once, ascending, in the order of the first position."""
-    order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
-    ends = np.append(starts[1:], len(keys))
-    several = np.flatnonzero(ends - starts > 1)
-    for group in several[np.argsort(order[starts[several]])]:
-        yield order[starts[group] : ends[group]].tolist()
+def _groups(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Return the positions of each key that occurs more than once, ascending, in the order of the first position."""
+    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys):
+        groups[key].append(position)
+    return [group for group in groups.values() if len(group) > 1]
