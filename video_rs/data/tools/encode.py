@@ -7,7 +7,7 @@ parts of H.264 that are slow to decode (x264's "fastdecode": no CABAC, no debloc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 
+from video_rs.data.tools.pool import Beat
 from video_rs.data.video.media import media_errors
 from video_rs.data.video.stream_index import best_stream, filter_graph, open_container, read_stream_index, upright_shape
 from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError
@@ -65,7 +66,7 @@ def encode_video(
     target: str | Path,
     settings: Settings | None = None,
     comment: str = "",
-    beat: Callable[[], None] = lambda: None,
+    beat: Beat = lambda: None,
 ) -> int:
     """Write an mp4 file with the frames of a video, atomically.
 
@@ -89,13 +90,14 @@ def encode_video(
         MachineError: the disk is full or fails.
         UserError: ``target`` cannot be a file.
     """
-    with closing(_frames(source)) as frames:
-        first = next(frames, None)
-        if first is None:
-            raise MediaError(f"{source}: no frame can be decoded")
-        with atomic_write(target) as handle:
-            count = _write(source, chain([first], frames), first, handle.name, settings or Settings(), comment, beat)
-            _check_copy(source, handle.name, count)
+    with atomic_write(target) as handle, closing(_frames(source)) as frames:
+        count = _write(source, frames, handle.name, settings or Settings(), comment, beat)
+        try:
+            written = read_stream_index(handle.name).num_frames
+        except MediaError as error:  # after a write error that FFmpeg did not report
+            raise MachineError(f"the copy of {source} cannot be read ({error}); is the disk full?") from error
+        if written != count:
+            raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames fit an mp4 file)")
     return count
 
 
@@ -142,15 +144,12 @@ def h264_writer(
 
 
 def _write(
-    source: str | Path,
-    frames: Iterator[av.VideoFrame],
-    first: av.VideoFrame,
-    file: str,
-    settings: Settings,
-    comment: str,
-    beat: Callable[[], None],
+    source: str | Path, frames: Iterator[av.VideoFrame], file: str, settings: Settings, comment: str, beat: Beat
 ) -> int:
     """Encode the frames into a file and return their number."""
+    first = next(frames, None)
+    if first is None:
+        raise MediaError(f"{source}: no frame can be decoded")
     upright, clock = _UprightConverter(first, settings.short_side), _Clock(first)
     rate = Fraction(1 / (clock.base * clock.step)).limit_denominator(1001)
     faststart, count = {"movflags": "+faststart"}, 0
@@ -159,7 +158,7 @@ def _write(
             container.metadata["comment"] = comment
             stream.time_base = stream.codec_context.time_base = clock.base
             _tag_colors(stream.codec_context, first)
-            for frame in frames:
+            for frame in chain([first], frames):
                 image = upright(frame)
                 image.pts, image.time_base, image.duration = clock.time(frame), clock.base, clock.step
                 image.pict_type = 0  # let the encoder choose
@@ -172,16 +171,6 @@ def _write(
         with media_errors(source, action="encoded"):
             raise
     return count
-
-
-def _check_copy(source: str | Path, file: str, count: int) -> None:
-    """Raise an error if frames are missing in a file, as after a write error that FFmpeg did not report."""
-    try:
-        written = read_stream_index(file).num_frames
-    except MediaError as error:
-        raise MachineError(f"the copy of {source} cannot be read ({error}); check that the disk is not full") from error
-    if written != count:
-        raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames fit an mp4 file)")
 
 
 class _Clock:

@@ -21,7 +21,8 @@ from video_rs.errors import MachineError
 T, R = TypeVar("T"), TypeVar("R")
 Progress = Callable[[Iterable, int], Iterable]
 """Wraps the results of a job, given their number, to show how far it is."""
-_HEARTBEAT = object()
+Beat = Callable[[], None]
+"""Called by a job as it makes progress."""
 _SPAWN = multiprocessing.get_context("spawn")  # threads of the caller do not survive a fork
 
 
@@ -59,7 +60,7 @@ class Lost:
 
 
 def watched_calls(
-    function: Callable[[T, Callable[[], None]], R], todo: Iterable[T], workers: int, timeout: float
+    function: Callable[[T, Beat], R], todo: Iterable[T], workers: int, timeout: float
 ) -> Iterator[tuple[T, R | Lost]]:
     """Yield ``(item, function(item, beat))`` as the calls end, in no order, for calls that may hang or crash.
 
@@ -83,26 +84,24 @@ def watched_calls(
             team.append(_Worker(function, tick))
         before = time.monotonic()
         while team:
-            for pipe in wait([worker.pipe for worker in team], tick):
-                worker = next(each for each in team if each.pipe is pipe)
-                item, result = worker.item, worker.receive()
-                if result is _HEARTBEAT:
+            workers_of = {worker.pipe: worker for worker in team}
+            for worker in map(workers_of.get, wait(workers_of, tick)):
+                kind, result = worker.receive()
+                if kind == "beat":
                     continue
-                if item is not None:
-                    yield item, result
-                if isinstance(result, Lost):
-                    team[team.index(worker)] = worker.replaced()
-                elif (upcoming := next(left, None)) is not None:
-                    worker.give(upcoming)
-                else:
-                    worker.end()
+                if worker.item is not None:
+                    yield worker.item, result
+                if kind == "lost":
+                    worker.restart()
+                elif not worker.give(next(left, None)):
                     team.remove(worker)
             now = time.monotonic()
             passed, before = min(now - before, tick or 0.0), now  # do not count the time of a suspended job
-            for worker in list(team) if timeout else ():
-                if worker.silent_for(passed) >= timeout:
+            for worker in team:
+                worker.silence += passed
+                if timeout and worker.item is not None and worker.silence >= timeout:
                     yield worker.item, Lost(f"no progress for {timeout:g} s; the decoder or the storage hangs")
-                    team[team.index(worker)] = worker.replaced()
+                    worker.restart()
     finally:
         for worker in team:
             worker.end()
@@ -111,68 +110,58 @@ def watched_calls(
 class _Worker:
     """A process and the item that it works on. Its first message, before any item, reports that it has started."""
 
-    def __init__(self, function: Callable[[Any, Callable[[], None]], Any], tick: float | None) -> None:
-        self._function, self._tick = function, tick
-        self.pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_work, args=(function, theirs, tick), daemon=True)
-        with _sigint_blocked():
-            self._process.start()
-        theirs.close()  # otherwise the pipe stays open when the process dies
-        self.item, self._started, self._silence = None, False, 0.0
+    def __init__(self, function: Callable[[Any, Beat], Any], tick: float | None) -> None:
+        self._job = function, tick
+        self._start()
 
-    def give(self, item: Any) -> None:
-        self.item, self._silence = item, 0.0
+    def _start(self) -> None:
+        self.item, self.silence = None, 0.0
+        self.pipe, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_work, args=(*self._job, theirs), daemon=True)
+        resource_tracker.ensure_running()  # starting it later would unblock SIGINT
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # in the process, too: Ctrl-C is for us
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()  # otherwise the pipe stays open when the process dies
+
+    def give(self, item: Any) -> bool:
+        """Send an item to the process; end it if that is None. Return True if it continues."""
+        self.item = item
+        if item is None:
+            self.end()
+            return False
         with contextlib.suppress(OSError):  # receive() reports a process that has died
             self.pipe.send(item)
+        return True
 
-    def receive(self) -> Any:
-        """Return the result, a heartbeat, or a ``Lost`` if the process has died. Raise the exception of the call."""
+    def receive(self) -> tuple[str, Any]:
+        """Return the kind and content of a message; "lost" if the process has died. Raise the exception of a call."""
+        self.silence = 0.0
         try:
             kind, result = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             how = f"(exit code {self._process.exitcode})"
-            if self._started:
-                return Lost(f"the process that read it died {how}")
-            raise MachineError(f"a process died as it started {how}, perhaps out of memory; use fewer") from None
-        self._started, self._silence = True, 0.0
-        if kind == "beat":
-            return _HEARTBEAT
-        self.item = None
+            if self.item is None:
+                raise MachineError(f"a process died as it started {how}, perhaps out of memory; use fewer") from None
+            return "lost", Lost(f"the process that read it died {how}")
         if kind == "error":
             raise result
-        return result
-
-    def silent_for(self, passed: float) -> float:
-        """Return the seconds without a heartbeat in a call, `passed` of them since this was last called."""
-        self._silence += passed if self.item is not None else 0.0
-        return self._silence
+        return kind, result
 
     def end(self) -> None:
         self._process.kill()  # before the pipe closes, or it would print a BrokenPipeError
         self.pipe.close()
         self._process.join(5)  # a process that is stuck in the kernel is left behind
 
-    def replaced(self) -> _Worker:
+    def restart(self) -> None:
         self.end()
-        return _Worker(self._function, self._tick)
+        self._start()
 
 
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT, also in processes that are started in the block: their parent handles Ctrl-C."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _work(function: Callable[[Any, Callable[[], None]], Any], pipe: Connection, tick: float | None) -> None:
+def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connection) -> None:
     _init_process()
     sent = time.monotonic()
 
@@ -183,16 +172,14 @@ def _work(function: Callable[[Any, Callable[[], None]], Any], pipe: Connection, 
             pipe.send(("beat", None))
 
     pipe.send(("started", None))
-    while True:
-        try:
+    with contextlib.suppress(EOFError):
+        while True:
             item = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = "done", function(item, beat)
-        except Exception as error:
-            answer = "error", ExceptionWithTraceback(error, error.__traceback__)
-        pipe.send(answer)
+            try:
+                answer = "done", function(item, beat)
+            except Exception as error:
+                answer = "error", ExceptionWithTraceback(error, error.__traceback__)
+            pipe.send(answer)
 
 
 def _init_process() -> None:

@@ -22,7 +22,7 @@ from video_rs.data.sources.class_names import read_class_names
 from video_rs.data.sources.lists import read_list
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.encode import Settings, encode_video, read_header
-from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
+from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.media import require_file
 from video_rs.errors import MediaError, UserError
 from video_rs.files import LOCK, atomic_write, locked, write_csv, write_json
@@ -135,24 +135,22 @@ def _refuse_inside(out: Path, folders: set[str]) -> None:
 
 
 def _check_class_names(splits: Mapping[str, Records]) -> None:
-    """Raise UserError for a class name that the lists cannot hold."""
+    """Raise UserError for a class name that is not read as it was written, in ``class_names.txt`` and in a list."""
     multi_label = any(records.multi_label for records in splits.values())
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "list.csv"
         for name in splits["train"].class_names:
-            if not name.isdecimal() and not _can_be_listed(name, Path(folder) / "list.csv", multi_label):
+            if name.isdecimal():
+                continue
+            try:
+                file.write_text(name + "\n", encoding="utf-8")
+                found = [*read_class_names(str(file))]
+                write_csv(file, ("path", "label"), [("videos/a.mp4", name)])
+                found += [entry.label for entry in read_list(str(file), folder, multi_label)]
+            except (UserError, UnicodeEncodeError):
+                found = []
+            if found != [name, name] or (multi_label and ";" in name):
                 raise UserError(f"the class name {name!r} cannot be written into a list; give it another name")
-
-
-def _can_be_listed(name: str, file: Path, multi_label: bool) -> bool:
-    """Return True if a class name is read as it was written, in ``class_names.txt`` and in a list."""
-    try:
-        file.write_text(name + "\n", encoding="utf-8")
-        as_name = read_class_names(str(file))
-        write_csv(file, ("path", "label"), [("videos/a.mp4", name)])
-        labels = [entry[1] for entry in read_list(str(file), str(file.parent), multi_label)]
-    except (UserError, UnicodeEncodeError):
-        return False
-    return as_name == (name,) and labels == [name] and not (multi_label and ";" in name)
 
 
 def _plan_jobs(sources: Sequence[str], base: str) -> list[Job]:
@@ -215,12 +213,9 @@ def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
 
 def _remove_temporary(out: Path) -> None:
     """Remove the temporary files of processes that were killed."""
-    for folder in (out, *out.glob("videos*"), out / "shards"):
-        for place, folders, names in os.walk(folder):
-            if folder == out:
-                folders.clear()
-            for name in filter(_TEMPORARY.fullmatch, names):
-                os.unlink(os.path.join(place, name))
+    for file in out.rglob(".*"):
+        if _TEMPORARY.fullmatch(file.name):
+            file.unlink()
 
 
 def _encode_all(
@@ -235,7 +230,7 @@ def _encode_all(
     return [results[job] for job in jobs]
 
 
-def _encode(out: str, settings: Settings, job: Job, beat: Callable[[], None]) -> Prepared:
+def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
     """Re-encode one video unless there is a copy of it.
 
     The comment of a copy names its source, since files can change, and names can go to other files as a dataset grows.
