@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -30,6 +31,7 @@ MAX_REPLACEMENTS = 10
 HUNG = "hung the decoder"
 
 
+@dataclass(eq=False)
 class ClipDataset(Dataset):
     """Training clips of videos; images are videos of one frame.
 
@@ -48,29 +50,25 @@ class ClipDataset(Dataset):
         phases: sampling and transform of phases 1, 2 and so on, see :class:`SampleKey`; phase 0 has those above.
         finishes: flip and augment the clips. If False, samples carry the generators that have drawn their crops, and
             ``transform.finish_batch`` does the rest on the device, with the same result.
-
-    Attributes:
-        heartbeat: called with the number of a record just before its file is opened and before each copy is augmented,
-            and with -1 when the sample or batch is done. Does nothing by default.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        *,
-        sampling: TemporalSampling,
-        transform: TrainTransform,
-        seed: int = 0,
-        decoder: str = "pyav",
-        repeats: int = 1,
-        skip: Collection[str] = frozenset(),
-        phases: Sequence[tuple[TemporalSampling, TrainTransform]] = (),
-        finishes: bool = True,
-    ) -> None:
-        self.records, self.sampling, self.transform, self.phases = records, sampling, transform, tuple(phases)
-        self.seed, self.decoder, self.repeats, self.finishes = seed, decoder, repeats, finishes
-        self.skip = frozenset(skip)
-        self.heartbeat: Callable[[int], None] = _no_heartbeat
+    records: Records
+    _: KW_ONLY
+    sampling: TemporalSampling
+    transform: TrainTransform
+    seed: int = 0
+    decoder: str = "pyav"
+    repeats: int = 1
+    skip: Collection[str] = frozenset()
+    phases: Sequence[tuple[TemporalSampling, TrainTransform]] = ()
+    finishes: bool = True
+
+    def heartbeat(self, index: int) -> None:
+        """Do nothing; a loader replaces this method.
+
+        It is called with the number of a record just before its file is opened and before each copy is augmented, and
+        with -1 when the sample or batch is done.
+        """
 
     def __len__(self) -> int:
         return len(self.records)
@@ -184,6 +182,7 @@ class ClipDataset(Dataset):
         return index
 
 
+@dataclass(eq=False)
 class ViewDataset(Dataset):
     """All views of each test video: one decode, `clips` clips times the crops of the transform.
 
@@ -193,24 +192,18 @@ class ViewDataset(Dataset):
         records, sampling, decoder, skip: as for :class:`ClipDataset`.
         clips: clips of a video, evenly spaced.
         transform: gives the crops of a clip.
-
-    Attributes:
-        heartbeat: as for :class:`ClipDataset`.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        *,
-        sampling: TemporalSampling,
-        clips: int,
-        transform: ViewTransform,
-        decoder: str = "pyav",
-        skip: Collection[str] = frozenset(),
-    ) -> None:
-        self.records, self.sampling, self.clips = records, sampling, clips
-        self.transform, self.decoder, self.skip = transform, decoder, frozenset(skip)
-        self.heartbeat: Callable[[int], None] = _no_heartbeat
+    records: Records
+    _: KW_ONLY
+    sampling: TemporalSampling
+    clips: int
+    transform: ViewTransform
+    decoder: str = "pyav"
+    skip: Collection[str] = frozenset()
+
+    def heartbeat(self, index: int) -> None:
+        """Do nothing; see :class:`ClipDataset`."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -312,10 +305,6 @@ def _empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as default_collate; share_memory_() would copy
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _no_heartbeat(index: int) -> None:
-    pass
 
 
 def _reason(error: MediaError, path: str) -> str:

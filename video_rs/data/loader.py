@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -66,6 +67,7 @@ def view_loader(
     return ViewLoader(dataset, workers, timeout, range(rank, len(dataset), world_size))
 
 
+@dataclass
 class ViewLoader:
     """The videos in order. One that hangs a worker is added to ``dataset.skip``, and new workers read the rest.
 
@@ -73,8 +75,10 @@ class ViewLoader:
     and ``StuckWorker`` when the workers hang outside of any video.
     """
 
-    def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
-        self.dataset, self.workers, self.timeout, self.indices = dataset, workers, timeout, indices
+    dataset: ViewDataset
+    workers: int
+    timeout: float
+    indices: range
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,7 +101,7 @@ class ViewLoader:
                         f"{hung_in_a_row} videos in a row hung the decoder, the last: {stuck.path}: check the disk "
                         "that they are on"
                     ) from stuck
-                self.dataset.skip |= {stuck.path}
+                self.dataset.skip = {*self.dataset.skip, stuck.path}
 
 
 class _Loader(DataLoader):

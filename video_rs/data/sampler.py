@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class SampleKey(NamedTuple):
     phase: int = 0
 
 
+@dataclass(eq=False)
 class BatchStream:
     """Batch sampler of a whole run: lists of :class:`SampleKey`, one per micro-batch of this rank.
 
@@ -60,38 +62,32 @@ class BatchStream:
         UserError: the batch does not divide into equal per-rank batches of whole micro-batches.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        *,
-        batch_size: int,
-        num_steps: int,
-        seed: int,
-        start_step: int = 0,
-        micro_batch: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        labels: np.ndarray | None = None,
-        repeats: int = 1,
-        shards: np.ndarray | None = None,
-        block: int = 1,
-        phase_ends: Sequence[int] = (),
-    ) -> None:
-        if num_samples < 1:
+    num_samples: int
+    _: KW_ONLY
+    batch_size: int
+    num_steps: int
+    seed: int
+    start_step: int = 0
+    micro_batch: int = 0
+    rank: int = 0
+    world_size: int = 1
+    labels: np.ndarray | None = None
+    repeats: int = 1
+    shards: np.ndarray | None = None
+    block: int = 1
+    phase_ends: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
             raise UserError("cannot draw batches from an empty dataset")
-        self._per_rank, self.micro_batch = divide_batch(batch_size, micro_batch, world_size)
-        self.num_samples, self.batch_size, self.num_steps, self.seed = num_samples, batch_size, num_steps, seed
-        self.start_step, self.repeats, self._rank = start_step, repeats, rank
-        self._phase_ends = tuple(phase_ends)
-        self._labels = None if labels is None else np.asarray(labels)
-        self._shards, self._block = np.zeros(1, np.int64) if shards is None else np.asarray(shards), block
+        self._per_rank, self.micro_batch = divide_batch(self.batch_size, self.micro_batch, self.world_size)
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch can span two epochs
 
     def __len__(self) -> int:
         return max(0, self.num_steps - self.start_step) * (self._per_rank // self.micro_batch)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        first = self._rank * self._per_rank
+        first = self.rank * self._per_rank
         for step in range(self.start_step, self.num_steps):
             keys = self.keys(step)
             for start in range(first, first + self._per_rank, self.micro_batch):
@@ -109,29 +105,30 @@ class BatchStream:
 
     def phase(self, step: int) -> int:
         """Return the number of the phase of a step; 0 after the last one."""
-        over = bisect.bisect_right(self._phase_ends, step)
-        return over + 1 if over < len(self._phase_ends) else 0
+        over = bisect.bisect_right(self.phase_ends, step)
+        return over + 1 if over < len(self.phase_ends) else 0
 
     def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of one epoch in order, and how often each has occurred before in it."""
         rng = keyed_rng(self.seed, "order", epoch)
-        if self._labels is None:
+        if self.labels is None:
             order = np.concatenate([block[rng.permutation(len(block))] for block in self._draw_blocks(epoch)])
             return order, np.zeros(self.num_samples, np.int64)
-        classes, label_of, counts = np.unique(self._labels, return_inverse=True, return_counts=True)
+        classes, label_of, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
         weights = 1.0 / (len(classes) * counts[label_of])
         indices = rng.choice(self.num_samples, self.num_samples, p=weights)
         return indices, _occurrences(indices)
 
     def _draw_blocks(self, epoch: int) -> Iterator[np.ndarray]:
         """Yield the samples of each block, ascending; a remainder smaller than a block belongs to the last one."""
-        ends = np.append(self._shards[1:], self.num_samples)
+        starts = np.zeros(1, np.int64) if self.shards is None else self.shards
+        ends = np.append(starts[1:], self.num_samples)
         block: list[np.ndarray] = []
         count, left = 0, self.num_samples
         for shard in keyed_rng(self.seed, "shards", epoch).permutation(len(ends)):
-            block.append(np.arange(self._shards[shard], ends[shard]))
+            block.append(np.arange(starts[shard], ends[shard]))
             count, left = count + len(block[-1]), left - len(block[-1])
-            if not left or (count >= self._block and left >= self._block):
+            if not left or (count >= self.block and left >= self.block):
                 yield np.sort(np.concatenate(block))
                 block, count = [], 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import LIST_SUFFIXES, load_splits
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.transforms.video_transform import VideoTransform, create_transform, torch_seeded_rng
-from video_rs.data.video.decode import Video
 from video_rs.data.video.media import is_image
 from video_rs.errors import UserError
 
@@ -100,48 +99,29 @@ class VideoDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         """Return the clip and the label of one file. Raise ``MediaError`` if it cannot be read."""
         index = range(len(self))[index]
+        sampling, spatial = self.transform.sampling, self.transform.spatial
         with open_record(self.records, index, self.decoder) as video:
-            clip = self._random_clip(video) if self.transform.is_training else self._centre_clip(video)
+            if self.transform.is_training:
+                rng = torch_seeded_rng()
+                crops, _ = read_random_clip(video, sampling, spatial, rng, [rng])
+                clip = spatial.finish(crops[0], rng)
+            else:
+                clip = clip_views(video.read, sampling.even_clips(video.num_frames, 1, video.fps), spatial)[0]
         return self.transform.normalize(clip), target(self.records, index)
 
-    def _random_clip(self, video: Video) -> Tensor:
-        rng = torch_seeded_rng()
-        crops, _ = read_random_clip(video, self.transform.sampling, self.transform.spatial, rng, [rng])
-        return self.transform.spatial.finish(crops[0], rng)
-
-    def _centre_clip(self, video: Video) -> Tensor:
-        frames = self.transform.sampling.even_clips(video.num_frames, 1, video.fps)
-        return clip_views(video.read, frames, self.transform.spatial)[0]
-
-    def training_samples(
-        self,
-        *,
-        seed: int = 0,
-        repeats: int = 1,
-        phases: Sequence[tuple[int, int]] = (),
-        skip: Collection[str] = frozenset(),
-        finishes: bool = True,
-    ) -> ClipDataset:
+    def training_samples(self, *, phases: Sequence[tuple[int, int]] = (), **options: Any) -> ClipDataset:
         """Return the samples of a training run, which depend on their keys alone; the transform is one for training.
 
         Args:
             phases: frames and size in pixels of the clips of phases 1, 2 and so on.
-            seed, repeats, skip, finishes: as for :class:`ClipDataset`.
+            options: ``seed``, ``repeats``, ``skip`` and ``finishes`` of :class:`ClipDataset`.
         """
         sampling, spatial = self.transform.sampling, self.transform.spatial
         if not self.transform.is_training:
             raise ValueError("training needs a transform for it: create_transform(..., is_training=True)")
-        return ClipDataset(
-            self.records,
-            sampling=sampling,
-            transform=spatial,
-            seed=seed,
-            decoder=self.decoder,
-            repeats=repeats,
-            skip=skip,
-            phases=[(replace(sampling, num_frames=frames), spatial.with_size(size)) for frames, size in phases],
-            finishes=finishes,
-        )
+        others = [(replace(sampling, num_frames=frames), replace(spatial, size=size)) for frames, size in phases]
+        options |= {"sampling": sampling, "transform": spatial, "decoder": self.decoder, "phases": others}
+        return ClipDataset(self.records, **options)
 
     def views(self, clips: int = 1, crops: int = 1) -> ViewDataset:
         """Return `clips` clips of each video and `crops` crops of each; images have one clip."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -107,6 +108,7 @@ def _random_size(
     return (h, w) if fits else None
 
 
+@dataclass(eq=False)
 class TrainTransform:
     """Scale jittering and flips: one random crop per clip, resized to the training size; then augmentation.
 
@@ -119,29 +121,16 @@ class TrainTransform:
             clip; ``augment`` is a sequence.
     """
 
-    def __init__(
-        self,
-        size: int,
-        area: Sequence[float] = (0.08, 1.0),
-        aspect: Sequence[float] = (0.5, 2.0),
-        flip: float = 0.5,
-        filter: str = "bilinear",
-        min_covered: float = 0.1,
-        color_jitter: Augmentation | None = None,
-        rand_augment: Augmentation | None = None,
-        random_erasing: Augmentation | None = None,
-        augment: Sequence[Augmentation] = (),
-    ) -> None:
-        self.size, self.area, self.aspect, self.flip = size, tuple(area), tuple(aspect), flip
-        self.filter, self.min_covered = filter, min_covered
-        self.color_jitter, self.rand_augment, self.random_erasing = color_jitter, rand_augment, random_erasing
-        self.augment = tuple(augment)
-
-    def with_size(self, size: int) -> TrainTransform:
-        """Return the same transform for clips of another size, in pixels."""
-        other = copy.copy(self)
-        other.size = size
-        return other
+    size: int
+    area: Sequence[float] = (0.08, 1.0)
+    aspect: Sequence[float] = (0.5, 2.0)
+    flip: float = 0.5
+    filter: str = "bilinear"
+    min_covered: float = 0.1
+    color_jitter: Augmentation | None = None
+    rand_augment: Augmentation | None = None
+    random_erasing: Augmentation | None = None
+    augment: Sequence[Augmentation] = ()
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """Transform a clip: uint8 ``[T, H, W, C] -> [T, size, size, C]``."""
@@ -167,6 +156,7 @@ class TrainTransform:
         return torch.stack([self.finish(clip, copy.deepcopy(rng)) for clip, rng in zip(batch_NTHWC, rngs, strict=True)])
 
 
+@dataclass(eq=False)
 class ViewTransform:
     """The spatial views of a test clip: square crops along the longer side of resized frames.
 
@@ -180,12 +170,16 @@ class ViewTransform:
         filter: of the resize, one of ``data_config.FILTERS``.
     """
 
-    def __init__(self, short_side: int, size: int, crops: int = 1, filter: str = "bilinear") -> None:
-        if crops not in (1, 3):
-            raise ValueError(f"crops must be 1 or 3, got {crops}")
-        if size > short_side:
-            raise ValueError(f"a crop of {size} pixels does not fit a short side of {short_side}")
-        self.short_side, self.size, self.crops, self.filter = short_side, size, crops, filter
+    short_side: int
+    size: int
+    crops: int = 1
+    filter: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.crops not in (1, 3):
+            raise ValueError(f"crops must be 1 or 3, got {self.crops}")
+        if self.size > self.short_side:
+            raise ValueError(f"a crop of {self.size} pixels does not fit a short side of {self.short_side}")
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
         """Crop a clip, uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
