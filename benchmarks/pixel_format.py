@@ -31,7 +31,7 @@ from video_rs.data.sampler import BatchStream
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, resize
 from video_rs.data.video.pyav import PyAVReader
-from video_rs.data.video.stream_index import PLAIN_FORMATS
+from video_rs.data.video.stream_index import PLAIN_FORMATS, best_stream, open_container
 from video_rs.errors import MediaError
 from video_rs.rng import keyed_rng
 
@@ -77,9 +77,8 @@ def usable(paths: list[str]) -> list[str]:
     kept = []
     for path in paths:
         try:
-            reader = PyAVReader(path)
-            frame = reader.first()
-            reader.close()
+            with open_container(path) as container:
+                frame = next(container.decode(best_stream(container, path)), None)
         except (MediaError, av.FFmpegError) as error:
             note(f"left out {path}: {error}")
             continue

@@ -13,8 +13,7 @@ import av
 import numpy as np
 
 from video_rs.data.shards import Blob, Member, in_memory
-from video_rs.data.video.images import ImageReader, frame_paths, image_codec
-from video_rs.data.video.media import is_image
+from video_rs.data.video.images import ImageReader, frame_files, image_codec
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
 from video_rs.errors import MediaError, VideoRSError, first_line
 
@@ -89,10 +88,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
     pixels = hashlib.sha1()
     try:
         file = in_memory(path)
-        if not isinstance(file, Blob) and os.path.isdir(file):
-            images = frame_paths(file)
-        else:
-            images = [file] if is_image(file) else []
+        images = frame_files(file)
         facts["bytes"], facts["sha1"] = _digest(images or [file], beat)
         for frame in _decode_images(images, facts) if images else _decode_video(file, facts):
             facts["frames"] += 1

@@ -7,9 +7,8 @@ of images is a video (see images.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from video_rs.data.shards import Blob, File, in_memory
+from video_rs.data.shards import File, in_memory
 from video_rs.data.transforms.crops import Box, resize, short_side_size
 from video_rs.data.video.decord import DecordReader
-from video_rs.data.video.images import ImageReader, frame_paths, image_codec, read_image
-from video_rs.data.video.media import CallerError, Unsuitable, is_image, media_errors, require_file
+from video_rs.data.video.images import ImageReader, frame_files
+from video_rs.data.video.media import CallerError, Unsuitable, media_errors, require_file
 from video_rs.data.video.pyav import PyAVReader
-from video_rs.data.video.stream_index import StreamIndex, read_stream_index, upright_shape
+from video_rs.data.video.stream_index import StreamIndex, read_stream_index
 from video_rs.errors import MediaError, UserError
 
 BACKENDS = ("pyav", "decord")
@@ -56,6 +55,7 @@ class FrameReader(Protocol):
     """The interface of a decoder, as used by :class:`Video`."""
 
     num_frames: int
+    fps: float
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
         """Yield the frames at `indices` in pieces, uint8 ``[n, h, w, 3]``.
@@ -64,6 +64,9 @@ class FrameReader(Protocol):
             indices: ascending, without repeats.
             crop: returns the box to cut out, given the upright height and width.
         """
+
+    def first_frame(self) -> tuple[str, int, int, int]:
+        """Return codec, rotation, and upright height and width of the first frame. For PyAV and PIL only."""
 
     def close(self) -> None: ...
 
@@ -78,11 +81,9 @@ class Video(AbstractContextManager):
         backend: "decord", "pyav" or "pil".
     """
 
-    def __init__(
-        self, path: File, backend: str, reader: FrameReader, *, fps: float = 0.0, fallback: Callable | None = None
-    ) -> None:
-        self.path, self.backend, self.fps, self._reader, self._fallback = path, backend, fps, reader, fallback
-        self.num_frames = reader.num_frames
+    def __init__(self, path: File, backend: str, reader: FrameReader, fallback: Callable | None = None) -> None:
+        self.path, self.backend, self._reader, self._fallback = path, backend, reader, fallback
+        self.num_frames, self.fps = reader.num_frames, reader.fps
 
     def read(
         self,
@@ -256,20 +257,17 @@ def open_video(path: File, backend: str = "pyav", stream_index: StreamIndex | No
     if backend not in BACKENDS:
         raise UserError(f"unknown decoder {backend!r}: use one of {', '.join(BACKENDS)}")
     file = in_memory(path)
-    if _is_folder(file):
-        with media_errors(path):
-            return Video(path, "pil", ImageReader(frame_paths(path, listed)))
-    require_file(file)
     with media_errors(path):
-        if is_image(path):
-            return Video(path, "pil", ImageReader([file]))
+        images = frame_files(file, listed)
+        if images in ([], [file]):  # not a folder
+            require_file(file)
+        if images:
+            return Video(path, "pil", ImageReader(images))
         if backend == "decord":
             stream_index = stream_index or read_stream_index(file)
             with suppress(Unsuitable):
-                fallback = partial(PyAVReader, file, index=stream_index)
-                return Video(path, "decord", DecordReader(file, stream_index), fps=stream_index.fps, fallback=fallback)
-        reader = PyAVReader(file, index=stream_index)
-        return Video(path, "pyav", reader, fps=reader.index.fps)
+                return Video(path, "decord", DecordReader(file, stream_index), partial(PyAVReader, file, stream_index))
+        return Video(path, "pyav", PyAVReader(file, stream_index))
 
 
 def read_frames(
@@ -295,23 +293,10 @@ def probe(path: File) -> VideoInfo:
     Raises:
         MediaError: see :func:`open_video`.
     """
-    file = in_memory(path)
-    if _is_folder(file):
-        with media_errors(path):
-            paths = frame_paths(path)
-        height, width = read_image(paths[0]).shape[1:3]
-        return VideoInfo(len(paths), 0.0, height, width, 0.0, image_codec(paths[0]), 0)
-    require_file(file)
-    with media_errors(path), closing(PyAVReader(file)) as reader:
-        frame, count, fps = reader.first(), reader.num_frames, reader.index.fps
-        if frame is None:
-            raise MediaError(f"{path}: no frame can be decoded")
-        rotation, height, width = upright_shape(frame)
-        return VideoInfo(count, fps, height, width, count / fps if fps else 0.0, reader.index.codec, rotation)
-
-
-def _is_folder(path: File) -> bool:
-    return not isinstance(path, Blob) and os.path.isdir(path)
+    with open_video(path) as video, media_errors(path):
+        codec, rotation, height, width = video._reader.first_frame()
+        duration = video.num_frames / video.fps if video.fps else 0.0
+        return VideoInfo(video.num_frames, video.fps, height, width, duration, codec, rotation)
 
 
 def _bounding_box(boxes: Sequence[Box]) -> Box:

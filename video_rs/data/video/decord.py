@@ -46,7 +46,8 @@ class DecordReader:
             raise Unsuitable
         self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # decord takes "10:30.mp4" for a URL
         self._reader = self._open()
-        self.num_frames, self._chunk = len(self._reader), max(1, CHUNK_BYTES // max(1, index.frame_bytes))
+        self.num_frames, self.fps = len(self._reader), index.fps
+        self._chunk = max(1, CHUNK_BYTES // max(1, index.frame_bytes))
         if self.num_frames != index.num_frames:
             raise Unsuitable
 

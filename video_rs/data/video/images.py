@@ -58,7 +58,7 @@ class ImageReader:
     """
 
     def __init__(self, paths: Sequence[File]) -> None:
-        self.paths, self.num_frames = paths, len(paths)
+        self.paths, self.num_frames, self.fps = paths, len(paths), 0.0
         self._size: tuple[int, int] | None = None  # of the first frame that was read
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
@@ -74,20 +74,31 @@ class ImageReader:
             top, left, height, width = crop(height, width)
             yield image[:, top : top + height, left : left + width]
 
+    def first_frame(self) -> tuple[str, int, int, int]:
+        """See ``decode.FrameReader``."""
+        height, width = read_image(self.paths[0]).shape[1:3]
+        return image_codec(self.paths[0]), 0, height, width
+
     def close(self) -> None:
         """Do nothing: no file is open between two frames."""
 
 
-def frame_paths(folder: str | Path, listed: int = 0) -> list[str]:
-    """Return the paths of the images that are a folder's frames: the first `listed`, or all if that is 0.
+def frame_files(file: File, listed: int = 0) -> list[File]:
+    """Return the images that are the frames of a file: an image itself, or those of a folder; empty for a video.
+
+    Args:
+        file: path of an image, a video or a folder; or the file, in memory.
+        listed: number of images that are the video, for a folder; 0 for all.
 
     Raises:
         MediaError: see :func:`frame_names`; or the folder has fewer images than `listed`.
     """
-    names = frame_names(folder)
+    if isinstance(file, Blob) or not os.path.isdir(file):
+        return [file] if is_image(file) else []
+    names = frame_names(file)
     if listed > len(names):
-        raise MediaError(f"{folder}: has {len(names)} images, its list says {listed} frames")
-    return [os.path.join(folder, name) for name in names[: listed or None]]
+        raise MediaError(f"{file}: has {len(names)} images, its list says {listed} frames")
+    return [os.path.join(file, name) for name in names[: listed or None]]
 
 
 def image_codec(path: File) -> str:
@@ -115,7 +126,10 @@ def frame_names(folder: str | Path) -> list[str]:
         if not all(numbered):
             odd = names[numbered.index(None)]
             raise MediaError(f"{folder}: {odd} has no number, as other images in it have; remove it")
-        _refuse_series(folder, names, [re.sub(r"\d+", "0", match["stem"]) for match in numbered])
+        series = [re.sub(r"\d+", "0", match["stem"]) for match in numbered]  # img_ and thumb_ are two videos
+        other = next((name for name, each in zip(names, series, strict=True) if each != series[0]), None)
+        if other is not None:
+            raise MediaError(f"{folder}: {names[0]} and {other} are frames of two series; keep one in a folder")
         if len({match["stem"] for match in numbered}) == 1:
             _refuse_gaps(folder, names, numbered)
     return names
@@ -136,13 +150,6 @@ def _natural(name: str) -> tuple:
     stem, extension = os.path.splitext(name)
     parts = re.split(r"(\d+)", stem)  # text and digits alternate
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], name, extension
-
-
-def _refuse_series(folder: str | Path, names: list[str], series: list[str]) -> None:
-    """Raise ``MediaError`` for stems that differ in more than their digits: ``img_`` and ``thumb_`` are two videos."""
-    other = next((name for name, each in zip(names, series, strict=True) if each != series[0]), None)
-    if other is not None:
-        raise MediaError(f"{folder}: {names[0]} and {other} are frames of two series; keep one in a folder")
 
 
 def _refuse_gaps(folder: str | Path, names: list[str], numbered: list[re.Match]) -> None:

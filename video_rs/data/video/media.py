@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
@@ -60,19 +59,12 @@ class CallerError(Exception):
 
 def require_file(path: File) -> None:
     """Raise ``MediaError`` for a path that does not exist, is not a regular file, or is empty."""
-    if isinstance(path, Blob):
-        if not path.data:
-            raise MediaError(f"{path}: the file is empty")
-        return
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        found = None
-    if found is None or not stat.S_ISREG(found.st_mode):
-        raise MediaError(f"{path}: {'no such file' if found is None else 'not a file'}")
-    if str(path).endswith(TAR):
-        raise MediaError(f"{path}: a shard, not a video; give a video in it as {path}/NAME")
-    if not found.st_size:
+    if not isinstance(path, Blob):
+        if not os.path.isfile(path):
+            raise MediaError(f"{path}: {'not a file' if os.path.exists(path) else 'no such file'}")
+        if str(path).endswith(TAR):
+            raise MediaError(f"{path}: a shard, not a video; give a video in it as {path}/NAME")
+    if not (len(path.data) if isinstance(path, Blob) else os.path.getsize(path)):
         raise MediaError(f"{path}: the file is empty")
 
 

@@ -49,7 +49,9 @@ class PyAVReader:
         try:
             self._set_up()
             self.index = index or index_stream(self._container, path)
-            self.num_frames = self.index.num_frames or self._count()
+            self.num_frames, self.fps = self.index.num_frames or sum(1 for _ in self._decoded()), self.index.fps
+            if not self.num_frames:
+                raise MediaError(f"{path}: no frame can be decoded")
         except BaseException:
             self.close()  # PyAV's objects refer to each other: the file would stay open until a garbage collection
             raise
@@ -81,9 +83,12 @@ class PyAVReader:
         with open_container(self.path) as container:
             return next(container.decode(best_stream(container, self.path)), frame)
 
-    def first(self) -> av.VideoFrame | None:
-        """Return the first frame as FFmpeg decodes it; None if there is none."""
-        return next(self._decoded(), None)
+    def first_frame(self) -> tuple[str, int, int, int]:
+        """See ``decode.FrameReader``. Raise ``MediaError`` if FFmpeg decodes none."""
+        frame = next(self._decoded(), None)
+        if frame is None:
+            raise MediaError(f"{self.path}: no frame can be decoded")
+        return self.index.codec, *upright_shape(frame)
 
     def close(self) -> None:
         self._container.close()
@@ -131,20 +136,19 @@ class PyAVReader:
                     break
             yield frame
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Yield all frames, from the start."""
+    def _decoded(self, wanted: set[int] | None = None) -> Iterator[av.VideoFrame]:
+        """Yield all frames, from the start, or at least those with the `wanted` timestamps."""
         if not self._fresh:
             self.close()
             self._container = open_container(self.path)
             self._set_up()
         self._fresh = False
-        return self._decode(self._container.demux(self.stream))
+        return self._decode(self._container.demux(self.stream), wanted)
 
     def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
         """Yield the frames from a keyframe on, at least those with the `wanted` timestamps; none if seeking fails."""
         if self._fresh and key is self.index.keyframes[0]:
-            self._fresh = False
-            return self._decode(self._container.demux(self.stream), wanted)
+            return self._decoded(wanted)
         self._fresh = False
         for time in (key.pts, key.dts):  # some containers are indexed by pts, some by dts
             if time is None:
@@ -164,12 +168,6 @@ class PyAVReader:
             if wanted is not None:
                 context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
             yield from packet.decode()
-
-    def _count(self) -> int:
-        count = sum(1 for _ in self._decoded())
-        if not count:
-            raise MediaError(f"{self.path}: no frame can be decoded")
-        return count
 
     def _set_up(self) -> None:
         self.stream = best_stream(self._container, self.path)
@@ -191,9 +189,11 @@ class _CropConverter:
         self._kind = frame.format.name, frame.width, frame.height
         rotation, *upright = upright_shape(frame)
         self._turns = rotation // 90 % 4
-        box = crop(*upright)
-        self.size = box[2:]
-        top, left, height, width = _stored(box, self._turns, frame.height, frame.width)
+        top, left, height, width = crop(*upright)
+        self.size = height, width
+        for _ in range(self._turns):  # the same box in the stored frame
+            top, left, height, width = left, upright[0] - top - height, width, height
+            upright.reverse()
         self._place = slice(top, top + height), slice(left, left + width)
         self._graph = None
         if frame.format.name in PLAIN_FORMATS and frame.height % 2 == 0:
@@ -216,15 +216,3 @@ class _CropConverter:
         else:
             pixels = frame.to_ndarray(format="rgb24", width=width, height=height)[self._place]
         np.copyto(out_HWC, np.rot90(pixels, self._turns))
-
-
-def _stored(box: Box, turns: int, height: int, width: int) -> Box:
-    """Return the box of the stored frame, `height` x `width` pixels, that a box of the upright frame is."""
-    top, left, h, w = box
-    if turns == 1:
-        return left, width - top - h, w, h
-    if turns == 2:
-        return height - top - h, width - left - w, h, w
-    if turns == 3:
-        return height - left - w, top, w, h
-    return box

@@ -187,28 +187,18 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     if len(shown) > 1:
         rate = float((len(shown) - 1) / (int(shown[-1] - shown[0]) * Fraction(stream.time_base)))
     keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
-    if len(shown) < len(pts) or shown[0] < 0:
-        problem = "an edit list hides packets"
-    elif (is_key & ~safe).any():
-        problem = "open GOP"
-    elif (mov or avi) and sum(entry.is_keyframe for entry in stream.index_entries) != is_key.sum():
-        problem = "its index is wrong about keyframes"
-    elif avi and times != dts:
-        problem = "no timestamps in the file"
-    else:
-        problem = check.problem or _decord_problem(container, stream)
+    indexed_keyframes = sum(entry.is_keyframe for entry in stream.index_entries)
+    decord_problems = {
+        "an edit list hides packets": len(shown) < len(pts) or shown[0] < 0,
+        "open GOP": (is_key & ~safe).any(),
+        "its index is wrong about keyframes": (mov or avi) and indexed_keyframes != is_key.sum(),
+        "no timestamps in the file": avi and times != dts,
+        check.problem: check.problem,
+        "decord does not support AV1": codec == "av1",
+        f"decord converts {context.pix_fmt} differently": context.pix_fmt not in PLAIN_FORMATS,
+        "decord does not support the colour space": context.colorspace in ODD_COLORS,
+        "decord converts odd sizes differently": context.width % 2 or context.height % 2,
+        "several video streams": len(container.streams.video) > 1,  # decord may choose another one
+    }
+    problem = next((problem for problem, is_true in decord_problems.items() if is_true), "")
     return StreamIndex(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
-
-
-def _decord_problem(container: av.container.InputContainer, stream: av.VideoStream) -> str:
-    """Return why decord would decode another stream, other colours or nothing; "" if it would not."""
-    context = stream.codec_context
-    if context.codec.canonical_name == "av1":
-        return "decord does not support AV1"
-    if context.pix_fmt not in PLAIN_FORMATS:
-        return f"decord converts {context.pix_fmt} differently"
-    if context.colorspace in ODD_COLORS:
-        return "decord does not support the colour space"
-    if context.width % 2 or context.height % 2:
-        return "decord converts odd sizes differently"
-    return "several video streams" if len(container.streams.video) > 1 else ""  # decord may choose another one
