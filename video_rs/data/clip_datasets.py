@@ -121,11 +121,11 @@ class ClipDataset(Dataset):
     def _use(self, key: SampleKey) -> tuple[int, int, int]:
         return key.epoch, key.index, key.copy // self.repeats
 
-    def _sizes(self, phase: int) -> tuple[TemporalSampling, TrainTransform]:
-        return self.phases[phase - 1] if phase else (self.sampling, self.transform)
+    def _sizes(self, key: SampleKey) -> tuple[TemporalSampling, TrainTransform]:
+        return self.phases[key.phase - 1] if key.phase else (self.sampling, self.transform)
 
     def _empty_clips(self, keys: Sequence[SampleKey]) -> Tensor:
-        sampling, transform = self._sizes(keys[0].phase)
+        sampling, transform = self._sizes(keys[0])
         return _empty(len(keys), sampling.num_frames, transform.size, transform.size, 3)
 
     def _fill(
@@ -161,7 +161,7 @@ class ClipDataset(Dataset):
             raise MediaError(f"{path}: {HUNG}")
         self.heartbeat(index)
         rngs = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
-        sampling, transform = self._sizes(copies[0].phase)
+        sampling, transform = self._sizes(copies[0])
         with open_record(self.records, index, self.decoder) as video:
             rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
             _, frames = read_random_clip(video, sampling, transform, rng, rngs, out=clips)

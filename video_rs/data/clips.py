@@ -72,14 +72,14 @@ class TemporalSampling:
         Returns:
             ``[T]`` int64 in ``[0, length)``.
         """
-        _check(length)
+        if length < 1:
+            raise ValueError(f"a video has at least 1 frame, got {length}")
         if self.kind == "segments":
             return self._in_segments(length, rng.random(self.num_frames))
         span = (self.num_frames - 1) * self.step(source_fps)
         places = length - span if length > span else length
-        start = (
-            rng.random() * places if self.fps else rng.integers(places)
-        )  # one draw: the same time at any source rate
+        # one draw: the same time at any source rate
+        start = rng.random() * places if self.fps else rng.integers(places)
         return self.clip_at(start, length, source_fps)
 
     def even_clips(self, length: int, clips: int, source_fps: float = 0.0) -> np.ndarray:
@@ -95,9 +95,8 @@ class TemporalSampling:
         Returns:
             ``[clips, T]`` int64 in ``[0, length)``.
         """
-        _check(length)
-        if clips < 1:
-            raise ValueError(f"clips must be at least 1, got {clips}")
+        if min(length, clips) < 1:
+            raise ValueError(f"need at least 1 frame and 1 clip, got {length} frames and {clips} clips")
         if self.kind == "segments":
             return self._in_segments(length, (2 * np.arange(clips)[:, None] + 1) / (2 * clips))
         room = max(0, length - self.num_frames * self.step(source_fps))
@@ -116,8 +115,3 @@ class TemporalSampling:
         edges = np.arange(self.num_frames + 1) * length // self.num_frames
         sizes = np.maximum(np.diff(edges), 1)
         return edges[:-1] + np.minimum(np.floor(places * sizes + ROUNDING).astype(np.int64), sizes - 1)
-
-
-def _check(length: int) -> None:
-    if length < 1:
-        raise ValueError(f"a video has at least 1 frame, got {length}")

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data import storage
 from video_rs.data.clip_datasets import MAX_REPLACEMENTS, ClipDataset, ViewDataset
-from video_rs.data.sampler import BatchStream
+from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, explain_deaths, kill_and_join
 from video_rs.errors import MachineError, StuckWorker, UserError, VideoRSError
@@ -54,7 +54,7 @@ def clip_loader(
         ``[(path, reason)]``. It raises the errors of the package as the worker raised them, ``StuckWorker`` if a worker
         hangs, and ``MachineError`` if one was killed.
     """
-    return _Loader(dataset, workers, timeout, batch_sampler=stream, pin_memory=pin_memory)
+    return _Loader(dataset, workers, timeout, sampler=stream, pin_memory=pin_memory)
 
 
 def view_loader(
@@ -88,7 +88,7 @@ class ViewLoader:
         while done < len(self):
             rest = self.indices[done:]
             try:
-                for item in _Loader(self.dataset, self.workers, self.timeout, sampler=rest, batch_size=None):
+                for item in _Loader(self.dataset, self.workers, self.timeout, sampler=rest):
                     done += 1
                     hung_in_a_row *= item["views"] is None
                     yield item
@@ -115,9 +115,9 @@ class _Loader(DataLoader):
                 with contextlib.suppress(Exception):  # a missing or broken package is reported where it is used
                     importlib.import_module(name)
             options |= {"worker_init_fn": partial(_start_worker, self.heartbeats), "num_workers": workers}
-            options |= {"prefetch_factor": 2 if "batch_sampler" in options else 1}
+            options |= {"prefetch_factor": 1 if isinstance(dataset, ViewDataset) else 2}
             options |= {"multiprocessing_context": _recording_context(self.processes)}
-        super().__init__(_ErrorsAsValues(dataset), collate_fn=_identity, **options)
+        super().__init__(_ErrorsAsValues(dataset), batch_size=None, collate_fn=_identity, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._watched() if self.num_workers else super().__iter__():
@@ -169,19 +169,9 @@ class _ErrorsAsValues(Dataset):
     def __init__(self, dataset: ClipDataset | ViewDataset) -> None:
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._item_or_error(self.dataset.__getitem__, index)
-
-    def __getitems__(self, keys: list) -> Any:
-        return self._item_or_error(self.dataset.__getitems__, keys)
-
-    @staticmethod
-    def _item_or_error(get: Callable[[Any], Any], key: Any) -> Any:
+    def __getitem__(self, key: int | list[SampleKey]) -> Any:
         try:
-            return get(key)
+            return self.dataset.__getitems__(key) if isinstance(key, list) else self.dataset[key]
         except VideoRSError as error:
             return error
 

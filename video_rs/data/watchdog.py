@@ -138,11 +138,7 @@ class Watchdog(threading.Thread):
         # exit code 0: torch ends workers after the last batch
         if self._waiting and any(worker.exitcode for worker in self._workers):
             self._waiting = False  # one error is enough
-            raise _Died
-
-
-class _Died(Exception):
-    """A worker died."""
+            raise ChildProcessError("a worker died")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha1
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -98,12 +98,6 @@ class LabelSets:
         return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)[: len(self)]
 
 
-class _Index(Protocol):
-    """A ``dataset_index.VideoIndex``."""
-
-    def stream_index(self, number: int, path: str) -> StreamIndex | None: ...
-
-
 class Records:
     """Paths and labels in NumPy arrays.
 
@@ -121,7 +115,7 @@ class Records:
         empty_folders: class folders without a video or an image in them.
         num_missing, missing: number of listed files that do not exist, and the first three.
         frames: int32 ``[N]``, number of frames of each frame folder as given by a list; None without such a column.
-        index: an index of the files made by ``video-rs index``, or None.
+        index: the ``dataset_index.VideoIndex`` made by ``video-rs index``, or None.
         members: the position of each file in its shard; None for separate files.
         coverage: part of Kinetics that exists here, for start-up lines; "" for other datasets.
         sources: the ``holdout.source_key`` of each file, uint64 ``[N]``, if a list names the source videos; else None.
@@ -130,7 +124,7 @@ class Records:
     """
 
     frames: np.ndarray | None = None
-    index: _Index | None = None
+    index: Any = None
     members: Members | None = None
     coverage = ""
     num_missing = 0

@@ -9,12 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AREA = (0.02, 1 / 3)
-"""Area of the box, as a fraction of the frame: timm's."""
-
-ASPECT = (0.3, 1 / 0.3)
-"""Height / width of the box, drawn log-uniformly: timm's and the paper's."""
-
+AREA = (0.02, 1 / 3)  # of the box, as a fraction of the frame: timm's
+ASPECT = (0.3, 1 / 0.3)  # height / width of the box, drawn log-uniformly: timm's and the paper's
 ATTEMPTS = 10
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 
 import av
 import numpy as np
@@ -99,17 +99,10 @@ class PyAVReader:
             for frame in self._seeking(indices):
                 yield frame
                 done += 1
-        if done < len(indices):
-            yield from self._counting(indices[done:])
-
-    def _counting(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
-        """Yield the frames at `indices`, counted from the start."""
-        wanted = set(indices.tolist())
-        for i, frame in enumerate(self._decoded()):
-            if i in wanted:
-                yield frame
-            if i >= indices[-1]:
-                return
+        if done < len(indices):  # count frames from the start
+            wanted = set(indices[done:].tolist())
+            counted = enumerate(islice(self._decoded(), max(wanted) + 1))
+            yield from (frame for number, frame in counted if number in wanted)
 
     def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yield the frames at `indices`; stop where a timestamp is not the expected one."""

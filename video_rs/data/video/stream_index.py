@@ -101,39 +101,18 @@ def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av
     return graph
 
 
-class _KeyframeCheck:
-    """Check that decord can start decoding at all keyframes of an H.264 stream. Other codecs always pass.
-
-    Attributes:
-        problem: why it cannot; "" if it can.
-    """
-
-    def __init__(self, codec: str, extradata: bytes | None) -> None:
-        self._codec, self._headers, self.problem = codec, set(), ""
-        # NAL units have a length prefix in mp4 and Matroska, a start code in other containers
-        self._length = extradata[4] % 4 + 1 if extradata and extradata[0] == 1 and len(extradata) > 6 else 0
-        if codec == "h264" and self._length and extradata[5] % 32:
-            self._headers.add(extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")])
-
-    def add(self, packet: bytes) -> None:
-        """Check one keyframe."""
-        if self._codec == "h264":
-            units = list(self._units(packet))
-            self._headers.update(unit for unit in units if unit[:1] and unit[0] % 32 == 7)
-            if not any(unit[0] % 32 == 5 for unit in units if unit):
-                self.problem = "keyframes that are not IDR frames"
-            if len(self._headers) > 1:
-                self.problem = "the stream changes midway"
-
-    def _units(self, packet: bytes) -> Iterator[bytes]:
-        if not self._length:
-            yield from (unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1")[1:])
-            return
-        at = 0
-        while at < len(packet):
-            size = int.from_bytes(packet[at : at + self._length], "big")
-            yield packet[at + self._length : at + self._length + size]
-            at += self._length + size
+def _nal_units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
+    """Yield the units of an H.264 packet, some of them empty, and the first parameter set of the `extradata`."""
+    if not extradata or extradata[0] != 1 or len(extradata) < 7:  # a start code before each unit
+        yield from (unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1")[1:])
+        return
+    if extradata[5] % 32:
+        yield extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")]
+    length, at = extradata[4] % 4 + 1, 0  # mp4 and Matroska have the size before each unit
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + length], "big")
+        yield packet[at + length : at + length + size]
+        at += length + size
 
 
 def read_stream_index(path: File) -> StreamIndex:
@@ -153,19 +132,21 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
     # keep only these fields: a list of packets would hold the whole file in memory
-    packets, check = [], _KeyframeCheck(context.codec.canonical_name, context.extradata)
+    codec, packets, headers, starts_anywhere = context.codec.canonical_name, [], set(), True
     for p in container.demux(stream):
         if p.size:
             packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
-            if p.is_keyframe:
-                check.add(bytes(p))
+            if p.is_keyframe and codec == "h264":
+                units = [unit for unit in _nal_units(bytes(p), context.extradata) if unit]
+                headers.update(unit for unit in units if unit[0] % 32 == 7)
+                starts_anywhere &= any(unit[0] % 32 == 5 for unit in units)
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
         raise MediaError(f"{path}: damaged or cut off")
     if not packets:
         raise MediaError(f"{path}: the video stream is empty")
-    codec, rate = context.codec.canonical_name, float(stream.average_rate or stream.guessed_rate or 0)
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
     times, dts, is_key, hidden, _ = zip(*packets)
     # timestamps of other containers are reconstructed, and VP8 has packets that are never shown
     reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
@@ -193,7 +174,8 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         "open GOP": (is_key & ~safe).any(),
         "its index is wrong about keyframes": (mov or avi) and indexed_keyframes != is_key.sum(),
         "no timestamps in the file": avi and times != dts,
-        check.problem: check.problem,
+        "the stream changes midway": len(headers) > 1,
+        "keyframes that are not IDR frames": not starts_anywhere,
         "decord does not support AV1": codec == "av1",
         f"decord converts {context.pix_fmt} differently": context.pix_fmt not in PLAIN_FORMATS,
         "decord does not support the colour space": context.colorspace in ODD_COLORS,

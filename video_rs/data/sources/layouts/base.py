@@ -43,8 +43,11 @@ class Layout:
 
     def recognises(self, source: str) -> bool:
         """Return True if :meth:`read` reads a file or folder given as ``data.train``, ``data.val`` or ``data.test``."""
-        if self.columns or self.json_key:
-            return has_columns(source, self.columns) if self.columns else has_key(source, self.json_key)
+        is_json = source.lower().endswith(".json")
+        if self.json_key:
+            return is_json and has_key(source, self.json_key)
+        if self.columns:
+            return not is_json and os.path.isfile(source) and {*self.columns} <= {*read_header(source)[0]}
         return os.path.basename(source) in self.files.values()
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:
@@ -119,16 +122,8 @@ def find_files(root: str, names: Mapping[str, str], beside: str = "") -> dict[st
     return {}
 
 
-def has_columns(source: str, names: Sequence[str]) -> bool:
-    """Return True for a list whose header has all these columns, written in any case."""
-    is_list = os.path.isfile(source) and not source.lower().endswith(".json")
-    return is_list and {*names} <= {*read_header(source)[0]}
-
-
 def has_key(source: str, key: str) -> bool:
     """Return True for a JSON file with this key near its start."""
-    if not source.lower().endswith(".json"):
-        return False
     with open(source, encoding="utf-8", errors="replace") as file:
         return f'"{key}"' in file.read(100_000)
 
