@@ -10,5 +10,6 @@ setup(
         "video_rs.configs": ["*.yaml"],
         "video_rs.evaluation": ["*.j2"],
         "video_rs.models": ["*.csv"],
+        "video_rs.models.adapters": ["*.csv"],
     },
 )

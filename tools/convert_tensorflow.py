@@ -23,8 +23,8 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from torch import Tensor
 
 from video_rs.cli.common import Parser, run
 from video_rs.cli.convert import add_out, write
-from video_rs.errors import UserError, first_line, truncate
+from video_rs.errors import UserError, one_line, truncate
 from video_rs.hub import fetched, is_address, redact_url
 from video_rs.models.presets import BLOCKS
 from video_rs.models.weights.identify import identify_preset
@@ -329,6 +329,8 @@ def _renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str | None:
 
 _FIND = {"garden": find_garden, "tpu": find_tpu, "keras": find_keras}
 
+DAMAGED = " is damaged, or something else"
+
 # Files --------------------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +341,7 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
         UserError: it is damaged or not a checkpoint.
     """
     tensorflow = import_tensorflow()
-    with _one_line(f"checkpoint {prefix}"):
+    with one_line(f"checkpoint {prefix}{DAMAGED}"):
         reader = tensorflow.train.load_checkpoint(str(prefix))
         return {name: np.asarray(reader.get_tensor(name)) for name in sorted(reader.get_variable_to_shape_map())}
 
@@ -359,7 +361,7 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         tensorflow = import_tensorflow()
-        with _one_line(f"the record of checkpoints in {path}"):
+        with one_line(f"the record of checkpoints in {path}{DAMAGED}"):
             newest = tensorflow.train.latest_checkpoint(str(path))
         found = [Path(newest)] if newest else sorted(file.with_suffix("") for file in path.glob("*.index"))
         if len(found) != 1:
@@ -383,7 +385,7 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist")
     items: list[tuple[str, h5py.HLObject]] = []
-    with _one_line(str(path)), h5py.File(path, "r") as file:
+    with one_line(f"{path}{DAMAGED}"), h5py.File(path, "r") as file:
         file.get("model_weights", file).visititems(lambda *item: items.append(item))
         return {name: item[()] for name, item in items if isinstance(item, h5py.Dataset)}
 
@@ -396,15 +398,6 @@ def import_tensorflow():
     import tensorflow
 
     return tensorflow
-
-
-@contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Turn the many kinds of errors of TensorFlow and h5py into a UserError of one line."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{name} is damaged, or something else: {first_line(error)}") from None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ program can read it. It has no state of an optimizer.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -130,7 +131,7 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
     wrong += [key for key, kind in RECORD.items() if not isinstance(state.get(key), (kind, type(None)))]
     if not wrong and not isinstance(state["model_args"].get("name"), str):
         wrong = ["model_args"]
-    if not wrong and not _are_weights(weights(state)):
+    if not wrong and not are_weights(weights(state)):
         wrong = ["model" if state.get("ema") is None else "ema"]
     if wrong:
         raise UserError(f"checkpoint {path} is damaged: its entry {wrong[0]} is invalid")
@@ -153,12 +154,10 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as handle:
             head = handle.read(9)
-    except FileNotFoundError:
-        raise UserError(f"checkpoint {path} does not exist") from None
-    except IsADirectoryError:
-        raise UserError(f"checkpoint {path} is a folder without best.pt; name a file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        raise UserError(f"checkpoint {path} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+        known = {errno.ENOENT: "does not exist", errno.EISDIR: "is a folder without best.pt; name a file"}
+        reason = known.get(getattr(error, "errno", 0), f"cannot be read: {first_line(error)}")
+        raise UserError(f"checkpoint {path} {reason}") from None
     if path.suffix == ".safetensors" or _is_safetensors(head):
         return _load_safetensors(path, head)
     return _upgrade(_load_torch(path, head))
@@ -243,10 +242,10 @@ def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
     return texts
 
 
-def _are_weights(state: Any) -> bool:
-    return isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    )
+def are_weights(state: Any) -> bool:
+    """Return True for a dict of tensors by name; it may be empty."""
+    kinds = str, torch.Tensor
+    return isinstance(state, Mapping) and all(all(map(isinstance, item, kinds)) for item in state.items())
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -4,9 +4,13 @@ Their message is one line: ``<thing>: <what is wrong>; <what to do>``. Any other
 keeps its traceback.
 """
 
+from __future__ import annotations
+
+import contextlib
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 PATH_ERRNOS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -121,3 +125,22 @@ class PeerFailed(VideoRSError):
     def __init__(self, rank: int, message: str, exit_code: int) -> None:
         super().__init__(f"rank {rank}: {message}")
         self.rank, self.exit_code = rank, exit_code
+
+
+@contextlib.contextmanager
+def one_line(fault: str, kinds: Any = Exception, *, into: type[VideoRSError] = UserError) -> Iterator[None]:
+    """Run a block that calls a library, and turn its errors into one line: ``fault`` and the error's first line.
+
+    Errors of this package and those for a lack of memory are raised unchanged.
+
+    Args:
+        fault: what is wrong, without a colon at its end.
+        kinds: a class of errors, or a tuple of them.
+        into: the class to raise.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, VideoRSError) or is_out_of_memory(error):
+            raise
+        raise into(f"{fault}: {first_line(error)}") from error

@@ -80,7 +80,11 @@ def atomic_write(path: str | Path, mode: str = "wb"):
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno in PATH_ERRNOS:
             raise UserError(f"{path} cannot be written: {error.strerror}; give another path") from None
@@ -115,11 +119,3 @@ def json_values(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [json_values(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -36,7 +36,6 @@ TIMEOUT = 30.0  # seconds without data
 CHUNK = 1 << 20  # bytes
 MAX_BYTES = 20e9
 MAX_SECONDS = 2 * 3600
-NAME_BYTES = 100
 HUB_FILE = "model.safetensors"
 
 _SCHEMES = ("http", "https")
@@ -74,10 +73,9 @@ def fetch(address: str | Path) -> Path:
     if not is_address(address):
         return Path(address)
     url, _, fragment = str(address).partition("#")
-    checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-    if fragment and not checksum:
+    expected = fragment.removeprefix("sha256=").lower()
+    if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
         raise UserError(f"{redact_url(address)}: the part after # must be sha256= and 64 hexadecimal digits")
-    expected = checksum[1].lower() if checksum else ""
     if url.lower().startswith("hf-hub:"):
         path = _from_hub(url)
         if expected:
@@ -180,7 +178,7 @@ def _cached_path(url: str, checksum: str) -> Path:
     if not valid:
         raise UserError(f"{redact_url(url)} is invalid: use https://, http:// without a login, or hf-hub:")
     name = urllib.parse.unquote(parts.path).rpartition("/")[2]
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-NAME_BYTES:].lstrip(".") or "weights"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-100:].lstrip(".") or "weights"
     return cache_folder() / hashlib.sha256(f"{quoted}#{checksum}".encode()).hexdigest()[:16] / name
 
 
@@ -191,10 +189,10 @@ def _checksum_file(path: Path) -> Path:
 def _is_intact(path: Path, checksum: str) -> bool:
     """Return True if there is a copy with its recorded checksum and the one in the address."""
     try:
-        recorded, found = _checksum_file(path).read_text(encoding="utf-8", errors="replace").split()[:1], _sha256(path)
+        recorded, found = _checksum_file(path).read_bytes().split()[:1], _sha256(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return recorded == [found] and checksum in ("", found)
+    return recorded == [found.encode()] and checksum in ("", found)
 
 
 def _sha256(path: Path) -> str:
@@ -257,8 +255,7 @@ def _chunks(url: str) -> Iterator[bytes]:
         response = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() else None
-    size = "" if total is None else f", {total / 1e6:,.1f} MB"
-    print(f"fetching {name}{size}", file=sys.stderr, flush=True)
+    print(f"fetching {name}" + (f", {total / 1e6:,.1f} MB" if total else ""), file=sys.stderr, flush=True)
     with response, contextlib.closing(Bar(total, name.rpartition("/")[2], of_bytes=True)) as bar:
         if response.headers.get_content_type() == "text/html":
             raise UserError(f"{name} is a web page, not a file of weights; use the address of the file itself")

@@ -31,15 +31,13 @@ def table(
     from rich.console import Console
     from rich.table import Table
 
-    rows = list(rows)
-    if not (rows or headings):
-        return []
-    grid = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
-    for index in range(len(headings or rows[0])):
-        name = headings[index] if headings else ""
-        grid.add_column(name, justify="right" if index in right else "left")
+    grid = Table(*headings, box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
         grid.add_row(*row)
+    for index, column in enumerate(grid.columns):
+        column.justify = "right" if index in right else "left"
+    if not grid.columns:
+        return []
     text = io.StringIO()
     styled = has_cursor(sys.stdout) if plain is None else not plain
     options = {"force_terminal": True} if styled else {"color_system": None}

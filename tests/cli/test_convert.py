@@ -28,7 +28,7 @@ from video_rs.models import registry
 from video_rs.models.presets import PRESETS
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
-from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.state_dict import to_timm
 from video_rs.training.ema import EMA
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run

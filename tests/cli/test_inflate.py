@@ -18,7 +18,7 @@ from video_rs.experiment.build import build_model
 from video_rs.experiment.config import load_config
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
-from video_rs.models.weights.names import from_timm, to_timm
+from video_rs.models.weights.state_dict import from_timm, to_timm
 
 
 def image_weights(path: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from video_rs import checkpoint
 from video_rs.data.video.decode import read_frames
 from video_rs.models.registry import create_model
-from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.state_dict import to_timm
 
 CLASSES = ("arm wrestling", "flipping pancake")
 TRAIN = {  # file names as in Kinetics: <id>_<start>_<end>, ids of 11 characters that may begin with a dash

@@ -11,9 +11,16 @@ from video_rs.errors import UserError
 from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D
 from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
 from video_rs.models.weights.init_from import load_into
-from video_rs.models.weights.names import from_timm, looks_like_timm, strip_prefixes, to_timm
 from video_rs.models.weights.source import Source
-from video_rs.models.weights.state_dict import blocks_of, sizes_of, width_of
+from video_rs.models.weights.state_dict import (
+    blocks_of,
+    from_timm,
+    looks_like_timm,
+    sizes_of,
+    strip_prefixes,
+    to_timm,
+    width_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

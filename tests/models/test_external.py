@@ -40,7 +40,7 @@ torch.set_num_threads(1)
         ("timm/levit_128s", {"data_config": data_config(1, 50)}, "cannot take images of 50x50"),
         ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; give num_classes"),
         ("pytorchvideo/slowfast_r50", {"data_config": data_config(6)}, "6 frames: its slow pathway sees every 4th"),
-        ("pytorchvideo/i3d_r50", {"data_config": data_config(1)}, "needs clips of 2 frames or more, not 1"),
+        ("pytorchvideo/i3d_r50", {"data_config": data_config(1)}, "cannot take clips of 1 frames: it needs 2 or more"),
         ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 32, 40)}, "4 frames of 40x40, neither to train"),
         ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(5)}, "an even data.num_frames, not 32 and 5"),
         ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 34)}, "a multiple of 4 and an even"),
@@ -63,7 +63,7 @@ def test_clips_that_the_network_was_not_built_for():
         UserError, match=r"cannot take clips of 6 frames: .* \(data.num_frames\) must be a multiple of 4$"
     ):
         slowfast(torch.zeros(1, 3, 6, 32, 32, device="meta"))
-    with pytest.raises(UserError, match=r"built for clips of 8 frames and cannot take more, here 16; .*DataConfig\("):
+    with pytest.raises(UserError, match=r"cannot take clips of 16 frames: it was built for 8; .*DataConfig\("):
         slowfast(torch.zeros(1, 3, 16, 32, 32, device="meta"))
     mvit = create_model("pytorchvideo/mvit_base_16x4", data_config=data_config(4)).eval()
     with pytest.raises(UserError) as error:

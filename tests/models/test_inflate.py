@@ -11,7 +11,7 @@ from video_rs.errors import UserError
 from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.inflate import adapt_head, average_channels, inflate, inflate_kernel
-from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.state_dict import to_timm
 
 BLOCKS = (1, 1, 2, 2)
 REPLICATE = dataclasses.replace(RESNET_RS_3D, temporal_padding="replicate")

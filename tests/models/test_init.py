@@ -17,9 +17,8 @@ from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.registry import create_model
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.init_from import init_from, load_into
-from video_rs.models.weights.names import to_timm
 from video_rs.models.weights.source import Source, read_file
-from video_rs.models.weights.state_dict import sizes_of
+from video_rs.models.weights.state_dict import sizes_of, to_timm
 
 NAMES = ("a", "b", "c")
 

@@ -17,7 +17,7 @@ from video_rs.models.adapters.base import External
 from video_rs.models.base import classifier_names
 from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
-from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.state_dict import to_timm
 from video_rs.models.weights.timm import read_timm
 
 

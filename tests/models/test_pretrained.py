@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from video_rs.data_config import IMAGENET_MEAN
-from video_rs.models.weights.names import from_timm
+from video_rs.models.weights.state_dict import from_timm
 
 timm = pytest.importorskip("timm")
 

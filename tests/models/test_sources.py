@@ -11,7 +11,7 @@ import video_rs
 from video_rs import checkpoint
 from video_rs.errors import UserError
 from video_rs.models.weights.load import load_network
-from video_rs.models.weights.names import to_timm
+from video_rs.models.weights.state_dict import to_timm
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from video_rs.models.registry import create_model
-from video_rs.models.weights.names import from_timm, looks_like_timm, to_timm
+from video_rs.models.weights.state_dict import from_timm, looks_like_timm, to_timm
 from video_rs.models.weights.timm import DEPTHS
 
 SIZES = ((64, 64), (65, 49), (50, 74))  # even and odd at every stage, and a mixture

@@ -41,7 +41,7 @@ def test_temporal_padding_reaches_the_convolutions():
     frames = [network.forward_features(still) for network in (model, zeros)]
     assert (frames[0] - frames[0][:, :, :1]).abs().max() < 1e-5  # a still clip stays still
     assert (frames[1] - frames[1][:, :, :1]).abs().max() > 1e-3
-    with pytest.raises(UserError, match="temporal_padding is one of zeros, replicate, not 'reflect'"):
+    with pytest.raises(UserError, match="temporal_padding must be one of zeros, replicate, not 'reflect'"):
         create_model("resnet3d_rs_26", **TINY, temporal_padding="reflect")
 
 
@@ -127,12 +127,12 @@ def test_fields_of_the_architecture():
     assert twin.architecture == model.architecture
     for arch, message in (
         ({"se_ration": 0.5}, r"no field 'se_ration' in an architecture \(model.arch\); did you mean se_ratio\?"),
-        ({"se_ratio": "0.5"}, "Architecture.se_ratio is a number from 0 to 1, not '0.5'"),
-        ({"self_gating": 1}, "Architecture.self_gating is true or false, not 1"),
-        ({"stem_width": 0}, "Architecture.stem_width is a whole number above 0, not 0"),
+        ({"se_ratio": "0.5"}, "Architecture.se_ratio must be a number from 0 to 1, not '0.5'"),
+        ({"self_gating": 1}, "Architecture.self_gating must be true or false, not 1"),
+        ({"stem_width": 0}, "Architecture.stem_width must be a whole number above 0, not 0"),
         ({"temporal_kernels": [1, 1, 3]}, "odd whole numbers above 0, one for each of the four stages, not "),
         ({"temporal_kernels": [1, 1, 2, 3]}, "odd whole numbers above 0, one for each"),
-        ({"shortcut": "max"}, "Architecture.shortcut is one of pool, conv, not 'max'"),
+        ({"shortcut": "max"}, "Architecture.shortcut must be one of pool, conv, not 'max'"),
     ):
         with pytest.raises(UserError, match=message):
             create_model("resnet3d_rs_26", **TINY, arch=arch)

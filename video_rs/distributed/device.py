@@ -351,9 +351,9 @@ def _sync_xla(wait: bool) -> None:
 def _all_reduce_xla(tensors: Sequence[Tensor], scale: float = 1.0) -> None:
     """Sum over processes. TPUs do not send 64-bit numbers: each goes as two float32 ones, whose sum has 48 bits."""
     xla_model = _torch_xla().core.xla_model
-    is_wide = [not _is_xla_cpu() and tensor.dtype == torch.float64 for tensor in tensors]
-    wide = [tensor for tensor, split in zip(tensors, is_wide) if split]
-    narrow = [tensor for tensor, split in zip(tensors, is_wide) if not split]
+    splits = not _is_xla_cpu()
+    wide = [tensor for tensor in tensors if splits and tensor.dtype == torch.float64]
+    narrow = [tensor for tensor in tensors if not splits or tensor.dtype != torch.float64]
     high = [tensor.float() for tensor in wide]
     low = [(tensor - part.double()).float() for tensor, part in zip(wide, high)]
     xla_model.all_reduce(xla_model.REDUCE_SUM, [*narrow, *high, *low], scale=scale)

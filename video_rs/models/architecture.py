@@ -78,7 +78,7 @@ class Architecture:
             value = getattr(self, field.name)
             wanted, fits = _expected(field, value)
             if not fits:
-                raise UserError(f"Architecture.{field.name} is {wanted}, not {value!r}")
+                raise UserError(f"Architecture.{field.name} must be {wanted}, not {value!r}")
 
     def with_fields(self, values: Mapping[str, Any] | None, temporal_padding: str | None = None) -> Architecture:
         """Return the architecture with other values of some fields; None keeps a field.

@@ -86,10 +86,11 @@ class VideoModel(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier with a new one, of the same dtype and on the same device; 0 removes it."""
         parent, _, child = self.classifier.rpartition(".")
-        setattr(self.get_submodule(parent), child, self._new_classifier(num_classes))
+        setattr(self.get_submodule(parent), child, self.new_classifier(num_classes))
         self._set_num_classes(num_classes)
 
-    def _new_classifier(self, num_classes: int) -> nn.Module:
+    def new_classifier(self, num_classes: int) -> nn.Module:
+        """Return a new linear layer for ``num_features``, of the network's dtype and on its device."""
         if num_classes == 0:
             return nn.Identity()
         like = next(self.parameters())

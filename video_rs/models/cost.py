@@ -95,8 +95,9 @@ def measure(model: nn.Module) -> Cost:
 
 def _costs(model: nn.Module, modules: Sequence[nn.Module]) -> list[Cost]:
     shape = input_shape(model.data_config)
-    columns = count_parameters(modules), count_macs(model, shape, modules), _count_bytes(model, shape, modules)
-    return [Cost(*row) for row in zip(*columns, strict=True)]
+    return list(
+        map(Cost, count_parameters(modules), count_macs(model, shape, modules), _count_bytes(model, shape, modules))
+    )
 
 
 def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any) -> T:

@@ -57,21 +57,16 @@ def replicate_frames(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Triple,
-    padding_mode: str,
-    temporal_padding: str,
-    as_2d: bool,
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, modes: tuple[str, str], as_2d: bool
 ) -> Tensor:
     """Convolve ``x`` ``[N, C, T, H, W]`` with a 5-D kernel; see :class:`Conv`."""
     kernel = tuple(weight.shape[2:])
-    if kernel[0] > 1 and temporal_padding == "replicate":
-        x = replicate_frames(x, kernel[0], stride[0], padding_mode)
-        x, padding = pad(x, (1, *kernel[1:]), (1, *stride[1:]), padding_mode)
+    mode, temporal_mode = modes
+    if kernel[0] > 1 and temporal_mode == "replicate":
+        x = replicate_frames(x, kernel[0], stride[0], mode)
+        x, padding = pad(x, (1, *kernel[1:]), (1, *stride[1:]), mode)
     else:
-        x, padding = pad(x, kernel, stride, padding_mode)
+        x, padding = pad(x, kernel, stride, mode)
     if as_2d and kernel[0] == 1:
         frames = x[:, :, :: stride[0]]
         return over_frames(lambda x: F.conv2d(x, weight.squeeze(2), bias, stride[1:], padding[1:]), frames)
@@ -115,8 +110,8 @@ class Conv(nn.Conv3d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.architecture_padding, self.temporal_padding
-        return convolve(x, self.weight, self.bias, self.stride, *padding, self.as_2d)
+        modes = self.architecture_padding, self.temporal_padding
+        return convolve(x, self.weight, self.bias, self.stride, modes, self.as_2d)
 
 
 class ConvNorm(nn.Module):

@@ -108,9 +108,9 @@ class Preset:
     reference: Reference | None = None
 
 
-def read_rows(file: str) -> list[dict[str, str]]:
-    """Read a csv file from the folder of this module."""
-    with open(Path(__file__).with_name(file), newline="", encoding="utf-8") as lines:
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Read a csv file with a header."""
+    with open(file, newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 
@@ -135,14 +135,14 @@ def _data_config(architecture: Architecture, frames: int, stride: int, size: int
 
 
 def _read() -> dict[str, Preset]:
-    published, references, presets = defaultdict(tuple), {}, {}
-    for row in read_rows("published.csv"):
+    folder, published, references, presets = Path(__file__).parent, defaultdict(tuple), {}, {}
+    for row in read_rows(folder / "published.csv"):
         accuracy = Published(row["dataset"], row["views"], float(row["top1"]), _number(row["top5"]), row["source"])
         published[row["name"]] += (accuracy,)
-    for row in read_rows("references.csv"):
+    for row in read_rows(folder / "references.csv"):
         gmacs = float(row["gmacs"]), _number(row["test_gmacs"])
         references[row["name"]] = Reference(int(row["parameters"]), *gmacs, row["source"])
-    for row in read_rows("presets.csv"):
+    for row in read_rows(folder / "presets.csv"):
         name, depth, architecture = row["name"], int(row["depth"]), getattr(architectures, row["architecture"])
         presets[name] = Preset(
             name,

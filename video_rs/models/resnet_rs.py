@@ -22,13 +22,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
-from video_rs.models.activation_checkpointing import recomputed
 from video_rs.models.architecture import DROP_PATH_RULES, Architecture
 from video_rs.models.base import VideoModel, channels_last, check_input
 from video_rs.models.layers import (
@@ -87,26 +89,23 @@ class ResNetRS(VideoModel):
         self.stem = make_stem(architecture, in_channels, width)
         channels = scaled(architecture.stem_width, width)
         self.stages = nn.ModuleList()
-        rates = drop_path_rates(drop_path, self.blocks, drop_path_rule)
+        drops = enumerate(drop_path_rates(drop_path, self.blocks, drop_path_rule), 1)
         for i, num_blocks in enumerate(self.blocks):
-            first = sum(self.blocks[:i])
-            own_rates = rates[first : first + num_blocks]
-            self.stages.append(make_stage(channels, i, architecture, width, own_rates, 1 + first))
-            channels = EXPANSION * scaled(STAGES[i][0], width)
+            self.stages.append(Stage())
+            for b in range(num_blocks):
+                stream, rate = next(drops)
+                is_last = b == num_blocks - 1
+                block = Bottleneck(channels, i, b, architecture, width, is_last=is_last, drop_path=rate, stream=stream)
+                self.stages[i].append(block)
+                channels = EXPANSION * scaled(STAGES[i][0], width)
         self.num_features = channels
         self.dropout = Dropout(dropout, stream=0)
-        self.head = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
-        self._initialize(bn_momentum)
-
-    def _initialize(self, bn_momentum: float) -> None:
+        self.head = self.new_classifier(num_classes)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = bn_momentum
-            elif isinstance(module, Bottleneck) and self.architecture.zero_init_last_gamma:
+            elif isinstance(module, Bottleneck) and architecture.zero_init_last_gamma:
                 nn.init.zeros_(module.conv3.norm.weight)
-        if self.num_classes:
-            nn.init.normal_(self.head.weight, std=0.01)
-            nn.init.zeros_(self.head.bias)
         channels_last(self)
 
     def set_grad_checkpointing(self, stages: bool | Iterable[int] = True) -> None:
@@ -165,31 +164,63 @@ class Stage(nn.Sequential):
         return x
 
 
+def recomputed(block: nn.Module, *inputs: Any) -> Tensor:
+    """Return ``block(*inputs)`` and keep only the inputs for the backward pass.
+
+    The backward pass runs the block again, on copies of its buffers, because the running statistics of batch norm
+    already contain this batch. Random numbers in the block must depend on the inputs alone.
+    """
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    if torch.compiler.is_compiling():  # the compiler handles buffer updates itself
+        return checkpoint(block, *inputs, **options)
+    is_second = False
+
+    def run(*inputs: Any) -> Tensor:
+        nonlocal is_second
+        if is_second:
+            return functional_call(block, {name: buffer.clone() for name, buffer in block.named_buffers()}, inputs)
+        is_second = True
+        return block(*inputs)
+
+    return checkpoint(run, *inputs, **options)
+
+
 class Bottleneck(nn.Module):
-    """(kt x 1 x 1) - (1 x 3 x 3) - (1 x 1 x 1), self-gating, squeeze-and-excitation, drop path, shortcut."""
+    """(kt x 1 x 1) - (1 x 3 x 3) - (1 x 1 x 1), self-gating, squeeze-and-excitation, drop path, shortcut.
+
+    Args:
+        in_channels: of the input.
+        stage, block: numbers from 0; the first block of a stage strides and projects.
+        architecture, width: see :class:`ResNetRS`.
+        is_last: of its stage: the one with self-gating.
+        drop_path: rate of stochastic depth.
+        stream: see :func:`video_rs.models.layers.keyed_uniform`.
+    """
 
     def __init__(
         self,
         in_channels: int,
-        width: int,
+        stage: int,
+        block: int,
         architecture: Architecture,
+        width: float,
         *,
-        temporal_kernel: int,
-        stride: tuple[int, int, int],
-        project: bool,
-        gate: bool,
+        is_last: bool,
         drop_path: float,
         stream: int,
     ) -> None:
         super().__init__()
-        channels = EXPANSION * width
-        self.conv1 = ConvNorm(in_channels, width, architecture, (temporal_kernel, 1, 1), (stride[0], 1, 1))
-        self.conv2 = ConvNorm(width, width, architecture, (1, 3, 3), (1, *stride[1:]))
-        self.conv3 = ConvNorm(width, channels, architecture, activate=False)
-        self.gating = SelfGating(channels) if gate else nn.Identity()
+        base, spatial = STAGES[stage]
+        stride = (1, 1, 1) if block else (architecture.temporal_strides[stage], spatial, spatial)
+        kernel, inner = architecture.temporal_kernel(stage, block), scaled(base, width)
+        channels = EXPANSION * inner
+        self.conv1 = ConvNorm(in_channels, inner, architecture, (kernel, 1, 1), (stride[0], 1, 1))
+        self.conv2 = ConvNorm(inner, inner, architecture, (1, 3, 3), (1, *stride[1:]))
+        self.conv3 = ConvNorm(inner, channels, architecture, activate=False)
+        self.gating = SelfGating(channels) if architecture.self_gating and is_last else nn.Identity()
         self.se = SqueezeExcite(channels, architecture.se_ratio) if architecture.se_ratio else nn.Identity()
         self.drop_path = DropPath(drop_path, stream)
-        self.shortcut = Shortcut(in_channels, channels, architecture, stride) if project else nn.Identity()
+        self.shortcut = nn.Identity() if block else Shortcut(in_channels, channels, architecture, stride)
         self.activation = activation(architecture.activation)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
@@ -223,35 +254,6 @@ def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float
     if rule == "block":
         return [rate * b / max(1, sum(blocks) - 1) for b in range(sum(blocks))]
     return [rate * (i + 2) / 5 for i, num_blocks in enumerate(blocks) for _ in range(num_blocks)]
-
-
-def make_stage(
-    in_channels: int,
-    index: int,
-    architecture: Architecture,
-    width: float,
-    drop_paths: Sequence[float],
-    first_stream: int,
-) -> Stage:
-    """Return stage ``index`` (from 0), of one bottleneck for each rate; the first of them strides and projects."""
-    base, spatial_stride = STAGES[index]
-    stride = (architecture.temporal_strides[index], spatial_stride, spatial_stride)
-    channels = scaled(base, width)
-    bottlenecks = (
-        Bottleneck(
-            EXPANSION * channels if b else in_channels,
-            channels,
-            architecture,
-            temporal_kernel=architecture.temporal_kernel(index, b),
-            stride=(1, 1, 1) if b else stride,
-            project=b == 0,
-            gate=architecture.self_gating and b == len(drop_paths) - 1,
-            drop_path=drop_path,
-            stream=first_stream + b,
-        )
-        for b, drop_path in enumerate(drop_paths)
-    )
-    return Stage(*bottlenecks)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -85,16 +85,15 @@ class _Normalize(torch.autograd.Function):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype, device=x.device)
         var, mean = torch.var_mean(wide, dims, correction=0)
-        counts, means, variances = _gathered(torch.cat([count, mean, var]), local).split(
-            [1, len(mean), len(mean)], dim=1
-        )
+        values = torch.cat([count, mean, var])
+        values = values[None] if _processes(values, local) == 1 else all_gather(values)  # [ranks, 1 + 2 * C]
+        counts, means, variances = values.split([1, len(mean), len(mean)], dim=1)
         total = counts.sum()
         mean = (counts * means).sum(0) / total
         # squares about the common mean: stable if the mean is large (Chan et al. 1983)
         var = (counts * (variances + (means - mean).square())).sum(0) / total
         scale = (var + eps).rsqrt()
-        normalized = (wide - _channels(mean, x)) * _channels(scale, x)
-        y = normalized
+        y = (wide - _channels(mean, x)) * _channels(scale, x)
         if weight is not None:
             y = y * _channels(weight, x) + _channels(bias, x)
         ctx.local = local
@@ -118,11 +117,6 @@ class _Normalize(torch.autograd.Function):
         if weight is not None:
             of_weight, of_bias = of_weight.to(weight.dtype), of_bias.to(weight.dtype)
         return of_x.to(x.dtype), of_weight, of_bias, None, None
-
-
-def _gathered(values: Tensor, local: bool) -> Tensor:
-    """Return the values ``[n]`` of all ranks: ``[ranks, n]``."""
-    return values[None] if _processes(values, local) == 1 else all_gather(values)
 
 
 def _processes(values: Tensor, local: bool) -> int:

@@ -48,8 +48,7 @@ class Lamb(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
+            if params := [p for p in group["params"] if p.grad is not None]:
                 self._step(params, group)
         return loss
 

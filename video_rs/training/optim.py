@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.distributed.device import traits
-from video_rs.errors import UserError, first_line
+from video_rs.errors import UserError, one_line
 from video_rs.training.finetune import depths
 from video_rs.training.lamb import Lamb
 
@@ -125,10 +125,8 @@ def _from_timm(name: str, groups: list[dict], lr: float, options: Mapping[str, A
         if key not in known:
             near = "".join(f"; did you mean {close}?" for close in get_close_matches(str(key), known, n=1))
             raise UserError(f"optim.options: {name} has no {key!r}; it has {', '.join(known)}{near}")
-    try:
+    with one_line(f"optim.options: {name} refuses {options}", (AssertionError, RuntimeError, TypeError, ValueError)):
         return make(groups, lr=lr, **options)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"optim.options: {name} refuses {options}: {first_line(error)}") from None
 
 
 def _number(value: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.data_config import DataConfig
-from video_rs.errors import MachineError, UserError, first_line, is_out_of_memory
+from video_rs.errors import MachineError, UserError, first_line, one_line
 from video_rs.models.base import VideoModel, channels_last, check_input
 
 PREFIX = "network."
@@ -179,17 +179,9 @@ def import_package(name: str, module: str) -> ModuleType:
         ) from None
 
 
-@contextlib.contextmanager
-def downloading(name: str) -> Iterator[None]:
+def downloading(name: str) -> contextlib.AbstractContextManager:
     """Turn any error while the public weights of network ``name`` are fetched into a MachineError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise MachineError(f"the public weights of {name} could not be downloaded: {first_line(error)}") from error
+    return one_line(f"the public weights of {name} could not be downloaded", into=MachineError)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def _entry(row: dict[str, str]) -> Entry:
     return Entry(data_config, row["kind"], strides, int(row["min_frames"]), row["softmax"] == "yes")
 
 
-ENTRIES = {row["name"]: _entry(row) for row in read_rows("pytorchvideo.csv")}
+ENTRIES = {row["name"]: _entry(row) for row in read_rows(Path(__file__).with_name("pytorchvideo.csv"))}
 
 
 def names(pattern: str) -> list[str]:
@@ -122,12 +123,10 @@ def create(
 class PyTorchVideo(External):
     """A network of the hub. The classifier is the layer called ``proj`` of its head."""
 
-    def __init__(
-        self, name: str, network: nn.Module, num_classes: int, data_config: DataConfig, **options: Any
-    ) -> None:
-        super().__init__(name, network, num_classes, data_config, **options)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.num_features = self.get_classifier().in_features
-        if num_classes == 0:
+        if self.num_classes == 0:
             self.reset_classifier(0)
 
     @property
@@ -156,20 +155,16 @@ class Convolutional(PyTorchVideo):
     """All networks of the hub but MViT."""
 
     def check(self, num_frames: int, height: int, width: int) -> None:
-        if num_frames < self._entry.min_frames:
-            raise UserError(f"{self.name} needs clips of {self._entry.min_frames} frames or more, not {num_frames}")
-        most = self.built_for.num_frames
-        slowfast = self._entry.kind == "slowfast"
-        if slowfast and num_frames % ALPHA:
-            raise UserError(
-                f"{self.name} cannot take clips of {num_frames} frames: its slow pathway sees every {ALPHA}th, so "
-                f"their number (data.num_frames) must be a multiple of {ALPHA}"
-            )
-        if slowfast and num_frames > most:
-            raise UserError(
-                f"{self.name} was built for clips of {most} frames and cannot take more, here {num_frames}; "
-                f"{ANOTHER_SIZE}"
-            )
+        least, most, slowfast = self._entry.min_frames, self.built_for.num_frames, self._entry.kind == "slowfast"
+        fault = ""
+        if num_frames < least:
+            fault = f"it needs {least} or more"
+        elif slowfast and num_frames % ALPHA:
+            fault = f"its slow pathway sees every {ALPHA}th, so a clip (data.num_frames) must be a multiple of {ALPHA}"
+        elif slowfast and num_frames > most:
+            fault = f"it was built for {most}; {ANOTHER_SIZE}"
+        if fault:
+            raise UserError(f"{self.name} cannot take clips of {num_frames} frames: {fault}")
 
     def features(self, clips: Tensor) -> Tensor:
         x = clips.contiguous(memory_format=torch.channels_last_3d)

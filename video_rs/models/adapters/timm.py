@@ -6,22 +6,23 @@ The data config is the network's ``pretrained_cfg``.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
-from video_rs.errors import UserError, first_line, is_out_of_memory
+from video_rs.errors import UserError, first_line, one_line
 from video_rs.models.adapters.base import External, NoClasses, downloading, import_package, refuse_clips
 from video_rs.models.arguments import check_name, refuse
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
 """Our settings by timm's arguments."""
+
+SIZE_ERRORS = (AssertionError, ValueError, RuntimeError)
+"""Errors for sizes that a patch or window does not divide."""
 
 
 def names(pattern: str) -> list[str]:
@@ -167,25 +168,15 @@ def _try(model: TimmNetwork, size: int) -> None:
     """Raise UserError if images of this size do not pass: networks of windows and patches may fail only then."""
     model.check(model.data_config.num_frames, size, size)
     image = torch.zeros(1, model.data_config.in_channels, size, size, device=next(model.parameters()).device)
-    with _one_line(f"{model.name} cannot take images of {size}x{size}, its own are of {model.native.train_size}"):
+    fault = f"{model.name} cannot take images of {size}x{size}, its own are of {model.native.train_size}"
+    with one_line(fault, SIZE_ERRORS):
         model.eval()(image)
     model.train()
 
 
-@contextlib.contextmanager
-def _one_line(fault: str) -> Iterator[None]:
-    """Turn the errors for sizes that a patch or window does not divide into a UserError."""
-    try:
-        yield
-    except (AssertionError, ValueError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"{fault}: {first_line(error)}") from None
-
-
 def _build(name: str, timm: Any, arguments: dict[str, Any], data_config: DataConfig) -> nn.Module:
     try:
-        with _one_line(f"timm cannot build {name} with {arguments}"):
+        with one_line(f"timm cannot build {name} with {arguments}", SIZE_ERRORS):
             return timm.create_model(name.removeprefix("timm/"), **arguments)
     except TypeError as error:
         argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))

@@ -37,11 +37,8 @@ def identify_preset(
     if model:
         return matching_preset(model, pattern), []
     blocks = blocks_of(names)
-    fitting = [
-        preset
-        for preset in PRESETS.values()
-        if fnmatch.fnmatchcase(preset.name, pattern) and preset.blocks == blocks and _is_video(preset) == (frames > 0)
-    ]
+    fitting = [p for p in PRESETS.values() if fnmatch.fnmatchcase(p.name, pattern) and p.blocks == blocks]
+    fitting = [p for p in fitting if p.architecture.for_images == (frames == 0)]
     if not fitting:
         kind = "videos" if frames else "images"
         raise UserError(
@@ -69,7 +66,7 @@ def _named_by_file(presets: list[Preset], path: str | Path) -> tuple[Preset, lis
     first, *others = presets
     if not others:
         return first, []
-    unknown = f"the weights do not determine the {'clip' if _is_video(first) else 'resolution'}"
+    unknown = f"the weights do not determine the {'resolution' if first.architecture.for_images else 'clip'}"
     for part in reversed(re.split(r"[/\\]", redact_url(path))[-3:]):
         named = [preset for preset in presets if re.search(rf"(?<![^\W_]){_tag(preset)}(?![^\W_])", part)]
         if len(named) == 1:
@@ -81,13 +78,10 @@ def _named_by_file(presets: list[Preset], path: str | Path) -> tuple[Preset, lis
 def _tag(preset: Preset) -> str:
     """Return the part of published names that tells the preset's clip or resolution."""
     data_config = preset.data_config
-    return f"{data_config.num_frames}x{data_config.stride}" if _is_video(preset) else f"i{data_config.test_size}"
+    images = preset.architecture.for_images
+    return f"i{data_config.test_size}" if images else f"{data_config.num_frames}x{data_config.stride}"
 
 
 def _described(preset: Preset) -> str:
-    size = f"{_tag(preset)} frames" if _is_video(preset) else f"{preset.data_config.test_size} px"
+    size = f"{preset.data_config.test_size} px" if preset.architecture.for_images else f"{_tag(preset)} frames"
     return f"{preset.name} ({size})"
-
-
-def _is_video(preset: Preset) -> bool:
-    return preset.data_config.num_frames > 1

@@ -24,7 +24,7 @@ from video_rs.errors import UserError, truncate
 from video_rs.models.architecture import INFLATIONS, Differences
 from video_rs.models.base import classifier_names
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.weights.names import State, to_ours
+from video_rs.models.weights.state_dict import State, to_ours
 
 
 @dataclass

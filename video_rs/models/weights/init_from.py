@@ -16,10 +16,9 @@ from video_rs.models.architecture import RESNET_RS_2D, RESNET_RS_3D, Architectur
 from video_rs.models.base import classifier_names
 from video_rs.models.presets import PRESETS
 from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.weights import state_dict
 from video_rs.models.weights.inflate import InflationReport, match
-from video_rs.models.weights.names import State, looks_like_timm, strip_prefixes
 from video_rs.models.weights.source import Source, named, read_file, read_public
-from video_rs.models.weights.state_dict import blocks_of, channels_of, describe_blocks, width_of
 from video_rs.models.weights.timm import no_public_weights, read_timm, timm_data_config
 
 # Fields of the architecture that add modules, and the part that the names of their weights share.
@@ -47,17 +46,14 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
         UserError: the weights cannot be read or do not fit, or there are none; the message names them.
         MachineError: they could not be downloaded.
     """
-    weights, name = _read(model, str(source))
-    report = load_into(model, weights, name, method=method)
-    model.weights_from = weights.weights_from
-    return report
+    return load_into(model, *_read(model, str(source)), method=method)
 
 
 def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InflationReport:
     """Load weights that were read already, as :func:`init_from`; ``name`` is for messages."""
     family = isinstance(model, ResNetRS)
     data_config = source.data_config
-    if data_config is None and family and looks_like_timm(source.weights):
+    if data_config is None and family and state_dict.looks_like_timm(source.weights):
         data_config = timm_data_config(model.blocks)
     class_names = data_config.class_names if data_config else ()
     with named(f"{name} does not fit"):
@@ -71,6 +67,7 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
             report.adapted |= dict.fromkeys(sorted(new), "new head")
         _validate_state_dict(report, state, model.state_dict())
     model.load_state_dict(weights, strict=False)
+    model.weights_from = source.weights_from
     if data_config is not None:
         same_head = not any(head in report.adapted for head in classifier_names(model))
         model.data_config = _merge_data_configs(model.data_config, data_config, same_head=same_head)
@@ -108,17 +105,17 @@ def _check_file(source: str) -> None:
 def _check_public(model: ResNetRS) -> None:
     """Raise UserError unless timm's weights of this depth are exactly the network's, or inflate exactly into it."""
     like = RESNET_RS_2D if model.architecture.for_images else RESNET_RS_3D
-    if like.differences(model.architecture).keys() - {PADDING} or width_of(model.state_dict()) != 1:
+    if like.differences(model.architecture).keys() - {PADDING} or state_dict.width_of(model.state_dict()) != 1:
         raise no_public_weights()
 
 
-def _validate_state_dict(report: InflationReport, source: State, target: State) -> None:
+def _validate_state_dict(report: InflationReport, source: state_dict.State, target: state_dict.State) -> None:
     """Raise UserError for weights that are left over or missing.
 
     Inflation may add or drop a part of the architecture, as ``PARTS`` lists them, if the whole part is new or dropped.
     """
 
-    def unexplained(names: list[str], unknown: str, other: State) -> list[str]:
+    def unexplained(names: list[str], unknown: str, other: state_dict.State) -> list[str]:
         if not report.inflated:
             return names
         fields = PARTS.keys() & report.differences.keys() if report.compared else {unknown}
@@ -149,7 +146,7 @@ def _external_state(source: Source, model: nn.Module) -> dict[str, Tensor]:
     if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, this one {model.name}")
     names = model.state_dict()
-    prefix = next(iter(names), "").removesuffix(next(iter(strip_prefixes(names)), ""))
+    prefix = next(iter(names), "").removesuffix(next(iter(state_dict.strip_prefixes(names)), ""))
     return {prefix + name: tensor for name, tensor in source.weights.items()}
 
 
@@ -162,15 +159,11 @@ def _family_state(source: Source, model: ResNetRS) -> tuple[dict[str, Tensor], D
     """
     if source.name and source.name not in PRESETS and not source.name.startswith("timm/resnetrs"):
         raise UserError(f"its network is {source.name}, this one a ResNet-RS")
-    theirs, own = blocks_of(source.state), model.blocks
-    if theirs != own:
-        raise UserError(f"its network has blocks {describe_blocks(theirs)}, this one {describe_blocks(own)}")
-    theirs, own = (
-        f"{width_of(state):g} (channels {', '.join(map(str, channels_of(state)))})"
-        for state in (source.state, model.state_dict())
-    )
-    if theirs != own:
-        raise UserError(f"its network has width {theirs}, this one {own}")
+    states = source.state, model.state_dict()
+    blocks = [state_dict.describe_blocks(state_dict.blocks_of(state)) for state in states]
+    for part, (theirs, own) in {"blocks": blocks, "width": map(state_dict.describe_width, states)}.items():
+        if theirs != own:
+            raise UserError(f"its network has {part} {theirs}, this one {own}")
     return source.state, _architecture_differences(source, model)
 
 

@@ -26,9 +26,8 @@ from video_rs.models.registry import create_model, empty_model, find_preset
 from video_rs.models.weights.identify import identify_preset, matching_preset
 from video_rs.models.weights.inflate import InflationReport
 from video_rs.models.weights.init_from import load_into
-from video_rs.models.weights.names import from_timm, looks_like_timm
 from video_rs.models.weights.source import AVERAGES, Source, from_checkpoint, named, read_file
-from video_rs.models.weights.state_dict import blocks_of, sizes_of
+from video_rs.models.weights.state_dict import blocks_of, from_timm, looks_like_timm, sizes_of
 from video_rs.models.weights.timm import PATTERN, read_timm, timm_data_config
 
 ALONE = "none, the file has only weights"
@@ -117,9 +116,7 @@ def of_preset(preset: Preset, source: Source, data_config: DataConfig | None = N
     """
     model_args = {"name": preset.name, **sizes_of(source.state)}
     network = _network(model_args, source, data_config)
-    network.weights_from = source.weights_from
-    record = {"weights_from": network.weights_from}
-    return Loaded(network, model_args, record, ignored=source.ignored, **known)
+    return Loaded(network, model_args, {"weights_from": network.weights_from}, ignored=source.ignored, **known)
 
 
 def load_inflated(
@@ -161,7 +158,6 @@ def load_inflated(
     network = create_model(**model_args)
     network.data_config = dataclasses.replace(network.data_config, class_names=class_names)
     report = load_into(network, weights, name, method=method)
-    network.weights_from = weights.weights_from
     return Loaded(network, model_args, {"weights_from": network.weights_from}), report
 
 

@@ -18,7 +18,7 @@ from video_rs.hub import redact_url
 from video_rs.models.architecture import RESNET_RS_2D, Architecture
 from video_rs.models.base import VideoModel
 from video_rs.models.presets import PRESETS
-from video_rs.models.weights.names import looks_like_timm, strip_prefixes, to_ours
+from video_rs.models.weights.state_dict import looks_like_timm, strip_prefixes, to_ours
 
 # Entries in which trainers keep weights, timm's among them. The EMA comes first, as in ``timm.models``.
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
@@ -93,11 +93,11 @@ def read_file(path: str | Path) -> Source:
         checkpoint.check_format(saved, shown)
         source = from_checkpoint(saved, shown)
     else:
-        entry = next((key for key in _ENTRIES if _are_weights(saved.get(key))), "")
+        entry = next((key for key in _ENTRIES if checkpoint.are_weights(saved.get(key)) and saved[key]), "")
         ignored = tuple(sorted(map(str, saved.keys() - {entry}))) if entry else ()
         source = Source(saved[entry] if entry else saved, shown, entry=entry, ignored=ignored)
     weights = {name: tensor for name, tensor in source.weights.items() if name != _COUNTER}
-    if not _are_weights(weights):
+    if not (weights and checkpoint.are_weights(weights)):
         raise UserError(f"{shown} holds no weights: neither a checkpoint nor a state dict")
     if damaged := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
@@ -152,8 +152,3 @@ def named(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-
-
-def _are_weights(value: Any) -> bool:
-    named = isinstance(value, Mapping) and bool(value)
-    return named and all(isinstance(key, str) and isinstance(entry, Tensor) for key, entry in value.items())

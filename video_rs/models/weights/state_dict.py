@@ -1,4 +1,4 @@
-"""Sizes of a network of the ResNet-RS family, read from its state dict."""
+"""State dicts of the ResNet-RS family: names of weights, here and in timm, and the sizes of a network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,103 @@ from typing import Any
 from torch import Tensor
 
 from video_rs.errors import UserError
+from video_rs.models.adapters.base import PREFIX
 from video_rs.models.presets import BLOCKS
 from video_rs.models.resnet_rs import STAGES, scaled
 
 State = Mapping[str, Tensor]
+
+# of DistributedDataParallel, torch.compile, trainers, and our wrapper of other packages' networks
+PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
+
+# a deep stem, a convolution as its pool, bottlenecks, squeeze-and-excitation: no other network of timm has all
+_TIMM_HAS = ("conv1.0.weight", "maxpool.0.weight", "layer1.0.conv1.weight", "layer1.0.se.fc1.weight")
+
+_TIMM_STEM = {
+    "stem.conv1.conv": "conv1.0",
+    "stem.conv1.norm": "conv1.1",
+    "stem.conv2.conv": "conv1.3",
+    "stem.conv2.norm": "conv1.4",
+    "stem.conv3.conv": "conv1.6",
+    "stem.conv3.norm": "bn1",
+    "stem.pool.conv": "maxpool.0",
+    "stem.pool.norm": "maxpool.1",
+    "head": "fc",
+}
+_TIMM_BLOCK = {
+    "conv1.conv": "conv1",
+    "conv1.norm": "bn1",
+    "conv2.conv": "conv2",
+    "conv2.norm": "bn2",
+    "conv3.conv": "conv3",
+    "conv3.norm": "bn3",
+    "se.reduce": "se.fc1",
+    "se.expand": "se.fc2",
+    "shortcut.conv": "downsample.1",
+    "shortcut.norm": "downsample.2",
+}
+
+
+def from_timm(state: State) -> dict[str, Tensor]:
+    """Return timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package; it may be partial.
+
+    Raises:
+        UserError: a name is not one of timm's ResNet-RS.
+    """
+    stem, block = ({theirs: ours for ours, theirs in names.items()} for names in (_TIMM_STEM, _TIMM_BLOCK))
+    return {
+        _renamed(name, r"layer(\d)", "stages.{}", -1, stem, block): tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
+        for name, tensor in state.items()
+    }
+
+
+def to_timm(state: State) -> dict[str, Tensor]:
+    """Invert :func:`from_timm`, for image networks of the default architecture; gradients work as well.
+
+    Raises:
+        UserError: timm's networks have no such weight, or the kernel extends in time.
+    """
+    converted = {}
+    for name, tensor in state.items():
+        if tensor.ndim == 5 and tensor.shape[2] > 1:
+            raise UserError(f"{name} extends over {tensor.shape[2]} frames; timm's networks are for images")
+        theirs = _renamed(name, r"stages\.(\d)", "layer{}", 1, _TIMM_STEM, _TIMM_BLOCK)
+        converted[theirs] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
+    return converted
+
+
+def _renamed(
+    name: str, pattern: str, stage: str, shift: int, in_stem: Mapping[str, str], in_block: Mapping[str, str]
+) -> str:
+    """Return the other name of a weight; ``pattern`` and ``stage`` are the names of a stage, with its number."""
+    module, _, suffix = name.rpartition(".")
+    place, names = "", in_stem
+    if found := re.fullmatch(rf"{pattern}\.(\d+)\.(.+)", module):
+        place, names, module = f"{stage.format(int(found[1]) + shift)}.{found[2]}.", in_block, found[3]
+    if module not in names:
+        raise UserError(f"{name} is not a weight of the image ResNet-RS; are these weights of another network?")
+    return f"{place}{names[module]}.{suffix}"
+
+
+def strip_prefixes(state: State) -> dict[str, Tensor]:
+    """Return the state dict without the prefixes that wrappers gave to all of its names."""
+    while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def looks_like_timm(state: State) -> bool:
+    """Return True if the names are those of timm's ``resnetrs*``."""
+    return all(name in state for name in _TIMM_HAS)
+
+
+def to_ours(state: State) -> dict[str, Tensor]:
+    """Return the state dict without prefixes, and with this package's names where it has timm's; it may be partial."""
+    state = strip_prefixes(state)
+    return from_timm(state) if looks_like_timm(state) else state
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------------
 
 
 def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
@@ -56,6 +149,11 @@ def width_of(state: State) -> float:
             if width and all(scaled(base, width) == count for base, count in zip(bases, channels, strict=True)):
                 return width
     return nearest
+
+
+def describe_width(state: State) -> str:
+    """Return the width as text, with the channels by stage."""
+    return f"{width_of(state):g} (channels {', '.join(map(str, channels_of(state)))})"
 
 
 def sizes_of(state: State) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from video_rs.errors import UserError
 from video_rs.models.adapters.base import PREFIX
 from video_rs.models.adapters.timm import create
 from video_rs.models.presets import BLOCKS, PRESETS
-from video_rs.models.weights.names import to_timm
 from video_rs.models.weights.source import Source, read_public
+from video_rs.models.weights.state_dict import to_timm
 
 # Matches the presets that compute what timm's resnetrs* do. Others may have weights of the same shapes.
 PATTERN = "resnet_rs_*"
