@@ -333,7 +333,7 @@ def test_weights_that_are_none(tmp_path, run, weights):
 
 
 def test_a_run_cannot_go_on_from_safetensors(tmp_path, run):
-    from video_rs.training.checkpointer import newest_valid
+    from video_rs.training.run_folder import newest_valid
 
     checkpoint.save(tmp_path / "a.safetensors", run)
     (tmp_path / "a.safetensors").rename(tmp_path / "last.pt")

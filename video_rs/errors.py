@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+EXIT_USER, EXIT_MACHINE, EXIT_REQUEUE, EXIT_INTERRUPTED = 2, 3, 75, 130
+"""Exit codes: correct the input; repair the environment; start again, which can help; Ctrl-C."""
 PATH_ERRNOS = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
     | {errno.ENOENT, errno.ENOTDIR, errno.EPERM}
@@ -63,7 +65,7 @@ class VideoRSError(Exception):
         is_shared: True once all ranks have raised it.
     """
 
-    exit_code = 2
+    exit_code = EXIT_USER
     is_shared = False
 
 
@@ -82,7 +84,7 @@ class MediaError(UserError):
 class MachineError(VideoRSError):
     """A failure of the environment: a full disk, a broken driver, too little memory."""
 
-    exit_code = 3
+    exit_code = EXIT_MACHINE
 
 
 class PeersLost(MachineError):
@@ -92,7 +94,7 @@ class PeersLost(MachineError):
 class Preempted(VideoRSError):
     """The run received SIGTERM and saved a checkpoint: requeue it."""
 
-    exit_code = 75
+    exit_code = EXIT_REQUEUE
 
 
 class StuckWorker(VideoRSError):
@@ -104,7 +106,7 @@ class StuckWorker(VideoRSError):
         timeout: ``data.timeout``.
     """
 
-    exit_code = 75
+    exit_code = EXIT_REQUEUE
 
     def __init__(self, index: int, path: str, seconds: float, timeout: float) -> None:
         what = f"{path} has kept a loader worker busy" if path else "the loader workers have made no progress"

@@ -13,7 +13,7 @@ from video_rs.experiment import config as configs
 from video_rs.experiment.run import make_job
 from video_rs.models import cost
 from video_rs.models.registry import create_model
-from video_rs.training import summary as pages
+from video_rs.training import pages
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.run_status import Status
 from video_rs.training.schedule import Schedule

@@ -26,7 +26,7 @@ from video_rs.errors import UserError
 from video_rs.experiment import run as experiment_run
 from video_rs.experiment.config import load_config
 from video_rs.training import fit, recipe
-from video_rs.training.checkpointer import newest_valid
+from video_rs.training.run_folder import newest_valid
 
 EXACT = {"train__precision": "float64", "train__sync_bn": True}
 

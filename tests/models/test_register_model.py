@@ -13,7 +13,8 @@ from video_rs.models.base import VideoModel, classifier_names
 from video_rs.models.registry import create_model, empty_model, list_models, register_model
 from video_rs.training.finetune import depths, freeze
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.optim import create, learning_rate
+from video_rs.training.lr_schedule import learning_rate
+from video_rs.training.optim import create
 from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 

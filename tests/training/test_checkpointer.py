@@ -15,7 +15,8 @@ import torch
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
 from video_rs.training import checkpointer as checkpointer_module
-from video_rs.training.checkpointer import Checkpointer, newest_before, newest_valid, remove_unfinished, verify
+from video_rs.training.checkpointer import Checkpointer
+from video_rs.training.run_folder import newest_before, newest_valid, remove_unfinished, verify
 
 
 def state(step, size=1000):
@@ -171,7 +172,8 @@ def test_killed_while_it_saves(tmp_path, rounds):
     """There is always a valid checkpoint once there was one, and its step never decreases."""
     program = f"""
 from tests.training.test_checkpointer import state
-from video_rs.training.checkpointer import Checkpointer, newest_valid, remove_unfinished
+from video_rs.training.checkpointer import Checkpointer
+from video_rs.training.run_folder import newest_valid, remove_unfinished
 remove_unfinished({str(tmp_path)!r})
 found = newest_valid({str(tmp_path)!r})
 step = found.state["step"] if found else 0

@@ -13,7 +13,8 @@ from video_rs.models.layers import keyed_uniform
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
-from video_rs.training.optim import create, learning_rate
+from video_rs.training.lr_schedule import learning_rate
+from video_rs.training.optim import create
 from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer, _explain_compiler_error
 

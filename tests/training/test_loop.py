@@ -22,7 +22,8 @@ from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
-from video_rs.training.optim import create, learning_rate
+from video_rs.training.lr_schedule import learning_rate
+from video_rs.training.optim import create
 from video_rs.training.schedule import Schedule
 from video_rs.training.signals import Interrupted
 from video_rs.training.trainer import Trainer

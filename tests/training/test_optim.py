@@ -11,7 +11,7 @@ from torch import nn
 from video_rs.data_config import DataConfig
 from video_rs.models.layers import SelfGating
 from video_rs.models.registry import create_model
-from video_rs.training import optim
+from video_rs.training import lr_schedule, optim, schedule
 
 
 def test_decay_by_module_type():
@@ -50,7 +50,7 @@ def test_networks_of_other_packages():
 
 def test_cosine_is_not_shifted_by_the_warm_up():
     """TF Model Garden: min over the warm-up of step / warmup * cosine(warmup), then cosine(step)."""
-    rate = optim.learning_rate(0.8, 1000, 100)
+    rate = lr_schedule.learning_rate(0.8, 1000, 100)
 
     def cosine(step):
         return 0.8 * 0.5 * (1 + math.cos(math.pi * step / 1000))
@@ -64,13 +64,13 @@ def test_cosine_is_not_shifted_by_the_warm_up():
 
 @given(st.integers(1, 500), st.floats(0, 800), st.sampled_from(["cosine", "constant"]))
 def test_rate_stays_in_range(num_steps, warmup, schedule):
-    rate = optim.learning_rate(0.5, num_steps, warmup, schedule)
+    rate = lr_schedule.learning_rate(0.5, num_steps, warmup, schedule)
     assert all(0 <= rate(step) <= 0.5 for step in range(num_steps + 1))
 
 
 def test_steps_of_the_published_recipes():
-    assert optim.num_steps(215_570, 1024, 350) == 73_682  # k400_resnet3drs_50_tpu.yaml
-    assert optim.num_steps(1_281_167, 4096, 350) == 109_475  # the TPU code's train_steps
+    assert schedule.num_steps(215_570, 1024, 350) == 73_682  # k400_resnet3drs_50_tpu.yaml
+    assert schedule.num_steps(1_281_167, 4096, 350) == 109_475  # the TPU code's train_steps
 
 
 def test_sgd_is_torchs_with_nesterov():
@@ -87,10 +87,10 @@ def test_sgd_is_torchs_with_nesterov():
 
 def test_drops_of_the_tpu_code():
     """resnet_main.get_lr_schedule: x 0.1, 0.01, 0.001 after epochs floor((30, 60, 80) / 90 * 350)."""
-    assert optim.drop_epochs(350) == [116, 233, 311] and optim.drop_epochs(90) == [30, 60, 80]
-    rate = optim.learning_rate(1.6, 350, 0, "step", optim.drop_epochs(350))
+    assert lr_schedule.drop_epochs(350) == [116, 233, 311] and lr_schedule.drop_epochs(90) == [30, 60, 80]
+    rate = lr_schedule.learning_rate(1.6, 350, 0, "step", lr_schedule.drop_epochs(350))
     expected = {0: 1.6, 115: 1.6, 116: 0.16, 232: 0.16, 233: 0.016, 310: 0.016, 311: 0.0016, 349: 0.0016}
     assert {step: rate(step) for step in expected} == pytest.approx(expected)
-    warmed = optim.learning_rate(1.6, 350, 19, "step", optim.drop_epochs(350))
+    warmed = lr_schedule.learning_rate(1.6, 350, 19, "step", lr_schedule.drop_epochs(350))
     assert warmed(10) == pytest.approx(1.6 * 10 / 19) and warmed(19) == 1.6
-    assert optim.learning_rate(1, 10, 0, "step", [4, 8], 0.5)(9) == 0.25
+    assert lr_schedule.learning_rate(1, 10, 0, "step", [4, 8], 0.5)(9) == 0.25

@@ -16,7 +16,7 @@ import torch
 from tests.training.mutations import overridden, replaced, under
 from video_rs.models.layers import Conv, DropPath, SelfGating
 from video_rs.models.registry import create_model
-from video_rs.training.summary import start_page
+from video_rs.training.pages import start_page
 
 
 def micro_batches(*labels):
@@ -105,7 +105,7 @@ def test_optimizer(mutated, job):
 
 
 def rate(make):
-    return replaced("video_rs.training.optim.learning_rate", make)
+    return replaced("video_rs.training.lr_schedule.learning_rate", make)
 
 
 def shifted(original):

@@ -11,6 +11,7 @@ from video_rs.models.sync_batch_norm import convert_sync_batch_norm
 from video_rs.training import optim
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
+from video_rs.training.lr_schedule import learning_rate
 from video_rs.training.schedule import Schedule
 from video_rs.training.trainer import Trainer
 
@@ -68,7 +69,7 @@ def trainer(device, schedule=PLAN, model=None, *, precision="float32", world=Non
         schedule,
         criterion=Spoilt(schedule.micro_batch, next(model.parameters())),
         optimizer=optim.create("sgd", model, momentum=0.9, nesterov=True, weight_decay=1e-4),
-        learning_rate=optim.learning_rate(0.02, schedule.num_steps, 2),
+        learning_rate=learning_rate(0.02, schedule.num_steps, 2),
         ema=EMA(model, 0.99),
         precision=precision,
         mixup=mixup,

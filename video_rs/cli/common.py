@@ -13,6 +13,9 @@ from typing import Any, NoReturn, TypeVar
 
 from video_rs import terminal
 from video_rs.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_MACHINE,
+    EXIT_USER,
     LIMIT_ERRNOS,
     PATH_ERRNOS,
     STORAGE_ERRNOS,
@@ -193,13 +196,13 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             return error.exit_code  # reported by the rank that failed, or by the first one of this machine
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "video_rs":
             raise
         advice = "use the Python of the environment that has it, or install it with pip"
         missing = f"the package {error.name} is missing" if error.name else first_line(error)
-        return _fail(f"{missing} in {sys.executable}; {advice}", 3)
+        return _fail(f"{missing} in {sys.executable}; {advice}")
     except BrokenPipeError:  # the reader of the output exited, as in `... | head`
         with contextlib.suppress(OSError):
             sys.stdout.close()
@@ -207,18 +210,19 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in PATH_ERRNOS | STORAGE_ERRNOS | LIMIT_ERRNOS:
             raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}", 2 if error.errno in PATH_ERRNOS else 3)
+        code = EXIT_USER if error.errno in PATH_ERRNOS else EXIT_MACHINE
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers", 3)
+            return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers")
         if type(error).__name__ == "BrokenProcessPool":
-            return _fail("a worker process was killed, perhaps for lack of memory; use fewer processes", 3)
+            return _fail("a worker process was killed, perhaps for lack of memory; use fewer processes")
         if "CUDA error" in str(error):
-            return _fail("the GPU or its driver failed; see nvidia-smi and the system log, then restart to resume", 3)
+            return _fail("the GPU or its driver failed; see nvidia-smi and the system log, then restart to resume")
         raise
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int = EXIT_MACHINE) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "

@@ -11,6 +11,7 @@ A run folder that holds a checkpoint of the same config is resumed where it stop
 from __future__ import annotations
 
 from video_rs.cli.common import command, config_parser
+from video_rs.errors import EXIT_INTERRUPTED
 from video_rs.experiment.config import Config, load_config
 from video_rs.hub import redact_url
 
@@ -48,5 +49,5 @@ def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
         except KeyboardInterrupt as stop:
             if not stop.args:  # a second Ctrl-C, without a checkpoint
                 raise
-            return 130
+            return EXIT_INTERRUPTED
     return 0

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from video_rs.errors import UserError
+
+if TYPE_CHECKING:
+    from video_rs.data.sources.records import Records
 
 TOP_K = 5
 
@@ -83,6 +88,12 @@ def summarize(
         ],
         "confusion": confusion,
     }
+
+
+def check_labels(records: Records, split: str) -> None:
+    """Raise UserError if no file of a multi-label split has a label: the average precision is undefined then."""
+    if records.multi_label and not records.label_sets.values.size:
+        raise UserError(f"no file of the {split} split has a label: mAP needs some")
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:

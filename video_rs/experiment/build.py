@@ -67,12 +67,6 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
     return (*names, *(str(c) for c in range(len(names), wanted)))
 
 
-def check_labels(records: Records, split: str) -> None:
-    """Raise UserError if no file of a multi-label split has a label: the average precision is undefined then."""
-    if records.multi_label and not records.label_sets.values.size:
-        raise UserError(f"no file of the {split} split has a label: mAP needs some")
-
-
 def transform(config: Config, *, is_training: bool) -> VideoTransform:
     """Return the transform of the clips, for training or for evaluation."""
     from video_rs.data.transforms import create_transform

@@ -10,6 +10,7 @@ from typing import Any
 from video_rs import checkpoint
 from video_rs.data.loader import view_loader
 from video_rs.data.sources.records import Records
+from video_rs.data.video.decord import describe_decoder
 from video_rs.data_config import DataConfig
 from video_rs.distributed.device import (
     configure_torch,
@@ -22,14 +23,13 @@ from video_rs.distributed.device import (
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World
 from video_rs.errors import UserError
-from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.metrics import check_labels, summarize
 from video_rs.evaluation.multiview import Scores, score
 from video_rs.evaluation.report import write_report
 from video_rs.experiment import build
 from video_rs.experiment.config import Config
 from video_rs.hub import fetch, redact_url
 from video_rs.models.weights.load import model_from_checkpoint
-from video_rs.training.summary import describe_decoder
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared separately
 
@@ -80,7 +80,7 @@ def evaluate(
         raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
     state, file, name = checkpoint.load_run(weights), fetch(weights), redact_url(weights)
     records = build.build_records(config, (split,))[split]
-    build.check_labels(records, split)
+    check_labels(records, split)
     names = build.class_names(config, records)
     check_fits(config, names, state, name)
     check_unseen(records, state, name)

@@ -19,7 +19,7 @@ from video_rs.terminal import duration
 from video_rs.training.fit import Caller, Result, fit
 from video_rs.training.job import Job
 from video_rs.training.options import Options
-from video_rs.training.summary import start_page
+from video_rs.training.pages import start_page
 
 OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.workers", "train.threads"}
 """Keys that may differ between the ranks of a run."""
@@ -42,7 +42,6 @@ def build_parts(config: Config) -> dict[str, Any]:
     """Return the model and the datasets of a config, as arguments of ``fit``. Raise UserError if one is wrong."""
     configure_torch(config.train.threads, config.train.deterministic)
     records = build.build_records(config, ("train", "val"))
-    build.check_labels(records["val"], "val")
     return {
         "model": build.build_model(config, build.class_names(config, records["train"])),
         "train": build.video_dataset(config, records["train"], is_training=True),

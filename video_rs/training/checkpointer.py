@@ -1,4 +1,4 @@
-"""Write checkpoints in the background, and find the newest valid one."""
+"""Write checkpoints in the background."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import contextlib
 import math
 import os
 import time
-import zipfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from video_rs import checkpoint
-from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
-
-FOLDER = "checkpoints"
+from video_rs.training.run_folder import FOLDER, checkpoints
 
 
 class Checkpointer:
@@ -109,94 +106,13 @@ class Checkpointer:
             link.replace(self.folder / "last.pt")
         except OSError:  # no hard links on this file system
             checkpoint.save(self.folder / "last.pt", state)
-        older = [(number, file) for number, file in _checkpoints(self.folder) if number <= step]
+        older = [(number, file) for number, file in checkpoints(self.folder) if number <= step]
         last_good = next((number for number, _ in older if number < doubtful), None)
         for number, file in older[self.keep :]:
             if number != last_good:
                 with contextlib.suppress(OSError):
                     file.unlink()
         self.written = step
-
-
-class Found(NamedTuple):
-    """A valid checkpoint, its content, and newer ones that are not valid, as (path, reason)."""
-
-    path: Path
-    state: dict[str, Any]
-    skipped: list[tuple[Path, str]]
-
-
-def newest_before(folder: Path, step: int) -> Path | None:
-    """Return the newest checkpoint of an earlier step; None if there is none."""
-    return next((path for number, path in _checkpoints(folder) if number < step), None)
-
-
-def newest_valid(folder: str | Path) -> Found | None:
-    """Return the newest checkpoint of a run folder that a run can resume from; None if there is no checkpoint.
-
-    Runs of earlier versions have only ``last.pt``.
-
-    Raises:
-        UserError: there are checkpoints, but none to resume from.
-    """
-    folder = Path(folder)
-    last, skipped = folder / "last.pt", []
-    paths = [path for _, path in _checkpoints(folder)]
-    if last.exists() and not any(last.samefile(path) for path in paths):
-        paths.append(last)
-    for path in paths:
-        try:
-            state = checkpoint.load_run(path)
-            if "optimizer" not in state:
-                raise UserError(f"{path} has weights and no training state; use train.init_from={path}")
-            verify(path)
-            return Found(path, state, skipped)
-        except UserError as error:
-            skipped.append((path, str(error)))
-    if skipped:
-        best, others = folder / "best.pt", f" (nor from {len(skipped) - 1} older ones)" if skipped[1:] else ""
-        start = f", with train.init_from={best}" if best.exists() else ""
-        raise UserError(
-            f"{skipped[0][1]}; no other checkpoint in {folder} to resume from{others}: choose another out={start}, or "
-            "delete the folder to start over"
-        )
-    return None
-
-
-def verify(path: str | Path) -> None:
-    """Check the checksums of a file of :func:`torch.save`, a zip with one per tensor. torch does not check them.
-
-    Raises:
-        UserError: the file is damaged.
-        MachineError: the disk fails.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
-        wrong = "all of it"
-    except OSError as error:
-        message = f"checkpoint {path} cannot be read: {first_line(error)}"
-        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # do not resume from an older one
-            raise MachineError(f"{message}; check the disk") from None
-        raise UserError(message) from None
-    if wrong:
-        raise UserError(f"checkpoint {path} is truncated or damaged")
-
-
-def remove_unfinished(folder: str | Path) -> None:
-    """Remove unfinished files of a killed process."""
-    for place in (Path(folder), Path(folder) / FOLDER):
-        for kind in ("pt", "csv", "json"):
-            for file in place.glob(f".*.{kind}.*"):
-                with contextlib.suppress(FileNotFoundError):
-                    file.unlink()
-
-
-def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return steps and files, newest first. Files with other names are ignored."""
-    found = ((path.stem.removeprefix("step-"), path) for path in (folder / FOLDER).glob("step-*.pt"))
-    return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
 
 
 def _on_host(value: Any) -> Any:

@@ -21,16 +21,24 @@ from video_rs import checkpoint
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
-from video_rs.errors import PeerFailed, Preempted, StuckWorker, UserError, VideoRSError
-from video_rs.training.checkpointer import FOLDER
+from video_rs.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    EXIT_USER,
+    PeerFailed,
+    Preempted,
+    StuckWorker,
+    UserError,
+    VideoRSError,
+)
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.options import MAY_CHANGE, Options
-from video_rs.training.run_folder import Differences, find_saved, lock
+from video_rs.training.pages import end_page, start_page
+from video_rs.training.run_folder import FOLDER, Differences, find_saved, lock
 from video_rs.training.run_status import NAMES
 from video_rs.training.signals import Interrupted
-from video_rs.training.summary import end_page, start_page
 
 
 @dataclass(frozen=True)
@@ -212,10 +220,10 @@ def _complete_lines(run: Run, next_command: str) -> list[str]:
 
 def _log_end(error: VideoRSError, run: Run, resume: str) -> None:
     """Log how a run ended early, and how to resume it."""
-    states = {130: "interrupted", 75: "preempted"}
+    states = {EXIT_INTERRUPTED: "interrupted", EXIT_REQUEUE: "preempted"}
     run.log.status.end(states.get(error.exit_code, "failed"), resume, str(error))
-    if run.is_on_disk and error.exit_code != 2:  # exit code 2: the message says what to do
-        what = "interrupted" if error.exit_code == 130 or not str(error) else str(error)
+    if run.is_on_disk and error.exit_code != EXIT_USER:  # exit code 2: the message says what to do
+        what = "interrupted" if error.exit_code == EXIT_INTERRUPTED or not str(error) else str(error)
         how = f"Resume without {error.path}" if isinstance(error, StuckWorker) and error.path else "Resume"
         run.log.info(f"{what}; checkpoint saved at step {run.step}. {how} with: {resume}")
 
@@ -225,7 +233,7 @@ def _exception(stop: Interrupted, run: Run) -> BaseException:
     step = run.step if run.is_on_disk else run.checkpointer.saved
     what = f"checkpoint saved at step {step} in {run.folder}" if step > 0 else f"no step was done in {run.folder}"
     message = f"received {stop.signal.name}; {what}"
-    if stop.exit_code == 130:
+    if stop.exit_code == EXIT_INTERRUPTED:
         return KeyboardInterrupt(message)
     return Preempted(message) if run.world.is_main else PeerFailed(0, message, stop.exit_code)
 

@@ -29,7 +29,7 @@ from video_rs.distributed.device import (
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World
 from video_rs.errors import UserError
-from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.metrics import check_labels, summarize
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.hub import redact_url
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm
@@ -100,6 +100,8 @@ class Job:
             )
         if self.val and self.val.classes != self.train.classes:
             raise UserError("the validation data has other classes than the training data")
+        if self.val:
+            check_labels(self.val.records, "val")
 
     def _init_from(self) -> str:
         """Load the weights to start from, and return a description of them."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from video_rs.distributed.device import finishes_within
-from video_rs.errors import PeerFailed, StuckWorker, VideoRSError
+from video_rs.errors import EXIT_USER, PeerFailed, StuckWorker, VideoRSError
 from video_rs.training.incidents import BAD_STEPS, Incidents, Suspect
 from video_rs.training.log import RunLog, StepClock
 from video_rs.training.run_state import RunState
@@ -190,5 +190,5 @@ class Run(RunState):
         with self.world.together("the last checkpoint"):  # a launcher could kill the rank that writes it
             self.checkpointer.wait()
         self.check_files()  # a restart would not help
-        if self._stop and error.exit_code != 2 and not isinstance(error, Interrupted):  # a restart can help
+        if self._stop and error.exit_code != EXIT_USER and not isinstance(error, Interrupted):  # a restart can help
             raise Interrupted(self._stop) from error

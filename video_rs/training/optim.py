@@ -1,9 +1,8 @@
-"""Optimizers: parameter groups, a step that the device can skip, and the learning rate of every step."""
+"""Optimizers: parameter groups, and a step that the device can skip."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -172,50 +171,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         for name, value in entries.items():
             if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
                 entries[name] = torch.empty_like(p, requires_grad=False).copy_(value)
-
-
-def learning_rate(
-    base: float,
-    num_steps: int,
-    warmup_steps: float,
-    schedule: str = "cosine",
-    drops: Sequence[float] = (),
-    factor: float = 0.1,
-) -> Callable[[int], float]:
-    """Return the learning rate as a function of the optimizer step.
-
-    It is linear from 0 over ``warmup_steps`` to the schedule's value there, then follows the schedule, which is not
-    shifted by the warm-up (TF Model Garden's ``LinearWarmup`` over ``CosineDecay``).
-
-    Args:
-        base: the highest learning rate, already scaled to the batch size.
-        num_steps: of the whole run; cosine reaches 0 there.
-        warmup_steps: can be a fraction. A run shorter than twice that warms up for half of its steps.
-        schedule: ``cosine``, ``constant`` or ``step``.
-        drops: steps, ascending, at which ``step`` multiplies the learning rate by ``factor``.
-        factor: of each drop.
-    """
-    warmup_steps = min(warmup_steps, num_steps / 2)
-
-    def curve(step: float) -> float:
-        if schedule == "cosine":
-            return base * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-        return base * factor ** sum(step >= drop for drop in drops) if schedule == "step" else base
-
-    def at(step: int) -> float:
-        return step / warmup_steps * curve(warmup_steps) if step < warmup_steps else curve(step)
-
-    return at
-
-
-def drop_epochs(epochs: float) -> list[int]:
-    """Return the epochs after which the released TPU code drops the learning rate by 10: 30, 60 and 80 of 90.
-
-    Source: ``resnet_main.get_lr_schedule`` of the ResNet-RS repository, which has no cosine schedule.
-    """
-    return [math.floor(epochs * of_90 / 90 + 1e-9) for of_90 in (30, 60, 80)]
-
-
-def num_steps(num_samples: int, batch_size: int, epochs: float) -> int:
-    """Return the optimizer steps of ``epochs`` passes; batches span epoch ends, so only the last step is rounded up."""
-    return max(1, math.ceil(epochs * num_samples / batch_size))

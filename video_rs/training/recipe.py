@@ -12,9 +12,9 @@ from torch import nn
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import divide_batch
 from video_rs.data.sources.records import Records
-from video_rs.training import finetune, losses, optim
+from video_rs.training import finetune, losses, lr_schedule, optim
 from video_rs.training.options import Options
-from video_rs.training.schedule import Schedule, check_pairs
+from video_rs.training.schedule import Schedule, check_pairs, num_steps
 
 
 def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
@@ -28,10 +28,10 @@ def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
     _, micro_batch = divide_batch(batch_size, options.micro_batch or 0, world_size)
     check_pairs(micro_batch, repeats, is_mixed=bool(options.mixup or options.cutmix))
     num_samples = num_files * repeats
-    num_steps = options.max_steps or optim.num_steps(num_samples, batch_size, options.epochs)
+    steps = options.max_steps or num_steps(num_samples, batch_size, options.epochs)
     names = ("repeats", "seed", "val_every", "log_every", "checkpoint_minutes")
     own = {name: getattr(options, name) for name in names}
-    return Schedule(num_samples, num_steps, batch_size, micro_batch, world_size, **own)
+    return Schedule(num_samples, steps, batch_size, micro_batch, world_size, **own)
 
 
 def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module:
@@ -67,10 +67,10 @@ def learning_rate(options: Options, schedule: Schedule) -> Callable[[int], float
     """Return the learning rate as a function of the step."""
     steps_per_epoch, drops = schedule.num_samples / schedule.batch_size, []
     if options.schedule == "step":
-        epochs = options.step_epochs or optim.drop_epochs(schedule.epoch(schedule.num_steps))
+        epochs = options.step_epochs or lr_schedule.drop_epochs(schedule.epoch(schedule.num_steps))
         drops = [epoch * steps_per_epoch for epoch in epochs]
     warmup_steps = options.warmup_epochs * steps_per_epoch
-    return optim.learning_rate(
+    return lr_schedule.learning_rate(
         options.peak_lr, schedule.num_steps, warmup_steps, options.schedule, drops, options.step_factor
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from video_rs.errors import UserError
-from video_rs.training.checkpointer import Checkpointer, newest_before
+from video_rs.training.checkpointer import Checkpointer
 from video_rs.training.incidents import ADVICE, Incidents, Suspect
+from video_rs.training.run_folder import newest_before
 from video_rs.training.trainer import Trainer
 
 

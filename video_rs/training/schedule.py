@@ -82,6 +82,11 @@ class Schedule:
         return steps + self.validations_left(step) * validation_seconds
 
 
+def num_steps(num_samples: int, batch_size: int, epochs: float) -> int:
+    """Return the optimizer steps of ``epochs`` passes; batches span epoch ends, so only the last step is rounded up."""
+    return max(1, math.ceil(epochs * num_samples / batch_size))
+
+
 def check_pairs(micro_batch: int, repeats: int, *, is_mixed: bool) -> None:
     """Raise ConfigError if mixup or cutmix, which take pairs of files, would mix samples of two micro-batches."""
     unit = 2 * repeats

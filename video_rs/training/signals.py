@@ -1,4 +1,7 @@
-"""Stop signals: a run notices them between two steps, where a checkpoint can be written."""
+"""Stop signals: a run notices them between two steps, where a checkpoint can be written.
+
+The ranks agree on a stop in ``video_rs.training.loop.Run._agree``, so all of them stop after the same step.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from video_rs.errors import VideoRSError
+from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, VideoRSError
 
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals of schedulers: SLURM sends them before a time limit, or to make room for another job."""
@@ -22,7 +25,7 @@ def exit_on_signals() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         os.write(2, f"error: received {name} before the first step; restart to begin\n".encode())
-        raise SystemExit(75)
+        raise SystemExit(EXIT_REQUEUE)
 
     before = {number: signal.signal(number, leave) for number in PREEMPTION_SIGNALS}
     try:
@@ -42,7 +45,7 @@ class Interrupted(VideoRSError):
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
         super().__init__(f"received {self.signal.name}")
-        self.exit_code = 75 if self.signal in PREEMPTION_SIGNALS else 130
+        self.exit_code = EXIT_REQUEUE if self.signal in PREEMPTION_SIGNALS else EXIT_INTERRUPTED
 
 
 class StopSignals:

@@ -28,6 +28,13 @@ def import_problem() -> str:
     return ""
 
 
+def describe_decoder(decoder: str) -> str:
+    """Return why PyAV is used instead of another decoder; "" if it is not."""
+    if decoder == "decord" and (problem := import_problem()):
+        return f"PyAV, since decord cannot be imported: {problem}"
+    return ""
+
+
 class DecordReader:
     """Read frames of a video with decord. See ``decode.FrameReader``.
 

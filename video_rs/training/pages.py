@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from video_rs import terminal
-from video_rs.data.video.decord import import_problem
+from video_rs.data.video.decord import describe_decoder
 from video_rs.distributed.device import describe
 from video_rs.hub import redact_url
 from video_rs.terminal import duration
@@ -74,13 +74,6 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
             ("begins", begins.format(job.trainer.step, schedule.num_steps)),
         ]
     )
-
-
-def describe_decoder(decoder: str) -> str:
-    """Return why PyAV is used instead of another decoder; "" if it is not."""
-    if decoder == "decord" and (problem := import_problem()):
-        return f"PyAV, since decord cannot be imported: {problem}"
-    return ""
 
 
 def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incidents, next_command: str) -> list[str]:
