@@ -14,7 +14,7 @@ import torch
 
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
-from video_rs.training import checkpointer as checkpointer_module
+from video_rs.training import run_folder
 from video_rs.training.checkpointer import Checkpointer
 from video_rs.training.run_folder import newest_before, newest_valid, remove_unfinished, verify
 
@@ -119,7 +119,7 @@ def test_a_disk_that_fails_while_a_checkpoint_is_verified(saved, monkeypatch):
         raise OSError(number, "it fails")
 
     number = errno.EIO
-    monkeypatch.setattr(checkpointer_module.zipfile.ZipFile, "testzip", fail)
+    monkeypatch.setattr(run_folder.zipfile.ZipFile, "testzip", fail)
     with pytest.raises(MachineError, match="step-00000004.pt cannot be read"):
         newest_valid(saved)
     number = errno.EACCES
