@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from video_rs.errors import ConfigError
-from video_rs.experiment.schema import LOSSES, OPTIMIZERS, Config, DataSection, OptimSection
+from video_rs.experiment.schema import Config, DataSection, OptimSection
+from video_rs.training.options import LOSSES, OPTIMIZERS
 from video_rs.training.schedule import check_pairs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -28,14 +27,12 @@ OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.worker
 def options_of(config: Config) -> Options:
     """Return the options of a run: the keys of the same names, and three that are renamed."""
     sections = (config.data, config.optim, config.train)
-    values = {f.name: getattr(section, f.name) for section in sections for f in dataclasses.fields(section)}
-    own = {name: value for name, value in values.items() if name in Options.__dataclass_fields__}
-    renamed = {
-        "optimizer": config.optim.name,
-        "optimizer_options": config.optim.options,
-        "views_per_forward": config.test.batch_size,
-    }
-    return Options(**own | renamed)
+    names = Options.__dataclass_fields__
+    own = {name: getattr(section, name) for section in sections for name in names if hasattr(section, name)}
+    optim = config.optim
+    return Options(
+        **own, optimizer=optim.name, optimizer_options=optim.options, views_per_forward=config.test.batch_size
+    )
 
 
 def build_parts(config: Config) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import yaml
 
 from video_rs.data_config import FILTERS, SAMPLINGS, DataConfig
-from video_rs.models.architecture import CHOICES, DROP_PATH_RULES, INFLATIONS, TEMPORAL_PADDINGS
+from video_rs.models.architecture import CHOICES, DROP_PATH_RULES, TEMPORAL_PADDINGS
+from video_rs.training.options import OPTIMIZERS, DataOptions, OptimOptions, TrainOptions, free, setting
 
-LOSSES = ("cross_entropy", "bce")
-OPTIMIZERS = ("sgd", "adamw", "lamb")
 # fmt: off
 TIMM_OPTIMIZERS = (
     "adabelief", "adadelta", "adafactor", "adafactorbv", "adagrad", "adam", "adamax", "adamp", "adan", "adopt", "lars",
@@ -27,22 +25,6 @@ TIMM_OPTIMIZERS = (
 )
 # fmt: on
 """timm's optimizers that pass tests/training/test_optimizers.py: skipped steps and a resume leave no trace."""
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] | None = None,
-    free: bool = False,
-) -> Any:
-    """Return a field of the schema. A ``free`` key may differ when a run is resumed."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "free": free})
-
-
-free = functools.partial(setting, free=True)
 
 
 def plain(value: Any) -> Any:
@@ -95,9 +77,7 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class DataSection:
-    """The dataset, and how its files become clips."""
-
+class _Clips:
     root: str = free("", "folder of the dataset or of its shards, or shards: s3://bucket/k-{000..123}.tar")
     train: str = free("", "list file, folder of class folders or shards; empty: found under root")
     val: str = free("", "like train; empty: a fraction of train is held out")
@@ -108,18 +88,13 @@ class DataSection:
     multi_label: bool = setting(False, "several labels per file, joined by ; in lists: sigmoid loss, mAP")
     val_fraction: float = setting(0.1, "fraction of train held out if there is no val split", low=0.001, high=0.9)
     max_missing: float = setting(0.05, "tolerated fraction of a list missing on disk", low=0, high=1)
-    max_broken: float = free(0.05, "tolerated fraction of unreadable training files", low=0, high=1)
     decoder: str = free("pyav", "decord: where its frames are exact, otherwise PyAV", choices=("pyav", "decord"))
-    workers: int = free(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256)
-    timeout: float = free(120.0, "seconds until a file that hangs a worker is skipped; 0: never", low=0)
     num_frames: int = setting(32, "frames per clip; 1 for images", low=1, high=1024)
     stride: int = setting(2, "distance between frames of a clip, in frames at the rate fps", low=1, high=1024)
     fps: float = setting(0.0, "frame rate for stride; 0: each file's own", low=0, high=1000)
     sampling: str = setting(
         "dense", "dense: frames at the stride; segments: over the whole video, as in TSN", choices=SAMPLINGS
     )
-    shuffle_block: int = setting(16384, "minimum number of samples shuffled together in shards", low=1)
-    repeats: int = setting(1, "samples per decode of a file (repeated augmentation)", low=1, high=64)
     train_size: int = setting(224, "side of a training crop, pixels", low=16, high=2048)
     short_side: int = setting(256, "short side before a test crop, pixels", low=16, high=4096)
     test_size: int = setting(256, "side of a test crop, pixels", low=16, high=2048)
@@ -140,91 +115,33 @@ class DataSection:
     augment: dict | None = setting(
         None, "augmentations of plugins, with their arguments: {Grayscale: {probability: 0.5}}"
     )
-    augment_on: str = free(
-        "host",
-        "where clips are flipped and augmented; device: equal results, for few CPU cores",
-        choices=("host", "device"),
-    )
-    mixup: float = setting(0.0, "alpha of mixup's Beta distribution; 0: off", low=0, high=100)
-    cutmix: float = setting(0.0, "alpha of cutmix's Beta distribution; 0: off", low=0, high=100)
-    phases: tuple[tuple[float, int, int], ...] = setting(
-        (), "smaller clips first: [[until epoch, num_frames, train_size], ...], then the full size"
-    )
 
 
 @dataclass(frozen=True)
-class OptimSection:
-    """The optimizer and its schedule."""
+class DataSection(DataOptions, _Clips):
+    """The dataset, and how its files become clips."""
 
+
+@dataclass(frozen=True)
+class _Optimizer:
     name: str = setting(
         "sgd", "optimizer; all but sgd, adamw and lamb are timm's", choices=OPTIMIZERS + TIMM_OPTIMIZERS
     )
-    lr: float = setting(0.8, "learning rate for a batch of lr_batch samples", low=0, high=1000)
-    lr_batch: int = setting(1024, "batch size for lr, which is scaled linearly", low=1)
-    momentum: float = setting(0.9, "of SGD and of timm's optimizers with momentum", low=0, high=0.9999)
-    nesterov: bool = setting(True, "Nesterov momentum of SGD")
-    betas: tuple[float, float] = setting(
-        (0.9, 0.999), "of AdamW and LAMB: decay rates of the two moments", low=0, high=0.999999
-    )
-    eps: float = setting(1e-8, "of AdamW and LAMB: added to the denominator", low=1e-16, high=1)
     options: dict | None = setting(None, "arguments of timm's optimizer: {alpha: 0.9, eps: 1e-3}")
-    weight_decay: float = setting(4e-5, "on weights of convolutions and linear layers", low=0, high=1)
-    warmup_epochs: float = setting(5.0, "epochs of linear warm-up from 0", low=0)
-    schedule: str = setting("cosine", "after the warm-up", choices=("cosine", "constant", "step"))
-    step_epochs: tuple[float, ...] = setting(
-        (), "schedule=step: epochs after which the rate drops; empty: 30, 60 and 80 ninetieths of the run", low=0
-    )
-    step_factor: float = setting(0.1, "schedule=step: factor of each drop", low=0, high=1)
-    layer_decay: float = setting(
-        1.0, "factor of the learning rate per block towards the input; 1: off", low=1e-3, high=1
-    )
-    clip_grad_norm: float = setting(0.0, "maximum gradient norm; 0: off", low=0)
 
 
 @dataclass(frozen=True)
-class TrainSection:
+class OptimSection(OptimOptions, _Optimizer):
+    """The optimizer and its schedule."""
+
+
+@dataclass(frozen=True)
+class TrainSection(TrainOptions):
     """The run."""
 
-    epochs: float = setting(350.0, "passes over the training samples", low=0)
-    max_steps: int = setting(0, "optimizer steps instead of epochs; 0: by epochs", low=0)
-    batch_size: int = setting(1024, "global batch: samples of one optimizer step", low=1)
-    micro_batch: int = free(0, "samples on the device at once, seen by batch norm; 0: the whole batch", low=0)
-    loss: str = setting("cross_entropy", "cross_entropy, bce, or one registered by a plugin")
-    label_smoothing: float = setting(0.1, "fraction of the target spread over all classes", low=0, high=0.99)
-    ema_decay: float = setting(0.9999, "decay of the EMA, which is validated and kept; 0: off", low=0, high=0.999999)
-    class_weights: str = setting("none", "weight the loss by inverse class frequency", choices=("none", "balanced"))
-    balanced_sampling: bool = setting(False, "draw every class equally often")
-    seed: int = setting(0, "seed of all random numbers", low=0, high=2**32 - 1)
-    init_from: str = setting(
-        "",
-        "weights to start from: a file; pretrained: the network's public ones (for ResNet-RS timm's, if the "
-        "architecture is equal); timm: timm's ResNet-RS of that depth, also for other video architectures",
-    )
-    freeze: int = setting(0, "number of frozen leading stages, the stem included; 0: none", low=0)
-    linear_probe: bool = setting(False, "train only the head")
-    inflate: str = setting("center", "inflation of 2D weights to 3D", choices=INFLATIONS)
-    device: str = free(
-        "auto", "auto: cuda if available, otherwise cpu; xla: TPUs", choices=("auto", "cpu", "cuda", "xla", "mps")
-    )
-    precision: str = setting(
-        "auto",
-        "auto: bf16 autocast on TPUs and on GPUs from Ampere on, otherwise float32",
-        choices=("auto", "float64", "float32", "bf16", "fp16"),
-    )
-    compile: bool = free(False, "train with torch.compile; takes minutes at the start")
     activation_checkpointing: tuple[int, ...] = free(
         (), "stages (1 to 4) that recompute their activations in the backward pass", low=1, high=4
     )
-    deterministic: bool = setting(False, "bit-for-bit repeatable on CUDA; slower")
-    threads: int = free(0, "CPU threads of the training process; 0: torch's default", low=0, high=1024)
-    val_every: int = setting(1, "epochs between validations; 0: only at the end", low=0)
-    log_every: int = free(20, "steps between log lines", low=1)
-    checkpoint_minutes: float = free(10.0, "minutes between checkpoints, in addition to those at epoch ends", low=0)
-    keep_checkpoints: int = free(3, "number of checkpoints to keep", low=1, high=1000)
-    sync_bn: bool = setting(False, "batch norm over the micro-batches of all ranks")
-    precise_bn: int = setting(0, "training samples for batch norm statistics before validation; 0: off", low=0)
-    max_bad_steps: int = free(5, "stop at N steps with a non-finite loss or gradient among the last 2N", low=1)
-    wandb: str = free("", "project in Weights & Biases for metrics; empty: none")
     peer_timeout: float = free(600.0, "seconds to wait for other ranks", low=1)
 
 

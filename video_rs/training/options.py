@@ -1,123 +1,141 @@
-"""The options of a training run: plain values with defaults."""
+"""The options of a training run: plain values with their defaults, ranges and meanings.
+
+The sections of the config extend these classes with keys that ``fit`` does not take. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from video_rs.errors import UserError
+from video_rs.models.architecture import INFLATIONS
+
+LOSSES = ("cross_entropy", "bce")
+OPTIMIZERS = ("sgd", "adamw", "lamb")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+    free: bool = False,
+) -> Any:
+    """Return a field with its rules. A ``free`` one may differ when a run is resumed."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "free": free})
+
+
+free = functools.partial(setting, free=True)
 
 
 @dataclass(frozen=True)
-class Options:
-    """Keyword arguments of :func:`video_rs.training.fit.fit`; the defaults are the ResNet-RS recipe for small datasets.
+class DataOptions:
+    """Loading and mixing of training samples."""
 
-    Attributes:
-        epochs: passes over the training data; need not be whole.
-        max_steps: optimizer steps of the run instead of ``epochs``; 0: by epochs.
-        batch_size: samples of an optimizer step, over all ranks.
-        micro_batch: samples on a device at once, which batch norm sees; None or 0: the whole per-rank batch.
-        optimizer: "sgd", "adamw", "lamb", or the name of an optimizer of timm.
-        lr: peak learning rate for a batch of ``lr_batch`` samples, scaled linearly to ``batch_size``.
-        lr_batch: see ``lr``; 0: no scaling.
-        momentum, nesterov: of SGD; ``momentum`` also of timm's optimizers that have one.
-        betas, eps: of AdamW and LAMB.
-        optimizer_options: other arguments of timm's optimizer.
-        weight_decay: on weights of convolutions and linear layers.
-        layer_decay: factor of the learning rate from a block to the one below it; 1: none.
-        clip_grad_norm: largest norm of the whole gradient; 0: off.
-        warmup_epochs: linear warm-up from 0; at most half of the run.
-        schedule: "cosine", "constant" or "step" after the warm-up.
-        step_epochs, step_factor: of schedule "step": epochs that end with a drop, and the factor of each.
-        loss: "cross_entropy", "bce", or a registered loss; with several labels per sample always binary cross entropy.
-        label_smoothing: fraction of the target that is spread over all classes.
-        class_weights: "balanced" weighs samples by inverse class frequency; "none".
-        ema_decay: of the moving average of the weights, which is validated and kept as the best; 0: off.
-        mixup, cutmix: parameters alpha of their Beta distributions; 0: off.
-        repeats: copies of each sample in a batch, from one decode.
-        balanced_sampling: draw every class equally often.
-        shuffle_block: least number of samples to shuffle at once, for shards.
-        phases: smaller clips first: ``[(until epoch, num_frames, size in pixels), ...]``.
-        init_from: weights to start from: a file, an address, "pretrained" or "timm"; "": the model's own.
-        inflate: how 2D weights become 3D, see :mod:`video_rs.models.weights.inflate`.
-        freeze: leading stages that keep their weights; the stem is the first.
-        linear_probe: train the head alone.
-        sync_bn: batch norm over the micro-batches of all ranks.
-        precise_bn: training samples for the batch norm statistics of a validation; 0: off.
-        seed: of everything random but the initial weights.
-        device: "auto", "cpu", "cuda" or "xla".
-        precision: "auto", "float64", "float32", "bf16" or "fp16".
-        compile: train through ``torch.compile``.
-        deterministic: bit-for-bit repeatable on CUDA too; slower.
-        threads: CPU threads of torch; 0: torch's choice.
-        augment_on: "host", or "device" for machines with few CPU cores.
-        workers: loader processes per rank; 0: none, -1: one per CPU core.
-        timeout: seconds that a worker may spend in one file; 0: no limit.
-        val_every: epochs between validations; 0: only at the end.
-        views_per_forward: samples in one forward pass of a validation.
-        log_every: steps between log lines.
-        checkpoint_minutes: between checkpoints, in addition to those at epoch ends.
-        keep_checkpoints: number of the newest checkpoints to keep.
-        max_broken: fraction of the training files that may be unreadable.
-        max_bad_steps: stop when so many of twice as many steps are not finite.
-        wandb: project of Weights & Biases; "": none.
+    max_broken: float = free(0.05, "tolerated fraction of unreadable training files", low=0, high=1)
+    workers: int = free(-1, "loader processes; 0: none, -1: one per CPU core", low=-1, high=256)
+    timeout: float = free(120.0, "seconds until a file that hangs a worker is skipped; 0: never", low=0)
+    shuffle_block: int = setting(16384, "minimum number of samples shuffled together in shards", low=1)
+    repeats: int = setting(1, "samples per decode of a file (repeated augmentation)", low=1, high=64)
+    augment_on: str = free(
+        "host",
+        "where clips are flipped and augmented; device: equal results, for few CPU cores",
+        choices=("host", "device"),
+    )
+    mixup: float = setting(0.0, "alpha of mixup's Beta distribution; 0: off", low=0, high=100)
+    cutmix: float = setting(0.0, "alpha of cutmix's Beta distribution; 0: off", low=0, high=100)
+    phases: tuple[tuple[float, int, int], ...] = setting(
+        (), "smaller clips first: [[until epoch, num_frames, train_size], ...], then the full size"
+    )
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """The optimizer and its schedule."""
+
+    lr: float = setting(0.8, "learning rate for a batch of lr_batch samples", low=0, high=1000)
+    lr_batch: int = setting(1024, "batch size for lr, which is scaled linearly", low=1)
+    momentum: float = setting(0.9, "of SGD and of timm's optimizers with momentum", low=0, high=0.9999)
+    nesterov: bool = setting(True, "Nesterov momentum of SGD")
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "of AdamW and LAMB: decay rates of the two moments", low=0, high=0.999999
+    )
+    eps: float = setting(1e-8, "of AdamW and LAMB: added to the denominator", low=1e-16, high=1)
+    weight_decay: float = setting(4e-5, "on weights of convolutions and linear layers", low=0, high=1)
+    warmup_epochs: float = setting(5.0, "epochs of linear warm-up from 0", low=0)
+    schedule: str = setting("cosine", "after the warm-up", choices=("cosine", "constant", "step"))
+    step_epochs: tuple[float, ...] = setting(
+        (), "schedule=step: epochs after which the rate drops; empty: 30, 60 and 80 ninetieths of the run", low=0
+    )
+    step_factor: float = setting(0.1, "schedule=step: factor of each drop", low=0, high=1)
+    layer_decay: float = setting(
+        1.0, "factor of the learning rate per block towards the input; 1: off", low=1e-3, high=1
+    )
+    clip_grad_norm: float = setting(0.0, "maximum gradient norm; 0: off", low=0)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The run: its length, loss, start, device, and how often it logs, validates and saves."""
+
+    epochs: float = setting(350.0, "passes over the training samples", low=0)
+    max_steps: int = setting(0, "optimizer steps instead of epochs; 0: by epochs", low=0)
+    batch_size: int = setting(1024, "global batch: samples of one optimizer step", low=1)
+    micro_batch: int = free(0, "samples on the device at once, seen by batch norm; 0: the whole batch", low=0)
+    loss: str = setting("cross_entropy", "cross_entropy, bce, or one registered by a plugin")
+    label_smoothing: float = setting(0.1, "fraction of the target spread over all classes", low=0, high=0.99)
+    ema_decay: float = setting(0.9999, "decay of the EMA, which is validated and kept; 0: off", low=0, high=0.999999)
+    class_weights: str = setting("none", "weight the loss by inverse class frequency", choices=("none", "balanced"))
+    balanced_sampling: bool = setting(False, "draw every class equally often")
+    seed: int = setting(0, "seed of all random numbers", low=0, high=2**32 - 1)
+    init_from: str = setting(
+        "",
+        "weights to start from: a file; pretrained: the network's public ones (for ResNet-RS timm's, if the "
+        "architecture is equal); timm: timm's ResNet-RS of that depth, also for other video architectures",
+    )
+    freeze: int = setting(0, "number of frozen leading stages, the stem included; 0: none", low=0)
+    linear_probe: bool = setting(False, "train only the head")
+    inflate: str = setting("center", "inflation of 2D weights to 3D", choices=INFLATIONS)
+    device: str = free(
+        "auto", "auto: cuda if available, otherwise cpu; xla: TPUs", choices=("auto", "cpu", "cuda", "xla", "mps")
+    )
+    precision: str = setting(
+        "auto",
+        "auto: bf16 autocast on TPUs and on GPUs from Ampere on, otherwise float32",
+        choices=("auto", "float64", "float32", "bf16", "fp16"),
+    )
+    compile: bool = free(False, "train with torch.compile; takes minutes at the start")
+    deterministic: bool = setting(False, "bit-for-bit repeatable on CUDA; slower")
+    threads: int = free(0, "CPU threads of the training process; 0: torch's default", low=0, high=1024)
+    val_every: int = setting(1, "epochs between validations; 0: only at the end", low=0)
+    log_every: int = free(20, "steps between log lines", low=1)
+    checkpoint_minutes: float = free(10.0, "minutes between checkpoints, in addition to those at epoch ends", low=0)
+    keep_checkpoints: int = free(3, "number of checkpoints to keep", low=1, high=1000)
+    sync_bn: bool = setting(False, "batch norm over the micro-batches of all ranks")
+    precise_bn: int = setting(0, "training samples for batch norm statistics before validation; 0: off", low=0)
+    max_bad_steps: int = free(5, "stop at N steps with a non-finite loss or gradient among the last 2N", low=1)
+    wandb: str = free("", "project in Weights & Biases for metrics; empty: none")
+
+
+@dataclass(frozen=True)
+class Options(DataOptions, OptimOptions, TrainOptions):
+    """Keyword arguments of :func:`video_rs.training.fit.fit`.
+
+    The defaults are the ResNet-RS recipe for small datasets.
     """
 
-    epochs: float
-    max_steps: int = 0
-    batch_size: int = 32
-    micro_batch: int | None = None
-    optimizer: str = "sgd"
-    lr: float = 0.8
-    lr_batch: int = 1024
-    momentum: float = 0.9
-    nesterov: bool = True
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    optimizer_options: Mapping[str, Any] | None = None
-    weight_decay: float = 4e-5
-    layer_decay: float = 1.0
-    clip_grad_norm: float = 0.0
-    warmup_epochs: float = 1.0
-    schedule: str = "cosine"
-    step_epochs: tuple[float, ...] = ()
-    step_factor: float = 0.1
-    loss: str = "cross_entropy"
-    label_smoothing: float = 0.1
-    class_weights: str = "none"
-    ema_decay: float = 0.9999
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    repeats: int = 1
-    balanced_sampling: bool = False
-    shuffle_block: int = 16384
-    phases: tuple[tuple[float, int, int], ...] = ()
-    init_from: str = ""
-    inflate: str = "center"
-    freeze: int = 0
-    linear_probe: bool = False
-    sync_bn: bool = False
-    precise_bn: int = 0
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    deterministic: bool = False
-    threads: int = 0
-    augment_on: str = "host"
-    workers: int = -1
-    timeout: float = 120.0
-    val_every: int = 1
-    views_per_forward: int = 8
-    log_every: int = 20
-    checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 3
-    max_broken: float = 0.05
-    max_bad_steps: int = 5
-    wandb: str = ""
+    batch_size: int = setting(32, "samples of one optimizer step, over all ranks", low=1)
+    warmup_epochs: float = setting(1.0, "epochs of linear warm-up from 0; at most half of the run", low=0)
+    optimizer: str = setting("sgd", "sgd, adamw, lamb, or the name of an optimizer of timm")
+    optimizer_options: Mapping[str, Any] | None = setting(None, "other arguments of timm's optimizer")
+    views_per_forward: int = free(8, "samples in one forward pass of a validation", low=1)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
@@ -139,8 +157,7 @@ class Options:
         return dataclasses.asdict(self)
 
 
-MAY_CHANGE = frozenset(
-    {"micro_batch", "device", "compile", "threads", "augment_on", "workers", "timeout", "views_per_forward"}
-    | {"log_every", "checkpoint_minutes", "keep_checkpoints", "max_broken", "max_bad_steps", "wandb"}
-)
+_HELP = "\n".join(f"        {f.name}: {f.metadata['help']}." for f in dataclasses.fields(Options))
+Options.__doc__ = f"{Options.__doc__.rstrip()}\n\n    Attributes:\n{_HELP}\n"
+MAY_CHANGE = frozenset(f.name for f in dataclasses.fields(Options) if f.metadata["free"])
 """Options that may be another when a run is resumed."""
