@@ -110,6 +110,18 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
         writer.writerows(rows)
 
 
+def read_run_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run's ``metrics.jsonl``: ``kind`` (train or val), ``step`` and others; non-finite ones None.
+
+    Other lines are skipped, such as an unfinished one of a killed process.
+    """
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            values = json.loads(line, parse_constant=lambda name: None)
+            if values["kind"] in ("train", "val") and isinstance(values["step"], int) and values["step"] < 1e15:
+                yield values
+
+
 def json_values(value: Any) -> Any:
     """Return values that JSON can hold: tensors and arrays become lists or numbers, non-finite numbers None."""
     if hasattr(value, "tolist"):

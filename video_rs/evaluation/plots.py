@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from video_rs.files import read_run_metrics
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#ea580c", "#16a34a", "#9ca3af"
 MAX_NUMBERED, MAX_NAMED = 20, 60  # most classes with numbers in the cells, with names at the axes
@@ -47,16 +48,11 @@ def confusion_png(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
 def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Read the curves in a run's ``metrics.jsonl``: ``{"train": {"step": [..], "loss": [..], ..}, "val": {..}}``.
 
-    A resumed run repeats the steps after its last checkpoint: the later line counts. Incomplete lines are skipped; a
-    value that a line lacks is NaN.
+    A resumed run repeats the steps after its last checkpoint: the later line counts. A value that a line lacks is NaN.
     """
     lines: dict[str, dict[int, dict]] = {"train": {}, "val": {}}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-            lines[record["kind"]][record["step"]] = record
-        except (ValueError, KeyError, TypeError):
-            continue
+    for record in read_run_metrics(path):
+        lines[record["kind"]][record["step"]] = record
     return {kind: _columns([by_step[step] for step in sorted(by_step)]) for kind, by_step in lines.items()}
 
 

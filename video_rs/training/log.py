@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from video_rs import terminal
-from video_rs.files import atomic_write
+from video_rs.files import atomic_write, read_run_metrics
 from video_rs.training.run_status import NAMES, Status, metrics_text
 from video_rs.training.schedule import Schedule
 from video_rs.training.wandb import WandbLog
@@ -154,18 +154,10 @@ class _SilentLog(RunLog):
 
 
 def _drop_beyond(path: Path, last: dict[str, int]) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            values = json.loads(line)
-            if values["step"] <= last[values["kind"]]:
-                kept.append(line)
-        except (ValueError, KeyError):  # an unfinished line of a killed process
-            continue
-    with atomic_write(path, "w") as handle:
-        handle.writelines(kept)
+    if path.exists():
+        kept = [values for values in read_run_metrics(path) if values["step"] <= last[values["kind"]]]
+        with atomic_write(path, "w") as handle:
+            handle.writelines(f"{json.dumps(values)}\n" for values in kept)
 
 
 def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seconds_left: float) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from video_rs.errors import VideoRSError
-from video_rs.files import write_json
+from video_rs.files import read_run_metrics, write_json
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
@@ -242,18 +242,10 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     ``best`` has ``name`` and ``value`` of the monitored metric. Values that are not finite are None.
     """
     lines: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
-    try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        try:
-            values = json.loads(line, parse_constant=lambda name: None)
-            found = lines[values["kind"]]
-            values = {key: value for key, value in values.items() if value is None or _is_number(value)}
-            found.append({**values, "step": int(values["step"])})
-        except (ValueError, KeyError, TypeError, AttributeError):  # an unfinished line of a killed process
-            continue
+    with suppress(OSError):
+        for line in read_run_metrics(folder / "metrics.jsonl"):
+            numbers = {key: value for key, value in line.items() if value is None or _is_number(value)}
+            lines[line["kind"]].append(numbers)
     monitored = [
         {**line, "name": name, "value": line[name]} for line in lines["val"] for name in MONITORED if name in line
     ]
