@@ -63,6 +63,7 @@ def summarize(
     is_correct = order[:, :top_k] == true[:, None]
     confusion = confusion_matrix(true, order[:, 0], num_classes)
     correct, per_scored = np.diag(confusion), confusion.sum(axis=1)
+    accuracy = [_ratio(*pair) for pair in zip(correct, per_scored, strict=True)]
     per_class = np.bincount(labels, minlength=num_classes)
     likelihood = np.maximum(kept[np.arange(len(true)), true], np.finfo(np.float32).tiny)  # keeps -log finite
     return {
@@ -76,16 +77,7 @@ def summarize(
         "top5_all": _ratio(is_correct.sum(), len(labels)),
         "mean_class_all": _mean_ratio(correct, per_class),
         "loss": float(-np.log(likelihood).mean()) if len(true) else float("nan"),
-        "per_class": [
-            {
-                "name": name,
-                "videos": int(per_class[c]),
-                "scored": int(per_scored[c]),
-                "correct": int(correct[c]),
-                "accuracy": _ratio(correct[c], per_scored[c]),
-            }
-            for c, name in enumerate(names)
-        ],
+        "per_class": _per_class(names, videos=per_class, scored=per_scored, correct=correct, accuracy=accuracy),
         "confusion": confusion,
     }
 
@@ -157,15 +149,7 @@ def summarize_multi_label(
         "map_all": _mean_ratio(precision_sums, videos),
         "hit1_all": _ratio(correct, len(labels)),
         "loss": float(-np.log(likelihood).mean()) if len(true) else float("nan"),
-        "per_class": [
-            {
-                "name": name,
-                "videos": int(videos[c]),
-                "scored": int(videos_scored[c]),
-                "average_precision": float(precisions[c]),
-            }
-            for c, name in enumerate(names)
-        ],
+        "per_class": _per_class(names, videos=videos, scored=videos_scored, average_precision=precisions),
     }
 
 
@@ -189,6 +173,12 @@ def _names(class_names: Sequence[str], num_classes: int) -> list[str]:
     if len(names) != num_classes:
         raise ValueError(f"{len(names)} class names for {num_classes} classes")
     return names
+
+
+def _per_class(names: Sequence[str], **columns: Any) -> list[dict[str, Any]]:
+    """Return a dict per class, from a column of numbers per key."""
+    rows = zip(names, *(np.asarray(column).tolist() for column in columns.values()), strict=True)
+    return [dict(zip(("name", *columns), row)) for row in rows]
 
 
 def _ratio(part: Any, whole: Any) -> float:

@@ -49,6 +49,7 @@ class Scores:
         return np.flatnonzero(label).tolist() if self.labels.ndim == 2 else [int(label)]
 
 
+@dataclass(eq=False, repr=False)
 class Forward:
     """Compute class probabilities or features of views, with the largest batch that fits in memory.
 
@@ -60,18 +61,12 @@ class Forward:
         features: return pooled features instead of probabilities.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        device: torch.device,
-        precision: str,
-        views_per_forward: int,
-        reduced: Callable[[int], Any] | None = None,
-        *,
-        features: bool = False,
-    ) -> None:
-        self.model, self.device, self.precision = model, device, precision
-        self.views_per_forward, self.reduced, self.features = views_per_forward, reduced, features
+    model: nn.Module
+    device: torch.device
+    precision: str
+    views_per_forward: int
+    reduced: Callable[[int], Any] | None = None
+    features: bool = False
 
     def __call__(self, views: Tensor) -> Tensor:
         """Return float32 or float64 ``[n, classes]`` (or ``[n, num_features]``) on the host.

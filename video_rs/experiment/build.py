@@ -5,27 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import nn
+
+from video_rs.data.clip_datasets import ClipDataset, ViewDataset
+from video_rs.data.sources.dataset_index import attach
+from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
+from video_rs.data.transforms import VideoTransform, create_transform
+from video_rs.data.transforms.registry import create_augmentations
+from video_rs.data.video.media import is_image
+from video_rs.data.video_dataset import VideoDataset
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from video_rs.data.clip_datasets import ClipDataset, ViewDataset
-    from video_rs.data.sources.records import Records
-    from video_rs.data.transforms import VideoTransform
-    from video_rs.data.video_dataset import VideoDataset
+from video_rs.models.arguments import refuse
+from video_rs.models.presets import PRESETS
+from video_rs.models.registry import create_model
 
 
 def build_records(
     config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
 ) -> dict[str, Records]:
     """Return the records of some splits, with the index of their files if there is one. Raise UserError."""
-    from video_rs.data.sources.dataset_index import attach
-    from video_rs.data.sources.splits import load_splits
-
     sources = _arguments(load_splits, config.data)
     try:
         records = load_splits(**sources, num_classes=config.model.num_classes, splits=tuple(splits))
@@ -49,8 +52,6 @@ def build_own_records(config: Config) -> dict[str, Records]:
 
 def require_video_files(records: Records, command: str) -> None:
     """Raise UserError unless the records are video files in folders."""
-    from video_rs.data.video.media import is_image
-
     path = records.path(0)
     if records.members:
         raise UserError(f"the dataset lies in shards ({path}): {command} is for video files only")
@@ -69,9 +70,6 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
 
 def transform(config: Config, *, is_training: bool) -> VideoTransform:
     """Return the transform of the clips, for training or for evaluation."""
-    from video_rs.data.transforms import create_transform
-    from video_rs.data.transforms.registry import create_augmentations
-
     augment = create_augmentations(config.data.augment or {})
     options = {**_arguments(create_transform, config.data), **config.data_config(), "augment": augment}
     return create_transform(**options, is_training=is_training)
@@ -79,8 +77,6 @@ def transform(config: Config, *, is_training: bool) -> VideoTransform:
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
     """Return the dataset of a split, for training or for evaluation."""
-    from video_rs.data.video_dataset import VideoDataset
-
     return VideoDataset.from_records(records, transform(config, is_training=is_training), decoder=config.data.decoder)
 
 
@@ -98,8 +94,6 @@ def view_dataset(config: Config, records: Records, clips: int, crops: int) -> Vi
 
 def model_args(config: Config, num_classes: int) -> dict[str, object]:
     """Return the arguments of ``create_model``, plain values that a checkpoint can hold."""
-    from video_rs.models.presets import PRESETS
-
     arguments = config.to_dict()["model"] | {"num_classes": num_classes}
     if arguments["bn_momentum"] is None and config.model.name in PRESETS:  # the EMA averages those of single batches
         arguments["bn_momentum"] = 1.0 if config.train.ema_decay else 0.1
@@ -109,11 +103,6 @@ def model_args(config: Config, num_classes: int) -> dict[str, object]:
 
 def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
     """Return the network of a config, with random weights from its seed and its data config."""
-    import torch
-
-    from video_rs.models.arguments import refuse
-    from video_rs.models.registry import create_model
-
     torch.manual_seed(config.train.seed)
     model = create_model(**model_args(config, len(class_names)), data_config=config.data_config(class_names))
     if stages := config.train.activation_checkpointing:

@@ -21,16 +21,7 @@ from video_rs import checkpoint
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
-from video_rs.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_REQUEUE,
-    EXIT_USER,
-    PeerFailed,
-    Preempted,
-    StuckWorker,
-    UserError,
-    VideoRSError,
-)
+from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, StuckWorker, UserError
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -195,14 +186,10 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
         if not is_complete:
             run.fit()
         log.status.end("complete", caller.test)
-    except Interrupted as stop:
-        _log_end(stop, run, caller.resume)
-        raise _exception(stop, run) from None
-    except VideoRSError as error:
-        _log_end(error, run, caller.resume)
-        raise
     except Exception as error:
-        log.status.end("failed", caller.resume, f"{type(error).__name__}: {error}")
+        _log_end(error, run, caller.resume)
+        if isinstance(error, Interrupted):
+            raise _exception(error, run) from None
         raise
     if run.world.is_main:
         page = _complete_lines(run, caller.test)
@@ -218,12 +205,14 @@ def _complete_lines(run: Run, next_command: str) -> list[str]:
     return [f"{run.folder} is complete: {run.step} steps; {new}", best, f"next: {next_command}"]
 
 
-def _log_end(error: VideoRSError, run: Run, resume: str) -> None:
+def _log_end(error: Exception, run: Run, resume: str) -> None:
     """Log how a run ended early, and how to resume it."""
     states = {EXIT_INTERRUPTED: "interrupted", EXIT_REQUEUE: "preempted"}
-    run.log.status.end(states.get(error.exit_code, "failed"), resume, str(error))
-    if run.is_on_disk and error.exit_code != EXIT_USER:  # exit code 2: the message says what to do
-        what = "interrupted" if error.exit_code == EXIT_INTERRUPTED or not str(error) else str(error)
+    code = getattr(error, "exit_code", None)  # None: a bug
+    text = f"{type(error).__name__}: {error}" if code is None else str(error)
+    run.log.status.end(states.get(code, "failed"), resume, text)
+    if run.is_on_disk and code not in (None, EXIT_USER):  # otherwise the message says what to do
+        what = "interrupted" if code == EXIT_INTERRUPTED or not text else text
         how = f"Resume without {error.path}" if isinstance(error, StuckWorker) and error.path else "Resume"
         run.log.info(f"{what}; checkpoint saved at step {run.step}. {how} with: {resume}")
 

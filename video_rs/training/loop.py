@@ -9,19 +9,18 @@ unreadable files), and all act on the result.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from video_rs.distributed.device import finishes_within
 from video_rs.errors import EXIT_USER, PeerFailed, StuckWorker, VideoRSError
-from video_rs.training.incidents import BAD_STEPS, Incidents, Suspect
+from video_rs.training.incidents import BAD_STEPS
 from video_rs.training.log import RunLog, StepClock
 from video_rs.training.run_state import RunState
 from video_rs.training.signals import Interrupted, StopSignals
-from video_rs.training.trainer import Trainer
 
 Check = Callable[[], None]
 
@@ -35,6 +34,7 @@ class Agreed(NamedTuple):
     unreadable_files: int = 0
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Run(RunState):
     """A trainer on its way through the steps of its schedule.
 
@@ -55,23 +55,14 @@ class Run(RunState):
         signals: the stop signals that were received, in :meth:`fit` and in any other block ``with run.signals``.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        *,
-        folder: Path,
-        log: RunLog,
-        identity: Mapping[str, Any],
-        loader_from: Callable[[int], Iterable[dict[str, Any]]],
-        validate: Callable[[nn.Module, Check], dict[str, float]],
-        samples_of: Callable[[int], Sequence[Suspect]] = lambda step: (),
-        prepare: Callable[[nn.Module, Check], nn.Module] = lambda model, check: model,
-        keep: int = 3,
-        incidents: Incidents | None = None,
-    ) -> None:
-        super().__init__(trainer, folder, identity, samples_of=samples_of, keep=keep, incidents=incidents)
-        self.log, self.signals = log, StopSignals()
-        self._loader_from, self._validation, self._prepare = loader_from, validate, prepare
+    log: RunLog
+    loader_from: Callable[[int], Iterable[dict[str, Any]]]
+    validate: Callable[[nn.Module, Check], dict[str, float]]
+    prepare: Callable[[nn.Module, Check], nn.Module] = lambda model, check: model
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.signals = StopSignals()
         self._agreed, self._clock = Agreed(), StepClock(self.step)
         self._unreadable: list[tuple[str, str]] = []  # files replaced in this step on this rank
 
@@ -98,7 +89,7 @@ class Run(RunState):
 
     def _train(self) -> None:
         self.check_files()
-        batches, self._clock = iter(self._loader_from(self.step)), StepClock(self.step)
+        batches, self._clock = iter(self.loader_from(self.step)), StepClock(self.step)
         while self.step < self.schedule.num_steps:
             self.trainer.train_step(self._fetch(batches))  # forward, backward, optimizer, EMA
             self._note_unreadable_files()
@@ -167,8 +158,8 @@ class Run(RunState):
         self.require_finite("the weights to validate")
         self.log.status.validating()
         network = self.trainer.ema.model if self.trainer.ema else self.trainer.model
-        network = self._prepare(network, self.signals.check)
-        metrics = self._validation(network, self.signals.check)
+        network = self.prepare(network, self.signals.check)
+        metrics = self.validate(network, self.signals.check)
         is_best = self.keep_best(network, metrics)
         self.log.validated(self.schedule, self.step, metrics, is_best)
         self.save()

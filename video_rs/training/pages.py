@@ -15,25 +15,16 @@ from video_rs.distributed.device import describe
 from video_rs.hub import redact_url
 from video_rs.terminal import duration
 from video_rs.training import recipe
+from video_rs.training.incidents import BAD_STEPS, BROKEN_FILES, Incidents
 from video_rs.training.optim import describe_groups
 from video_rs.training.run_status import NAMES, Status, metrics_text, read_metrics
 
 if TYPE_CHECKING:
-    from video_rs.training.incidents import Incidents
     from video_rs.training.job import Job
     from video_rs.training.options import Options
     from video_rs.training.schedule import Schedule
 
-FILES = (
-    "best.pt",
-    "last.pt",
-    "checkpoints",
-    "log.txt",
-    "metrics.jsonl",
-    "tensorboard",
-    "broken_files.csv",
-    "bad_steps.csv",
-)
+FILES = ("best.pt", "last.pt", "checkpoints", "log.txt", "metrics.jsonl", "tensorboard", BROKEN_FILES, BAD_STEPS)
 
 
 def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str]:
@@ -100,13 +91,13 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
             "broken files",
             f"{len(incidents.files)} could not be read and were replaced by others of their class:",
             [f"{path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())],
-            folder / "broken_files.csv",
+            folder / BROKEN_FILES,
         ),
         *_first_ten(
             "bad steps",
             f"{len(incidents.steps)} whose loss or gradient was not finite were skipped; in them were:",
             [f"{path} (in {steps} of them)" for path, steps in incidents.files_of_steps()],
-            folder / "bad_steps.csv",
+            folder / BAD_STEPS,
         ),
         ("written", f"{', '.join(name for name in FILES if (folder / name).exists())} in {folder}"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from video_rs.training.run_folder import newest_before
 from video_rs.training.trainer import Trainer
 
 
+@dataclass(eq=False, repr=False)
 class RunState:
     """Trainer, incidents and best validation of a run, with the checkpoints of its folder.
 
@@ -30,22 +32,18 @@ class RunState:
         logged: last step that was logged.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        folder: Path,
-        identity: Mapping[str, Any],
-        *,
-        samples_of: Callable[[int], Sequence[Suspect]],
-        keep: int = 3,
-        incidents: Incidents | None = None,
-    ) -> None:
-        self.trainer, self.schedule, self.world = trainer, trainer.schedule, trainer.world
-        self.folder, self.incidents = folder, incidents or Incidents()
-        self._identity, self._samples_of = identity, samples_of
+    trainer: Trainer
+    folder: Path
+    identity: Mapping[str, Any]
+    samples_of: Callable[[int], Sequence[Suspect]] = lambda step: ()
+    keep: int = 3
+    incidents: Incidents = field(default_factory=Incidents)
+
+    def __post_init__(self) -> None:
+        self.schedule, self.world = self.trainer.schedule, self.trainer.world
         minutes = self.schedule.checkpoint_minutes
-        self.checkpointer = Checkpointer(folder, keep, minutes=minutes, writes=self.world.is_main)
-        self.monitored = "map" if trainer.model.data_config.multi_label else "top1"
+        self.checkpointer = Checkpointer(self.folder, self.keep, minutes=minutes, writes=self.world.is_main)
+        self.monitored = "map" if self.trainer.model.data_config.multi_label else "top1"
         self.best, self.validated, self.logged = (-1.0, 0.0), 0, 0
 
     step = property(lambda self: self.trainer.step, doc="Number of steps done.")
@@ -68,7 +66,7 @@ class RunState:
         if not self.trainer.is_finite():
             return False
         first_doubtful = self.incidents.first_doubtful(self.step, self.logged)
-        self.checkpointer.save({**self._identity, **self.state_dict()}, self.step, first_doubtful)
+        self.checkpointer.save({**self.identity, **self.state_dict()}, self.step, first_doubtful)
         self.write_incidents()
         return True
 
@@ -79,7 +77,7 @@ class RunState:
         if is_best:
             self.best = result
             weights = {"model": model.state_dict(), "ema": None}
-            self.checkpointer.save_best({**self._identity, **weights, "step": self.step, "metrics": dict(metrics)})
+            self.checkpointer.save_best({**self.identity, **weights, "step": self.step, "metrics": dict(metrics)})
         return is_best
 
     def collect_bad_steps(self) -> None:
@@ -87,7 +85,7 @@ class RunState:
         found = self.trainer.metrics.bad_steps()
         by_rank = self.world.gather(found, "the steps that were not finite") if found else []
         for step in found:
-            samples, size = self._samples_of(step), self.schedule.per_rank_batch
+            samples, size = self.samples_of(step), self.schedule.per_rank_batch
             positions = [rank * size + position for rank, of_rank in enumerate(by_rank) for position in of_rank[step]]
             self.incidents.note_step(step + 1, [samples[p] for p in positions if p < len(samples)] or samples)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -43,6 +44,7 @@ from video_rs.training.schedule import Schedule
 SMALLEST_SCALE = 2.0**-10  # of the loss with float16, after 26 steps in a row that were skipped
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """A network in training, with everything that a step changes.
 
@@ -62,32 +64,26 @@ class Trainer:
         world: the ranks that share each batch. All have the same state after each step.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        schedule: Schedule,
-        *,
-        criterion: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        learning_rate: Callable[[int], float],
-        ema: EMA | None = None,
-        precision: str = "float32",
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        clip_grad_norm: float = 0.0,
-        augment: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None = None,
-        compile: bool = False,
-        world: World | None = None,
-    ) -> None:
-        self.model, self.schedule, self.criterion = model, schedule, criterion
-        self.optimizer, self.learning_rate, self.ema = optimizer, learning_rate, ema
+    model: nn.Module
+    schedule: Schedule
+    _: KW_ONLY
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable[[int], float]
+    ema: EMA | None = None
+    precision: str = "float32"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    clip_grad_norm: float = 0.0
+    augment: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None = None
+    compile: bool = False
+    world: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        model, schedule = self.model, self.schedule
         self.device = next(model.parameters()).device
-        self.precision = precision
-        self.mixup, self.cutmix, self.clip_grad_norm = mixup, cutmix, clip_grad_norm
-        self.augment, self.compile = augment, compile
-        self.world = world or World()
         self._to_device = ToDevice(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step = 0
         self.metrics = StepMetrics(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
