@@ -110,12 +110,12 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
         writer.writerows(rows)
 
 
-def read_run_metrics(path: Path) -> Iterator[dict[str, Any]]:
+def read_run_metrics(path: Path, errors: str = "replace") -> Iterator[dict[str, Any]]:
     """Yield the lines of a run's ``metrics.jsonl``: ``kind`` (train or val), ``step`` and others; non-finite ones None.
 
-    Other lines are skipped, such as an unfinished one of a killed process.
+    Other lines are skipped, such as an unfinished one of a killed process. ``errors``: see :func:`open`.
     """
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors=errors).splitlines():
         with suppress(ValueError, TypeError, KeyError):
             values = json.loads(line, parse_constant=lambda name: None)
             if values["kind"] in ("train", "val") and isinstance(values["step"], int) and values["step"] < 1e15:

@@ -51,7 +51,7 @@ def read_log(path: Path) -> dict[str, dict[str, np.ndarray]]:
     A resumed run repeats the steps after its last checkpoint: the later line counts. A value that a line lacks is NaN.
     """
     lines: dict[str, dict[int, dict]] = {"train": {}, "val": {}}
-    for record in read_run_metrics(path):
+    for record in read_run_metrics(path, errors="strict"):
         lines[record["kind"]][record["step"]] = record
     return {kind: _columns([by_step[step] for step in sorted(by_step)]) for kind, by_step in lines.items()}
 
