@@ -117,19 +117,12 @@ class Job:
         """Return the model's data config with the sampling, sizes and class names of the data."""
         own, transform, names = self.model.data_config, self.train.transform, tuple(self.train.classes)
         sampling, spatial = transform.sampling, transform.spatial
-        for name, value, expected in (
-            ("mean", transform.mean, own.mean),
-            ("std", transform.std, own.std),
-            ("filter", spatial.filter, own.filter),
-        ):
-            if value != expected:
-                raise UserError(
-                    f"{name}={value} of the training transform does not fit the network, which expects {expected}; use "
-                    "create_transform(**model.data_config, is_training=True)"
-                )
         test = self.val.transform.spatial if self.val else own
-        return dataclasses.replace(
+        found = dataclasses.replace(
             own,
+            mean=transform.mean,
+            std=transform.std,
+            filter=spatial.filter,
             num_frames=sampling.num_frames,
             stride=sampling.stride,
             sampling=sampling.kind,
@@ -140,6 +133,12 @@ class Job:
             class_names=own.class_names if own.class_names[: len(names)] == names else names,
             multi_label=self.train.records.multi_label,
         )
+        for name, (expected, value) in own.differences(found, ("mean", "std", "filter")).items():
+            raise UserError(
+                f"{name}={value} of the training transform does not fit the network, which expects {expected}; use "
+                "create_transform(**model.data_config, is_training=True)"
+            )
+        return found
 
     def _trainer(self) -> Trainer:
         options, records = self.options, self.train.records
@@ -155,14 +154,10 @@ class Job:
             mixup=options.mixup,
             cutmix=options.cutmix,
             clip_grad_norm=options.clip_grad_norm,
-            augment=None if self._finishes_on_host else self.train.transform.spatial.finish_batch,
+            augment=self.train.transform.spatial.finish_batch if options.augment_on == "device" else None,
             compile=options.compile,
             world=self.world,
         )
-
-    @property
-    def _finishes_on_host(self) -> bool:
-        return self.options.augment_on == "host"
 
     def stream(self, start_step: int = 0, **changes: Any) -> BatchStream:
         """Return the samples of this rank's micro-batches from ``start_step`` on."""
@@ -171,14 +166,14 @@ class Job:
         order = recipe.order(self.options, self.train.records)
         return BatchStream(len(self.train), start_step=start_step, **sizes | self._ranks() | order | changes)
 
-    def loader(self, start_step: int, *, finished: bool | None = None, **changes: Any) -> DataLoader:
-        """Return the micro-batches of :meth:`stream`, augmented if ``finished``; None: unless the trainer augments."""
+    def loader(self, start_step: int, *, finished: bool = False, **changes: Any) -> DataLoader:
+        """Return the micro-batches of :meth:`stream`, augmented if ``finished`` or on the host."""
         dataset = self.train.training_samples(
             seed=self.options.seed,
             repeats=self.options.repeats,
             phases=[sizes for _, *sizes in self.options.phases],
             skip=self.incidents.hung,
-            finishes=self._finishes_on_host if finished is None else finished,
+            finishes=finished or self.options.augment_on == "host",
         )
         stream = self.stream(start_step, **changes)
         return clip_loader(dataset, stream, pin_memory=self.device.type == "cuda", **self.loading())

@@ -16,11 +16,14 @@ class StepMetrics:
         per_rank_batch: samples of a step on this rank.
         window: steps between two log lines. The flags are read after this many steps at the latest.
         device: of the losses.
+
+    Attributes:
+        of_step: sums of this step: loss, correct predictions and samples, float64 ``[3]``.
     """
 
     def __init__(self, per_rank_batch: int, window: int, device: torch.device) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct predictions, samples
-        self._of_step = torch.zeros_like(self.sums)
+        self.of_step = torch.zeros_like(self.sums)
         self._bad = torch.zeros(window, dtype=torch.bool, device=device)
         self._bad_samples = torch.zeros(window, per_rank_batch, dtype=torch.bool, device=device)
         self._bad_of_step = torch.zeros(per_rank_batch, dtype=torch.bool, device=device)
@@ -33,17 +36,13 @@ class StepMetrics:
         """Start a step, and drop what an abandoned one has added."""
         if len(self._steps) == len(self._bad):
             self._read_flags()
-        self._of_step.zero_()
+        self.of_step.zero_()
         self._bad_of_step.zero_()
 
     def add(self, losses: Tensor, correct: Tensor, positions: Tensor) -> None:
         """Add a micro-batch: ``[n]`` losses, correct predictions (0 or 1) and int64 positions in the per-rank batch."""
-        self._of_step += torch.stack([losses.sum(), correct.sum(), torch.ones_like(correct).sum()])
+        self.of_step += torch.stack([losses.sum(), correct.sum(), torch.ones_like(correct).sum()])
         self._bad_of_step.index_copy_(0, positions, ~losses.isfinite())
-
-    def of_step(self) -> Tensor:
-        """Return the sums of this step: loss, correct predictions and samples, float64 ``[3]``."""
-        return self._of_step
 
     def end(self, step: int, sums: Tensor, bad: Tensor) -> None:
         """End a step, given its sums over all ranks, and a bool ``[]`` on the device that is true if it was skipped."""

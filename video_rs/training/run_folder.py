@@ -165,5 +165,4 @@ def remove_unfinished(folder: str | Path) -> None:
     for place in (Path(folder), Path(folder) / FOLDER):
         for kind in ("pt", "csv", "json"):
             for file in place.glob(f".*.{kind}.*"):
-                with contextlib.suppress(FileNotFoundError):
-                    file.unlink()
+                file.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ class Schedule:
 
     def ends_epoch(self, step: int) -> bool:
         """Return True if step number ``step`` (from 1) completes an epoch or the run."""
-        return step == self.num_steps or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+        return step == self.num_steps or self._crosses(step, 1)
 
     def logs(self, step: int) -> bool:
         """Return True if a log line follows step number ``step`` (from 1)."""
@@ -60,10 +60,11 @@ class Schedule:
 
     def validates(self, step: int) -> bool:
         """Return True if a validation follows step number ``step`` (from 1)."""
-        if step == self.num_steps:
-            return True
-        epochs = self.val_every
-        return bool(epochs) and math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
+        return step == self.num_steps or bool(self.val_every) and self._crosses(step, self.val_every)
+
+    def _crosses(self, step: int, epochs: int) -> bool:
+        """Return True if step number ``step`` reaches a multiple of ``epochs``."""
+        return math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
 
     def validations_left(self, step: int) -> int:
         """Return how many validations follow the steps after ``step``; the last step always has one."""

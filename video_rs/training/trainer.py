@@ -131,7 +131,7 @@ class Trainer:
                     synchronize(self.device)
                 if self.world.size > 1 and not self._traits.has_ddp:
                     all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
-                buffers, sums = self._share(self._buffers.read(), self.metrics.of_step())
+                buffers, sums = self._share(self._buffers.read(), self.metrics.of_step)
         except (VideoRSError, RuntimeError, MemoryError) as error:
             self._buffers.write(before)
             is_full = is_out_of_memory(error)
