@@ -28,7 +28,7 @@ ROOMS = [
     ["checkpoint", "hub", "files", "terminal", "data_config", "errors", "rng"],
 ]
 ROOMS_OF_DATA = [
-    ["tools", "loader", "watchdog", "dataset", "samples"],
+    ["tools", "loader", "watchdog", "video_dataset", "clip_datasets"],
     ["sampler", "sources"],
     ["video"],
     ["transforms", "clips"],
