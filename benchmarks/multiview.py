@@ -115,7 +115,7 @@ class Views:
     def once(self, path: str, decoder: str) -> torch.Tensor:
         records = Records([path], [0], ["video"])
         options = {"sampling": self.sampling, "clips": self.clips, "transform": self.transform}
-        return ViewDataset(records, **options, decoder=decoder).views(path)[0]
+        return ViewDataset(records, **options, decoder=decoder)[0]["views"]
 
     def _crops(self, path: str, decoder: str, clip: int) -> torch.Tensor:
         with open_video(path, decoder) as video:

@@ -369,7 +369,7 @@ def test_the_view_loader_keeps_the_order_and_reports_what_is_broken(some_broken,
     assert [item["views"] is None for item in items] == [False, True] * 3
     assert "empty" in items[1]["error"] and items[0]["error"] is None
     with pytest.raises(MediaError):
-        dataset.views(some_broken.path(1))
+        clip_datasets.open_record(some_broken, 1, "pyav")
 
 
 def test_images_are_videos_of_one_frame(tmp_path):

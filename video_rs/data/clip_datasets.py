@@ -19,11 +19,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import SampleKey
-from video_rs.data.shards import File
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
 from video_rs.data.video.decode import Video, open_video
-from video_rs.data.video.stream_index import StreamIndex
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
@@ -222,18 +220,13 @@ class ViewDataset(Dataset):
             return item | {"error": HUNG}
         self.heartbeat(index)
         try:
-            stream_index, listed = self.records.stream_index(index), self.records.listed_frames(index)
-            item["views"], item["frames"] = self.views(self.records.file(index), stream_index, listed)
+            with open_record(self.records, index, self.decoder) as video:
+                frames = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
+                item |= {"views": clip_views(video.read, frames, self.transform), "frames": frames}
         except MediaError as error:
             item["error"] = _reason(error, path)
         self.heartbeat(-1)
         return item
-
-    def views(self, path: File, stream_index: StreamIndex | None = None, listed: int = 0) -> tuple[Tensor, np.ndarray]:
-        """Return the views of one file and the frame numbers of its clips. Raise ``MediaError``."""
-        with open_video(path, self.decoder, stream_index, listed) as video:
-            indices = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
-            return clip_views(video.read, indices, self.transform), indices
 
 
 def open_record(records: Records, index: int, decoder: str) -> Video:

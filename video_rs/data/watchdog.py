@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -75,22 +75,19 @@ class Watchdog(threading.Thread):
         self._batches, self._waiting = 0, False
         self._stuck: StuckWorker | None = None
         self._killed: list[BaseProcess] = []
-        self._restore: Callable[[], Any] | None = None
+        self._exit = ExitStack()
 
     def __enter__(self) -> Watchdog:
         if threading.current_thread() is threading.main_thread():
-            before = signal.signal(signal.SIGCHLD, self._on_death)
-            self._restore = partial(signal.signal, signal.SIGCHLD, before)
+            self._exit.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, self._on_death))
         if self._timeout:
             self.start()
+            self._exit.callback(self.join)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._end.set()
-        if self._timeout:
-            self.join()
-        if self._restore:
-            self._restore()
+        self._exit.close()
 
     def run(self) -> None:
         waited, before = 0.0, 0

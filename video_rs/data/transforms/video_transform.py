@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from video_rs.data_config import DataConfig
 _DEFAULT = DataConfig()
 
 
+@dataclass(eq=False)
 class VideoTransform:
     """The preprocessing of one network; see :func:`create_transform`.
 
@@ -36,17 +38,14 @@ class VideoTransform:
         is_training: whether clips, crops and augmentation are random.
     """
 
-    def __init__(
-        self,
-        sampling: TemporalSampling,
-        spatial: TrainTransform | ViewTransform,
-        mean: Sequence[float],
-        std: Sequence[float],
-        multi_label: bool = False,
-    ) -> None:
-        self.sampling, self.spatial, self.multi_label = sampling, spatial, multi_label
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.is_training = isinstance(spatial, TrainTransform)
+    sampling: TemporalSampling
+    spatial: TrainTransform | ViewTransform
+    mean: Sequence[float]
+    std: Sequence[float]
+    multi_label: bool = False
+
+    def __post_init__(self) -> None:
+        self.is_training = isinstance(self.spatial, TrainTransform)
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
         """Transform the frames of one clip, of any size; random numbers are drawn from torch's generator.

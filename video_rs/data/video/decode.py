@@ -169,7 +169,8 @@ class Video(AbstractContextManager):
         crops, done = None, 0
 
         def crop_all(height: int, width: int) -> Box:
-            boxes.extend(choose_boxes(height, width))
+            if not boxes:
+                boxes.extend(choose_boxes(height, width))
             return _bounding_box(boxes)
 
         for piece in self._pieces(unique, crop_all):
@@ -202,12 +203,9 @@ class Video(AbstractContextManager):
         return unique, None if np.array_equal(unique, indices) else torch.from_numpy(places)
 
     def _pieces(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """Yield all frames at `indices`, from the fallback where the backend gives up. Call `crop` once."""
-        chosen: list[Box] = []
+        """Yield all frames at `indices`, from the fallback where the backend gives up. Readers call `crop` often."""
 
-        def crop_once(frame_height: int, frame_width: int) -> Box:
-            if chosen:
-                return chosen[0]
+        def checked_crop(frame_height: int, frame_width: int) -> Box:
             try:
                 top, left, height, width = crop(frame_height, frame_width)
                 inside = min(top, left) >= 0 and top + height <= frame_height and left + width <= frame_width
@@ -216,14 +214,13 @@ class Video(AbstractContextManager):
                     raise IndexError(f"{self.path}: the crop {box} is not inside a frame of {size} pixels")
             except Exception as error:
                 raise CallerError from error
-            chosen.append((top, left, height, width))
-            return chosen[0]
+            return top, left, height, width
 
         done = 0
         while done < len(indices):
             with media_errors(self.path):
                 try:
-                    for piece in self._reader.frames(indices[done:], crop_once):
+                    for piece in self._reader.frames(indices[done:], checked_crop):
                         done += len(piece)
                         yield piece
                     if done < len(indices):

@@ -74,10 +74,10 @@ class DecordReader:
             yield frames[:, top : top + height, left : left + width].contiguous()  # torchvision resizes row by row
 
     def _open(self) -> Any:
-        try:
-            import decord
-        except (ImportError, OSError) as error:
-            raise Unsuitable from error
+        if import_problem():
+            raise Unsuitable
+        import decord
+
         decord.logging.set_level(decord.logging.QUIET)
         self._errors = decord.DECORDError  # a plain Exception
         try:

@@ -131,7 +131,7 @@ def frame_names(folder: str | Path) -> list[str]:
         if other is not None:
             raise MediaError(f"{folder}: {names[0]} and {other} are frames of two series; keep one in a folder")
         if len({match["stem"] for match in numbered}) == 1:
-            _refuse_gaps(folder, names, numbered)
+            _require_consecutive(folder, names, numbered)
     return names
 
 
@@ -152,7 +152,7 @@ def _natural(name: str) -> tuple:
     return [int(part) if at % 2 else part for at, part in enumerate(parts)], name, extension
 
 
-def _refuse_gaps(folder: str | Path, names: list[str], numbered: list[re.Match]) -> None:
+def _require_consecutive(folder: str | Path, names: list[str], numbered: list[re.Match]) -> None:
     """Raise ``MediaError`` for a number that is missing or repeated."""
     for at in range(1, len(names)):
         before, number = (int(match["number"]) for match in numbered[at - 1 : at + 1])

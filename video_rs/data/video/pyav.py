@@ -143,9 +143,8 @@ class PyAVReader:
         if self._fresh and key is self.index.keyframes[0]:
             return self._decoded(wanted)
         self._fresh = False
-        for time in (key.pts, key.dts):  # some containers are indexed by pts, some by dts
-            if time is None:
-                continue
+        times = [key.pts] if key.dts is None else [key.pts, key.dts]  # some containers are indexed by pts, some by dts
+        for time in times:
             with contextlib.suppress(av.FFmpegError):
                 self._container.seek(time, stream=self.stream)
                 packets = self._container.demux(self.stream)
