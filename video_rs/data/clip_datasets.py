@@ -134,41 +134,35 @@ class ClipDataset(Dataset):
         Returns:
             the record that was read, the frame numbers, and the files that were replaced.
         """
-        use = self._use(copies[0])
+        use, (sampling, transform) = self._use(copies[0]), self._sizes(copies[0])
         index, broken = use[1], []
         for attempt in range(MAX_REPLACEMENTS + 1):
             path = self.records.path(index)
+            drawn = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
             try:
-                frames, drawn = self._decode(index, path, clips, copies, attempt)
-                rngs += drawn
-                return index, frames, broken
+                if path in self.skip:
+                    raise MediaError(f"{path}: {HUNG}")
+                self.heartbeat(index)
+                with open_record(self.records, index, self.decoder) as video:
+                    rng = keyed_rng(self.seed, "clip", *use, attempt)
+                    _, frames = read_random_clip(video, sampling, transform, rng, drawn, out=clips)
             except MediaError as error:
                 broken.append((path, _reason(error, path)))
                 rng = keyed_rng(self.seed, "replace", *use, attempt)
                 index = self._replacement(index, rng, {path for path, _ in broken})
+                continue
+            for clip, rng in zip(clips, drawn, strict=True) if self.finishes else ():
+                self.heartbeat(index)
+                finished = transform.finish(clip, rng)
+                if finished is not clip:
+                    clip.copy_(finished)
+            rngs += drawn
+            return index, frames, broken
         self.heartbeat(-1)
         first = ": ".join(broken[0])
         raise UserError(
             f"{len(broken)} files in a row cannot be read (the first: {first}): check the dataset and the disk"
         )
-
-    def _decode(
-        self, index: int, path: str, clips: Tensor, copies: list[SampleKey], attempt: int
-    ) -> tuple[np.ndarray, list[np.random.Generator]]:
-        if path in self.skip:
-            raise MediaError(f"{path}: {HUNG}")
-        self.heartbeat(index)
-        rngs = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
-        sampling, transform = self._sizes(copies[0])
-        with open_record(self.records, index, self.decoder) as video:
-            rng = keyed_rng(self.seed, "clip", *self._use(copies[0]), attempt)
-            _, frames = read_random_clip(video, sampling, transform, rng, rngs, out=clips)
-        for clip, rng in zip(clips, rngs, strict=True) if self.finishes else ():
-            self.heartbeat(index)
-            finished = transform.finish(clip, rng)
-            if finished is not clip:
-                clip.copy_(finished)
-        return frames, rngs
 
     def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
         """Return another file with the same first label, or any other file if there is none."""

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -67,7 +66,6 @@ def view_loader(
     return ViewLoader(dataset, workers, timeout, range(rank, len(dataset), world_size))
 
 
-@dataclass
 class ViewLoader:
     """The videos in order. One that hangs a worker is added to ``dataset.skip``, and new workers read the rest.
 
@@ -75,10 +73,8 @@ class ViewLoader:
     and ``StuckWorker`` when the workers hang outside of any video.
     """
 
-    dataset: ViewDataset
-    workers: int
-    timeout: float
-    indices: range
+    def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
+        self.dataset, self.workers, self.timeout, self.indices = dataset, workers, timeout, indices
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -156,7 +156,6 @@ class TrainTransform:
         return torch.stack([self.finish(clip, copy.deepcopy(rng)) for clip, rng in zip(batch_NTHWC, rngs, strict=True)])
 
 
-@dataclass(eq=False)
 class ViewTransform:
     """The spatial views of a test clip: square crops along the longer side of resized frames.
 
@@ -170,16 +169,12 @@ class ViewTransform:
         filter: of the resize, one of ``data_config.FILTERS``.
     """
 
-    short_side: int
-    size: int
-    crops: int = 1
-    filter: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        if self.crops not in (1, 3):
-            raise ValueError(f"crops must be 1 or 3, got {self.crops}")
-        if self.size > self.short_side:
-            raise ValueError(f"a crop of {self.size} pixels does not fit a short side of {self.short_side}")
+    def __init__(self, short_side: int, size: int, crops: int = 1, filter: str = "bilinear") -> None:
+        if crops not in (1, 3):
+            raise ValueError(f"crops must be 1 or 3, got {crops}")
+        if size > short_side:
+            raise ValueError(f"a crop of {size} pixels does not fit a short side of {short_side}")
+        self.short_side, self.size, self.crops, self.filter = short_side, size, crops, filter
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
         """Crop a clip, uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 FILL = 128  # outside of a moved frame
 
 
-@dataclass
 class RandAugment:
     """Apply a fixed number of operations, drawn uniformly from :data:`OPERATIONS`, at one magnitude.
 
@@ -27,8 +25,8 @@ class RandAugment:
         magnitude: 10 is the strongest level of the original search space; the recipe uses 10 to 15.
     """
 
-    layers: int = 2
-    magnitude: float = 10.0
+    def __init__(self, layers: int = 2, magnitude: float = 10.0) -> None:
+        self.layers, self.magnitude = layers, magnitude
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment a clip, uint8 RGB ``[T, H, W, 3]``."""
