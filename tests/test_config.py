@@ -25,6 +25,13 @@ def write(tmp_path):
     return write
 
 
+def test_inherits_from_a_provided_config(write):
+    loaded = config.load_config(write("mine.yaml", "_BASE_: finetune_rs50.yaml\ntrain: {epochs: 7}\n"))
+    assert (loaded.optim.lr, loaded.train.epochs) == (0.02, 7.0)
+    write("finetune_rs50.yaml", "optim: {lr: 0.5}\n")  # one beside the file comes first
+    assert config.load_config(write("mine.yaml", "_BASE_: finetune_rs50.yaml\n")).optim.lr == 0.5
+
+
 def test_inherits_and_overrides(write):
     write("base.yaml", "optim: {lr: 4e-5, momentum: 0.8}\ntrain: {epochs: 7}\n")
     path = write("mine.yaml", "_BASE_: base.yaml\noptim: {momentum: 0.7}\n")

@@ -1,6 +1,7 @@
 """The code of docs/extending.md, unchanged: a network, a layout, an augmentation and a loss in files of their own."""
 
 import re
+import shlex
 import sys
 
 import pytest
@@ -65,6 +66,27 @@ def test_a_run_with_all_four(folder):
         "Swiping Left",
         "Doing other things",
     }
+
+
+def test_the_commands_and_configs_of_the_page(folder, tiny_videos):
+    jester(folder / "jester", 8)
+    roots = {"/data/mine": str(tiny_videos), "/data/jester": "jester"}
+    small = [
+        f"{section}.{key}={value}" for section in ("data", "optim", "train") for key, value in TINY[section].items()
+    ]
+    lines = [text.replace("\\\n", " ") for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)]
+    blocks = re.findall(r"```yaml\n# my.yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(lines) == 2 and len(blocks) == 2
+    commands_of_blocks = [f"tools/train_net.py --cfg my{n}.yaml data.root=/data/mine" for n in range(len(blocks))]
+    for n, text in enumerate(blocks):
+        (folder / f"my{n}.yaml").write_text(text)
+    for line in lines + commands_of_blocks:
+        for place, root in roots.items():
+            line = line.replace(place, root)
+        width = [] if "my_net" in line else ["model.width=0.125"]
+        script, *arguments = shlex.split(line)
+        done = commands.script(REPOSITORY / script, *arguments, *small, *width, "--dry-run", cwd=folder)
+        assert done.returncode == 0, done.stderr
 
 
 def test_names_that_no_file_registers_are_one_line(folder, tiny_videos):

@@ -108,7 +108,13 @@ def test_settings_that_a_family_does_not_have(monkeypatch):
     for options, message in (
         ({"width": 0.5}, "plain_net has no such setting: model.width=0.5; set model.width=1.0"),
         ({"in_channels": 1}, "plain_net has no such setting: model.in_channels=1; set model.in_channels=3"),
-        ({"depth": 3}, "plain_net has no such setting: model.depth=3; set model.depth=null"),
+        (
+            {"dropout": 0.5, "drop_path": 0.2},
+            "plain_net has no such setting: model.dropout=0.5, model.drop_path=0.2; "
+            "set model.dropout=null model.drop_path=null",
+        ),
+        ({"in_chans": 1}, "plain_net has no argument 'in_chans'; did you mean in_channels?"),
+        ({"num_clases": None}, "plain_net has no argument 'num_clases'; did you mean num_classes?"),
     ):
         with pytest.raises(UserError) as error:
             create_model("plain_net", **options)

@@ -75,6 +75,18 @@ def test_what_is_written_when(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
+def test_the_end_has_the_error_of_a_worker_and_the_step_of_the_checkpoint(tmp_path):
+    writer = Status(tmp_path)
+    writer.begin(0, 12, "resume")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000006.pt").touch()
+    writer.end(
+        "failed", "resume", "Caught KeyError in DataLoader worker process 0.\nTraceback (most ...\nKeyError: 'x'\n"
+    )
+    values = status.read(tmp_path)
+    assert (values["step"], values["error"]) == (6, "KeyError: 'x'")
+
+
 def test_the_first_log_line_ends_the_long_silence_before_it(tmp_path):
     """Its interval is the time since the start, which is longer than later intervals."""
     writer = Status(tmp_path)

@@ -53,7 +53,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: a YAML file, the name of one in ``configs/`` (with or without ``.yaml``), or a run folder. A file with
-            ``_BASE_: other.yaml`` inherits from that one.
+            ``_BASE_: other.yaml`` inherits from that one, which is beside it or in ``configs/``.
         overrides: ``key=value`` with dots (``optim.lr=0.1``). Values are YAML: ``4e-5``, ``[1, 2]``, ``null``.
 
     Raises:
@@ -116,6 +116,12 @@ def describe(keys: Sequence[str] = ()) -> str:
 
 class _CheckedYaml(CfgNode):
     """fvcore's ``_BASE_`` inheritance. Each file is checked separately, to name the right one in an error."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        provided = config_folder() / Path(filename).name  # a base that is not beside its file
+        is_base = not Path(filename).exists() and provided.is_file()
+        return super().load_yaml_with_base(str(provided) if is_base else filename, allow_unsafe)
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:

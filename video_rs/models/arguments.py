@@ -26,6 +26,10 @@ NEUTRAL = {
 """Values that every family takes, also one that has no such setting."""
 
 
+SPELLINGS = {"in_chans": "in_channels", "drop_rate": "dropout", "drop_path_rate": "drop_path"}
+"""timm's names of arguments, and ours."""
+
+
 def check_numbers(arguments: Mapping[str, Any]) -> None:
     """Raise UserError for a number that is out of its range."""
     for key, value in arguments.items():
@@ -45,12 +49,36 @@ def check_numbers(arguments: Mapping[str, Any]) -> None:
             raise UserError(f"{key} must be {wanted}; found {value!r}")
 
 
-def check_name(name: str, names: Iterable[str]) -> None:
-    """Raise UserError, with the nearest names, if ``name`` is not one of ``names``."""
+def check_settings(name: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise UserError for arguments that the network ``name`` does not have, unless they have their neutral value.
+
+    Args:
+        name: of the network.
+        arguments: of ``create_model``, also those that are None.
+        known: names of its own arguments.
+    """
+    names = sorted({*known, *MINIMA, *NEUTRAL} - {"data_config"})
+    for key in arguments.keys() - set(names):
+        near = [SPELLINGS[key]] if key in SPELLINGS else difflib.get_close_matches(key, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+        raise UserError(f"{name} has no argument {key!r}; {hint}")
+    wrong = [key for key, value in arguments.items() if key not in known and value not in (None, NEUTRAL.get(key))]
+    if wrong:
+        found = ", ".join(f"model.{key}={arguments[key]}" for key in wrong)
+        neutral = " ".join(f"model.{key}={_null(NEUTRAL.get(key))}" for key in wrong)
+        raise UserError(f"{name} has no such setting: {found}; set {neutral}")
+
+
+def _null(value: Any) -> Any:
+    return "null" if value is None else value
+
+
+def check_name(name: str, names: Iterable[str], hint: str = "") -> None:
+    """Raise UserError, with the nearest names and a hint, if ``name`` is not one of ``names``."""
     names = list(names)
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
-        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?")
+        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?{hint}")
 
 
 def refuse(name: str, key: str, value: Any, instead: Any) -> NoReturn:

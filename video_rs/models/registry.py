@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
-from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, refuse
+from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, check_settings
 from video_rs.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -152,11 +152,11 @@ def _build(name: str, arguments: Mapping[str, Any], data_config: DataConfig | No
 
     factory = _factory(name)
     known = _settings(factory)
+    bn_momentum = arguments.get("bn_momentum")
+    arguments = {key: value for key, value in arguments.items() if key != "bn_momentum"}
+    if known is not None:
+        check_settings(name, arguments, known)
     given = {key: value for key, value in arguments.items() if value is not None and value != NEUTRAL.get(key, ...)}
-    bn_momentum = given.pop("bn_momentum", None)
-    for key, value in given.items():
-        if known is not None and key not in known:
-            refuse(name, f"model.{key}", value, "null" if NEUTRAL.get(key) is None else NEUTRAL[key])
     model = factory(**given, **({} if data_config is None else {"data_config": data_config}))
     if not hasattr(model, "data_config"):
         model.data_config = data_config or DataConfig().with_channels(arguments["in_channels"])
@@ -186,7 +186,7 @@ def _factory(name: str) -> Factory:
         return functools.partial(_adapter(package).create, name)
     if name not in _FACTORIES:
         _import_families()
-        check_name(name, _FACTORIES)
+        check_name(name, _FACTORIES, "; networks of other packages: timm/<name>, pytorchvideo/<name>")
     return _FACTORIES[name]
 
 

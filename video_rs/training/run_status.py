@@ -114,7 +114,11 @@ class Status:
 
     def end(self, state: str, command: str, error: str = "") -> None:
         """Note the end of the run: a state of ``ENDED``, the next command, and the error of a failed run."""
-        self.values.update(state=state, command=_from_here(command), error=" ".join(error.split()))
+        if "Traceback" in error:  # a loader worker's error has its traceback in it
+            error = error.strip().splitlines()[-1]
+        newest = _newest_checkpoint(self._folder) if self._folder else None
+        step = max(self.values.get("step", 0), (newest or {}).get("step") or 0)
+        self.values.update(state=state, step=step, command=_from_here(command), error=" ".join(error.split()))
         self._write()
 
     def _write(self) -> None:
