@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import SampleKey
 from video_rs.data.sources.records import Records
-from video_rs.data.transforms.crops import TrainTransform, ViewTransform
+from video_rs.data.transforms.crops import Box, TrainTransform, ViewTransform
 from video_rs.data.video.decode import Video, open_video
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
@@ -246,15 +246,12 @@ def read_random_clip(
     Returns:
         `out`, or a new tensor of its shape, and the frame numbers ``[T]``.
     """
+
+    def draw_boxes(height: int, width: int) -> list[Box]:
+        return [transform.box(height, width, rng) for rng in crop_rngs]
+
     frames = sampling.random_clip(video.num_frames, clip_rng, video.fps)
-    crops = video.read_crops(
-        frames,
-        lambda height, width: [transform.box(height, width, rng) for rng in crop_rngs],
-        transform.size,
-        filter=transform.filter,
-        out=out,
-    )
-    return crops, frames
+    return video.read_crops(frames, draw_boxes, transform.size, filter=transform.filter, out=out), frames
 
 
 def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: ViewTransform) -> Tensor:

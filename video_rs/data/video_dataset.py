@@ -125,13 +125,9 @@ class VideoDataset(Dataset):
 
     def views(self, clips: int = 1, crops: int = 1) -> ViewDataset:
         """Return `clips` clips of each video and `crops` crops of each; images have one clip."""
-        spatial = self.transform.spatial
+        sampling, spatial = self.transform.sampling, self.transform.spatial
         if self.transform.is_training:
             raise ValueError("views need a transform for evaluation: create_transform(..., is_training=False)")
-        return ViewDataset(
-            self.records,
-            sampling=self.transform.sampling,
-            clips=clips if self.transform.sampling.num_frames > 1 else 1,
-            transform=ViewTransform(spatial.short_side, spatial.size, crops, spatial.filter),
-            decoder=self.decoder,
-        )
+        clips = clips if sampling.num_frames > 1 else 1
+        transform = ViewTransform(spatial.short_side, spatial.size, crops, spatial.filter)
+        return ViewDataset(self.records, sampling=sampling, clips=clips, transform=transform, decoder=self.decoder)

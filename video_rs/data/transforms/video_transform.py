@@ -126,18 +126,11 @@ def create_transform(
     if not is_training:
         return VideoTransform(frames, ViewTransform(short_side, test_size, filter=filter), mean, std, multi_label)
     pixel = [255 * value for value in mean] if random_erasing_mode == "mean" else None
-    spatial = TrainTransform(
-        train_size,
-        area,
-        aspect,
-        flip,
-        filter,
-        min_covered=min_covered,
-        color_jitter=ColorJitter(*color_jitter) if any(color_jitter) else None,
-        rand_augment=RandAugment(rand_augment_layers, rand_augment_magnitude) if rand_augment_layers else None,
-        random_erasing=RandomErasing(random_erasing, pixel) if random_erasing else None,
-        augment=augment,
-    )
+    jitter = ColorJitter(*color_jitter) if any(color_jitter) else None
+    operations = RandAugment(rand_augment_layers, rand_augment_magnitude) if rand_augment_layers else None
+    erasing = RandomErasing(random_erasing, pixel) if random_erasing else None
+    crop_and_flip = train_size, area, aspect, flip, filter, min_covered
+    spatial = TrainTransform(*crop_and_flip, jitter, operations, erasing, augment)
     return VideoTransform(frames, spatial, mean, std, multi_label)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -267,19 +267,15 @@ def open_video(path: File, backend: str = "pyav", stream_index: StreamIndex | No
         return Video(path, "pyav", PyAVReader(file, stream_index))
 
 
-def read_frames(
-    path: File,
-    indices: Sequence[int] | np.ndarray,
-    *,
-    short_side: int | None = None,
-    size: int | tuple[int, int] | None = None,
-    crop: Box | Callable[[int, int], Box] | None = None,
-    filter: str = "bilinear",
-    backend: str = "pyav",
-) -> Tensor:
-    """Read frames of a file by number. See :func:`open_video` and :meth:`Video.read` for the arguments."""
+def read_frames(path: File, indices: Sequence[int] | np.ndarray, *, backend: str = "pyav", **options: Any) -> Tensor:
+    """Read frames of a file by number.
+
+    Args:
+        path, backend: as for :func:`open_video`.
+        indices, options: as for :meth:`Video.read`: ``crop``, ``size`` or ``short_side``, and ``filter``.
+    """
     with open_video(path, backend) as video:
-        return video.read(indices, crop=crop, size=size, short_side=short_side, filter=filter)
+        return video.read(indices, **options)
 
 
 def probe(path: File) -> VideoInfo:
