@@ -70,7 +70,7 @@ def test_clips_that_the_network_was_not_built_for():
         mvit(torch.zeros(1, 3, 2, 64, 48))
     assert str(error.value) == (
         "pytorchvideo/mvit_base_16x4 was built for clips of 4 frames of 32x32 and cannot take clips of 2 frames of "
-        "64x48, neither to train nor to test; another size is chosen with data_config=DataConfig(...) in Python, with "
+        "64x48, neither to train nor to test; choose another size with data_config=DataConfig(...), or "
         "data.num_frames, data.train_size and data.test_size in a config"
     )
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from video_rs.errors import UserError
+from video_rs.models import base
 from video_rs.models.architecture import GARDEN_2D, GARDEN_3D, INFLATED_GARDEN_2D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.weights.inflate import adapt_head, average_channels, inflate, inflate_kernel
@@ -207,3 +208,10 @@ def test_other_shapes_are_named_and_change_nothing(image_network):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     with pytest.raises(UserError, match="center or average"):
         inflate(image_network.state_dict(), model, "mean")
+
+
+def test_the_classifier_is_looked_up_once(image_network, monkeypatch):
+    walks, looked_up = [], "video_rs.models.weights.inflate.classifier_names"
+    monkeypatch.setattr(looked_up, lambda model: walks.append(model) or base.classifier_names(model))
+    inflate(image_network.state_dict(), model := network(RESNET_RS_3D))
+    assert walks == [model]

@@ -1,4 +1,7 @@
-"""``inflate``: turn image weights into a video checkpoint to start training from."""
+"""Turn image weights into a video checkpoint to start training from.
+
+video-rs inflate timm --out inflated.pt    timm's public weights into resnet3d_rs_50
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,6 @@ def _next_overrides(model_args: dict[str, Any], data_config: DataConfig) -> list
     config = load_config(NEXT_CONFIG)
     given = {key: model_args[key] for key in ("name", "width", "temporal_padding") if key in model_args}
     changed = [f"model.{key}={value}" for key, value in given.items() if value != getattr(config.model, key)]
-    changed += [f"model.arch.{key}={value}" for key, value in (model_args.get("arch") or {}).items()]
     pixels = config.data_config().differences(data_config, ("mean", "std", "filter"))
     changed += [f"data.{key}={list(v) if isinstance(v, tuple) else v}" for key, (_, v) in pixels.items()]
     return changed

@@ -39,7 +39,7 @@ class VideoDataset(Dataset):
         root: a folder with ``train``, ``val`` and ``test`` folders of class folders, or with lists ``train.csv``, ...;
             a folder of class folders; the folder of an official release (UCF101, Kinetics, ...); shards. Without a
             "val" split a part of "train" is set aside. Or one list of lines "path label", which is the whole split.
-            See docs/datasets.md.
+            Two lists are numbered separately unless `class_names` is given. See docs/datasets.md.
         split: "train", "val" or "test".
         transform: of :func:`video_rs.create_transform`; None: for evaluation, with its defaults.
         decoder: "pyav" or "decord".

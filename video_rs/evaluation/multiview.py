@@ -144,7 +144,7 @@ def score(
         keep_views: also return the probabilities of every view.
         progress: called with 1 after each video that was read, e.g. the ``update`` of a progress bar.
         world: processes that score a part of the videos each, with loaders of the same dataset. They wait for each
-            other as long as videos are being read, however slow one disk is.
+            other while any of them reads videos.
         reduced: called with the new number of views if memory ran out.
 
     Returns:

@@ -86,6 +86,8 @@ class Architecture:
         Raises:
             UserError: a field is unknown, or its value does not fit.
         """
+        if values is not None and not isinstance(values, Mapping):
+            raise UserError(f"arch must be a mapping of fields, such as {{'se_ratio': 0.25}}; found {values!r}")
         changed = {name: _as_tuple(value) for name, value in (values or {}).items() if value is not None}
         known = [field.name for field in fields(self)]
         for name in changed.keys() - set(known):
@@ -128,16 +130,20 @@ def _expected(field: Field, value: Any) -> tuple[str, bool]:
     odd = "kernel" in field.name
     if not isinstance(field.default, tuple):
         return f"{'an odd' if odd else 'a'} whole number above 0", _are_counts((value,), odd)
-    wanted = f"{'odd ' if odd else ''}whole numbers above 0"
+    wanted = f"a list of {'odd ' if odd else ''}whole numbers above 0"
     if "temporal" not in field.name:
         return wanted, _are_counts(value, odd)
-    fits = isinstance(value, tuple) and len(value) == 4 and all(_are_counts(v, odd) for v in value)
+    fits = isinstance(value, tuple) and len(value) == 4
+    if field.name == "temporal_kernels":
+        fits = fits and all(_are_counts(v if isinstance(v, tuple) else (v,), odd) for v in value)
+    else:
+        fits = fits and _are_counts(value, odd)
     return f"{wanted}, one for each of the four stages", fits
 
 
 def _are_counts(values: Any, odd: bool) -> bool:
-    values = values if isinstance(values, tuple) else (values,)
-    return bool(values) and all(type(v) is int and v > 0 and (v % 2 == 1 or not odd) for v in values)
+    fit = isinstance(values, tuple) and len(values) > 0
+    return fit and all(type(v) is int and v > 0 and (v % 2 == 1 or not odd) for v in values)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -138,7 +138,7 @@ class VideoModel(nn.Module):
         raise UserError(f"{self.name} has no public weights; train it, or give a file of weights")
 
     @property
-    def public(self) -> str:
+    def public_description(self) -> str:
         """The public weights in words."""
         return f"pretrained of {self.name}"
 

@@ -203,7 +203,7 @@ class SqueezeExcite(nn.Module):
 
 
 class SelfGating(nn.Module):
-    """Self-gating (Xie et al. 2018, S3D-G). The weight is no convolution's, because it must not decay."""
+    """Self-gating (Xie et al. 2018, S3D-G). The weight is a plain parameter, so that weight decay skips it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -93,7 +93,7 @@ def load_splits(
     }
     names = choose_class_names(class_names, num_classes, raw)
     records: dict[str, Records] = {}
-    for split in filter(wanted.__contains__, raw):
+    for split in [split for split in raw if split in wanted]:
         _refuse_missing(raw[split], max_missing)
         records[split] = part = _to_records(raw[split], names, bool(class_names), multi_label)
         part.coverage = kinetics_coverage(len(names), split, part.path(0) if len(part) else "", len(part))

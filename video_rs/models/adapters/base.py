@@ -22,9 +22,9 @@ from video_rs.models.base import VideoModel, channels_last, check_input
 
 PREFIX = "network."
 """Prefix in our state dicts before the names of the other package."""
-ANOTHER_SIZE = (
-    "another size is chosen with data_config=DataConfig(...) in Python, with data.num_frames, data.train_size and "
-    "data.test_size in a config"
+HOW_TO_RESIZE = (
+    "choose another size with data_config=DataConfig(...), or data.num_frames, data.train_size and data.test_size in a "
+    "config"
 )
 
 
@@ -127,7 +127,7 @@ class External(VideoModel):
         if (num_frames, height, width) != (frames, size, size):
             raise UserError(
                 f"{self.name} was built for {_clips(frames, size, size)} and cannot take "
-                f"{_clips(num_frames, height, width)}, neither to train nor to test; {ANOTHER_SIZE}"
+                f"{_clips(num_frames, height, width)}, neither to train nor to test; {HOW_TO_RESIZE}"
             )
 
     def to(self, *args: Any, **kwargs: Any) -> External:
@@ -138,7 +138,7 @@ class External(VideoModel):
         return super().to(*args, **kwargs)
 
     @property
-    def public(self) -> str:
+    def public_description(self) -> str:
         """The public weights and the sizes that they are for, in words."""
         own = self.native
         sizes = f"data.num_frames={own.num_frames} data.train_size={own.train_size} and {own.in_channels} channels"

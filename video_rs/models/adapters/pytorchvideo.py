@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
-from video_rs.models.adapters.base import ANOTHER_SIZE, PREFIX, External, downloading, import_package, refuse_clips
+from video_rs.models.adapters.base import HOW_TO_RESIZE, PREFIX, External, downloading, import_package, refuse_clips
 from video_rs.models.arguments import check_name, refuse
 from video_rs.models.presets import read_rows
 
@@ -162,7 +162,7 @@ class Convolutional(PyTorchVideo):
         elif slowfast and num_frames % ALPHA:
             fault = f"its slow pathway sees every {ALPHA}th, so a clip (data.num_frames) must be a multiple of {ALPHA}"
         elif slowfast and num_frames > most:
-            fault = f"it was built for {most}; {ANOTHER_SIZE}"
+            fault = f"it was built for {most}; {HOW_TO_RESIZE}"
         if fault:
             raise UserError(f"{self.name} cannot take clips of {num_frames} frames: {fault}")
 

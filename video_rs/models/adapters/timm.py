@@ -137,7 +137,7 @@ class TimmNetwork(External):
                 if "loading state_dict" not in first_line(error):
                     raise
                 what = str(error).splitlines()[-1].strip().partition(": copying")[0]  # the last that does not fit
-                raise UserError(f"{self.public} does not fit: {what[:200]}") from None
+                raise UserError(f"{self.public_description} does not fit: {what[:200]}") from None
         return network.state_dict()
 
 

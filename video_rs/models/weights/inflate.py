@@ -114,14 +114,14 @@ def match(
         raise UserError(f"the inflation method is {' or '.join(INFLATIONS)}, not {method!r}")
     report, loaded, misfits = InflationReport(), {}, []
     family, first = isinstance(model, ResNetRS), first_kernel(model)
-    targets = model.state_dict()
+    targets, head = model.state_dict(), classifier_names(model)
     for name, target in targets.items():
         source = state.get(name)
         if source is None:
             if not name.endswith("num_batches_tracked"):
                 report.missing.append(name)
             continue
-        if name in classifier_names(model) and source.shape[1:] == target.shape[1:]:
+        if name in head and source.shape[1:] == target.shape[1:]:
             source, reason = adapt_head(source, target, class_names, model.data_config.class_names)
             if reason:
                 report.adapted[name] = reason

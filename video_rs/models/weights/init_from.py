@@ -85,7 +85,7 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
     if not isinstance(model, ResNetRS):
         if source == "timm":
             raise UserError(f"the source timm is for the ResNet-RS family; use pretrained for {model.name}")
-        return read_public(model), model.public
+        return read_public(model), model.public_description
     if source == "pretrained":
         _check_public(model)
     return read_timm(model.blocks), source
@@ -93,7 +93,7 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
 
 def _check_file(source: str) -> None:
     """Raise UserError for a source that does not exist, with the name that was probably meant."""
-    if is_address(source) or os.path.exists(source):  # which takes any string
+    if is_address(source) or os.path.exists(source):
         return
     expected = "start from a file of weights, its address, pretrained or timm"
     if source in PRESETS or source.startswith(("timm/", "pytorchvideo/")):
