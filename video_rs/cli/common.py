@@ -11,21 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from video_rs import terminal
-from video_rs.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_MACHINE,
-    EXIT_USER,
-    LIMIT_ERRNOS,
-    PATH_ERRNOS,
-    STORAGE_ERRNOS,
-    ConfigError,
-    PeerFailed,
-    UserError,
-    VideoRSError,
-    first_line,
-    is_out_of_memory,
-)
+from video_rs import errors, terminal
 from video_rs.terminal import Bar
 
 COMMANDS = {  # name: script in tools/, help
@@ -77,15 +63,10 @@ class Parser(argparse.ArgumentParser):
         if old:
             group.add_argument(old, dest="weights", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
-    def add_device(self) -> None:
-        """Add ``--device``."""
-        help = "auto: CUDA if there is a GPU (default: %(default)s)"
-        self.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help=help)
-
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments: --" in message and "=" in message:
             message += " (settings are key=value, without dashes)"
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise errors.UserError(f"{message}; see {self.prog} --help")
 
 
 def positive(text: str) -> int:
@@ -120,16 +101,15 @@ def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
     It draws a progress bar on a terminal, and prints a line at every tenth to a file.
     """
     bar, done, tenth = Bar(total, desc), 0, max(1, total // 10)
-    draws = bar.visible
 
     def update(count: int) -> None:
         nonlocal done
         before, done = done, done + count
         bar.advance(count)
+        if not bar.visible and (done // tenth > before // tenth or done == total):
+            print(f"{desc}: {done}/{total} {unit}", flush=True)
         if done >= total:
             bar.close()
-        if not draws and (done // tenth > before // tenth or done == total):
-            print(f"{desc}: {done}/{total} {unit}", flush=True)
 
     return update
 
@@ -161,16 +141,13 @@ def command(name: str, *arguments: str) -> str:
         script = os.path.join(os.path.dirname(called) or ".", SCRIPTS[name])
         if name == "train" and "TORCHELASTIC_RUN_ID" in os.environ:
             return shlex.join(["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", script, *arguments])
-        python = [] if _same(sys.executable, shutil.which("python3")) else [_short(sys.executable)]
-        return shlex.join([*python, script, *arguments])
+        found = shutil.which("python3") or ""
+        # one interpreter in one folder: those of virtual environments can be links to a common one
+        same_folder = os.path.dirname(os.path.abspath(found)) == os.path.dirname(os.path.abspath(sys.executable))
+        is_found = same_folder and os.path.samefile(found, sys.executable)
+        return shlex.join([*([] if is_found else [_short(sys.executable)]), script, *arguments])
     installed = os.path.basename(called) == "video-rs" and shutil.which("video-rs") != os.path.abspath(called)
     return shlex.join([_short(called) if installed else "video-rs", name, *arguments])
-
-
-def _same(python: str, other: str | None) -> bool:
-    """Return True for one interpreter in one folder; those of virtual environments can be links to a common one."""
-    names = [os.path.abspath(path) for path in (python, other or "")]
-    return os.path.dirname(names[0]) == os.path.dirname(names[1]) and os.path.samefile(*names)
 
 
 def _short(path: str) -> str:
@@ -190,30 +167,30 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0
-    except VideoRSError as error:
+    except errors.VideoRSError as error:
         first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
-        if isinstance(error, PeerFailed) or (isinstance(error, ConfigError) and not first):
+        if isinstance(error, errors.PeerFailed) or (isinstance(error, errors.ConfigError) and not first):
             return error.exit_code  # reported by the rank that failed, or by the first one of this machine
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _fail("interrupted", errors.EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "video_rs":
             raise
         advice = "use the Python of the environment that has it, or install it with pip"
-        missing = f"the package {error.name} is missing" if error.name else first_line(error)
+        missing = f"the package {error.name} is missing" if error.name else errors.first_line(error)
         return _fail(f"{missing} in {sys.executable}; {advice}")
     except BrokenPipeError:  # the reader of the output exited, as in `... | head`
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 0
     except OSError as error:
-        if error.errno not in PATH_ERRNOS | STORAGE_ERRNOS | LIMIT_ERRNOS:
+        if error.errno not in errors.PATH_ERRNOS | errors.STORAGE_ERRNOS | errors.LIMIT_ERRNOS:
             raise
-        code = EXIT_USER if error.errno in PATH_ERRNOS else EXIT_MACHINE
+        code = errors.EXIT_USER if error.errno in errors.PATH_ERRNOS else errors.EXIT_MACHINE
         return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
     except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
+        if errors.is_out_of_memory(error):
             return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers")
         if type(error).__name__ == "BrokenProcessPool":
             return _fail("a worker process was killed, perhaps for lack of memory; use fewer processes")
@@ -222,7 +199,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         raise
 
 
-def _fail(message: str, code: int = EXIT_MACHINE) -> int:
+def _fail(message: str, code: int = errors.EXIT_MACHINE) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "

@@ -40,13 +40,9 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(__doc__, prog=program("convert"))
-    parser.add_argument(
-        "--from",
-        dest="source",
-        choices=("video_rs", "timm", *TENSORFLOW),
-        metavar="{video_rs,timm}",
-        help="whose weights: this package's, or timm's resnetrs* (default: found from the names in FILE)",
-    )
+    source = {"dest": "source", "choices": ("video_rs", "timm", *TENSORFLOW), "metavar": "{video_rs,timm}"}
+    help = "whose weights: this package's, or timm's resnetrs* (default: found from the names in FILE)"
+    parser.add_argument("--from", **source, help=help)
     parser.add_argument("--to", default="video_rs", choices=("video_rs", "timm"), help="(default: %(default)s)")
     parser.add_argument("--model", metavar="NAME", help="the network (default: found from the weights)")
     help = "a file, https://... or hf-hub:owner/name; without it --from timm downloads public weights"
@@ -58,10 +54,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"{args.file} and --weights {args.weights}: give one file")
     args.file = args.weights or args.file
     if args.source in TENSORFLOW or args.file and _is_tensorflow(Path(args.file)):
-        raise UserError(
-            f"{redact_url(args.file or '--from')}: weights of TensorFlow or Keras; convert them with "
-            "tools/convert_tensorflow.py of the repository"
-        )
+        advice = "convert them with tools/convert_tensorflow.py of the repository"
+        raise UserError(f"{redact_url(args.file or '--from')}: weights of TensorFlow or Keras; {advice}")
     if args.file is None and (args.source != "timm" or not args.model):
         parser.error("give --weights FILE, or --from timm --model resnet_rs_50 for timm's public weights")
     if args.file and Path(args.file).resolve() == Path(args.out).resolve():
@@ -74,10 +68,10 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
     def out(name: str) -> str:
         if Path(name).suffix not in SUFFIXES:
-            raise argparse.ArgumentTypeError(f"it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}: {name}")
+            raise argparse.ArgumentTypeError(f"it must end in .pt, .pth or .safetensors: {name}")
         return name
 
-    wanted = f"to write, or to replace: {', '.join(SUFFIXES)}"
+    wanted = "to write, or to replace: .pt, .pth, .safetensors"
     parser.add_argument("--out", required=True, type=out, metavar="FILE", help=wanted)
 
 

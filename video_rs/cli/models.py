@@ -34,9 +34,8 @@ ARCHITECTURES = {
     architecture.R3D_G: "Garden R3D-g",
     architecture.SLOW_ONLY: "Garden SlowOnly",
 }
-TEXTS = ("model", "architecture", "input")
 NUMBERS = ("parameters", "reference", "GMACs", "reference GMACs", "MiB")
-COLUMNS = (*TEXTS, *NUMBERS, "published top-1")
+COLUMNS = ("model", "architecture", "input", *NUMBERS, "published top-1")
 STAGE_COLUMNS = ("", "output", "parameters", "GMACs", "layers")
 CLASSES = 1000  # shown for a network that has no classes of its own
 NOTES = """\
@@ -64,8 +63,7 @@ def main(argv: list[str]) -> int:
         print(*names, sep="\n")
         print(f"{program('models')} NAME prints one stage by stage", file=sys.stderr)
     else:
-        numbers = range(len(TEXTS), len(TEXTS) + len(NUMBERS))
-        rows = table((row(PRESETS[name]) for name in names if name in PRESETS), COLUMNS, numbers)
+        rows = table(_rows(names), COLUMNS, [COLUMNS.index(name) for name in NUMBERS])
         others = [name for name in names if name not in PRESETS]  # registered by a plugin
         print(*rows, *others, "", NOTES, sep="\n")
     return 0
@@ -102,21 +100,23 @@ def row(preset: Preset) -> list[str]:
     ]
 
 
+def _rows(names: Sequence[str]) -> list[list[str]]:
+    return [row(PRESETS[name]) for name in names if name in PRESETS]
+
+
 def _beside(ours: float, theirs: float) -> str:
     percent = round(100 * (ours / theirs - 1), 2) + 0  # no negative zero
     return f"{theirs:g} ({percent:+.2f} %)"
 
 
 def _input(data_config: DataConfig, size: int | None = None) -> str:
-    frames = f"{data_config.num_frames}x" if data_config.num_frames > 1 else ""
     side = size or data_config.train_size
-    return f"{frames}{side}x{side}"
+    return f"{data_config.num_frames}x{side}x{side}".removeprefix("1x")
 
 
 def markdown(names: Sequence[str]) -> Iterator[str]:
     """Yield the lines of the generated part of docs/models.md."""
-    rows = (row(PRESETS[name]) for name in names if name in PRESETS)
-    for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows):
+    for cells in (COLUMNS, ["---"] * len(COLUMNS), *_rows(names)):
         yield f"| {' | '.join(cells)} |"
 
 

@@ -19,9 +19,8 @@ from video_rs.hub import redact_url
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/train_net.py`` and ``video-rs train``."""
     parser = config_parser("train", __doc__)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, run one batch, print what a run costs"
-    )
+    cost = "build everything, run one batch, print what a run costs"
+    parser.add_argument("--dry-run", action="store_true", help=cost)
     parser.add_argument("--resume", action="store_true", help="raise an error if there is no run to resume")
     args = parser.parse_intermixed_args(argv)
     config = load_config(args.cfg, args.overrides)
