@@ -6,8 +6,6 @@ OUT gets files.csv (a row per file), problems.csv (path, kind, detail), summary.
 if a file is broken, or if the same content is in two splits or has two labels. docs/datasets.md explains the kinds.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence

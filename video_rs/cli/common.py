@@ -1,7 +1,5 @@
 """Shared by all commands: arguments, progress, the command to run next, and errors of one line with an exit code."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -7,19 +7,12 @@ cannot be opened. Commands that use the same files find the index in the cache f
 ~/.cache/video_rs).
 """
 
-from __future__ import annotations
-
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from video_rs.cli.common import config_parser, progress
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
-
-if TYPE_CHECKING:
-    from video_rs.data.tools.index import IndexedVideos
 
 _LISTED = 20  # number of files that cannot be opened to list
 
@@ -42,27 +35,21 @@ def main(argv: list[str]) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)  # fail before the work
         except OSError as error:
-            raise UserError(
-                f"{folder} cannot be made ({error.strerror}); set VIDEO_RS_CACHE to another folder"
-            ) from None
+            hint = "set VIDEO_RS_CACHE to another folder"
+            raise UserError(f"{folder} cannot be made ({error.strerror}); {hint}") from None
     workers = max(1, loader_workers(config.data.workers))
     for split, records in splits.items():
         found = index_videos(records, workers, partial(progress, desc=split, unit="files"))
         found.index.save(files[split])
-        _print_summary(split, found, files[split])
+        indexed = int((found.index.rows["bytes"] > 0).sum())
+        print(f"{split}: {len(found.index)} files, {indexed} of them in the index {files[split]}")
+        if unindexed := len(found.lengths) - indexed:
+            print(f"  {unindexed} more can be opened, but not indexed: their timestamps are uneven or unreliable")
+        for decoder, count in found.decoders.most_common():
+            print(f"  {count} for {decoder} with data.decoder=decord")
+        if lengths := [length for length in found.lengths if length]:
+            print(f"  {min(lengths)} to {max(lengths)} frames, median {round(median(lengths))}")
+        if found.problems:
+            print(f"  {len(found.problems)} cannot be opened{', the first' if len(found.problems) > _LISTED else ''}:")
+            print(*(f"    {problem}" for problem in found.problems[:_LISTED]), sep="\n")
     return 0
-
-
-def _print_summary(split: str, found: IndexedVideos, file: Path) -> None:
-    indexed = int((found.index.rows["bytes"] > 0).sum())
-    print(f"{split}: {len(found.index)} files, {indexed} of them in the index {file}")
-    if unindexed := len(found.lengths) - indexed:
-        print(f"  {unindexed} more can be opened, but not indexed: their timestamps are uneven or unreliable")
-    for decoder, count in found.decoders.most_common():
-        print(f"  {count} for {decoder} with data.decoder=decord")
-    if lengths := [length for length in found.lengths if length]:
-        print(f"  {min(lengths)} to {max(lengths)} frames, median {round(median(lengths))}")
-    if found.problems:
-        print(f"  {len(found.problems)} cannot be opened{', the first' if len(found.problems) > _LISTED else ''}:")
-        for problem in found.problems[:_LISTED]:
-            print(f"    {problem}")

@@ -3,8 +3,6 @@
 video-rs inflate timm --out inflated.pt    timm's public weights into resnet3d_rs_50
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from video_rs.cli.common import Parser, command, positive, program

@@ -1,7 +1,5 @@
 """The console script: ``video-rs <command> ...``."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

@@ -3,8 +3,6 @@
 tools/make_motion.py --out data/motion
 """
 
-from __future__ import annotations
-
 import time
 from functools import partial
 

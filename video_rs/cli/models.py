@@ -6,11 +6,8 @@ video-rs models resnet3d_rs_50       one, stage by stage; also timm/resnet50, py
 video-rs models 'pytorchvideo/*'     the names of another package's networks that match, or 'timm/resnet*'
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from video_rs.cli.common import Parser, program
 from video_rs.data_config import DataConfig
@@ -19,9 +16,6 @@ from video_rs.models import architecture
 from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.registry import PACKAGES, list_models, no_package
 from video_rs.terminal import table
-
-if TYPE_CHECKING:
-    from video_rs.models.summary import StageSummary, Summary
 
 # Names of the architectures that docs/models.md describes.
 ARCHITECTURES = {
@@ -122,12 +116,23 @@ def markdown(names: Sequence[str]) -> Iterator[str]:
 
 def describe(name: str) -> Iterator[str]:
     """Yield lines: a network stage by stage, its regularisation, published accuracies and data config."""
-    summary, note = _summary(name)
+    from video_rs.models.adapters.base import NoClasses
+    from video_rs.models.summary import summarize
+
+    try:
+        summary, note = summarize(name), []
+    except NoClasses:
+        note = [f"Shown with {CLASSES} classes, because it has none of its own: set model.num_classes"]
+        summary = summarize(name, num_classes=CLASSES)
     preset, cost, data_config = PRESETS.get(name), summary.cost, summary.data_config
     words = f"{ARCHITECTURES[preset.architecture]} architecture, " if preset else ""
     yield f"{name}: {words}{_input(data_config)}, {cost.parameters:,} parameters, {cost.macs / 1e9:.3f} GMACs"
     yield from note
-    yield from table(map(_stage_row, summary.stages), STAGE_COLUMNS, right=(2, 3))
+    rows = []
+    for stage in summary.stages:
+        shapes = " + ".join("x".join(map(str, shape)) for shape in stage.shapes)
+        rows.append([stage.name, shapes, f"{stage.parameters:,}", f"{stage.macs / 1e9:.3f}", stage.layers])
+    yield from table(rows, STAGE_COLUMNS, right=(2, 3))
     yield f"On test crops, {_input(data_config, data_config.test_size)}: {summary.test_macs / 1e9:.3f} GMACs"
     kept = cost.activation_bytes / 2**20
     yield f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32"
@@ -139,23 +144,6 @@ def describe(name: str) -> Iterator[str]:
     for key, value in data_config.to_dict().items():
         if key != "class_names":
             yield f"  {key} {value}"
-
-
-def _summary(name: str) -> tuple[Summary, list[str]]:
-    """Return the summary of a network, and a note if it has no classes of its own."""
-    from video_rs.models.adapters.base import NoClasses
-    from video_rs.models.summary import summarize
-
-    try:
-        return summarize(name), []
-    except NoClasses:
-        note = f"Shown with {CLASSES} classes, because it has none of its own: set model.num_classes"
-        return summarize(name, num_classes=CLASSES), [note]
-
-
-def _stage_row(stage: StageSummary) -> list[str]:
-    shapes = " + ".join("x".join(map(str, shape)) for shape in stage.shapes)
-    return [stage.name, shapes, f"{stage.parameters:,}", f"{stage.macs / 1e9:.3f}", stage.layers]
 
 
 def _preset_lines(preset: Preset) -> Iterator[str]:

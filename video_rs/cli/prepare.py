@@ -9,23 +9,16 @@ shards/, the videos in large tar files, for storage that is slow with small ones
 that was interrupted resumes when it is started again: copies that exist are kept.
 """
 
-from __future__ import annotations
-
+import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from video_rs.cli.common import command, config_parser, counter, positive, progress, size_text
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config, load_config
 from video_rs.terminal import duration
-
-if TYPE_CHECKING:
-    import argparse
-
-    from video_rs.data.sources.records import Records
 
 SHARD_MB = 1000
 _REPLACED = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # in the next commands
@@ -40,13 +33,19 @@ def main(argv: list[str]) -> int:
         raise UserError("--shard-mb has no effect without --shards")
     config = load_config(args.cfg, args.overrides)
 
+    from video_rs.data.tools import shard_writer
     from video_rs.data.tools.encode import Settings
     from video_rs.data.tools.prepare import prepare_dataset, summarize
     from video_rs.distributed.device import loader_workers
-    from video_rs.experiment.build import require_video_files
+    from video_rs.experiment.build import build_own_records, build_records, require_video_files
 
     out, settings = Path(args.out), Settings(args.short_side, args.crf, args.gop)
-    splits = _splits(config)
+    splits = build_own_records(config)
+    # a split by the sources that a list names is kept: the prepared lists cannot make it again
+    if splits["val"].held_out and splits["val"].sources is None:
+        del splits["val"]
+        whole = replace(config, data=replace(config.data, val_fraction=0.0))
+        splits |= build_records(whole, ("train",), indexed=False)
     for records in splits.values():
         require_video_files(records, "prepare")
     workers = args.workers or max(1, loader_workers(config.data.workers))
@@ -56,18 +55,15 @@ def main(argv: list[str]) -> int:
         print(f"{total} videos into {out}: {encoding}; workers: {workers}", flush=True)
         return progress(results, total, desc="prepare", unit="videos")
 
-    shard_bytes = 1_000_000 * (args.shard_mb or SHARD_MB)
-    pack = partial(_pack, out, splits, shard_bytes=shard_bytes) if args.shards else None
-    results = prepare_dataset(
-        splits,
-        out,
-        settings,
-        root=config.data.root,
-        workers=workers,
-        timeout=config.data.timeout,
-        pack=pack,
-        progress=show,
-    )
+    def pack(copies: Mapping[str, str]) -> None:
+        shard_bytes, count = 1_000_000 * (args.shard_mb or SHARD_MB), partial(counter, desc="pack", unit="videos")
+        shards = shard_writer.pack(out, splits, copies, shard_bytes, count)
+        size = size_text(sum(shard.num_bytes for shard in shards))
+        print(f"{len(shards)} shards in {out / shard_writer.FOLDER}: {size}")
+        print(f"{out / 'videos'} can be deleted if only the shards are used; packing again would then encode again")
+
+    options = {"root": config.data.root, "workers": workers, "timeout": config.data.timeout, "progress": show}
+    results = prepare_dataset(splits, out, settings, pack=pack if args.shards else None, **options)
     summary, failed = summarize(results), [result for result in results if result.problem]
     before, after = size_text(summary["bytes_before"]), size_text(summary["bytes_after"])
     print(f"{summary['files']} videos, {duration(summary['seconds_after'])} in total: {before} before, {after} after")
@@ -90,31 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard-mb", type=positive, metavar="N", help=f"size of a shard (default: {SHARD_MB})")
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
     return parser
-
-
-def _splits(config: Config) -> dict[str, Records]:
-    """Return the splits that the dataset has: without one that was split off from the training files.
-
-    A validation split made by the sources that a list names is kept: the prepared lists cannot make it again.
-    """
-    from video_rs.experiment.build import build_own_records, build_records
-
-    found = build_own_records(config)
-    if found["val"].held_out and found["val"].sources is None:
-        del found["val"]
-        whole = replace(config, data=replace(config.data, val_fraction=0.0))
-        found |= build_records(whole, ("train",), indexed=False)
-    return found
-
-
-def _pack(out: Path, splits: Mapping[str, Records], copies: Mapping[str, str], shard_bytes: int) -> None:
-    """Pack the copies into shards, with a progress bar."""
-    from video_rs.data.tools import shard_writer
-
-    shards = shard_writer.pack(out, splits, copies, shard_bytes, partial(counter, desc="pack", unit="videos"))
-    size = size_text(sum(shard.num_bytes for shard in shards))
-    print(f"{len(shards)} shards in {out / shard_writer.FOLDER}: {size}")
-    print(f"{out / 'videos'} can be deleted if only the shards are used; packing again would then encode again")
 
 
 def _next_overrides(args: argparse.Namespace, config: Config, out: Path) -> list[str]:

@@ -8,8 +8,6 @@ A run is running, silent (probably stopped), complete, interrupted, preempted, o
 is the command that resumes it, or the next one.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

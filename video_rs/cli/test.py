@@ -9,8 +9,6 @@ The weights are those of <out>/best.pt unless weights= names another file or add
 <out>/<split>/. torchrun and srun start several processes, which share the videos.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from video_rs import terminal

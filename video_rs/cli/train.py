@@ -8,8 +8,6 @@ tools/train_net.py --cfg k400_rs50.yaml data.root=/data/k400 --dry-run
 A run folder that holds a checkpoint of the same config is resumed where it stopped.
 """
 
-from __future__ import annotations
-
 from video_rs.cli.common import command, config_parser
 from video_rs.errors import EXIT_INTERRUPTED
 from video_rs.experiment.config import Config, load_config

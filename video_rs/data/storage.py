@@ -1,7 +1,5 @@
 """Read bytes of local files, and of remote ones through fsspec (https://filesystem-spec.readthedocs.io)."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

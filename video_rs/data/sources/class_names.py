@@ -1,7 +1,5 @@
 """The classes of a dataset: their names, and the class number of each label."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

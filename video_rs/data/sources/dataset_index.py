@@ -4,8 +4,6 @@
 changed since, or whose frames are not evenly spaced, are scanned when they are opened.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zipfile

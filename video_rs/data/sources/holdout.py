@@ -1,7 +1,5 @@
 """A validation split made of training files."""
 
-from __future__ import annotations
-
 import os
 import re
 from hashlib import sha1

@@ -207,11 +207,7 @@ def present(paths: Paths) -> np.ndarray:
     Each folder is listed once, since asking for 240,000 files one by one takes minutes on network storage. Only 64-bit
     hashes of names are kept; a missing file shares the hash of another with a probability of 1e-7 in a million files.
     """
-    folders = filter(lambda folder: os.path.isdir(folder or "."), dict.fromkeys(map(_folder, paths)))
-    listed = (hash(folder + name) for folder in folders for name in os.listdir(folder or "."))
+    folders = dict.fromkeys(path[: path.rfind("/") + 1] for path in paths)
+    found = (folder for folder in folders if os.path.isdir(folder or "."))
+    listed = (hash(folder + name) for folder in found for name in os.listdir(folder or "."))
     return np.isin(np.fromiter(map(hash, paths), np.int64, len(paths)), np.fromiter(listed, np.int64))
-
-
-def _folder(path: str) -> str:
-    """Return the part up to and including the last slash."""
-    return path[: len(path) - len(os.path.basename(path))]

@@ -1,7 +1,5 @@
 """The splits of a dataset in shards."""
 
-from __future__ import annotations
-
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping

@@ -12,8 +12,6 @@ A file is a video, an image, or a folder with the frames of a video: any folder 
 the folders in class folders.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -3,8 +3,6 @@
 :class:`Entries` numbers the files of all splits, and :func:`find_problems` compares their facts.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence

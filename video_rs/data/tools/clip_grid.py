@@ -1,7 +1,5 @@
 """Images of clips: the samples of training and the views of a test, with labels and frame numbers."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,8 +79,5 @@ def numbered_frames(row: Row, size: int) -> list[Image.Image]:
     """Return the frames of a clip as square images of ``size`` pixels, each with its number."""
     images = [Image.fromarray(pixels).resize((size, size)) for pixels in row.clip_THWC]
     for image, frame in zip(images, row.frames, strict=True):
-        draw = ImageDraw.Draw(image)
-        _, _, right, bottom = draw.textbbox((2, 1), str(frame))
-        draw.rectangle((0, 0, right + 1, bottom + 1), fill="black")
-        draw.text((2, 1), str(frame), fill="white")
+        ImageDraw.Draw(image).text((2, 1), str(frame), fill="white", stroke_width=1, stroke_fill="black")
     return images

@@ -4,8 +4,6 @@ A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are de
 parts of H.264 that are slow to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """Index the videos of a dataset: read the packets of each once, so that training need not read them for each clip."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

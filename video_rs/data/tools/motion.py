@@ -12,8 +12,6 @@ A textured shape translates (four directions), rotates (two) or zooms (two) over
 Each file depends only on (seed, split, class, number).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Call a function in several processes."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -5,8 +5,6 @@ The prepared dataset is a folder with the copies (``videos/``), a list per split
 copies that exist are kept.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

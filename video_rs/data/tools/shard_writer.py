@@ -3,8 +3,6 @@
 The same files, labels and shard size give the same bytes, in whatever order the files are given.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -13,6 +11,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha1
 from pathlib import Path
 
@@ -43,6 +42,20 @@ class Sample:
     target: tuple[str, str]
     source: int | None
 
+    @cached_property
+    def size(self) -> int:
+        """Return the size of the file in bytes when it was planned."""
+        return self.stat().st_size
+
+    def stat(self) -> os.stat_result:
+        try:
+            return os.stat(self.file)
+        except FileNotFoundError:
+            raise self.changed() from None
+
+    def changed(self) -> UserError:
+        return UserError(f"{self.file} was changed or deleted while it was packed; run the command again")
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -51,7 +64,6 @@ class Shard:
     Attributes:
         path: of the tar.
         samples: in the order of the tar.
-        sizes: of their files, in bytes.
         split: of all samples.
         num_shards: number of shards of the split.
         num_bytes: size of the tar.
@@ -60,7 +72,6 @@ class Shard:
 
     path: Path
     samples: tuple[Sample, ...]
-    sizes: tuple[int, ...]
     split: str
     num_shards: int
     num_bytes: int
@@ -87,7 +98,12 @@ def pack(
         MachineError, UserError: see :func:`plan` and :func:`write`.
     """
     folder, names = out / FOLDER, member_names(copies.values())
-    _write_class_names(folder, next(iter(splits.values())).class_names)
+    names_file = folder / NAMES_FILE
+    class_names = "".join(f"{name}\n" for name in next(iter(splits.values())).class_names).encode()
+    if not names_file.exists() or names_file.read_bytes() != class_names:
+        remove_others(folder, ())  # shards hold class numbers
+        with atomic_write(names_file) as handle:
+            handle.write(class_names)
     samples: dict[str, list[Sample]] = {}
     for split, records in splits.items():
         copied: dict[str, int] = {}  # a list can name a file twice
@@ -99,15 +115,6 @@ def pack(
     remove_others(folder, shards)
     write(shards, counter(sum(len(shard.samples) for shard in shards)))
     return shards
-
-
-def _write_class_names(folder: Path, class_names: Sequence[str]) -> None:
-    """Write class_names.txt. Shards hold class numbers, so those of other classes are deleted."""
-    file, text = folder / NAMES_FILE, "".join(f"{name}\n" for name in class_names)
-    if not file.exists() or file.read_bytes() != text.encode():
-        remove_others(folder, ())
-        with atomic_write(file, "w") as handle:
-            handle.write(text)
 
 
 def _sample(out: Path, copy: str, name: str, records: Records, i: int) -> Sample:
@@ -160,34 +167,32 @@ def plan(folder: Path, splits: Mapping[str, Sequence[Sample]], shard_bytes: int)
     return [replace(shard, index=shard.index + last_row.format(shard, packing).encode()) for shard in shards]
 
 
-def _group(samples: Iterable[Sample], shard_bytes: int) -> list[list[tuple[Sample, int]]]:
-    """Return samples and the sizes of their files, a list per shard."""
-    groups: list[list[tuple[Sample, int]]] = []
+def _group(samples: Iterable[Sample], shard_bytes: int) -> list[list[Sample]]:
+    """Return the samples of each shard."""
+    groups: list[list[Sample]] = []
     filled = 0
     for sample in sorted(samples, key=lambda sample: sha1(os.fsencode(sample.name)).digest()):
-        size = _stat(sample).st_size
-        taken = _lengths(sample, size)[1]
+        taken = _lengths(sample)[1]
         if not groups or filled + taken > shard_bytes:
             groups.append([])
             filled = 0
-        groups[-1].append((sample, size))
+        groups[-1].append(sample)
         filled += taken
     return groups
 
 
-def _lay_out(path: Path, split: str, group: Sequence[tuple[Sample, int]], num_shards: int) -> Shard:
+def _lay_out(path: Path, split: str, samples: Sequence[Sample], num_shards: int) -> Shard:
     """Return a shard whose index lacks the last row."""
     text, end = io.StringIO(newline=""), 0
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
-    for sample, size in group:
-        header, taken = _lengths(sample, size)
+    for sample in samples:
+        header, taken = _lengths(sample)
         source = "" if sample.source is None else f"{sample.source:016x}"
-        rows.writerow((sample.name, end + header, size, sample.label, split, source))
+        rows.writerow((sample.name, end + header, sample.size, sample.label, split, source))
         end += taken
     total = -(-(end + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-    samples, sizes = zip(*group)
-    return Shard(path, samples, sizes, split, num_shards, total, text.getvalue().encode())
+    return Shard(path, tuple(samples), split, num_shards, total, text.getvalue().encode())
 
 
 def write(shards: Iterable[Shard], done: Callable[[int], None]) -> None:
@@ -231,16 +236,22 @@ def _is_written(shard: Shard, index: bytes) -> bool:
     if own != planned or not shard.path.is_file():
         return False
     found = shard.path.stat()
-    newest = max(_stat(sample).st_mtime_ns for sample in shard.samples)
+    newest = max(sample.stat().st_mtime_ns for sample in shard.samples)
     return found.st_size == shard.num_bytes and newest <= found.st_mtime_ns
 
 
 def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
     with tarfile.open(fileobj=handle, mode="w", format=tarfile.GNU_FORMAT) as tar:
         rows = csv.DictReader(io.StringIO(shard.index.decode(), newline=""))
-        for sample, size, row in zip(shard.samples, shard.sizes, rows):
-            tar.addfile(_tar_info(sample.name, size), io.BytesIO(_read(sample, size)))
-            if tar.offset != int(row["offset"]) + _padded(size):
+        for sample, row in zip(shard.samples, rows):
+            try:
+                data = storage.read(sample.file)
+            except FileNotFoundError:
+                raise sample.changed() from None
+            if len(data) != sample.size:
+                raise sample.changed()
+            tar.addfile(_tar_info(sample.name, sample.size), io.BytesIO(data))
+            if tar.offset != int(row["offset"]) + _padded(sample.size):
                 raise RuntimeError(f"{shard.path}: {sample.name} is not where its index says")
             content = sample.target[1].encode()
             tar.addfile(_tar_info(_target_name(sample), len(content)), io.BytesIO(content))
@@ -248,33 +259,12 @@ def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
         raise RuntimeError(f"{shard.path}: {handle.tell()} bytes; its index says {shard.num_bytes}")
 
 
-def _read(sample: Sample, size: int) -> bytes:
-    try:
-        content = storage.read(sample.file)
-    except FileNotFoundError:
-        raise _changed(sample) from None
-    if len(content) != size:
-        raise _changed(sample)
-    return content
-
-
-def _stat(sample: Sample) -> os.stat_result:
-    try:
-        return os.stat(sample.file)
-    except FileNotFoundError:
-        raise _changed(sample) from None
-
-
-def _changed(sample: Sample) -> UserError:
-    return UserError(f"{sample.file} was changed or deleted while it was packed; run the command again")
-
-
-def _lengths(sample: Sample, size: int) -> tuple[int, int]:
+def _lengths(sample: Sample) -> tuple[int, int]:
     """Return the bytes of the header of a file, and of the file and its target with their headers."""
     target = len(sample.target[1].encode())
-    header = len(_tar_info(sample.name, size).tobuf(tarfile.GNU_FORMAT))  # long names have longer ones
+    header = len(_tar_info(sample.name, sample.size).tobuf(tarfile.GNU_FORMAT))  # long names have longer ones
     next_header = len(_tar_info(_target_name(sample), target).tobuf(tarfile.GNU_FORMAT))
-    return header, header + _padded(size) + next_header + _padded(target)
+    return header, header + _padded(sample.size) + next_header + _padded(target)
 
 
 def _target_name(sample: Sample) -> str:
