@@ -157,10 +157,8 @@ def in_memory(file: File) -> str | Path | Blob:
         return file
     member = file if isinstance(file, Member) else _find_member(os.fspath(file))
     shard, name = split_member(member.path)
-    try:
-        data = storage.read(shard, member.offset - BLOCK, member.offset + member.size)
-    except FileNotFoundError:
-        raise MachineError(f"{shard}: no such file any more; check the storage") from None
+    missing = MachineError(f"{shard}: no such file any more; check the storage")
+    data = storage.read(shard, member.offset - BLOCK, member.offset + member.size, missing=missing)
     if len(data) < BLOCK + member.size:
         raise MediaError(f"{member.path}: the shard is cut off before its end")
     if not _is_header_of(data, name, member.size):
@@ -177,20 +175,17 @@ def _is_header_of(data: bytes, name: str, size: int) -> bool:
 
 
 def _find_member(path: str) -> Member:
-    shard, name = split_member(path)
-    try:
-        return _members(shard)[path]
-    except FileNotFoundError:
-        raise MediaError(
-            f"{path}: no such shard, or no index {os.path.basename(index_path(shard))} beside it"
-        ) from None
-    except KeyError:
-        raise MediaError(f"{path}: no such file in the shard") from None
+    members = _members(split_member(path)[0])
+    if path not in members:
+        raise MediaError(f"{path}: no such file in the shard")
+    return members[path]
 
 
 @lru_cache(maxsize=4)
 def _members(shard: str) -> dict[str, Member]:
-    rows = parse_index(shard, storage.read(index_path(shard))).rows
+    index = index_path(shard)
+    missing = MediaError(f"{shard}: no such shard, or no index {os.path.basename(index)} beside it")
+    rows = parse_index(shard, storage.read(index, missing=missing)).rows
     members = (Member(f"{shard}/{row.name}", row.offset, row.size) for row in rows)
     return {member.path: member for member in members}
 
@@ -237,19 +232,15 @@ def read_index(shard: str, size: int) -> ShardIndex:
         UserError: one of the two is missing or cut off, or they do not belong together; see also :func:`storage.read`.
         MachineError: see :func:`storage.read`.
     """
-    try:
-        index = parse_index(shard, storage.read(index_path(shard)))
-    except FileNotFoundError:
-        beside = f"{shard} has no index {os.path.basename(index_path(shard))} beside it"
-        raise UserError(f"{beside}: copy it too, or make both with prepare_dataset --shards") from None
+    beside = f"{shard} has no index {os.path.basename(index_path(shard))} beside it"
+    missing = UserError(f"{beside}: copy it too, or make both with prepare_dataset --shards")
+    index = parse_index(shard, storage.read(index_path(shard), missing=missing))
     if size < index.num_bytes:
         raise UserError(f"{shard} is cut off: it has {size} of the {index.num_bytes} bytes in its index; copy it again")
     is_same = size == index.num_bytes
     for last in index.rows[-1:]:
-        try:
-            header = storage.read(shard, last.offset - BLOCK, last.offset)
-        except FileNotFoundError:
-            raise UserError(f"{shard}: no such file any more; copy it again") from None
+        missing = UserError(f"{shard}: no such file any more; copy it again")
+        header = storage.read(shard, last.offset - BLOCK, last.offset, missing=missing)
         is_same = is_same and _is_header_of(header, last.name, last.size)
     if not is_same:
         raise UserError(f"{index_path(shard)} does not belong to {shard}; copy both again")

@@ -20,16 +20,16 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def read(path: str, start: int = 0, end: int | None = None) -> bytes:
+def read(path: str, start: int = 0, end: int | None = None, *, missing: Exception | None = None) -> bytes:
     """Return the bytes from `start` up to `end`, default the end of the file; fewer if the file is shorter.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file; or the exception `missing`, if it is given.
         UserError: no permission, a wrong address or setting, no fsspec driver, or a server without range requests.
         MachineError: the storage fails; a remote one is retried for ``VIDEO_RS_STORAGE_TIMEOUT`` (60) seconds.
     """
     if is_remote(path):
-        data = _call(path, "cat_file", start=start or None, end=end)
+        data = _call(path, "cat_file", missing, start=start or None, end=end)
         if end is not None and len(data) > end - start:
             raise UserError(f"{path}: the server does not send parts of files (HTTP ranges): copy the shards here")
         return data
@@ -38,22 +38,22 @@ def read(path: str, start: int = 0, end: int | None = None) -> bytes:
             file.seek(start)
             return file.read() if end is None else file.read(end - start)
     except OSError as error:
-        raise _local_error(error, path) from error
+        raise _local_error(error, path, missing) from error
 
 
-def sizes(folder: str) -> dict[str, int]:
+def sizes(folder: str, *, missing: Exception | None = None) -> dict[str, int]:
     """Return the size in bytes of each file directly in a folder. Raise as :func:`read`."""
     if not is_remote(folder):
         try:
             with os.scandir(folder or ".") as entries:
                 return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
         except OSError as error:
-            raise _local_error(error, error.filename or folder) from error
+            raise _local_error(error, error.filename or folder, missing) from error
     found = {}
-    for each in _call(folder, "ls", detail=True):
+    for each in _call(folder, "ls", missing, detail=True):
         size, name = each["size"], each["name"]
         if each["type"] == "file" and size is None and name.endswith((".tar", ".csv", ".txt")):
-            size = _call(name, "info")["size"]  # web servers list no sizes
+            size = _call(name, "info", missing)["size"]  # web servers list no sizes
         if each["type"] == "file" and size is not None:
             found[os.path.basename(name)] = size
     return found
@@ -71,15 +71,15 @@ def timeout() -> float:
     return seconds
 
 
-def _local_error(error: OSError, path: str) -> Exception:
+def _local_error(error: OSError, path: str, missing: Exception | None) -> Exception:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return FileNotFoundError(path)
+        return missing or FileNotFoundError(path)
     if error.errno in PATH_ERRNOS:
         return UserError(f"{path} cannot be read ({first_line(error)}): check the path and its permissions")
     return MachineError(f"{path} cannot be read ({first_line(error)}): check the storage")
 
 
-def _call(path: str, method: str, **options: Any) -> Any:
+def _call(path: str, method: str, missing: Exception | None = None, **options: Any) -> Any:
     """Call a method of a remote file system; retry until it succeeds or the timeout is over."""
     protocol, _, place = path.partition("://")
     fs = _file_system(os.getpid(), f"{protocol}://{place.partition('/')[0]}")
@@ -91,8 +91,8 @@ def _call(path: str, method: str, **options: Any) -> Any:
         try:
             fs.invalidate_cache()  # of listings
             return getattr(fs, method)(fs._strip_protocol(path), **options)
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise missing or error from None
         except Exception as error:  # drivers raise errors of their own types
             response = getattr(error.__cause__, "response", None) or {}
             if getattr(error, "status", 0) == 416 or response.get("Error", {}).get("Code") == "InvalidRange":

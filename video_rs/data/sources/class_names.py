@@ -23,9 +23,7 @@ def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...
         UserError: no such file, not UTF-8, or a name is repeated. The message names the option `key`.
     """
     try:
-        text = storage.read(file).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{key}={file}: no such file") from None
+        text = storage.read(file, missing=UserError(f"{key}={file}: no such file")).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{key}={file}: not a text file in UTF-8") from None
     names = tuple(line.strip() for line in text.splitlines() if line.strip())

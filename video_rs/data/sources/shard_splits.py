@@ -80,10 +80,7 @@ def _list_shards(root: str) -> list[str]:
     """Return the shards of a root, in order."""
     if _is_pattern(root):
         return expand(root)
-    try:
-        names = storage.sizes(root.rstrip("/"))
-    except FileNotFoundError:
-        raise UserError(f"data.root={root}: no such folder") from None
+    names = storage.sizes(root.rstrip("/"), missing=UserError(f"data.root={root}: no such folder"))
     tars = {name.removesuffix(".csv") for name in names if name.endswith((TAR, INDEX))}
     if not tars:
         raise UserError(f"data.root={root}: no shards (*{TAR} with an index *{INDEX}) in it")
@@ -96,13 +93,11 @@ def _read_indexes(shards: list[str], key: str) -> Iterator[ShardIndex]:
         raise UserError(f"{key}: {next(shard for shard in shards if shards.count(shard) > 1)} is in it twice")
     sizes: dict[str, int] = {}
     for folder in {os.path.dirname(shard) for shard in shards}:
-        try:
-            sizes |= {os.path.join(folder, name): size for name, size in storage.sizes(folder).items()}
-        except FileNotFoundError:
-            raise UserError(f"{key}: no such folder or bucket: {folder or '.'}") from None
-    if missing := next((shard for shard in shards if shard not in sizes), None):
-        beside = "; its index is there" if index_path(missing) in sizes else ""
-        raise UserError(f"{key}: no such shard: {missing}{beside}")
+        missing = UserError(f"{key}: no such folder or bucket: {folder or '.'}")
+        sizes |= {os.path.join(folder, name): n for name, n in storage.sizes(folder, missing=missing).items()}
+    if gone := next((shard for shard in shards if shard not in sizes), None):
+        beside = "; its index is there" if index_path(gone) in sizes else ""
+        raise UserError(f"{key}: no such shard: {gone}{beside}")
     first: ShardIndex | None = None
     for start in range(0, len(shards), _NUM_THREADS):
         some = shards[start : start + _NUM_THREADS]

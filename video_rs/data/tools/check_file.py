@@ -51,14 +51,6 @@ class Facts:
     problem: str = ""
 
     @property
-    def short_side(self) -> int:
-        return min(self.height, self.width)
-
-    @property
-    def aspect(self) -> float:
-        return self.width / self.height
-
-    @property
     def seconds(self) -> float:
         """Return the duration; 0 if unknown."""
         return self.frames / self.fps if self.fps else 0.0

@@ -5,7 +5,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import mode
@@ -19,11 +19,12 @@ from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts
 
 KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
-ODD = {  # a file is odd above the median times this factor, or below it by this factor
-    "fps": (2.0, "{:.4g} frames a second, usual {:.4g}"),
-    "short_side": (3.0, "short side {} pixels, usual {:g}"),  # 360 to 1080 lines is common in collections from the web
-    "aspect": (2.0, "width / height {:.2f}, usual {:.2f}"),
-}
+ODD: Sequence[tuple[Callable[[Facts], float], float, str]] = (
+    (lambda facts: facts.fps, 2.0, "{:.4g} frames a second, usual {:.4g}"),
+    (lambda facts: min(facts.height, facts.width), 3.0, "short side {} pixels, usual {:g}"),  # 360 to 1080 are common
+    (lambda facts: facts.width / facts.height, 2.0, "width / height {:.2f}, usual {:.2f}"),
+)
+"""A file is odd where a value of it is above the median times a factor, or below the median by this factor."""
 
 
 class Entries:
@@ -71,14 +72,10 @@ class Entries:
         source = source_of(path)
         return None if source == "/".join(Path(path).parts[-2:]) else source_key(source)  # not in the name
 
-    def labels(self, entry: int) -> tuple[int, ...]:
-        """Return the labels of an entry, ascending; one unless the dataset is multi-label."""
-        records, index = self.at(entry)
-        return tuple(sorted(set(records.label_set(index).tolist())))
-
     def label_text(self, entry: int) -> str:
-        """Return the names of the labels as in lists, joined by ";"."""
-        return ";".join(self.class_names[label] for label in self.labels(entry))
+        """Return the names of the labels of an entry as in lists, joined by ";", in the order of the classes."""
+        records, index = self.at(entry)
+        return ";".join(self.class_names[label] for label in sorted(set(records.label_set(index).tolist())))
 
     def class_counts(self) -> dict[str, np.ndarray]:
         """Return the number of files of each class, int64 ``[C]``, by split."""
@@ -104,30 +101,24 @@ def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSa
         sampling: of clips, which defines what is too short.
     """
     good = [each for each in facts if not each.problem]
-    usual = {name: _median([getattr(each, name) for each in good]) for name in ODD}
-    usual["rotation"] = mode(each.rotation for each in good) if good else 0
+    medians = [float(np.median([*filter(None, map(measure, good))] or [0])) for measure, _, _ in ODD]
+    rotation = mode(each.rotation for each in good) if good else 0
     single: list[Problem] = []
     for entry, file in enumerate(entries.file):
         records, index = entries.at(entry)
-        single += _of_file(entry, facts[file], records.listed_frames(index), sampling, usual)
+        if facts[file].problem:
+            single.append(Problem(entry, "broken", facts[file].problem, grave=True))
+        else:
+            single += _frames(entry, facts[file], records.listed_frames(index), sampling)
+            single += _odd(entry, facts[file], medians, rotation)
     single.sort(key=lambda problem: KINDS.index(problem.kind))
     equal = list(_same_content(entries, facts))
     leaked = {problem.entry for problem in equal if problem.kind == "leak"}
     return single + equal + list(_same_source(entries, leaked))
 
 
-def _median(values: Sequence[float]) -> float:
-    """Return the median of the values that are known, or 0."""
-    return float(np.median([value for value in values if value] or [0]))
-
-
-def _of_file(
-    entry: int, facts: Facts, listed: int, sampling: TemporalSampling, usual: dict[str, float]
-) -> Iterator[Problem]:
-    """Yield the problems of one file. `listed` is its number of frames by its list, 0 if unknown."""
-    if facts.problem:
-        yield Problem(entry, "broken", facts.problem, grave=True)
-        return
+def _frames(entry: int, facts: Facts, listed: int, sampling: TemporalSampling) -> Iterator[Problem]:
+    """Yield the problems with the number of frames. `listed` is that of the file's list, 0 if unknown."""
     frames, needed = facts.frames, sampling.num_frames
     if listed > frames:
         yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
@@ -137,12 +128,16 @@ def _of_file(
         needed = 1 + int(np.floor((needed - 1) * sampling.step(facts.fps) + 1e-6))
     if frames < needed:
         yield Problem(entry, "short", f"{frames} frames, a clip spans {needed}")
-    for name, (factor, text) in ODD.items():
-        value, median = getattr(facts, name), usual[name]
+
+
+def _odd(entry: int, facts: Facts, medians: Sequence[float], rotation: int) -> Iterator[Problem]:
+    """Yield the values of a file that are far from the usual ones."""
+    for (measure, factor, text), median in zip(ODD, medians):
+        value = measure(facts)
         if value and not median / factor <= value <= median * factor:
             yield Problem(entry, "odd", text.format(value, median))
-    if facts.rotation != usual["rotation"]:
-        yield Problem(entry, "odd", f"rotated by {facts.rotation} degrees, usual {usual['rotation']}")
+    if facts.rotation != rotation:
+        yield Problem(entry, "odd", f"rotated by {facts.rotation} degrees, usual {rotation}")
 
 
 def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]:
@@ -157,8 +152,8 @@ def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]
                 detail = f"{_describe(entries, facts, entry, first)} in {entries.names[entries.split[first]]}"
                 yield Problem(entry, "leak", detail, grave=True)
             first_in.setdefault(split, entry)
-            if entries.labels(entry) != entries.labels(first):
-                mine, theirs = entries.label_text(entry), entries.label_text(first)
+            mine, theirs = entries.label_text(entry), entries.label_text(first)
+            if mine != theirs:
                 detail = f"'{mine}', but '{theirs}' for {entries.path(first)}, which is the same"
                 yield Problem(entry, "label conflict", detail, grave=True)
 

@@ -148,17 +148,33 @@ def _write(
     first = next(frames, None)
     if first is None:
         raise MediaError(f"{source}: no frame can be decoded")
-    upright, clock = _UprightConverter(first, settings.short_side), _Clock(first)
-    rate = Fraction(1 / (clock.base * clock.step)).limit_denominator(1001)
-    faststart, count = {"movflags": "+faststart"}, 0
+    upright = _UprightConverter(first, settings.short_side)
+    base, step = first.time_base or Fraction(1, 90000), max(1, first.duration or 1)
+    shift, time, count = max(0, -(first.pts or 0)), -step, 0
+    x264 = {
+        "crf": str(settings.crf),
+        "tune": "fastdecode",
+        "g": str(settings.gop),
+        "keyint_min": str(settings.gop),
+        "sc_threshold": "0",  # no keyframes at scene cuts, which would make GOPs uneven
+        "bf": "0",
+        "flags": "+cgop",
+        "x264-params": "mbtree=0:rc-lookahead=0",  # with mbtree, one encode in a hundred differs
+    }
+    rate, faststart = Fraction(1 / (base * step)).limit_denominator(1001), {"movflags": "+faststart"}
     try:
-        with h264_writer(file, *upright.size, rate, _x264(settings), options=faststart) as (container, stream):
+        with h264_writer(file, *upright.size, rate, x264, options=faststart) as (container, stream):
             container.metadata["comment"] = comment
-            stream.time_base = stream.codec_context.time_base = clock.base
-            _tag_colors(stream.codec_context, first)
+            context = stream.codec_context
+            stream.time_base = context.time_base = base
+            context.color_range = 1  # limited, see _UprightConverter
+            for name, unknown in (("colorspace", _RGB), ("color_primaries", 0), ("color_trc", 0)):
+                value = int(getattr(first, name))
+                setattr(context, name, _UNKNOWN if value == unknown else value)
             for frame in chain([first], frames):
                 image = upright(frame)
-                image.pts, image.time_base, image.duration = clock.time(frame), clock.base, clock.step
+                time = time + step if frame.pts is None else max(time + 1, frame.pts + shift)  # strictly increasing
+                image.pts, image.time_base, image.duration = time, base, step
                 image.pict_type = 0  # let the encoder choose
                 container.mux(stream.encode(image))
                 beat()
@@ -169,44 +185,6 @@ def _write(
         with media_errors(source, action="encoded"):
             raise
     return count
-
-
-class _Clock:
-    """The times of the frames in units of ``base``: not negative, strictly increasing."""
-
-    def __init__(self, first: av.VideoFrame) -> None:
-        self.base = first.time_base or Fraction(1, 90000)
-        self.step = max(1, first.duration or 1)
-        self._shift = max(0, -(first.pts or 0))
-        self._last: int | None = None
-
-    def time(self, frame: av.VideoFrame) -> int:
-        """Return the time of the next frame."""
-        least = 0 if self._last is None else self._last + 1
-        usual = 0 if self._last is None else self._last + self.step
-        self._last = usual if frame.pts is None else max(least, frame.pts + self._shift)
-        return self._last
-
-
-def _x264(settings: Settings) -> dict[str, str]:
-    gop = str(settings.gop)
-    return {
-        "crf": str(settings.crf),
-        "tune": "fastdecode",
-        "g": gop,
-        "keyint_min": gop,
-        "sc_threshold": "0",  # no keyframes at scene cuts, which would make GOPs uneven
-        "bf": "0",
-        "flags": "+cgop",
-        "x264-params": "mbtree=0:rc-lookahead=0",  # with mbtree, one encode in a hundred differs
-    }
-
-
-def _tag_colors(context: av.VideoCodecContext, first: av.VideoFrame) -> None:
-    context.color_range = 1  # limited, see _UprightConverter
-    for name, unknown in (("colorspace", _RGB), ("color_primaries", 0), ("color_trc", 0)):
-        value = int(getattr(first, name))
-        setattr(context, name, _UNKNOWN if value == unknown else value)
 
 
 class _UprightConverter:

@@ -101,11 +101,18 @@ def prepare_dataset(
     sources = list(dict.fromkeys(records.path(i) for records in splits.values() for i in range(len(records))))
     folders = {os.path.realpath(folder) for folder in {os.path.dirname(path) for path in sources}}
     base = os.path.abspath(root or os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in sources]))
-    _refuse_inside(out, folders | {os.path.realpath(root)} if root else folders)
+    folders |= {os.path.realpath(root)} if root else set()
+    if inside := next(filter(Path(os.path.realpath(out)).is_relative_to, folders), ""):
+        raise UserError(f"--out {out} lies in the source ({inside}), which is never changed; give another folder")
     _check_class_names(splits)
     jobs = _plan_jobs(sources, base)
     with _reserved(out, {**asdict(settings), "source": base}):
-        results = _encode_all(jobs, out, settings, workers, timeout, progress)
+        made: dict[Job, Prepared] = {}
+        encode = partial(_encode, str(out), settings)
+        with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
+            for job, result in progress(calls, len(jobs)):
+                made[job] = Prepared(job, problem=result.reason) if isinstance(result, Lost) else result
+        results = [made[job] for job in jobs]
         copies = {result.job.source: result.job.target for result in results if not result.problem}
         if not copies:
             raise UserError(f"none of the {len(results)} videos could be re-encoded; the first: {results[0]}")
@@ -124,12 +131,6 @@ def summarize(results: Sequence[Prepared]) -> dict[str, Any]:
     names = ("bytes_before", "bytes_after", "seconds_before", "seconds_after")
     totals = {name: round(sum(getattr(result, name) for result in results), 3) for name in names}
     return {"files": len(results) - failed, "failed": failed, **totals}
-
-
-def _refuse_inside(out: Path, folders: set[str]) -> None:
-    real = Path(os.path.realpath(out))
-    if inside := [folder for folder in folders if real.is_relative_to(folder)]:
-        raise UserError(f"--out {out} lies in the source ({inside[0]}), which is never changed; give another folder")
 
 
 def _check_class_names(splits: Mapping[str, Records]) -> None:
@@ -214,18 +215,6 @@ def _remove_temporary(out: Path) -> None:
     for file in out.rglob(".*"):
         if _TEMPORARY.fullmatch(file.name):
             file.unlink()
-
-
-def _encode_all(
-    jobs: Sequence[Job], out: Path, settings: Settings, workers: int, timeout: float, progress: Progress
-) -> list[Prepared]:
-    """Return the results in the order of the jobs."""
-    results: dict[Job, Prepared] = {}
-    encode = partial(_encode, str(out), settings)
-    with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
-        for job, result in progress(calls, len(jobs)):
-            results[job] = Prepared(job, problem=result.reason) if isinstance(result, Lost) else result
-    return [results[job] for job in jobs]
 
 
 def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:

@@ -244,10 +244,7 @@ def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
     with tarfile.open(fileobj=handle, mode="w", format=tarfile.GNU_FORMAT) as tar:
         rows = csv.DictReader(io.StringIO(shard.index.decode(), newline=""))
         for sample, row in zip(shard.samples, rows):
-            try:
-                data = storage.read(sample.file)
-            except FileNotFoundError:
-                raise sample.changed() from None
+            data = storage.read(sample.file, missing=sample.changed())
             if len(data) != sample.size:
                 raise sample.changed()
             tar.addfile(_tar_info(sample.name, sample.size), io.BytesIO(data))
