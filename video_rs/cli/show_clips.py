@@ -7,20 +7,14 @@ The train split shows the first samples of the first epoch as in training, but w
 applied on the device. The others show test views: test.clips clips per video, test.crops crops of each.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from video_rs.cli.common import config_parser, positive
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
 from video_rs.experiment.schema import Config
-
-if TYPE_CHECKING:
-    from video_rs.data.tools.clip_grid import Row
 
 
 def main(argv: list[str]) -> int:
@@ -51,8 +45,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_rows(config: Config, split: str) -> Iterator[Row]:
-    """Return the clips of a split as training or the test reads them."""
+def read_rows(config: Config, split: str) -> Iterator:
+    """Return the clips of a split as training or the test reads them, as ``clip_grid.Row``."""
     from video_rs.data.tools.clip_grid import train_rows, view_rows
     from video_rs.experiment.build import build_records, train_dataset, view_dataset
     from video_rs.experiment.run import options_of

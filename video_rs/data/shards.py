@@ -9,8 +9,6 @@ over from another packing is noticed before the first sample is read.
 The path of a member is the path of its shard and its name: ``train-000000.tar/train/juggling/abc.mp4``.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os
@@ -126,7 +124,7 @@ class Members:
         """Return one file. Its path is stored elsewhere."""
         return Member(path, self.offsets[index], self.sizes[index])
 
-    def take(self, indices: np.ndarray) -> Members:
+    def take(self, indices: np.ndarray) -> "Members":
         """Return some of the files; `indices` ascend."""
         return Members(*(np.asarray(each)[indices].tolist() for each in (self.offsets, self.sizes, self.shards)))
 

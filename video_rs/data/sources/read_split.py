@@ -1,7 +1,5 @@
 """Read one split: class folders, a list, or the annotation file of a known layout. Labels stay as written."""
 
-from __future__ import annotations
-
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -43,15 +41,15 @@ class RawSplit:
 
     source: str
     paths: Paths = field(default_factory=Paths)
-    labels: array[int] = field(default_factory=lambda: array("i"))
-    lines: array[int] = field(default_factory=lambda: array("i"))
+    labels: array = field(default_factory=lambda: array("i"))
+    lines: array = field(default_factory=lambda: array("i"))
     first_place: dict[str, str] = field(default_factory=dict)
     num_missing: int = 0
     missing: list[str] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
     class_names: Sequence[str] = ()
-    sources: array[int] = field(default_factory=lambda: array("Q"))
-    frames: array[int] = field(default_factory=lambda: array("i"))
+    sources: array = field(default_factory=lambda: array("Q"))
+    frames: array = field(default_factory=lambda: array("i"))
     has_label_sets: bool = False
     repeats: bool = False
     members: Members | None = None

@@ -1,13 +1,11 @@
 """Check a dataset: decode every file, find problems, write tables, a summary and plots."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,10 +16,6 @@ from video_rs.data.tools.check_file import Facts, check_file
 from video_rs.data.tools.check_problems import Entries, Problem, find_problems
 from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
 from video_rs.files import atomic_write, write_csv, write_json
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIELDS = (
     ("split", "path", "label", "frames", "fps", "seconds", "height", "width")
@@ -80,7 +74,7 @@ class DatasetCheck:
         write_csv(folder / "files.csv", FIELDS, self._rows())
         write_json(folder / "summary.json", self.summary())
         with atomic_write(folder / "check.png") as file:
-            self._plot().savefig(file, format="png", dpi=110)
+            self._plot(file)
 
     def _rows(self) -> Iterator[list[Any]]:
         """Yield the values of ``FIELDS`` for each entry."""
@@ -95,28 +89,36 @@ class DatasetCheck:
                 + [facts.codec, facts.decoder, facts.sha1.hex(), ";".join(kinds[entry])]
             )
 
-    def _plot(self) -> Figure:
-        """Plot the lengths and sizes of the files that can be read, and the files of each class."""
+    def _plot(self, file: IO[bytes]) -> None:
+        """Plot the lengths and sizes of the files that can be read, and the files of each class, the largest first."""
         from matplotlib.figure import Figure  # worker processes import this module, too
 
         good = [each for each in self.facts if not each.problem]
         seconds = [each.seconds for each in good if each.fps]
+        counts, names = self.entries.class_counts(), self.entries.class_names
+        order = np.argsort(-next(iter(counts.values())), kind="stable")
         figure = Figure(figsize=(15, 4.5), layout="constrained")
         length, size, classes = axes = figure.subplots(1, 3)
         length.set(title="Lengths", xlabel="seconds" if seconds else "frames", ylabel="files")
         size.set(title="Sizes", xlabel="width, pixels", ylabel="height, pixels")
-        classes.set(title="Classes", ylabel="files")
+        classes.set(title="Classes, the largest first", ylabel="files")
         for ax in axes:
             ax.grid(alpha=0.3)
         if good:
             lengths = seconds or [each.frames for each in good]
             length.hist(np.minimum(lengths, np.quantile(lengths, 0.995)), bins=40, color=COLORS[0])  # cut outliers
             sizes = Counter((each.width, each.height) for each in good)
-            counts = np.array([*sizes.values()])
-            size.scatter(*zip(*sizes), s=20 + 300 * counts / counts.max(), color=COLORS[0], alpha=0.5)
+            areas = 20 + 300 * np.array([*sizes.values()]) / max(sizes.values())
+            size.scatter(*zip(*sizes), s=areas, color=COLORS[0], alpha=0.5)
             size.set(xlim=(0, None), ylim=(0, None))
-        _plot_classes(classes, self.entries)
-        return figure
+        for (split, of_class), color in zip(counts.items(), COLORS, strict=False):
+            classes.plot(of_class[order], ".-", color=color, label=split)
+        classes.set_ylim(bottom=0)
+        classes.legend(frameon=False)
+        if len(order) <= MAX_NAMED:
+            ticks = [names[i].replace("$", r"\$")[:24] for i in order]
+            classes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
+        figure.savefig(file, format="png", dpi=110)
 
 
 def check_dataset(
@@ -157,18 +159,3 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     return {name: round(float(getattr(np, name)(values)), 4) for name in ("min", "median", "max")}
-
-
-def _plot_classes(ax: Axes, entries: Entries) -> None:
-    """Plot the number of files of each class, the largest first, a line per split."""
-    counts = entries.class_counts()
-    order = np.argsort(-next(iter(counts.values())), kind="stable")
-    for (split, of_class), color in zip(counts.items(), COLORS, strict=False):
-        ax.plot(of_class[order], ".-", color=color, label=split)
-    ax.set_ylim(bottom=0)
-    ax.legend(frameon=False)
-    if len(order) <= MAX_NAMED:
-        names = [entries.class_names[i].replace("$", r"\$")[:24] for i in order]
-        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    else:
-        ax.set_xlabel("class, the largest first")

@@ -8,11 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.pool import ExceptionWithTraceback
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from video_rs.errors import MachineError
 
@@ -50,8 +49,7 @@ def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int
             raise
 
 
-@dataclass(frozen=True)
-class Lost:
+class Lost(NamedTuple):
     """The result of a call that hung or whose process died, with the reason."""
 
     reason: str
