@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from video_rs.cli.common import command, config_parser, positive, progress, size_text
+from video_rs.cli.common import command, config_parser, parse_config, positive, progress, size_text
 from video_rs.errors import UserError
-from video_rs.experiment.config import load_config
 from video_rs.terminal import duration
 
 _NAMED = 10  # number of classes to name on the terminal
@@ -26,8 +25,7 @@ def main(argv: list[str]) -> int:
     parser = config_parser("check", __doc__)
     parser.add_argument("--out", metavar="FOLDER", help="folder of the results (default: check/ in the run folder)")
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
-    args = parser.parse_intermixed_args(argv)
-    config = load_config(args.cfg, args.overrides)
+    args, config = parse_config(parser, argv)
 
     from video_rs.data.clips import TemporalSampling
     from video_rs.data.tools.check import FILES, check_dataset

@@ -93,6 +93,14 @@ def config_parser(name: str, description: str) -> Parser:
     return parser
 
 
+def parse_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, Any]:
+    """Parse the arguments of a :func:`config_parser`, and load their config."""
+    from video_rs.experiment.config import load_config
+
+    args = parser.parse_intermixed_args(argv)
+    return args, load_config(args.cfg, args.overrides)
+
+
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
     """Return a function to call with the number of items done since the last call.
 

@@ -10,17 +10,15 @@ cannot be opened. Commands that use the same files find the index in the cache f
 from functools import partial
 from statistics import median
 
-from video_rs.cli.common import config_parser, progress
+from video_rs.cli.common import config_parser, parse_config, progress
 from video_rs.errors import UserError
-from video_rs.experiment.config import load_config
 
 _LISTED = 20  # number of files that cannot be opened to list
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/index_dataset.py`` and ``video-rs index``."""
-    args = config_parser("index", __doc__).parse_intermixed_args(argv)
-    config = load_config(args.cfg, args.overrides)
+    _, config = parse_config(config_parser("index", __doc__), argv)
 
     from video_rs.data.sources.dataset_index import index_file
     from video_rs.data.tools.index import index_videos

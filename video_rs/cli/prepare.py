@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from video_rs.cli.common import command, config_parser, counter, positive, progress, size_text
+from video_rs.cli.common import Parser, command, config_parser, counter, parse_config, positive, progress, size_text
 from video_rs.errors import UserError
-from video_rs.experiment.config import Config, load_config
+from video_rs.experiment.config import Config
 from video_rs.terminal import duration
 
 SHARD_MB = 1000
@@ -26,12 +26,11 @@ _REPLACED = {"data.root", "data.train", "data.val", "data.test", "data.class_nam
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/prepare_dataset.py`` and ``video-rs prepare``."""
-    args = _parser().parse_intermixed_args(argv)
+    args, config = parse_config(_parser(), argv)
     if "://" in args.out:
         raise UserError(f"--out {args.out}: give a folder of this machine, and upload its content afterwards")
     if args.shard_mb and not args.shards:
         raise UserError("--shard-mb has no effect without --shards")
-    config = load_config(args.cfg, args.overrides)
 
     from video_rs.data.tools import shard_writer
     from video_rs.data.tools.encode import Settings
@@ -75,7 +74,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = config_parser("prepare", __doc__)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the prepared dataset")
     short_side = "pixels (default: 256); smaller videos keep their size"

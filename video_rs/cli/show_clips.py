@@ -11,9 +11,8 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from video_rs.cli.common import config_parser, positive
+from video_rs.cli.common import config_parser, parse_config, positive
 from video_rs.errors import UserError
-from video_rs.experiment.config import load_config
 from video_rs.experiment.schema import Config
 
 
@@ -24,8 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--num", type=positive, default=8, metavar="N", help="clips to draw (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE.png", help="default: clips_<split>.png in the run folder")
     parser.add_argument("--gif", action="store_true", help="also write each clip as an animated GIF beside the PNG")
-    args = parser.parse_intermixed_args(argv)
-    config = load_config(args.cfg, args.overrides)
+    args, config = parse_config(parser, argv)
     out = Path(args.out or Path(config.out) / f"clips_{args.split}.png")
     if out.suffix != ".png":
         raise UserError(f"--out must end in .png; found {out}")

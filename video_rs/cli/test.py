@@ -12,15 +12,13 @@ The weights are those of <out>/best.pt unless weights= names another file or add
 from typing import Any
 
 from video_rs import terminal
-from video_rs.cli.common import command, config_parser, counter
+from video_rs.cli.common import command, config_parser, counter, parse_config
 from video_rs.experiment.checks import check_timeouts
-from video_rs.experiment.config import load_config
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/test_net.py`` and ``video-rs test``."""
-    args = config_parser("test", __doc__).parse_intermixed_args(argv)
-    config = load_config(args.cfg, args.overrides)
+    _, config = parse_config(config_parser("test", __doc__), argv)
     from video_rs.distributed.device import select_device
     from video_rs.distributed.world import start_world
     from video_rs.experiment.evaluate import evaluate

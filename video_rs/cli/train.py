@@ -8,9 +8,9 @@ tools/train_net.py --cfg k400_rs50.yaml data.root=/data/k400 --dry-run
 A run folder that holds a checkpoint of the same config is resumed where it stopped.
 """
 
-from video_rs.cli.common import command, config_parser
+from video_rs.cli.common import command, config_parser, parse_config
 from video_rs.errors import EXIT_INTERRUPTED
-from video_rs.experiment.config import Config, load_config
+from video_rs.experiment.config import Config
 from video_rs.hub import redact_url
 
 
@@ -20,8 +20,7 @@ def main(argv: list[str]) -> int:
     cost = "build everything, run one batch, print what a run costs"
     parser.add_argument("--dry-run", action="store_true", help=cost)
     parser.add_argument("--resume", action="store_true", help="raise an error if there is no run to resume")
-    args = parser.parse_intermixed_args(argv)
-    config = load_config(args.cfg, args.overrides)
+    args, config = parse_config(parser, argv)
 
     if args.dry_run:
         from video_rs.experiment.run import dry_run

@@ -21,18 +21,13 @@ from video_rs.hub import cache_folder
 
 Version = tuple[int, int]  # size of a file in bytes, and its modification time in seconds since 1970; zeros for no file
 ROW = np.dtype(
-    [
-        ("bytes", "<u4"),  # size of the file; 0 if the file must be scanned
-        ("changed", "<u4"),  # modification time
-        ("num_frames", "<u4"),
-        ("frame_bytes", "<u4"),
-        ("first", "<i4"),  # the timestamp of frame i is first + i * step, rounded
-        ("step", "<f8"),
-        ("fps", "<f8"),
-        ("codec", "u1"),  # number in `words`
-        ("problem", "u1"),  # number in `words`
-    ]
+    [("bytes", "<u4"), ("changed", "<u4"), ("num_frames", "<u4"), ("frame_bytes", "<u4"), ("first", "<i4")]
+    + [("step", "<f8"), ("fps", "<f8"), ("codec", "u1"), ("problem", "u1")]
 )
+"""The index of one file: its :data:`Version`, with a size of 0 if the file must be scanned, and its stream index.
+
+The timestamp of frame i is `first` + i * `step`, rounded. `codec` and `problem` are numbers in `VideoIndex.words`.
+"""
 
 
 @dataclass(frozen=True)
