@@ -78,16 +78,10 @@ def config_parser(name: str, description: str) -> Parser:
     """Return a parser with ``--cfg`` and ``key=value``. ``--help`` lists ten keys, ``--help-all`` every key."""
     from video_rs.experiment import config
 
-    class HelpAll(argparse.Action):
-        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-            parser.epilog = f"all keys (type, default, meaning):\n{config.describe()}"
-            parser.print_help()
-            parser.exit()
-
     keys = config.describe(KEYS.get(name, DATA_KEYS).split())
     epilog = f"ten keys (type, default, meaning); --help-all lists every key:\n{keys}"
     parser = Parser(description, prog=program(name), epilog=epilog)
-    parser.add_argument("--help-all", action=HelpAll, nargs=0, help="show this help with every key, and exit")
+    parser.add_argument("--help-all", action="store_true", help="show this help with every key, and exit")
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, a name in configs/, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
     return parser
@@ -95,10 +89,13 @@ def config_parser(name: str, description: str) -> Parser:
 
 def parse_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, Any]:
     """Parse the arguments of a :func:`config_parser`, and load their config."""
-    from video_rs.experiment.config import load_config
+    from video_rs.experiment import config
 
+    if "--help-all" in argv:
+        parser.epilog = f"all keys (type, default, meaning):\n{config.describe()}"
+        argv = ["--help"]
     args = parser.parse_intermixed_args(argv)
-    return args, load_config(args.cfg, args.overrides)
+    return args, config.load_config(args.cfg, args.overrides)
 
 
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:

@@ -205,9 +205,8 @@ def _is_complete(root: Path, stamp: dict) -> bool:
     except ValueError:
         raise UserError(f"{root / STAMP} is damaged; delete {root} and make the dataset again") from None
     complete = found.pop("complete", False)
-    differs = "; ".join(
-        f"{key}={found.get(key)}, not {value}" for key, value in stamp.items() if found.get(key) != value
-    )
+    differs = [f"{key}={found.get(key)}, not {value}" for key, value in stamp.items() if found.get(key) != value]
     if differs:
-        raise UserError(f"{root} holds another motion dataset ({differs}); delete it or choose another folder")
+        other = "; ".join(differs)
+        raise UserError(f"{root} holds another motion dataset ({other}); delete it or choose another folder")
     return complete

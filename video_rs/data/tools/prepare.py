@@ -9,8 +9,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,8 @@ def prepare_dataset(
         raise UserError(f"--out {out} lies in the source ({inside}), which is never changed; give another folder")
     _check_class_names(splits)
     jobs = _plan_jobs(sources, base)
-    with _reserved(out, {**asdict(settings), "source": base}):
+    with ExitStack() as stack:
+        _reserve(stack, out, {**asdict(settings), "source": base})
         made: dict[Job, Prepared] = {}
         encode = partial(_encode, str(out), settings)
         with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
@@ -174,23 +175,20 @@ def _is_below(path: str, folder: str) -> bool:
     return path.startswith(os.path.join(folder, ""))
 
 
-@contextmanager
-def _reserved(out: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
-    """Make the folder and hold it for this process. Remove temporary files at the end.
+def _reserve(stack: ExitStack, out: Path, wanted: Mapping[str, Any]) -> None:
+    """Make the folder and hold it for this process until the stack closes, which removes temporary files.
 
     Raises:
         UserError: the folder cannot be written, is in use, or was made with other settings than those `wanted`.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(out))
-        except BlockingIOError:
-            raise UserError(f"--out {out} is being written by another command; wait for it or end it") from None
-        except OSError as error:
-            raise UserError(f"--out {out} cannot be made or written ({error.strerror}); give another folder") from None
-        _check_settings(out, wanted)
-        stack.callback(_remove_temporary, out)
-        yield
+    try:
+        stack.enter_context(locked(out))
+    except BlockingIOError:
+        raise UserError(f"--out {out} is being written by another command; wait for it or end it") from None
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made or written ({error.strerror}); give another folder") from None
+    _check_settings(out, wanted)
+    stack.callback(_remove_temporary, out)
 
 
 def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
