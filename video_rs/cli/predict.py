@@ -14,7 +14,6 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from video_rs.cli.common import Parser, positive, program
 from video_rs.errors import MediaError
 
 if TYPE_CHECKING:
-    from video_rs.inference.predict import Classifier, Prediction
+    from video_rs.inference.predict import Prediction
 
 BAR = 24  # characters of a full bar
 CLIPS = 4
@@ -48,6 +47,7 @@ def main(argv: list[str]) -> int:
         except MediaError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
+    top_k = args.top_k or (1 if args.every else 5)
     write = _write_json if args.json else _write_csv if args.csv else _write_text
     if args.csv:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
@@ -55,8 +55,11 @@ def main(argv: list[str]) -> int:
     bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
     for path in files:
         try:
-            for times, predictions in _predict(classifier, path, args):
-                write(path, times, predictions)
+            if args.every:
+                for start, end, predictions in classifier.predict_windows(path, args.every, top_k, crops=args.crops):
+                    write(path, (start, end), predictions)
+            else:
+                write(path, (), classifier.predict(path, top_k, clips=args.clips or CLIPS, crops=args.crops))
             done += 1
         except MediaError as error:
             failed += 1
@@ -93,16 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="one line of JSON per file (with --every: per window)")
     form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")
     return parser
-
-
-def _predict(classifier: Classifier, path: str, args: argparse.Namespace) -> Iterator[tuple[Times, list[Prediction]]]:
-    """Yield the times and predictions of each window of a file; without ``--every`` of one without times."""
-    top_k = args.top_k or (1 if args.every else 5)
-    if not args.every:
-        yield (), classifier.predict(path, top_k, clips=args.clips or CLIPS, crops=args.crops)
-        return
-    for start, end, predictions in classifier.predict_windows(path, args.every, top_k, crops=args.crops):
-        yield (start, end), predictions
 
 
 def _write_json(path: str, times: Times, predictions: list[Prediction]) -> None:

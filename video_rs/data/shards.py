@@ -15,7 +15,7 @@ import os
 import re
 import tarfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -153,8 +153,10 @@ def in_memory(file: File) -> str | Path | Blob:
     """
     if isinstance(file, Blob) or not (isinstance(file, Member) or is_member(os.fspath(file))):
         return file
-    member = file if isinstance(file, Member) else _find_member(os.fspath(file))
-    shard, name = split_member(member.path)
+    shard, name = split_member(str(file))
+    member = file if isinstance(file, Member) else _members(shard).get(str(file))
+    if member is None:
+        raise MediaError(f"{file}: no such file in the shard")
     missing = MachineError(f"{shard}: no such file any more; check the storage")
     data = storage.read(shard, member.offset - BLOCK, member.offset + member.size, missing=missing)
     if len(data) < BLOCK + member.size:
@@ -170,13 +172,6 @@ def _is_header_of(data: bytes, name: str, size: int) -> bool:
         return data[:100].rstrip(b"\0") == os.fsencode(name)[:100] and tarfile.nti(data[124:136]) == size
     except tarfile.HeaderError:  # no number
         return False
-
-
-def _find_member(path: str) -> Member:
-    members = _members(split_member(path)[0])
-    if path not in members:
-        raise MediaError(f"{path}: no such file in the shard")
-    return members[path]
 
 
 @lru_cache(maxsize=4)
@@ -254,19 +249,18 @@ def expand(pattern: str) -> list[str]:
     pieces = _BRACES.split(pattern)  # text, inside of braces, text, ...
     if any(mark in piece for piece in pieces[::2] for mark in "{}"):
         raise UserError(f"{pattern}: a brace is not closed: write name-{{000000..000123}}.tar")
-    parts = [list(_choices(piece, pattern)) if i % 2 else [piece] for i, piece in enumerate(pieces)]
+    parts = [_choices(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     total = np.prod([len(part) for part in parts], dtype=float)
     if total > _MAX_SHARDS:
         raise UserError(f"{pattern}: these are {total:.0f} shards, more than {_MAX_SHARDS}")
     return ["".join(words) for words in product(*parts)]
 
 
-def _choices(inside: str, pattern: str) -> Iterator[str]:
-    if not (match := _RANGE.fullmatch(inside)):
-        yield from inside.split(",")
-        return
+def _choices(inside: str, pattern: str) -> list[str]:
+    match = _RANGE.fullmatch(inside)
+    if not match:
+        return inside.split(",")
     first, last = match.groups()
-    if int(last) < int(first) or int(last) - int(first) >= _MAX_SHARDS:
+    if not 0 <= int(last) - int(first) < _MAX_SHARDS:
         raise UserError(f"{pattern}: {{{inside}}} is not a range from a number to a larger one")
-    for number in range(int(first), int(last) + 1):
-        yield f"{number:0{len(first)}d}"
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
