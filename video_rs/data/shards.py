@@ -154,9 +154,13 @@ def in_memory(file: File) -> str | Path | Blob:
     if isinstance(file, Blob) or not (isinstance(file, Member) or is_member(os.fspath(file))):
         return file
     shard, name = split_member(str(file))
-    member = file if isinstance(file, Member) else _members(shard).get(str(file))
-    if member is None:
-        raise MediaError(f"{file}: no such file in the shard")
+    try:
+        member = file if isinstance(file, Member) else _members(shard)[str(file)]
+    except FileNotFoundError:
+        index = os.path.basename(index_path(shard))
+        raise MediaError(f"{file}: no such shard, or no index {index} beside it") from None
+    except KeyError:
+        raise MediaError(f"{file}: no such file in the shard") from None
     missing = MachineError(f"{shard}: no such file any more; check the storage")
     data = storage.read(shard, member.offset - BLOCK, member.offset + member.size, missing=missing)
     if len(data) < BLOCK + member.size:
@@ -176,9 +180,7 @@ def _is_header_of(data: bytes, name: str, size: int) -> bool:
 
 @lru_cache(maxsize=4)
 def _members(shard: str) -> dict[str, Member]:
-    index = index_path(shard)
-    missing = MediaError(f"{shard}: no such shard, or no index {os.path.basename(index)} beside it")
-    rows = parse_index(shard, storage.read(index, missing=missing)).rows
+    rows = parse_index(shard, storage.read(index_path(shard))).rows
     members = (Member(f"{shard}/{row.name}", row.offset, row.size) for row in rows)
     return {member.path: member for member in members}
 

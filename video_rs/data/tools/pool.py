@@ -88,16 +88,16 @@ def watched_calls(
                 if worker.item is not None:
                     yield worker.item, result
                 if kind == "lost":
-                    worker.restart()
+                    team[team.index(worker)] = worker.replaced()
                 elif not worker.give(next(left, None)):
                     team.remove(worker)
             now = time.monotonic()
             passed, before = min(now - before, tick or 0.0), now  # do not count the time of a suspended job
-            for worker in team:
+            for worker in list(team):
                 worker.silence += passed
                 if timeout and worker.item is not None and worker.silence >= timeout:
                     yield worker.item, Lost(f"no progress for {timeout:g} s; the decoder or the storage hangs")
-                    worker.restart()
+                    team[team.index(worker)] = worker.replaced()
     finally:
         for worker in team:
             worker.end()
@@ -108,9 +108,6 @@ class _Worker:
 
     def __init__(self, function: Callable[[Any, Beat], Any], tick: float | None) -> None:
         self._job = function, tick
-        self._start()
-
-    def _start(self) -> None:
         self.item, self.silence = None, 0.0
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_work, args=(*self._job, theirs), daemon=True)
@@ -152,9 +149,9 @@ class _Worker:
         self.pipe.close()
         self._process.join(5)  # a process that is stuck in the kernel is left behind
 
-    def restart(self) -> None:
+    def replaced(self) -> "_Worker":
         self.end()
-        self._start()
+        return _Worker(*self._job)
 
 
 def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connection) -> None:
