@@ -7,9 +7,10 @@ keeps its traceback.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 EXIT_USER, EXIT_MACHINE, EXIT_REQUEUE, EXIT_INTERRUPTED = 2, 3, 75, 130
@@ -56,6 +57,12 @@ def truncate(names: Sequence[str], limit: int = 4) -> str:
     """Return the first names of a list, separated by commas, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or ``otherwise`` if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else otherwise
 
 
 class VideoRSError(Exception):

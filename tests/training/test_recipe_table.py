@@ -26,7 +26,7 @@ def micro_batches(*labels):
 
 
 def momentum(value):
-    finish = "video_rs.models.resnet_rs.ResNetRS._finish"
+    finish = "video_rs.models.resnet_rs.ResNetRS._initialize"
     return replaced(finish, lambda original: lambda self, bn_momentum: original(self, value))
 
 
@@ -236,7 +236,7 @@ def initialized(change, kind):
 
         return finish
 
-    return replaced("video_rs.models.resnet_rs.ResNetRS._finish", make)
+    return replaced("video_rs.models.resnet_rs.ResNetRS._initialize", make)
 
 
 def fan_out(conv):

@@ -1,11 +1,10 @@
 """The console script: ``video-rs <command> ...``."""
 
-import difflib
 import importlib
 import sys
 
 from video_rs.cli.common import COMMANDS, run
-from video_rs.errors import UserError
+from video_rs.errors import UserError, did_you_mean
 
 
 def dispatch(argv: list[str]) -> int:
@@ -15,8 +14,7 @@ def dispatch(argv: list[str]) -> int:
         print("\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()))
         return 0
     if argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        raise UserError(f"unknown command {argv[0]}; " + (f"did you mean {near[0]}?" if near else ", ".join(COMMANDS)))
+        raise UserError(f"unknown command {argv[0]}" + did_you_mean(argv[0], COMMANDS, f"; {', '.join(COMMANDS)}"))
     module = importlib.import_module(f"video_rs.cli.{argv[0].replace('-', '_')}")
     return module.main(argv[1:])
 

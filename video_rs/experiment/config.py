@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.errors import ConfigError
+from video_rs.errors import ConfigError, did_you_mean
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, plain
@@ -98,9 +98,8 @@ def find_config(path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
-    near = difflib.get_close_matches(Path(path).stem, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"configs: {', '.join(known)}"
-    raise ConfigError(f"config {path} is not a file, a run folder or a name in configs/; {hint}")
+    hint = did_you_mean(Path(path).stem, known, f"; configs: {', '.join(known)}")
+    raise ConfigError(f"config {path} is not a file, a run folder or a name in configs/{hint}")
 
 
 def describe(keys: Sequence[str] = ()) -> str:
@@ -209,8 +208,7 @@ def _checked(value: Any, key: str, source: str) -> Any:
     except (TypeError, ValueError):
         raise ConfigError(f"{source}: {key} expects {_type_name(type_)}, found {value!r}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
-        near = difflib.get_close_matches(str(value), rules["choices"], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(value), rules["choices"])
         raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
-from video_rs.errors import UserError
+from video_rs.errors import UserError, did_you_mean
 
 INFLATIONS = ("center", "average")
 """How an image kernel gains a temporal extent; see ``video_rs.models.weights.inflate``."""
@@ -91,9 +90,8 @@ class Architecture:
         changed = {name: _as_tuple(value) for name, value in (values or {}).items() if value is not None}
         known = [field.name for field in fields(self)]
         for name in changed.keys() - set(known):
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}"
-            raise UserError(f"there is no field {name!r} in an architecture (model.arch); {hint}")
+            hint = did_you_mean(str(name), known, f"; the fields are {', '.join(known)}")
+            raise UserError(f"there is no field {name!r} in an architecture (model.arch){hint}")
         if temporal_padding is not None:
             changed["temporal_padding"] = temporal_padding
         return replace(self, **changed)

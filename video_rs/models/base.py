@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
+from video_rs.models import layers
 from video_rs.models.arguments import refuse
-from video_rs.models.layers import resolve_keys
-
-torch.fx.wrap("resolve_keys")
 
 
 class VideoModel(nn.Module):
@@ -61,7 +59,7 @@ class VideoModel(nn.Module):
             UserError: ``x`` has other dimensions or channels.
         """
         if self.training:
-            keys = resolve_keys(keys, x)
+            keys = layers.resolve_keys(keys, x)
         return self.forward_head(self.forward_features(x, keys), pre_logits=self.num_classes == 0, keys=keys)
 
     def forward_features(self, x: Tensor, keys: Tensor | None = None) -> Tensor:

@@ -259,6 +259,9 @@ def resolve_keys(keys: Tensor | None, x: Tensor) -> Tensor:
     return keys
 
 
+torch.fx.wrap("resolve_keys")
+
+
 def keyed_drop(x: Tensor, keys: Tensor | None, stream: int, rate: float, ndim: int) -> Tensor:
     """Zero a random part of ``x`` ``[N, ...]`` and divide the rest by the probability of being kept.
 

@@ -31,26 +31,14 @@ from torch.utils.checkpoint import checkpoint
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
+from video_rs.models import layers
 from video_rs.models.architecture import DROP_PATH_RULES, Architecture
 from video_rs.models.base import VideoModel, channels_last, check_input
-from video_rs.models.layers import (
-    ConvNorm,
-    Dropout,
-    DropPath,
-    MaxPool,
-    SelfGating,
-    Shortcut,
-    SqueezeExcite,
-    activation,
-    resolve_keys,
-)
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Width of the bottlenecks and spatial stride of the first of them, by stage."""
 
 EXPANSION = 4
-
-torch.fx.wrap("resolve_keys")
 
 
 class ResNetRS(VideoModel):
@@ -99,12 +87,15 @@ class ResNetRS(VideoModel):
                 self.stages[i].append(block)
                 channels = EXPANSION * scaled(STAGES[i][0], width)
         self.num_features = channels
-        self.dropout = Dropout(dropout, stream=0)
+        self.dropout = layers.Dropout(dropout, stream=0)
         self.head = self.new_classifier(num_classes)
+        self._initialize(bn_momentum)
+
+    def _initialize(self, bn_momentum: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = bn_momentum
-            elif isinstance(module, Bottleneck) and architecture.zero_init_last_gamma:
+            elif isinstance(module, Bottleneck) and self.architecture.zero_init_last_gamma:
                 nn.init.zeros_(module.conv3.norm.weight)
         channels_last(self)
 
@@ -141,7 +132,7 @@ class ResNetRS(VideoModel):
             ``[N, num_features, T', H', W']``; for images ``[N, num_features, H', W']``.
         """
         if self.training:
-            keys = resolve_keys(keys, x)
+            keys = layers.resolve_keys(keys, x)
         features = self.stem(to_clips(x, self.in_channels))
         for stage in self.stages:
             features = stage(features, keys)
@@ -214,14 +205,14 @@ class Bottleneck(nn.Module):
         stride = (1, 1, 1) if block else (architecture.temporal_strides[stage], spatial, spatial)
         kernel, inner = architecture.temporal_kernel(stage, block), scaled(base, width)
         channels = EXPANSION * inner
-        self.conv1 = ConvNorm(in_channels, inner, architecture, (kernel, 1, 1), (stride[0], 1, 1))
-        self.conv2 = ConvNorm(inner, inner, architecture, (1, 3, 3), (1, *stride[1:]))
-        self.conv3 = ConvNorm(inner, channels, architecture, activate=False)
-        self.gating = SelfGating(channels) if architecture.self_gating and is_last else nn.Identity()
-        self.se = SqueezeExcite(channels, architecture.se_ratio) if architecture.se_ratio else nn.Identity()
-        self.drop_path = DropPath(drop_path, stream)
-        self.shortcut = nn.Identity() if block else Shortcut(in_channels, channels, architecture, stride)
-        self.activation = activation(architecture.activation)
+        self.conv1 = layers.ConvNorm(in_channels, inner, architecture, (kernel, 1, 1), (stride[0], 1, 1))
+        self.conv2 = layers.ConvNorm(inner, inner, architecture, (1, 3, 3), (1, *stride[1:]))
+        self.conv3 = layers.ConvNorm(inner, channels, architecture, activate=False)
+        self.gating = layers.SelfGating(channels) if architecture.self_gating and is_last else nn.Identity()
+        self.se = layers.SqueezeExcite(channels, architecture.se_ratio) if architecture.se_ratio else nn.Identity()
+        self.drop_path = layers.DropPath(drop_path, stream)
+        self.shortcut = nn.Identity() if block else layers.Shortcut(in_channels, channels, architecture, stride)
+        self.activation = layers.activation(architecture.activation)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         residual = self.se(self.gating(self.conv3(self.conv2(self.conv1(x)))))
@@ -230,21 +221,21 @@ class Bottleneck(nn.Module):
 
 def make_stem(architecture: Architecture, in_channels: int, width: float) -> nn.Sequential:
     """Return the convolutions, the first with stride 2, and the pool that halves their output."""
-    layers = OrderedDict()
+    stem = OrderedDict()
     out = scaled(architecture.stem_width, width)
     kt, st = architecture.stem_temporal_kernel, architecture.stem_temporal_stride
     for i, k in enumerate(architecture.stem_kernels):
         kernel, stride = ((1, k, k), (1, 1, 1)) if i else ((kt, k, k), (st, 2, 2))
         channels = out if i == len(architecture.stem_kernels) - 1 else out // 2
-        layers[f"conv{i + 1}"] = ConvNorm(in_channels, channels, architecture, kernel, stride)
+        stem[f"conv{i + 1}"] = layers.ConvNorm(in_channels, channels, architecture, kernel, stride)
         in_channels = channels
     st = architecture.stem_pool_temporal_stride
     kernel, stride = (1 if st == 1 else 3, 3, 3), (st, 2, 2)
     if architecture.stem_pool == "conv":
-        layers["pool"] = ConvNorm(out, out, architecture, kernel, stride)
+        stem["pool"] = layers.ConvNorm(out, out, architecture, kernel, stride)
     else:
-        layers["pool"] = MaxPool(kernel, stride, padding=architecture.padding)
-    return nn.Sequential(layers)
+        stem["pool"] = layers.MaxPool(kernel, stride, padding=architecture.padding)
+    return nn.Sequential(stem)
 
 
 def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.distributed.device import traits
-from video_rs.errors import UserError, one_line
+from video_rs.errors import UserError, did_you_mean, one_line
 from video_rs.training.finetune import depths
 from video_rs.training.lamb import Lamb
 
@@ -122,8 +121,8 @@ def _from_timm(name: str, groups: list[dict], lr: float, options: Mapping[str, A
     options = {key: _number(value) for key, value in options.items() if key in known or key != "momentum"}
     for key in options:
         if key not in known:
-            near = "".join(f"; did you mean {close}?" for close in get_close_matches(str(key), known, n=1))
-            raise UserError(f"optim.options: {name} has no {key!r}; it has {', '.join(known)}{near}")
+            hint = did_you_mean(str(key), known)
+            raise UserError(f"optim.options: {name} has no {key!r}; it has {', '.join(known)}{hint}")
     with one_line(f"optim.options: {name} refuses {options}", (AssertionError, RuntimeError, TypeError, ValueError)):
         return make(groups, lr=lr, **options)
 

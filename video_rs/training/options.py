@@ -6,13 +6,12 @@ The sections of the config extend these classes with keys that ``fit`` does not 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from video_rs.errors import UserError
+from video_rs.errors import UserError, did_you_mean
 from video_rs.models.architecture import INFLATIONS
 
 LOSSES = ("cross_entropy", "bce")
@@ -143,8 +142,7 @@ class Options(DataOptions, OptimOptions, TrainOptions):
         known = list(cls.__dataclass_fields__)
         for name in values:
             if name not in known:
-                near = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, known, n=1))
-                raise UserError(f"fit has no option {name}{near}")
+                raise UserError(f"fit has no option {name}{did_you_mean(name, known)}")
         return cls(**values)
 
     @property

@@ -93,13 +93,20 @@ def create(
     if num_classes is None:  # as its public weights have; the hub's builder of the image network defaults to 400
         num_classes = 1000 if entry.data_config.num_frames == 1 else 400
     if entry.kind == "mvit":
-        _check_mvit_sizes(name, native, data_config)
+        frames, size, is_image = data_config.num_frames, data_config.train_size, native.num_frames == 1
+        if is_image:
+            refuse_clips(name, frames)
+        if size % 4 or (frames % 2 and not is_image):  # strides of the patches
+            raise UserError(
+                f"{name} needs a data.train_size that is a multiple of 4 and an even data.num_frames, "
+                f"not {size} and {frames}"
+            )
         rates = {"head_dropout_rate": dropout, "droppath_rate_block": drop_path}
         network = builder(
             head_num_classes=num_classes or 1,
             input_channels=in_channels,
-            spatial_size=data_config.train_size,
-            temporal_size=data_config.num_frames,
+            spatial_size=size,
+            temporal_size=frames,
             **{key: rate for key, rate in rates.items() if rate is not None},
         )
         return MViT(name, network, num_classes, data_config, native=native, classifier="network.head.proj")
@@ -205,19 +212,6 @@ class MViT(PyTorchVideo):
 
     def head(self, features: Tensor, pre_logits: bool) -> Tensor:
         return self.network.head.sequence_pool(features) if pre_logits else self.network.head(features)
-
-
-def _check_mvit_sizes(name: str, native: DataConfig, data_config: DataConfig) -> None:
-    """Raise UserError for clips that an MViT of this name cannot be built for."""
-    frames, size = data_config.num_frames, data_config.train_size
-    image = native.num_frames == 1
-    if image:
-        refuse_clips(name, frames)
-    if size % 4 or (frames % 2 and not image):  # strides of the patches
-        raise UserError(
-            f"{name} needs a data.train_size that is a multiple of 4 and an even data.num_frames, "
-            f"not {size} and {frames}"
-        )
 
 
 class AveragePool(nn.Module):
