@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,13 @@ class DataConfig(Mapping[str, Any]):
 
     def differences(self, other: DataConfig, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:
         """Return the fields that differ, with both values: ``{field: (self, other)}``."""
-        names = fields or tuple(f.name for f in dataclasses.fields(self))
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        return differences(self, other, fields or tuple(self))
+
+
+def differences(first: Any, second: Any, names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    """Return the attributes that differ, with both values: ``{name: (the first's, the second's)}``."""
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _is_valid(value: Any, default: Any) -> bool:

@@ -26,8 +26,10 @@ def micro_batches(*labels):
 
 
 def momentum(value):
-    finish = "video_rs.models.resnet_rs.ResNetRS._initialize"
-    return replaced(finish, lambda original: lambda self, bn_momentum: original(self, value))
+    def make(original):
+        return lambda name, arguments, data_config: original(name, {**arguments, "bn_momentum": value}, data_config)
+
+    return replaced("video_rs.models.registry._build", make)
 
 
 @under(torchs_0=momentum(0.0), torchs_default=momentum(0.1), one_without_ema=momentum(1.0))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
+from video_rs.data_config import differences
 from video_rs.errors import UserError, did_you_mean
 
 INFLATIONS = ("center", "average")
@@ -112,9 +113,7 @@ class Architecture:
 
     def differences(self, other: Architecture) -> Differences:
         """Return the fields that differ, except ``zero_init_last_gamma``, which matters for new weights alone."""
-        names = [field.name for field in fields(self) if field.name != "zero_init_last_gamma"]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        return differences(self, other, [f.name for f in fields(self) if f.name != "zero_init_last_gamma"])
 
 
 def _expected(field: Field, value: Any) -> tuple[str, bool]:

@@ -119,19 +119,13 @@ def _number(text: str) -> float | None:
 
 
 def _data_config(architecture: Architecture, frames: int, stride: int, size: int) -> DataConfig:
+    pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if frames > 1:
-        pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if architecture == INFLATED_GARDEN_2D else {}
+        pixels = pixels if architecture == INFLATED_GARDEN_2D else {}
         return DataConfig(num_frames=frames, stride=stride, train_size=size, **pixels)
-    return DataConfig(
-        num_frames=1,
-        stride=1,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        train_size=size,
-        short_side=round(size / CENTER_CROP),
-        test_size=size,
-        filter="bilinear" if architecture == GARDEN_2D else "bicubic",
-    )
+    test = {"short_side": round(size / CENTER_CROP), "test_size": size}
+    filter = "bilinear" if architecture == GARDEN_2D else "bicubic"
+    return DataConfig(num_frames=1, stride=1, train_size=size, filter=filter, **pixels, **test)
 
 
 def _read() -> dict[str, Preset]:

@@ -116,14 +116,8 @@ def create_model(
     """
     if not isinstance(name, str):
         raise UserError(f"the name of a network is a string, such as 'resnet3d_rs_50'; found {name!r}")
-    arguments = {
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "dropout": dropout,
-        "drop_path": drop_path,
-        "bn_momentum": bn_momentum,
-        **options,
-    }
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "dropout": dropout, "drop_path": drop_path}
+    arguments |= {"bn_momentum": bn_momentum, **options}
     check_numbers(arguments)
     if data_config is not None and data_config.in_channels != in_channels:
         raise UserError(

@@ -101,14 +101,10 @@ def create(
                 f"{name} needs a data.train_size that is a multiple of 4 and an even data.num_frames, "
                 f"not {size} and {frames}"
             )
+        sizes = {"spatial_size": size, "temporal_size": frames, "input_channels": in_channels}
         rates = {"head_dropout_rate": dropout, "droppath_rate_block": drop_path}
-        network = builder(
-            head_num_classes=num_classes or 1,
-            input_channels=in_channels,
-            spatial_size=size,
-            temporal_size=frames,
-            **{key: rate for key, rate in rates.items() if rate is not None},
-        )
+        given = {key: rate for key, rate in rates.items() if rate is not None}
+        network = builder(head_num_classes=num_classes or 1, **sizes, **given)
         return MViT(name, network, num_classes, data_config, native=native, classifier="network.head.proj")
     if drop_path:
         refuse(name, "model.drop_path", drop_path, "null")

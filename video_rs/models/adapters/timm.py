@@ -150,17 +150,10 @@ def native_data_config(cfg: Any) -> DataConfig:
     size = cfg.input_size[-1]
     test_size = size if cfg.fixed_input_size else (cfg.test_input_size or cfg.input_size)[-1]
     crop = cfg.test_crop_pct or cfg.crop_pct
-    return DataConfig(
-        num_frames=1,
-        stride=1,
-        mean=tuple(cfg.mean or IMAGENET_MEAN),
-        std=tuple(cfg.std or IMAGENET_STD),
-        train_size=size,
-        short_side=math.floor(test_size / crop),
-        test_size=test_size,
-        filter="bilinear-antialias" if cfg.interpolation == "bilinear" else "bicubic-antialias",
-        in_channels=cfg.input_size[0],
-    )
+    sizes = {"train_size": size, "short_side": math.floor(test_size / crop), "test_size": test_size}
+    pixels = {"mean": tuple(cfg.mean or IMAGENET_MEAN), "std": tuple(cfg.std or IMAGENET_STD)}
+    filter = "bilinear-antialias" if cfg.interpolation == "bilinear" else "bicubic-antialias"
+    return DataConfig(num_frames=1, stride=1, filter=filter, in_channels=cfg.input_size[0], **sizes, **pixels)
 
 
 @torch.no_grad()

@@ -86,8 +86,11 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
         if source == "timm":
             raise UserError(f"the source timm is for the ResNet-RS family; use pretrained for {model.name}")
         return read_public(model), model.public_description
-    if source == "pretrained":
-        _check_public(model)
+    if source == "pretrained":  # timm's must be exactly the network's, or inflate exactly into it
+        like = RESNET_RS_2D if model.architecture.for_images else RESNET_RS_3D
+        changed = like.differences(model.architecture).keys() - {PADDING}
+        if changed or state_dict.width_of(model.state_dict()) != 1:
+            raise no_public_weights()
     return read_timm(model.blocks), source
 
 
@@ -100,13 +103,6 @@ def _check_file(source: str) -> None:
         raise UserError(f"{source} is the name of a network (model.name={source}), not of a file; {expected}")
     if near := difflib.get_close_matches(source.lower(), PUBLIC, n=1, cutoff=0.7):
         raise UserError(f"{source} does not exist; did you mean {near[0]}? {expected.capitalize()}")
-
-
-def _check_public(model: ResNetRS) -> None:
-    """Raise UserError unless timm's weights of this depth are exactly the network's, or inflate exactly into it."""
-    like = RESNET_RS_2D if model.architecture.for_images else RESNET_RS_3D
-    if like.differences(model.architecture).keys() - {PADDING} or state_dict.width_of(model.state_dict()) != 1:
-        raise no_public_weights()
 
 
 def _validate_state_dict(report: InflationReport, source: state_dict.State, target: state_dict.State) -> None:

@@ -34,12 +34,8 @@ _TIMM_STEM = {
     "head": "fc",
 }
 _TIMM_BLOCK = {
-    "conv1.conv": "conv1",
-    "conv1.norm": "bn1",
-    "conv2.conv": "conv2",
-    "conv2.norm": "bn2",
-    "conv3.conv": "conv3",
-    "conv3.norm": "bn3",
+    **{f"conv{i}.conv": f"conv{i}" for i in (1, 2, 3)},
+    **{f"conv{i}.norm": f"bn{i}" for i in (1, 2, 3)},
     "se.reduce": "se.fc1",
     "se.expand": "se.fc2",
     "shortcut.conv": "downsample.1",
