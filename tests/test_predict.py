@@ -345,6 +345,40 @@ def test_embeddings_are_the_input_of_the_head(weights, image_weights, video, ima
         assert classifier.embed([]).shape == (0, classifier.model.num_features)
 
 
+def test_a_folder_in_a_list_is_each_of_its_files(image_weights, image, tmp_path):
+    classifier = video_rs.load(image_weights, "cpu")
+    for name in ("a.png", "b.png"):
+        shutil.copy(image, tmp_path / name)
+    assert len(classifier.predict([tmp_path])[0]) == 2
+    assert np.array_equal(classifier.embed([tmp_path, image]), classifier.embed([image] * 3))
+
+
+def test_the_classifier_follows_its_network(weights, video):
+    classifier = video_rs.load(weights, "cpu")
+    classifier.model.reset_classifier(5)
+    assert classifier.class_names == ("0", "1", "2", "3", "4") and len(classifier.predict(video)) == 5
+    classifier.model.reset_classifier(0)
+    with pytest.raises(UserError, match="the network has no classes; use embed"):
+        classifier.predict(video)
+    assert classifier.embed(video).shape == (1, classifier.model.num_features)
+
+
+def test_the_batch_that_fits_is_learned_once(weights, video, monkeypatch, capsys):
+    from video_rs.evaluation import multiview
+
+    def forward(model, views, *args):
+        if len(views) > 2:
+            raise MemoryError
+        return original(model, views, *args)
+
+    original = multiview._forward
+    monkeypatch.setattr(multiview, "_forward", forward)
+    classifier = video_rs.load(weights, "cpu")
+    classifier.predict(video)
+    classifier.embed(video)
+    assert capsys.readouterr().err.count("not enough memory for 4 views") == 1
+
+
 def test_a_run_folder_stands_for_its_best_weights(tmp_path, weights, video):
     shutil.copy(weights, tmp_path / "best.pt")
     assert video_rs.load(tmp_path, "cpu").predict(video) == video_rs.load(weights, "cpu").predict(video)

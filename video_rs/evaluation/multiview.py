@@ -58,7 +58,6 @@ class Forward:
             ``multi_label`` selects sigmoid instead of softmax.
         views_per_forward: largest batch. It is halved, for good, when memory runs out.
         reduced: called with the new number whenever it is halved.
-        features: return pooled features instead of probabilities.
     """
 
     model: nn.Module
@@ -66,13 +65,13 @@ class Forward:
     precision: str
     views_per_forward: int
     reduced: Callable[[int], Any] | None = None
-    features: bool = False
 
-    def __call__(self, views: Tensor) -> Tensor:
+    def __call__(self, views: Tensor, *, features: bool = False) -> Tensor:
         """Return float32 or float64 ``[n, classes]`` (or ``[n, num_features]``) on the host.
 
         Args:
             views: uint8 ``[n, T, H, W, C]``.
+            features: return pooled features instead of probabilities.
 
         Raises:
             MachineError: not enough memory for a single view.
@@ -80,7 +79,7 @@ class Forward:
         outputs: list[Tensor] = []
         while len(views):
             part = views[: self.views_per_forward]
-            if (output := self._try(part)) is not None:
+            if (output := self._try(part, features)) is not None:
                 outputs.append(output)
                 views = views[len(part) :]
                 continue
@@ -93,9 +92,9 @@ class Forward:
             terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
         return torch.cat(outputs)
 
-    def _try(self, views: Tensor) -> Tensor | None:
+    def _try(self, views: Tensor, features: bool) -> Tensor | None:
         try:
-            output = _forward(self.model, self._filled(views), self.device, self.precision, self.features)
+            output = _forward(self.model, self._filled(views), self.device, self.precision, features)
             return output[: len(views)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -18,6 +18,7 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.transforms.crops import ViewTransform, resize, short_side_size
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
+from video_rs.data_config import DataConfig
 from video_rs.distributed.device import select_device
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -78,17 +79,24 @@ class Classifier:
         views_per_forward: memory depends on it, results do not.
 
     Attributes:
-        model, device, data_config: as given; the data config is the model's.
-        class_names: in the order of the logits; numbers if the data config has no names.
+        model, device, views_per_forward: as given.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
-        self.data_config, self.views_per_forward = model.data_config, views_per_forward
-        self._probs = Forward(self.model, self.device, "auto", views_per_forward)
-        self._features = Forward(self.model, self.device, "auto", views_per_forward, features=True)
-        self.class_names = self.data_config.class_names or tuple(str(c) for c in range(model.num_classes))
+        self.views_per_forward = views_per_forward
+        self._forward = Forward(self.model, self.device, "auto", views_per_forward)
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The data config of the model."""
+        return self.model.data_config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the logits; numbers if the data config has no names."""
+        return self.data_config.class_names or tuple(str(c) for c in range(self.model.num_classes))
 
     @property
     def takes_images(self) -> bool:
@@ -106,7 +114,8 @@ class Classifier:
         Args:
             source: one of the following.
 
-                - A video or image file, or a folder whose images are the frames of one video (numbered by name).
+                - A video or image file, or for a video network a folder whose images are the frames of one video, in
+                  the order of their names.
                 - Frames: uint8 array or tensor ``[T, H, W, C]`` (RGB), or ``[H, W, C]`` for an image.
                 - A PIL image, for image networks.
                 - A list of these. The result is a list, as of a Hugging Face pipeline.
@@ -119,12 +128,12 @@ class Classifier:
         Raises:
             MediaError: a file cannot be read, a folder is empty, or a video network got an image. In a list or a folder
                 the first such file raises.
-            UserError: the source is something else, float frames for example; the network's output is not finite.
+            UserError: the source is something else, float frames for example; the network has no classes; its output is
+                not finite.
         """
-        if isinstance(source, (list, tuple)):
-            return [self.predict(each, top_k, clips=clips, crops=crops, fps=fps) for each in source]
-        if (files := self._files(source)) is not None:
-            return {path: self.predict(path, top_k, clips=clips, crops=crops) for path in files}
+        if (inputs := self._inputs(source)) is not None:
+            predictions = [self.predict(each, top_k, clips=clips, crops=crops, fps=fps) for each in inputs]
+            return predictions if isinstance(source, (list, tuple)) else dict(zip(inputs, predictions))
         return self._top(self._probs(self._views(source, clips, crops, fps)).numpy().mean(axis=0), top_k)
 
     def embed(self, source: Source | list[Source], *, clips: int = 4, crops: int = 1, fps: float = 0.0) -> np.ndarray:
@@ -134,17 +143,17 @@ class Classifier:
             source, clips, crops, fps: as for :meth:`predict`.
 
         Returns:
-            float32 ``[N, num_features]``, a row for each entry of a list, or for each file of a folder in the order of
-            ``predict(folder)``. One file is one row.
+            float32 ``[N, num_features]``, a row for each file or entry of a list, and for each file of a folder, also
+            of one in a list, in the order of ``predict(folder)``.
 
         Raises:
             MediaError, UserError: as :meth:`predict`.
         """
-        if not isinstance(source, (list, tuple)):
-            files = self._files(source)
-            source = [source] if files is None else files
-        rows = [self._features(self._views(each, clips, crops, fps)).numpy().mean(axis=0) for each in source]
-        return _finite(np.array(rows, np.float32).reshape(len(rows), -1 if rows else self.model.num_features))
+        if (inputs := self._inputs(source)) is None:
+            features = self._forward(self._views(source, clips, crops, fps), features=True)
+            return _finite(features.numpy().mean(axis=0, keepdims=True).astype(np.float32))
+        rows = [self.embed(each, clips=clips, crops=crops, fps=fps) for each in inputs]
+        return np.concatenate([np.empty((0, self.model.num_features), np.float32), *rows])
 
     def predict_windows(
         self, path: str | Path, every_seconds: float, top_k: int = 5, *, crops: int = 1
@@ -179,12 +188,19 @@ class Classifier:
                     end = min(start + span, video.num_frames)
                     yield Window(float(start / fps), float(end / fps), self._top(row, top_k))
 
-    def _files(self, source: Any) -> list[str] | None:
-        """List the files of a folder; None if the source is no folder, or a folder that is one video."""
+    def _inputs(self, source: Any) -> list[Any] | None:
+        """Return the entries of a list, or the files of a folder; None for a single input."""
+        if isinstance(source, (list, tuple)):
+            return list(source)
         if not isinstance(source, (str, Path)) or not Path(source).is_dir():
             return None
         files = find_files(source, images=self.takes_images)
-        return None if len(files) == 1 and Path(files[0]) == Path(source) else files
+        return None if files == [str(Path(source))] else files
+
+    def _probs(self, views: Tensor) -> Tensor:
+        if not self.model.num_classes:
+            raise UserError("the network has no classes; use embed")
+        return self._forward(views)
 
     def _views(self, source: Any, clips: int, crops: int, fps: float) -> Tensor:
         """Return the views of one video or image, uint8 ``[clips * crops, T, S, S, C]``."""
