@@ -169,7 +169,10 @@ def score(
         try:
             for batch, owners in _batches(readable(), views_per_forward):
                 for row, probs in zip(owners, forward(batch).numpy()):
-                    row.add(probs, keep_views)
+                    row.probs += probs
+                    row.num_views += 1
+                    if keep_views:
+                        row.views.append(probs.astype(np.float16))
         finally:
             model.train(was_training)
     parts = world.gather(rows, "the evaluation", on_main=True)
@@ -186,12 +189,6 @@ class _Row:
     probs: np.ndarray
     num_views: int = 0
     views: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, probs: np.ndarray, keep: bool) -> None:
-        self.probs += probs
-        self.num_views += 1
-        if keep:
-            self.views.append(probs.astype(np.float16))
 
 
 def _merged(parts: Sequence[Sequence[_Row]], num_videos: int, model: nn.Module) -> Scores:

@@ -132,44 +132,36 @@ def fit(
                 closing.enter_context(lock(out))
                 if saved is None and (out / "last.pt").exists():
                     raise UserError(f"another process has trained in {out} meanwhile; restart to resume")
-            log = _open_log(out, job, saved, caller) if world.is_main else RunLog.silent()
+            log = _open_log(job, saved, out, caller) if world.is_main else RunLog.silent()
         closing.callback(log.close)
-        run = _run(job, out, log, caller)
+        run = Run(
+            job.trainer,
+            folder=out,
+            log=log,
+            identity=job.identity(caller.config),
+            loader_from=job.loader,
+            validate=partial(job.validate, info=log.info),
+            samples_of=job.samples,
+            prepare=job.prepare,
+            keep=job.options.keep_checkpoints,
+            incidents=job.incidents,
+        )
         if saved:
             run.load_state_dict(saved)
             del saved  # its tensors are in the run now
         with run.signals:  # to the last line: a launcher sends one to all when the first process has exited
             _train(run, job, caller, path)
-        return _result(out, world)
+        best, metrics = out / "best.pt", {}
+        with world.together("the result"):
+            if world.is_main and best.exists():
+                metrics = checkpoint.load(best).get("metrics") or {}
+        return Result(world.gather(metrics, "the result")[0], best)
 
 
-def _result(out: Path, world: World) -> Result:
-    best, metrics = out / "best.pt", {}
-    with world.together("the result"):
-        if world.is_main and best.exists():
-            metrics = checkpoint.load(best).get("metrics") or {}
-    return Result(world.gather(metrics, "the result")[0], best)
-
-
-def _open_log(out: Path, job: Job, saved: Mapping[str, Any] | None, caller: Caller) -> RunLog:
+def _open_log(job: Job, saved: Mapping[str, Any] | None, out: Path, caller: Caller) -> RunLog:
     step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
     config = checkpoint.redact_config(caller.config)
     return RunLog(out, step, job.trainer.schedule.num_steps, validated, wandb=job.options.wandb, config=config)
-
-
-def _run(job: Job, out: Path, log: RunLog, caller: Caller) -> Run:
-    return Run(
-        job.trainer,
-        folder=out,
-        log=log,
-        identity=job.identity(caller.config),
-        loader_from=job.loader,
-        validate=partial(job.validate, info=log.info),
-        samples_of=job.samples,
-        prepare=job.prepare,
-        keep=job.options.keep_checkpoints,
-        incidents=job.incidents,
-    )
 
 
 def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
@@ -191,18 +183,16 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
         if isinstance(error, Interrupted):
             raise _exception(error, run) from None
         raise
-    if run.world.is_main:
-        page = _complete_lines(run, caller.test)
-        if not is_complete:
-            page = end_page(run.schedule, log.status, folder, run.incidents, caller.test)
-        for line in page:
-            log.info(line)
-
-
-def _complete_lines(run: Run, next_command: str) -> list[str]:
-    best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, weights in {run.folder / 'best.pt'}"
-    new = "for another run use another out=, or delete the folder"
-    return [f"{run.folder} is complete: {run.step} steps; {new}", best, f"next: {next_command}"]
+    if not run.world.is_main:
+        return
+    if is_complete:
+        best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}"
+        new = "for another run use another out=, or delete the folder"
+        page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {caller.test}"]
+    else:
+        page = end_page(run.schedule, log.status, folder, run.incidents, caller.test)
+    for line in page:
+        log.info(line)
 
 
 def _log_end(error: Exception, run: Run, resume: str) -> None:
