@@ -17,8 +17,6 @@ different names:
 The first two train with a batch-normalisation momentum of 0, so only the moving averages predict well.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -18,8 +18,6 @@ A ``.safetensors`` file holds the weights for prediction, and the plain entries 
 program can read it. It has no state of an optimizer.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

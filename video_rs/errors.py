@@ -4,8 +4,6 @@ Their message is one line: ``<thing>: <what is wrong>; <what to do>``. Any other
 keeps its traceback.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import errno

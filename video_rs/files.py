@@ -1,7 +1,5 @@
 """Atomic writes, locks of folders, and values that are valid JSON."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import json

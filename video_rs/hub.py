@@ -12,8 +12,6 @@ Queries and logins may hold secrets. No message contains them; the config and ch
 ``train.init_from`` unchanged.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import http.client

@@ -8,8 +8,6 @@ and for each Python number in it, so values that change from step to step have t
 together must run the same graphs in the same order.
 """
 
-from __future__ import annotations
-
 import functools
 import gc
 import importlib.metadata

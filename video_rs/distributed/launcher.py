@@ -1,7 +1,5 @@
 """Read what a launcher, torchrun or a SLURM step, tells a process: its rank and where the processes meet."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

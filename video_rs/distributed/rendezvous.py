@@ -5,8 +5,6 @@ machines do not count restarts equally. So each process draws a random name, and
 names.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import uuid

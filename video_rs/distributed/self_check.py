@@ -4,8 +4,6 @@ Convolutions in low precision have silently returned wrong results, see pytorch#
 machine cannot detect that.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Each process has a :class:`World`. With a single process its methods do nothing,
 wait has a timeout, and its error message names this rank and the operation.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

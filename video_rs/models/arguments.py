@@ -1,7 +1,5 @@
 """Check the arguments of ``create_model``. Nothing here imports torch."""
 
-from __future__ import annotations
-
 import difflib
 import numbers
 from collections.abc import Iterable, Mapping

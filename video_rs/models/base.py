@@ -1,7 +1,5 @@
 """The interface of a network: what training, evaluation and export ask of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

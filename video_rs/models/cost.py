@@ -8,8 +8,6 @@ and matrix products, including those of attention. As in the papers, batch norma
 biases are left out; the papers' "FLOPs" are twice the MACs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence

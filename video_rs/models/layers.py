@@ -8,8 +8,6 @@ Dropout and drop path have no state: they are functions of one 64-bit key per sa
 Functions that read shapes are leaves for ``torch.fx`` (``torch.fx.wrap``).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -13,8 +13,6 @@ the regularisation of the one released recipe, R3D-RS-50's on Kinetics-400 (32 f
 Depths 26, 300 and 400 occur only in the scaling study of the first paper and have the settings of a neighbour.
 """
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from dataclasses import dataclass

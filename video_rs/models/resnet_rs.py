@@ -18,8 +18,6 @@ are 1. At depth 50 on 32 frames of 224x224:
     head    mean over time and space, dropout, linear
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any

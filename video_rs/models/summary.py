@@ -1,7 +1,5 @@
 """Summarize a network stage by stage: its layers in words, the shapes of their outputs, and their costs."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 supports, so several CPU ranks can be compared with one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

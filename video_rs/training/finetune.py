@@ -1,7 +1,5 @@
 """Finetuning: the depth of each parameter, frozen stages and linear probes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning", arXiv 1904.00962, algorithm 2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 

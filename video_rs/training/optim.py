@@ -1,7 +1,5 @@
 """Optimizers: parameter groups, and a step that the device can skip."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any

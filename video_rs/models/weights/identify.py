@@ -5,8 +5,6 @@ trained at nor the stride of its clips. If several presets fit, the name of the 
 otherwise the preset with the shortest name is taken. A note states which.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import re
 from collections.abc import Mapping

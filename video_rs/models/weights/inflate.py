@@ -12,8 +12,6 @@ methods extend an image kernel in time:
   the tests' small network with random weights, on noise). Twice the frames halve it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Start a network from weights: this package's files, timm's, other class counts, images for video."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import os

@@ -7,8 +7,6 @@ The network is read from the checkpoint, or found from names and shapes (``weigh
 what was assumed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence

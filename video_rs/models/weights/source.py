@@ -1,7 +1,5 @@
 """Read weights, and what is known of them, from a file or from the package of their network."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

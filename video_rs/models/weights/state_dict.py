@@ -1,7 +1,5 @@
 """State dicts of the ResNet-RS family: names of weights, here and in timm, and the sizes of a network."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """timm's ResNet-RS: the depths that it has, what their weights expect, their download, and export to timm."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
