@@ -317,8 +317,8 @@ def test_published_defaults():
             ["train.loss=bce", "train.class_weights=balanced"],
             ["balanced: requires train.loss=cross_entropy"],
         ),
-        (["train.freeze=2"], ["train.freeze=2: would keep random weights", "train.init_from"]),
-        (["train.linear_probe=true"], ["train.linear_probe=true: would keep random weights"]),
+        (["train.freeze=2"], ["train.freeze=2: random weights would be frozen", "train.init_from"]),
+        (["train.linear_probe=true"], ["train.linear_probe=true: random weights would be frozen"]),
         (
             ["train.freeze=2", "train.linear_probe=true"],
             ["cannot be combined with train.linear_probe=true"],

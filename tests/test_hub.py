@@ -172,7 +172,7 @@ def test_a_damaged_copy_is_fetched_again(server, capsys):
         capsys.readouterr()
         assert fetch(address).read_bytes() == CONTENT
         first = capsys.readouterr().err.splitlines()[0]
-        assert first == f"{path} is damaged: wrong checksum; fetching it again"
+        assert first == f"{path} is damaged: wrong checksum; downloading it again"
     assert server.asked == {"/best.pt": 4}
     path.with_name("best.pt.sha256").unlink()  # as a process leaves it that is killed between the two
     assert fetch(address).read_bytes() == CONTENT and server.asked == {"/best.pt": 5}
@@ -222,7 +222,7 @@ def test_size_and_time_are_limited(server, monkeypatch):
             with pytest.raises(UserError, match=f"/{name} has more than 0.0001 GB; download it yourself"):
                 fetch(f"{server.base}/{name}")
     monkeypatch.setattr(hub, "MAX_SECONDS", 0.3)
-    with pytest.raises(MachineError, match="/drip.pt could not be fetched in 0.005 minutes; download it yourself"):
+    with pytest.raises(MachineError, match="/drip.pt could not be downloaded in 0.005 minutes; download it yourself"):
         fetch(f"{server.base}/drip.pt")
     assert kept() == []
 
@@ -311,8 +311,8 @@ def test_the_hub(server, tmp_path):
         ("UserError", "me/gone does not exist, or is private: check the name, or log in with `hf auth login`"),
         ("UserError", "me/gated is gated: accept its terms on its page, and log in"),
         ("UserError", "me/..x is invalid: "),
-        ("UserError", "me/my.net has another checksum: its sha256 is "),
-        ("MachineError", "me/down could not be fetched: "),
+        ("UserError", "me/my.net has a wrong checksum: sha256 "),
+        ("MachineError", "me/down could not be downloaded: "),
     ]
     for (kind, message, _, _), (expected_kind, text) in zip(wrong, expected, strict=True):
         assert kind == expected_kind and text in message and message.startswith("hf-hub:me/"), message
@@ -327,10 +327,11 @@ def test_the_hub(server, tmp_path):
             (kind, _, content, seconds), missing = ask_hub("hf-hub:me/my.net", "hf-hub:me/new", **variables)
             assert (kind, content) == ("", paths[0]) and seconds < 10  # not the 23 of the hub's retries
             assert missing[3] < 10 and missing[:2] == (
-                ["UserError", "hf-hub:me/new is not in the hub's cache, and HF_HUB_OFFLINE is set: fetch it while "
+                ["UserError", "hf-hub:me/new is not in the hub's cache, and HF_HUB_OFFLINE is set: download it while "
                  "online"]
                 if "HF_HUB_OFFLINE" in variables
-                else ["MachineError", "hf-hub:me/new could not be fetched: [Errno 111] Connection refused; try again"]
+                else ["MachineError", "hf-hub:me/new could not be downloaded: [Errno 111] Connection refused; "
+                      "try again"]
             )  # fmt: skip
 
 
@@ -344,7 +345,7 @@ def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
-    with pytest.raises(MachineError, match="^hf-hub:a/b could not be fetched: An error happened; try again$"):
+    with pytest.raises(MachineError, match="^hf-hub:a/b could not be downloaded: An error happened; try again$"):
         fetch("hf-hub:a/b")
 
 
@@ -353,7 +354,7 @@ def test_a_hub_whose_connections_are_cut(server, tmp_path):
     """huggingface_hub would try five times, one second apart."""
     server.files["/me/my.net/resolve/main/cut.pt"] = CONTENT
     ((kind, message, *_),) = ask_hub("hf-hub:me/my.net/cut.pt", HF_ENDPOINT=server.base, HF_HOME=str(tmp_path / "home"))
-    assert kind == "MachineError" and message.startswith("hf-hub:me/my.net/cut.pt could not be fetched: ")
+    assert kind == "MachineError" and message.startswith("hf-hub:me/my.net/cut.pt could not be downloaded: ")
     assert "\n" not in message
 
 
@@ -397,7 +398,7 @@ def test_nobody_answers(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/best.pt"
-        with pytest.raises(MachineError, match=f"{address} could not be fetched: .*refused"):
+        with pytest.raises(MachineError, match=f"{address} could not be downloaded: .*refused"):
             fetch(address)
     assert kept() == []
 
@@ -504,7 +505,7 @@ def test_what_cannot_be_read_is_not_kept(server):
     server.files["/best.pt?token=secret"] = b"no weights"
     with pytest.raises(UserError) as error:
         checkpoint.load(address)
-    assert str(error.value) == f"{server.base}/best.pt is not a checkpoint; it was fetched and not kept"
+    assert str(error.value) == f"{server.base}/best.pt is not a checkpoint; the downloaded file was deleted"
     assert not kept()
     buffer = io.BytesIO()
     torch.save({"w": torch.ones(2)}, buffer)

@@ -324,7 +324,7 @@ def test_pil_images(image_weights, weights, image):
         assert classifier.predict(turned) == classifier.predict(image)
         deep = Image.fromarray(257 * np.asarray(opened.convert("L")).astype(np.uint16))
         assert classifier.predict(deep) == classifier.predict(opened.convert("L"))
-        with pytest.raises(MediaError, match="PngImageFile: is an image, and this network takes clips of 4 frames"):
+        with pytest.raises(MediaError, match="PngImageFile: is an image, but this network takes clips of 4 frames"):
             video_rs.load(weights, "cpu").predict(opened)
 
 
@@ -412,7 +412,7 @@ def test_unsupported_inputs_are_one_line(weights, tmp_path, source, words):
 
 def test_a_video_network_refuses_images(weights, image):
     classifier = video_rs.load(weights, "cpu")
-    with pytest.raises(MediaError, match=r"a\.png: is an image, and this network takes clips of 4 frames"):
+    with pytest.raises(MediaError, match=r"a\.png: is an image, but this network takes clips of 4 frames"):
         classifier.predict(image)
     with pytest.raises(MediaError, match="is an image"):
         classifier.predict(torch.zeros(40, 40, 3, dtype=torch.uint8))

@@ -5,8 +5,8 @@ tools/convert_tensorflow.py --from garden resnet-rs-50-i160/ --out garden_rs50.s
 tools/convert_tensorflow.py --from keras resnet-rs-50-i160.h5 --out rs50.pt
 tools/convert_tensorflow.py --from tpu resnet-rs-50-i160/model.ckpt --out rs50.pt
 
-Needs TensorFlow, or h5py for Keras: pip install 'video-rs[tf]'. Three implementations have the same network under
-different names:
+Needs TensorFlow, or h5py for Keras: pip install 'video-rs[tf]'. Three implementations of
+the network are supported, each with its own names of the weights:
 
 * garden: the TF Model Garden, tensorflow/models official/vision/modeling/backbones/resnet.py (images) and resnet_3d.py
   (videos). Object-based checkpoints with numbered layers.
@@ -14,7 +14,7 @@ different names:
   numbered in the order of creation.
 * keras: keras-team/tf-keras tf_keras/applications/resnet_rs.py. Layer names in an h5 file.
 
-The first two train with a batch-normalisation momentum of 0, so only the moving averages predict well.
+The first two train with a batch norm momentum of 0, so only the moving averages of the weights predict well.
 """
 
 import itertools
@@ -41,16 +41,16 @@ from video_rs.models.weights.identify import identify_preset
 from video_rs.models.weights.load import Loaded, of_preset
 from video_rs.models.weights.source import Source, named
 
-# Patterns of the presets that compute what the code of a source does. Others may have the same shapes.
+# Patterns of the presets that match the code of each source. Other presets may have weights of the same shapes.
 LIKE = {"garden": "garden_*", "tpu": "resnet_rs_*", "keras": "resnet_rs_*"}
 
-# Names of the Model Garden's exports that hold the averages as variables, and the variables as averages.
+# Names of the Model Garden's exports in which the averages and the trained variables are swapped.
 SWAPPED = ("best_ckpt-", "average_weights-")
 
 Variables = Mapping[str, np.ndarray]
 
 _AVERAGED = re.compile(r"/(?:average|ExponentialMovingAverage)\b")
-# TensorFlow's names of the parameters and statistics of a layer, and this package's.
+# TensorFlow's name of each parameter or statistic of a layer -> the name in this package.
 _NORM_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _KINDS = {"kernel": "weight", "bias": "bias", **_NORM_KINDS}
 
@@ -58,7 +58,7 @@ _KINDS = {"kernel": "weight", "bias": "bias", **_NORM_KINDS}
 def main(argv: list[str]) -> int:
     """Parse the arguments, convert, report what was matched and ignored, and write the file."""
     parser = Parser(__doc__)
-    parser.add_argument("--from", dest="source", required=True, choices=LIKE, help="whose weights")
+    parser.add_argument("--from", dest="source", required=True, choices=LIKE, help="origin of the weights")
     parser.add_argument("--model", metavar="NAME", help="the network (default: found from the weights)")
     parser.add_argument(
         "--no-averages",
@@ -76,17 +76,18 @@ def main(argv: list[str]) -> int:
 
 
 def read(path: str, source: str, model: str | None = None, *, averages: bool = True) -> Loaded:
-    """Read weights under this package's names. Every weight must find its place.
+    """Read weights and rename them to this package's names. Every weight must match.
 
     Args:
-        path: an h5 file or its address for "keras"; a checkpoint for the others, see :func:`find_checkpoint`.
+        path: an h5 file or its URL for "keras"; otherwise a checkpoint, see :func:`find_checkpoint`.
         source: "garden", "tpu" or "keras".
         model: name of the network; None: find it from the weights.
-        averages: for "garden", take the moving averages of the variables that have them. Exports that are named as in
+        averages: for "garden", load the moving average of a variable where there is one. Exports with the names in
             ``SWAPPED`` hold the averages as variables.
 
     Raises:
-        UserError: the file is missing, damaged or something else; weights are missing, left over or of another shape.
+        UserError: the file is missing, damaged or of another format; weights are missing, unexpected or of the wrong
+            shape.
     """
     if source == "keras":
         with fetched(path) as file:
@@ -111,7 +112,7 @@ def read(path: str, source: str, model: str | None = None, *, averages: bool = T
 
 
 def _averages(names: Mapping[str, str]) -> str:
-    """Describe how many of the weights are moving averages, and which trained weights are not."""
+    """Return a phrase on how many weights are moving averages, and which trained weights are not."""
     plain = {ours: name for ours, name in names.items() if not _AVERAGED.search(name)}
     if len(plain) == len(names):
         return "none"
@@ -131,7 +132,7 @@ def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]
 
     Args:
         names: this package's name of a weight -> TensorFlow's name of its variable.
-        variables: by name.
+        variables: the arrays of the checkpoint, by name.
 
     Raises:
         UserError: a number is not finite, a variance is negative, or statistics are all zero.
@@ -139,9 +140,9 @@ def tensors(names: Mapping[str, str], variables: Variables) -> dict[str, Tensor]
     state = {ours: to_tensor(variables[theirs]) for ours, theirs in names.items()}
     variances = {ours: tensor for ours, tensor in state.items() if ours.endswith("running_var")}
     _refuse("variables are not finite", [names[ours] for ours, tensor in state.items() if not tensor.isfinite().all()])
-    _refuse("variances are below zero", [names[ours] for ours, tensor in variances.items() if (tensor < 0).any()])
+    _refuse("variances are negative", [names[ours] for ours, tensor in variances.items() if (tensor < 0).any()])
     untrained = [names[ours] for ours, tensor in variances.items() if not tensor.any()]
-    _refuse("statistics are zero, as before the first step of training", untrained)
+    _refuse("statistics are all zero: the network was not trained", untrained)
     return state
 
 
@@ -187,7 +188,7 @@ def find_garden(variables: Variables, averages: bool = True) -> dict[str, str]:
         averages: take the moving average of a variable if there is one.
 
     Raises:
-        UserError: names variables that are left over.
+        UserError: there are unexpected variables; the message names them.
     """
     plain, slots = {}, {}
     for name in variables:
@@ -229,7 +230,7 @@ def find_tpu(variables: Variables, averages: bool = True) -> dict[str, str]:
     """Return the names of the moving averages in a checkpoint of the TPU repository, by this package's names.
 
     Raises:
-        UserError: names what is left over or has no moving average.
+        UserError: variables are unexpected or have no moving average; the message names them.
     """
     names = _tpu_names(_tpu_blocks(variables))
     found = {ours: name + _AVERAGE for ours, name in names.items() if name + _AVERAGE in variables}
@@ -293,7 +294,7 @@ def find_keras(variables: Variables, averages: bool = True) -> dict[str, str]:
     """Return the names of the weights in an h5 file of ``tf_keras.applications.resnet_rs``, by this package's names.
 
     Raises:
-        UserError: names what is left over.
+        UserError: there are unexpected weights; the message names them.
     """
     paths = {name: name.removesuffix(":0") for name in variables}
     pairs = [(_keras_name(path), name) for name, path in paths.items() if not _KERAS_OTHER.match(path)]
@@ -308,7 +309,7 @@ def _keras_name(path: str) -> str | None:
 
 
 def _collect(pairs: Iterable[tuple[str | None, str]], fault: str) -> dict[str, str]:
-    """Return the variables by this package's names. UserError for variables without a name and for second ones."""
+    """Return the variables by this package's names. Raise UserError for unknown and for repeated names."""
     found, unknown = {}, []
     for ours, theirs in pairs:
         if ours is None or ours in found:
@@ -336,7 +337,7 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     """Read the variables of a TensorFlow checkpoint of version 1 or 2, by name.
 
     Raises:
-        UserError: it is damaged or not a checkpoint.
+        UserError: the file is damaged or not a checkpoint.
     """
     tensorflow = import_tensorflow()
     with one_line(f"checkpoint {prefix}{DAMAGED}"):
@@ -348,14 +349,14 @@ def find_checkpoint(path: str | Path) -> Path:
     """Return the prefix of a checkpoint's files.
 
     Args:
-        path: the prefix as TensorFlow takes it (``folder/ckpt-109200``), one of the files, or a folder with one
-            checkpoint or with TensorFlow's own record of the newest.
+        path: the prefix (``folder/ckpt-109200``), one of the files, or a folder with a single checkpoint or with
+            TensorFlow's ``checkpoint`` file, which names the newest.
 
     Raises:
-        UserError: there is no checkpoint, or the path is an address or an archive.
+        UserError: there is no checkpoint, or the path is a URL or an archive.
     """
     if is_address(path) or str(path).endswith((".gz", ".tgz", ".tar", ".zip")):
-        raise UserError(f"{redact_url(path)} is an address or an archive: fetch it, unpack it and give the folder")
+        raise UserError(f"{redact_url(path)} is a URL or an archive: download and unpack it, then give the folder")
     path = Path(path)
     if path.is_dir():
         tensorflow = import_tensorflow()
@@ -373,7 +374,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_h5(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the datasets of an h5 file by their paths; from a file of a whole Keras model, only its weights.
+    """Read the datasets of an h5 file by path. Of a file with a whole Keras model, read only the weights.
 
     Raises:
         UserError: the file is missing, damaged or not h5.
@@ -389,9 +390,9 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def import_tensorflow():
-    """Import TensorFlow beside torch."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no page of messages about the machine
-    with suppress(ImportError):  # torch imports it later: after TensorFlow that crashes the process
+    """Import TensorFlow into a process that uses torch."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silence the messages about the machine
+    with suppress(ImportError):  # torch imports it later, and would crash after TensorFlow
         import triton  # noqa: F401
     import tensorflow
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lists the networks, or prints one stage by stage: ``tools/list_models.py resnet3d_rs_50``. See ``--help``."""
+"""List the networks, or print one stage by stage: ``tools/list_models.py resnet3d_rs_50``. See ``--help``."""
 
 import sys
 from pathlib import Path

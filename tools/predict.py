@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Names what is in videos or images: ``tools/predict.py --weights runs/x/best.pt clip.mp4``. See ``--help``."""
+"""Classify videos or images: ``tools/predict.py --weights runs/x/best.pt clip.mp4``. See ``--help``."""
 
 import sys
 from pathlib import Path

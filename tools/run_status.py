@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tells where runs are, from their folders alone: ``tools/run_status.py runs``. See ``--help``."""
+"""Show the status of runs from their folders: ``tools/run_status.py runs``. See ``--help``."""
 
 import sys
 from pathlib import Path

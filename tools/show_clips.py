@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws what the network will see: ``tools/show_clips.py --cfg k400_rs50.yaml``. See ``--help``."""
+"""Draw the clips that the network sees: ``tools/show_clips.py --cfg k400_rs50.yaml``. See ``--help``."""
 
 import sys
 from pathlib import Path

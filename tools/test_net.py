@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Scores a checkpoint on many views of each video: ``tools/test_net.py --cfg k400_rs50.yaml``. See ``--help``."""
+"""Test a checkpoint on many views of each video: ``tools/test_net.py --cfg k400_rs50.yaml``. See ``--help``."""
 
 import sys
 from pathlib import Path

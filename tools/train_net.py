@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a network: ``tools/train_net.py --cfg k400_rs50.yaml data.root=/data/k400``. See ``--help``."""
+"""Train a network: ``tools/train_net.py --cfg k400_rs50.yaml data.root=/data/k400``. See ``--help``."""
 
 import sys
 from pathlib import Path

@@ -1,21 +1,21 @@
-"""Read and write checkpoints: atomically, and without executing code from a file.
+"""Read and write checkpoints. Writing is atomic, and reading never executes code from a file.
 
 A training checkpoint is a dict of tensors and plain values::
 
     format       2
     config       the full config, ``Config.to_dict()``
     model_args   the arguments of ``create_model``
-    data_config  the data config, ``DataConfig.to_dict()``, class names included
+    data_config  the data config with the class names, ``DataConfig.to_dict()``
     model        state dict of the network
     ema          state dict of its EMA, or None
     step         number of optimizer steps
-    weights_from where the first weights came from, ``{"source": ..., "licence": ...}``, or None for random ones
+    weights_from origin of the initial weights, ``{"source": ..., "licence": ...}``; None for random weights
     ...          the rest of the trainer's state (``Trainer.state_dict``)
 
 One file is enough to resume training, to test and to predict.
 
 A ``.safetensors`` file holds the weights for prediction, and the plain entries ``TRAVELS`` as JSON in its metadata. Any
-program can read it. It has no state of an optimizer.
+program can read it. It does not contain the state of the optimizer.
 """
 
 import errno
@@ -40,13 +40,13 @@ _FORMAT_1 = {"contract": "data_config", "figures": "metrics"}
 RUN = {"format": int, "config": dict, "model_args": dict, "data_config": dict, "model": dict}
 """Entries of every checkpoint of this package, with their types."""
 RECORD = {"step": (int, float), "metrics": dict, "fingerprint": dict, "versions": dict, "weights_from": dict}
-"""Optional entries about the run that a checkpoint comes from."""
+"""Optional entries that describe the run."""
 TRAVELS = ("format", "config", "model_args", "data_config", *RECORD)
 """Entries in the metadata of a safetensors file."""
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint or bare weights atomically: as safetensors under that suffix, otherwise with ``torch.save``.
+    """Write a checkpoint or bare weights atomically, with safetensors or ``torch.save`` depending on the suffix.
 
     Raises:
         UserError: ``state`` is neither a checkpoint nor a dict of tensors, and safetensors cannot hold it.
@@ -74,7 +74,7 @@ def from_weights(
         model_args: arguments of ``create_model``.
         data_config: the data config of the weights.
         weights: state dict of the network.
-        record: known entries of the run that the weights come from: ``config`` and those of ``RECORD``.
+        record: entries on the run that made the weights, if known: ``config`` and the keys in ``RECORD``.
     """
     own = {"format": FORMAT, "model_args": dict(model_args), "data_config": data_config.to_dict()}
     return {"config": {}, "step": 0, **record, **own, "model": dict(weights), "ema": None}
@@ -86,19 +86,19 @@ def load(path: str | Path) -> dict[str, Any]:
     For a safetensors file without this package's metadata, return its tensors by name.
 
     Args:
-        path: a file, a run folder (its ``best.pt``) or an address, see ``video_rs.hub``. An unreadable file is removed
+        path: a file, a run folder (its ``best.pt``) or a URL, see ``video_rs.hub``. An unreadable file is removed
             from the cache.
 
     Raises:
         UserError: the file is missing, truncated, not a checkpoint, or contains code, which is never executed.
-        MachineError: the file cannot be fetched, or the disk or the memory fails while it is read.
+        MachineError: the download failed, the disk failed, or there is not enough memory.
     """
     with fetched(resolve(path)) as file:
         return _load(file)
 
 
 def resolve(path: str | Path) -> str | Path:
-    """Return ``best.pt`` of a run folder; another path or an address is returned as it is."""
+    """Return the path of ``best.pt`` for a run folder. Any other path or URL is returned unchanged."""
     return Path(path, "best.pt") if os.path.isfile(os.path.join(path, "best.pt")) else path
 
 
@@ -117,7 +117,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
 
 
 def is_run(state: Mapping[str, Any]) -> bool:
-    """Return True for a checkpoint of this package, from which a model can be created; bare weights are not one."""
+    """Return True for a checkpoint of this package, False for bare weights."""
     return RUN.keys() <= state.keys()
 
 
@@ -141,7 +141,7 @@ def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def redact_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config without the login and query of the address in ``train.init_from``."""
+    """Return a config without the credentials and query of a URL in ``train.init_from``."""
     train = config.get("train")
     if not isinstance(train, Mapping) or not train.get("init_from"):
         return config
@@ -173,7 +173,7 @@ def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; errors are reported below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types, depending on the bytes
+    except Exception as error:  # torch raises many types, depending on the damage
         if is_out_of_memory(error):  # the file may be intact: do not call it damaged
             raise MachineError(f"not enough memory to read checkpoint {path}") from None
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:
@@ -182,8 +182,8 @@ def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
             raise UserError(f"{path} is not a checkpoint") from None
         if isinstance(error, pickle.UnpicklingError):
             raise UserError(
-                f"checkpoint {path} holds Python objects beside tensors and was refused, without executing any of "
-                "them; save a plain state dict instead"
+                f"checkpoint {path} holds Python objects other than tensors, which were not executed; save a "
+                "plain state dict instead"
             ) from None
         raise UserError(f"checkpoint {path} is truncated or damaged") from None
     if not isinstance(state, dict):

@@ -25,17 +25,18 @@ class DataConfig(Mapping[str, Any]):
     """The preprocessing of clips for a network. Also a mapping: ``create_transform(**model.data_config)``.
 
     Attributes:
-        num_frames: frames in a clip; 1 for an image network.
-        stride: distance between frames of a clip, in frames at the rate ``fps``.
-        fps: frames per second; 0 for the frame rate of each file.
+        num_frames: number of frames in a clip; 1 for an image network.
+        stride: distance between the frames of a clip, in frames at the rate ``fps``.
+        fps: frame rate for ``stride``; 0 for the rate of each file.
         sampling: one of ``SAMPLINGS``; see :class:`video_rs.data.clips.TemporalSampling`.
-        mean, std: per channel, for pixels in [0, 1]. The published video recipe has 0 and 1.
+        mean, std: mean and standard deviation of each channel, for pixels in [0, 1]; 0 and 1 in the published video
+            recipe.
         train_size: height and width of a training crop, in pixels.
-        short_side: length of the short side before a test crop, in pixels.
+        short_side: short side of the resized frames before a test crop, in pixels.
         test_size: height and width of a test crop, in pixels.
-        filter: the resize filter, one of ``FILTERS``; those without ``-antialias`` equal TensorFlow's.
-        in_channels: 3 for RGB.
-        class_names: in the order of the logits; empty if unknown.
+        filter: resize filter, one of ``FILTERS``. Filters without ``-antialias`` match TensorFlow.
+        in_channels: number of input channels; 3 for RGB.
+        class_names: names of the classes in the order of the logits; empty if unknown.
         multi_label: True if a sample can have several classes; each logit then has its own sigmoid.
     """
 
@@ -76,7 +77,7 @@ class DataConfig(Mapping[str, Any]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object = "the checkpoint") -> DataConfig:
-        """Invert :meth:`to_dict`. Raise UserError, naming ``source``, for unknown fields and invalid values."""
+        """Create a data config from :meth:`to_dict`. Raise UserError with ``source`` for unknown or invalid fields."""
         if unknown := [str(k) for k in values if k not in cls.__dataclass_fields__]:
             raise UserError(
                 f"{source} has data config fields {unknown}, unknown to this version of video_rs; upgrade it"
@@ -85,7 +86,7 @@ class DataConfig(Mapping[str, Any]):
         if wrong := [f.name for f in dataclasses.fields(cls) if not _is_valid(getattr(data_config, f.name), f.default)]:
             raise UserError(f"{source} is damaged: its data config has an invalid {wrong[0]}")
         if {len(data_config.mean), len(data_config.std)} != {data_config.in_channels}:
-            raise UserError(f"{source} is damaged: mean and std are not of {data_config.in_channels} channels")
+            raise UserError(f"{source} is damaged: mean and std do not have {data_config.in_channels} channels")
         return data_config
 
     def differences(self, other: DataConfig, fields: tuple[str, ...] | None = None) -> dict[str, tuple[Any, Any]]:

@@ -1,6 +1,6 @@
-"""Errors that users, files and machines cause, with their exit codes.
+"""Errors caused by users, files and machines, with exit codes.
 
-Their message is one line: ``<thing>: <what is wrong>; <what to do>``. Any other exception is a bug in this package and
+The message is one line: ``<thing>: <what is wrong>; <what to do>``. Any other exception is a bug in this package and
 keeps its traceback.
 """
 
@@ -33,7 +33,7 @@ _OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, an
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an error of Python or torch reports that the host or the device is out of memory."""
+    """Return True if an error of Python or torch means that the host or the device is out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
@@ -43,16 +43,16 @@ def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> s
     """Return the first line of an error message, or the name of the class if the message is empty.
 
     Args:
-        error: of any library. For an ``OSError``, the line is the system's reason, without number and file.
+        error: an error of any library. For an ``OSError``, the result is the reason without number and file.
         limit: maximum number of characters.
-        prefix: removed from the beginning, such as the name of the file.
+        prefix: text to remove from the beginning, such as the name of the file.
     """
     text = str(getattr(error, "strerror", None) or error).removeprefix(prefix).strip()
     return (text or type(error).__name__).splitlines()[0].rstrip(". ")[:limit]
 
 
 def truncate(names: Sequence[str], limit: int = 4) -> str:
-    """Return the first names of a list, separated by commas, and how many more there are."""
+    """Return the first names of a list, separated by commas, and the number of remaining ones."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -97,18 +97,18 @@ class PeersLost(MachineError):
 
 
 class Preempted(VideoRSError):
-    """The run received SIGTERM and saved a checkpoint: requeue it."""
+    """The run received SIGTERM and saved a checkpoint. Requeue it."""
 
     exit_code = EXIT_REQUEUE
 
 
 class StuckWorker(VideoRSError):
-    """A loader worker hangs in a file, or all workers hang. Restart, without the file if there is one.
+    """A loader worker hangs in a file, or all workers hang. Restart without the file, if one is known.
 
     Attributes:
-        index, path: of the record; -1 and "" if no worker has a file open.
-        seconds: since the file was opened.
-        timeout: ``data.timeout``.
+        index, path: index and path of the record; -1 and "" if no worker has a file open.
+        seconds: seconds since the file was opened.
+        timeout: the value of ``data.timeout``.
     """
 
     exit_code = EXIT_REQUEUE

@@ -1,4 +1,4 @@
-"""Atomic writes, locks of folders, and values that are valid JSON."""
+"""Atomic writes, folder locks, and conversion to JSON values."""
 
 import csv
 import errno
@@ -23,8 +23,8 @@ _warned: set[str] = set()
 def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Create a folder and lock it for this process.
 
-    The system releases the lock when this process ends in any way, even if forked processes continue. On a file system
-    without locks, warn once and continue.
+    The system releases the lock when this process exits for any reason, even if forked processes continue. On a file
+    system without locks, print a warning and continue.
 
     Args:
         folder: contains a file ``.lock`` while it is locked.
@@ -53,7 +53,7 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            with suppress(OSError):  # before the release: afterwards it could be another process's
+            with suppress(OSError):  # before the release; afterwards the file may belong to another process
                 (folder / LOCK).unlink()
         lock.release()
 
@@ -66,7 +66,7 @@ def atomic_write(path: str | Path, mode: str = "wb"):
 
     Raises:
         UserError: the path is invalid.
-        MachineError: the disk is full or read-only; an earlier file at ``path`` is intact.
+        MachineError: the disk is full or read-only. An existing file at ``path`` is unchanged.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
@@ -87,7 +87,7 @@ def atomic_write(path: str | Path, mode: str = "wb"):
         if error.errno in PATH_ERRNOS:
             raise UserError(f"{path} cannot be written: {error.strerror}; give another path") from None
         raise MachineError(
-            f"{path} cannot be written: {error.strerror or error}; what was there before is intact. Make room first"
+            f"{path} cannot be written: {error.strerror or error}; an existing file is unchanged. Free some space"
         ) from error
     finally:
         with suppress(OSError):
@@ -121,7 +121,7 @@ def read_run_metrics(path: Path, errors: str = "replace") -> Iterator[dict[str, 
 
 
 def json_values(value: Any) -> Any:
-    """Return values that JSON can hold: tensors and arrays become lists or numbers, non-finite numbers None."""
+    """Convert to JSON values: tensors and arrays to lists or numbers, and non-finite numbers to None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

@@ -1,15 +1,15 @@
-"""Fetch files by address and cache them: ``fetch("https://host/best.pt")`` returns the path of a local copy.
+"""Download files and cache them: ``fetch("https://host/best.pt")`` returns the path of a local copy.
 
-``hf-hub:owner/name`` goes through huggingface_hub, with its cache (``HF_HOME``), its token (``hf auth login`` or
-``HF_TOKEN``), ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``.
+``hf-hub:owner/name`` uses huggingface_hub with its cache (``HF_HOME``), its token (``hf auth login`` or ``HF_TOKEN``),
+``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``.
 
-Web addresses are fetched with urllib, because no library verifies its cache, limits size and time and redacts secrets.
-Each copy is in a folder of ``$VIDEO_RS_CACHE``, else ``$XDG_CACHE_HOME/video_rs``, else ``~/.cache/video_rs``, next to
-its checksum in the format of ``sha256sum --check``. Every use verifies the checksum. A file that changes at its address
-is not fetched again: give new weights a new name, or append their checksum to the address.
+Other URLs are downloaded with urllib, because no library verifies its cache, limits size and time and redacts secrets.
+Each copy is stored in a folder of ``$VIDEO_RS_CACHE``, else ``$XDG_CACHE_HOME/video_rs``, else ``~/.cache/video_rs``,
+next to its checksum in the format of ``sha256sum --check``. The checksum is verified at every use. A file that changes
+on the server is not downloaded again: give new weights a new name, or append their checksum to the URL.
 
-Queries and logins may hold secrets. No message contains them; the config and checkpoints of a run keep
-``train.init_from`` unchanged.
+The query and the credentials in a URL may contain secrets. Messages do not include them; the config and checkpoints of
+a run contain ``train.init_from`` unchanged.
 """
 
 import contextlib
@@ -38,34 +38,34 @@ HUB_FILE = "model.safetensors"
 
 _SCHEMES = ("http", "https")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|hf-hub:", re.IGNORECASE)
-_SECRETS = re.compile(  # a login with any characters, and a query
+_SECRETS = re.compile(  # credentials with any characters, and a query
     r"(?<=://)(?:[^/]*\?[^/]*@.*|[^/?#]*@|[^/@\[]*:(?!\d*(?:[/?#]|$)).*)|\?[^#]*"
 )
 _HUB = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^?#]+))?")
 
 
 def is_address(text: str | Path) -> bool:
-    """Return True for an address, False for a path on this machine."""
+    """Return True for a URL, False for a local path."""
     return isinstance(text, str) and _SCHEME.match(text) is not None
 
 
 def redact_url(address: str | Path) -> str:
-    """Return an address, or a text with one, without login and query. Other text is unchanged."""
+    """Remove credentials and query from URLs in a text. Other text is unchanged."""
     text = str(address)
     return _SECRETS.sub("", text) if _SCHEME.search(text) else text
 
 
 def fetch(address: str | Path) -> Path:
-    """Return the path of a file; fetch it first if it is an address without a valid copy in the cache.
+    """Return the path of a file. A URL is downloaded first if the cache has no valid copy.
 
     Args:
-        address: a path, returned unchanged; ``https://`` or ``http://``; or ``hf-hub:owner/name``, optionally with
-            ``@revision`` (default: ``main``) and ``/path/of/file`` (default: ``model.safetensors``). An address may
-            end in ``#sha256=...``, the checksum of the file.
+        address: a path, which is returned unchanged; a URL with ``https://`` or ``http://``; or ``hf-hub:owner/name``,
+            optionally with ``@revision`` (default: ``main``) and ``/path/of/file`` (default: ``model.safetensors``). A
+            URL may end in ``#sha256=...`` with the checksum of the file.
 
     Raises:
-        UserError: the address is invalid, has no file, requires a login or redirects to another protocol, or the file
-            is too large or has another checksum.
+        UserError: the URL is invalid, does not exist, requires a login or redirects to another protocol; or the file is
+            too large or has another checksum.
         MachineError: the network, the server or the disk failed. The cache is unchanged.
     """
     if not is_address(address):
@@ -83,7 +83,7 @@ def fetch(address: str | Path) -> Path:
     try:
         if not _is_intact(path, expected):
             with locked(path.parent, wait=True):
-                if not _is_intact(path, expected):  # another process may have fetched it
+                if not _is_intact(path, expected):  # another process may have downloaded it
                     _download(url, path, expected)
     except OSError as error:
         raise MachineError(
@@ -95,7 +95,7 @@ def fetch(address: str | Path) -> Path:
 
 @contextlib.contextmanager
 def fetched(address: str | Path) -> Iterator[Path]:
-    """Run a block that reads the file of :func:`fetch`. If it raises UserError, remove the file from the cache."""
+    """Run a block that reads a file from :func:`fetch`. If it raises UserError, remove the file from the cache."""
     file = fetch(address)
     try:
         yield file
@@ -106,12 +106,12 @@ def fetched(address: str | Path) -> Iterator[Path]:
         if file.is_relative_to(cache_folder()):
             _checksum_file(file).unlink(missing_ok=True)
             file.unlink(missing_ok=True)
-            message += "; it was fetched and not kept"
+            message += "; the downloaded file was deleted"
         raise UserError(message) from None
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched files; it may not exist."""
+    """Return the folder of downloaded files, which may not exist."""
     if folder := os.environ.get("VIDEO_RS_CACHE"):
         return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -132,7 +132,7 @@ def _from_hub(address: str) -> Path:
         hub.get_hf_file_metadata(hub.hf_hub_url(**where))
     except (EntryNotFoundError, RevisionNotFoundError) as error:
         raise _hub_error(address, error) from None
-    except Exception as error:  # of the hub, its http library or the system; the file may be in the cache
+    except Exception as error:  # from the hub, its http library or the system; the file may be cached
         failure = error
     try:
         return Path(hub.hf_hub_download(**where, local_files_only=failure is not None))
@@ -148,7 +148,7 @@ def _hub_error(address: str, error: Exception) -> Exception:
         errors.GatedRepoError: f"is gated: accept its terms on its page, and {login}",
         errors.RepositoryNotFoundError: f"does not exist, or is private: check the name, or {login}",
         errors.RevisionNotFoundError: "does not exist: there is no such revision",
-        errors.OfflineModeIsEnabled: "is not in the hub's cache, and HF_HUB_OFFLINE is set: fetch it while online",
+        errors.OfflineModeIsEnabled: "is not in the hub's cache, and HF_HUB_OFFLINE is set: download it while online",
         errors.RemoteEntryNotFoundError: f"does not exist: there is no such file; the default is {HUB_FILE}",
         errors.HFValidationError: f"is invalid: {first_line(error)}",
     }
@@ -159,14 +159,14 @@ def _hub_error(address: str, error: Exception) -> Exception:
 
 
 def _not_fetched(name: str, reason: str, advice: str = "try again") -> MachineError:
-    return MachineError(f"{name} could not be fetched: {reason}; {advice}")
+    return MachineError(f"{name} could not be downloaded: {reason}; {advice}")
 
 
-# The cache of web addresses -----------------------------------------------------------------------------------------
+# The download cache ---------------------------------------------------------------------------------------------------
 
 
 def _cached_path(url: str, checksum: str) -> Path:
-    """Return the path of the copy of an address. Raise UserError if the address is invalid."""
+    """Return the path of the cached copy of a URL. Raise UserError if the URL is invalid."""
     try:
         quoted = urllib.parse.quote(url, safe=string.punctuation)
         parts = urllib.parse.urlsplit(quoted)
@@ -185,7 +185,7 @@ def _checksum_file(path: Path) -> Path:
 
 
 def _is_intact(path: Path, checksum: str) -> bool:
-    """Return True if there is a copy with its recorded checksum and the one in the address."""
+    """Return True if the cached copy exists and matches its recorded checksum and the checksum in the URL."""
     try:
         recorded, found = _checksum_file(path).read_bytes().split()[:1], _sha256(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -203,13 +203,13 @@ def _sha256(path: Path) -> str:
 
 def _compare(name: str, found: str, expected: str) -> None:
     if expected not in ("", found):
-        raise UserError(f"{name} has another checksum: its sha256 is {found}, not {expected}; it is not used")
+        raise UserError(f"{name} has a wrong checksum: sha256 {found}, expected {expected}; the file is not used")
 
 
 def _download(url: str, path: Path, checksum: str) -> None:
-    """Fetch a file and write its checksum."""
+    """Download a file and write its checksum."""
     if path.exists():
-        print(f"{path} is damaged: wrong checksum; fetching it again", file=sys.stderr, flush=True)
+        print(f"{path} is damaged: wrong checksum; downloading it again", file=sys.stderr, flush=True)
     for unfinished in path.parent.glob(".*"):  # left by a killed process
         if unfinished.name != LOCK:
             unfinished.unlink()
@@ -239,9 +239,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _chunks(url: str) -> Iterator[bytes]:
-    """Yield the file at an address, within the limits of size and time.
+    """Download a URL and yield its content in chunks. Raise an error above the limits of size and time.
 
-    The time is checked between reads. Headers that arrive slowly are not detected.
+    The time is checked between reads, so slow headers are not detected.
     """
     from video_rs import __version__
 
@@ -256,14 +256,14 @@ def _chunks(url: str) -> Iterator[bytes]:
     print(f"fetching {name}" + (f", {total / 1e6:,.1f} MB" if total else ""), file=sys.stderr, flush=True)
     with response, contextlib.closing(Bar(total, name.rpartition("/")[2], of_bytes=True)) as bar:
         if response.headers.get_content_type() == "text/html":
-            raise UserError(f"{name} is a web page, not a file of weights; use the address of the file itself")
+            raise UserError(f"{name} is a web page, not a file of weights; use the URL of the file itself")
         while True:
             if max(done, total or 0) > MAX_BYTES:
                 raise UserError(f"{name} has more than {MAX_BYTES / 1e9:g} GB; {by_hand}")
             if time.monotonic() > end:
-                raise MachineError(f"{name} could not be fetched in {MAX_SECONDS / 60:g} minutes; {by_hand}")
+                raise MachineError(f"{name} could not be downloaded in {MAX_SECONDS / 60:g} minutes; {by_hand}")
             with _failures(name):
-                chunk = response.read1(CHUNK)  # returns as soon as data arrive
+                chunk = response.read1(CHUNK)  # returns as soon as data arrives
             if not chunk:
                 break
             done += len(chunk)
@@ -275,7 +275,7 @@ def _chunks(url: str) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _failures(name: str) -> Iterator[None]:
-    """Turn errors of the network into one line. Wraps network calls only: disk errors belong to ``atomic_write``."""
+    """Convert network errors to one line. Use it for network calls only; ``atomic_write`` handles disk errors."""
     try:
         yield
     except urllib.error.HTTPError as error:

@@ -1,8 +1,8 @@
-"""Random numbers as a function of a key, never of a history.
+"""Random numbers as a function of a key, without a state.
 
-A sample depends on (seed, epoch, index, copy) alone, and what is drawn for it on the device on (seed, step, position in
-the global batch). No random state has to be saved, and neither workers, nor ranks, nor an interruption change what is
-drawn.
+A sample depends only on (seed, epoch, index, copy), and random numbers drawn for it on the device depend only on (seed,
+step, position in the global batch). No random state is saved, and the draws do not depend on workers, ranks or
+interruptions.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 
 
 def keyed_rng(seed: int, purpose: str, *key: int) -> np.random.Generator:
-    """Return a generator that depends on the arguments alone.
+    """Return a generator that depends only on the arguments.
 
     Args:
-        seed: of the run, 0 <= seed < 2**32.
-        purpose: what is drawn ("sample", "order", ...); two purposes with the same key are independent.
-        key: non-negative integers. Use the same number of them in all calls with one purpose: NumPy's seeding treats
-            missing trailing entries as zeros.
+        seed: seed of the run, 0 <= seed < 2**32.
+        purpose: purpose of the draws ("sample", "order", ...). Different purposes with the same key are independent.
+        key: non-negative integers. Use the same number of integers in all calls with one purpose, because NumPy's
+            seeding treats missing trailing entries as zeros.
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *key])
 
 
 def sample_keys(seed: int, step: int, positions: np.ndarray) -> np.ndarray:
-    """Return one 64-bit key per sample of a batch, for what is drawn on the device (dropout, drop path).
+    """Return a 64-bit key for each sample of a batch, for random numbers on the device (dropout, drop path).
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         step: the optimizer step.
-        positions: ``[N]``, of the samples in the global batch.
+        positions: ``[N]``, positions of the samples in the global batch.
 
     Returns:
         ``[N]`` int64.

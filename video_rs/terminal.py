@@ -1,6 +1,6 @@
-"""Tables and progress bars. Files and pipes get plain text without bars.
+"""Tables and progress bars. Output to files and pipes is plain text without bars.
 
-rich is imported on first use: commands start fast.
+rich is imported on first use, for fast start-up.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _open: list[Bar] = []
 def table(
     rows: Iterable[Sequence[str]], headings: Sequence[str] = (), right: Sequence[int] = (), *, plain: bool | None = None
 ) -> list[str]:
-    """Return a table as lines with aligned columns, one line per row at any width of the terminal.
+    """Format a table with aligned columns, one line per row at any terminal width.
 
     Args:
-        rows: the cells, the same number in each row.
-        headings: of the columns; empty for none.
+        rows: the cells of each row, the same number in all rows.
+        headings: headings of the columns; empty for none.
         right: indexes of right-aligned columns.
-        plain: no bold headings; None for no bold headings unless stdout is a terminal.
+        plain: True for no bold headings; None for bold headings only if stdout is a terminal.
     """
     from rich.console import Console
     from rich.table import Table
@@ -41,7 +41,7 @@ def table(
     text = io.StringIO()
     styled = has_cursor(sys.stdout) if plain is None else not plain
     options = {"force_terminal": True} if styled else {"color_system": None}
-    options |= {"force_jupyter": False, "width": WIDE, "height": 25}  # with both, rich ignores the size of a terminal
+    options |= {"force_jupyter": False, "width": WIDE, "height": 25}  # with both, rich ignores the size of the terminal
     Console(file=text, markup=False, emoji=False, highlight=False, **options).print(grid)
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
@@ -56,14 +56,14 @@ def duration(seconds: float) -> str:
 
 
 def has_cursor(file: TextIO) -> bool:
-    """Return True for a terminal that can erase text; a dumb terminal is treated as a file."""
+    """Return True for a terminal that can erase text. A dumb terminal is treated as a file."""
     return file.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 class Bar:
-    """A progress bar on stderr; not drawn if stderr is not a terminal.
+    """A progress bar on stderr, which is not drawn if stderr is not a terminal.
 
-    Only calls of its methods draw it: a drawing thread could hold a lock while a worker process is forked.
+    The bar is drawn only in calls of its methods. A drawing thread could hold a lock while a worker process is forked.
 
     Args:
         total: number of items; None if unknown.

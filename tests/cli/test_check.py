@@ -116,7 +116,7 @@ def test_sources_that_lists_name(dataset, check, tmp_path):
     (dataset / "val.csv").unlink()
     shutil.rmtree(dataset / "val")
     code, stdout, stderr = check(dataset, tmp_path / "out", *made)
-    assert code == 0 and "made of training files" in stdout and "leak" not in stdout, stderr
+    assert code == 0 and "held out from the training files" in stdout and "leak" not in stdout, stderr
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_process_that_is_killed_loses_its_file_alone(endless, tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and stderr.count("\n") == 1 and "1 x broken" in stderr, stderr
     assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv") if row["kind"] == "broken"] == [
-        (f"{endless}/train/a/long.mkv", "broken", "the process that read it died (exit code -9)")
+        (f"{endless}/train/a/long.mkv", "broken", "the process that read the file died (exit code -9)")
     ]
     assert "check: 5/5 files" in stdout and len(rows(tmp_path / "out/files.csv")) == 5
 

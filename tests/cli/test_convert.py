@@ -135,7 +135,7 @@ def test_another_network_is_one_line(tmp_path, file_holds):
     found = "ckpt-1: as garden_resnet_rs_101 it does not fit: its network has blocks 3, 4, 6, 3 (depth 50), this one 3"
     assert found in model("garden_resnet_rs_101")
     assert "weights have other shapes: stem.conv1.conv.weight" in model("garden_resnet3d_rs_50")
-    assert "belong to garden_*; resnet_rs_50 would compute something else" in model("resnet_rs_50")
+    assert "belong to garden_*; resnet_rs_50 would return different results" in model("resnet_rs_50")
     assert "there is no model 'garden_resnet_rs_51'" in model("garden_resnet_rs_51")
     assert "not the variables of the TPU" in model("resnet_rs_50", "tpu")
     assert "ckpt-1: " in model("resnet_rs_50", "keras") and "are not those of Keras" in model("resnet_rs_50", "keras")
@@ -184,9 +184,7 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
     out = tmp_path / "best.safetensors"
     convert_with(["--from", "video_rs", run, "--out", str(out)])
     said = capsys.readouterr().out
-    assert (
-        "moving averages: all tensors are those of the run" in said and "ignored: 2 entries: model, optimizer" in said
-    )
+    assert "moving averages: all tensors, from the run" in said and "ignored: 2 entries: model, optimizer" in said
     state = checkpoint.load_run(out)
     assert (
         same(state["model"], averaged.state_dict()) and DataConfig.from_dict(state["data_config"]) == model.data_config
@@ -301,7 +299,7 @@ def test_a_trainers_best_weights_are_its_averages(tmp_path, capsys):
         assert f"moving averages: {said}\n" in out and same(state["model"], model.state_dict())
         assert state["metrics"] == {"top1": 0.5, "loss": 1.0} and "ignored: nothing" in out
         out, _ = said_of(capsys, tmp_path, "video_rs", tmp_path / "last.pt")
-        assert f"averages: {'all tensors are those of the run' if decay else said}\n" in out
+        assert f"averages: {'all tensors, from the run' if decay else said}\n" in out
         out, _ = said_of(capsys, tmp_path, "video_rs", shutil.copy(tmp_path / "said.pt", tmp_path / "again.pt"))
         assert "as the run kept them" in out or "none, the run kept none" in out
 
@@ -399,7 +397,7 @@ def test_arguments(tmp_path):
     assert refused("n" * 300, "--out", tmp_path / "o.pt").endswith("nn cannot be read: File name too long")
     for source in ("garden", "tpu"):
         message = refused("--from", source, "https://host/a.tar.gz?token=1", "--out", tmp_path / "o.pt")
-        assert message.startswith("https://host/a.tar.gz is an address or") and "token" not in message
+        assert message.startswith("https://host/a.tar.gz is a URL or") and "token" not in message
     assert "does not exist" in refused("--from", "video_rs", tmp_path / "none.pt", "--out", tmp_path / "o.pt")
     done = commands.script("tools/convert_weights.py", "--from", "a", run, "--out", "o")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "invalid choice: 'a'" in done.stderr

@@ -102,7 +102,7 @@ def test_what_the_inflated_network_will_not_compute_alike_is_said(tmp_path, caps
     printed = capsys.readouterr().out
     assert "unused       6  stem.pool.conv.weight" in printed and "missing      8  stages.0.2.gating.weight" in printed
     assert "differs from the source: stem_pool conv -> max, shortcut pool -> conv, self_gating False -> True" in printed
-    assert "--temporal-padding replicate is exact" in printed
+    assert "--temporal-padding replicate makes still clips exact" in printed
 
 
 def test_weights_of_odd_widths(tmp_path, capsys):
@@ -134,11 +134,11 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("a\nb\n")
     (tmp_path / "none.txt").write_text("\n")
     cases = {
-        "resnet_rs_26 is for images; name a video network, such as resnet3d_rs_26": [
+        "resnet_rs_26 is an image network; use a video network, such as resnet3d_rs_26": [
             *("--from", str(source), "--model", "resnet_rs_26")
         ],
-        "another architecture: shortcut_pool_in_stage1 is True there and False here; activation is swish there and "
-        "relu here; padding is same there and symmetric here. They fit inflated_garden_resnet_rs_50: set "
+        "another architecture: shortcut_pool_in_stage1 is True, not False; activation is swish, not "
+        "relu; padding is same, not symmetric. They fit inflated_garden_resnet_rs_50: set "
         "model.name=inflated_garden_resnet_rs_50 (inflate: "
         "--model inflated_garden_resnet_rs_50)": [
             "--from",
@@ -147,14 +147,14 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         "there is no model 'pytorchvideo/slow_r50'; did you mean": [
             *("--from", str(source), "--model", "pytorchvideo/slow_r50")
         ],
-        "timm.pt does not fit: its network is timm/test_resnet, this one a ResNet-RS": [
+        "timm.pt does not fit: its network is timm/test_resnet, not a ResNet-RS": [
             *("--from", str(tmp_path / "timm.pt"))
         ],
         f"already a video network (resnet3d_rs_50); start from it with train.init_from={video}": ["--from", str(video)],
         "bare.pt is already a video network; start from it with": [
             *("--from", str(tmp_path / "bare.pt"), "--model", "resnet3d_rs_26")
         ],
-        "twice.txt: 'a' is in it twice": ["--from", str(source), "--class-names", str(tmp_path / "twice.txt")],
+        "twice.txt: 'a' is repeated": ["--from", str(source), "--class-names", str(tmp_path / "twice.txt")],
         "nothing.txt: no such file": ["--from", str(source), "--class-names", str(tmp_path / "nothing.txt")],
         "none.txt: has 0 names": ["--from", str(source), "--class-names", str(tmp_path / "none.txt")],
         "names.txt: has 2 names, but --num-classes=3": [

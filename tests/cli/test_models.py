@@ -112,7 +112,7 @@ def test_names_of_another_packages_networks(capsys):
 def test_a_network_without_classes_of_its_own(capsys):
     pytest.importorskip("timm")
     text = "\n".join(models(capsys, "timm/resnet50_clip_gap"))
-    assert "Shown with 1000 classes, because it has none of its own: set model.num_classes\n" in text
+    assert "Shown with 1000 classes, as the network has no default; set model.num_classes\n" in text
     assert text.startswith("timm/resnet50_clip_gap: 224x224, 25,") and "Data config" in text
 
 

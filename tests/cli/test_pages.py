@@ -58,7 +58,7 @@ def test_the_first_page(page):
     model = create_model("resnet3d_rs_26", num_classes=2, width=0.25)
     parameters = sum(p.numel() for p in model.parameters())
     gigamacs = cost.macs(model, (3, 32, 224, 224)) / 1e9
-    assert said["network"] == [f"resnet3d_rs_26, {parameters:,} parameters, 2 classes, {gigamacs:.4g} GMACs a clip"]
+    assert said["network"] == [f"resnet3d_rs_26, {parameters:,} parameters, 2 classes, {gigamacs:.4g} GMACs per clip"]
     assert said["train"][0].startswith("40 files, 2 classes, fingerprint ")
     assert said["clips"] == ["32 frames x stride 2, 224 px"]
     assert said["batch"] == ["16 = 8 micro-batches x 2"]
@@ -142,7 +142,7 @@ def test_the_last_page(tmp_path):
     assert said["complete"] == "6 steps, 2 epochs, in 0s"
     assert said["validation"] == "top-1 75.00 %  top-5 100.00 %  loss 0.5000 after epoch 2"
     assert said["weights"] == f"best validation top-1 87.50 % after epoch 1, in {tmp_path / 'best.pt'}"
-    assert said["bad steps"].startswith("2 whose loss or gradient was not finite")
+    assert said["bad steps"].startswith("2 steps with a non-finite loss or gradient")
     (at,) = [i for i, line in enumerate(lines) if line.startswith("bad steps")]
     assert [line.strip() for line in lines[at + 1 : at + 3]] == ["poison.mp4 (in 2 of them)", "good.mp4 (in 1 of them)"]
     assert said["written"] == f"best.pt, metrics.jsonl in {tmp_path}"

@@ -317,16 +317,16 @@ def refused(done, code, *messages):
 
 def test_bad_input(source, prepared, tmp_path):
     before = tree(source)
-    refused(prepare_here(source, prepared[1], "--crf", 21), 2, "begun with crf 20, not 21")
-    refused(prepare_here(source, source / "small"), 2, "lies in the source")
-    refused(prepare_here(source, source), 2, "lies in the source")
+    refused(prepare_here(source, prepared[1], "--crf", 21), 2, "made with crf 20, not 21")
+    refused(prepare_here(source, source / "small"), 2, "is inside the source")
+    refused(prepare_here(source, source), 2, "is inside the source")
     (tmp_path / "file").touch()
     refused(prepare_here(source, tmp_path / "file/out"), 2, "--out", "cannot be made")
     refused(prepare_here(source, tmp_path), 2, "not empty and was not made by this command")
     refused(prepare_here(source, tmp_path / "out", "--short-side", 255), 2, "short side of 255")
     refused(prepare_here(tmp_path / "nowhere", tmp_path / "out"), 2, "no such folder")
     refused(prepare_here(tmp_path / "file", tmp_path / "out"), 2, "data.root=", "a file, give its folder")
-    refused(prepare_here(source, "s3://bucket/out"), 2, "--out s3://bucket/out", "a folder of this machine")
+    refused(prepare_here(source, "s3://bucket/out"), 2, "--out s3://bucket/out", "a local folder")
     refused(prepare_here(source, tmp_path / "out", "--shard-mb", 5), 2, "--shard-mb", "--shards")
     assert tree(source) == before and not (tmp_path / "out").exists()
 

@@ -113,9 +113,7 @@ def test_a_run_that_failed(run):
     lines = page(look(run))
     assert lines[0].startswith(f"{run}: failed: the disk is full; ") and lines[0].endswith(" ago")
     warnings = [line for line in lines if line.startswith("  warning")]
-    for text, line in zip(
-        ("2 files could not be read", "1 steps were not finite", "no checkpoint"), warnings, strict=True
-    ):
+    for text, line in zip(("2 files could not be read", "1 non-finite steps", "no checkpoint"), warnings, strict=True):
         assert text in line
 
 
@@ -137,7 +135,7 @@ def test_the_newest_checkpoint(run):
     assert (newest["step"], newest["bytes"]) == (30, 2500)
     assert any("step 30, 0 s ago, 2.5 kB, " in line for line in page(look(run)))
     (run / "checkpoints" / "step-00000050.pt").touch()
-    assert any("(empty: the one before it" in line for line in page(look(run)))
+    assert any("(empty: the previous one" in line for line in page(look(run)))
 
 
 def test_metrics_are_newer_than_the_status(run):

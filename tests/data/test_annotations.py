@@ -210,7 +210,7 @@ def test_bad_files_of_something_something(ssv2):
     failure("labels.json:1: expected an object {template: number}", root=str(root))
     options = {"train": str(files["train"]), "val": str(files["val"])}
     files["labels"].unlink()
-    failure(r"labels.json, which names its classes, is not beside it", **options)
+    failure(r"labels.json with the class names is missing", **options)
 
 
 # Diving48 and Charades ------------------------------------------------------------------------------------------------
@@ -326,12 +326,12 @@ def test_imagenet_of_kaggle(imagenet):
 
 def test_imagenet_with_flat_validation_images(imagenet):
     place = imagenet / "ILSVRC/Data/CLS-LOC"
-    hint = "3 files lie directly in it: give data.val=LIST, or put LOC_val_solution.csv into data.root"
+    hint = "3 files are directly in it: set data.val=LIST, or put LOC_val_solution.csv into data.root"
     failure(f"val split of .* is empty: .*; {hint}", root=str(place), splits=["train", "val"])
     val = load_splits(str(place), val=str(imagenet / "LOC_val_solution.csv"), splits=["val"])["val"]
     assert len(val) == 3 and val.label_names(0) == (WNIDS[0],) and val.class_names == tuple(sorted(WNIDS))
     failure(
-        "test split of .* is empty: .*; 1 files lie directly in it: give data.test=LIST$",
+        "test split of .* is empty: .*; 1 files are directly in it: set data.test=LIST$",
         root=str(place),
         splits=["test"],
     )

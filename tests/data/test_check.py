@@ -70,7 +70,7 @@ def test_broken_files(make_video, tmp_path):
 
     whole = make_video(tmp_path / "whole.mkv", 60).read_bytes()
     assert problem("whole.mkv") == ""
-    assert problem("cut.mkv", whole[: len(whole) // 2]) == "it ends at 0.44 s, its header announces 2.40 s"
+    assert problem("cut.mkv", whole[: len(whole) // 2]) == "it ends at 0.44 s, but its header indicates 2.40 s"
     mp4 = make_video(tmp_path / "whole.mp4", 60, options={"movflags": "faststart"}).read_bytes()
     assert "cannot be decoded" in problem("cut.mp4", mp4[: len(mp4) // 2])
     at = mp4.index(b"mdat") + (len(mp4) - mp4.index(b"mdat")) // 2
@@ -79,7 +79,7 @@ def test_broken_files(make_video, tmp_path):
     assert problem("no_video.mp4", b"no video") and problem("no_such.mp4") == "no such file"
     assert problem("empty.mp4", b"") == "the file is empty"
     videos.write(videos.AUDIO_ONLY, tmp_path / videos.AUDIO_ONLY)
-    assert problem(videos.AUDIO_ONLY) == "no video stream in it"
+    assert problem(videos.AUDIO_ONLY) == "no video stream"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
     assert problem("a.jpg") == "" and "truncated" in problem("b.jpg", (tmp_path / "a.jpg").read_bytes()[:1500])
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -119,7 +119,7 @@ def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
     ]
     assert found_in(train=[(one, "a"), (two, "b"), (same_bytes, "b")]) == [
         ("copy.mp4", "duplicate", f"same bytes as {one}"),
-        ("copy.mp4", "label conflict", f"'b', but 'a' for {one}, which is the same"),
+        ("copy.mp4", "label conflict", f"'b', but 'a' for {one} with the same content"),
     ]
 
 
@@ -154,10 +154,10 @@ def test_odd_files(make_video, tmp_path):
     files.append(make_video(tmp_path / "slow.mp4", 8, fps=10, first_number=700))
     files.append(make_video(tmp_path / "small.mp4", 8, 20, 30))
     assert found_in(train=[(file, "a") for file in files]) == [
-        ("fast.mp4", "odd", "60 frames a second, usual 25"),
+        ("fast.mp4", "odd", "60 frames per second, usual 25"),
         ("large.mp4", "odd", "short side 256 pixels, usual 64"),
         ("turned.mp4", "odd", f"rotated by {probe(tmp_path / 'turned.mp4').rotation} degrees, usual 0"),
         ("wide.mp4", "odd", "width / height 3.25, usual 1.50"),
-        ("slow.mp4", "odd", "10 frames a second, usual 25"),
+        ("slow.mp4", "odd", "10 frames per second, usual 25"),
         ("small.mp4", "odd", "short side 20 pixels, usual 64"),
     ]

@@ -136,7 +136,7 @@ def test_a_broken_file_that_is_listed_many_times(records, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_that_is_all_broken_is_one_clear_error(tmp_path, workers):
     records = Records([str(tmp_path / f"{i}.mp4") for i in range(30)], [0] * 30, ["a"])
-    with pytest.raises(UserError, match="11 files in a row cannot be read") as error:
+    with pytest.raises(UserError, match="11 consecutive files cannot be read") as error:
         next(iter(clip_loader(clips(records), BatchStream(30, batch_size=2, num_steps=1, seed=0), workers=workers)))
     assert "\n" not in str(error.value)
 

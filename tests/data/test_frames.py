@@ -83,15 +83,18 @@ def test_the_order_of_names(names, ordered, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "frames: no images in it"),
-        (["notes.txt", ".1.png"], "frames: no images in it"),
+        ([], "frames: contains no images"),
+        (["notes.txt", ".1.png"], "frames: contains no images"),
         (["img_00001.jpg", "img_00003.jpg"], "frames: img_00002.jpg is missing, between img_00001.jpg and img_00003"),
         (["7.png", "8.png", "10.png"], "frames: 9.png is missing"),
-        (["img_1.jpg", "img_01.jpg"], "img_01.jpg and img_1.jpg are the same frame twice"),
-        (["img_1.jpg", "img_1.png", "img_2.jpg"], "img_1.jpg and img_1.png are the same frame twice"),
-        (["img_1.jpg", "thumb_1.jpg", "img_2.jpg"], "img_1.jpg and thumb_1.jpg are frames of two series"),
-        (["cover.jpg", "img_1.jpg", "img_2.jpg", "img_4.jpg"], "cover.jpg has no number, as other images in it have"),
-        (["flow_x_1.jpg", "flow_y_1.jpg"], "flow_x_1.jpg and flow_y_1.jpg are frames of two series"),
+        (["img_1.jpg", "img_01.jpg"], "img_01.jpg and img_1.jpg have the same frame number"),
+        (["img_1.jpg", "img_1.png", "img_2.jpg"], "img_1.jpg and img_1.png have the same frame number"),
+        (["img_1.jpg", "thumb_1.jpg", "img_2.jpg"], "img_1.jpg and thumb_1.jpg are from two series of frames"),
+        (
+            ["cover.jpg", "img_1.jpg", "img_2.jpg", "img_4.jpg"],
+            "cover.jpg has no number, unlike other images in this folder",
+        ),
+        (["flow_x_1.jpg", "flow_y_1.jpg"], "flow_x_1.jpg and flow_y_1.jpg are from two series of frames"),
     ],
 )
 def test_folders_that_are_no_video(names, message, tmp_path):
@@ -119,14 +122,14 @@ def test_an_image_that_is_no_frame_of_the_video(pair, tmp_path):
     (folder / "img_00011.png").write_bytes(b"")
     assert len(read_frames(folder, [0, 1, 2, 3, 5])) == 5  # no other image is opened
     for numbers, message in [
-        ([3, 4], "img_00005.png: is of 50x72 pixels, other frames of its folder of 48x72"),
+        ([3, 4], "img_00005.png: has 50x72 pixels, but other frames in the folder have 48x72"),
         ([8], "img_00009.png: cannot be decoded"),
         ([10], "img_00011.png: the file is empty"),
     ]:
         with pytest.raises(MediaError, match=message) as error:
             read_frames(folder, numbers)
         assert str(error.value).startswith(f"{folder}/img_") and "\n" not in str(error.value)
-    assert "img_00005.png: is of 50x72" in check_file(str(folder)).problem
+    assert "img_00005.png: has 50x72" in check_file(str(folder)).problem
     with open_video(folder) as video:
         (folder / "img_00001.png").unlink()
         with pytest.raises(MediaError, match="img_00001.png: no such file"):
@@ -182,7 +185,7 @@ def test_class_folders_of_folders_of_frames(tmp_path):
     assert contents(splits["val"], tmp_path / "val") == [("a/v3", 0)] and splits["train"].empty_folders == ("c",)
     hint = "no class folders with videos or images in it, but folders of images: set data.frame_folders=true"
     failure(f"the train split of .* is empty: {hint}", root=str(tmp_path))
-    failure(f"it has no train, .*{hint}", root=str(tmp_path / "train"))
+    failure(f"no train, .*{hint}", root=str(tmp_path / "train"))
     assert len(load_splits(str(tmp_path / "train"), frame_folders=True, val_fraction=0.5)["val"]) == 2
     touch(tmp_path, "train/b/a.mp4")
     failure(
@@ -228,10 +231,10 @@ def test_a_column_of_numbers_of_frames(tmp_path, separator):
     assert listed(("one", 164, 0), ("two", 20, 1)).tolist() == [164, 20]
     assert listed(("clip.mp4", 164, 0), ("other.mp4", 20, 1)) is None  # the length of a video is in the file
     for wrong in ("0", "x", "-3"):
-        with pytest.raises(UserError, match=rf"train.csv:3: '{wrong}' is not a number of frames, 1 or more$"):
+        with pytest.raises(UserError, match=rf"train.csv:3: '{wrong}' is not a valid number of frames$"):
             listed(("one", 164, 0), ("two", wrong, 1))
     (tmp_path / "train.csv").write_text("one 5 0\ntwo 0 1\n")
-    failure("train.csv:2: '0' is not a number of frames", root=str(tmp_path), splits=["train"])
+    failure("train.csv:2: '0' is not a valid number of frames", root=str(tmp_path), splits=["train"])
 
 
 def test_a_number_at_the_end_of_a_name_is_none_of_frames(tmp_path):
@@ -240,7 +243,7 @@ def test_a_number_at_the_end_of_a_name_is_none_of_frames(tmp_path):
     train = load_splits(str(tmp_path), splits=["train"])["train"]
     assert contents(train, tmp_path) == [("clip 12", 0), ("clip 13", 1)] and train.frames is None
     (tmp_path / "train.txt").write_text("14.mp4 12 0\n14.mp4 13 1\n")
-    failure("train.txt:1: '12 0' are several numbers after the path", root=str(tmp_path))
+    failure("train.txt:1: several numbers after the path, '12 0'", root=str(tmp_path))
 
 
 def test_files_and_folders_of_frames_do_not_mix(tmp_path):
@@ -255,7 +258,7 @@ def test_a_list_that_names_other_numbers_of_frames(pair, tmp_path):
         assert video.num_frames == 20
         with pytest.raises(IndexError):
             video.read([20])
-    with pytest.raises(MediaError, match=f"frames: has {FRAMES} images, its list says 24 frames"):
+    with pytest.raises(MediaError, match=f"frames: has {FRAMES} images, but 24 frames in its list"):
         open_video(pair[1], listed=24)
     folder = str(pair[1])
     names = [os.path.join(tmp_path, name) for name in "abc"]
@@ -267,8 +270,8 @@ def test_a_list_that_names_other_numbers_of_frames(pair, tmp_path):
     facts = [check_file(entries.path(entry)) for entry in entries.first]
     found = find_problems(entries, facts, TemporalSampling(4, 2))
     assert [(p.entry, p.kind, p.detail) for p in found if p.kind in ("broken", "odd")] == [
-        (1, "broken", f"has {FRAMES} images, its list says 24 frames"),
-        (2, "odd", f"{FRAMES} images, of which its list takes the first 20"),
+        (1, "broken", f"has {FRAMES} images, but 24 frames in its list"),
+        (2, "odd", f"{FRAMES} images, of which only the first 20 are listed"),
     ]
 
 

@@ -46,7 +46,7 @@ def test_any_number_of_labels_a_file(tmp_path):
         (),
     ]
     assert records.labels.tolist() == [2, -1, -1, 0, 1, -1]
-    assert "6 files, 3 classes, 0.83 labels a file" in records.describe()
+    assert "6 files, 3 classes, 0.83 labels per file" in records.describe()
     some = records.subset(np.array([4, 1, 3]))
     assert [some.label_names(i) for i in range(3)] == [("jump high",), (), ("a, b", "run")]
 
@@ -73,15 +73,15 @@ def test_a_class_folder_is_one_label(tmp_path):
         (
             ["0.mp4 a;b", "1.mp4 c"],
             {"multi_label": False},
-            "train.csv:1: 'a;b' are several labels of one file: set data",
+            "train.csv:1: 'a;b' is more than one label: set data",
         ),
         (["0.mp4,"], {"multi_label": False}, "'0.mp4,' is not a line 'path label'; data.multi_label=true allows files"),
         (["0.mp4 a;;b"], {}, "train.csv:1: 'a;;b' has an empty label before or after a ';': write label1;label2"),
         (["0.mp4 a;"], {}, "train.csv:1: 'a;' has an empty label"),
         (["0.mp4 1;-2"], {}, "train.csv:1: label '-2' is neither a class number"),
-        (["0.mp4 1 2"], {}, "train.csv:1: '1 2' are several numbers after the path: write 1;2 for two labels"),
+        (["0.mp4 1 2"], {}, "train.csv:1: several numbers after the path, '1 2': write 1;2 for two labels"),
         (["0.mp4 1", "1.mp4 a;2"], {}, "label 'a' is a name, but '1'"),
-        (["0.mp4", "1.mp4"], {}, "has no labels: training needs some"),
+        (["0.mp4", "1.mp4"], {}, "has no labels"),
         (["0.mp4 0;7"], {"num_classes": 3}, "train.csv:1: label '7' is not one of 0 to 2"),
     ],
 )

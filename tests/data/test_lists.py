@@ -82,7 +82,7 @@ def test_other_forms(text, expected, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('a.mp4,run\nb.mp4,"run\nc.mp4,run\n', ":2: not csv (unexpected end of file); is there a quote that is not cl"),
+        ('a.mp4,run\nb.mp4,"run\nc.mp4,run\n', ":2: not csv (unexpected end of file); check for an unclosed q"),
         ('path,label,note\n"a\nb.mp4",x,y\n' + "z" * 200, f":4: expected 'path,label,note'; found '{'z' * 100}'"),
         ("a.mp4,run\n" + "z" * 200, f":2: '{'z' * 100}' is not a line 'path label'"),
         ("two words.mp4\n", ":1: 'two words.mp4' is not a line 'path label'"),
@@ -117,7 +117,7 @@ def test_existing_files_tell_csv_from_paths_with_commas(tmp_path):
 def test_bad_first_lines(tmp_path):
     for text, message in [
         ("z" * 200_000, ":1: not csv .field larger than"),
-        ("\n\nDatei,Klasse\na.mp4,0\n", ":3: 'Datei,Klasse' names no video"),
+        ("\n\nDatei,Klasse\na.mp4,0\n", ":3: 'Datei,Klasse' is not the path of a video"),
     ]:
         with pytest.raises(UserError, match=message):
             entries(text, tmp_path)

@@ -176,7 +176,7 @@ def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
     for link in links:
         os.link(hanging_video, link)
     with pytest.raises(
-        MachineError, match=f"^{MAX_REPLACEMENTS + 1} videos in a row .*the last: {tmp_path}.*check the"
+        MachineError, match=f"^{MAX_REPLACEMENTS + 1} consecutive videos .*the last: {tmp_path}.*check the"
     ):
         list(views(links, timeout=0.1))
     assert_no_worker_left()

@@ -165,8 +165,8 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         motion.make(tmp_path / "new", **SMALL | {"size": 31})
     (tmp_path / "file").touch()
     for path, options, match in [
-        ("file", {}, "file is a file or below one"),
-        ("file/m", {}, "file/m is a file or below one"),
+        ("file", {}, "file is not a folder"),
+        ("file/m", {}, "file/m is not a folder"),
         ("new", {"workers": -1}, "workers=-1"),
         ("new", {"seed": -1}, "seed=-1"),
     ]:
@@ -185,4 +185,6 @@ def test_command(tmp_path):
     assert "33 videos of 8 classes" in first.stdout and "m is complete" in first.stdout
     assert "m is there already" in again.stdout
     assert json.loads((tmp_path / "m" / motion.STAMP).read_text())["complete"]
-    assert other.returncode == 2 and other.stderr.startswith("error: m holds another") and other.stderr.count("\n") == 1
+    assert (
+        other.returncode == 2 and other.stderr.startswith("error: m contains another") and other.stderr.count("\n") == 1
+    )

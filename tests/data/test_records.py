@@ -217,15 +217,18 @@ def test_bad_lists_name_file_and_line(tmp_path):
 def test_lists_of_other_tools_do_not_invent_classes(tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4", "names.txt")
     for text, match in [
-        ("1.mp4 0\n2.mp4 120 1\n", r"train.txt:2: '120 1' are several numbers"),
-        ("1.mp4,0\n2.mp4, 10,120, 1\n", r"train.txt:2: '10,120, 1' are several numbers"),
+        ("1.mp4 0\n2.mp4 120 1\n", r"train.txt:2: several numbers after the path, '120 1'"),
+        ("1.mp4,0\n2.mp4, 10,120, 1\n", r"train.txt:2: several numbers after the path, '10,120, 1'"),
         ("1.mp4 0\n2.mp4 -1\n", r"train.txt:2: label '-1' is neither"),
         ("1.mp4 0\n2.mp4 1.0\n", r"train.txt:2: label '1.0' is neither"),
         ("1.mp4 0\n2.mp4 run\n", r"train.txt:2: label 'run' is a name, but '0' in .*train.txt:1 is a number"),
         ("1.mp4 0\n2.mp4 999999999\n", r"train.txt:2: label '999999999' is too large.* model.num_classes"),
-        ("Dateiname,Klasse\n1.mp4,a\n2.mp4,b\n", "train.txt:1: 'Dateiname,Klasse' names no video .* path and label"),
+        (
+            "Dateiname,Klasse\n1.mp4,a\n2.mp4,b\n",
+            "train.txt:1: 'Dateiname,Klasse' is not the path of a video .* path and label",
+        ),
         ("1.mp4;a\n2.mp4;b\n", "train.txt:1: '1.mp4;a' is not a line 'path label'; put a comma"),
-        ("1.mp4 0\n2.mp4 0\n", r"train split of .*train.txt has files of one class only"),
+        ("1.mp4 0\n2.mp4 0\n", r"train split of .*train.txt has a single class"),
     ]:
         (tmp_path / "train.txt").write_text(text)
         failure(match, root=str(tmp_path), splits=["train"])
@@ -269,7 +272,7 @@ def test_class_folders_without_known_files_are_named(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.xyz", "train/d/sub/1.mp4")
     train = load_splits(str(tmp_path), splits=["train"])["train"]
     assert train.class_names == ("a", "b")
-    assert "2 folders have no known video or image in them, the first: c, d" in train.describe()
+    assert "2 folders contain no video or image, the first: c, d" in train.describe()
 
 
 def test_classes_that_a_split_has_no_file_of_are_named(tmp_path):
@@ -292,19 +295,19 @@ def test_labels_outside_the_class_count(tmp_path):
     (tmp_path / "names.txt").write_bytes("laufen\nspringen über\n".encode("latin-1"))
     failure("names.txt: not a text file in UTF-8", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
     (tmp_path / "names.txt").write_text("run\njump\nrun\n")
-    failure(r"'run' is in it twice", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
+    failure(r"'run' is repeated", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
 
 
 def test_empty_and_absent_data(tmp_path):
     failure("no dataset: set data.root")
     failure("no such folder", root=str(tmp_path / "nowhere"))
     failure("no such file or folder", train=str(tmp_path / "nowhere.csv"))
-    failure("no train, val or test folder or list and no class folders", root=str(tmp_path))
+    failure("no train, val or test folder or list in it, and no class folders", root=str(tmp_path))
     (tmp_path / "train").mkdir()
     failure("train split of .* is empty: no class folders with videos or images in it$", root=str(tmp_path))
     touch(tmp_path, "train/x.mp4", "train/y.mp4")
-    failure("is empty: no class folders .*; 2 files lie directly in it: give data.train=LIST", root=str(tmp_path))
-    failure("no train, val .* 2 files lie directly in it: give data.train=LIST", root=str(tmp_path / "train"))
+    failure("is empty: no class folders .*; 2 files are directly in it: set data.train=LIST", root=str(tmp_path))
+    failure("no train, val .* 2 files are directly in it: set data.train=LIST", root=str(tmp_path / "train"))
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4")
     failure("val split of .* is empty: too few source videos", root=str(tmp_path))
     assert len(load_splits(str(tmp_path), splits=["train"])["train"]) == 2

@@ -232,7 +232,7 @@ def test_shards_and_files_do_not_mix(videos, tmp_path):
     assert len(load_splits(str(folder), splits=("train",), val_fraction=0)["train"]) == len(videos)
     for other in ("notes/a.mp4", "train.csv"):
         (folder / other).touch()
-        with pytest.raises(UserError, match=f"shards and {folder / other.split('/')[0]} are in it: keep one"):
+        with pytest.raises(UserError, match=f"contains both shards and {folder / other.split('/')[0]}: keep one"):
             load_splits(str(folder))
     pattern = f"{folder}/train-000000.tar"
     assert len(load_splits(str(folder), pattern, splits=("train",), val_fraction=0)["train"]) == len(videos)
@@ -241,7 +241,7 @@ def test_shards_and_files_do_not_mix(videos, tmp_path):
 def test_a_shard_is_no_video(packed):
     shard = str(packed[1][0].path)
     for look in (open_video, probe):
-        with pytest.raises(MediaError, match=rf"^{shard}: a shard, not a video; give a video in it as {shard}/NAME"):
+        with pytest.raises(MediaError, match=rf"^{shard}: a shard, not a video; use {shard}/NAME"):
             look(shard)
 
 
@@ -268,7 +268,7 @@ def test_a_slow_store_must_not_look_like_files_that_hang(monkeypatch):
     for good in (0, 61):
         check(good)
     check(30, "k.tar/a.mp4")
-    with pytest.raises(UserError, match=r"^data.timeout=60: a store may take 60 s to answer"):
+    with pytest.raises(UserError, match=r"^data.timeout=60: remote storage may take 60 s to answer"):
         check(60)
     monkeypatch.setenv("VIDEO_RS_STORAGE_TIMEOUT", "20")
     check(30)
@@ -334,10 +334,10 @@ FIRST, INDEX = "train-000000.tar", "train-000000.tar.csv"
 @pytest.mark.parametrize(
     ("name", "change", "messages"),
     [
-        (FIRST, lambda data: data[:-10240], (FIRST, "is cut off: it has", "copy it again")),
+        (FIRST, lambda data: data[:-10240], (FIRST, "is truncated:", "copy it again")),
         (FIRST, lambda data: data + bytes(10240), (INDEX, "does not belong to ")),
         (FIRST, lambda data: bytes(len(data)), (INDEX, "does not belong to ")),
-        (FIRST, lambda data: None, ("no such shard", FIRST, "its index is there")),
+        (FIRST, lambda data: None, ("no such shard", FIRST, "only its index exists")),
         (INDEX, lambda data: None, (FIRST, f"has no index {INDEX} beside it")),
         (INDEX, lambda data: data[:-30], (INDEX, "not a complete shard index")),
         (INDEX, lambda data: data[: data.rindex(b"\n", 0, -1) + 1], (INDEX, "complete shard index (the last row")),
@@ -351,7 +351,7 @@ FIRST, INDEX = "train-000000.tar", "train-000000.tar.csv"
         (INDEX, lambda data: data.replace(b",512,", b",99999999,", 1), (INDEX, "line 2: ", "is outside a tar")),
         (INDEX, lambda data: data.replace(b",train,", b",practice,"), (INDEX, "'practice' is not train, val or test")),
         (INDEX, lambda data: data.replace(data.split(b"\n")[2].split(b",")[0], data.split(b"\n")[1].split(b",")[0]),
-         (INDEX, "a name is in it twice")),
+         (INDEX, "a name is repeated")),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_shards_is_one_line(packed, tmp_path, name, change, messages):
@@ -371,7 +371,7 @@ def test_shards_that_are_not_there(packed, tmp_path):
         (f"{folder}/x-000.tar", {}, "no such shard: .*x-000.tar"),
         ("", {"train": f"{folder}/train-{{000000..000001}}.tar"}, "data.train: no such shard: .*train-000000.tar"),
         (f"{tmp_path}/nowhere/a.tar", {}, "no such folder or bucket"),
-        (f"{folder}/{{000000..000001.tar", {}, "brace is not closed"),
+        (f"{folder}/{{000000..000001.tar", {}, "unclosed brace"),
         (f"{folder}/{{000003..000001}}.tar", {}, "not a range"),
         ("", {"train": "s3://bucket/list.csv"}, "remote data must be shards"),
         ("nothing://bucket/shards", {}, "Protocol not known"),
@@ -391,7 +391,7 @@ def test_two_packings_in_one_folder(videos, packed, tmp_path):
     pack(tmp_path / "split", videos)
     pattern = f"{tmp_path}/size/train-{{000000..{len(old) - 1:06d}}}.tar"
     for root, train in ((tmp_path / "size", ""), (tmp_path / "split", ""), ("", pattern)):
-        with pytest.raises(UserError, match=r"\.tar\.csv and .*\.tar\.csv were not packed together.*: delete"):
+        with pytest.raises(UserError, match=r"\.tar\.csv and .*\.tar\.csv are not of one packing.*: delete"):
             load_splits(str(root), train, splits=("train",), val_fraction=0)
     remove_others(tmp_path / "size", new)
     assert len(load_splits(str(tmp_path / "size"), splits=("train",), val_fraction=0)["train"]) == 14
@@ -419,7 +419,7 @@ def test_some_of_the_shards(packed, tmp_path):
     """The hint about missing shards works, also with data.root."""
     folder = spoiled(packed, tmp_path, FIRST, lambda data: None)
     os.unlink(f"{folder}/{INDEX}")
-    with pytest.raises(UserError, match="name those wanted: data.train="):
+    with pytest.raises(UserError, match="or select some: data.train="):
         load_splits(folder, splits=("train",))
     given = f"{folder}/train-000001.tar"
     records = load_splits(folder, given, splits=("train",), val_fraction=0)["train"]
@@ -437,7 +437,7 @@ def test_a_folder_of_tars_without_indexes(packed, tmp_path):
 
 def test_what_goes_while_it_is_looked_at(packed, tmp_path):
     folder = spoiled(packed, tmp_path, FIRST, lambda data: None)
-    with pytest.raises(UserError, match=f"{FIRST}: no such file any more"):
+    with pytest.raises(UserError, match=f"{FIRST}: the file no longer exists"):
         read_index(f"{folder}/{FIRST}", packed[1][0].num_bytes)
     os.symlink("loop", f"{folder}/loop")
     with pytest.raises(UserError, match="/loop cannot be read .*check the path"):
@@ -501,13 +501,13 @@ def test_members_that_cannot_be_read(packed, tmp_path):
     with pytest.raises(MediaError, match="not found at its offset"):
         open_video(replace(first, size=first.size - 1))
     Path(copied, FIRST).write_bytes(data[: first.offset + 10])
-    with pytest.raises(MediaError, match="the shard is cut off before its end"):
+    with pytest.raises(MediaError, match="the shard is truncated"):
         open_video(first)
     Path(copied, FIRST).write_bytes(bytes(512) + data[: len(data) - 512])
     with pytest.raises(MediaError, match="not found at its offset"):
         open_video(second)
     Path(copied, FIRST).unlink()
-    with pytest.raises(MachineError, match="no such file any more"):
+    with pytest.raises(MachineError, match="the file no longer exists"):
         open_video(first)
 
 

@@ -215,7 +215,7 @@ def test_views_that_do_not_fit_are_scored_in_smaller_batches(net, capfd):
     assert less == [4, 2]
     assert set(small.batches) == {2}  # 8, 4 and 2: tried once each
     assert capfd.readouterr().err.splitlines() == [
-        f"not enough memory for {n} views in one forward pass: {n // 2} from here on" for n in (8, 4)
+        f"not enough memory for {n} views in one forward pass: continuing with {n // 2}" for n in (8, 4)
     ]
     small.limit = 0
     with pytest.raises(MachineError, match="not enough memory for one view"):

@@ -207,7 +207,7 @@ def test_nothing_can_be_read(tiny_config, run_tool, tiny_videos, tmp_path):
     for file in root.glob("train/*/*.mp4"):
         file.write_bytes(b"")
     done = run_tool("train_net.py", "--cfg", tiny_config(), f"data.root={root}", "data.workers=1")
-    assert_one_line(done, 2, "files in a row cannot be read")
+    assert_one_line(done, 2, "consecutive files cannot be read")
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_a_dataset_of_another_class_count(tiny_config, run_tool, trained, fewer_
     assert_one_line(done, 2, "the number of classes in the data is 7 here, 8 there")
     before = (trained.parent / "last.pt").read_bytes()
     done = run_tool("train_net.py", "--cfg", path, there, "train.max_steps=1")
-    assert_one_line(done, 2, "the train data are not those of the run", trained.parent, "out=")
+    assert_one_line(done, 2, "the train data differ from those of the run", trained.parent, "out=")
     assert (trained.parent / "last.pt").read_bytes() == before
     done = run_tool("train_net.py", "--cfg", path, "model.num_classes=6")
     assert_one_line(done, 2, "the data has 7 classes, model.num_classes=6")

@@ -210,7 +210,7 @@ def test_lists_of_folders_of_frames(line, extract, write, run, tmp_path):
     with open(tmp_path / "run/check/problems.csv", newline="") as file:
         broken = {row["path"]: row["detail"] for row in csv.DictReader(file) if row["kind"] == "broken"}
     assert "img_00005.jpg: cannot be decoded" in broken.pop(str(tmp_path / "data" / names[1]))
-    short = {str(tmp_path / "data" / names[4]): "has 11 images, its list says 12 frames"}
+    short = {str(tmp_path / "data" / names[4]): "has 11 images, but 12 frames in its list"}
     assert broken == (short if "12" in line else {})
 
 

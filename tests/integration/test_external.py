@@ -108,7 +108,7 @@ def test_public_weights_must_see_their_own_pixels(tiny_config, tmp_path, capsys,
     torch.save({"model_state": hub.x3d_xs().state_dict()}, tmp_path / "X3D_XS.pyth")
     start = {**VIDEO, "model__name": "pytorchvideo/x3d_xs", "train__init_from": "pretrained", "train__max_steps": 1}
     assert run_command(train_main, ["--cfg", str(tiny_config(**start))]) == 2
-    assert "data.mean is (0.0, 0.0, 0.0), they expect (0.45, 0.45, 0.45)" in capsys.readouterr().err
+    assert "data.mean is (0.0, 0.0, 0.0), expected (0.45, 0.45, 0.45)" in capsys.readouterr().err
     pixels = {"data__mean": [0.45] * 3, "data__std": [0.225] * 3}
     assert run_command(train_main, ["--cfg", str(tiny_config(**start, **pixels))]) == 0
     assert "started from pretrained: " in capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
     assert done.returncode == 0, done.stderr
     assert f"at step {saved['step']} of 7" in done.stdout
     assert [(row[:2], int(row[2]) > 0) for row in unreadable_files(run)] == [((str(bad), "hung the decoder"), True)]
-    assert "1 could not be read and were replaced" in done.stdout
+    assert "1 unreadable files were replaced" in done.stdout
 
     done = run_tool("test_net.py", "--cfg", path)
     assert done.returncode == 0, done.stderr

@@ -50,7 +50,7 @@ def test_from_a_list_to_a_prediction(config, colours, tmp_path, run_tool):
     path, out = config(), tmp_path / "run"
     done = run_tool("train_net.py", "--cfg", path)
     assert done.returncode == 0, done.stderr
-    assert "train          8 files, 3 classes, 1.50 labels a file" in done.stdout
+    assert "train          8 files, 3 classes, 1.50 labels per file" in done.stdout
     assert "hit@1" in done.stdout and "validation: mAP" in done.stdout and "best validation mAP" in done.stdout
     assert checkpoint.load(out / "best.pt")["data_config"]["multi_label"] is True
 
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_one_line(config, colours, tmp_path, capsys):
     several = tmp_path / "several.csv"
     several.write_text("train/1.mp4,red\ntrain/3.mp4,red;green\n")
     error = failure(train, path, "data.multi_label=false", f"data.train={several}", f"data.val={several}")
-    assert f"{several}:2: 'red;green' are several labels of one file: set data.multi_label=true" in error
+    assert f"{several}:2: 'red;green' is more than one label: set data.multi_label=true" in error
     bare = tmp_path / "bare.csv"
     bare.write_text("val/0.mp4\n")
     assert "no file of the val split has a label" in failure(train, path, f"data.val={bare}")

@@ -157,7 +157,7 @@ def test_another_config_is_refused_with_the_difference(tiny_config, run_tool):
     assert run(path, "train.max_steps=1") == 0
     done = run_tool("train_net.py", "--cfg", path, "train.max_steps=1", "optim.lr=0.07")
     assert done.returncode == 2
-    assert "optim.lr was 0.05, is now 0.07" in done.stderr
+    assert "optim.lr was 0.05, now 0.07" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -219,7 +219,7 @@ def test_two_processes_in_one_run_folder(tiny_config, run_tool):
     done = run_tool("train_net.py", "--cfg", path)
     process.kill()
     assert done.returncode == 2
-    assert "another process trains in" in done.stderr
+    assert "another process is training in" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

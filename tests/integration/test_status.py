@@ -28,7 +28,7 @@ def test_from_start_to_end(tiny_config, run_tool, tmp_path):
     wait_for(process, "step 3/")
     text = ask(run_tool, folder)
     assert text.startswith(f"{folder}: running")  # perhaps in a validation
-    assert "; last sign of life" in text
+    assert "; last update" in text
     assert "if it stops: " in text and "/1500 (" in text
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -57,13 +57,13 @@ def test_half_of_a_run(tiny_config, run_tool, tmp_path):
     folder = tmp_path / "run"
     text = (folder / "status.json").read_text()
     (folder / "status.json").write_text(text[: len(text) // 2])
-    assert "cannot be read; this is from the other files" in ask(run_tool, folder)
+    assert "cannot be read; the status is derived from other files" in ask(run_tool, folder)
     (folder / "status.json").unlink()
     assert "2" in ask(run_tool, folder)
 
 
 def test_bad_input(run_tool, tmp_path):
-    for folder, words in ((tmp_path / "none", "is not a folder"), (tmp_path, "is no run folder and has none in it")):
+    for folder, words in ((tmp_path / "none", "is not a folder"), (tmp_path, "is not a run folder and contains none")):
         done = run_tool("run_status.py", folder)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and words in done.stderr
 

@@ -38,10 +38,10 @@ torch.set_num_threads(1)
         ("timm/test_vit", {"data_config": data_config(1, 64, 80)}, "of 64x64 and cannot take images of 80x80"),
         ("timm/twins_svt_small", {"data_config": data_config(1, 50)}, "timm cannot build timm/twins_svt_small with"),
         ("timm/levit_128s", {"data_config": data_config(1, 50)}, "cannot take images of 50x50"),
-        ("timm/vit_base_patch16_siglip_224", {}, "has no classes of its own; give num_classes"),
+        ("timm/vit_base_patch16_siglip_224", {}, "has no classifier; set num_classes"),
         ("pytorchvideo/slowfast_r50", {"data_config": data_config(6)}, "6 frames: its slow pathway sees every 4th"),
         ("pytorchvideo/i3d_r50", {"data_config": data_config(1)}, "cannot take clips of 1 frames: it needs 2 or more"),
-        ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 32, 40)}, "4 frames of 40x40, neither to train"),
+        ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 32, 40)}, "4 frames of 40x40"),
         ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(5)}, "an even data.num_frames, not 32 and 5"),
         ("pytorchvideo/mvit_base_16x4", {"data_config": data_config(4, 34)}, "a multiple of 4 and an even"),
     ],
@@ -70,7 +70,7 @@ def test_clips_that_the_network_was_not_built_for():
         mvit(torch.zeros(1, 3, 2, 64, 48))
     assert str(error.value) == (
         "pytorchvideo/mvit_base_16x4 was built for clips of 4 frames of 32x32 and cannot take clips of 2 frames of "
-        "64x48, neither to train nor to test; choose another size with data_config=DataConfig(...), or "
+        "64x48; choose another size with data_config=DataConfig(...), or "
         "data.num_frames, data.train_size and data.test_size in a config"
     )
 

@@ -208,27 +208,27 @@ def test_init_from_is_strict(tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "ours", "differs"),
     [
-        ("resnet_rs_50", "garden_resnet_rs_50", "activation is relu there and swish here; padding is symmetric there"),
-        ("garden_resnet_rs_50", "resnet_rs_50", "shortcut_pool_in_stage1 is True there and False here; activation is"),
-        ("garden_resnet3d_rs_50", "resnet3d_rs_50", "stem_pool is max there and conv here; shortcut is conv there"),
+        ("resnet_rs_50", "garden_resnet_rs_50", "activation is relu, not swish; padding is symmetric, not"),
+        ("garden_resnet_rs_50", "resnet_rs_50", "shortcut_pool_in_stage1 is True, not False; activation is"),
+        ("garden_resnet3d_rs_50", "resnet3d_rs_50", "stem_pool is max, not conv; shortcut is conv, not"),
         (
             "garden_r3d_50",
             "garden_slowonly_50",
-            "is 5 there and 1 here; stem_temporal_stride is 2 .*50: set model.name=garden_r3d_50$",
+            "is 5, not 1; stem_temporal_stride is 2, .*50: set model.name=garden_r3d_50$",
         ),
-        ("resnet_rs_50", "inflated_garden_resnet_rs_50", "shortcut_pool_in_stage1 is False there and True here; activ"),
-        ("garden_resnet_rs_50", "garden_resnet3d_rs_50", "activation is swish there and relu here.*. They fit infl"),
+        ("resnet_rs_50", "inflated_garden_resnet_rs_50", "shortcut_pool_in_stage1 is False, not True; activ"),
+        ("garden_resnet_rs_50", "garden_resnet3d_rs_50", "activation is swish, not relu.*. They fit infl"),
         (
             "garden_resnet_rs_50",
             "resnet3d_rs_50",
-            "symmetric here. They fit inflated_garden_resnet_rs_50: set model.name=inflated_garden_resnet_rs_50 "
+            "symmetric. They fit inflated_garden_resnet_rs_50: set model.name=inflated_garden_resnet_rs_50 "
             r"\(inflate: --model inflated_garden_resnet_rs_50\)$",
         ),
         ("resnet3d_rs_50", "resnet_rs_50", "its network is for videos, this one for images"),
         (
             "timm",
             "garden_resnet_rs_50",
-            r"its network \(of timm\) has another architecture: .*activation is relu there",
+            r"its network \(of timm\) has another architecture: .*activation is relu, not",
         ),
     ],
 )
@@ -255,7 +255,7 @@ def test_images_go_into_video_architectures_with_other_2d_parts(tmp_path):
         "padding": ("symmetric", "same"),
     }
     assert "differs from the source: stem_pool conv -> max, shortcut pool -> conv, self_gating False -> " in str(report)
-    assert "padding symmetric -> same (its logits will not be the source's)" in str(report)
+    assert "padding symmetric -> same (the logits will differ)" in str(report)
     assert "not used: stem.pool.conv.weight, " in str(report) and "not in the source: stages.0.2.gating" in str(report)
     broken = {name: tensor for name, tensor in source.state_dict().items() if "stages.1.0.se" not in name}
     torch.save(broken, tmp_path / "broken.pt")
@@ -343,8 +343,8 @@ def test_what_is_beyond_the_ends_of_a_clip_is_part_of_the_architecture(tmp_path)
     with pytest.raises(UserError) as error:
         init_from(small("resnet3d_rs_26"), path)
     assert str(error.value) == (
-        f"{path} does not fit: its network (resnet3d_rs_26) has another architecture: temporal_padding is replicate "
-        "there and zeros here. Set model.temporal_padding=replicate"
+        f"{path} does not fit: its network (resnet3d_rs_26) has another architecture: temporal_padding is "
+        "replicate, not zeros. Set model.temporal_padding=replicate"
     )
     video = small("garden_r3d_50", temporal_padding="replicate")
     save_run(path, video, name="garden_r3d_50", temporal_padding="replicate")
@@ -362,9 +362,9 @@ def test_what_is_beyond_the_ends_of_a_clip_is_part_of_the_architecture(tmp_path)
         ("Timm", "Timm does not exist; did you mean timm?"),
         (
             "resnet_rs_50",
-            r"resnet_rs_50 is the name of a network \(model.name=resnet_rs_50\), not of a file; start from",
+            r"resnet_rs_50 is the name of a network \(model.name=resnet_rs_50\), not of a file; use a file",
         ),
-        ("timm/resnet18", "timm/resnet18 is the name of a network .* its address, pretrained or timm$"),
+        ("timm/resnet18", "timm/resnet18 is the name of a network .* a URL, pretrained or timm$"),
         ("best.pt", "checkpoint best.pt does not exist$"),
     ],
 )

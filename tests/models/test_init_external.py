@@ -88,17 +88,15 @@ def test_heads_of_networks_of_other_packages(tmp_path):
 def test_networks_of_other_packages_take_their_own_weights_alone(tmp_path):
     source, path = external(), tmp_path / "weights.pt"
     wrong = {
-        "its network is timm/test_resnet, this one timm/test_vit": external("timm/test_vit"),
-        r"conv1.0.weight is .* \(weights for other input channels are adapted for the ResNet-RS": external(
-            in_channels=1
-        ),
+        "its network is timm/test_resnet, not timm/test_vit": external("timm/test_vit"),
+        r"conv1.0.weight is .* \(input channels are only adapted for the ResNet-RS": external(in_channels=1),
     }
     save_run(path, source, name="timm/test_resnet")
     for message, model in wrong.items():
         with pytest.raises(UserError, match=message):
             init_from(model, path)
     save_run(path, small(), name="resnet_rs_26")
-    with pytest.raises(UserError, match="its network is resnet_rs_26, this one timm/test_resnet"):
+    with pytest.raises(UserError, match="its network is resnet_rs_26, not timm/test_resnet"):
         init_from(external(), path)
     torch.save({**source.network.state_dict(), "extra": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="this network has no network.extra$"):
@@ -107,7 +105,7 @@ def test_networks_of_other_packages_take_their_own_weights_alone(tmp_path):
     with pytest.raises(UserError, match="not those of a ResNet-RS: they have no stages, the first is conv1.0.weight$"):
         init_from(small(), path)
     save_run(path, source, name="timm/test_resnet")
-    with pytest.raises(UserError, match="its network is timm/test_resnet, this one a ResNet-RS$"):
+    with pytest.raises(UserError, match="its network is timm/test_resnet, not a ResNet-RS$"):
         init_from(small(), path)
 
 
@@ -133,7 +131,9 @@ def test_what_timms_weights_expect_depends_on_who_trained_them(tmp_path, name, d
 @pytest.mark.parametrize("name", ["resnet3d_rs_26", "garden_resnet_rs_50", "garden_resnet3d_rs_50", "resnet_rs_50"])
 def test_networks_without_public_weights(name):
     """The last one is refused for its width. Nothing is downloaded."""
-    with pytest.raises(UserError, match="no public weights of this network; timm has those of .*from a file instead"):
+    with pytest.raises(
+        UserError, match="no public weights of this network; timm has weights for .*from a file instead"
+    ):
         init_from(small(name), "pretrained")
 
 

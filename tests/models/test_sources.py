@@ -31,7 +31,7 @@ def test_a_network_of_what_was_read(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None,), "give the file"),
+        ((None,), "give a file"),
         ((None, "garden_resnet_rs_50"), "belong to resnet_rs_"),
         (("gone.pt",), "gone.pt does not exist"),
     ],
@@ -53,10 +53,15 @@ def states():
     [
         ("timm", {"conv1.0.weight": None}, {"timm": True}, "it has no stem.conv1.conv.weight$"),
         ("head", {}, {"timm": True, "model": "resnet_rs_26"}, "they have no stages, the first is head.weight$"),
-        ("timm", {"conv1.0.weight": torch.ones(3)}, {}, r"stem.conv1.conv.weight has shape \[3\], which no ResNet-RS"),
+        (
+            "timm",
+            {"conv1.0.weight": torch.ones(3)},
+            {},
+            r"stem.conv1.conv.weight has shape \[3\], which is invalid for a ResNet-RS",
+        ),
         ("ours", {"head.weight": torch.tensor(1.0)}, {"model": "resnet_rs_50"}, r"head.weight has shape \[\], which"),
-        ("ours", {}, {"timm": True}, "it has this package's names, not timm's; leave --from out$"),
-        ("timm", {}, {"timm": False}, "it has timm's names, not this package's; leave --from out$"),
+        ("ours", {}, {"timm": True}, "it has this package's names, not timm's; omit --from$"),
+        ("timm", {}, {"timm": False}, "it has timm's names, not this package's; omit --from$"),
         ("timm", {"a.b": torch.ones(1)}, {}, r"of another network\? Weights of its"),
     ],
 )

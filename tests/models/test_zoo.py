@@ -50,7 +50,7 @@ def test_channels_and_data_config_must_agree(name):
     """Otherwise pixels would be normalised by the statistics of other channels, or not at all."""
     with torch.device("meta"), pytest.raises(UserError) as error:
         create_model(name, in_channels=1, data_config=DataConfig(8, 1))
-    assert str(error.value) == "in_channels=1, but the data config is for 3 channels; make them agree"
+    assert str(error.value) == "in_channels=1, but the data config is for 3 channels; make them equal"
     with torch.device("meta"), pytest.raises(UserError, match="in_channels=3, but the data config is for 1 channels"):
         create_model(name, data_config=DataConfig().with_channels(1))
 
@@ -92,8 +92,8 @@ def test_what_is_no_batch(name):
     with torch.device("meta"):
         model = create_model(name, num_classes=3).eval()
     for shape, ending in (
-        ((3, 32, 32), ", a sample alone? x[None] is a batch of one"),
-        ((3, 4, 32, 32), ", a sample alone? x[None] is a batch of one"),  # otherwise three images of four channels
+        ((3, 32, 32), "; use x[None] for a single sample"),
+        ((3, 4, 32, 32), "; use x[None] for a single sample"),  # otherwise three images of four channels
         ((32, 32), ""),
         ((1, 4, 3, 32, 32), ""),
         ((1, 1, 3, 4, 32, 32), ""),

@@ -60,7 +60,7 @@ def test_depths_of_pytorchvideos_networks_are_their_blocks(name, frames, depths)
 
 
 def test_a_network_that_tells_no_order_is_refused_in_one_line():
-    with pytest.raises(UserError, match="Linear does not tell the order of its blocks: set optim.layer_decay=1"):
+    with pytest.raises(UserError, match="Linear: the order of its blocks is unknown; set optim.layer_decay=1"):
         finetune.depths(nn.Linear(1, 1))
 
 
@@ -155,7 +155,7 @@ def test_the_average_of_a_frozen_network_is_one_of_its_own():
 
 
 def test_more_stages_than_there_are():
-    with pytest.raises(UserError, match="train.freeze=6: the network has 5 stages, the stem included"):
+    with pytest.raises(UserError, match="train.freeze=6: the network has 5 stages including the stem"):
         finetune.freeze(small(), 6)
 
 

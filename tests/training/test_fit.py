@@ -100,7 +100,7 @@ def test_without_validation_data_the_last_weights_are_kept(data, tmp_path):
 
 def test_another_call_on_the_same_folder_is_refused(data, tmp_path):
     run(data, tmp_path / "run", max_steps=1)
-    with pytest.raises(UserError, match="was started with another config .lr was 0.8, is now 0.1"):
+    with pytest.raises(UserError, match="was started with another config .lr was 0.8, now 0.1"):
         run(data, tmp_path / "run", max_steps=1, lr=0.1, workers=1)
 
 

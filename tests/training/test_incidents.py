@@ -125,7 +125,7 @@ STUCK = StuckWorker(7, "late.mp4", 130.0, 120.0)
 
 @pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("step", [0, 4])
-@pytest.mark.parametrize("error", [STUCK, UserError("11 files in a row cannot be read")])
+@pytest.mark.parametrize("error", [STUCK, UserError("11 consecutive files cannot be read")])
 def test_data_that_fail_in_the_middle_of_a_step(tmp_path, step, part, error):
     """The checkpoint has the state before the step: nothing counts twice."""
     undisturbed = fit(with_statistics(), tmp_path / "undisturbed")
@@ -173,7 +173,7 @@ def test_the_state_is_saved_before_a_validation_that_fails(tmp_path):
     def failing_validation(model, check):
         saved = checkpoint.load(tmp_path / "last.pt")
         assert saved["validated"] < saved["step"]
-        raise MachineError("11 videos in a row hung the decoder")
+        raise MachineError("11 consecutive videos hung the decoder")
 
     with pytest.raises(MachineError):
         fit(trainer(schedule()), tmp_path, validate=failing_validation)

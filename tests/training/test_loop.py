@@ -370,8 +370,8 @@ def test_steps_that_a_checkpoint_finds_are_told_too(tmp_path):
     job = trainer(schedule(log_every=4), wrap=Poisoned)
     with run_of(job, tmp_path, batches=with_white({1, 3}, [2]), samples_of=samples) as run:
         run.fit()
-    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "and skipped" in line]
-    assert ["step 2, 4;" in line for line in lines] == [True]
+    lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "skipped non-finite" in line]
+    assert ["steps: 2, 4;" in line for line in lines] == [True]
 
 
 def test_a_gradient_that_is_not_finite_blames_the_batch(tmp_path):
@@ -393,7 +393,7 @@ def test_many_bad_steps_stop_the_run(tmp_path):
         fit(trainer(steps, wrap=Poisoned), tmp_path, batches=bad, **limited)
     for text in ("step 4: 2 of the last 4 steps are not finite", "optim.lr", "step-00000001.pt"):
         assert text in str(error.value)
-    assert f"step 4; {tmp_path / 'bad_steps.csv'}" in (tmp_path / "log.txt").read_text()
+    assert f"steps: 4; see {tmp_path / 'bad_steps.csv'}" in (tmp_path / "log.txt").read_text()
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["step"] == 4 and sorted(saved["bad_steps"]) == [3, 4]
     resumed = fit(trainer(steps, wrap=Poisoned), tmp_path, batches=bad, samples_of=samples, state=saved)
@@ -451,8 +451,8 @@ def test_a_checkpoint_of_a_run_that_was_asked_to_leave_in_a_streak_is_not_a_good
                 run.load_state_dict(state)
             run.fit()
         state = checkpoint.load(tmp_path / "last.pt")
-    log = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "and skipped" in line]
-    assert len(log) == 1 and "step 9, 10, 11" in log[0]  # also those of the first start, which wrote no line
+    log = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "skipped non-finite" in line]
+    assert len(log) == 1 and "steps: 9, 10, 11" in log[0]  # also those of the first start, which wrote no line
 
 
 def test_a_streak_between_two_log_lines_stops_the_run(tmp_path):

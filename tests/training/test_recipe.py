@@ -142,7 +142,7 @@ def test_other_data_are_refused_on_resume(load, unequal):
     saved = {**job.identity(), **job.trainer.state_dict()}
     (unequal / "train" / motion.CLASSES[0] / "00000.mp4").rename(unequal / "moved.mp4")
     try:
-        with pytest.raises(UserError, match="train data are not those of the run"):
+        with pytest.raises(UserError, match="train data differ from those of the run"):
             make_job(load(), saved)
     finally:
         (unequal / "moved.mp4").rename(unequal / "train" / motion.CLASSES[0] / "00000.mp4")
@@ -171,4 +171,4 @@ def test_a_run_finds_out_once_how_many_views_fit(load, monkeypatch, capfd):
     for _ in range(2):
         job.validate(job.model, lambda: None)
     said = capfd.readouterr().err
-    assert said == "not enough memory for 4 views in one forward pass: 2 from here on\n"
+    assert said == "not enough memory for 4 views in one forward pass: continuing with 2\n"

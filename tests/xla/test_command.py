@@ -109,7 +109,7 @@ def test_no_tpu(tiny_config, tmp_path, monkeypatch):
     done = process("train_net.py", "--cfg", tiny_config(), "train.device=xla")
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert "PJRT_DEVICE=TPU, and no such device can be used" in line
+    assert "PJRT_DEVICE=TPU, but no such device can be used" in line
     assert not (tmp_path / "run").exists()
 
 

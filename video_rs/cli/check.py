@@ -1,9 +1,9 @@
-"""Decode every frame of every file of a dataset, and report what is wrong with it.
+"""Decode every frame of every file of a dataset, and report the problems.
 
 tools/check_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
 
-OUT gets files.csv (a row per file), problems.csv (path, kind, detail), summary.json and check.png. The exit code is 2
-if a file is broken, or if the same content is in two splits or has two labels. docs/datasets.md explains the kinds.
+Writes files.csv (a row per file), problems.csv (path, kind, detail), summary.json and check.png. The exit code is 2 if
+a file is broken, or if the same content is in two splits or has two labels. docs/datasets.md explains the kinds.
 """
 
 import os
@@ -17,13 +17,13 @@ from video_rs.cli.common import command, config_parser, parse_config, positive, 
 from video_rs.errors import UserError
 from video_rs.terminal import duration
 
-_NAMED = 10  # number of classes to name on the terminal
+_NAMED = 10  # maximum number of classes listed on the terminal
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/check_dataset.py`` and ``video-rs check``."""
     parser = config_parser("check", __doc__)
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the results (default: check/ in the run folder)")
+    parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: check/ in the run folder)")
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
     args, config = parse_config(parser, argv)
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     splits = build_own_records(config)
     _prepare_folder(out, FILES)
     for name, records in splits.items():
-        print(f"{name}: {records.describe()}{'; made of training files' if records.held_out else ''}")
+        print(f"{name}: {records.describe()}{'; held out from the training files' if records.held_out else ''}")
     workers = args.workers or max(1, loader_workers(config.data.workers))
 
     def show(results: Iterable, total: int) -> Iterable:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 
 def _prepare_folder(out: Path, names: Sequence[str]) -> None:
-    """Make the folder and remove the results of an earlier check, so that an interrupted one leaves none."""
+    """Create the folder and delete the results of an earlier check."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in names:

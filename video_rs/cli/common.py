@@ -1,4 +1,4 @@
-"""Shared by all commands: arguments, progress, the command to run next, and errors of one line with an exit code."""
+"""Helpers shared by all commands: arguments, progress, the command to run next, one-line errors and exit codes."""
 
 import argparse
 import contextlib
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def program(name: str) -> str:
-    """Return the name of a command in ``--help``: the script in ``tools/`` if it was called by that."""
+    """Return the name of a command as the user called it: ``train_net.py`` or ``video-rs train``."""
     script = os.path.basename(sys.argv[0])
     return script if script in SCRIPTS.values() else f"video-rs {name}"
 
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=layout, allow_abbrev=False, **options)
 
     def add_weights(self, help: str, *, old: str = "", required: bool = True) -> None:
-        """Add ``--weights``, and an option's older spelling that ``--help`` does not list."""
+        """Add ``--weights``. `old` is a deprecated name of the option, which ``--help`` does not list."""
         group = self.add_mutually_exclusive_group(required=required)
         group.add_argument("--weights", metavar="FILE", help=help)
         if old:
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """Parse a whole number above 0; an argparse type."""
+    """Parse a positive integer (an argparse type)."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -99,9 +99,9 @@ def parse_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespac
 
 
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
-    """Return a function to call with the number of items done since the last call.
+    """Return a function that advances a progress display by a number of items.
 
-    It draws a progress bar on a terminal, and prints a line at every tenth to a file.
+    On a terminal it draws a progress bar. Otherwise it prints a line after every 10% of the items.
     """
     bar, done, tenth = Bar(total, desc), 0, max(1, total // 10)
 
@@ -118,14 +118,14 @@ def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:
 
 
 def size_text(size: float) -> str:
-    """Format bytes: ``24.3 kB``."""
+    """Format a size in bytes, such as ``24.3 kB``."""
     from rich.filesize import decimal
 
     return decimal(int(size))
 
 
 def progress(items: Iterable[T], total: int | None = None, *, desc: str, unit: str) -> Iterator[T]:
-    """Yield the items, with a :func:`counter`."""
+    """Yield the items and show the progress with :func:`counter`."""
     count = counter(len(items) if total is None else total, desc, unit)
     for item in items:
         yield item
@@ -133,9 +133,9 @@ def progress(items: Iterable[T], total: int | None = None, *, desc: str, unit: s
 
 
 def command(name: str, *arguments: str) -> str:
-    """Return the shell command of another step, in the form of this one: a script in ``tools/`` or ``video-rs name``.
+    """Return the shell command of another step: a script in ``tools/`` or ``video-rs name``, like the current one.
 
-    Addresses are redacted.
+    URLs are redacted.
     """
     from video_rs.hub import redact_url
 
@@ -160,8 +160,8 @@ def _short(path: str) -> str:
 def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     """Run a command's ``main`` and return its exit code.
 
-    A ``VideoRSError`` becomes one line on stderr and its exit code; a full disk or too little memory becomes 3, Ctrl-C
-    130. Any other exception is a bug and keeps its traceback.
+    A ``VideoRSError`` prints one line on stderr and returns its exit code. A full disk or a lack of memory returns 3,
+    Ctrl-C 130. Any other exception is a bug and keeps its traceback.
     """
     if hasattr(sys.stdout, "reconfigure"):  # print file names that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -173,7 +173,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     except errors.VideoRSError as error:
         first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
         if isinstance(error, errors.PeerFailed) or (isinstance(error, errors.ConfigError) and not first):
-            return error.exit_code  # reported by the rank that failed, or by the first one of this machine
+            return error.exit_code  # reported by the rank that failed, or by the first rank on this machine
         return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", errors.EXIT_INTERRUPTED)

@@ -5,8 +5,8 @@ tools/convert_weights.py --weights resnetrs50.pth --out rs50.pt
 tools/convert_weights.py --from timm --model resnet_rs_50 --out rs50.safetensors
 tools/convert_weights.py --to timm --weights runs/images/best.pt --out resnetrs50.safetensors
 
-Every weight must find its place. If one is missing, left over or of another shape, it is named and nothing is written.
-Settings that the weights leave open, such as a resolution, are printed.
+Every weight must match. If a weight is missing, unexpected or of the wrong shape, the error names it and nothing is
+written. Settings that the weights do not determine, such as the resolution, are printed.
 From Python: ``video_rs.models.weights.load.load_network``.
 Weights of TensorFlow and Keras: tools/convert_tensorflow.py in the repository.
 """
@@ -76,12 +76,12 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _is_tensorflow(path: Path) -> bool:
-    """Return True for an h5 file, and for a checkpoint of TensorFlow: its prefix, one of its files, or its folder."""
+    """Return True for an h5 file or a TensorFlow checkpoint (its prefix, one of its files, or its folder)."""
     if path.suffix in (".h5", ".hdf5", ".keras", ".index"):
         return True
     try:
         return Path(f"{path}.index").exists() or path.suffix.startswith(".data-") or any(path.glob("*.index"))
-    except OSError:  # such as a name that is too long, which the reader of the file reports
+    except OSError:  # for example a name that is too long; reported when the file is read
         return False
 
 
@@ -89,8 +89,8 @@ def write(loaded: Loaded, source: str, out: str, *, to: str = "video_rs") -> Non
     """Report what was loaded, write it, and print the next command.
 
     Args:
-        loaded: the network and what is known of it.
-        source: name of the file that it was loaded from.
+        loaded: the network and information on its weights.
+        source: name of the file that was loaded.
         out: the file to write.
         to: "video_rs" for a checkpoint, "timm" for a state dict with its names.
     """
@@ -109,7 +109,7 @@ def write(loaded: Loaded, source: str, out: str, *, to: str = "video_rs") -> Non
     parameters = sum(parameter.numel() for parameter in network.parameters())
     entries = "1 entry" if len(loaded.ignored) == 1 else f"{len(loaded.ignored)} entries"
     print(f"{source} -> {loaded.model_args['name']}, {network.num_classes} classes, {parameters:,} parameters")
-    print(*loaded.notes, f"matched: {tensors} tensors, all that the network has", sep="\n")
+    print(*loaded.notes, f"matched: all {tensors} tensors of the network", sep="\n")
     print(f"moving averages: {loaded.averages}")
     print(f"ignored: {f'{entries}: {truncate(loaded.ignored, 3)}' if loaded.ignored else 'nothing'}")
     if origin := loaded.record.get("weights_from"):

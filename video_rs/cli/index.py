@@ -1,10 +1,10 @@
-"""Read the packets of all videos of a dataset once, without decoding, so that training need not read them per clip.
+"""Index the packets of all videos of a dataset, without decoding. Training then opens clips faster.
 
 tools/index_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
 
-The command lists how many files data.decoder=decord would read with decord, how long the videos are, and which files
-cannot be opened. Commands that use the same files find the index in the cache folder ($VIDEO_RS_CACHE, by default
-~/.cache/video_rs).
+The command prints how many files data.decoder=decord would read with decord, the lengths of the videos, and the files
+that cannot be opened. The index is written to the cache folder ($VIDEO_RS_CACHE, by default ~/.cache/video_rs), where
+other commands find it.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ from statistics import median
 from video_rs.cli.common import config_parser, parse_config, progress
 from video_rs.errors import UserError
 
-_LISTED = 20  # number of files that cannot be opened to list
+_LISTED = 20  # maximum number of unreadable files listed on the terminal
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         require_video_files(records, "index")
         folder = files[split].parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)  # fail before the work
+            folder.mkdir(parents=True, exist_ok=True)  # fail early
         except OSError as error:
             hint = "set VIDEO_RS_CACHE to another folder"
             raise UserError(f"{folder} cannot be made ({error.strerror}); {hint}") from None

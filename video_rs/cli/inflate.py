@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     if differences := report.about_architectures():
         print(differences)
     if method == "average" and model.architecture.temporal_padding == "zeros":
-        print("the ends of a clip see less than whole kernels: --temporal-padding replicate is exact on still clips")
+        print("kernels are cut at the ends of a clip; --temporal-padding replicate makes still clips exact")
     overrides = [f"train.init_from={out}", *_next_overrides(model_args, model.data_config)]
     print(f"wrote {out}; next: {command('train', '--cfg', NEXT_CONFIG, *overrides)}")
     return 0
@@ -40,10 +40,10 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> dict[str, Any]:
     parser = Parser(__doc__, prog=program("inflate"))
-    parser.add_weights("image weights: a checkpoint or state dict (also timm's), its address, or timm", old="--from")
+    parser.add_weights("image weights: a checkpoint or state dict (also timm's), its URL, or timm", old="--from")
     parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write (.pt or .safetensors)")
     parser.add_argument("--model", default="resnet3d_rs_50", help="the video network (default: %(default)s)")
-    number = "(default: the source's; another number starts a new head)"
+    number = "(default: the source's; another number creates a new head)"
     parser.add_argument("--num-classes", type=positive, metavar="N", help=number)
     method = "put the image kernel on the middle frame, or spread it over all frames (default: %(default)s)"
     parser.add_argument("--method", default="center", choices=INFLATIONS, help=method)
@@ -65,7 +65,7 @@ def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
 
 
 def _next_overrides(model_args: dict[str, Any], data_config: DataConfig) -> list[str]:
-    """Return the overrides that make the next command's config fit the network and the pixels of its weights."""
+    """Return config overrides for training from the checkpoint: model and data keys that differ from NEXT_CONFIG."""
     config = load_config(NEXT_CONFIG)
     given = {key: model_args[key] for key in ("name", "width", "temporal_padding") if key in model_args}
     changed = [f"model.{key}={value}" for key, value in given.items() if value != getattr(config.model, key)]

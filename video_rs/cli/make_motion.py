@@ -1,4 +1,4 @@
-"""Make the embedded dataset: eight classes of small videos that only their motion tells apart.
+"""Generate the built-in motion dataset: small videos of eight classes that differ only in motion.
 
 tools/make_motion.py --out data/motion
 """

@@ -1,7 +1,7 @@
 """List the networks with their costs and published accuracies, or print one stage by stage.
 
 video-rs models                      all networks of this package
-video-rs models 'garden_*'           those that match
+video-rs models 'garden_*'           networks whose names match
 video-rs models resnet3d_rs_50       one, stage by stage; also timm/resnet50, pytorchvideo/slow_r50, ...
 video-rs models 'pytorchvideo/*'     the names of another package's networks that match, or 'timm/resnet*'
 """
@@ -31,11 +31,11 @@ ARCHITECTURES = {
 NUMBERS = ("parameters", "reference", "GMACs", "reference GMACs", "MiB")
 COLUMNS = ("model", "architecture", "input", *NUMBERS, "published top-1")
 STAGE_COLUMNS = ("", "output", "parameters", "GMACs", "layers")
-CLASSES = 1000  # shown for a network that has no classes of its own
+CLASSES = 1000  # number of classes assumed for a network without a default
 NOTES = """\
-GMACs: 10^9 multiply-accumulates of a forward pass, half of the papers' FLOPs. MiB: activations that a training step
-keeps for each clip, in float32. reference: the same counts of the reference implementation, and the difference of
-ours. None of the published accuracies was reproduced here. See docs/models.md."""
+GMACs: 10^9 multiply-accumulates of a forward pass, half of the papers' FLOPs. MiB: activations per clip that a training
+step keeps, in float32. reference: the counts of the reference implementation, and the relative difference. None of the
+published accuracies was reproduced here. See docs/models.md."""
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def _matching(pattern: str) -> list[str]:
-    """Return the names that match a pattern. UserError if there are none."""
+    """Return the names that match a pattern. Raise UserError if there are none."""
     package, slash, _ = pattern.partition("/")
     if slash and package not in PACKAGES:
         raise no_package(pattern)
@@ -75,7 +75,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def row(preset: Preset) -> list[str]:
-    """Return the cells of a preset under ``COLUMNS``."""
+    """Return the table row of a preset, one cell per column in ``COLUMNS``."""
     from video_rs.models.cost import cost
 
     ours, reference = cost(preset.name), preset.reference
@@ -115,14 +115,14 @@ def markdown(names: Sequence[str]) -> Iterator[str]:
 
 
 def describe(name: str) -> Iterator[str]:
-    """Yield lines: a network stage by stage, its regularisation, published accuracies and data config."""
+    """Yield lines that describe a network: its stages, regularisation, published accuracies and data config."""
     from video_rs.models.adapters.base import NoClasses
     from video_rs.models.summary import summarize
 
     try:
         summary, note = summarize(name), []
     except NoClasses:
-        note = [f"Shown with {CLASSES} classes, because it has none of its own: set model.num_classes"]
+        note = [f"Shown with {CLASSES} classes, as the network has no default; set model.num_classes"]
         summary = summarize(name, num_classes=CLASSES)
     preset, cost, data_config = PRESETS.get(name), summary.cost, summary.data_config
     words = f"{ARCHITECTURES[preset.architecture]} architecture, " if preset else ""
@@ -135,12 +135,12 @@ def describe(name: str) -> Iterator[str]:
     yield from table(rows, STAGE_COLUMNS, right=(2, 3))
     yield f"On test crops, {_input(data_config, data_config.test_size)}: {summary.test_macs / 1e9:.3f} GMACs"
     kept = cost.activation_bytes / 2**20
-    yield f"Activations that a training step keeps for each clip: {kept:,.0f} MiB in float32"
+    yield f"Activations per clip that a training step keeps: {kept:,.0f} MiB in float32"
     if preset:
         yield from _preset_lines(preset)
     if weights := summary.public_weights:
         yield f"Public weights: {weights['source']}, licence {weights['licence'] or 'unknown'}"
-    yield "Data config, the input that it expects:"
+    yield "Data config:"
     for key, value in data_config.to_dict().items():
         if key != "class_names":
             yield f"  {key} {value}"
@@ -148,13 +148,13 @@ def describe(name: str) -> Iterator[str]:
 
 def _preset_lines(preset: Preset) -> Iterator[str]:
     rates = ", ".join(f"{preset.drop_path * i / 5:g}" for i in (2, 3, 4, 5))
-    yield "Regularisation of its recipe:"
+    yield "Regularisation in its recipe:"
     yield f"  dropout {preset.dropout:g}"
     yield f"  drop path {preset.drop_path:g}" + (f" (by stage: {rates})" if preset.drop_path else "")
     yield f"  RandAugment {'none' if preset.rand_augment is None else f'2 layers, magnitude {preset.rand_augment:g}'}"
     if reference := preset.reference:
         yield f"Reference: {reference.parameters:,} parameters, {reference.gmacs:g} GMACs ({reference.source})"
-    yield "Published accuracies, none reproduced here:" if preset.published else "No accuracy is published for it."
+    yield "Published accuracies, none reproduced here:" if preset.published else "No published accuracies."
     for p in preset.published:
         top5 = "" if p.top5 is None else f", top-5 {p.top5}"
         yield f"  {p.dataset}, {p.views}: top-1 {p.top1}{top5} ({p.source})"

@@ -24,7 +24,7 @@ from video_rs.errors import MediaError
 if TYPE_CHECKING:
     from video_rs.inference.predict import Prediction
 
-BAR = 24  # characters of a full bar
+BAR = 24  # width of a full bar, in characters
 CLIPS = 4
 Times = tuple[float, ...]  # start and end of a window in seconds, or none
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     args = parser.parse_intermixed_args(argv)
     if args.every and args.clips:
-        parser.error("--clips (spread over the video) and --every (one after another) exclude each other; give one")
+        parser.error("--clips (spread over the video) and --every (sliding window) cannot be combined")
     from video_rs.inference.inputs import find_files
     from video_rs.inference.predict import load
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def seconds(text: str) -> float:
-    """Parse ``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds; an argparse type."""
+    """Parse ``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds (an argparse type)."""
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
     value = float(match[1]) * (0.001 if match[2] == "ms" else 1) if match else 0
     if not value:

@@ -1,12 +1,12 @@
-"""Re-encode every video of a dataset once, so that training reads it fast: small, with close keyframes, without sound.
+"""Re-encode every video of a dataset for fast training: small frames, frequent keyframes, no sound.
 
 tools/prepare_dataset.py --cfg k400_rs50.yaml data.root=/data/k400 --out /data/k400_256
 tools/prepare_dataset.py --cfg k400_rs50.yaml data.root=/data/k400 --out /data/k400_256 --shards
 
-OUT gets videos/, lists of the splits that the dataset has (train.csv, val.csv, test.csv), class_names.txt in the order
-of the labels, failed.csv (videos that could not be re-encoded, with the reason) and summary.json; with --shards also
-shards/, the videos in large tar files, for storage that is slow with small ones. The source is only read. A command
-that was interrupted resumes when it is started again: copies that exist are kept.
+Writes videos/, a list per split (train.csv, val.csv, test.csv), class_names.txt in the order of the labels, failed.csv
+(videos that could not be re-encoded, with the reason) and summary.json. With --shards it also packs the videos into
+large tar files in shards/, for storage that is slow with small files. The source is never changed. An interrupted
+command resumes when it is run again: existing copies are kept.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from video_rs.experiment.config import Config
 from video_rs.terminal import duration
 
 SHARD_MB = 1000
-_REPLACED = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # in the next commands
+_REPLACED = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # set by _next_overrides
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/prepare_dataset.py`` and ``video-rs prepare``."""
     args, config = parse_config(_parser(), argv)
     if "://" in args.out:
-        raise UserError(f"--out {args.out}: give a folder of this machine, and upload its content afterwards")
+        raise UserError(f"--out {args.out}: give a local folder, and upload its content afterwards")
     if args.shard_mb and not args.shards:
         raise UserError("--shard-mb has no effect without --shards")
 
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         shards = shard_writer.pack(out, splits, copies, shard_bytes, count)
         size = size_text(sum(shard.num_bytes for shard in shards))
         print(f"{len(shards)} shards in {out / shard_writer.FOLDER}: {size}")
-        print(f"{out / 'videos'} can be deleted if only the shards are used; packing again would then encode again")
+        print(f"{out / 'videos'} can be deleted if only the shards are used; packing again would then re-encode")
 
     options = {"root": config.data.root, "workers": workers, "timeout": config.data.timeout, "progress": show}
     results = prepare_dataset(splits, out, settings, pack=pack if args.shards else None, **options)
@@ -88,12 +88,12 @@ def _parser() -> Parser:
 
 
 def _next_overrides(args: argparse.Namespace, config: Config, out: Path) -> list[str]:
-    """Return the overrides with which other commands use the prepared dataset."""
+    """Return the config overrides that select the prepared dataset."""
     root = out / "shards" if args.shards else out
     overrides = [each for each in args.overrides if each.partition("=")[0] not in _REPLACED]
     overrides += [f"data.root={root}", f"data.class_names={root / 'class_names.txt'}"]
     for key in ("train", "val", "test"):
-        if getattr(config.data, key):  # the list that the config names would come first
+        if getattr(config.data, key):  # override the list in the config
             file = root / f"{key}.csv"
             overrides.append(f"data.{key}={file if file.exists() else ''}")
     return overrides

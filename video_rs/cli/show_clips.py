@@ -1,10 +1,10 @@
-"""Draw the clips that the network gets, after sampling and augmentation, with frame numbers and labels.
+"""Draw the clips that the network sees, after sampling and augmentation, with frame numbers and labels.
 
 tools/show_clips.py --cfg k400_rs50.yaml data.root=/data/k400
 tools/show_clips.py --cfg motion_rs.yaml --split test --num 9 --gif
 
-The train split shows the first samples of the first epoch as in training, but without mixup and cutmix, which are
-applied on the device. The others show test views: test.clips clips per video, test.crops crops of each.
+For the train split, these are the first samples of the first epoch, without mixup and cutmix, which are applied on the
+device. For other splits, these are the test views: test.clips clips per video with test.crops crops each.
 """
 
 import itertools
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: %(default)s")
     parser.add_argument("--num", type=positive, default=8, metavar="N", help="clips to draw (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE.png", help="default: clips_<split>.png in the run folder")
-    parser.add_argument("--gif", action="store_true", help="also write each clip as an animated GIF beside the PNG")
+    parser.add_argument("--gif", action="store_true", help="also write each clip as an animated GIF next to the PNG")
     args, config = parse_config(parser, argv)
     out = Path(args.out or Path(config.out) / f"clips_{args.split}.png")
     if out.suffix != ".png":
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
     from video_rs.data.tools.clip_grid import draw_grid, save_gif
 
-    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    out.parent.mkdir(parents=True, exist_ok=True)  # fail early
     rows = list(itertools.islice(read_rows(config, args.split), args.num))
     if not rows:
         raise UserError(f"no file of the {args.split} split can be read")

@@ -1,11 +1,11 @@
-"""Show the status of runs from their folders, while they train or after they have ended, on any machine.
+"""Show the status of runs from their folders. Works on any machine, during training and afterwards.
 
 video-rs status runs/k400_rs50            one run
 video-rs status runs                      all runs in a folder, one line each
 video-rs status runs/k400_rs50 --json     for programs
 
-A run is running, silent (probably stopped), complete, interrupted, preempted, or failed with the reason. The last line
-is the command that resumes it, or the next one.
+A run is running, silent (probably stopped), complete, interrupted, preempted, or failed (with the reason). The last
+line is the command to resume it, or the next step of a complete run.
 """
 
 import json
@@ -23,11 +23,11 @@ def main(argv: list[str]) -> int:
     """Entry point of ``tools/run_status.py`` and ``video-rs status``."""
     parser = Parser(__doc__, prog=program("status"))
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a folder of run folders")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per run")
     args = parser.parse_args(argv)
     runs = [look(folder) for name in args.runs for folder in runs_in(Path(name))]
     for run in runs:
-        if not run["command"]:  # unknown, or of another folder
+        if not run["command"]:  # unknown, or for another folder
             what = "test" if run["verdict"] == "complete" else "train"
             run["command"] = command(what, "--cfg", f"{run['folder']}/config.yaml", f"out={run['folder']}")
     if args.json:
@@ -46,7 +46,7 @@ def runs_in(folder: Path) -> list[Path]:
     for runs in ([folder], sorted(folder.iterdir())):
         if found := [path for path in runs if any((path / name).is_file() for name in SIGNS)]:
             return found
-    raise UserError(f"{folder} is no run folder and has none in it: neither {', '.join(SIGNS[:-1])} nor {SIGNS[-1]}")
+    raise UserError(f"{folder} is not a run folder and contains none: no {', '.join(SIGNS[:-1])} or {SIGNS[-1]}")
 
 
 def cells(run: dict[str, Any]) -> dict[str, str]:
@@ -76,7 +76,7 @@ def page(run: dict[str, Any]) -> list[str]:
         *(("warning", line) for line in run["warnings"]),
     ]
     return [
-        f"{run['folder']}: {run['text']}; last sign of life {columns['last sign']}",
+        f"{run['folder']}: {run['text']}; last update {columns['last sign']}",
         *(f"  {name:<12}{text}" for name, text in rows if text),
         f"{'if it stops' if run['verdict'] == 'running' else 'next'}: {run['command']}",
     ]
@@ -89,7 +89,7 @@ def _after(metrics: dict[str, Any]) -> str:
 def _checkpoint(checkpoint: dict[str, Any]) -> str:
     step = "" if checkpoint["step"] is None else f"step {checkpoint['step']:,}, "
     age = _ago(max(0.0, time.time() - checkpoint["time"]))
-    empty = "" if checkpoint["bytes"] else " (empty: the one before it will be used)"
+    empty = "" if checkpoint["bytes"] else " (empty: the previous one will be used)"
     return f"{step}{age}, {size_text(checkpoint['bytes'])}, {checkpoint['path']}{empty}"
 
 

@@ -5,8 +5,8 @@ tools/test_net.py --cfg runs/k400_rs50
 tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 weights=runs/k400_rs50/best.pt
 tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 test.clips=1 test.crops=1 test.split=val
 
-The weights are those of <out>/best.pt unless weights= names another file or address. The report is written to
-<out>/<split>/. torchrun and srun start several processes, which share the videos.
+The weights are <out>/best.pt unless weights= gives another file or URL. The report is written to <out>/<split>/. With
+torchrun or srun, the videos are divided among the processes.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print a table of the metrics; in "of all", videos that could not be scored count as wrong."""
+    """Print a table of the metrics. In the column "of all", videos that could not be scored count as wrong."""
     from video_rs.evaluation.metrics import metric_names
 
     rows = [

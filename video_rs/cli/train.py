@@ -5,7 +5,7 @@ tools/train_net.py --cfg motion_rs.yaml
 tools/train_net.py --cfg finetune_rs50.yaml data.root=/data/mine train.init_from=runs/k400_rs50/best.pt
 tools/train_net.py --cfg k400_rs50.yaml data.root=/data/k400 --dry-run
 
-A run folder that holds a checkpoint of the same config is resumed where it stopped.
+If the run folder has a checkpoint of the same config, training resumes from it.
 """
 
 from video_rs.cli.common import command, config_parser, parse_config
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser = config_parser("train", __doc__)
     cost = "build everything, run one batch, print what a run costs"
     parser.add_argument("--dry-run", action="store_true", help=cost)
-    parser.add_argument("--resume", action="store_true", help="raise an error if there is no run to resume")
+    parser.add_argument("--resume", action="store_true", help="fail if there is no run to resume")
     args, config = parse_config(parser, argv)
 
     if args.dry_run:
@@ -28,13 +28,19 @@ def main(argv: list[str]) -> int:
         dry_run(config)
         return 0
     again = [arg for arg in argv if arg != "--resume"]
-    if any(arg != redact_url(arg) for arg in again):  # config.yaml keeps the secret of an address
+    if any(arg != redact_url(arg) for arg in again):  # the secret of a URL is in config.yaml only
         again = ["--cfg", f"{config.out}/config.yaml", f"out={config.out}"]
     return train(config, again, must_resume=args.resume)
 
 
 def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
-    """Train as one process or one of several, and return the exit code. ``argv`` is for the commands in the log."""
+    """Train and return the exit code.
+
+    Args:
+        config: the config of the run.
+        argv: the command line, for the commands printed in the log.
+        must_resume: raise UserError if there is no checkpoint to resume from.
+    """
     from video_rs.training.signals import exit_on_signals
 
     with exit_on_signals():

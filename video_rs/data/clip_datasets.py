@@ -1,7 +1,7 @@
 """The samples of training and evaluation.
 
-``ClipDataset`` gives training clips that depend on their keys alone. ``ViewDataset`` gives all views of a video from
-one decode.
+``ClipDataset`` returns training clips, which depend only on their keys. ``ViewDataset`` returns all views of a video,
+decoded once.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ HUNG = "hung the decoder"
 
 @dataclass(eq=False)
 class ClipDataset(Dataset):
-    """Training clips of videos; images are videos of one frame.
+    """Training clips of videos. Images are treated as videos of one frame.
 
-    A file that cannot be read is replaced by another one of its class, drawn from the sample's own key. A key gives the
-    same sample whether it is read alone or in a batch, and whatever was read before.
+    A file that cannot be read is replaced by a random file of the same class, drawn from the sample's key. A key always
+    gives the same sample, alone or in a batch, independently of what was read before.
 
     Args:
         records: the files and their labels.
-        sampling: which frames make a clip.
+        sampling: the temporal sampling of clips.
         transform: a ``TrainTransform``, or an object with its ``size``, ``filter``, ``box`` and ``finish``.
-        seed: of the run.
+        seed: seed of the run.
         decoder: "pyav" or "decord", see :func:`video_rs.data.video.decode.open_video`.
-        repeats: R copies of a sample share the frames of one decode; see :class:`SampleKey`. Each copy has its own
-            crop, flip and augmentation.
-        skip: paths that are never opened because they hung a worker; they count as files that cannot be read.
-        phases: sampling and transform of phases 1, 2 and so on, see :class:`SampleKey`; phase 0 has those above.
-        finishes: flip and augment the clips. If False, samples carry the generators that have drawn their crops, and
-            ``transform.finish_batch`` does the rest on the device, with the same result.
+        repeats: number of copies of a sample that share one decode, see :class:`SampleKey`. Each copy has its own crop,
+            flip and augmentation.
+        skip: paths of files that hung a worker. They are treated as unreadable.
+        phases: sampling and transform of phases 1, 2 and so on, see :class:`SampleKey`. Phase 0 uses the arguments
+            above.
+        finishes: flip and augment the clips. If False, each sample contains its generator, and
+            ``transform.finish_batch`` flips and augments on the device, with the same result.
     """
 
     records: Records
@@ -75,12 +76,12 @@ class ClipDataset(Dataset):
         """Return one sample.
 
         Returns:
-            clip: uint8 ``[T, S, S, C]``; frames: their numbers in the file; index: the record that was read, which
-            replaces the key's own if that cannot be read; label: its label, see :func:`target`; broken:
-            ``[(path, reason)]`` of the files that were replaced; rng: the sample's generator, with ``finishes=False``.
+            A dict. clip: uint8 ``[T, S, S, C]``; frames: frame numbers in the file; index: index of the record that
+            was read, which differs from the key if the file was replaced; label: see :func:`target`; broken:
+            ``[(path, reason)]`` of the files that were replaced; rng: the sample's generator, if not ``finishes``.
 
         Raises:
-            UserError: ten replacements could not be read either.
+            UserError: ten replacements in a row could not be read.
         """
         clips, rngs = self._empty_clips([key]), []
         index, frames, broken = self._fill(clips, [key], rngs)
@@ -90,15 +91,15 @@ class ClipDataset(Dataset):
         return sample if self.finishes else sample | {"rng": rngs[0]}
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
-        """Return a batch; consecutive copies of one use are decoded once.
+        """Return a batch. Consecutive copies of a sample are decoded once.
 
         Returns:
-            clip: uint8 ``[N, T, S, S, C]``, all of one phase; index: int64 ``[N]``; label: int64 ``[N]``,
-            or float32 ``[N, classes]`` where files can have several; broken: as of one sample, once per decode; rngs:
-            the samples' generators, with ``finishes=False``.
+            A dict. clip: uint8 ``[N, T, S, S, C]``, all of one phase; index: int64 ``[N]``; label: int64 ``[N]``, or
+            float32 ``[N, classes]`` if files can have several labels; broken: as for a single sample, once per decode;
+            rngs: the generators of the samples, if not ``finishes``.
 
         Raises:
-            UserError: ten replacements of a file could not be read either.
+            UserError: ten replacements in a row could not be read.
         """
         clips, broken, rngs = self._empty_clips(keys), [], []
         indices, labels = torch.empty(len(keys), dtype=torch.int64), torch.empty(len(keys), dtype=torch.int64)
@@ -129,10 +130,10 @@ class ClipDataset(Dataset):
     def _fill(
         self, clips: Tensor, copies: list[SampleKey], rngs: list[np.random.Generator]
     ) -> tuple[int, np.ndarray, list[tuple[str, str]]]:
-        """Read the copies of one use into ``[R, T, S, S, C]`` and append the generator of each to ``rngs``.
+        """Read the copies of one sample into ``[R, T, S, S, C]`` and append the generator of each to ``rngs``.
 
         Returns:
-            the record that was read, the frame numbers, and the files that were replaced.
+            The index of the record that was read, the frame numbers, and the files that were replaced.
         """
         use, (sampling, transform) = self._use(copies[0]), self._sizes(copies[0])
         index, broken = use[1], []
@@ -161,7 +162,7 @@ class ClipDataset(Dataset):
         self.heartbeat(-1)
         first = ": ".join(broken[0])
         raise UserError(
-            f"{len(broken)} files in a row cannot be read (the first: {first}): check the dataset and the disk"
+            f"{len(broken)} consecutive files cannot be read (the first: {first}): check the dataset and the disk"
         )
 
     def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
@@ -176,14 +177,14 @@ class ClipDataset(Dataset):
 
 @dataclass(eq=False)
 class ViewDataset(Dataset):
-    """All views of each test video: one decode, `clips` clips times the crops of the transform.
+    """All views of each test video (`clips` clips times the crops of the transform), decoded once.
 
-    Only the frames of the views are held in memory, at the size of the views, however long the video is.
+    Only the cropped frames of the views are held in memory, so memory does not depend on the length of the video.
 
     Args:
         records, sampling, decoder, skip: as for :class:`ClipDataset`.
-        clips: clips of a video, evenly spaced.
-        transform: gives the crops of a clip.
+        clips: number of evenly spaced clips per video.
+        transform: returns the crops of a clip.
     """
 
     records: Records
@@ -204,9 +205,9 @@ class ViewDataset(Dataset):
         """Return the views of one video.
 
         Returns:
-            views: uint8 ``[V, T, size, size, C]``, the crops of the first clip first; frames: the frame numbers of the
-            clips, ``[clips, T]``; both None if the file cannot be read; label: see :func:`target`; index: as given;
-            error: why the file cannot be read, or None.
+            A dict. views: uint8 ``[V, T, size, size, C]``, in clip-major order; frames: the frame numbers of the clips,
+            ``[clips, T]`` (both None if the file cannot be read); label: see :func:`target`; index: as given; error:
+            the reason why the file cannot be read, or None.
         """
         path = self.records.path(index)
         item = {"views": None, "frames": None, "label": target(self.records, index), "index": index, "error": None}
@@ -236,10 +237,10 @@ def read_random_clip(
     crop_rngs: Sequence[np.random.Generator],
     out: Tensor | None = None,
 ) -> tuple[Tensor, np.ndarray]:
-    """Read a random clip of a video, in one random crop per generator, before flip and augmentation.
+    """Read a random clip of a video with one random crop per generator, without flip and augmentation.
 
     Args:
-        clip_rng: draws the frames.
+        clip_rng: generator that draws the frames.
         crop_rngs: R generators, one per crop.
         out: uint8 ``[R, T, size, size, C]`` to write into.
 
@@ -258,11 +259,11 @@ def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: View
     """Return the crops of clips that may share frames; each frame is read once.
 
     Args:
-        read: ``read(numbers, short_side=, filter=)`` returns the frames of ascending numbers, as ``Video.read`` does.
+        read: ``read(numbers, short_side=, filter=)`` returns frames by ascending number, as ``Video.read`` does.
         indices: ``[clips, T]`` frame numbers.
 
     Returns:
-        uint8 ``[clips * crops, T, size, size, C]``, the crops of the first clip first.
+        uint8 ``[clips * crops, T, size, size, C]``, in clip-major order.
     """
     unique, places = np.unique(indices, return_inverse=True)
     frames = read(unique, short_side=transform.short_side, filter=transform.filter)
@@ -275,7 +276,7 @@ def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: View
 
 
 def target(records: Records, index: int) -> int | Tensor:
-    """Return the label of a file, or float32 ``[classes]`` of zeros and ones where files can have several labels."""
+    """Return the label of a file; float32 ``[classes]`` of zeros and ones if files can have several labels."""
     if not records.multi_label:
         return records.label(index)
     hot = torch.zeros(len(records.class_names))
@@ -284,7 +285,7 @@ def target(records: Records, index: int) -> int | Tensor:
 
 
 def _empty(*shape: int) -> Tensor:
-    """Return uint8 memory to write into. In a worker it is shared, and reaches the main process without a copy."""
+    """Return an uninitialized uint8 tensor. In a worker it is in shared memory, to avoid a copy to the main process."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as default_collate; share_memory_() would copy

@@ -1,9 +1,9 @@
 """Temporal sampling: which frames of a video make a clip.
 
 * dense: frames at a constant stride, as in the TF Model Garden (``ops/preprocess_ops_3d.py``). A video that is too
-  short is tiled: frame ``i`` of a video of ``length`` frames is frame ``i % length``.
-* segments: one frame of each of T equal parts of the whole video, as in Temporal Segment Networks (arXiv 1608.00859). A
-  video of fewer than T frames is stretched: its frames are repeated in place.
+  short is looped: frame ``i`` of a video of ``length`` frames is frame ``i % length``.
+* segments: the video is divided into T equal segments and one frame is taken from each, as in Temporal Segment Networks
+  (arXiv 1608.00859). A video of fewer than T frames is stretched: each frame is repeated.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 
 from video_rs.data_config import SAMPLINGS, DataConfig
 
-ROUNDING = 1e-6  # frames; a time at the exact start of a frame must not be rounded down to the one before
+ROUNDING = 1e-6  # frames; keeps the exact start of a frame from being rounded down to the previous one
 
 
 @dataclass(frozen=True)
 class TemporalSampling:
-    """The choice of frames for a clip.
+    """Choose the frames of a clip.
 
-    With ``fps``, the stride counts frames of that rate, whatever the rate of the file: sources of 25, 30 and 60 frames
-    per second give the same times of a scene. Each frame is the one on screen at its time, and its middle is at most
-    half a source frame away. A source of a lower rate repeats frames.
+    With ``fps``, the stride counts frames at that rate, independently of the rate of the file: files of 25, 30 and 60
+    frames per second are sampled at the same times. Each sampled frame is the one on screen at its time. A file of a
+    lower rate repeats frames.
 
     Attributes:
-        num_frames: frames of a clip (T).
-        stride: frames from one frame of a dense clip to the next; not used for segments.
+        num_frames: number of frames in a clip (T).
+        stride: distance between the frames of a dense clip; not used for segments.
         kind: "dense" or "segments".
-        fps: frames per second that ``stride`` counts in; 0: the rate of the file. Not used for segments.
+        fps: frame rate for ``stride``; 0 for the rate of the file. Not used for segments.
     """
 
     num_frames: int = 32
@@ -48,25 +48,25 @@ class TemporalSampling:
         return cls(data_config.num_frames, data_config.stride, data_config.sampling, data_config.fps)
 
     def step(self, source_fps: float = 0.0) -> float:
-        """Return the source frames from one frame of a dense clip to the next; not always whole if ``fps`` is set.
+        """Return the stride of a dense clip in source frames. It can be fractional if ``fps`` is set.
 
         Args:
-            source_fps: frames per second of the file; 0: unknown, treated as ``fps``.
+            source_fps: frames per second of the file; 0 if unknown, which is treated as ``fps``.
         """
         return self.stride * (source_fps / self.fps) if self.fps and source_fps else self.stride
 
     def span(self, source_fps: float = 0.0) -> int:
-        """Return the number of source frames that a dense clip spans, its last stride included."""
+        """Return the number of source frames that a dense clip spans, including the stride after its last frame."""
         return math.ceil(self.num_frames * self.step(source_fps) - ROUNDING)
 
     def random_clip(self, length: int, rng: np.random.Generator, source_fps: float = 0.0) -> np.ndarray:
         """Draw a random clip.
 
-        Dense: the start is uniform over all places where the clip ends inside the video, or over the whole video if
-        there is none. Segments: the frame is uniform in each segment.
+        Dense: the start is uniform over all positions for which the clip fits in the video, or over the whole video if
+        it does not fit. Segments: the frame is uniform within each segment.
 
         Args:
-            length: frames in the video, at least 1.
+            length: number of frames in the video, at least 1.
             source_fps: see :meth:`step`.
 
         Returns:
@@ -78,15 +78,15 @@ class TemporalSampling:
             return self._in_segments(length, rng.random(self.num_frames))
         span = (self.num_frames - 1) * self.step(source_fps)
         places = length - span if length > span else length
-        # one draw: the same time at any source rate
+        # a single draw, for the same time at any source rate
         start = rng.random() * places if self.fps else rng.integers(places)
         return self.clip_at(start, length, source_fps)
 
     def even_clips(self, length: int, clips: int, source_fps: float = 0.0) -> np.ndarray:
-        """Return evenly spaced clips, for a test.
+        """Return evenly spaced clips, for testing.
 
-        Dense: spread over the video; a single clip is taken from the middle. Segments: one frame from the middle of
-        each segment, or for several clips from as many evenly spaced places in it.
+        Dense: clips spread over the video; a single clip is taken from the middle. Segments: each clip takes the frame
+        at the same position of every segment; a single clip takes the middle frames.
 
         Args:
             length, source_fps: as for :meth:`random_clip`.
@@ -104,14 +104,14 @@ class TemporalSampling:
         return self.clip_at(starts, length, source_fps)
 
     def clip_at(self, start: float | np.ndarray, length: int, source_fps: float = 0.0) -> np.ndarray:
-        """Return the dense clips from some first frames, tiled in short videos: ``[...] -> [..., T]`` int64."""
+        """Return the dense clips from the given first frames, looped in short videos: ``[...] -> [..., T]`` int64."""
         step = self.step(source_fps)
         times = np.asarray(start)[..., None] + step * np.arange(self.num_frames)
         frames = np.floor(times + ROUNDING).astype(np.int64)
         return frames % length if length <= (self.num_frames - 1) * step else np.minimum(frames, length - 1)
 
     def _in_segments(self, length: int, places: np.ndarray) -> np.ndarray:
-        """Return the frame at a place in ``[0, 1)`` of each segment; places broadcast to ``[..., T]``."""
+        """Return the frame at a position in ``[0, 1)`` of each segment. Positions broadcast to ``[..., T]``."""
         edges = np.arange(self.num_frames + 1) * length // self.num_frames
         sizes = np.maximum(np.diff(edges), 1)
         return edges[:-1] + np.minimum(np.floor(places * sizes + ROUNDING).astype(np.int64), sizes - 1)

@@ -29,10 +29,10 @@ from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, explain_deaths, kill_and_join
 from video_rs.errors import MachineError, StuckWorker, UserError, VideoRSError
 
-# Workers are forked on Linux: they share the records, their index and all imports at no cost. Python 3.14 no longer
-# forks by default, because a child deadlocks if another thread held a lock at the fork. Workers take none of those
-# locks: they decode and do not log, and the watchdog kills one that never opens a file. Everything that the package
-# gives to workers can be pickled, for systems without fork.
+# Workers are forked on Linux, so they share the records, the index and all imports. Python 3.14 no longer forks by
+# default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe here: workers
+# decode and do not log, and the watchdog kills a worker that never opens a file. All objects that are passed to workers
+# can be pickled, for systems without fork.
 START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
 
 
@@ -42,16 +42,16 @@ def clip_loader(
     """Return a loader of the micro-batches of a run.
 
     Args:
-        dataset: the clips.
-        stream: which samples, in which order.
-        workers: processes that decode, one thread each; 0: decode in this process, without a watchdog.
-        pin_memory: for batches that are copied to a GPU.
-        timeout: seconds that a worker may spend in one file while no batch arrives; 0: no limit.
+        dataset: the dataset of clips.
+        stream: the batch sampler.
+        workers: number of decoding processes with one thread each; 0 to decode in this process, without a watchdog.
+        pin_memory: pin the memory of batches, for fast copies to a GPU.
+        timeout: maximum seconds that a worker may spend in one file while no batch arrives; 0 for no limit.
 
     Returns:
-        an iterable of dicts: clip uint8 ``[N, T, H, W, C]``, label int64 ``[N]``, index int64 ``[N]``, broken
-        ``[(path, reason)]``. It raises the errors of the package as the worker raised them, ``StuckWorker`` if a worker
-        hangs, and ``MachineError`` if one was killed.
+        An iterable of dicts: clip uint8 ``[N, T, H, W, C]``, label int64 ``[N]``, index int64 ``[N]``, broken
+        ``[(path, reason)]``. It reraises ``VideoRSError`` from workers, and raises ``StuckWorker`` if a worker hangs
+        and ``MachineError`` if a worker was killed.
     """
     return _Loader(dataset, workers, timeout, sampler=stream, pin_memory=pin_memory)
 
@@ -59,18 +59,18 @@ def clip_loader(
 def view_loader(
     dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0, rank: int = 0, world_size: int = 1
 ) -> ViewLoader:
-    """Return a loader of single test videos, the dicts of :class:`ViewDataset`.
+    """Return a loader of the items of a :class:`ViewDataset`, one test video at a time.
 
-    Each rank reads every ``world_size``-th video. Other arguments as for :func:`clip_loader`.
+    Each rank reads every ``world_size``-th video. For the other arguments see :func:`clip_loader`.
     """
     return ViewLoader(dataset, workers, timeout, range(rank, len(dataset), world_size))
 
 
 class ViewLoader:
-    """The videos in order. One that hangs a worker is added to ``dataset.skip``, and new workers read the rest.
+    """Load videos in order. A video that hangs a worker is added to ``dataset.skip``, and new workers read the rest.
 
-    Iteration raises ``MachineError`` when many videos in a row hang, as on a failed disk, or when a worker was killed;
-    and ``StuckWorker`` when the workers hang outside of any video.
+    Iteration raises ``MachineError`` if many consecutive videos hang (a failed disk) or a worker was killed, and
+    ``StuckWorker`` if the workers hang while no video is open.
     """
 
     def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
@@ -94,7 +94,7 @@ class ViewLoader:
                 hung_in_a_row += 1
                 if hung_in_a_row > MAX_REPLACEMENTS:
                     raise MachineError(
-                        f"{hung_in_a_row} videos in a row hung the decoder, the last: {stuck.path}: check the disk "
+                        f"{hung_in_a_row} consecutive videos hung the decoder, the last: {stuck.path}: check the disk "
                         "that they are on"
                     ) from stuck
                 self.dataset.skip = {*self.dataset.skip, stuck.path}
@@ -103,12 +103,12 @@ class ViewLoader:
 class _Loader(DataLoader):
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
         check_timeout(dataset.records, timeout)
-        self.heartbeats, self.hang_timeout = Heartbeats(workers), timeout  # `timeout` is torch's own
+        self.heartbeats, self.hang_timeout = Heartbeats(workers), timeout  # `timeout` is an attribute of DataLoader
         self.processes: list[BaseProcess] = []
         if workers:
-            # import once for all forked workers: else the time counts as time in the first file of each
+            # import before the fork; otherwise the import counts towards the timeout of each worker's first file
             for name in ("torchvision.transforms.v2.functional", *["decord"] * (dataset.decoder == "decord")):
-                with contextlib.suppress(Exception):  # a missing or broken package is reported where it is used
+                with contextlib.suppress(Exception):  # a missing or broken package is reported when it is used
                     importlib.import_module(name)
             options |= {"worker_init_fn": partial(_start_worker, self.heartbeats), "num_workers": workers}
             options |= {"prefetch_factor": 1 if isinstance(dataset, ViewDataset) else 2}
@@ -126,29 +126,29 @@ class _Loader(DataLoader):
         self.processes.clear()
         with ExitStack() as stack:
             stack.callback(kill_and_join, self.processes)
-            with explain_deaths(self.processes):  # torch itself raises an error for a worker that dies early
+            with explain_deaths(self.processes):  # torch raises its own error for a worker that dies early
                 batches = super().__iter__()
                 path = self.dataset.dataset.records.path
                 watchdog = Watchdog(self.processes, self.heartbeats, self.hang_timeout, path)
                 stack.enter_context(watchdog)
             end = partial(_end_workers, batches, self.processes, self.heartbeats)
-            atexit.register(end)  # an abandoned iterator stays open, and Python waits for its workers at exit
+            atexit.register(end)  # Python waits at exit for the workers of an iterator that was not exhausted
             stack.callback(atexit.unregister, end)
             stack.callback(end)
             yield from watchdog.batches(batches)
 
 
 def check_timeout(records: Records, timeout: float) -> None:
-    """Raise UserError if a store that does not answer would look like files that hang, which are skipped."""
+    """Raise UserError if `timeout` is too short for remote storage: slow files would be skipped as hanging ones."""
     if timeout and records.members and storage.is_remote(records.path(0)) and timeout <= storage.timeout():
         raise UserError(
-            f"data.timeout={timeout:g}: a store may take {storage.timeout():g} s to answer "
+            f"data.timeout={timeout:g}: remote storage may take {storage.timeout():g} s to answer "
             f"({storage.TIMEOUT_VARIABLE}); set it to more, or to 0"
         )
 
 
 def _recording_context(processes: list[BaseProcess]) -> BaseContext:
-    """Return a context for ``multiprocessing`` that adds each process it makes to a list."""
+    """Return a ``multiprocessing`` context that appends each process it starts to a list."""
     context = copy(multiprocessing.get_context(START_METHOD))
 
     def make(*args: Any, **options: Any) -> BaseProcess:
@@ -160,7 +160,7 @@ def _recording_context(processes: list[BaseProcess]) -> BaseContext:
 
 
 class _ErrorsAsValues(Dataset):
-    """Return the errors of the package as values: a DataLoader would wrap them in a traceback of the worker."""
+    """Return errors of this package as values. A DataLoader would add the worker's traceback to the message."""
 
     def __init__(self, dataset: ClipDataset | ViewDataset) -> None:
         self.dataset = dataset
@@ -178,10 +178,10 @@ def _identity(item: Any) -> Any:
 
 def _start_worker(heartbeats: Heartbeats, worker: int) -> None:
     torch.set_num_threads(1)
-    gc.freeze()  # else every collection visits all imported objects, and so copies the pages shared with the parent
-    # Ctrl-C and a scheduler's SIGTERM reach every process of a job. The main process saves and then ends the workers,
-    # which print nothing, even if it closes the connection during a transfer (multiprocessing reports that through
-    # sys.excepthook).
+    gc.freeze()  # otherwise each collection touches, and so copies, the memory pages shared with the parent
+    # Ctrl-C and a scheduler's SIGTERM reach every process of a job. Workers ignore them, because the main process ends
+    # the workers after saving. They must not print if the connection closes during a transfer, which multiprocessing
+    # reports through sys.excepthook.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.excepthook = _report_unless_disconnected
@@ -189,12 +189,12 @@ def _start_worker(heartbeats: Heartbeats, worker: int) -> None:
 
 
 def _end_workers(batches: Iterator, workers: Sequence[BaseProcess], heartbeats: Heartbeats) -> None:
-    """End the workers at once, even those that hang: torch would wait for each, and they ignore its SIGTERM.
+    """Kill the workers. torch would wait for each, and they ignore its SIGTERM.
 
-    Torch's own iterator ends with the two private names used here. Idle workers are not killed first: one that dies in
-    the middle of a message would block the thread that pins memory.
+    This uses two private attributes of torch's iterator, as its own shutdown does. Workers are told to stop first,
+    because a worker that is killed in the middle of a message would block the thread that pins memory.
     """
-    batches._workers_done_event.set()  # workers open no other file
+    batches._workers_done_event.set()  # workers open no further file
     busy = heartbeats.busy()
     kill_and_join([worker for worker in workers if worker.pid in busy])
     batches._shutdown_workers()

@@ -1,4 +1,4 @@
-"""Which samples make a batch, as a pure function of the optimizer step."""
+"""Batch sampling as a pure function of the optimizer step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from video_rs.rng import keyed_rng
 
 
 class SampleKey(NamedTuple):
-    """The key of a sample. The sample depends on it and on the seed alone.
+    """The key of a sample. A sample depends only on its key and the seed.
 
     Attributes:
-        epoch: the pass over the dataset, from 0.
-        index: of the record in the dataset.
+        epoch: number of the pass over the dataset, from 0.
+        index: index of the record in the dataset.
         copy: distinguishes repeated uses of one index in one epoch. With repeats, copies ``R * u`` to ``R * u + R - 1``
             belong to use ``u`` and share its decode.
-        phase: selects the size of the clip: 0 for the main one, else the phase with this number. Nothing random depends
-            on it.
+        phase: number of the phase, which selects the size of the clip; 0 for the main phase. Random draws do not
+            depend on it.
     """
 
     epoch: int
@@ -34,32 +34,32 @@ class SampleKey(NamedTuple):
 
 @dataclass(eq=False)
 class BatchStream:
-    """Batch sampler of a whole run: lists of :class:`SampleKey`, one per micro-batch of this rank.
+    """Batch sampler of a whole run: yields a list of :class:`SampleKey` per micro-batch of this rank.
 
-    The samples come in one endless order, one permutation per epoch, and step ``s`` takes positions
+    The samples form an endless sequence with one permutation per epoch, and step ``s`` takes positions
     ``s * batch_size`` to ``(s + 1) * batch_size``. No sample is dropped at the end of an epoch, and neither the number
     of ranks nor an interruption changes the samples of a step.
 
     Args:
         num_samples: size of the dataset.
-        batch_size: the global batch.
-        num_steps: optimizer steps of the whole run.
-        seed: of the run.
+        batch_size: size of the global batch.
+        num_steps: number of optimizer steps of the whole run.
+        seed: seed of the run.
         start_step: the first step to yield.
-        micro_batch: samples per device step; 0: the whole per-rank batch.
-        rank, world_size: of the ranks that divide the batch; each takes one contiguous range of whole micro-batches.
+        micro_batch: number of samples per forward pass; 0 for the whole per-rank batch.
+        rank, world_size: this rank and the number of ranks. Each rank takes a contiguous range of micro-batches.
         labels: ``[num_samples]``; if given, an epoch draws the classes evenly, with replacement.
-        repeats: R consecutive copies of each sample: repeated augmentation (arXiv 1901.09335). An epoch is still one
-            pass over the dataset, and so R times as long.
-        shards: int64, the first sample of each shard, ascending from 0, for samples that lie in shards. An epoch then
-            visits random blocks of shards and shuffles the samples within each; the other shards are not read
-            meanwhile. Cannot be combined with `labels`, which draw from the whole dataset.
-        block: minimum number of samples in a block. A dataset that fits one block is shuffled as without shards.
-        phase_ends: ascending steps. Steps before the first one are of phase 1, and so on; steps after the last one are
-            of phase 0.
+        repeats: number of consecutive copies (R) of each sample, for repeated augmentation (arXiv 1901.09335). An epoch
+            is still one pass over the dataset, so it has R times as many samples.
+        shards: int64, the index of the first sample of each shard, ascending from 0, for data in shards. An epoch then
+            visits blocks of random shards and shuffles the samples within each block, so only a few shards are read
+            at a time. Cannot be combined with `labels`, which draw from the whole dataset.
+        block: minimum number of samples in a block. A dataset that fits in one block is shuffled as a whole.
+        phase_ends: ascending steps at which phases end. Steps before the first one belong to phase 1, and so on; steps
+            after the last one belong to phase 0.
 
     Raises:
-        UserError: the batch does not divide into equal per-rank batches of whole micro-batches.
+        UserError: the batch cannot be divided into equal per-rank batches of whole micro-batches.
     """
 
     num_samples: int
@@ -109,7 +109,7 @@ class BatchStream:
         return over + 1 if over < len(self.phase_ends) else 0
 
     def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of one epoch in order, and how often each has occurred before in it."""
+        """Return the indices of one epoch in order, and the number of earlier occurrences of each."""
         rng = keyed_rng(self.seed, "order", epoch)
         if self.labels is None:
             order = np.concatenate([block[rng.permutation(len(block))] for block in self._draw_blocks(epoch)])
@@ -120,7 +120,7 @@ class BatchStream:
         return indices, _occurrences(indices)
 
     def _draw_blocks(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the samples of each block, ascending; a remainder smaller than a block belongs to the last one."""
+        """Yield the samples of each block in ascending order. A remainder is added to the last block."""
         starts = np.zeros(1, np.int64) if self.shards is None else self.shards
         ends = np.append(starts[1:], self.num_samples)
         block: list[np.ndarray] = []
@@ -134,15 +134,15 @@ class BatchStream:
 
 
 def divide_batch(batch_size: int, micro_batch: int = 0, world_size: int = 1) -> tuple[int, int]:
-    """Return how a global batch is divided: the per-rank batch and the micro-batch.
+    """Return the sizes of the per-rank batch and the micro-batch.
 
     Args:
-        batch_size: the global batch.
-        micro_batch: maximum samples on a device at once; 0: the whole per-rank batch.
+        batch_size: size of the global batch.
+        micro_batch: maximum number of samples per forward pass; 0 for the whole per-rank batch.
         world_size: number of ranks.
 
     Raises:
-        UserError: it does not divide into equal per-rank batches of whole micro-batches.
+        UserError: the batch cannot be divided into equal per-rank batches of whole micro-batches.
     """
     per_rank, rest = divmod(batch_size, world_size)
     if rest or not per_rank:
@@ -163,9 +163,9 @@ def divide_batch(batch_size: int, micro_batch: int = 0, world_size: int = 1) -> 
 
 
 def _occurrences(values: np.ndarray) -> np.ndarray:
-    """Return how often each value occurs before its place: ``[7, 3, 7, 7] -> [0, 0, 1, 2]``."""
+    """Return the number of earlier occurrences of each value: ``[7, 3, 7, 7] -> [0, 0, 1, 2]``."""
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     counts = np.empty(len(values), np.int64)
-    counts[order] = np.arange(len(values)) - np.searchsorted(ranked, ranked)  # minus the place of the first equal one
+    counts[order] = np.arange(len(values)) - np.searchsorted(ranked, ranked)  # minus the first equal value's
     return counts

@@ -1,10 +1,11 @@
 """Shards: tar files of samples, named as WebDataset names them, each with an index of its members.
 
 The index of ``train-000000.tar`` is ``train-000000.tar.csv``, with a row ``name,offset,size,label,split,source`` per
-sample. Offset and size locate its bytes in the tar; source is the ``holdout.source_key`` of its source video, or empty.
-The last row has no name: its offset is the size of the tar, its size the number of shards of the split, and its label
-an id of all shards that were packed together. A member is read in one range request, and a file that is cut off or left
-over from another packing is noticed before the first sample is read.
+sample. Offset and size locate its bytes in the tar. The source is the ``holdout.source_key`` of its source video, or
+empty.
+The last row has no name: its offset is the size of the tar, its size is the number of shards of the split, and its
+label is the id of the packing, which all shards that were packed together share. A member is read in one range request.
+Truncated files, and files of another packing, are detected before the first sample is read.
 
 The path of a member is the path of its shard and its name: ``train-000000.tar/train/juggling/abc.mp4``.
 """
@@ -28,7 +29,7 @@ from video_rs.data import storage
 from video_rs.errors import MachineError, MediaError, UserError, first_line
 
 TAR, INDEX = ".tar", ".tar.csv"
-NAMES_FILE = "class_names.txt"  # beside shards
+NAMES_FILE = "class_names.txt"  # in the folder of the shards
 COLUMNS = ("name", "offset", "size", "label", "split", "source")
 BLOCK = 512  # bytes; tar headers and contents start at multiples of it
 _MAX_SHARDS = 1_000_000
@@ -54,10 +55,10 @@ class ShardIndex:
 
     Attributes:
         shard: path of the tar.
-        rows: in the order of the tar.
+        rows: the rows, in the order of the tar.
         num_bytes: size of the tar.
-        num_shards: number of shards of the split.
-        packing: id of the shards that were packed together.
+        num_shards: number of shards in the split.
+        packing: id that all shards of one packing share.
     """
 
     shard: str
@@ -107,8 +108,8 @@ class Members:
     """The positions of N files in shards, in arrays that workers share.
 
     Args:
-        offsets, sizes: of the files, int64 ``[N]``.
-        shards: number of each file's shard, int32 ``[N]``, ascending.
+        offsets, sizes: position and size of each file in its shard, int64 ``[N]``.
+        shards: index of the shard of each file, int32 ``[N]``, ascending.
     """
 
     def __init__(self, offsets: Sequence[int] = (), sizes: Sequence[int] = (), shards: Sequence[int] = ()) -> None:
@@ -125,7 +126,7 @@ class Members:
         return Member(path, self.offsets[index], self.sizes[index])
 
     def take(self, indices: np.ndarray) -> "Members":
-        """Return some of the files; `indices` ascend."""
+        """Return some of the files. `indices` must be ascending."""
         return Members(*(np.asarray(each)[indices].tolist() for each in (self.offsets, self.sizes, self.shards)))
 
     def starts(self) -> np.ndarray:
@@ -139,7 +140,7 @@ def is_member(path: str) -> bool:
 
 
 def split_member(path: str) -> tuple[str, str]:
-    """Return the path of the shard, and the name in it."""
+    """Split the path of a member into the path of the shard and the name in it."""
     shard, _, name = path.rpartition(f"{TAR}/")
     return shard + TAR, name
 
@@ -148,8 +149,8 @@ def in_memory(file: File) -> str | Path | Blob:
     """Read a member of a shard into memory; return any other file unchanged.
 
     Raises:
-        MediaError: there is no such member, the shard is cut off, or another file is at its offset.
-        UserError, MachineError: see :func:`storage.read`; a shard that is missing is a ``MachineError``.
+        MediaError: there is no such member, the shard is truncated, or another file is at its offset.
+        UserError, MachineError: see :func:`storage.read`. A missing shard is a ``MachineError``.
     """
     if isinstance(file, Blob) or not (isinstance(file, Member) or is_member(os.fspath(file))):
         return file
@@ -161,20 +162,20 @@ def in_memory(file: File) -> str | Path | Blob:
         raise MediaError(f"{file}: no such shard, or no index {index} beside it") from None
     except KeyError:
         raise MediaError(f"{file}: no such file in the shard") from None
-    missing = MachineError(f"{shard}: no such file any more; check the storage")
+    missing = MachineError(f"{shard}: the file no longer exists; check the storage")
     data = storage.read(shard, member.offset - BLOCK, member.offset + member.size, missing=missing)
     if len(data) < BLOCK + member.size:
-        raise MediaError(f"{member.path}: the shard is cut off before its end")
+        raise MediaError(f"{member.path}: the shard is truncated")
     if not _is_header_of(data, name, member.size):
         raise MediaError(f"{member.path}: not found at its offset; the index belongs to another tar")
     return Blob(member.path, data[BLOCK:])
 
 
 def _is_header_of(data: bytes, name: str, size: int) -> bool:
-    """Return True for the tar header of a file. It holds the first 100 bytes of a long name."""
+    """Return True for the tar header of a file, which contains only the first 100 bytes of a long name."""
     try:
         return data[:100].rstrip(b"\0") == os.fsencode(name)[:100] and tarfile.nti(data[124:136]) == size
-    except tarfile.HeaderError:  # no number
+    except tarfile.HeaderError:  # the size is not a number
         return False
 
 
@@ -191,7 +192,7 @@ def index_path(shard: str) -> str:
 
 
 def parse_index(shard: str, data: bytes) -> ShardIndex:
-    """Parse an index. Raise UserError for one that is incomplete, inconsistent or something else."""
+    """Parse an index. Raise UserError if it is incomplete, inconsistent or of another format."""
     found: list[IndexRow] = []
     try:
         rows = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
@@ -209,7 +210,7 @@ def parse_index(shard: str, data: bytes) -> ShardIndex:
             if not row.name or row.offset < BLOCK or row.size < 0 or row.offset + row.size > end.offset:
                 raise ValueError(f"line {row.line}: '{row.name}' is outside a tar of {end.offset} bytes")
         if len({row.name for row in found}) < len(found):
-            raise ValueError("a name is in it twice")
+            raise ValueError("a name is repeated")
     except (csv.Error, ValueError) as error:
         hint = "copy it again, or make it with prepare_dataset --shards"
         raise UserError(f"{index_path(shard)}: not a complete shard index ({first_line(error)}): {hint}") from None
@@ -224,14 +225,14 @@ def read_index(shard: str, size: int) -> ShardIndex:
         size: size of the tar in bytes.
 
     Raises:
-        UserError: one of the two is missing or cut off, or they do not belong together; see also :func:`storage.read`.
+        UserError: a file is missing or truncated, or the two do not belong together; see also :func:`storage.read`.
         MachineError: see :func:`storage.read`.
     """
     beside = f"{shard} has no index {os.path.basename(index_path(shard))} beside it"
     missing = UserError(f"{beside}: copy it too, or make both with prepare_dataset --shards")
     index = parse_index(shard, storage.read(index_path(shard), missing=missing))
     if size < index.num_bytes:
-        raise UserError(f"{shard} is cut off: it has {size} of the {index.num_bytes} bytes in its index; copy it again")
+        raise UserError(f"{shard} is truncated: {size} of the {index.num_bytes} bytes in its index; copy it again")
     is_same = size == index.num_bytes
     for last in index.rows[-1:]:
         missing = UserError(f"{shard}: no such file any more; copy it again")
@@ -243,14 +244,14 @@ def read_index(shard: str, size: int) -> ShardIndex:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the paths of a pattern with braces: ``k-{000..002}.tar``, ``{train,val}-000.tar``. Raise UserError.
+    """Expand the braces in a pattern such as ``k-{000..002}.tar`` or ``{train,val}-000.tar``. Raise UserError.
 
     >>> expand("k-{08..10}.tar")
     ['k-08.tar', 'k-09.tar', 'k-10.tar']
     """
-    pieces = _BRACES.split(pattern)  # text, inside of braces, text, ...
+    pieces = _BRACES.split(pattern)  # text outside, inside, outside of braces, ...
     if any(mark in piece for piece in pieces[::2] for mark in "{}"):
-        raise UserError(f"{pattern}: a brace is not closed: write name-{{000000..000123}}.tar")
+        raise UserError(f"{pattern}: unclosed brace: write name-{{000000..000123}}.tar")
     parts = [_choices(piece, pattern) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     total = np.prod([len(part) for part in parts], dtype=float)
     if total > _MAX_SHARDS:

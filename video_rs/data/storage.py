@@ -11,27 +11,28 @@ from video_rs.errors import PATH_ERRNOS, MachineError, UserError, first_line
 
 TIMEOUT_VARIABLE = "VIDEO_RS_STORAGE_TIMEOUT"
 _MAX_PAUSE = 8.0  # seconds between two attempts
-_BAD_SETTINGS = (ValueError, TypeError, NotImplementedError)  # no retry helps
+_BAD_SETTINGS = (ValueError, TypeError, NotImplementedError)  # not worth a retry
 _NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError", "RefreshError")
 
 
 def is_remote(path: str) -> bool:
-    """Return True for an address such as ``s3://bucket/name``."""
+    """Return True for a URL such as ``s3://bucket/name``."""
     return "://" in path
 
 
 def read(path: str, start: int = 0, end: int | None = None, *, missing: Exception | None = None) -> bytes:
-    """Return the bytes from `start` up to `end`, default the end of the file; fewer if the file is shorter.
+    """Return the bytes from `start` to `end` (default: the end of the file); fewer if the file is shorter.
 
     Raises:
         FileNotFoundError: there is no such file; or the exception `missing`, if it is given.
-        UserError: no permission, a wrong address or setting, no fsspec driver, or a server without range requests.
-        MachineError: the storage fails; a remote one is retried for ``VIDEO_RS_STORAGE_TIMEOUT`` (60) seconds.
+        UserError: no permission, a wrong URL or setting, no fsspec driver, or a server without range requests.
+        MachineError: the storage fails. Requests to remote storage are retried for ``VIDEO_RS_STORAGE_TIMEOUT`` (60)
+            seconds.
     """
     if is_remote(path):
         data = _call(path, "cat_file", missing, start=start or None, end=end)
         if end is not None and len(data) > end - start:
-            raise UserError(f"{path}: the server does not send parts of files (HTTP ranges): copy the shards here")
+            raise UserError(f"{path}: the server does not support HTTP range requests: copy the shards to a local disk")
         return data
     try:
         with open(path, "rb") as file:
@@ -42,7 +43,7 @@ def read(path: str, start: int = 0, end: int | None = None, *, missing: Exceptio
 
 
 def sizes(folder: str, *, missing: Exception | None = None) -> dict[str, int]:
-    """Return the size in bytes of each file directly in a folder. Raise as :func:`read`."""
+    """Return the size in bytes of each file directly in a folder. Raises the errors of :func:`read`."""
     if not is_remote(folder):
         try:
             with os.scandir(folder or ".") as entries:
@@ -53,14 +54,14 @@ def sizes(folder: str, *, missing: Exception | None = None) -> dict[str, int]:
     for each in _call(folder, "ls", missing, detail=True):
         size, name = each["size"], each["name"]
         if each["type"] == "file" and size is None and name.endswith((".tar", ".csv", ".txt")):
-            size = _call(name, "info", missing)["size"]  # web servers list no sizes
+            size = _call(name, "info", missing)["size"]  # listings of web servers have no sizes
         if each["type"] == "file" and size is not None:
             found[os.path.basename(name)] = size
     return found
 
 
 def timeout() -> float:
-    """Return the seconds for which requests to remote storage are retried. Raise UserError for a wrong setting."""
+    """Return for how many seconds to retry requests to remote storage. Raise UserError for an invalid setting."""
     text = os.environ.get(TIMEOUT_VARIABLE, "60")
     try:
         seconds = float(text)
@@ -80,7 +81,7 @@ def _local_error(error: OSError, path: str, missing: Exception | None) -> Except
 
 
 def _call(path: str, method: str, missing: Exception | None = None, **options: Any) -> Any:
-    """Call a method of a remote file system; retry until it succeeds or the timeout is over."""
+    """Call a method of a remote file system, with retries until the timeout."""
     protocol, _, place = path.partition("://")
     fs = _file_system(os.getpid(), f"{protocol}://{place.partition('/')[0]}")
     seconds = timeout()
@@ -99,12 +100,12 @@ def _call(path: str, method: str, missing: Exception | None = None, **options: A
                 return b""  # the range starts after the end of the file
             reason, kind = first_line(error), type(error).__name__
             if isinstance(error, PermissionError) or kind in _NO_ACCESS:
-                raise UserError(f"{path} may not be read ({reason}): check the credentials") from error
+                raise UserError(f"{path}: access denied ({reason}): check the credentials") from error
             if isinstance(error, _BAD_SETTINGS) or kind == "ParamValidationError":
-                raise UserError(f"{path}: {reason}: check the address and the settings") from error
+                raise UserError(f"{path}: {reason}: check the URL and the settings") from error
             pause = min(_MAX_PAUSE, 0.5 * 2**attempt)
             if time.monotonic() + pause > end:
-                silent = f"{path}: the storage has not answered for {seconds:g} s ({reason})"
+                silent = f"{path}: the storage has not responded for {seconds:g} s ({reason})"
                 raise MachineError(f"{silent}: check it and the network, or raise {TIMEOUT_VARIABLE}") from error
             time.sleep(pause)
     raise AssertionError
@@ -114,7 +115,7 @@ def _call(path: str, method: str, missing: Exception | None = None, **options: A
 def _file_system(process: int, store: str) -> Any:
     """Return the fsspec driver of a store such as ``s3://bucket``, one per process.
 
-    Threads and connections do not survive a fork, and fsspec alone would create one driver per thread.
+    Threads and connections do not survive a fork, and fsspec's own cache would create one driver per thread.
     """
     import fsspec
 

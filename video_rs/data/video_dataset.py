@@ -1,4 +1,4 @@
-"""``VideoDataset``, the clips of a dataset as torch users expect them."""
+"""``VideoDataset``, a map-style torch dataset of clips."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from video_rs.errors import UserError
 
 
 class VideoDataset(Dataset):
-    """The videos or images of one split, as clips for a network: ``dataset[3] -> (clip, label)``.
+    """The videos or images of one split as clips: ``dataset[3] -> (clip, label)``.
 
         transform = video_rs.create_transform(**model.data_config, is_training=True)
         train = video_rs.VideoDataset("/data/mine", "train", transform)
         loader = torch.utils.data.DataLoader(train, batch_size=4, shuffle=True, num_workers=2)
 
-    It works with ``torch.utils.data.DataLoader``, whatever its workers and sampler. With a training transform every
-    access draws another clip, from torch's generator: ``torch.manual_seed`` makes it reproducible. With an evaluation
-    transform it is the centre crop of the middle clip.
+    Works with ``torch.utils.data.DataLoader`` and any number of workers and any sampler. With a training transform,
+    every access draws a random clip from torch's generator; use ``torch.manual_seed`` to make it reproducible. With an
+    evaluation transform, the clip is the centre crop of the middle clip of the video.
 
-    The clip is float32 ``[C, T, S, S]``, normalized; an image is a clip of one frame, ``[C, 1, S, S]``, as the image
-    networks of this package take it (use ``clip.squeeze(1)`` for others). The label is an int, or with `multi_label` a
-    float32 vector ``[classes]`` of zeros and ones. A file that cannot be read raises ``MediaError``, which names it.
+    The clip is float32 ``[C, T, S, S]``, normalized. An image is a clip of one frame, ``[C, 1, S, S]``, which the image
+    networks of this package accept; use ``clip.squeeze(1)`` for other networks. The label is an int, or with
+    `multi_label` a float32 vector ``[classes]`` of zeros and ones. A file that cannot be read raises ``MediaError``.
 
     Args:
         root: a folder with ``train``, ``val`` and ``test`` folders of class folders, or with lists ``train.csv``, ...;
@@ -41,9 +41,9 @@ class VideoDataset(Dataset):
             "val" split a part of "train" is set aside. Or one list of lines "path label", which is the whole split.
             Two lists are numbered separately unless `class_names` is given. See docs/datasets.md.
         split: "train", "val" or "test".
-        transform: of :func:`video_rs.create_transform`; None: for evaluation, with its defaults.
+        transform: from :func:`video_rs.create_transform`; None for the default evaluation transform.
         decoder: "pyav" or "decord".
-        multi_label: whether a file can have several labels; None: as the transform says.
+        multi_label: True if a file can have several labels; None to use the setting of the transform.
         sources: other arguments of :func:`video_rs.data.sources.splits.load_splits`: ``class_names``, a file with one
             name per line in the order of the labels; ``val_fraction``; ``frame_folders``; ``fold``; ...
 
@@ -53,7 +53,8 @@ class VideoDataset(Dataset):
         classes: the names of the classes, in the order of the labels.
 
     Raises:
-        UserError: the dataset is missing, empty or inconsistent, or consists of images and clips have several frames.
+        UserError: the dataset is missing, empty or inconsistent, or consists of images although clips have several
+            frames.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class VideoDataset(Dataset):
         multi_label = transform.multi_label if multi_label is None else multi_label
         place = {"root": str(root)}
         if str(root).endswith(LIST_SUFFIXES):
-            place = {"val": str(root), split: str(root)}  # with a "val", none is made of "train"
+            place = {"val": str(root), split: str(root)}  # with a "val", no part of "train" is held out
         records = load_splits(**place, splits=(split,), multi_label=multi_label, **sources)[split]
         attach(records)
         self._set(records, transform, decoder)
 
     @classmethod
     def from_records(cls, records: Records, transform: VideoTransform, *, decoder: str = "pyav") -> VideoDataset:
-        """Return the dataset of given paths and labels."""
+        """Create a dataset from paths and labels."""
         dataset = cls.__new__(cls)
         dataset._set(records, transform, decoder)
         return dataset
@@ -110,24 +111,24 @@ class VideoDataset(Dataset):
         return self.transform.normalize(clip), target(self.records, index)
 
     def training_samples(self, *, phases: Sequence[tuple[int, int]] = (), **options: Any) -> ClipDataset:
-        """Return the samples of a training run, which depend on their keys alone; the transform is one for training.
+        """Return the samples of a training run, which depend only on their keys. Requires a training transform.
 
         Args:
-            phases: frames and size in pixels of the clips of phases 1, 2 and so on.
+            phases: number of frames and size in pixels of the clips in phases 1, 2 and so on.
             options: ``seed``, ``repeats``, ``skip`` and ``finishes`` of :class:`ClipDataset`.
         """
         sampling, spatial = self.transform.sampling, self.transform.spatial
         if not self.transform.is_training:
-            raise ValueError("training needs a transform for it: create_transform(..., is_training=True)")
+            raise ValueError("training needs a training transform: create_transform(..., is_training=True)")
         others = [(replace(sampling, num_frames=frames), replace(spatial, size=size)) for frames, size in phases]
         options |= {"sampling": sampling, "transform": spatial, "decoder": self.decoder, "phases": others}
         return ClipDataset(self.records, **options)
 
     def views(self, clips: int = 1, crops: int = 1) -> ViewDataset:
-        """Return `clips` clips of each video and `crops` crops of each; images have one clip."""
+        """Return a dataset of `clips` clips per video and `crops` crops per clip. Images have one clip."""
         sampling, spatial = self.transform.sampling, self.transform.spatial
         if self.transform.is_training:
-            raise ValueError("views need a transform for evaluation: create_transform(..., is_training=False)")
+            raise ValueError("views need an evaluation transform: create_transform(..., is_training=False)")
         clips = clips if sampling.num_frames > 1 else 1
         transform = ViewTransform(spatial.short_side, spatial.size, crops, spatial.filter)
         return ViewDataset(self.records, sampling=sampling, clips=clips, transform=transform, decoder=self.decoder)

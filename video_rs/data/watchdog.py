@@ -1,7 +1,7 @@
-"""A watchdog for loader workers: it finds the worker that hangs, names the file that it reads, and kills it.
+"""A watchdog for loader workers, which detects a hanging worker, reports the file it reads, and kills it.
 
-Workers write a heartbeat into shared memory when they open a file. A thread of the main process reads it when no batch
-has arrived for longer than the timeout.
+Workers write a heartbeat to shared memory when they open a file. A thread in the main process checks the heartbeats
+when no batch has arrived within the timeout.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from video_rs.errors import MachineError, StuckWorker
 
 
 class Heartbeats:
-    """The state of each worker, in memory that all processes share.
+    """The state of each worker, in shared memory.
 
-    int64 ``[workers, 3]``: the index of the record that it reads (-1: none), since when (nanoseconds of the monotonic
-    clock), and its process id.
+    int64 ``[workers, 3]``: the index of the current record (-1 for none), its start time (nanoseconds of the monotonic
+    clock), and the process id.
     """
 
     def __init__(self, workers: int) -> None:
@@ -36,32 +36,32 @@ class Heartbeats:
         self.table.fill_(-1)
 
     def register(self, worker: int, pid: int) -> Callable[[int], None]:
-        """Set the process id of a worker; return the function that it calls with the index of each record it opens."""
+        """Set the process id of a worker. Return a function that the worker calls with the index of each record."""
         self.table[worker, 2] = pid
         return partial(_write, self.table[worker])
 
     def busy(self) -> dict[int, tuple[int, float]]:
-        """Return process id to (index, seconds) for the workers that read a record."""
+        """Return ``{process id: (index, seconds)}`` for the workers that are reading a record."""
         now = time.monotonic_ns()
         return {pid: (index, (now - since) / 1e9) for index, since, pid in self.table.tolist() if index >= 0}
 
 
 def _write(row: Tensor, index: int) -> None:
-    row[1] = time.monotonic_ns()  # first: a new record with the time of an old one would look stuck
+    row[1] = time.monotonic_ns()  # set first: a new record with the time of an old one would look stuck
     row[0] = index
 
 
 class Watchdog(threading.Thread):
-    """A context in which the main process reads the batches of its workers without waiting for one that hangs or died.
+    """Context manager that keeps the main process from waiting for a worker that hangs or died.
 
-    A blocking read of a batch cannot be interrupted when the worker has sent only a part of it, so a thread watches the
-    heartbeats and kills a worker that hangs. The death of a worker interrupts that wait and nothing else: torch would
-    raise its error wherever the main process is, even in the middle of a training step.
+    A blocking read of a batch cannot be interrupted if the worker has sent only a part of it, so a thread checks the
+    heartbeats and kills a worker that hangs. The death of a worker interrupts only this wait. torch would raise its
+    error at any point of the main process, even in the middle of a training step.
 
     Args:
-        workers: the processes, started.
-        heartbeats: of the workers.
-        timeout: seconds that a worker may read one record while no batch arrives; 0: no limit.
+        workers: the started processes.
+        heartbeats: heartbeats of the workers.
+        timeout: maximum seconds that a worker may read one record while no batch arrives; 0 for no limit.
         path: returns the path of a record.
     """
 
@@ -93,7 +93,7 @@ class Watchdog(threading.Thread):
         waited, before = 0.0, 0
         while not self._end.wait(self._tick) and not self._stuck:
             with self._lock:
-                # ticks are added up, because clocks advance while a job is suspended
+                # add up ticks, because clocks advance while a job is suspended
                 waited = waited + self._tick if self._waiting and self._batches == before else 0.0
                 before = self._batches
                 if waited >= self._timeout:
@@ -110,11 +110,11 @@ class Watchdog(threading.Thread):
                 worker.kill()
 
     def batches(self, iterator: Iterator) -> Iterator[Any]:
-        """Yield the items of an iterator. Raise ``StuckWorker``, or ``MachineError`` when a worker died."""
+        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs, ``MachineError`` if one died."""
         while True:
             self._batches, self._waiting = self._batches + 1, True
             try:
-                self._on_death()  # a death since the last batch sends no signal any more
+                self._on_death()  # a death since the last batch sends no further signal
                 batch = next(iterator, None)
                 with self._lock:
                     self._waiting = False
@@ -140,11 +140,11 @@ class Watchdog(threading.Thread):
 
 @contextmanager
 def explain_deaths(workers: Sequence[BaseProcess]) -> Iterator[None]:
-    """Replace an error of the block by ``MachineError`` if a worker died."""
+    """Replace any error in this context by ``MachineError`` if a worker died."""
     try:
         yield
     except Exception as error:
-        # the connection breaks before the exit code of a worker can be read
+        # the connection closes before the exit code of a worker is available
         end = time.monotonic() + (5.0 if isinstance(error, OSError | EOFError) else 0.0)
         while not (dead := [worker.exitcode for worker in workers if worker.exitcode]):
             if time.monotonic() >= end:
@@ -158,7 +158,7 @@ def explain_deaths(workers: Sequence[BaseProcess]) -> Iterator[None]:
 
 
 def kill_and_join(workers: Sequence[BaseProcess]) -> None:
-    """Kill the workers that were started, and wait until they have ended."""
+    """Kill the started workers and wait until they have exited."""
     for worker in workers:
         if worker.pid:
             worker.kill()

@@ -1,11 +1,11 @@
-"""Devices: ``cpu``, ``cuda`` and ``xla`` behind one interface. Only this module knows torch_xla.
+"""A common interface for the devices ``cpu``, ``cuda`` and ``xla``. Only this module uses torch_xla.
 
 A precision is one of ``float64``, ``float32`` (the type of the parameters, no autocast), ``bf16`` and ``fp16`` (float32
 parameters under autocast).
 
-torch_xla records operations and runs them as one compiled graph at :func:`flush`. It compiles a graph for each shape
-and for each Python number in it, so values that change from step to step have to be tensors. Processes that reduce
-together must run the same graphs in the same order.
+torch_xla records operations and runs them as one compiled graph at :func:`flush`. It compiles a new graph for each
+shape and each Python number, so values that change from step to step must be tensors. Processes that reduce together
+must run the same graphs in the same order.
 """
 
 import functools
@@ -33,14 +33,14 @@ INSTALL_XLA = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9
 
 @dataclass(frozen=True)
 class Traits:
-    """Properties of a kind of device that change how networks are trained and tested on it.
+    """Properties of a device type that affect training and testing.
 
     Attributes:
-        compiles_graphs: a program is compiled for each shape and each Python number; the first two steps are slow.
+        compiles_graphs: a graph is compiled for each shape and each Python number, so the first two steps are slow.
         has_ddp: ``DistributedDataParallel`` averages gradients; otherwise the caller does, with :func:`all_reduce`.
-        has_fused_optimizers: torch's optimizers take ``fused=True``.
-        keeps_unbiased_variance: torch's batch norm keeps the unbiased variance as the running one.
-        warmup_steps: steps before a measured one, in which kernels are chosen or graphs compiled.
+        has_fused_optimizers: torch's optimizers support ``fused=True``.
+        keeps_unbiased_variance: torch's batch norm uses the unbiased variance for its running variance.
+        warmup_steps: number of steps before a measurement, to select kernels or compile graphs.
     """
 
     compiles_graphs: bool = False
@@ -54,7 +54,7 @@ _TRAITS = {"cuda": Traits(warmup_steps=1), "xla": Traits(True, False, False, Fal
 
 
 def traits(device: torch.device) -> Traits:
-    """Return the traits of a kind of device."""
+    """Return the traits of a device type."""
     return _TRAITS.get(device.type, Traits())
 
 
@@ -75,17 +75,17 @@ def select_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
-        raise UserError(f"device cuda: {why}; use cpu or auto, or repair the driver")
+        raise UserError(f"device cuda: {why}; use cpu or auto, or fix the driver")
     return torch.device(name)
 
 
 def claim_device(kind: str, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
-    """Initialize the device of this process. Call it before any tensor is on the device.
+    """Initialize the device of this process. Call this before creating any tensor on the device.
 
     Args:
         kind: ``cpu``, ``cuda`` or ``xla``.
-        rank, size: of this process among all.
-        local_rank, local_size: of this process on its machine.
+        rank, size: rank of this process and number of processes.
+        local_rank, local_size: the same among the processes of this machine.
 
     Raises:
         UserError: there are fewer devices than processes.
@@ -93,7 +93,7 @@ def claim_device(kind: str, rank: int = 0, size: int = 1, local_rank: int = 0, l
     """
     if kind == "cuda" and size > 1:
         gpus = torch.cuda.device_count()
-        own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local_rank  # SLURM shows each task its own
+        own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local_rank  # a task sees only its GPU
         if own >= gpus:
             raise UserError(
                 f"rank {rank}: {local_rank + 1} or more processes on a machine with {gpus} GPUs; start one per GPU "
@@ -110,10 +110,10 @@ def claim_device(kind: str, rank: int = 0, size: int = 1, local_rank: int = 0, l
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """Return the precision to use. ``auto`` is bf16 on TPUs and on GPUs from Ampere on, and float32 elsewhere.
+    """Return the precision to use. ``auto`` is bf16 on TPUs and on Ampere or newer GPUs, otherwise float32.
 
     Raises:
-        UserError: the device does not support it: bf16 needs CUDA or XLA, fp16 CUDA.
+        UserError: the device does not support the precision: bf16 needs CUDA or XLA, fp16 needs CUDA.
     """
     if name == "auto":
         if device.type == "cuda":  # older GPUs emulate bf16, many times slower than float32
@@ -130,18 +130,18 @@ def select_precision(name: str, device: torch.device) -> str:
 
 
 def parameter_dtype(precision: str) -> torch.dtype:
-    """Return the type of parameters and input: float64 for ``float64``, otherwise float32."""
+    """Return the dtype of parameters and input: float64 for ``float64``, otherwise float32."""
     return torch.float64 if precision == "float64" else torch.float32
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Return the autocast context of a precision; for float32 and float64 it does nothing."""
+    """Return the autocast context of a precision, which does nothing for float32 and float64."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
-    """Configure torch for this process: CPU threads (0: torch's default), no TF32, deterministic kernels on request."""
+    """Configure torch: CPU threads (0: torch's default), no TF32, optionally deterministic kernels."""
     if threads:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
@@ -152,10 +152,10 @@ def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
 
 
 def loader_workers(asked: int, processes: int = 1) -> int:
-    """Return the number of loader processes: ``asked``, or for -1 one per CPU core of this process.
+    """Return the number of loader processes: ``asked``, or one per CPU core of this process if it is -1.
 
     Args:
-        processes: how many on this machine share its cores, unless each is bound to its own.
+        processes: number of processes on this machine that share its cores, unless each is bound to some cores.
     """
     if asked >= 0:
         return asked
@@ -164,7 +164,7 @@ def loader_workers(asked: int, processes: int = 1) -> int:
 
 
 def describe(device: torch.device) -> str:
-    """Return one phrase about a device: the GPU's name and memory, or the number of CPU threads."""
+    """Describe a device: name and memory of a GPU, or the number of CPU threads."""
     if device.type == "xla":
         return f"xla on {_torch_xla().runtime.device_type()}, torch_xla {_torch_xla().__version__}"
     if device.type == "cuda":
@@ -177,10 +177,10 @@ def describe(device: torch.device) -> str:
 
 
 class ToDevice:
-    """Copy batches to a device; to a GPU in a separate stream.
+    """Copy batches to a device. Copies to a GPU use a separate stream.
 
-    A copy then overlaps with queued work, and only work queued after it waits for it. That requires pinned memory; for
-    other memory the host waits.
+    Such a copy overlaps with work that was queued earlier, and only work that is queued later waits for it. This
+    requires pinned memory; otherwise the host waits.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -201,7 +201,7 @@ class ToDevice:
 
 
 def flush(device: torch.device) -> None:
-    """Start the work that a device has recorded but not begun; the host does not wait."""
+    """Start the recorded work of a device. The host does not wait."""
     if device.type == "xla":
         _sync_xla(wait=False)
 
@@ -215,7 +215,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def finishes_within(device: torch.device, seconds: float) -> bool:
-    """Return True if the device finishes its work within ``seconds``; it may be waiting for a lost process."""
+    """Return True if the device finishes its work within ``seconds``. It can be waiting for a lost process."""
     if device.type != "cuda":
         return device.type == "cpu"
     done, end = torch.cuda.Event(), time.monotonic() + seconds
@@ -228,7 +228,7 @@ def finishes_within(device: torch.device, seconds: float) -> bool:
 
 
 def reducing_processes(device: torch.device) -> int:
-    """Return how many processes take part in :func:`all_reduce` and :func:`all_gather`."""
+    """Return the number of processes in :func:`all_reduce` and :func:`all_gather`."""
     if device.type == "xla":
         return _xla_size()
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -246,8 +246,8 @@ def all_reduce(tensors: Sequence[Tensor], scale: float = 1.0) -> None:
 
 
 def all_gather(values: Tensor) -> Tensor:
-    """Return ``[n]`` of every process as ``[processes, n]``, in the same order everywhere."""
-    if values.device.type == "xla":  # as a sum: torch_xla's own may build a different graph in each process, and hang
+    """Gather ``[n]`` of every process as ``[processes, n]``, in the same order on all processes."""
+    if values.device.type == "xla":  # a sum; torch_xla's all_gather may build different graphs per process, and hang
         rows = torch.where(_own_row(values.device), values, torch.zeros_like(values))
         _all_reduce_xla([rows])
         return rows
@@ -260,7 +260,7 @@ def all_gather(values: Tensor) -> Tensor:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the peak memory in GiB: of the GPU or TPU, otherwise of this process."""
+    """Return the peak memory of the GPU or TPU, or else of this process, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if device.type == "xla" and not _is_xla_cpu():
@@ -271,7 +271,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def free_memory(error: BaseException | None = None) -> None:
-    """Collect garbage and release cached GPU memory, including tensors that the traceback of ``error`` keeps alive."""
+    """Collect garbage and release cached GPU memory, including tensors in the traceback of ``error``."""
     if error:
         traceback.clear_frames(error.__traceback__)
     gc.collect()
@@ -280,12 +280,12 @@ def free_memory(error: BaseException | None = None) -> None:
 
 
 def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], object]) -> int:
-    """Return the largest of ``sizes`` for which ``attempt`` does not fail; 0 if there is none."""
+    """Return the largest of ``sizes`` for which ``attempt`` does not fail, or 0 if there is none."""
     for size in sorted(sizes, reverse=True):
         free_memory()
         try:
             attempt(size)
-        except (RuntimeError, MemoryError) as error:  # libraries report a lack of memory in many ways
+        except (RuntimeError, MemoryError) as error:  # libraries raise different errors if out of memory
             traceback.clear_frames(error.__traceback__)
         else:
             return size
@@ -319,18 +319,18 @@ def _claim_xla(local_rank: int, local_size: int) -> None:
     from torch_xla import backends
     from torch_xla._internal import pjrt
 
-    torch.autograd.set_multithreading_enabled(False)  # tensors that another thread keeps would enter the graph
-    logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)  # it warns of a second call, even at the first
+    torch.autograd.set_multithreading_enabled(False)  # tensors of another thread would become part of the graph
+    logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)  # it warns of a second call, even the first time
     backends.set_mat_mul_precision("highest")  # float32 means float32; a TPU would round it to bf16
     try:
         if local_size > 1:
             pjrt.initialize_multiprocess(local_rank, local_size)
         else:
             pjrt.initialize_singleprocess()
-    except Exception as error:  # of torch_xla, and of its requests for the shape of the slice
+    except Exception as error:  # from torch_xla, or from its requests for the shape of the slice
         raise MachineError(
-            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}, and no such device can be used ({first_line(error)}): see "
-            "whether another process has it; PJRT_DEVICE=CPU is XLA without a TPU"
+            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}, but no such device can be used ({first_line(error)}): check "
+            "whether another process uses it, or set PJRT_DEVICE=CPU to use XLA on the CPU"
         ) from error
 
 
@@ -347,7 +347,7 @@ def _sync_xla(wait: bool) -> None:
 
 
 def _all_reduce_xla(tensors: Sequence[Tensor], scale: float = 1.0) -> None:
-    """Sum over processes. TPUs do not send 64-bit numbers: each goes as two float32 ones, whose sum has 48 bits."""
+    """Sum over processes. TPUs do not send 64-bit numbers, so each is sent as two float32 numbers (48 bits)."""
     xla_model = _torch_xla().core.xla_model
     splits = not _is_xla_cpu()
     wide = [tensor for tensor in tensors if splits and tensor.dtype == torch.float64]
@@ -361,7 +361,7 @@ def _all_reduce_xla(tensors: Sequence[Tensor], scale: float = 1.0) -> None:
 
 @functools.cache
 def _own_row(device: torch.device) -> Tensor:
-    """Return bool ``[processes, 1]``, True for this one, as a tensor on the device: a number would enter the graph."""
+    """Return a one-hot mask of this process, bool ``[processes, 1]`` on the device, not a number in the graph."""
     mark = torch.zeros(_xla_size(), 1, dtype=torch.bool)
     mark[_torch_xla().runtime.global_ordinal()] = True
     return mark.to(device)

@@ -1,4 +1,4 @@
-"""Read what a launcher, torchrun or a SLURM step, tells a process: its rank and where the processes meet."""
+"""Read the environment variables of a launcher (torchrun or a SLURM step): ranks and the rendezvous address."""
 
 import os
 import re
@@ -10,7 +10,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def variables() -> Mapping[str, str]:
-    """Return torchrun's environment variables, those of a SLURM step under torchrun's names, or none.
+    """Return torchrun's environment variables, or those of a SLURM step under the same names; empty without either.
 
     Raises:
         UserError: a variable is missing or invalid.
@@ -22,7 +22,7 @@ def variables() -> Mapping[str, str]:
             raise UserError(f"environment variables {', '.join(missing)}: missing; start with torchrun, or set them")
         _check(os.environ)
         return os.environ
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # set by srun alone: a batch script is one process
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:  # only set by srun; a batch script is a single process
         return {}
     job = int(os.environ["SLURM_JOB_ID"])
     return {
@@ -41,12 +41,12 @@ def processes() -> int:
 
 
 def is_torchrun() -> bool:
-    """Return True if the store is torchrun's, which lives as long as torchrun."""
+    """Return True if torchrun hosts the store, which then exists as long as torchrun."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def first_host(nodes: str) -> str:
-    """Return the first of SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
+    """Return the first host in SLURM's node list: ``gpu[003-007,12],x1`` -> ``gpu003``."""
     return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes).split(",")[0]
 
 

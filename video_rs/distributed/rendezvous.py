@@ -1,7 +1,7 @@
 """Rendezvous of the processes of a run through a key-value store.
 
-torchrun keeps one store through all its restarts, with the keys of earlier processes, and its agents on several
-machines do not count restarts equally. So each process draws a random name, and all continue once each has seen all
+torchrun uses one store for all its restarts, with the keys of earlier processes, and its agents on different machines
+count restarts differently. Therefore each process draws a random name, and all continue once every process has seen all
 names.
 """
 
@@ -18,11 +18,12 @@ from video_rs.errors import MachineError, UserError, first_line
 
 
 def meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
-    """Wait for all processes of this start and return their common store. Rank 0 hosts it, unless torchrun does.
+    """Wait for all processes of this start and return their common store, hosted by torchrun or rank 0.
 
     Raises:
         UserError: the port is in use.
-        MachineError: the store is unreachable, or ranks did not arrive within ``timeout`` seconds; names them.
+        MachineError: the store is unreachable, or ranks did not arrive within ``timeout`` seconds. The message names
+            them.
     """
     store = dist.PrefixStore("video_rs", _connect(rank, size, host, port, timeout))
     name, end = uuid.uuid4().hex, time.monotonic() + timeout
@@ -51,7 +52,7 @@ def _connect(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
 
 
 def _group(store: Any, rank: int, size: int, name: str) -> str | None:
-    """Return the name of rank 0 once every rank has found itself in rank 0's list, else None.
+    """Return the name of rank 0 once every rank has found itself in rank 0's list; until then None.
 
     Rank 0 rewrites the list until all ranks have acknowledged it. A list of an earlier rank 0 contains no name of a new
     process, and a new rank 0 waits for the acknowledgement of every new process.

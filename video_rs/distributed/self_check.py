@@ -1,7 +1,7 @@
 """Check the convolutions of this device, driver and precision at start-up.
 
-Convolutions in low precision have silently returned wrong results, see pytorch#163539 and #167024. A test on another
-machine cannot detect that.
+Some versions of torch and cuDNN silently return wrong results for convolutions in low precision, see pytorch#163539 and
+#167024. A test on another machine cannot detect that.
 """
 
 import copy
@@ -15,8 +15,8 @@ from video_rs.distributed.device import autocast, describe, parameter_dtype
 from video_rs.errors import MachineError, first_line, is_out_of_memory
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "fp16": 5e-3, "bf16": 2e-2}
-"""Largest tolerated relative error in the Euclidean norm, by precision. Correct kernels have 3e-7 in float32, 4e-4 in
-fp16 and 3e-3 in bf16 (on a CPU); TF32 in place of float32 has 3e-4."""
+"""Maximum relative error in the Euclidean norm, by precision. Correct kernels have an error of 3e-7 in float32, 4e-4 in
+fp16 and 3e-3 in bf16 (on a CPU); TF32 instead of float32 has 3e-4."""
 
 PARTS = ("output", "gradient of the input", "gradient of the weights")
 
@@ -24,10 +24,10 @@ PARTS = ("output", "gradient of the input", "gradient of the weights")
 def check_convolutions(model: nn.Module, precision: str) -> None:
     """Compare one convolution of each kind, forward and both gradients, with float64 on the CPU.
 
-    It takes less than a second with small clips. Errors that occur only with large clips are not detected.
+    This uses small clips and takes less than a second. Errors that occur only with large clips are not detected.
 
     Args:
-        model: on the device to check.
+        model: a network on the device to check.
         precision: see ``video_rs.distributed.device``.
 
     Raises:
@@ -42,7 +42,7 @@ def check_convolutions(model: nn.Module, precision: str) -> None:
             raise _fault(kind, layer, precision, f"fails ({first_line(error)})") from error
         for part, error in zip(PARTS, errors, strict=True):
             if not error <= TOLERANCE[precision]:  # also true for nan
-                found = f"relative error of the {part} {error:.2g}, tolerated {TOLERANCE[precision]:g}"
+                found = f"relative error of the {part} {error:.2g}, maximum {TOLERANCE[precision]:g}"
                 raise _fault(kind, layer, precision, f"is wrong ({found}; see pytorch#163539)")
 
 

@@ -1,7 +1,7 @@
-"""The processes of a run: how they start together, share errors and detect the loss of one another.
+"""The processes of a run: joint start, shared errors and detection of lost processes.
 
 Each process has a :class:`World`. With a single process its methods do nothing, so callers need no special case. Every
-wait has a timeout, and its error message names this rank and the operation.
+wait has a timeout, whose error message contains this rank and the operation.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ _LOST = re.compile(
 
 @dataclass
 class World:
-    """The processes of a run, as seen by one of them.
+    """This process and the other processes of a run.
 
     Attributes:
-        rank: of this process, from 0.
-        local_rank: of this process on its machine, from 0.
+        rank: rank of this process, from 0.
+        local_rank: rank of this process on its machine, from 0.
         size: number of processes.
         local_size: number of processes on this machine.
         timeout: seconds to wait for other ranks.
@@ -70,7 +70,7 @@ class World:
         return tensor.tolist()
 
     def gather(self, value: Any, what: str, on_main: bool = False) -> list[Any]:
-        """Return the picklable values of all ranks, in order of rank. With ``on_main``, other ranks than 0 get []."""
+        """Gather picklable values from all ranks, in order of rank. With ``on_main``, other ranks than 0 get []."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size if self.is_main or not on_main else []
@@ -90,7 +90,7 @@ class World:
 
     @contextlib.contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Run a block that waits for other ranks; turn the loss of one into PeersLost."""
+        """Run a block that waits for other ranks. Raise PeersLost if the connection to one is lost."""
         try:
             yield
         except RuntimeError as error:  # the base class of torch.distributed's errors
@@ -113,12 +113,12 @@ class World:
     def together(self, what: str, heartbeats: bool = False) -> Iterator[None]:
         """Run a block on all ranks, and fail on all ranks if it fails on one.
 
-        The error of the lowest rank counts; other ranks raise ``PeerFailed``. Nested blocks report an error once.
-        ``PeersLost`` is raised at once, without informing other ranks.
+        The failing rank with the lowest number raises its error; other ranks raise ``PeerFailed``. Nested blocks report
+        an error once. ``PeersLost`` is raised immediately, without informing other ranks.
 
         Args:
             what: the operation, for messages.
-            heartbeats: a rank may take any time, as long as it sends a :meth:`heartbeat` within each timeout.
+            heartbeats: a rank may take any amount of time if it sends a :meth:`heartbeat` within each timeout.
         """
         failure: VideoRSError | None = None
         try:
@@ -159,16 +159,16 @@ class World:
                 time.sleep(0.1)
 
     def _arrive(self, what: str) -> None:
-        """Publish the operation of this rank, for the error messages of other ranks."""
+        """Publish the current operation of this rank for the error messages of other ranks."""
         try:
             if self._store:
                 self._store.set(f"at/{self.rank}", what)
-        except RuntimeError:  # the store was in rank 0, whose loss other ranks will notice, or in torchrun
+        except RuntimeError:  # the store was hosted by rank 0, whose loss is detected later, or by torchrun
             if launcher.is_torchrun():
                 raise PeersLost(f"rank {self.rank}: torchrun has ended, in {what}; restart to resume") from None
 
     def _missing(self, what: str) -> str:
-        """Return the ranks that are at another operation, as far as the store can still be read."""
+        """Return a text on the ranks at another operation, if the store can still be read."""
         places: dict[int, str] = {}
         if not self._store:
             return ""
@@ -180,7 +180,7 @@ class World:
 
 
 def start_world(device_type: str = "cpu", timeout: float = 600.0) -> World:
-    """Join the other processes if torchrun or a SLURM step started several, and claim this process's device.
+    """Join the other processes if torchrun or a SLURM step started several, and initialize the device.
 
     Args:
         device_type: ``cpu`` (gloo), ``cuda`` (NCCL for tensors on it, gloo otherwise) or ``xla`` (XLA and gloo).
@@ -209,10 +209,10 @@ def start_world(device_type: str = "cpu", timeout: float = 600.0) -> World:
 
 
 def check_same(world: World, values: Mapping[str, Any]) -> None:
-    """Raise UserError on all ranks if a rank has other values than rank 0: of config keys, data or code.
+    """Raise UserError on all ranks if config keys, data or code of a rank differ from those of rank 0.
 
     Args:
-        values: by name; a mapping is compared key by key.
+        values: the values to compare, by name. Mappings are compared key by key.
     """
     flat = {}
     for name, value in values.items():

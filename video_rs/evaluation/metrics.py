@@ -34,8 +34,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the metrics of one evaluation.
 
-    A video that could not be scored is left out of ``top1``, ``top5``, ``mean_class`` and ``loss``, and counts as wrong
-    in ``top1_all``, ``top5_all`` and ``mean_class_all``. Accuracies are fractions in [0, 1]; NaN without videos.
+    A video that could not be scored is excluded from ``top1``, ``top5``, ``mean_class`` and ``loss``, and counts as
+    wrong in ``top1_all``, ``top5_all`` and ``mean_class_all``. Accuracies are in [0, 1], or NaN if there are no videos.
 
     Args:
         probs: ``[N, C]``; rows of videos that were not scored are ignored.
@@ -83,19 +83,19 @@ def summarize(
 
 
 def check_labels(records: Records, split: str) -> None:
-    """Raise UserError if no file of a multi-label split has a label: the average precision is undefined then."""
+    """Raise UserError if no file of a multi-label split has a label, because the mAP would be undefined."""
     if records.multi_label and not records.label_sets.values.size:
-        raise UserError(f"no file of the {split} split has a label: mAP needs some")
+        raise UserError(f"no file of the {split} split has a label: mAP is undefined")
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     """Return the average precision, the area under the step-wise precision-recall curve.
 
-    Samples with equal scores are ranked together, so their order does not matter. Equals scikit-learn's
-    ``average_precision_score``, and without ties the AP of the official scripts of Charades and AudioSet.
+    Samples with equal scores are ranked together, so their order does not matter. Matches scikit-learn's
+    ``average_precision_score`` and, without ties, the AP in the official scripts of Charades and AudioSet.
 
     Args:
-        scores: ``[N]``, of any scale.
+        scores: ``[N]``, on any scale.
         positive: ``[N]`` bool.
 
     Returns:
@@ -105,7 +105,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of each group of equal scores
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # last index of each group of equal scores
     found = np.cumsum(positive[order])[last]
     return float(np.sum(np.diff(found, prepend=0) * found / (last + 1)) / found[-1])
 
@@ -115,11 +115,11 @@ def summarize_multi_label(
 ) -> dict[str, Any]:
     """Return the metrics of one evaluation of videos with any number of labels.
 
-    A video that could not be scored is left out of ``map``, ``hit1`` and ``loss``. In ``map_all`` its labels count as
-    never found, in ``hit1_all`` it counts as wrong.
+    A video that could not be scored is excluded from ``map``, ``hit1`` and ``loss``. Its labels count as missed in
+    ``map_all``, and it counts as wrong in ``hit1_all``.
 
     Args:
-        probs: ``[N, C]``, one sigmoid a class; rows of videos that were not scored are ignored.
+        probs: ``[N, C]``, one sigmoid per class; rows of videos that were not scored are ignored.
         labels: ``[N, C]`` bool.
         scored: ``[N]`` bool.
         class_names: C names; empty: the class numbers.

@@ -30,7 +30,7 @@ class Scores:
     """The class probabilities of N videos.
 
     Attributes:
-        probs: float32 ``[N, C]``, the mean over the views; zero where ``scored`` is False.
+        probs: float32 ``[N, C]``, mean over the views; zero where ``scored`` is False.
         labels: int64 ``[N]``, or bool ``[N, C]`` if a video can have several labels.
         scored: bool ``[N]``; False if the video could not be read or the output was not finite.
         views: float16 ``[N, V, C]``, the probabilities of every view in clip-major order, or None.
@@ -54,10 +54,10 @@ class Forward:
     """Compute class probabilities or features of views, with the largest batch that fits in memory.
 
     Args:
-        model: in ``eval()`` mode and on ``device``; its ``data_config`` has the normalization of pixels, and
+        model: a network in ``eval()`` mode on ``device``. Its ``data_config`` defines the normalization of pixels, and
             ``multi_label`` selects sigmoid instead of softmax.
-        views_per_forward: largest batch. It is halved, for good, when memory runs out.
-        reduced: called with the new number whenever it is halved.
+        views_per_forward: maximum batch size. It is halved permanently if memory runs out.
+        reduced: called with the new batch size whenever it is halved.
     """
 
     model: nn.Module
@@ -74,7 +74,7 @@ class Forward:
             features: return pooled features instead of probabilities.
 
         Raises:
-            MachineError: not enough memory for a single view.
+            MachineError: there is not enough memory for a single view.
         """
         outputs: list[Tensor] = []
         while len(views):
@@ -88,7 +88,7 @@ class Forward:
             self.views_per_forward = len(part) // 2
             if self.reduced is not None:
                 self.reduced(self.views_per_forward)
-            less = f"{self.views_per_forward} from here on"
+            less = f"continuing with {self.views_per_forward}"
             terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
         return torch.cat(outputs)
 
@@ -103,7 +103,7 @@ class Forward:
             return None
 
     def _filled(self, views: Tensor) -> Tensor:
-        """Fill up the last, smaller batch if another shape would be compiled again."""
+        """Pad the last batch if the device would compile another graph for its size."""
         missing = self.views_per_forward - len(views) if traits(self.device).compiles_graphs else 0
         return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
 
@@ -135,7 +135,7 @@ def score(
     """Score every video once.
 
     Args:
-        model: has ``data_config`` and ``num_classes``, is on ``device``; run in ``eval()`` mode, which is undone.
+        model: a network with ``data_config`` and ``num_classes``, on ``device``. Switched to ``eval()`` mode meanwhile.
         view_loader: a ``DataLoader`` of ``ViewDataset`` items: ``index``, ``label``, ``views`` (uint8
             ``[V, T, H, W, C]``, or None if the file cannot be read) and ``error``.
         views_per_forward: largest number of views in a forward pass, see :class:`Forward`. A forward pass can have
@@ -181,7 +181,7 @@ def score(
 
 @dataclass
 class _Row:
-    """The scores of one video, as sent to rank 0. ``probs`` is the sum over the views."""
+    """The scores of one video, sent to rank 0. ``probs`` is the sum over the views."""
 
     index: int
     label: np.ndarray
@@ -219,7 +219,7 @@ def _merged(parts: Sequence[Sequence[_Row]], num_videos: int, model: nn.Module) 
 
 
 def _batches(items: Iterable[tuple[_Row, Tensor]], size: int) -> Iterator[tuple[Tensor, list[_Row]]]:
-    """Yield batches of ``size`` views (the last may be smaller), with the row that each view belongs to."""
+    """Yield batches of ``size`` views (the last may be smaller) with the row of each view."""
     views: list[Tensor] = []
     owners: list[_Row] = []
     for row, views_of_row in items:

@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from video_rs.files import read_run_metrics
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#ea580c", "#16a34a", "#9ca3af"
-MAX_NUMBERED, MAX_NAMED = 20, 60  # most classes with numbers in the cells, with names at the axes
+MAX_NUMBERED, MAX_NAMED = 20, 60  # maximum number of classes with numbers in the cells, and with names on the axes
 FALLBACK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans Arabic")
 
 
@@ -104,12 +104,12 @@ def _columns(records: list[dict]) -> dict[str, np.ndarray]:
 
 def _label(name: str, length: int = 24) -> str:
     short = name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return short.replace("$", r"\$")  # matplotlib would read a formula
+    return short.replace("$", r"\$")  # otherwise matplotlib renders a formula
 
 
 @contextlib.contextmanager
 def _fonts() -> Iterator[None]:
-    """Use fonts of the system for characters that matplotlib's font lacks; without one they are drawn as boxes."""
+    """Use system fonts for characters that matplotlib's font lacks. Without a font they are drawn as boxes."""
     installed = set(font_manager.get_font_names())
     fonts = ["sans-serif", *(font for font in FALLBACK_FONTS if font in installed)]
     with matplotlib.rc_context({"font.family": fonts}), warnings.catch_warnings():

@@ -28,7 +28,7 @@ from video_rs.evaluation.multiview import Scores
 from video_rs.evaluation.plots import confusion_png, curves_png, read_log
 from video_rs.files import atomic_write, json_values
 
-VERSION = 1  # of the files for other programs, see docs/evaluation.md
+VERSION = 1  # version of the machine-readable files, see docs/evaluation.md
 MAX_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112
 
@@ -57,22 +57,22 @@ def write_report(
     decoder: str = "pyav",
     warn: Callable[[str], Any] = warnings.warn,
 ) -> Path:
-    """Write all files of an evaluation atomically, the results first.
+    """Write all files of an evaluation atomically, starting with the results.
 
-    A plot or thumbnail that fails is left out and listed in the report.
+    A plot or thumbnail that fails is omitted and listed in the report.
 
     Args:
-        folder: created if needed; files of an earlier report are replaced.
-        paths: of the N videos or images, in the order of the scores.
-        scores: from ``multiview.score``; with views, ``views.npz`` is written too.
+        folder: folder to write to, created if needed. Files of an earlier report are replaced.
+        paths: paths of the N videos or images, in the order of the scores.
+        scores: from ``multiview.score``. If they contain views, ``views.npz`` is also written.
         metrics: from ``metrics.summarize``.
-        run_dir: a run folder, for training curves from its ``metrics.jsonl``.
-        about: facts for the header of the report: weights, views, device, ...
+        run_dir: a run folder, to plot training curves from its ``metrics.jsonl``.
+        about: information for the header of the report: weights, views, device, ...
         decoder: backend for the thumbnails.
-        warn: called with one line for each picture that failed.
+        warn: called with one line for each image that failed.
 
     Returns:
-        The path of report.html, which has all pictures embedded.
+        The path of report.html, with all images embedded.
     """
     folder = Path(folder)
     not_drawn: list[tuple[str, str]] = []
@@ -80,13 +80,13 @@ def write_report(
     def draw(name: str, function: Callable[..., bytes], *args: Any) -> bytes | None:
         try:
             return function(*args)
-        except Exception as error:  # the results matter more than a picture
+        except Exception as error:  # a failed plot must not prevent the results
             reason = first_line(error, prefix=f"{name}: ")
             not_drawn.append((name, reason))
             warn(f"{name}: not drawn ({reason})")
             return None
 
-    for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # of an earlier report
+    for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # from an earlier report
         (folder / name).unlink(missing_ok=True)
     _write(folder / "predictions.csv", predictions_csv(paths, scores, class_names))
     _write(folder / "metrics.json", metrics_json(metrics))
@@ -139,9 +139,9 @@ def _template() -> jinja2.Template:
 
 
 def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
-    """Return a row per video: path, label, predicted, correct, scored, top classes with probabilities, error.
+    """Return a CSV with a row per video: path, label, predicted, correct, scored, top classes and probabilities, error.
 
-    Several labels are joined by ";"; then ``correct`` is 1 if the predicted class is one of them.
+    Multiple labels are joined by ";", and ``correct`` is 1 if the predicted class is one of them.
     """
     order = ranking(scores.probs)[:, :TOP_K]
     reasons = dict(scores.errors)
@@ -174,9 +174,9 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
 def confident_mistakes(
     paths: Sequence[str], scores: Scores, class_names: Sequence[str], picture: Callable[[str], bytes | None]
 ) -> list[Mistake]:
-    """Return the mistakes with the highest probabilities, highest first, each with ``picture(path)``.
+    """Return the mistakes with the highest probabilities in descending order, each with ``picture(path)``.
 
-    For a video with several labels, it is a mistake if the most probable class is none of them.
+    A video with several labels is a mistake if the most probable class is none of them.
     """
     predicted = ranking(scores.probs)[:, 0]
     confidence = scores.probs[np.arange(len(paths)), predicted]

@@ -1,1 +1,1 @@
-"""From a config to a model, data, a trainer and a run. The only room besides ``cli`` that sees a config."""
+"""Build models, datasets, trainers and runs from a config. Only this package and ``cli`` use configs."""

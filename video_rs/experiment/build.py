@@ -40,28 +40,28 @@ def build_records(
 
 
 def _arguments(function: Callable, section: Any) -> dict[str, Any]:
-    """Return the keys of a section that a function takes as arguments of the same names."""
+    """Return the keys of a section that are also names of arguments of a function."""
     return {name: getattr(section, name) for name in signature(function).parameters if hasattr(section, name)}
 
 
 def build_own_records(config: Config) -> dict[str, Records]:
-    """Return the records of the splits that have files of their own: no test split that is also the val split."""
+    """Return the records of all splits, without a test split that is the same as the val split."""
     found = build_records(config, indexed=False)
     return {name: records for name, records in found.items() if not (name == "test" and records.used_as_test)}
 
 
 def require_video_files(records: Records, command: str) -> None:
-    """Raise UserError unless the records are video files in folders."""
+    """Raise UserError unless the records are separate video files."""
     path = records.path(0)
     if records.members:
-        raise UserError(f"the dataset lies in shards ({path}): {command} is for video files only")
+        raise UserError(f"the dataset consists of shards ({path}): {command} is for video files only")
     if is_image(path) or os.path.isdir(path):
         kind = "images" if is_image(path) else "folders of frames"
         raise UserError(f"the dataset consists of {kind} ({path}): {command} is for video files only")
 
 
 def class_names(config: Config, records: Records) -> tuple[str, ...]:
-    """Return the names of the network's outputs: the classes of the data, then numbers up to ``model.num_classes``."""
+    """Return the names of the network's outputs: the class names of the data, padded with numbers if it has more."""
     names, wanted = records.class_names, config.model.num_classes or len(records.class_names)
     if len(names) > wanted:
         raise UserError(f"the data has {len(names)} classes, model.num_classes={wanted}; raise it, or set it to 0")
@@ -69,19 +69,19 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
 
 
 def transform(config: Config, *, is_training: bool) -> VideoTransform:
-    """Return the transform of the clips, for training or for evaluation."""
+    """Return the transform for training or evaluation."""
     augment = create_augmentations(config.data.augment or {})
     options = {**_arguments(create_transform, config.data), **config.data_config(), "augment": augment}
     return create_transform(**options, is_training=is_training)
 
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
-    """Return the dataset of a split, for training or for evaluation."""
+    """Return the dataset of a split for training or evaluation."""
     return VideoDataset.from_records(records, transform(config, is_training=is_training), decoder=config.data.decoder)
 
 
 def train_dataset(config: Config, records: Records) -> ClipDataset:
-    """Return the samples of training, with the sizes of each phase."""
+    """Return the training samples, with the clip sizes of each phase."""
     phases = [(num_frames, size) for _, num_frames, size in config.data.phases]
     dataset = video_dataset(config, records, is_training=True)
     return dataset.training_samples(seed=config.train.seed, repeats=config.data.repeats, phases=phases)
@@ -93,23 +93,23 @@ def view_dataset(config: Config, records: Records, clips: int, crops: int) -> Vi
 
 
 def model_args(config: Config, num_classes: int) -> dict[str, object]:
-    """Return the arguments of ``create_model``, plain values that a checkpoint can hold."""
+    """Return the arguments of ``create_model`` as plain values for checkpoints."""
     arguments = config.to_dict()["model"] | {"num_classes": num_classes}
-    if arguments["bn_momentum"] is None and config.model.name in PRESETS:  # the EMA averages those of single batches
+    if arguments["bn_momentum"] is None and config.model.name in PRESETS:  # the EMA averages the batches' statistics
         arguments["bn_momentum"] = 1.0 if config.train.ema_decay else 0.1
     arch = {name: value for name, value in arguments.pop("arch").items() if value is not None}
     return arguments | ({"arch": arch} if arch else {})
 
 
 def build_model(config: Config, class_names: Sequence[str]) -> nn.Module:
-    """Return the network of a config, with random weights from its seed and its data config."""
+    """Create the network of a config, with random weights from its seed and the data config of the data."""
     torch.manual_seed(config.train.seed)
     model = create_model(**model_args(config, len(class_names)), data_config=config.data_config(class_names))
     if stages := config.train.activation_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
             refuse(config.model.name, "train.activation_checkpointing", list(stages), [])
         model.set_grad_checkpointing(stages)
-    if hasattr(model, "check"):  # now, not when a later phase begins
+    if hasattr(model, "check"):  # fail now, not when a later phase begins
         for _, num_frames, size in config.data.phases:
             model.check(num_frames, size, size)
     return model

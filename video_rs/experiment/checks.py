@@ -13,7 +13,7 @@ from video_rs.training.schedule import check_pairs
 
 
 def check_config(config: Config) -> None:
-    """Raise ConfigError for keys that do not fit together."""
+    """Raise ConfigError for keys that are incompatible."""
     for check in (_data_errors, _phase_errors, _training_errors, _optimizer_errors, _device_errors):
         for error in check(config):
             raise ConfigError(error)
@@ -23,7 +23,7 @@ def check_config(config: Config) -> None:
 
 
 def check_timeouts(config: Config, processes: int) -> None:
-    """Raise ConfigError if other ranks would time out while one waits for a hanging file."""
+    """Raise ConfigError if other ranks would time out while a rank waits for a hanging file."""
     own, peers = config.data.timeout, config.train.peer_timeout
     if processes > 1 and own >= peers:
         raise ConfigError(f"data.timeout={own:g}: must be less than train.peer_timeout={peers:g}")
@@ -89,7 +89,7 @@ def _training_errors(config: Config) -> Iterator[str]:
         yield f"train.freeze={train.freeze}: cannot be combined with train.linear_probe=true"
     if (train.freeze or train.linear_probe) and not train.init_from:
         key = f"train.freeze={train.freeze}" if train.freeze else "train.linear_probe=true"
-        yield f"{key}: would keep random weights; set train.init_from"
+        yield f"{key}: random weights would be frozen; set train.init_from"
 
 
 def _optimizer_errors(config: Config) -> Iterator[str]:
@@ -113,7 +113,7 @@ def _optimizer_errors(config: Config) -> Iterator[str]:
 
 
 def _device_errors(config: Config) -> Iterator[str]:
-    """Yield what cannot be used with ``train.device=xla``, which compiles each step."""
+    """Yield errors for settings that ``train.device=xla`` does not support, because it compiles each step."""
     if config.train.device != "xla":
         return
     used = {
@@ -124,5 +124,5 @@ def _device_errors(config: Config) -> Iterator[str]:
     }
     for key, is_used in used.items():
         if is_used:
-            hint = f"use {', '.join(OPTIMIZERS)}" if key.startswith("optim.name") else "leave it out"
+            hint = f"use {', '.join(OPTIMIZERS)}" if key.startswith("optim.name") else "remove it"
             yield f"{key}: not available with train.device=xla; {hint}"

@@ -1,7 +1,7 @@
 """Read a config from YAML and ``key=value`` overrides, and check it.
 
-The keys are in schema.py. Only ``video_rs.cli`` and ``video_rs.experiment`` see a ``Config``; everything below takes
-plain arguments. Nothing here imports torch: ``--help`` and config errors are instant.
+The keys are defined in schema.py. Only ``video_rs.cli`` and ``video_rs.experiment`` use a ``Config``; all other modules
+take plain arguments. This module does not import torch, to make ``--help`` and config errors fast.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the keys that differ although a resumed run may not change them: ``{key: (saved, new)}``.
+    """Return the changed keys that must not change when a run is resumed: ``{key: (saved, new)}``.
 
     Args:
         old: the nested dict of a checkpoint, see :meth:`Config.to_dict`. Missing keys have their defaults.
-        new: the present config.
+        new: the current config.
     """
     before, now = flatten(from_dict(old)), flatten(new)
     strict = {key for key, f in _schema().items() if not f.metadata["free"]}
@@ -81,18 +81,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_dict(values: Mapping[str, Any], source: str = "checkpoint") -> Config:
-    """Return the config of a checkpoint from :meth:`Config.to_dict`. Raise ConfigError, naming ``source``."""
+    """Create a config from :meth:`Config.to_dict`. Raise ConfigError, with ``source`` in the message."""
     return _build(Config, values, source)
 
 
 def config_folder() -> Path:
-    """Return the folder of the provided configs: inside the package in a wheel, next to it in a checkout."""
+    """Return the folder of the included configs: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).parent.parent
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
 def find_config(path: str | Path) -> Path:
-    """Return the file of ``--cfg``: a path, a name in ``configs/``, or a run folder. Raise ConfigError if none."""
+    """Return the config file for a path, a name in ``configs/``, or a run folder. Raise ConfigError if none."""
     names = [Path(path), Path(f"{path}.yaml"), Path(path, "config.yaml")]
     for candidate in [*names, *(config_folder() / n for n in names)]:
         if candidate.is_file():
@@ -103,7 +103,7 @@ def find_config(path: str | Path) -> Path:
 
 
 def describe(keys: Sequence[str] = ()) -> str:
-    """Return a line for each key, or every key, with its type, default and meaning, for ``--help``."""
+    """Return the ``--help`` lines of some keys, or of all, with type, default and meaning."""
     defaults, lines = flatten(Config()), []
     for key in keys or _schema():
         f = _schema()[key]
@@ -114,7 +114,7 @@ def describe(keys: Sequence[str] = ()) -> str:
 
 
 class _CheckedYaml(CfgNode):
-    """fvcore's ``_BASE_`` inheritance. Each file is checked separately, to name the right one in an error."""
+    """fvcore's ``_BASE_`` inheritance. Each file is checked separately, so errors name the right file."""
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _schema() -> dict[str, _Key]:
 
 
 def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
-    """Return a dataclass of the schema from nested plain values; check every key and value."""
+    """Create a dataclass of the schema from nested plain values. Check every key and value."""
     hints, arguments = typing.get_type_hints(cls), {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -179,7 +179,7 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
 def _unknown(key: str) -> str:
     known = list(_schema())
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # a right name in the wrong section
+    if not near:  # a valid name in the wrong section
         near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
     return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; --help-all lists all keys")
 
@@ -201,7 +201,7 @@ def _set(nested: dict[str, Any], key: str, text: str) -> None:
 
 
 def _checked(value: Any, key: str, source: str) -> Any:
-    """Return a value converted to the type of its key. Raise ConfigError if its type or range is wrong."""
+    """Convert a value to the type of its key. Raise ConfigError if its type or range is invalid."""
     type_, rules = _schema()[key].type_, _schema()[key].metadata
     try:
         result = _as_type(_current(key, value), type_)
@@ -219,7 +219,7 @@ def _checked(value: Any, key: str, source: str) -> Any:
 
 
 def _current(key: str, value: Any) -> Any:
-    """Return the present value for one of an older version, from a config or a checkpoint."""
+    """Convert a value from the config or checkpoint of an older version."""
     return "pyav" if (key, value) == ("data.decoder", "auto") else value
 
 

@@ -1,4 +1,4 @@
-"""Test a checkpoint as a config asks: score all views of a split and write the report."""
+"""Test a checkpoint with a config: score all views of a split and write the report."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Evaluation:
 
     Attributes:
         metrics: see :func:`video_rs.evaluation.metrics.summarize`.
-        scores: of every video.
-        paths: of the videos, in the order of the scores.
+        scores: the scores of all videos.
+        paths: paths of the videos, in the order of the scores.
         report: path of report.html.
-        weights: a checkpoint that another command can be given; a file if its address holds a secret.
+        weights: path or URL of the checkpoint, for other commands; the cached file if the URL contains a secret.
     """
 
     metrics: dict[str, Any]
@@ -63,10 +63,10 @@ def evaluate(
     """Score ``test.split`` with ``weights``, or with ``best.pt`` of the run folder, and write the report.
 
     Args:
-        config: with data and network as in training.
-        world: processes that score a part of the videos each.
-        log: called on rank 0 with a line of text: device, network, data, warnings.
-        progress: called on rank 0 with the number of videos; returns a function to call with each number done.
+        config: a config with the data and network of the training run.
+        world: the ranks, which each score a part of the videos.
+        log: called on rank 0 with lines of text: device, network, data, warnings.
+        progress: called on rank 0 with the number of videos; returns a function that advances the progress.
 
     Returns:
         The result on rank 0; None on other ranks.
@@ -85,13 +85,13 @@ def evaluate(
     check_fits(config, names, state, name)
     check_unseen(records, state, name)
     folder = Path(config.out) / split
-    folder.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
+    folder.mkdir(parents=True, exist_ok=True)  # fail early
 
     configure_torch(config.train.threads, config.train.deterministic)
     device = select_device(config.train.device)
     precision = select_precision(config.train.precision, device)
     model = model_from_checkpoint(state, name)
-    names = model.data_config.class_names or names  # those of the data can be plain numbers
+    names = model.data_config.class_names or names  # the names in the data can be plain numbers
     model.to(device, parameter_dtype(precision))
     if device.type != "cpu":
         check_convolutions(model, precision)
@@ -146,7 +146,7 @@ def evaluate(
 
 
 def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: str) -> None:
-    """Raise UserError, with both values, if a checkpoint does not fit the config and the classes of the data."""
+    """Raise UserError, with both values, if a checkpoint does not match the config or the classes of the data."""
     data_config, saved = config.data_config(class_names), DataConfig.from_dict(state["data_config"], weights)
     arguments = state["model_args"]
     number = "model.num_classes" if config.model.num_classes else "the number of classes in the data"
@@ -156,13 +156,13 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
         number: (len(class_names), arguments.get("num_classes")),
     }
     pairs |= {f"data.{k}": v for k, v in data_config.differences(saved).items() if k not in TRAINING_ONLY}
-    wrong = [f"{key} is {ours} here, {theirs} there" for key, (ours, theirs) in pairs.items() if ours != theirs]
+    wrong = [f"{key} is {ours}, in the checkpoint {theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
         beside = Path(weights).parent / "config.yaml"
         cfg = f" (--cfg {beside})" if beside.exists() else ""
         raise UserError(f"{weights} does not fit this config: {'; '.join(wrong)}; use the config of its run{cfg}")
     for index, (name, theirs) in enumerate(zip(class_names, saved.class_names)):
-        if name != theirs and str(index) not in (name, theirs):  # plain numbers are no names
+        if name != theirs and str(index) not in (name, theirs):  # plain numbers are not names
             raise UserError(
                 f"class {index} is {name!r} in the data, {theirs!r} in {weights}; give the names in the order of the "
                 "checkpoint with data.class_names=FILE"
@@ -170,7 +170,7 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
 
 
 def check_unseen(records: Records, state: dict[str, Any], weights: str) -> None:
-    """Raise UserError if a split was held out from training files, but not in the run of this checkpoint."""
+    """Raise UserError if a split was held out from the training files, but not by the run of this checkpoint."""
     if records.held_out and (state.get("fingerprint") or {}).get("val") != records.fingerprint():
         raise UserError(
             f"the data has no such split, and the one held out from its training files is not that of {weights}, which "

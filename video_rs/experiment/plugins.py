@@ -1,4 +1,4 @@
-"""Import the Python files that a config names in ``plugins``. They register networks, layouts and the like."""
+"""Import the plugins of a config: Python files that register networks, layouts, augmentations or losses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
 def _import_file(name: str, path: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs, as for any import: its classes can be pickled
+    sys.modules[name] = module  # before it runs, as for any import, to make its classes picklable
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -1,4 +1,4 @@
-"""From a config to the arguments of ``fit``."""
+"""Convert a config to the arguments of ``fit``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.worker
 
 
 def options_of(config: Config) -> Options:
-    """Return the options of a run: the keys of the same names, and three that are renamed."""
+    """Return the options of a run from the keys of the same names and three renamed keys."""
     sections = (config.data, config.optim, config.train)
     names = Options.__dataclass_fields__
     own = {name: getattr(section, name) for section in sections for name in names if hasattr(section, name)}
@@ -36,7 +36,7 @@ def options_of(config: Config) -> Options:
 
 
 def build_parts(config: Config) -> dict[str, Any]:
-    """Return the model and the datasets of a config, as arguments of ``fit``. Raise UserError if one is wrong."""
+    """Create the model and the datasets of a config, as arguments of ``fit``. Raise UserError if one is invalid."""
     configure_torch(config.train.threads, config.train.deterministic)
     records = build.build_records(config, ("train", "val"))
     return {
@@ -47,7 +47,7 @@ def build_parts(config: Config) -> dict[str, Any]:
 
 
 def make_job(config: Config, saved: Mapping[str, Any] | None = None, world: World | None = None) -> Job:
-    """Return the objects of a run without starting it; ``saved`` is the checkpoint that it would resume from."""
+    """Create the objects of a run without starting it. ``saved`` is the checkpoint to resume from."""
     job = Job(**build_parts(config), options=options_of(config), world=world, saved=saved)
     if saved:
         job.check_data(saved, config.out)
@@ -55,11 +55,11 @@ def make_job(config: Config, saved: Mapping[str, Any] | None = None, world: Worl
 
 
 def run(config: Config, *, resume: str, test: str, must_resume: bool = False) -> Result:
-    """Train as a config says, in one process or as one of several ranks.
+    """Train with a config, in one process or as one of several ranks.
 
     Args:
-        config: of the run.
-        resume, test: the commands that resume the run and that follow it, for its log.
+        config: config of the run.
+        resume, test: the commands to resume the run and to test its result, for the log.
         must_resume: raise UserError if there is no run to resume.
 
     Raises:
@@ -79,9 +79,9 @@ def run(config: Config, *, resume: str, test: str, must_resume: bool = False) ->
 
 
 def dry_run(config: Config) -> None:
-    """Take one training step on one micro-batch, and print what the run would take. Write nothing."""
+    """Run one training step on one micro-batch, and print the memory and time of the run. Write nothing."""
     if launcher.processes() > 1:
-        raise UserError("--dry-run is for one process: call it without torchrun, with the batch of one process")
+        raise UserError("--dry-run supports a single process: run it without torchrun, with the batch of one process")
     start_world(select_device(config.train.device).type)
     job = make_job(config)
     trainer, schedule = job.trainer, job.trainer.schedule

@@ -1,7 +1,7 @@
-"""The keys of the config: type, range, default and meaning of each, and the frozen tree that holds them.
+"""The schema of the config: a tree of frozen dataclasses with type, range, default and meaning of each key.
 
 The defaults are the published R3D-RS-50 recipe on Kinetics-400 (TF Model Garden, ``k400_resnet3drs_50_tpu.yaml``).
-Nothing here imports torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TIMM_OPTIMIZERS = (
     "sgdw",
 )
 # fmt: on
-"""timm's optimizers that pass tests/training/test_optimizers.py: skipped steps and a resume leave no trace."""
+"""timm's optimizers that pass tests/training/test_optimizers.py: skipping and resuming leave no trace."""
 
 
 def plain(value: Any) -> Any:
-    """Return nested values with tuples as lists: what YAML and checkpoints hold."""
+    """Convert tuples in nested values to lists, for YAML and checkpoints."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
@@ -51,7 +51,7 @@ class ArchSection:
     shortcut: str | None = setting(None, "of the first block of a stage", choices=CHOICES["shortcut"])
     shortcut_pool_in_stage1: bool | None = setting(None, "average pool at stride 1 in stage 1")
     se_ratio: float | None = setting(None, "ratio of squeeze-and-excitation; 0: none", low=0, high=1)
-    self_gating: bool | None = setting(None, "in the last block of each stage")
+    self_gating: bool | None = setting(None, "self-gating in the last block of each stage")
     activation: str | None = setting(None, "activation of all blocks", choices=CHOICES["activation"])
     padding: str | None = setting(None, "spatial padding; same: as in TensorFlow", choices=CHOICES["padding"])
     zero_init_last_gamma: bool | None = setting(None, "initialize every block to its shortcut")
@@ -119,7 +119,7 @@ class _Clips:
 
 @dataclass(frozen=True)
 class DataSection(DataOptions, _Clips):
-    """The dataset, and how its files become clips."""
+    """The dataset and its preprocessing."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,10 @@ class TestSection:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole config of a command."""
+    """The complete config of a command."""
 
     out: str = free("", "run folder; empty: runs/<name of the config>")
-    weights: str = free("", "checkpoint to test, a file or an https:// address; empty: <out>/best.pt")
+    weights: str = free("", "checkpoint to test, a file or a URL; empty: <out>/best.pt")
     plugins: tuple[str, ...] = free((), "Python files that register networks, layouts, augmentations or losses")
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
@@ -176,7 +176,7 @@ class Config:
         return plain(dataclasses.asdict(self))
 
     def to_yaml(self) -> str:
-        """Return the full config as YAML; ``load_config`` reads it back to an equal config."""
+        """Return the full config as YAML, which ``load_config`` reads back to an equal config."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def data_config(self, class_names: Sequence[str] = ()) -> DataConfig:

@@ -1,4 +1,4 @@
-"""The inputs of a classifier: the files of a folder, and frames in memory."""
+"""The inputs of a classifier: files in a folder, and frames in memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ ACCEPTED = "a path, uint8 frames, a PIL image, or a list of these"
 
 
 def find_files(folder: str | Path, *, images: bool) -> list[str]:
-    """List the files of a folder that a network can classify, in name order, subfolders included.
+    """List the files in a folder and its subfolders that a network can classify, sorted by name.
 
-    To a network of clips, a folder with images in it is one video, unless videos lie in or below it.
+    For a video network, a folder with images is one video, unless it or a subfolder contains videos.
 
     Args:
-        folder: links are followed, hidden files are left out.
-        images: the network takes single images.
+        folder: folder to search. Links are followed, hidden files are skipped.
+        images: True for an image network.
 
     Returns:
-        Paths of videos, or of videos and images if `images`; else of folders with frames, only `folder` if images lie
-        directly in it.
+        Paths of videos, also of images if `images`. If there are none, paths of folders with frames; only `folder` if
+        it directly contains images.
 
     Raises:
-        MediaError: there are none.
+        MediaError: there is nothing to classify.
     """
     folder = str(Path(folder))
     found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS))
@@ -43,14 +43,14 @@ def find_files(folder: str | Path, *, images: bool) -> list[str]:
 
 
 def frames_of(source: Any, channels: int) -> Tensor:
-    """Return the frames in memory as uint8 ``[T, H, W, C]``, or ``[H, W, C]`` of an image.
+    """Convert frames in memory to uint8 ``[T, H, W, C]``, or an image to ``[H, W, C]``.
 
     Args:
-        source: array, tensor or PIL image, which is turned upright by its EXIF tag.
-        channels: of the network.
+        source: an array, a tensor, or a PIL image, which is rotated according to its EXIF tag.
+        channels: number of input channels of the network.
 
     Raises:
-        UserError: it is something else, or of another type or shape.
+        UserError: the source has an unsupported type, dtype or shape.
     """
     if isinstance(source, Image.Image):
         source = image_pixels(source, "the image")
@@ -61,6 +61,6 @@ def frames_of(source: Any, channels: int) -> Tensor:
         raise UserError(f"frames must be uint8 [T, H, W, {channels}] or [H, W, {channels}], got {given}")
     if 0 in source.shape:
         raise UserError(f"no frames: got an array of shape {list(source.shape)}")
-    if isinstance(source, np.ndarray):  # torch refuses negative strides, as of BGR frames turned to RGB
+    if isinstance(source, np.ndarray):  # torch does not support negative strides, as in BGR frames flipped to RGB
         source = torch.from_numpy(np.require(source, requirements="CW"))
     return source.cpu()

@@ -32,8 +32,7 @@ from video_rs.models.weights.load import model_from_checkpoint
 class Prediction(NamedTuple):
     """A class with its index and its probability in [0, 1].
 
-    The probabilities of all classes add up to 1, except for networks of several labels a video
-    (``data_config.multi_label``).
+    The probabilities of all classes add up to 1, except for multi-label networks (``data_config.multi_label``).
     """
 
     label: str
@@ -42,7 +41,7 @@ class Prediction(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The predictions for a part of a video; ``start`` and ``end`` in seconds."""
+    """The predictions for a part of a video. ``start`` and ``end`` are in seconds."""
 
     start: float
     end: float
@@ -54,15 +53,15 @@ Source = str | Path | Tensor | np.ndarray | Image
 
 
 def load(path: str | Path, device: str = "auto") -> Classifier:
-    """Load a classifier from a checkpoint of this package, with its EMA weights if it has them.
+    """Load a classifier from a checkpoint of this package. Uses the EMA weights if there are any.
 
     Args:
-        path: a run folder such as ``runs/k400_rs50``, for its ``best.pt``; a ``.pt`` or ``.safetensors`` file; or the
-            address of a file, ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
+        path: a run folder such as ``runs/k400_rs50`` (its ``best.pt``); a ``.pt`` or ``.safetensors`` file; or a URL,
+            ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
         device: "auto" (CUDA if there is a GPU), "cpu" or "cuda".
 
     Raises:
-        UserError: the checkpoint is missing, damaged or bare weights; the device is not available.
+        UserError: the checkpoint is missing, damaged or contains only weights; or the device is not available.
         MachineError: the file could not be downloaded.
     """
     chosen = select_device(device)
@@ -106,10 +105,10 @@ class Classifier:
     def predict(
         self, source: Source | list[Source], top_k: int = 5, *, clips: int = 4, crops: int = 1, fps: float = 0.0
     ) -> list[Prediction] | list[list[Prediction]] | dict[str, list[Prediction]]:
-        """Return the most probable classes, most probable first.
+        """Return the most probable classes in descending order.
 
-        A video network averages over evenly spaced clips. An image network takes an image as a whole and averages over
-        evenly spaced frames of a video. An image for a video network is an error.
+        A video network averages over evenly spaced clips. An image network classifies an image directly, and averages
+        over evenly spaced frames of a video. A video network does not accept images.
 
         Args:
             source: one of the following.
@@ -158,15 +157,15 @@ class Classifier:
     def predict_windows(
         self, path: str | Path, every_seconds: float, top_k: int = 5, *, crops: int = 1
     ) -> Iterator[Window]:
-        """Slide over a long video and predict a clip at regular intervals. The video is decoded once, as it is read.
+        """Predict windows of a long video at regular intervals. The video is decoded once, in a streaming fashion.
 
-        A window is as long as one clip of the network; or as ``every_seconds`` if the clips are segments, which have no
-        length of their own. One more is added at the end if the video would otherwise end unseen. A video shorter than
-        a clip is looped and is one window. Times are frame numbers divided by the mean frame rate.
+        A window has the length of one clip of the network, or ``every_seconds`` if clips are sampled by segments. A
+        window is added at the end if the last frames would not be covered. A video shorter than a clip is looped and
+        has one window. Times are frame numbers divided by the mean frame rate.
 
         Args:
-            path: of a video file; the frames in a folder have no times.
-            every_seconds: from the start of one window to the start of the next.
+            path: path of a video file. Folders of frames have no times.
+            every_seconds: time between the starts of consecutive windows.
             top_k, crops: as for :meth:`predict`.
 
         Raises:
@@ -178,7 +177,7 @@ class Classifier:
         data_config, group = self.data_config, max(1, self.views_per_forward // crops)
         with open_video(path) as video:
             if not (fps := video.fps):
-                raise MediaError(f"{path}: has no frame rate, so its windows have no times")
+                raise MediaError(f"{path}: has no frame rate, which windows need")
             starts, span, clips = window_clips(TemporalSampling.of(data_config), video.num_frames, fps, every_seconds)
             read = read_once(video, clips, data_config.short_side, data_config.filter)
             for first in range(0, len(starts), group):
@@ -224,7 +223,7 @@ class Classifier:
     def _refuse_image(self, image: bool, name: Any) -> None:
         if image and not self.takes_images:
             raise MediaError(
-                f"{name}: is an image, and this network takes clips of {self.data_config.num_frames} frames; "
+                f"{name}: is an image, but this network takes clips of {self.data_config.num_frames} frames; "
                 "give it a video or use an image network"
             )
 

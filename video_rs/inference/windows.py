@@ -1,4 +1,4 @@
-"""Windows that slide over a long video: where they lie, and their frames from one decode."""
+"""Sliding windows over a long video: their positions, and reading their frames in a single decode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def window_clips(
     """Return the windows over a video of `length` frames.
 
     Returns:
-        First frames ``[K]``, number of frames in a window, and the frame numbers of its clip ``[K, T]``.
+        First frames ``[K]``, number of frames in a window, and frame numbers of the clips ``[K, T]``.
     """
     step = every_seconds * fps
     if sampling.kind == "segments":
@@ -36,13 +36,14 @@ def window_starts(length: int, span: int, step: float) -> np.ndarray:
     """Return the first frames of the windows over a video.
 
     Args:
-        length: frames in the video.
-        span: frames in a window.
-        step: frames from one start to the next, above 0; need not be whole. A step below 1 becomes 1.
+        length: number of frames in the video.
+        span: number of frames in a window.
+        step: distance between windows in frames, above 0. Can be fractional; values below 1 are raised to 1.
 
     Returns:
-        Ascending int64, at least one: every ``step`` as long as the window ends inside the video. If windows overlap or
-        touch, the last one ends with the video.
+        Ascending int64, at least one: multiples of ``step`` for which the window is inside the video. If windows
+            overlap
+        or are adjacent, a last window is aligned to the end of the video.
     """
     if not step > 0:
         raise UserError(f"the time between windows must be above 0, got {step:g} frames")
@@ -56,8 +57,8 @@ def read_once(video: Video, clips: np.ndarray, short_side: int, filter: str) -> 
     """Return a ``read`` for :func:`video_rs.data.clip_datasets.clip_views` that decodes each frame once.
 
     Args:
-        clips: ``[K, T]`` frame numbers. Groups of them are read in order; no clip has a frame before the first frame
-            of an earlier clip.
+        clips: ``[K, T]`` frame numbers. Groups of clips must be read in order, and no clip may have a frame before the
+            first frame of an earlier clip.
     """
     numbers = np.unique(clips)
     stream = zip(numbers.tolist(), video.stream(numbers, short_side=short_side, filter=filter))

@@ -1,4 +1,4 @@
-"""The fields in which the networks of the ResNet-RS family differ. Nothing here imports torch."""
+"""The architecture of ResNet-RS networks as a dataclass. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from video_rs.data_config import differences
 from video_rs.errors import UserError, did_you_mean
 
 INFLATIONS = ("center", "average")
-"""How an image kernel gains a temporal extent; see ``video_rs.models.weights.inflate``."""
+"""Methods to inflate 2D kernels to 3D; see ``video_rs.models.weights.inflate``."""
 
 DROP_PATH_RULES = ("stage", "block")
-"""How the rate of stochastic depth grows with depth; see ``ResNetRS``."""
+"""Rules for the rate of stochastic depth; see ``ResNetRS``."""
 
 TEMPORAL_PADDINGS = ("zeros", "replicate")
-"""How convolutions pad before the first and after the last frame."""
+"""Temporal padding modes of convolutions."""
 
 Differences = dict[str, tuple[Any, Any]]
-"""Fields in which two architectures differ: ``{field: (value of the first, value of the second)}``."""
+"""Differences of two architectures: ``{field: (value of the first, value of the second)}``."""
 
 CHOICES = {
     "stem_pool": ("conv", "max"),
@@ -38,21 +38,21 @@ class Architecture:
 
     Attributes:
         stem_kernels: spatial kernels of the stem's convolutions; the first has stride 2.
-        stem_width: channels after the stem; half of them before its last convolution.
-        stem_temporal_kernel, stem_temporal_stride: of the stem's first convolution.
-        stem_pool: how the stem's output is halved: a strided 3x3 "conv" or a 3x3 "max" pool.
-        stem_pool_temporal_stride: with 2, the pool's kernel is 3 in time as well.
-        temporal_kernels: of the first convolution in the bottlenecks, by stage; a tuple instead of an int is a pattern
-            that the blocks of the stage repeat.
-        temporal_strides: of the first block, by stage.
-        shortcut: of the first block of a stage: an average "pool" before a 1x1 convolution (ResNet-D), or a strided
-            "conv".
-        shortcut_pool_in_stage1: average over 2x2 at stride 1 in stage 1 too, as the Model Garden's image networks do.
+        stem_width: number of channels after the stem; half of it before the last convolution of the stem.
+        stem_temporal_kernel, stem_temporal_stride: kernel and stride in time of the stem's first convolution.
+        stem_pool: downsampling at the end of the stem: a strided 3x3 "conv" or a 3x3 "max" pool.
+        stem_pool_temporal_stride: stride in time of this pool. If it is 2, the kernel is also 3 in time.
+        temporal_kernels: kernel in time of the first convolution in the bottlenecks, by stage. A tuple instead of an
+            int is a pattern that is repeated over the blocks of the stage.
+        temporal_strides: stride in time of the first block, by stage.
+        shortcut: shortcut of the first block of a stage: an average "pool" before a 1x1 convolution (ResNet-D), or a
+            strided "conv".
+        shortcut_pool_in_stage1: average over 2x2 with stride 1 in stage 1 too, as in the Model Garden's image networks.
         se_ratio: bottleneck of squeeze-and-excitation relative to the block's output channels; 0 for none.
-        self_gating: in the last block of each stage, before squeeze-and-excitation.
-        activation: "relu" or "swish"; inside squeeze-and-excitation it is always ReLU.
-        padding: "symmetric" (k // 2 on both sides) or "same" (TensorFlow's, the odd pixel at the end).
-        temporal_padding: "zeros", or "replicate" the first and last frame.
+        self_gating: use self-gating in the last block of each stage, before squeeze-and-excitation.
+        activation: "relu" or "swish". Inside squeeze-and-excitation it is always ReLU.
+        padding: "symmetric" (k // 2 on both sides) or "same" (as in TensorFlow, with the odd pixel at the end).
+        temporal_padding: "zeros", or "replicate" to repeat the first and last frame.
         zero_init_last_gamma: initialise every residual branch to zero.
     """
 
@@ -81,10 +81,10 @@ class Architecture:
                 raise UserError(f"Architecture.{field.name} must be {wanted}, not {value!r}")
 
     def with_fields(self, values: Mapping[str, Any] | None, temporal_padding: str | None = None) -> Architecture:
-        """Return the architecture with other values of some fields; None keeps a field.
+        """Return a copy with new values of some fields. None keeps a field.
 
         Raises:
-            UserError: a field is unknown, or its value does not fit.
+            UserError: a field is unknown, or its value is invalid.
         """
         if values is not None and not isinstance(values, Mapping):
             raise UserError(f"arch must be a mapping of fields, such as {{'se_ratio': 0.25}}; found {values!r}")
@@ -104,7 +104,7 @@ class Architecture:
 
     @property
     def for_images(self) -> bool:
-        """True if the networks process every frame by itself."""
+        """True if the networks process each frame independently."""
         return replace(self.flat(), temporal_padding=self.temporal_padding) == self
 
     def flat(self) -> Architecture:
@@ -112,12 +112,12 @@ class Architecture:
         return replace(self, **{field.name: field.default for field in fields(self) if "temporal" in field.name})
 
     def differences(self, other: Architecture) -> Differences:
-        """Return the fields that differ, except ``zero_init_last_gamma``, which matters for new weights alone."""
+        """Return the fields that differ, except ``zero_init_last_gamma``, which affects only the initialization."""
         return differences(self, other, [f.name for f in fields(self) if f.name != "zero_init_last_gamma"])
 
 
 def _expected(field: Field, value: Any) -> tuple[str, bool]:
-    """Return what a field's value must be, in words, and True if it is that."""
+    """Return a description of the valid values of a field, and True if the value is valid."""
     if field.name in CHOICES:
         return f"one of {', '.join(CHOICES[field.name])}", value in CHOICES[field.name]
     if isinstance(field.default, bool):
@@ -148,18 +148,18 @@ def _as_tuple(value: Any) -> Any:
 
 
 RESNET_RS_2D = Architecture()
-"""Bello et al. 2021 (arXiv 2103.07579) as its released code builds it."""
+"""Bello et al. 2021 (arXiv 2103.07579), as in its released code."""
 
 RESNET_RS_3D = Architecture(stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=(1, 1, 3, 3))
 """The image network with temporal kernels in the stem and in stages 3 and 4 (Du et al. 2021, arXiv 2109.01696)."""
 
 GARDEN_2D = Architecture(shortcut_pool_in_stage1=True, activation="swish", padding="same", zero_init_last_gamma=False)
-"""The image ResNet-RS of the TensorFlow Model Garden (tensorflow/models, ``official/vision``) as its configs set it."""
+"""The image ResNet-RS of the TensorFlow Model Garden (tensorflow/models, ``official/vision``), as in its configs."""
 
 INFLATED_GARDEN_2D = replace(
     GARDEN_2D, stem_temporal_kernel=5, stem_temporal_stride=2, temporal_kernels=RESNET_RS_3D.temporal_kernels
 )
-"""The Model Garden's image network with the temporal kernels of ``RESNET_RS_3D``, into which its weights inflate."""
+"""The Model Garden's image network with the temporal kernels of ``RESNET_RS_3D``, for inflation of its weights."""
 
 GARDEN_3D = Architecture(
     stem_temporal_kernel=5,
@@ -185,4 +185,4 @@ R3D_G = replace(
 """R3D with self-gating, more temporal kernels and a pool over time: ``k600_3d-resnet50g.yaml``."""
 
 SLOW_ONLY = replace(R3D, stem_temporal_kernel=1, stem_temporal_stride=1)
-"""The Model Garden's SlowOnly: R3D with a stem of single frames."""
+"""The Model Garden's SlowOnly: R3D without temporal kernels in the stem."""

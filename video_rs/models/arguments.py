@@ -1,4 +1,4 @@
-"""Check the arguments of ``create_model``. Nothing here imports torch."""
+"""Check the arguments of ``create_model``. This module does not import torch."""
 
 import difflib
 import numbers
@@ -9,7 +9,7 @@ from video_rs.errors import UserError
 
 MINIMA = {"num_classes": 0, "in_channels": 1}
 RANGES = {"width": (0.05, 8), "dropout": (0, 0.95), "drop_path": (0, 0.95), "bn_momentum": (1e-4, 1)}
-"""Lowest and highest value, the same as in the config schema."""
+"""Minimum and maximum value, the same as in the config schema."""
 OPTIONAL = ("num_classes", "dropout", "drop_path", "bn_momentum")
 
 NEUTRAL = {
@@ -21,7 +21,7 @@ NEUTRAL = {
     "temporal_padding": None,
     "arch": None,
 }
-"""Values that every family takes, also one that has no such setting."""
+"""Values that every family accepts, even if it does not have the setting."""
 
 
 SPELLINGS = {"in_chans": "in_channels", "drop_rate": "dropout", "drop_path_rate": "drop_path"}
@@ -80,5 +80,5 @@ def check_name(name: str, names: Iterable[str], hint: str = "") -> None:
 
 
 def refuse(name: str, key: str, value: Any, instead: Any) -> NoReturn:
-    """Raise UserError for a setting that the network ``name`` does not have."""
+    """Raise UserError for a setting that the network ``name`` does not support."""
     raise UserError(f"{name} has no such setting: {key}={value}; set {key}={instead}")

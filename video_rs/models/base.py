@@ -1,4 +1,4 @@
-"""The interface of a network: what training, evaluation and export ask of it."""
+"""The interface of networks for training, evaluation and export."""
 
 import dataclasses
 from typing import Any
@@ -13,21 +13,21 @@ from video_rs.models.arguments import refuse
 
 
 class VideoModel(nn.Module):
-    """A network that classifies clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``: the interface, and a base class.
+    """Base class of networks that classify clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``.
 
-    A subclass sets ``num_features``, makes the module called ``classifier``, and implements :meth:`forward_features`.
-    The method names are timm's.
+    A subclass sets ``num_features``, creates the module called ``classifier``, and implements :meth:`forward_features`.
+    The method names are those of timm.
 
     Args:
-        num_classes: number of logits; 0 for pooled features ``[N, num_features]`` in their place.
+        num_classes: number of logits; 0 to return pooled features ``[N, num_features]`` instead.
         data_config: the frames, pixels and classes that the weights expect.
 
     Attributes:
-        num_features: channels of the pooled features.
+        num_features: number of channels of the pooled features.
         native: the data config that the public weights expect.
-        classifier: name of the linear layer that gives the logits.
-        model_args: the arguments of ``create_model``, which checkpoints carry.
-        weights_from: source and licence of the first weights, see ``video_rs.models.weights``; None if random.
+        classifier: name of the linear layer that returns the logits.
+        model_args: the arguments of ``create_model``, which are stored in checkpoints.
+        weights_from: source and licence of the initial weights, see ``video_rs.models.weights``; None if random.
     """
 
     num_features: int
@@ -50,11 +50,11 @@ class VideoModel(nn.Module):
 
         Args:
             x: clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``.
-            keys: ``[N]`` int64. In training, dropout and drop path are functions of them; None draws them from
-                torch's generator.
+            keys: ``[N]`` int64, which determine dropout and drop path in training. If None, they are drawn from torch's
+                generator.
 
         Raises:
-            UserError: ``x`` has other dimensions or channels.
+            UserError: ``x`` has a wrong number of dimensions or channels.
         """
         if self.training:
             keys = layers.resolve_keys(keys, x)
@@ -76,11 +76,11 @@ class VideoModel(nn.Module):
         return pooled if pre_logits else self.get_classifier()(pooled)
 
     def get_classifier(self) -> nn.Module:
-        """Return the layer that gives the logits; ``nn.Identity`` if there are no classes."""
+        """Return the layer that computes the logits; ``nn.Identity`` if there are no classes."""
         return self.get_submodule(self.classifier)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier with a new one, of the same dtype and on the same device; 0 removes it."""
+        """Replace the classifier with a new one of the same dtype and device. 0 removes it."""
         parent, _, child = self.classifier.rpartition(".")
         setattr(self.get_submodule(parent), child, self.new_classifier(num_classes))
         self._set_num_classes(num_classes)
@@ -101,41 +101,41 @@ class VideoModel(nn.Module):
         self.model_args = {**self.model_args, "num_classes": num_classes}
 
     def no_weight_decay(self) -> set[str]:
-        """Return names of parameters without weight decay, besides biases and normalisation."""
+        """Return names of parameters without weight decay, in addition to biases and normalisation."""
         return set()
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """Return how parameters are grouped by depth, for ``timm.models.group_parameters``; {} if that is unknown.
+        """Return a group matcher for ``timm.models.group_parameters``, or {} if the order of blocks is unknown.
 
         Args:
-            coarse: group by stage, not by block.
+            coarse: group by stage instead of by block.
         """
         return {}
 
     def set_grad_checkpointing(self, stages: Any = True) -> None:
-        """Compute activations again in the backward pass; less memory for more time. False or () turns it off.
+        """Recompute activations in the backward pass to save memory. False or () turns it off.
 
         Raises:
-            UserError: the network cannot do that.
+            UserError: the network does not support it.
         """
         if stages:
             refuse(self.name, "train.activation_checkpointing", stages if stages is True else list(stages), [])
 
     def check(self, num_frames: int, height: int, width: int) -> None:
-        """Raise UserError for clips of a size that the network cannot take."""
+        """Raise UserError for clip sizes that the network does not support."""
 
     def public_weights(self) -> dict[str, Tensor]:
         """Return the state dict of the public weights, downloaded if they are not cached.
 
         Raises:
-            UserError: there are none.
-            MachineError: they could not be downloaded.
+            UserError: there are no public weights.
+            MachineError: the weights could not be downloaded.
         """
-        raise UserError(f"{self.name} has no public weights; train it, or give a file of weights")
+        raise UserError(f"{self.name} has no public weights; train it, or use a file of weights")
 
     @property
     def public_description(self) -> str:
-        """The public weights in words."""
+        """Name of the public weights, for messages."""
         return f"pretrained of {self.name}"
 
 
@@ -146,7 +146,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """Move 4-D and 5-D weights into channels-last memory, in which clips arrive, in place."""
+    """Convert 4-D and 5-D weights to the channels-last memory format of the clips, in place."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim in formats:
@@ -155,11 +155,11 @@ def channels_last(model: nn.Module) -> nn.Module:
 
 
 def check_input(x: Tensor, channels: int) -> None:
-    """Raise UserError unless ``x`` is clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]`` of that many channels."""
+    """Raise UserError unless ``x`` is ``[N, C, T, H, W]`` or ``[N, C, H, W]`` with C equal to ``channels``."""
     if x.ndim in (4, 5) and x.shape[1] == channels:
         return
     alone = x.ndim in (3, 4) and x.shape[0] == channels
     raise UserError(
         f"the network takes clips [N, {channels}, T, H, W] or images [N, {channels}, H, W]; found {list(x.shape)}"
-        + (", a sample alone? x[None] is a batch of one" if alone else "")
+        + ("; use x[None] for a single sample" if alone else "")
     )

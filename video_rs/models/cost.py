@@ -1,11 +1,11 @@
-"""Count what a network costs: parameters, multiply-accumulates (MACs) and activation memory.
+"""Count parameters, multiply-accumulates (MACs) and activation memory of a network.
 
     >>> cost("resnet_rs_50")
     Cost(parameters=35691912, macs=2278629376, activation_bytes=...)
 
-Networks run on torch's meta device, which has shapes but computes and allocates nothing. MACs are those of convolutions
-and matrix products, including those of attention. As in the papers, batch normalisation, activations, pooling and
-biases are left out; the papers' "FLOPs" are twice the MACs.
+Networks run on torch's meta device, which has shapes but computes and allocates nothing. MACs include convolutions and
+matrix products, also in attention. As in the papers, batch normalisation, activations, pooling and biases are not
+counted. The papers' "FLOPs" are twice the MACs.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Cost:
     """The cost of one sample.
 
     Attributes:
-        parameters: trainable numbers of the network.
+        parameters: number of trainable parameters.
         macs: multiply-accumulates of one forward pass of one training clip or image.
         activation_bytes: see :func:`activation_bytes`.
     """
@@ -44,11 +44,11 @@ class Cost:
 
 
 def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
-    """Return ``(C, T, H, W)``, for image networks ``(C, H, W)``.
+    """Return the shape ``(C, T, H, W)`` of a sample, or ``(C, H, W)`` for image networks.
 
     Args:
-        data_config: of the network.
-        size: pixels a side; None: the size of a training crop.
+        data_config: data config of the network.
+        size: height and width in pixels; None for the size of a training crop.
     """
     side = size or data_config.train_size
     frames = (data_config.num_frames,) if data_config.num_frames > 1 else ()
@@ -58,8 +58,8 @@ def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
 def cost(name: str) -> Cost:
     """Return the cost of a network by name, on its training clips.
 
-    All middle blocks of a stage cost the same. So presets are measured with few blocks, which is fast, and the rest is
-    extrapolated. The tests compare the result with whole networks, to the last unit.
+    All middle blocks of a stage have the same cost. Presets are measured with few blocks, which is fast, and the rest
+    is extrapolated. Tests verify that the result is exact.
     """
     preset = PRESETS.get(name)
     if preset is None or not all(isinstance(kernel, int) for kernel in preset.architecture.temporal_kernels):
@@ -87,7 +87,7 @@ def _base_and_middle(preset: Preset) -> tuple[Cost, ...]:
 
 
 def measure(model: nn.Module) -> Cost:
-    """Return the cost of a model, see :func:`cost`. It runs on its own device; on "meta" nothing is computed."""
+    """Return the cost of a model, see :func:`cost`. It runs on the device of the model, preferably "meta"."""
     return _costs(model, [model])[0]
 
 
@@ -99,12 +99,12 @@ def _costs(model: nn.Module, modules: Sequence[nn.Module]) -> list[Cost]:
 
 
 def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any) -> T:
-    """Return ``function`` of the network called ``name`` on the meta device, or on the CPU if it cannot run there.
+    """Call a function with a network on the meta device, or on the CPU if the network cannot run there.
 
     Args:
-        name: for ``create_model``.
+        name: name of the network for ``create_model``.
         function: called with the network.
-        options: for ``create_model``.
+        options: options of ``create_model``.
     """
     for build_on in ("meta", "cpu"):
         try:
@@ -112,7 +112,7 @@ def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any
                 model = create_model(name, **options)
             with torch.device("meta"):
                 return function(model.to("meta"))
-        except (RuntimeError, TypeError):  # some networks look at numbers while they are built or run
+        except (RuntimeError, TypeError):  # some networks read values while they are built or run
             continue
     return function(create_model(name, **options))
 
@@ -123,12 +123,12 @@ def macs(model: nn.Module, shape: Shape) -> int:
 
 
 def activation_bytes(model: nn.Module, shape: Shape) -> int:
-    """Return the bytes that a training step keeps of a sample of ``shape`` from its forward to its backward pass.
+    """Return the bytes per sample of ``shape`` that are kept from the forward to the backward pass in training.
 
-    This is the sum over all storages that autograd saves, each counted once, in float32: inputs of convolutions and of
-    normalisation, outputs of activations, the clip itself, attention's weights (which fused kernels don't keep).
-    Parameters, buffers, gradients, the optimizer's state and temporary memory are not counted, so a device needs more.
-    bfloat16 autocast halves it roughly. Measured with a batch of two, and halved.
+    This is the sum over all storages saved by autograd, each counted once, in float32: inputs of convolutions and of
+    normalisation, outputs of activations, the clip itself, and attention weights (which fused kernels do not keep).
+    Parameters, buffers, gradients, the optimizer state and temporary memory are not included, so a device needs more.
+    bfloat16 autocast roughly halves it. The value is half of a measurement with a batch of two.
     """
     return _count_bytes(model, shape, [model])[0]
 
@@ -142,7 +142,7 @@ def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> 
     """Return the MACs of each module in one forward pass of the model, see :func:`macs`."""
     with (
         torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),  # the counter does not know all fused attentions
+        sdpa_kernel(SDPBackend.MATH),  # the counter does not support all fused attention kernels
         FlopCounterMode(display=False) as counter,
     ):
         flops = _growth(counter.get_total_flops, modules, model, (1, *shape), training=False)
@@ -151,7 +151,7 @@ def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> 
 
 def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
     own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    saved: dict[int, torch.UntypedStorage] = {}  # holds the storages, or an identity could be used twice
+    saved: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so ids are not reused
 
     def pack(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
@@ -169,7 +169,7 @@ def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -
 def _growth(
     read: Callable[[], int], modules: Sequence[nn.Module], model: nn.Module, shape: Shape, *, training: bool
 ) -> list[int]:
-    """Run a model on zeros, and return by how much ``read()`` grows while each of the modules runs."""
+    """Run a model on zeros, and return the increase of ``read()`` during each of the modules."""
     grown, before = [0] * len(modules), model.training
 
     def add(i: int, sign: int, *_: object) -> None:
@@ -189,7 +189,7 @@ def _growth(
 
 
 def _keep_channels_last(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Keep the memory format, as devices do: the meta device's conv3d loses it, and later views would become copies."""
+    """Restore the memory format. conv3d on the meta device loses it, and later views would become copies."""
     keep = args[0].is_contiguous(memory_format=torch.channels_last_3d)
     return output.contiguous(memory_format=torch.channels_last_3d) if keep else output
 

@@ -1,8 +1,8 @@
 """Layers of the ResNet-RS family, for clips ``[N, C, T, H, W]``.
 
-All kernels are 5-D. A convolution that does not mix frames runs as a 2D convolution over N*T frames, and a convolution
-over time alone as a 2D convolution over frames and pixels. Clips arrive in channels-last memory and 2D convolutions
-keep it, where these reshapes are views.
+All kernels are 5-D. A spatial convolution runs as a 2D convolution over N*T frames, and a purely temporal convolution
+runs as a 2D convolution over frames and pixels. In the channels-last memory format, which 2D convolutions preserve,
+these reshapes are views.
 Dropout and drop path have no state: they are functions of one 64-bit key per sample.
 
 Functions that read shapes are leaves for ``torch.fx`` (``torch.fx.wrap``).
@@ -27,11 +27,11 @@ def over_frames(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def pad(x: Tensor, kernel: Triple, stride: Triple, mode: str, value: float = 0.0) -> tuple[Tensor, list[int]]:
-    """Pad ``x`` where the two sides of a dimension get different amounts.
+    """Pad ``x`` in dimensions in which the padding is asymmetric.
 
     Returns:
-        ``x`` and the padding ``[T, H, W]`` that is left to the operation itself. Both modes give ``ceil(n / stride)``
-        outputs. "symmetric" pads ``k // 2`` on both sides; "same" pads what is needed, the odd element at the end.
+        ``x`` and the padding ``[T, H, W]`` that the operation itself must apply. Both modes give ``ceil(n / stride)``
+        outputs. "symmetric" pads ``k // 2`` on both sides. "same" pads the minimum, with the odd element at the end.
     """
     totals = [_total(*sizes, mode) for sizes in zip(x.shape[2:], kernel, stride, strict=True)]
     if all(total % 2 == 0 for total in totals):
@@ -41,14 +41,14 @@ def pad(x: Tensor, kernel: Triple, stride: Triple, mode: str, value: float = 0.0
 
 
 def _total(length: int, kernel: int, stride: int, mode: str) -> int:
-    """Return the padding of one dimension, both sides together."""
+    """Return the total padding of one dimension."""
     if mode == "symmetric":
         return 2 * (kernel // 2)
     return max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
 
 
 def replicate_frames(x: Tensor, kernel: int, stride: int, mode: str) -> Tensor:
-    """Pad in time with copies of the first and the last frame."""
+    """Pad in time by repeating the first and the last frame."""
     total = _total(x.shape[2], kernel, stride, mode)
     before = total // 2
     return torch.cat([x[:, :, :1]] * before + [x] + [x[:, :, -1:]] * (total - before), dim=2)
@@ -68,7 +68,7 @@ def convolve(
     if as_2d and kernel[0] == 1:
         frames = x[:, :, :: stride[0]]
         return over_frames(lambda x: F.conv2d(x, weight.squeeze(2), bias, stride[1:], padding[1:]), frames)
-    if as_2d and kernel[1:] == stride[1:] == (1, 1):  # pixels do not mix: [N, C, T, H*W], also a view
+    if as_2d and kernel[1:] == stride[1:] == (1, 1):  # purely temporal: [N, C, T, H*W], also a view
         tracks = F.conv2d(x.flatten(3), weight.squeeze(4), bias, (stride[0], 1), (padding[0], 0))
         return tracks.unflatten(3, x.shape[3:])
     return F.conv3d(x, weight, bias, stride, padding)
@@ -81,7 +81,7 @@ class Conv(nn.Conv3d):
     """Convolution with a 5-D kernel, the architecture's padding and the initialisation of the paper's code.
 
     Attributes:
-        as_2d: run kernels of one frame, and kernels of one pixel, as 2D convolutions; if False, all run as 3D.
+        as_2d: run purely spatial and purely temporal kernels as 2D convolutions; if False, run all as 3D.
     """
 
     as_2d = True
@@ -161,8 +161,8 @@ class MaxPool(nn.Module):
 
 
 def average_pool(x: Tensor, stride: Triple) -> Tensor:
-    """Average over windows of ``stride``, or of 2x2 where it is 1; a window at the border averages what is inside."""
-    if stride == (1, 1, 1):  # one more row and column, repeated, leaves the mean of what is there at the borders
+    """Average over windows of ``stride``, or of 2x2 if it is 1. Padding is not counted at the border."""
+    if stride == (1, 1, 1):  # repeating the last row and column is the same as not counting padding
         return over_frames(lambda frames: F.avg_pool2d(F.pad(frames, (0, 1, 0, 1), mode="replicate"), 2, 1), x)
     inside = {"ceil_mode": True, "count_include_pad": False}
     if stride[0] > 1:
@@ -174,7 +174,7 @@ torch.fx.wrap("average_pool")
 
 
 class Shortcut(ConvNorm):
-    """The projection of a stage's first block: average pool and 1x1 (ResNet-D, He et al. 2019), or a strided 1x1."""
+    """The shortcut of the first block of a stage: average pool and 1x1 (ResNet-D, He et al. 2019), or a strided 1x1."""
 
     def __init__(self, in_channels: int, out_channels: int, architecture: Architecture, stride: Triple) -> None:
         pooled = architecture.shortcut == "pool"
@@ -221,7 +221,7 @@ _MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # 0xBF58476D1CE4E5B9,
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    """Shift right, logically. torch's shift keeps the sign, and XLA's rounds negative numbers towards zero."""
+    """Logical right shift. torch's shift is arithmetic, and XLA's rounds negative numbers towards zero."""
     return ((z & _WITHOUT_SIGN) >> bits) | ((z < 0).to(z.dtype) << (63 - bits))
 
 
@@ -233,25 +233,25 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def keyed_uniform(keys: Tensor, stream: int, size: int) -> Tensor:
-    """Return numbers in [0, 1) that depend on (key, stream, element) alone, equal on every device.
+    """Return numbers in [0, 1) that depend only on (key, stream, element), equal on every device.
 
     Args:
         keys: ``[N]`` int64, one per sample.
-        stream: number of the layer that draws; each layer of a network has its own.
-        size: numbers per sample, below 2**32.
+        stream: number of the stream, unique for each layer of a network.
+        size: amount of numbers per sample, below 2**32.
 
     Returns:
         ``[N, size]`` float32, multiples of 2**-24.
     """
-    # This is _mix(_mix(keys) + counter * _GOLDEN). torch.compile treats products of an arange as indices, which a C++
-    # compiler assumes not to overflow: so the counter is made by "or" and multiplied together with the key.
+    # This is _mix(_mix(keys) + counter * _GOLDEN). torch.compile treats products of an arange as indices, which are
+    # assumed not to overflow. Therefore the counter is computed by "or" and multiplied together with the key.
     counter = torch.arange(size, device=keys.device) | (stream << 32)
     bits = _mix(((_mix(keys) * _INVERSE)[:, None] + counter) * _GOLDEN)
     return _shift(bits, 40).float() * 2**-24
 
 
 def resolve_keys(keys: Tensor | None, x: Tensor) -> Tensor:
-    """Return ``keys``, or for None random ones ``[N]`` int64 from torch's generator."""
+    """Return ``keys``, or random keys ``[N]`` int64 from torch's generator if None."""
     if keys is None:
         return torch.randint(-(2**63), 2**63 - 1, (x.shape[0],), device=x.device)
     return keys
@@ -261,10 +261,10 @@ torch.fx.wrap("resolve_keys")
 
 
 def keyed_drop(x: Tensor, keys: Tensor | None, stream: int, rate: float, ndim: int) -> Tensor:
-    """Zero a random part of ``x`` ``[N, ...]`` and divide the rest by the probability of being kept.
+    """Zero random elements of ``x`` ``[N, ...]`` and divide the rest by the keep probability.
 
     Args:
-        rate: probability of being zeroed, drawn once for each element of the first ``ndim`` dimensions.
+        rate: probability of zeroing, drawn once for each element of the first ``ndim`` dimensions.
     """
     shape = x.shape[:ndim] + (1,) * (x.ndim - ndim)
     kept = keyed_uniform(resolve_keys(keys, x), stream, math.prod(shape[1:])) >= rate
@@ -275,10 +275,10 @@ torch.fx.wrap("keyed_drop")
 
 
 class KeyedDrop(nn.Module):
-    """Drop at random in training, as a function of ``keys`` ``[N]`` int64; without keys torch's generator draws them.
+    """Random dropping in training, determined by ``keys`` ``[N]`` int64, which default to torch's generator.
 
     Args:
-        rate: probability of being dropped.
+        rate: probability of dropping.
         stream: see :func:`keyed_uniform`.
     """
 

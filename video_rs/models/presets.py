@@ -1,16 +1,16 @@
-"""The named networks: architecture, regularisation, data config, published accuracies. This imports no torch.
+"""The named networks: architecture, regularisation, data config, published accuracies. Does not import torch.
 
-presets.csv has a row for each network, references.csv the sizes of the same networks in the reference implementations,
-and published.csv accuracies with their sources.
+presets.csv has a row for each network, references.csv has the sizes of the networks in the reference implementations,
+and published.csv has accuracies with their sources.
 
-Image networks, one for each depth and resolution that was published (Bello et al. 2021, arXiv 2103.07579):
+Image networks, one for each published depth and resolution (Bello et al. 2021, arXiv 2103.07579):
 ``resnet_rs_*`` has the architecture and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
-``garden_resnet_rs_*`` those of the TF Model Garden (tensorflow/models, ``official/vision``). The name has the
-resolution (``_i160``) unless it is the largest with the depth's usual regularisation.
+``garden_resnet_rs_*`` those of the TF Model Garden (tensorflow/models, ``official/vision``). The name includes the
+resolution (``_i160``), except for the largest one with the usual regularisation of the depth.
 Video networks (Du et al. 2021, arXiv 2109.01696): ``garden_resnet3d_rs_*`` has the Model Garden's architecture,
-``resnet3d_rs_*`` ours, and ``inflated_garden_resnet_rs_*`` the one for the Garden's inflated image weights. All have
-the regularisation of the one released recipe, R3D-RS-50's on Kinetics-400 (32 frames, every second one).
-Depths 26, 300 and 400 occur only in the scaling study of the first paper and have the settings of a neighbour.
+``resnet3d_rs_*`` ours, and ``inflated_garden_resnet_rs_*`` the one for the Garden's inflated image weights. All use the
+regularisation of the only released recipe, R3D-RS-50 on Kinetics-400 (32 frames with stride 2).
+Depths 26, 300 and 400 occur only in the scaling study of the first paper and use the settings of a similar depth.
 """
 
 import csv
@@ -22,7 +22,7 @@ from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.models import architecture as architectures
 from video_rs.models.architecture import GARDEN_2D, INFLATED_GARDEN_2D, Architecture
 
-# Bottlenecks by stage, for each depth.
+# Number of bottlenecks in each stage, by depth.
 BLOCKS = {
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
@@ -36,18 +36,18 @@ BLOCKS = {
     420: (4, 44, 87, 4),
 }
 
-# Side of the test crop over the short side of an image, in both image recipes.
+# Size of the test crop relative to the short side of an image, in both image recipes.
 CENTER_CROP = 0.875
 
 
 @dataclass(frozen=True)
 class Published:
-    """An accuracy that others published; none was reproduced here.
+    """An accuracy published by others. None was reproduced here.
 
     Attributes:
         dataset: "ImageNet", "Kinetics-400" or "Kinetics-600".
-        views: crop size of images, frames x stride of videos.
-        top1, top5: in per cent; top5 is None if it was not published.
+        views: crop size for images, frames x stride for videos.
+        top1, top5: accuracy in percent; top5 is None if it was not published.
         source: repository and file.
     """
 
@@ -63,11 +63,11 @@ class Reference:
     """The size of the same network in a reference implementation.
 
     Attributes:
-        parameters: trainable numbers.
+        parameters: number of trainable parameters.
         gmacs: 10**9 multiply-accumulates of one forward pass of a training clip or image.
         test_gmacs: the same for a test crop; None if it was not counted or has the same size.
-        source: the code, and who counted. The Model Garden's image networks were counted with 1000 classes; the 2049
-            parameters of the background class are added.
+        source: the code, and the origin of the counts. The Model Garden's image networks were counted with 1000
+            classes; the 2049 parameters of the background class are added.
     """
 
     parameters: int
@@ -82,15 +82,15 @@ class Preset:
 
     Attributes:
         name, depth: "resnet3d_rs_50" and 50.
-        blocks: number of bottlenecks by stage.
+        blocks: number of bottlenecks in each stage.
         architecture: all other fields of the architecture.
-        num_classes: of ImageNet (in the Model Garden with a background class) or Kinetics-400.
-        dropout: rate before the classifier.
-        drop_path: rate in the last stage, by the paper's rule.
+        num_classes: number of classes of ImageNet (with a background class in the Model Garden) or Kinetics-400.
+        dropout: dropout rate before the classifier.
+        drop_path: rate of stochastic depth in the last stage, with the paper's rule.
         data_config: default frames, resolution and normalisation.
         rand_augment: magnitude of RandAugment (2 layers) in the published recipe; None for no RandAugment.
-        published: accuracies, the first with this preset's own settings.
-        reference: size of the implementation that it follows; None if there is none.
+        published: published accuracies, the first one with the settings of this preset.
+        reference: size of the reference implementation; None if there is none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Networks by name: register, list and create them. Torch is imported when a network is made.
+"""Register, list and create networks by name. torch is imported when a network is created.
 
 A family is one file with a factory::
 
@@ -6,8 +6,8 @@ A family is one file with a factory::
     def my_net(num_classes=400, in_channels=3, data_config=None, **kwargs) -> nn.Module:
         return MyNet(...)
 
-The file lies in this folder, or the user imports it. ``video_rs.models.base.VideoModel`` has the methods of a network;
-it can be the base class.
+The file is in this folder, or is imported by the user. ``video_rs.models.base.VideoModel`` defines the methods of a
+network and can be the base class.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 Factory = Callable[..., "nn.Module"]
 
 PACKAGES = ("timm", "pytorchvideo")
-"""Other packages whose networks have names, ``<package>/<name>``; each is a module of ``video_rs.models.adapters``."""
+"""Other packages, whose networks are ``<package>/<name>``. Each has a module in ``video_rs.models.adapters``."""
 
 _FACTORIES: dict[str, Factory] = {}
 
 
 def register_model(factory: Factory, name: str | None = None) -> Factory:
-    """Register a factory of networks; a decorator.
+    """Register a factory of networks (a decorator).
 
     Args:
-        factory: called with ``num_classes``, ``in_channels``, ``data_config`` and other options of
-            :func:`create_model`, those of them that were given.
-        name: of the network; None: that of the function.
+        factory: called with the arguments given to :func:`create_model`: ``num_classes``, ``in_channels``,
+            ``data_config`` and other options.
+        name: name of the network; None for the name of the function.
 
     Raises:
         UserError: the name is taken by another function, or contains a slash.
@@ -62,8 +62,9 @@ def list_models(pattern: str = "*") -> list[str]:
     """Return the names of the networks that match a shell-style pattern.
 
     Args:
-        pattern: "garden_*_50": of the registered families. "timm/resnet5*" or "pytorchvideo/*": of that package,
-            which is imported; timm's have the tags of their weights if the pattern has a dot ("timm/resnet50.*").
+        pattern: "garden_*_50" for registered networks; "timm/resnet5*" or "pytorchvideo/*" for networks of that
+            package, which is imported. timm's names include the tag of the weights if the pattern has a dot
+            ("timm/resnet50.*").
 
     Raises:
         ModuleNotFoundError: the package is missing.
@@ -90,28 +91,28 @@ def create_model(
     data_config: DataConfig | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Create a network by name. ``None`` takes the network's own value.
+    """Create a network by name. ``None`` selects the default of the network.
 
     See ``video_rs.models.base.VideoModel`` for its methods; ``forward(x, keys=None)`` returns logits.
 
     Args:
         name: one of ``video_rs.list_models()``: "resnet3d_rs_50" for clips ``[N, C, T, H, W]``, "resnet_rs_50" for
             images ``[N, C, H, W]``; or a network of another package: "timm/<name>" (images), "pytorchvideo/<name>".
-        pretrained: start from public weights: the package's own, and timm's for ResNet-RS, inflated for clips. With
-            another ``num_classes`` the head is initialized again.
-        num_classes: number of logits; 0: pooled features ``[N, num_features]`` in their place.
-        in_channels: 3 for RGB.
-        dropout: rate before the classifier, 0 to 0.95.
+        pretrained: load public weights: those of the package, or timm's for ResNet-RS, inflated for clips. With another
+            ``num_classes`` the head is initialized randomly.
+        num_classes: number of logits; 0 to return pooled features ``[N, num_features]`` instead.
+        in_channels: number of input channels; 3 for RGB.
+        dropout: dropout rate before the classifier, 0 to 0.95.
         drop_path: rate of stochastic depth in the last block, 0 to 0.95.
-        bn_momentum: torch's momentum of batch normalisation, 1e-4 to 1; None: 0.1 in ResNet-RS.
-        data_config: what the weights expect.
+        bn_momentum: torch's momentum of batch normalisation, 1e-4 to 1; None for 0.1 in ResNet-RS.
+        data_config: the frames, pixels and classes that the weights expect.
         options: settings of the family. ResNet-RS has ``width`` (multiplier of all widths, 0.05 to 8),
-            ``drop_path_rule`` ("stage", the paper's, or "block", timm's), ``temporal_padding`` ("zeros" or
+            ``drop_path_rule`` ("stage" as in the paper, or "block" as in timm), ``temporal_padding`` ("zeros" or
             "replicate"), and ``arch``, a mapping of fields of ``video_rs.models.architecture.Architecture``.
 
     Raises:
-        UserError: the name or a setting is unknown; a number is out of its range; the data config has other channels;
-            there are no public weights.
+        UserError: the name or a setting is unknown, a number is out of range, the data config has a different number of
+            channels, or there are no public weights.
         MachineError: the public weights could not be downloaded.
     """
     if not isinstance(name, str):
@@ -121,12 +122,12 @@ def create_model(
     check_numbers(arguments)
     if data_config is not None and data_config.in_channels != in_channels:
         raise UserError(
-            f"in_channels={in_channels}, but the data config is for {data_config.in_channels} channels; make them agree"
+            f"in_channels={in_channels}, but the data config is for {data_config.in_channels} channels; make them equal"
         )
-    removes_head = pretrained and num_classes == 0 and not name.startswith("timm/")  # timm's come without a head
+    removes_head = pretrained and num_classes == 0 and not name.startswith("timm/")  # timm creates them without a head
     model = _build(name, arguments | {"num_classes": None} if removes_head else arguments, data_config)
     for attribute, value in {"name": name, "num_classes": num_classes, "weights_from": None}.items():
-        if not hasattr(model, attribute):  # a network that is not a VideoModel
+        if not hasattr(model, attribute):  # not a VideoModel
             setattr(model, attribute, value)
     model.model_args = {"name": name, **arguments, "num_classes": model.num_classes}
     if pretrained:
@@ -139,7 +140,7 @@ def create_model(
 
 
 def _build(name: str, arguments: Mapping[str, Any], data_config: DataConfig | None) -> nn.Module:
-    """Call the factory with the arguments that were given. Raise UserError for those that it does not have."""
+    """Call the factory with the given arguments. Raise UserError for arguments that it does not have."""
     import torch
 
     from video_rs.models.base import channels_last
@@ -202,16 +203,16 @@ def _import_families() -> None:
 
 
 def empty_model(model_args: Mapping[str, Any], data_config: DataConfig | None = None) -> nn.Module:
-    """:func:`create_model` without random weights: uninitialised memory, for weights that are loaded next.
+    """:func:`create_model` with uninitialised weights, to load weights into.
 
-    Networks of other packages may hold tensors that are not in their state dict, so those are initialised.
+    Networks of other packages are initialised, because they may have tensors that are not in the state dict.
 
     Args:
-        model_args: of ``create_model``, as a checkpoint has them; nothing is downloaded.
-        data_config: what the weights expect.
+        model_args: arguments of ``create_model``, as stored in a checkpoint. Nothing is downloaded.
+        data_config: the frames, pixels and classes that the weights expect.
 
     Raises:
-        UserError: an argument is unknown to this version, or no network can be made of them.
+        UserError: an argument is unknown to this version, or the network cannot be created.
     """
     try:
         settings = _settings(_factory(model_args["name"]))
@@ -220,9 +221,9 @@ def empty_model(model_args: Mapping[str, Any], data_config: DataConfig | None = 
         unknown |= model_args.keys() & {"data_config", "pretrained"}
         if not unknown:
             return _empty(model_args, data_config)
-    except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes below 0, of petabytes
+    except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # for example invalid sizes
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"no network can be made of its model_args: {reason}") from None
+        raise UserError(f"the network cannot be created from its model_args: {reason}") from None
     raise UserError(f"it has model_args {sorted(unknown)}, unknown to this version of video_rs: upgrade it")
 
 
@@ -235,7 +236,7 @@ def _empty(model_args: Mapping[str, Any], data_config: DataConfig | None) -> nn.
     with torch.device("meta"):
         model = create_model(**model_args, data_config=data_config)
     model = model.to_empty(device="cpu")
-    for buffer in model.buffers():  # counters of batches, which other programs' weights do not have
+    for buffer in model.buffers():  # batch counters, which weights of other programs may not have
         buffer.zero_()
     return model
 

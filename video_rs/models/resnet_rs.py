@@ -3,8 +3,8 @@
 Bello et al. 2021, "Revisiting ResNets: Improved Training and Scaling Strategies" (arXiv 2103.07579).
 Du et al. 2021, "Revisiting 3D ResNets for Video Recognition" (arXiv 2109.01696).
 
-One network for both: an image is a clip of one frame, and an image network is one whose temporal kernels and strides
-are 1. At depth 50 on 32 frames of 224x224:
+The same network is used for both: an image is a clip of one frame, and in an image network all temporal kernels and
+strides are 1. At depth 50 on 32 frames of 224x224:
 
     stage   bottleneck                                blocks   2D output         3D output
     stem    3x3 s2, 32; 3x3, 32; 3x3, 64; 3x3 s2, 64            56x56x64          16x56x56x64
@@ -34,7 +34,7 @@ from video_rs.models.architecture import DROP_PATH_RULES, Architecture
 from video_rs.models.base import VideoModel, channels_last, check_input
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
-"""Width of the bottlenecks and spatial stride of the first of them, by stage."""
+"""Width of the bottlenecks and spatial stride of the first bottleneck, by stage."""
 
 EXPANSION = 4
 
@@ -43,17 +43,18 @@ class ResNetRS(VideoModel):
     """A network of the ResNet-RS family.
 
     Args:
-        architecture: the fields in which the networks of the family differ.
-        blocks: number of bottlenecks by stage.
-        num_classes: number of logits; 0: pooled features in their place.
-        in_channels: 3 for RGB.
+        architecture: kernels, strides, padding and other settings of the architecture.
+        blocks: number of bottlenecks in each stage.
+        num_classes: number of logits; 0 to return pooled features instead.
+        in_channels: number of input channels; 3 for RGB.
         width: multiplier of all widths, which are rounded to multiples of 8.
-        dropout: rate before the classifier.
+        dropout: dropout rate before the classifier.
         drop_path: rate of stochastic depth in the last block.
-        drop_path_rule: "stage": all blocks of stage i = 2..5 of the paper's count drop ``drop_path * i / 5``; "block":
-            linear over all blocks from 0 for the first, as in timm.
-        bn_momentum: torch's; 1 keeps the last batch's statistics, for recipes that average them with the weights.
-        data_config: what the weights expect.
+        drop_path_rule: "stage" for a rate of ``drop_path * i / 5`` in all blocks of stage i = 2..5 (numbered as in the
+            paper); "block" for a rate that grows linearly over all blocks from 0, as in timm.
+        bn_momentum: momentum as defined by torch. 1 keeps the statistics of the last batch, for recipes that average
+            them together with the weights.
+        data_config: the frames, pixels and classes that the weights expect.
     """
 
     def __init__(
@@ -98,12 +99,12 @@ class ResNetRS(VideoModel):
         channels_last(self)
 
     def set_grad_checkpointing(self, stages: bool | Iterable[int] = True) -> None:
-        """Compute the activations of some stages again in the backward pass, in training.
+        """Recompute the activations of some stages in the backward pass of training.
 
-        Less memory for more time (Chen et al. 2016, arXiv 1604.06174); weights, gradients and statistics are the same.
+        This saves memory and takes longer (Chen et al. 2016, arXiv 1604.06174). Results are identical.
 
         Args:
-            stages: numbers from 1 to 4, as in the table above; True for all, False or () for none.
+            stages: numbers from 1 to 4, as in the table above. True for all stages, False or () for none.
 
         Raises:
             UserError: there is no such stage.
@@ -123,7 +124,7 @@ class ResNetRS(VideoModel):
         """Return the output of the last stage.
 
         Args:
-            x: clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``; a view of channels-last memory is fastest.
+            x: clips ``[N, C, T, H, W]`` or images ``[N, C, H, W]``, preferably in channels-last memory.
             keys: as for :meth:`forward`.
 
         Returns:
@@ -157,7 +158,7 @@ def recomputed(block: nn.Module, *inputs: Any) -> Tensor:
     """Return ``block(*inputs)`` and keep only the inputs for the backward pass.
 
     The backward pass runs the block again, on copies of its buffers, because the running statistics of batch norm
-    already contain this batch. Random numbers in the block must depend on the inputs alone.
+    already include this batch. Random numbers in the block must depend only on the inputs.
     """
     options = {"use_reentrant": False, "preserve_rng_state": False}
     if torch.compiler.is_compiling():  # the compiler handles buffer updates itself
@@ -218,7 +219,7 @@ class Bottleneck(nn.Module):
 
 
 def make_stem(architecture: Architecture, in_channels: int, width: float) -> nn.Sequential:
-    """Return the convolutions, the first with stride 2, and the pool that halves their output."""
+    """Create the stem: convolutions, the first with stride 2, and a pool with stride 2."""
     stem = OrderedDict()
     out = scaled(architecture.stem_width, width)
     kt, st = architecture.stem_temporal_kernel, architecture.stem_temporal_stride
@@ -237,7 +238,7 @@ def make_stem(architecture: Architecture, in_channels: int, width: float) -> nn.
 
 
 def drop_path_rates(rate: float, blocks: Sequence[int], rule: str) -> list[float]:
-    """Return the rate of stochastic depth of every block; arguments as for :class:`ResNetRS`."""
+    """Return the rate of stochastic depth for each block. For the arguments see :class:`ResNetRS`."""
     if rule not in DROP_PATH_RULES:
         raise UserError(f"drop_path_rule is {' or '.join(DROP_PATH_RULES)}, not {rule!r}")
     if rule == "block":
@@ -252,7 +253,7 @@ def scaled(channels: int, width: float) -> int:
 
 @torch.fx.wrap
 def to_clips(x: Tensor, channels: int) -> Tensor:
-    """Return clips ``[N, C, T, H, W]`` in channels-last memory; an image becomes a clip of one frame."""
+    """Convert clips or images to ``[N, C, T, H, W]`` in channels-last memory. An image becomes a clip of one frame."""
     check_input(x, channels)
     clips = x.unsqueeze(2) if x.ndim == 4 else x
     return clips.contiguous(memory_format=torch.channels_last_3d)
@@ -260,5 +261,5 @@ def to_clips(x: Tensor, channels: int) -> Tensor:
 
 @torch.fx.wrap
 def like_input(features: Tensor, x: Tensor) -> Tensor:
-    """Return the features of ``x``, without the time axis if ``x`` was images."""
+    """Return the features of ``x``, without the time axis if ``x`` contains images."""
     return features.squeeze(2) if x.ndim == 4 else features

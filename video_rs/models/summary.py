@@ -1,4 +1,4 @@
-"""Summarize a network stage by stage: its layers in words, the shapes of their outputs, and their costs."""
+"""Summarize a network stage by stage: description of the layers, output shapes, and costs."""
 
 import functools
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ class StageSummary:
     """A stage of a network.
 
     Attributes:
-        name: of the module.
-        layers: its layers in words.
-        shapes: of its outputs, without the batch: ``(C, T, H, W)``, for images ``(C, H, W)``.
+        name: name of the module.
+        layers: description of its layers.
+        shapes: output shapes without the batch: ``(C, T, H, W)``, or ``(C, H, W)`` for images.
         parameters, macs: as in :class:`Cost`.
     """
 
@@ -34,11 +34,11 @@ class StageSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A network in numbers.
+    """The summary of a network.
 
     Attributes:
-        data_config: of the network.
-        cost: of one training clip.
+        data_config: data config of the network.
+        cost: cost of one training clip.
         test_macs: multiply-accumulates of one test crop.
         stages: see :func:`stages`.
         public_weights: source and licence of another package's weights of the network; None for our own networks.
@@ -52,7 +52,7 @@ class Summary:
 
 
 def summarize(name: str, **options: Any) -> Summary:
-    """Return the summary of the network called ``name``, without computing anything; ``options`` of ``create_model``.
+    """Return the summary of a network, without any computation. ``options`` are passed to ``create_model``.
 
     Raises:
         UserError: there is no such network.
@@ -69,9 +69,9 @@ def _summarize(model: nn.Module) -> Summary:
 
 
 def stages(model: nn.Module, shape: Shape) -> list[StageSummary]:
-    """Return the stages of a network for a sample of ``shape``; outside the ResNet-RS family, its top modules.
+    """Return the stages of a network for a sample of ``shape``, or its top-level modules if it is not a ResNet-RS.
 
-    A last row, "other", has the costs that lie outside of these.
+    The last row, "other", has the remaining costs.
     """
     image = len(shape) == 3
     parts = list(_family_parts(model, image) if isinstance(model, ResNetRS) else _parts(model))
@@ -93,11 +93,11 @@ def stages(model: nn.Module, shape: Shape) -> list[StageSummary]:
     return [*rows, StageSummary("other", "", (), *rest)] if any(rest) else rows
 
 
-Part = tuple[str, str, nn.Module]  # name, layers in words, module
+Part = tuple[str, str, nn.Module]  # name, description of the layers, module
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[Part]:
-    """Yield the children; those of lists, which are never called, and of the network inside a wrapper."""
+    """Yield the children of a module. Lists, which are never called, and wrappers are expanded."""
     for name, child in module.named_children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)) or not prefix and name == "network":
             yield from _parts(child, f"{prefix}{name}.")
@@ -138,7 +138,7 @@ def _times(numbers: Shape, image: bool) -> str:
 
 
 def _shapes(output: object, image: bool) -> Iterator[Shape]:
-    """Yield the shapes of all tensors in an output, without the batch, and for images without the one frame."""
+    """Yield the shapes of all tensors in an output without the batch, and for images without the time axis."""
     if isinstance(output, (list, tuple)):
         for item in output:
             yield from _shapes(item, image)

@@ -1,7 +1,7 @@
 """Batch norm over the batches of all ranks.
 
-``torch.nn.SyncBatchNorm`` is for GPUs alone. This is the same arithmetic on every device that ``torch.distributed``
-supports, so several CPU ranks can be compared with one.
+``torch.nn.SyncBatchNorm`` supports only GPUs. This implementation works on every device that ``torch.distributed``
+supports, which also allows comparing several CPU ranks with a single one.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from video_rs.errors import UserError
 
 
 class _Synced:
-    """Mixin that replaces ``forward`` of one of torch's batch norms in training.
+    """Mixin that replaces ``forward`` of torch's batch norm in training.
 
-    It does so with a single rank too: torch's own rounds differently, and float32 runs would diverge.
+    It is also used with a single rank, because torch's own implementation rounds differently.
     """
 
-    local = False  # True: statistics of this rank's batches alone
+    local = False  # True: use only the batches of this rank
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``[N, C, ...]``. All ranks must call it. UserError if there is one value per channel."""
+        """Normalize ``[N, C, ...]``. All ranks must call it. Raise UserError if there is one value per channel."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
@@ -57,11 +57,10 @@ SYNCED = {nn.BatchNorm1d: SyncBatchNorm1d, nn.BatchNorm2d: SyncBatchNorm2d, nn.B
 
 
 def convert_sync_batch_norm(model: nn.Module, *, local: bool = False) -> nn.Module:
-    """Turn each of torch's batch norms in ``model`` into one over all ranks, in place; parameters and names stay.
+    """Replace each batch norm in ``model`` by one over all ranks, in place. Parameters and their names are unchanged.
 
     Args:
-        local: keep the statistics of each rank apart. For devices on which torch's own batch norm stores the biased
-            variance.
+        local: use separate statistics on each rank, for devices on which torch's batch norm stores the biased variance.
     """
     for module in model.modules():
         if type(module) in SYNCED:
@@ -118,7 +117,7 @@ class _Normalize(torch.autograd.Function):
 
 
 def _processes(values: Tensor, local: bool) -> int:
-    """Return the number of ranks whose values count."""
+    """Return the number of ranks that share statistics."""
     return 1 if local else reducing_processes(values.device)
 
 

@@ -20,19 +20,19 @@ from video_rs.training.run_folder import FOLDER, checkpoints
 class Checkpointer:
     """Write checkpoints in a background thread and keep the newest ``keep``.
 
-    ``last.pt`` is a hard link to the newest ``checkpoints/step-00000120.pt``; ``best.pt`` is a file of its own. A file
-    appears whole or not at all, and older ones are removed only after a newer one is on disk. The caller may change the
-    state as soon as a method returns. At the end of its ``with`` block everything is on disk.
+    ``last.pt`` is a hard link to the newest ``checkpoints/step-00000120.pt``; ``best.pt`` is a separate file. Writes
+    are atomic, and old checkpoints are removed only after a new one is on disk. The caller may change the state as soon
+    as a method returns. The end of the ``with`` block waits for all writes.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         keep: number of checkpoints to keep.
-        minutes: between two checkpoints, see :meth:`is_due`.
-        writes: False for ranks that only keep track of what is saved.
+        minutes: time between two checkpoints, see :meth:`is_due`.
+        writes: False for ranks that only track which steps are saved.
 
     Attributes:
-        saved: step of the last checkpoint that was handed to the thread; -1 before the first.
-        written: step of the last checkpoint that is on disk; -1 before the first.
+        saved: step of the last checkpoint that was passed to the thread; -1 if there is none.
+        written: step of the last checkpoint on disk; -1 if there is none.
     """
 
     def __init__(self, folder: str | Path, keep: int = 3, *, minutes: float = 10.0, writes: bool = True) -> None:
@@ -58,25 +58,25 @@ class Checkpointer:
         return self.saved < 0 or time.monotonic() - self._saved_at > 60 * self.minutes
 
     def save(self, state: Mapping[str, Any], step: int, doubtful: float = math.inf) -> None:
-        """Save the state after a step. Waits for an unfinished write; raises as :meth:`wait` does.
+        """Save the state after a step. Waits for an unfinished write, and raises the errors of :meth:`wait`.
 
-        The newest checkpoint from before step ``doubtful`` is kept in addition.
+        The newest checkpoint before step ``doubtful`` is also kept.
         """
         self._submit(self._write, state, step, doubtful)
         self.saved, self._saved_at = step, time.monotonic()
 
     def save_best(self, state: Mapping[str, Any]) -> None:
-        """Save ``best.pt``. Waits for an unfinished write; raises as :meth:`wait` does."""
+        """Save ``best.pt``. Waits for an unfinished write, and raises the errors of :meth:`wait`."""
         self._submit(lambda ready: checkpoint.save(self.folder / "best.pt", ready), state)
 
     def wait(self) -> None:
-        """Wait until everything is on disk. Raise MachineError if the disk fails, UserError for a bad path."""
+        """Wait for all writes. Raise MachineError if the disk fails, UserError for an invalid path."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def poll(self) -> None:
-        """Raise the error of a finished write, if it failed. Never waits."""
+        """Raise the error of a write that failed. Does not wait."""
         if self._writing and self._writing.done():
             self.wait()
 
@@ -87,7 +87,7 @@ class Checkpointer:
         copied, ready = _on_host(state), None
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             ready = torch.cuda.Event()
-            ready.record()  # after the copies, for which the host does not wait
+            ready.record()  # after the copies, which are asynchronous
 
         def run() -> None:
             if ready:
@@ -116,7 +116,7 @@ class Checkpointer:
 
 
 def _on_host(value: Any) -> Any:
-    """Return a copy on the CPU. Copies from a GPU may be unfinished."""
+    """Return a copy on the CPU. Copies from a GPU are asynchronous."""
     if isinstance(value, torch.Tensor):
         value = value.detach()
         if value.is_cuda:

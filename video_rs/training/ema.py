@@ -11,12 +11,12 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of a network, batch norm statistics included.
 
-    The decay warms up: ``min(decay, (1 + n) / (10 + n))`` after ``n`` updates, as in both TensorFlow references. A
-    constant 0.9999 would leave a short run near its random start. If batch norm has momentum 1, its running statistics
-    are those of the last batch; their average is the one to predict with.
+    The decay is warmed up: ``min(decay, (1 + n) / (10 + n))`` after ``n`` updates, as in both TensorFlow references. A
+    constant decay of 0.9999 would leave a short run close to its random initialization. If batch norm has momentum 1,
+    its running statistics are those of the last batch, and their average is used for prediction.
 
     Args:
-        model: the network in training; the average starts as a copy of it.
+        model: the network in training. The average is initialized as a copy of it.
         decay: 0 < decay < 1; 0.9999 in ResNet-RS (arXiv 2103.07579, section 4.2).
     """
 
@@ -31,7 +31,7 @@ class EMA:
 
         Args:
             model: the network in training.
-            skip: bool ``[]`` on the device; if it is true, nothing changes.
+            skip: bool ``[]`` on the device. If true, nothing changes.
         """
         averaged, current = self.model.state_dict(), model.state_dict()
         floating = [name for name, value in current.items() if value.is_floating_point()]
@@ -44,7 +44,7 @@ class EMA:
         self.updates += counts
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the averaged weights. A checkpoint has the number of updates as an entry of its own."""
+        """Return the averaged weights. The number of updates is a separate entry of a checkpoint."""
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor], updates: int) -> None:
@@ -59,7 +59,7 @@ def warmed_up(updates: Tensor, decay: float) -> Tensor:
 
 
 def _lerp(values: list[Tensor], others: list[Tensor], weight: Tensor) -> None:
-    """Move values towards others in place. ``weight`` stays on the device."""
+    """Interpolate from values to others, in place. ``weight`` stays on the device."""
     if weight.is_cuda:  # three kernels instead of hundreds; on a CPU one pass instead of three
         steps = torch._foreach_sub(others, values)
         torch._foreach_mul_(steps, weight.to(steps[0].dtype))

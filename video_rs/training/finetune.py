@@ -10,25 +10,25 @@ from video_rs.models.base import classifier_names
 
 
 def depths(model: nn.Module, *, by_stage: bool = False) -> dict[str, int]:
-    """Return how deep each parameter lies: 0 for the stem, 1 and more for the blocks, then one more for the head.
+    """Return the depth of each parameter: 0 for the stem, from 1 for the blocks, and the last for the head.
 
-    The model's ``group_matcher`` says so, in timm's form. A block of ResNet-RS is a bottleneck, as in timm's ResNets;
-    a block of PyTorchVideo is a member of ``blocks``, which is a stage in its convolutional networks.
+    The depth is defined by the model's ``group_matcher``, as in timm. A block of ResNet-RS is a bottleneck, as in
+    timm's ResNets. A block of PyTorchVideo is a member of ``blocks``, which is a stage in its convolutional networks.
 
     Args:
-        model: as ``create_model`` makes it.
-        by_stage: count stages, not blocks.
+        model: a network from ``create_model``.
+        by_stage: count stages instead of blocks.
 
     Returns:
         ``{name of the parameter: depth}``.
 
     Raises:
-        UserError: the model does not know the order of its blocks.
+        UserError: the order of the model's blocks is unknown.
     """
     matcher = model.group_matcher(coarse=by_stage) if hasattr(model, "group_matcher") else None
     if not matcher:
         raise UserError(
-            f"{getattr(model, 'name', type(model).__name__)} does not tell the order of its blocks: set "
+            f"{getattr(model, 'name', type(model).__name__)}: the order of its blocks is unknown; set "
             "optim.layer_decay=1 and train.freeze=0 (train.linear_probe=true works)"
         )
     from timm.models import group_parameters
@@ -37,14 +37,14 @@ def depths(model: nn.Module, *, by_stage: bool = False) -> dict[str, int]:
 
 
 def freeze(model: nn.Module, stages: int = 0, *, but_head: bool = False) -> None:
-    """Freeze weights, and keep their batch norm in evaluation mode, also after ``model.train()``.
+    """Freeze weights, and keep their batch norm in evaluation mode, even after ``model.train()``.
 
-    Frozen blocks still drop paths in training, as the config says.
+    Stochastic depth still applies to frozen blocks in training.
 
     Args:
-        model: as ``create_model`` makes it, after batch norm was converted for the run.
-        stages: number of leading stages, see :func:`depths`; the stem is the first.
-        but_head: freeze all but the head, for a linear probe.
+        model: a network from ``create_model``, after conversion of batch norm.
+        stages: number of leading stages to freeze, see :func:`depths`. The stem is the first.
+        but_head: freeze everything except the head, for a linear probe.
 
     Raises:
         UserError: the network has fewer stages.
@@ -55,7 +55,7 @@ def freeze(model: nn.Module, stages: int = 0, *, but_head: bool = False) -> None
         depth = depths(model, by_stage=True)
         available = max(depth.values())
         if stages > available:
-            raise UserError(f"train.freeze={stages}: the network has {available} stages, the stem included")
+            raise UserError(f"train.freeze={stages}: the network has {available} stages including the stem")
         frozen = {name for name, stage in depth.items() if stage < stages}
     for name, p in model.named_parameters():
         if name in frozen:

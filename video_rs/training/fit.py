@@ -1,8 +1,8 @@
 """Train a network: ``fit(model, train, val, epochs=10, out="runs/mine")``, in a script, a notebook or a command.
 
-A run folder gets ``last.pt``, ``best.pt``, ``checkpoints/``, ``log.txt``, ``metrics.jsonl``, ``status.json`` and
-``tensorboard/``. The same call on the folder of an interrupted run resumes it, bit for bit; on that of a complete run
-it returns the result.
+A run folder contains ``last.pt``, ``best.pt``, ``checkpoints/``, ``log.txt``, ``metrics.jsonl``, ``status.json`` and
+``tensorboard/``. The same call on the folder of an interrupted run resumes it with bit-identical results. On the folder
+of a complete run it returns the result.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Result:
     """The best validation of a complete run.
 
     Attributes:
-        metrics: ``top1`` and ``top5`` (``map`` and ``hit1`` with several labels per sample), 0 to 1, and ``loss``;
-            empty without validation data.
-        path: of ``best.pt``, for ``video_rs.load``.
+        metrics: ``top1`` and ``top5`` (``map`` and ``hit1`` with several labels per sample) in [0, 1], and ``loss``.
+            Empty without validation data.
+        path: path of ``best.pt``, for ``video_rs.load``.
     """
 
     metrics: dict[str, float]
@@ -48,15 +48,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Caller:
-    """The origin of a run: its config, and the commands that its log shows.
+    """The caller of a run: its config, and the commands for its log.
 
     Attributes:
-        config: nested plain values that every checkpoint carries.
-        differences: given the config of a checkpoint, returns the values that may not differ: ``{key: (saved, now)}``.
+        config: nested plain values to store in every checkpoint.
+        differences: called with the config of a checkpoint; returns changed keys that prevent resuming, ``{key: (saved,
+            now)}``.
         yaml: content of ``config.yaml``; "" for none.
-        resume: command that resumes the run.
-        test: command that follows a complete run.
-        must_resume: raise if there is no checkpoint to resume from.
+        resume: command to resume the run.
+        test: command to test the result.
+        must_resume: raise UserError if there is no checkpoint to resume from.
     """
 
     config: Mapping[str, Any]
@@ -93,21 +94,20 @@ def fit(
     """Train a network and return its best validation.
 
     Args:
-        model: made by ``create_model``. It is trained in place; the best weights, the moving average of them, are in
-            ``best.pt``.
+        model: a network from ``create_model``. It is trained in place. The best weights (their EMA) are in ``best.pt``.
         train: training data: ``VideoDataset(root, "train", create_transform(**model.data_config, is_training=True))``.
         val: validation data: ``VideoDataset(root, "val", create_transform(**model.data_config))``; None for none.
-        epochs: passes over the training data.
+        epochs: number of passes over the training data.
         out: the run folder.
-        world: the ranks of the run; None: of torchrun or SLURM, if one of them started several processes.
-        caller: the origin of the run; None for a call from Python.
+        world: the ranks of the run; None to use the processes started by torchrun or SLURM, if any.
+        caller: the config and commands of the run; None for a call from Python.
         options: fields of :class:`video_rs.training.options.Options`, such as ``batch_size=32``, ``lr=0.8``,
             ``optimizer="adamw"``, ``workers=4`` or ``init_from="best.pt"``.
 
     Raises:
-        UserError: model, data and options do not fit together, or the folder has another run.
-        KeyboardInterrupt: Ctrl-C; a checkpoint is saved, and the same call resumes.
-        Preempted: SIGTERM or SIGUSR1; likewise.
+        UserError: model, data and options are incompatible, or the folder contains another run.
+        KeyboardInterrupt: Ctrl-C. A checkpoint is saved, and the same call resumes.
+        Preempted: SIGTERM or SIGUSR1. A checkpoint is saved, and the same call resumes.
         VideoRSError: see :meth:`video_rs.training.loop.Run.fit`.
     """
     options, out = Options.of({"epochs": epochs, **options}), Path(out)
@@ -119,7 +119,7 @@ def fit(
         check_same(world, {"code": code_version(), "options": replace(options, workers=0, threads=0).to_dict()})
         with world.together("the run folder"):
             is_locked = world.is_main and (out / FOLDER).exists()
-            if is_locked:  # before the checkpoint is chosen: another process may still be writing one
+            if is_locked:  # before choosing the checkpoint, because another process may still be writing one
                 closing.enter_context(lock(out))
         saved, path = find_saved(out, caller.differences, world, must_resume=caller.must_resume)
         with world.together("the start"):
@@ -128,10 +128,10 @@ def fit(
                 job.check_data(saved, out)
         check_same(world, {"data": job.fingerprints()})
         with world.together("the run folder"):
-            if world.is_main and not is_locked:  # only now: a start that fails leaves no folder behind
+            if world.is_main and not is_locked:  # only now, so that a failed start does not create a folder
                 closing.enter_context(lock(out))
                 if saved is None and (out / "last.pt").exists():
-                    raise UserError(f"another process has trained in {out} meanwhile; restart to resume")
+                    raise UserError(f"another process trained in {out} in the meantime; restart to resume")
             log = _open_log(job, saved, out, caller) if world.is_main else RunLog.silent()
         closing.callback(log.close)
         run = Run(
@@ -148,8 +148,8 @@ def fit(
         )
         if saved:
             run.load_state_dict(saved)
-            del saved  # its tensors are in the run now
-        with run.signals:  # to the last line: a launcher sends one to all when the first process has exited
+            del saved  # its tensors were copied to the run
+        with run.signals:  # up to the last line: a launcher signals all processes after the first one exits
             _train(run, job, caller, path)
         best, metrics = out / "best.pt", {}
         with world.together("the result"):
@@ -165,7 +165,7 @@ def _open_log(job: Job, saved: Mapping[str, Any] | None, out: Path, caller: Call
 
 
 def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
-    """Train to the end, with the first and the last lines of the log."""
+    """Train to the end, and log the description of the run and its summary."""
     log, folder, num_steps = run.log, run.folder, run.schedule.num_steps
     is_complete = run.validated == num_steps
     try:
@@ -187,7 +187,7 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
         return
     if is_complete:
         best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}"
-        new = "for another run use another out=, or delete the folder"
+        new = "for a new run, use another out= or delete the folder"
         page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {caller.test}"]
     else:
         page = end_page(run.schedule, log.status, folder, run.incidents, caller.test)
@@ -196,7 +196,7 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
 
 
 def _log_end(error: Exception, run: Run, resume: str) -> None:
-    """Log how a run ended early, and how to resume it."""
+    """Log why a run ended early, and how to resume it."""
     states = {EXIT_INTERRUPTED: "interrupted", EXIT_REQUEUE: "preempted"}
     code = getattr(error, "exit_code", None)  # None: a bug
     text = f"{type(error).__name__}: {error}" if code is None else str(error)
@@ -208,7 +208,7 @@ def _log_end(error: Exception, run: Run, resume: str) -> None:
 
 
 def _exception(stop: Interrupted, run: Run) -> BaseException:
-    """Return what a received signal raises: KeyboardInterrupt for SIGINT, Preempted for the others."""
+    """Return the exception for a received signal: KeyboardInterrupt for SIGINT, otherwise Preempted."""
     step = run.step if run.is_on_disk else run.checkpointer.saved
     what = f"checkpoint saved at step {step} in {run.folder}" if step > 0 else f"no step was done in {run.folder}"
     message = f"received {stop.signal.name}; {what}"
@@ -218,7 +218,7 @@ def _exception(stop: Interrupted, run: Run) -> BaseException:
 
 
 def _signature() -> inspect.Signature:
-    """Return the signature of ``fit`` with all options, for ``help`` and for completion in a notebook."""
+    """Return the signature of ``fit`` with all options, for ``help`` and notebook completion."""
     own = inspect.signature(fit).parameters
     fields = inspect.signature(Options).parameters
     named = [p for name, p in own.items() if name != "options"]

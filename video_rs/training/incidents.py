@@ -1,4 +1,4 @@
-"""Incidents that a run tolerates up to a limit: unreadable training files, and steps that are not finite."""
+"""Problems that a run tolerates up to a limit: unreadable training files and non-finite steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BROKEN_FILES, BAD_STEPS = "broken_files.csv", "bad_steps.csv"
 
 
 class Suspect(NamedTuple):
-    """A sample of a step that was not finite: its file, and the epoch and copy that determine the clip."""
+    """A sample of a non-finite step: its file, and the epoch and copy that determine the clip."""
 
     path: str
     epoch: int
@@ -24,19 +24,19 @@ class Suspect(NamedTuple):
 
 
 class Incidents:
-    """Unreadable files and steps that were not finite, as part of the state of a run and as csv files.
+    """Unreadable files and non-finite (bad) steps, as part of the state of a run and as csv files.
 
     Args:
-        num_files: files of the training split; 0 sets no limit.
-        max_broken: fraction of them that may be unreadable. Unless it is 0, one file may be, however small the dataset.
-        max_bad_steps: as many bad steps among the last ``window = 2 * max_bad_steps`` are too many. A bad file appears
-            once per epoch; a streak of bad steps comes from the weights.
+        num_files: number of files in the training split; 0 for no limit.
+        max_broken: maximum fraction of unreadable files. Unless it is 0, at least one unreadable file is allowed.
+        max_bad_steps: number of bad steps among the last ``window = 2 * max_bad_steps`` at which a run fails. A bad
+            file appears once per epoch, while many consecutive bad steps are caused by the weights.
 
     Attributes:
         files: ``{path: [reason, number of replacements]}``, in order of discovery.
-        hung: files that hung the decoder; a resumed run does not open them.
-        steps: for each bad step (from 1) the samples whose loss was not finite, or the whole batch if only the
-            gradient was not.
+        hung: files that hung the decoder. A resumed run does not open them.
+        steps: for each bad step (from 1), the samples with a non-finite loss, or the whole batch if only the gradient
+            was non-finite.
     """
 
     def __init__(self, num_files: int = 0, max_broken: float = 1.0, max_bad_steps: int = 5) -> None:
@@ -48,19 +48,19 @@ class Incidents:
         self._is_written = True
 
     def note_files(self, broken: Iterable[tuple[str, str]]) -> None:
-        """Count replaced files, given as (path, reason)."""
+        """Record replaced files, given as (path, reason)."""
         for path, reason in broken:
             self.files.setdefault(path, [reason, 0])[1] += 1
             self._is_written = False
 
     def note_hung(self, path: str) -> None:
-        """Note a file that must not be opened again."""
+        """Record a file that must not be opened again."""
         self.files.setdefault(path, [HUNG, 0])
         self.hung.append(path)
         self._is_written = False
 
     def note_step(self, step: int, suspects: Iterable[Suspect]) -> None:
-        """Note a step that was skipped."""
+        """Record a step that was skipped."""
         self.steps[step] = list(suspects)
         self._is_written = False
 
@@ -96,10 +96,10 @@ class Incidents:
         return f"{len(self.recent_steps(step))} of the last {self.window} steps are not finite"
 
     def first_doubtful(self, step: int, since: int) -> int:
-        """Return the first bad step that puts the weights after ``step`` in doubt, ``step + 1`` if none does.
+        """Return the first bad step that makes the weights after ``step`` doubtful, or ``step + 1`` if there is none.
 
-        A recent bad step does, and a streak with too many of them that ended after ``since`` or recently. A streak may
-        span several starts of the run.
+        These are recent bad steps, and streaks with too many bad steps that ended recently or after ``since``. A streak
+        may span several starts of the run.
         """
         first = min(self.recent_steps(step), default=step + 1)
         for bad in sorted(self.steps, reverse=True):
@@ -108,7 +108,7 @@ class Incidents:
         return first
 
     def write(self, folder: Path) -> None:
-        """Write the csv files, if anything is new."""
+        """Write the csv files if there are new entries."""
         if self._is_written:
             return
         files = [[path, *entry] for path, entry in sorted(self.files.items())]
@@ -120,20 +120,20 @@ class Incidents:
         self._is_written = True
 
     def files_of_steps(self) -> list[tuple[str, int]]:
-        """Return the files of bad steps, each with its number of bad steps, the most frequent first."""
+        """Return the files in bad steps with their number of bad steps, most frequent first."""
         counts = Counter(path for samples in self.steps.values() for path in {sample.path for sample in samples})
         return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as plain values."""
+        """Return the state as plain values."""
         steps = {step: [tuple(sample) for sample in samples] for step, samples in self.steps.items()}
         return {"broken": self.files, "hung": self.hung, "bad_steps": steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` from a checkpoint's state.
 
-        Early checkpoints have only ``broken``. Runs of version 0.1 went back and left out the ``skipped`` steps, also
-        later ones than their own; a resumed run takes them if they are finite.
+        Early checkpoints have only ``broken``. Runs of version 0.1 went back and omitted the ``skipped`` steps, which
+        can be later than the checkpoint. A resumed run does not skip them if they are finite.
         """
         self.files, self.hung = state["broken"], state.get("hung", [])
         left_out, last = state.get("skipped", ()), state["step"]

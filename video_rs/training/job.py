@@ -1,4 +1,4 @@
-"""The objects of one training run, made from a network, its data and options."""
+"""Create the objects of a training run from a network, data and options."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ class Job:
     """Trainer, loaders and validation of one training run.
 
     Args:
-        model: made by ``create_model``; it is moved to the device and trained in place.
+        model: a network from ``create_model``. It is moved to the device and trained in place.
         train: training data, with a training transform.
         val: validation data, with an evaluation transform; None for none.
-        options: of the run.
+        options: options of the run.
         world: the ranks of the run.
-        saved: checkpoint that the run resumes from: ``options.init_from`` is not read then.
+        saved: checkpoint to resume from. ``options.init_from`` is then ignored.
 
     Attributes:
-        started_from: description of the weights that the run starts from.
-        records: of the splits, by name.
+        started_from: description of the initial weights.
+        records: records of the splits, by name.
 
     Raises:
-        UserError: model, data and options do not fit together.
+        UserError: model, data and options are incompatible.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class Job:
                 f"the data has {classes} classes, the network {outputs}; create it with num_classes={classes}"
             )
         if self.val and self.val.classes != self.train.classes:
-            raise UserError("the validation data has other classes than the training data")
+            raise UserError("the classes of the validation data and the training data differ")
         if self.val:
             check_labels(self.val.records, "val")
 
     def _init_from(self) -> str:
-        """Load the weights to start from, and return a description of them."""
+        """Load the initial weights and return a description of them."""
         own, options = self.model.data_config, self.options
         report = init_from(self.model, options.init_from, method=options.inflate)
         if changed := own.differences(self.model.data_config, ("mean", "std", "filter")):
-            wrong = ", ".join(f"data.{key} is {ours}, they expect {theirs}" for key, (ours, theirs) in changed.items())
+            wrong = ", ".join(f"data.{key} is {ours}, expected {theirs}" for key, (ours, theirs) in changed.items())
             source = redact_url(options.init_from)
-            raise UserError(f"the config does not fit the weights {source}: {wrong}; set the config to theirs")
+            raise UserError(f"the config does not match the weights {source}: {wrong}; change the config")
         return str(report)
 
     def _data_config(self) -> DataConfig:
@@ -160,7 +160,7 @@ class Job:
         )
 
     def stream(self, start_step: int = 0, **changes: Any) -> BatchStream:
-        """Return the samples of this rank's micro-batches from ``start_step`` on."""
+        """Return the batch sampler of this rank, from ``start_step`` on."""
         names = ("batch_size", "num_steps", "seed", "micro_batch")
         sizes = {name: getattr(self.trainer.schedule, name) for name in names}
         order = recipe.order(self.options, self.train.records)
@@ -184,7 +184,7 @@ class Job:
         return [Suspect(records.path(key.index), key.epoch, key.copy) for key in self.stream().keys(step)]
 
     def prepare(self, model: nn.Module, check: Callable[[], None]) -> nn.Module:
-        """Return the network to validate, with precise batch norm statistics if the options ask for them."""
+        """Return the network to validate, with precise batch norm statistics if requested."""
         samples, schedule = self.options.precise_bn, self.trainer.schedule
         if not samples:
             return model
@@ -194,15 +194,15 @@ class Job:
     def validate(
         self, model: nn.Module, check: Callable[[], None], info: Callable[[str], None] = print
     ) -> dict[str, float]:
-        """Return top-1, top-5 and loss (mAP, hit@1 and loss of several labels) on one centre view of each sample.
+        """Return top-1, top-5 and loss (mAP, hit@1 and loss for multi-label data) on one centre view of each sample.
 
-        Without validation data it is empty.
+        Returns an empty dict without validation data.
         """
         if self._views is None:
             return {}
         scores = score(
             model,
-            view_loader(self._views, **self._ranks(), **self.loading()),  # keeps the files that hung
+            view_loader(self._views, **self._ranks(), **self.loading()),  # remembers files that hung
             device=self.device,
             precision=self.precision,
             views_per_forward=self._views_per_forward,
@@ -220,12 +220,12 @@ class Job:
         if not scores.scored.any():
             reason = next((reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1])
             advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
-            raise UserError(f"no validation sample can be scored, {reason}{advice}")
+            raise UserError(f"no validation sample can be scored: {reason}{advice}")
         if scores.errors:
             index, reason = scores.errors[0]
             first = f"{self.records['val'].path(index)}: {reason}"
             info(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
-        # counted as wrong: otherwise weights that fail on the most samples could be the best ones
+        # counted as wrong; otherwise weights that fail on many samples could be the best ones
         metrics = summarize(scores.probs, scores.labels, scores.scored)
         keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")
         return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
@@ -248,7 +248,7 @@ class Job:
         return {**arguments, "num_classes": self.model.num_classes}
 
     def identity(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the entries of every checkpoint besides the state of the run."""
+        """Return the entries of every checkpoint in addition to the state of the run."""
         return {
             "format": checkpoint.FORMAT,
             "config": config or {},
@@ -260,10 +260,10 @@ class Job:
         }
 
     def check_data(self, saved: Mapping[str, Any], folder: object) -> None:
-        """Raise UserError if a checkpoint is of a run with other data."""
+        """Raise UserError if a checkpoint was trained on other data."""
         for split, fingerprint in self.fingerprints().items():
             if (before := saved["fingerprint"].get(split)) != fingerprint:
                 raise UserError(
-                    f"the {split} data are not those of the run in {folder} (then {before}, now {fingerprint}); "
+                    f"the {split} data differ from those of the run in {folder} (before {before}, now {fingerprint}); "
                     "restore them, or choose another out="
                 )

@@ -11,18 +11,17 @@ from torch.optim import Optimizer
 class Lamb(Optimizer):
     """Adam with a trust ratio: the length of a tensor's step is the learning rate times the tensor's norm.
 
-    Equal to timm's ``Lamb(max_grad_norm=None)``: bias-corrected means of the gradients and of their squares; weight
-    decay is added to their ratio, not to the gradient; tensors without decay take Adam's step. Gradients are not
-    clipped.
+    Equal to timm's ``Lamb(max_grad_norm=None)``: means of the gradients and of their squares are bias-corrected; weight
+    decay is added to the update, not to the gradient; tensors without decay use Adam's step. Gradients are not clipped.
 
     If the attribute ``found_inf``, a float32 tensor on the device, is 1, a step changes nothing, as with torch's fused
-    optimizers. The host does not wait for it.
+    optimizers. This does not synchronize.
 
     Args:
-        params: parameters, or groups of them; a group has one dtype and one device.
+        params: parameters or parameter groups. A group has one dtype and one device.
         lr: learning rate.
-        betas: decay of the two means.
-        eps: added to the root of the mean square.
+        betas: decay rates of the two means.
+        eps: term added to the root of the mean square.
         weight_decay: coefficient of the decoupled decay.
     """
 
@@ -71,21 +70,21 @@ class Lamb(Optimizer):
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
-        if not state:  # not "step", which torch does not move to the device when it loads
+        if not state:  # not "step", which torch does not move to the device when loading
             state["steps"] = torch.zeros((), dtype=p.dtype, device=p.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         return state
 
 
 def _move(tensors: list[Tensor], towards: list[Tensor], weight: Tensor) -> None:
-    """Interpolate in place, as ``lerp_`` does, by a weight on the device."""
+    """Interpolate in place, like ``lerp_``, with a weight on the device."""
     way = torch._foreach_sub(towards, tensors)
     torch._foreach_mul_(way, weight)
     torch._foreach_add_(tensors, way)
 
 
 def _adam(means: list[Tensor], squares: list[Tensor], steps: Tensor, group: dict) -> list[Tensor]:
-    """Return Adam's step before the learning rate; finite also before the first step."""
+    """Return Adam's step without the learning rate. It is finite even before the first step."""
     (beta1, beta2), steps = group["betas"], steps.clamp(min=1)
     denominators = torch._foreach_sqrt(squares)
     torch._foreach_div_(denominators, list(_correction(beta2, steps).sqrt().unbind()))
@@ -100,6 +99,6 @@ def _correction(beta: float, steps: Tensor) -> Tensor:
 
 
 def _trust(params: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
-    """Return the norm of each tensor divided by the norm of its update; 1 if one of them is 0."""
+    """Return the ratio of the norm of each tensor and the norm of its update, or 1 if one of them is 0."""
     weights, steps = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, updates))
     return list(torch.where((weights > 0) & (steps > 0), weights / steps, 1.0).unbind())

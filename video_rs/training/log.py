@@ -20,7 +20,7 @@ from video_rs.training.wandb import WandbLog
 
 
 class RunLog:
-    """The log of a run folder. A disk error does not end the run; the checkpoints will report it.
+    """The log of a run folder. A disk error is ignored here, because writing the next checkpoint will report it.
 
     ``metrics.jsonl`` has a line per log step, ``{"kind": "train", "step", "epoch", "loss", "accuracy", "lr",
     "clips_per_second", "data_wait"}``, and per validation ``{"kind": "val", "step", "epoch", "top1", "top5", "loss"}``.
@@ -28,14 +28,14 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        step: step that the run starts from. Lines of later steps, which an interrupted run has left, are removed.
-        num_steps: of the whole run.
-        validated: last step that was validated; likewise.
+        step: step that the run starts from. Lines of later steps, from an interrupted run, are removed.
+        num_steps: number of steps of the whole run.
+        validated: last step that was validated. Lines of later validations are removed.
         wandb: project of Weights & Biases; "" for none.
-        config: of the run, for Weights & Biases.
+        config: config of the run, for Weights & Biases.
 
     Attributes:
-        status: writes ``status.json``.
+        status: the writer of ``status.json``.
 
     Raises:
         UserError: Weights & Biases cannot be used, see ``WandbLog``.
@@ -68,13 +68,13 @@ class RunLog:
         return _SilentLog()
 
     def info(self, text: str) -> None:
-        """Write a line to the terminal, above the progress bar, and with the time to ``log.txt``."""
+        """Write a line to the terminal, above the progress bar, and, with a timestamp, to ``log.txt``."""
         terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def trained(self, schedule: Schedule, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of the steps up to ``step`` since the last call."""
+        """Log the metrics of the steps since the last call, up to ``step``."""
         rate, validation_seconds = metrics["clips_per_second"], self.status.validation_seconds
         seconds_left = schedule.seconds_left(step, rate, validation_seconds)
         self.metrics("train", step, schedule.epoch(step), metrics)
@@ -83,11 +83,11 @@ class RunLog:
         self.bar.note(line.partition("  ")[2])
         self.info(line)
         self._lines += 1
-        if self._lines == 2:  # the first line includes the start of the loader
+        if self._lines == 2:  # the first interval includes the start of the loader
             self.info(time_line(schedule, step, rate, validation_seconds))
 
     def validated(self, schedule: Schedule, step: int, metrics: Mapping[str, float], is_best: bool) -> None:
-        """Log a validation; only its time if it has no metrics."""
+        """Log a validation. Without metrics, record only its time."""
         self.status.validated(step)
         if not metrics:
             return
@@ -103,7 +103,7 @@ class RunLog:
         with suppress(OSError):
             self._metrics.write(json.dumps({"kind": kind, "step": step, "epoch": epoch, **rounded}) + "\n")
         with suppress(OSError):
-            if self._events is None:  # only now: a complete run adds no file
+            if self._events is None:  # created here, so that a complete run adds no file
                 self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start + 1)
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)
@@ -125,7 +125,7 @@ class StepClock:
     """Measure the steps since the last log line.
 
     Attributes:
-        waited: seconds that the steps have waited for data.
+        waited: seconds spent waiting for data.
     """
 
     def __init__(self, step: int) -> None:
@@ -161,7 +161,7 @@ def _drop_beyond(path: Path, last: dict[str, int]) -> None:
 
 
 def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seconds_left: float) -> str:
-    """Format loss, accuracy and speed of the last steps; without loss and accuracy if all steps were skipped."""
+    """Format loss, accuracy and speed of the last steps. Omit loss and accuracy if all steps were skipped."""
     parts = [f"step {step}/{schedule.num_steps}", f"epoch {schedule.epoch(step):.2f}"]
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.4f}")
@@ -177,11 +177,11 @@ def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seco
 def time_line(
     schedule: Schedule, step: int, rate: float, validation_seconds: float = 0.0, now: float | None = None
 ) -> str:
-    """Format the end of the run: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
+    """Format the remaining time: "at 45.3 clips/s the run takes 3h05m more, until Tue 24 Nov 14:30".
 
     Args:
         rate: clips per second.
-        validation_seconds: of one validation; 0 if unknown.
+        validation_seconds: seconds of one validation; 0 if unknown.
         now: seconds since 1970; None for the current time.
     """
     seconds = schedule.seconds_left(step, rate, validation_seconds)

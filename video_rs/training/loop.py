@@ -1,9 +1,9 @@
 """The training loop: fetch, step, log, save, validate.
 
-Everything random is a function of (seed, step), and everything a step changes is in the run's state dict. A run that is
-interrupted at any step and resumed therefore ends with the same weights, bit for bit, as an uninterrupted one. The
-ranks take each step together: before every micro-batch they reduce their flags (failure, stop signal, checkpoint due,
-unreadable files), and all act on the result.
+All random numbers are a function of (seed, step), and the state dict of the run contains everything that a step
+changes. Therefore a run that is interrupted at any step and resumed ends with bit-identical weights. Ranks stay in
+step: before every micro-batch they reduce their flags (failure, stop signal, checkpoint due, unreadable files), and all
+ranks act on the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Check = Callable[[], None]
 
 
 class Agreed(NamedTuple):
-    """Flags of a step, the maximum over all ranks; ``stop`` is a signal number, 0 for none."""
+    """Flags of a step, reduced to the maximum over all ranks. ``stop`` is a signal number, 0 for none."""
 
     failed: int = 0
     stop: int = 0
@@ -36,23 +36,23 @@ class Agreed(NamedTuple):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Run(RunState):
-    """A trainer on its way through the steps of its schedule.
+    """A training run: the steps of a schedule, with logging, checkpoints and validations.
 
     Args:
-        trainer: of one process, or of one of several ranks.
-        folder: gets ``last.pt``, ``best.pt`` and ``checkpoints/``.
-        log: of the run; a silent one on all ranks but the first.
-        identity: entries of every checkpoint besides the state: config, model_args, data_config, ...
-        loader_from: returns the micro-batches of this rank from a step (from 0) on.
-        validate: called with a network and a function to call often, which raises when the run has to stop. Returns
-            metrics: ``top1`` (``map`` with several labels per sample), 0 to 1, ``loss`` and others.
-        samples_of: returns the samples of a step's (from 0) global batch, in order.
-        prepare: called as ``validate``; returns the network to validate and to keep as the best one.
+        trainer: the trainer of this rank.
+        folder: the run folder for ``last.pt``, ``best.pt`` and ``checkpoints/``.
+        log: the log of the run; a silent log on all ranks except the first.
+        identity: entries of every checkpoint in addition to the state: config, model_args, data_config, ...
+        loader_from: called with a step (from 0); returns the micro-batches of this rank from that step on.
+        validate: called with a network and a function that it must call often, which raises if the run must stop.
+            Returns metrics: ``top1`` (``map`` with several labels per sample) in [0, 1], ``loss`` and others.
+        samples_of: called with a step (from 0); returns the samples of its global batch, in order.
+        prepare: called like ``validate``; returns the network to validate and to save as the best one.
         keep: number of checkpoints to keep.
-        incidents: unreadable files and steps that were not finite, with their limits.
+        incidents: unreadable files and non-finite steps, with their limits.
 
     Attributes:
-        signals: the stop signals that were received, in :meth:`fit` and in any other block ``with run.signals``.
+        signals: the stop signals received in :meth:`fit` and in other blocks ``with run.signals``.
     """
 
     log: RunLog
@@ -70,18 +70,18 @@ class Run(RunState):
         """Train from the current step to the last one.
 
         Raises:
-            Interrupted: a signal was received; a checkpoint is saved.
-            StuckWorker: a training file hangs; a checkpoint is saved, and a resumed run does not open the file.
-            MachineError: a loader process was killed (a checkpoint is saved), a rank is lost (the same if the device
-                still answers), a checkpoint cannot be written, or many validation files in a row hang.
+            Interrupted: a signal was received. A checkpoint is saved.
+            StuckWorker: a training file hangs. A checkpoint is saved, and a resumed run does not open the file.
+            MachineError: a loader process was killed (a checkpoint is saved), a rank was lost (a checkpoint is saved if
+                the device still responds), a checkpoint cannot be written, or many consecutive validation files hang.
             PeerFailed: one of these happened on another rank.
-            UserError: too many files are unreadable (a checkpoint is saved), or too many steps or the weights are not
-                finite (the last good checkpoint is intact).
+            UserError: too many files are unreadable (a checkpoint is saved), or the weights or too many steps are
+                non-finite (the last good checkpoint is intact).
         """
         with self.signals, self.checkpointer:
             try:
                 if self.step and self.schedule.validates(self.step) and self.validated < self.step:
-                    self._validate()  # the run was interrupted before or in this validation
+                    self._validate()  # the run was interrupted before or during this validation
                 self._train()
             except VideoRSError as error:
                 self._save_before_exit(error)
@@ -106,7 +106,7 @@ class Run(RunState):
             self.checkpointer.poll()
 
     def _fetch(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the micro-batches of a step, each once all ranks have theirs: the network may reduce over ranks."""
+        """Yield the micro-batches of a step. Wait for all ranks each time, as the network may reduce over ranks."""
         self._unreadable = []
         for _ in range(self.schedule.accumulation_steps):
             batch, error, start = None, None, time.monotonic()
@@ -131,7 +131,7 @@ class Run(RunState):
 
     @property
     def _stop(self) -> int:
-        """Number of the stop signal that all ranks know of; 0 for none."""
+        """Number of the stop signal that all ranks agreed on; 0 for none."""
         return (self.signals.received or 0) if self.world.size == 1 else self._agreed.stop
 
     def _note_unreadable_files(self) -> None:
@@ -149,7 +149,7 @@ class Run(RunState):
         metrics |= {"lr": self.trainer.learning_rate(self.step - 1)}
         self.log.trained(self.schedule, self.step, metrics | self._clock.metrics(self.step, self.schedule.batch_size))
         if bad := [step for step in sorted(self.incidents.steps) if step > self.logged]:
-            self.log.info(f"not finite and skipped: step {', '.join(map(str, bad))}; {self.folder / BAD_STEPS}")
+            self.log.info(f"skipped non-finite steps: {', '.join(map(str, bad))}; see {self.folder / BAD_STEPS}")
         self.write_incidents()
         self.check_steps(bad)
         self.logged, self._clock = self.step, StepClock(self.step)
@@ -166,7 +166,7 @@ class Run(RunState):
         self._clock = StepClock(self.step)
 
     def _save_before_exit(self, error: VideoRSError) -> None:
-        """Save the state of a run that ends early. After a first step, only if a restart without changes can help."""
+        """Save the state of a run that ends early, if there was a step and a restart without changes can help."""
         if not (self.world.size == 1 or error.is_shared or isinstance(error, (Interrupted, PeerFailed))):
             if self.step > self.checkpointer.saved and finishes_within(self.trainer.device, 10):  # another rank is lost
                 self.write()
@@ -178,7 +178,7 @@ class Run(RunState):
             self.incidents.note_hung(path)
         if hung_on_all or self.step > max(self.checkpointer.saved, 0):
             self.write()
-        with self.world.together("the last checkpoint"):  # a launcher could kill the rank that writes it
+        with self.world.together("the last checkpoint"):  # otherwise a launcher could kill the rank that writes it
             self.checkpointer.wait()
         self.check_files()  # a restart would not help
         if self._stop and error.exit_code != EXIT_USER and not isinstance(error, Interrupted):  # a restart can help

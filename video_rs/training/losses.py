@@ -15,9 +15,9 @@ _REGISTERED: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register_loss(loss: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Make a loss known to ``train.loss`` by its name: a decorator of its class.
+    """Register a loss class under its name for ``train.loss`` (a decorator).
 
-    It is called with ``label_smoothing``. Its ``forward`` takes logits ``[N, C]`` and targets, int64 ``[N]`` or
+    The class is called with ``label_smoothing``. Its ``forward`` takes logits ``[N, C]`` and targets, int64 ``[N]`` or
     probabilities ``[N, C]``, and returns losses ``[N]``.
     """
     _REGISTERED[loss.__name__] = loss
@@ -28,17 +28,17 @@ def registered_loss(name: str, label_smoothing: float) -> nn.Module:
     """Return a loss by its registered name. Raise UserError if there is none."""
     if name not in _REGISTERED:
         known = ", ".join(["cross_entropy", "bce", *_REGISTERED])
-        raise UserError(f"train.loss={name}: no such loss; known are {known}")
+        raise UserError(f"train.loss={name}: no such loss; known losses: {known}")
     return _REGISTERED[name](label_smoothing=label_smoothing)
 
 
 class CrossEntropy(nn.Module):
-    """Cross entropy with label smoothing, hard or soft targets, one loss per sample.
+    """Cross entropy with label smoothing for hard or soft targets. Returns one loss per sample.
 
     Args:
         label_smoothing: fraction of the target that is spread over all classes (0.1 in ResNet-RS).
-        class_weights: ``[classes]``, factors of the terms of each class; None for equal weights. The sum of the weights
-            is not divided out: the loss of a batch must not depend on the size of its micro-batches.
+        class_weights: ``[classes]``, weights of the classes; None for equal weights. The loss is not divided by the sum
+            of the weights, because it must not depend on the size of the micro-batches.
     """
 
     class_weights: Tensor | None
@@ -55,17 +55,17 @@ class CrossEntropy(nn.Module):
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Binary cross entropy of the sigmoid, averaged over the classes: one loss per sample.
+    """Binary cross entropy of the sigmoid, averaged over the classes. Returns one loss per sample.
 
-    Thanks to the mean, a learning rate does not depend on the number of classes. With several labels per sample it is
-    the loss of SlowFast on Charades (``LOSS_FUNC: bce_logit``, torch's ``BCEWithLogitsLoss``); with one label, timm's
-    ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back", arXiv 2110.00476).
+    Because of the mean, the learning rate does not depend on the number of classes. With several labels per sample, it
+    is the loss of SlowFast on Charades (``LOSS_FUNC: bce_logit``, torch's ``BCEWithLogitsLoss``). With one label, it is
+    timm's ``BinaryCrossEntropy`` (Wightman et al. 2021, "ResNet strikes back", arXiv 2110.00476).
 
     Args:
-        label_smoothing: s; a target t becomes ``(1 - s) * t + s * towards``. With few positives among many classes its
-            effect is large; 0 is usual for several labels per sample.
-        towards: 0.5 for several labels per sample, as Keras defines it for binary cross entropy. None: 1 / number of
-            classes, for one label; soft targets are smoothed as well, where timm's mixup smooths before mixing.
+        label_smoothing: smoothing s: a target t becomes ``(1 - s) * t + s * towards``. The effect is large with few
+            positives among many classes; 0 is common for several labels per sample.
+        towards: 0.5 for several labels per sample, as in Keras's binary cross entropy. None for 1 / number of classes,
+            for one label. Soft targets are smoothed too, whereas timm's mixup smooths before mixing.
     """
 
     def __init__(self, label_smoothing: float = 0.0, *, towards: float | None) -> None:

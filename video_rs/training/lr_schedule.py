@@ -16,16 +16,16 @@ def learning_rate(
 ) -> Callable[[int], float]:
     """Return the learning rate as a function of the optimizer step.
 
-    It is linear from 0 over ``warmup_steps`` to the schedule's value there, then follows the schedule, which is not
+    It grows linearly from 0 to the value of the schedule at ``warmup_steps``, then follows the schedule, which is not
     shifted by the warm-up (TF Model Garden's ``LinearWarmup`` over ``CosineDecay``).
 
     Args:
-        base: the highest learning rate, already scaled to the batch size.
-        num_steps: of the whole run; cosine reaches 0 there.
-        warmup_steps: can be a fraction. A run shorter than twice that warms up for half of its steps.
+        base: peak learning rate, already scaled to the batch size.
+        num_steps: number of steps of the whole run, at which the cosine schedule reaches 0.
+        warmup_steps: number of warm-up steps, can be fractional. Limited to half of the run.
         schedule: ``cosine``, ``constant`` or ``step``.
-        drops: steps, ascending, at which ``step`` multiplies the learning rate by ``factor``.
-        factor: of each drop.
+        drops: ascending steps at which ``step`` multiplies the learning rate by ``factor``.
+        factor: factor of each drop.
     """
     warmup_steps = min(warmup_steps, num_steps / 2)
 
@@ -41,7 +41,7 @@ def learning_rate(
 
 
 def drop_epochs(epochs: float) -> list[int]:
-    """Return the epochs after which the released TPU code drops the learning rate by 10: 30, 60 and 80 of 90.
+    """Return the epochs at which the released TPU code divides the learning rate by 10: 30, 60 and 80 of 90.
 
     Source: ``resnet_main.get_lr_schedule`` of the ResNet-RS repository, which has no cosine schedule.
     """

@@ -1,4 +1,4 @@
-"""Training metrics between two log lines, summed on the device and read by the host at a log line only."""
+"""Training metrics between log lines. They are summed on the device, and read by the host only for a log line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class StepMetrics:
-    """Sums of loss and correct predictions over steps, and flags of the steps and samples that were not finite.
+    """Sums of loss and correct predictions over steps, and flags of non-finite steps and samples.
 
     Args:
-        per_rank_batch: samples of a step on this rank.
-        window: steps between two log lines. The flags are read after this many steps at the latest.
-        device: of the losses.
+        per_rank_batch: number of samples per step on this rank.
+        window: maximum number of steps between two reads of the flags.
+        device: device of the losses.
 
     Attributes:
         of_step: sums of this step: loss, correct predictions and samples, float64 ``[3]``.
@@ -33,7 +33,7 @@ class StepMetrics:
         self._found: dict[int, list[int]] = {}
 
     def begin(self) -> None:
-        """Start a step, and drop what an abandoned one has added."""
+        """Start a step, and drop the sums of an unfinished step."""
         if len(self._steps) == len(self._bad):
             self._read_flags()
         self.of_step.zero_()
@@ -45,7 +45,7 @@ class StepMetrics:
         self._bad_of_step.index_copy_(0, positions, ~losses.isfinite())
 
     def end(self, step: int, sums: Tensor, bad: Tensor) -> None:
-        """End a step, given its sums over all ranks, and a bool ``[]`` on the device that is true if it was skipped."""
+        """End a step with its sums over all ranks. ``bad``, bool ``[]`` on the device, is true if it was skipped."""
         self.sums += torch.where(bad, torch.zeros_like(sums), sums)
         self._bad.index_copy_(0, self._slot, bad[None])
         self._bad_samples.index_copy_(0, self._slot, self._bad_of_step[None])
@@ -56,8 +56,8 @@ class StepMetrics:
         """Return the steps that were skipped since the last call. Waits for the device.
 
         Returns:
-            For each step, the positions in this rank's batch of the samples whose loss was not finite; an empty list if
-            only the gradient was not.
+            For each step, the positions in this rank's batch of the samples with a non-finite loss; an empty list if
+            only the gradient was non-finite.
         """
         self._read_flags()
         found, self._found = self._found, {}
@@ -75,7 +75,7 @@ class StepMetrics:
         self._slot.zero_()
 
     def means(self) -> tuple[float, float]:
-        """Return mean loss and accuracy since :meth:`clear`; nan if every step was skipped. Waits for the device."""
+        """Return mean loss and accuracy since :meth:`clear`, or nan if all steps were skipped. Waits for the device."""
         loss, correct, samples = self.sums.tolist()
         return (loss / samples, correct / samples) if samples else (float("nan"), float("nan"))
 
@@ -84,7 +84,7 @@ class StepMetrics:
         self.sums.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the entry of a checkpoint. Call :meth:`bad_steps` before."""
+        """Return the state for a checkpoint. Call :meth:`bad_steps` first."""
         return {"meter": self.sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

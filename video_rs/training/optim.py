@@ -14,21 +14,21 @@ from video_rs.training.lamb import Lamb
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Group the trained parameters, for each depth those with weight decay and those without.
+    """Group the trainable parameters by depth and by whether weight decay applies.
 
-    Weights of convolutions and linear layers decay, squeeze-and-excitation and the head included. Biases, batch norm
-    and self-gating do not: the L2 term of the published video recipe is on the kernels that have a regulariser, and the
-    self-gating kernel has none. Parameters outside of torch's layers do not decay either: class tokens, position
-    embeddings, but also the kernels of timm's ``CondConv2d``. Nor do those that ``model.no_weight_decay()`` names.
+    Weight decay applies to weights of convolutions and linear layers, including squeeze-and-excitation and the head. It
+    does not apply to biases, batch norm and self-gating, which have no L2 term in the published video recipe. It also
+    does not apply to parameters outside of torch's layers (class tokens, position embeddings, and the kernels of timm's
+    ``CondConv2d``) and to those in ``model.no_weight_decay()``.
 
     Args:
-        model: without the wrappers of DistributedDataParallel or ``torch.compile``, which change names.
-        weight_decay: of the groups that decay.
-        layer_decay: ratio of the learning rates of one depth and the next, as in timm; 1 puts all depths together.
-            Each group has the factor for its learning rate as ``lr_scale``.
+        model: the network without the wrappers of DistributedDataParallel or ``torch.compile``, which change names.
+        weight_decay: weight decay of the groups that have it.
+        layer_decay: ratio of the learning rates of one depth and the next, as in timm; 1 for no grouping by depth. The
+            factor of the learning rate of each group is its ``lr_scale``.
 
     Raises:
-        UserError: ``layer_decay`` is not 1, and the model does not know the order of its blocks.
+        UserError: ``layer_decay`` is not 1, and the order of the model's blocks is unknown.
     """
     excluded = getattr(model, "no_weight_decay", set)()
     layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
@@ -49,7 +49,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 
 
 def describe_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return a line for each group: tensors, parameters, decay and learning rate; and a line for what is frozen."""
+    """Return a line per group with its size, weight decay and learning rate, and a line for frozen parameters."""
     lines = [
         f"{_counted(group['params'])}: weight decay {group['weight_decay']:g}, "
         f"learning rate x {group.get('lr_scale', 1):.4g}"
@@ -77,21 +77,21 @@ def create(
     eps: float = 1e-8,
     options: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """Create an optimizer over :func:`parameter_groups`; the trainer sets the learning rates before every step.
+    """Create an optimizer over :func:`parameter_groups`. The trainer sets the learning rates before every step.
 
     Args:
-        name: ``sgd``, ``adamw`` (Loshchilov & Hutter 2017, arXiv 1711.05101), ``lamb``, or a name of timm's.
+        name: ``sgd``, ``adamw`` (Loshchilov & Hutter 2017, arXiv 1711.05101), ``lamb``, or an optimizer of timm.
         model: the network to train.
         weight_decay, layer_decay: see :func:`parameter_groups`.
-        lr: the highest learning rate, to which timm's corrected weight decay is relative.
-        momentum: of SGD, and of those of timm's that have one.
-        nesterov: of SGD.
-        betas, eps: of AdamW and LAMB.
-        options: arguments of timm's class; the others keep timm's defaults.
+        lr: peak learning rate, which timm's corrected weight decay is relative to.
+        momentum: momentum of SGD and of timm's optimizers with momentum.
+        nesterov: use Nesterov momentum in SGD.
+        betas, eps: parameters of AdamW and LAMB.
+        options: other arguments of timm's optimizer.
 
     Raises:
-        UserError: timm's optimizer does not have an option or its value; or the device compiles graphs, and would
-            compile one for each step of timm's.
+        UserError: timm's optimizer does not accept an option or its value; or the device is XLA, which would compile
+            each step of timm's optimizers.
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
     device = traits(next(model.parameters()).device)
@@ -102,12 +102,12 @@ def create(
             for p in (p for group in groups for p in group["params"]):
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return optimizer
-    if name == "adamw":  # capturable, or the host counts its steps
+    if name == "adamw":  # capturable counts steps on the device
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, capturable=device.compiles_graphs, **kind)
     if name == "lamb":
         return Lamb(groups, lr=lr, betas=betas, eps=eps)
     if device.compiles_graphs:
-        raise UserError(f"optim.name={name} is not for XLA; use sgd, adamw or lamb")
+        raise UserError(f"optim.name={name} does not support XLA; use sgd, adamw or lamb")
     return _from_timm(name, groups, lr, {"momentum": momentum, **(options or {})})
 
 
@@ -133,10 +133,10 @@ def _number(value: Any) -> Any:
 
 
 def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-    """Take one step, or none if ``skip``, bool ``[]`` on the device, is true.
+    """Take a step unless ``skip``, bool ``[]`` on the device, is true.
 
-    With SGD, AdamW and LAMB the host does not wait for the device. With optimizers of timm's it waits once a step,
-    because most of them count their steps on the host.
+    SGD, AdamW and LAMB do not synchronize. timm's optimizers synchronize once per step, because most of them count
+    steps on the host.
     """
     if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()
@@ -151,14 +151,14 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[tuple[int, str], Tensor]]:
-    """Yield the parameters and their state, each with its name."""
+    """Yield the parameters and the tensors of their state, with a key for each."""
     for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
         yield (id(p), ""), p.detach()
         yield from (((id(p), name), value) for name, value in optimizer.state[p].items())
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a state dict, also from another kind of device or an earlier version."""
+    """Load a state dict, which may be from another device type or an earlier version."""
     keys = ("fused", "foreach", "capturable")
     own = [{key: group[key] for key in keys if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)

@@ -138,7 +138,7 @@ class Options(DataOptions, OptimOptions, TrainOptions):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
-        """Return the options with these names. Raise UserError for an unknown one, with the nearest name."""
+        """Create options from a mapping. Raise UserError, with the nearest name, for an unknown option."""
         known = list(cls.__dataclass_fields__)
         for name in values:
             if name not in known:
@@ -151,11 +151,11 @@ class Options(DataOptions, OptimOptions, TrainOptions):
         return self.lr * self.batch_size / self.lr_batch if self.lr_batch else self.lr
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as a checkpoint keeps them."""
+        """Return plain values for a checkpoint."""
         return dataclasses.asdict(self)
 
 
 _HELP = "\n".join(f"        {f.name}: {f.metadata['help']}." for f in dataclasses.fields(Options))
 Options.__doc__ = f"{Options.__doc__.rstrip()}\n\n    Attributes:\n{_HELP}\n"
 MAY_CHANGE = frozenset(f.name for f in dataclasses.fields(Options) if f.metadata["free"])
-"""Options that may be another when a run is resumed."""
+"""Options that may change when a run is resumed."""

@@ -1,4 +1,4 @@
-"""The first and the last lines of a run's log."""
+"""The description at the start of a run's log, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
     """Return lines that describe a run: devices, network, data, steps, run folder.
 
     Args:
-        job: of the run, at the step that it starts from.
-        folder: of the run.
-        resumed_from: path of the checkpoint that the run resumes from.
+        job: the job of the run, at its first step.
+        folder: the run folder.
+        resumed_from: path of the checkpoint to resume from.
     """
     options, schedule, world = job.options, job.trainer.schedule, job.world
     device, each = describe(job.device), ""
@@ -71,10 +71,10 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
     """Summarize a complete run: steps, times, best metric, unreadable files, bad steps, written files, next command.
 
     Args:
-        schedule, folder: of the run.
-        status: of the last start of the run.
-        incidents: unreadable files and steps that were not finite.
-        next_command: printed in the last line.
+        schedule, folder: schedule and folder of the run.
+        status: status of the last start of the run.
+        incidents: unreadable files and non-finite steps.
+        next_command: command to print in the last line.
     """
     taken, metrics = duration(status.seconds), read_metrics(folder)
     if status.first_step:
@@ -89,13 +89,13 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
         ("weights", _best(best, folder) if best else ""),
         *_first_ten(
             "broken files",
-            f"{len(incidents.files)} could not be read and were replaced by others of their class:",
+            f"{len(incidents.files)} unreadable files were replaced by others of the same class:",
             [f"{path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())],
             folder / BROKEN_FILES,
         ),
         *_first_ten(
             "bad steps",
-            f"{len(incidents.steps)} whose loss or gradient was not finite were skipped; in them were:",
+            f"{len(incidents.steps)} steps with a non-finite loss or gradient were skipped; their files:",
             [f"{path} (in {steps} of them)" for path, steps in incidents.files_of_steps()],
             folder / BAD_STEPS,
         ),
@@ -108,8 +108,8 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
     """Return the GMACs of a forward pass of one training clip; None if they cannot be counted.
 
     Args:
-        model: its data config has the shape of a clip.
-        arguments: of ``create_model``, which creates the network again on the meta device.
+        model: the network, whose data config has the shape of a clip.
+        arguments: arguments of ``create_model``, to create the network on the meta device.
     """
     from video_rs.models import cost
     from video_rs.models.registry import create_model
@@ -123,7 +123,7 @@ def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a line per row with a text; a heading is not repeated."""
+    """Return an aligned line for each row with a text. Repeated headings are omitted."""
     shown, before = [], ""
     for heading, text in rows:
         if text:
@@ -133,7 +133,7 @@ def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _first_ten(heading: str, text: str, files: Sequence[str], path: Path) -> list[tuple[str, str]]:
-    lines = [text, *(f"  {file}" for file in files[:10]), f"all of them are in {path}"]
+    lines = [text, *(f"  {file}" for file in files[:10]), f"full list: {path}"]
     return [(heading, line) for line in lines] if files else []
 
 
@@ -141,7 +141,7 @@ def _network(job: Job) -> str:
     model, model_args = job.model, job.model_args()
     parameters, macs = sum(p.numel() for p in model.parameters()), gigamacs(model, model_args)
     kind = "clip" if model.data_config.num_frames > 1 else "image"
-    counted = f"GMACs a {kind} not counted" if macs is None else f"{macs:.4g} GMACs a {kind}"
+    counted = f"GMACs per {kind} unknown" if macs is None else f"{macs:.4g} GMACs per {kind}"
     return f"{model_args['name']}, {parameters:,} parameters, {model.num_classes} classes, {counted}"
 
 

@@ -1,6 +1,6 @@
 """Precise batch norm (Wu and Johnson 2021, arXiv 2105.07576, section 3).
 
-Batch norm statistics of many samples with the same weights, instead of a moving average while the weights change.
+Batch norm statistics are computed from many samples with fixed weights, instead of a moving average during training.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def with_precise_statistics(
     """Return a copy of a network with the batch norm statistics of some batches, merged over ranks.
 
     Args:
-        model: with ``data_config``, on its device. Only batch norm is in training mode: nothing is dropped.
-        batches: dicts with ``clip``, uint8 ``[N, T, H, W, C]``; as many on each rank.
+        model: a network with ``data_config``, on its device. Only batch norm is run in training mode, without dropout.
+        batches: dicts with ``clip``, uint8 ``[N, T, H, W, C]``; the same number on each rank.
         precision: see ``video_rs.distributed.device``.
-        world: the ranks.
-        check: called before each batch; raises when the run has to stop.
+        world: the ranks of the run.
+        check: called before each batch; raises if the run must stop.
     """
     model = copy.deepcopy(model).eval()
     norms = [module.train() for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.training and norm.track_running_stats]  # others are frozen
+    norms = [norm for norm in norms if norm.training and norm.track_running_stats]  # skip frozen layers
     seen: list[tuple[nn.Module, int, Tensor]] = []
     hooks = [norm.register_forward_hook(lambda *call: seen.append(_of_batch(*call))) for norm in norms]
     momenta = [norm.momentum for norm in norms]

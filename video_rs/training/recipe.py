@@ -1,4 +1,4 @@
-"""From options to the parts of a recipe: schedule, loss, optimizer, learning rate and the order of samples."""
+"""Create the parts of a recipe from options: schedule, loss, optimizer, learning rate and order of samples."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from video_rs.training.schedule import Schedule, check_pairs, num_steps
 
 
 def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
-    """Return the arithmetic of a run over ``num_files`` training files.
+    """Return the schedule of a run over ``num_files`` training files.
 
     Raises:
-        UserError: the batch does not divide into equal per-rank batches of whole micro-batches.
-        ConfigError: a pair of samples that are mixed would be in two micro-batches.
+        UserError: the batch cannot be divided into equal per-rank batches of whole micro-batches.
+        ConfigError: mixup or cutmix would mix samples of two micro-batches.
     """
     batch_size, repeats = options.batch_size, options.repeats
     _, micro_batch = divide_batch(batch_size, options.micro_batch or 0, world_size)
@@ -35,7 +35,7 @@ def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
 
 
 def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module:
-    """Return the loss, which gives one number per sample."""
+    """Return the loss function, with one loss per sample."""
     smoothing = options.label_smoothing
     if model.data_config.multi_label:
         return losses.BinaryCrossEntropy(smoothing, towards=0.5)
@@ -50,11 +50,11 @@ def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module
 
 
 def optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
-    """Freeze what is to be frozen, and return the optimizer of the other parameters.
+    """Freeze parameters according to the options, and return the optimizer of the remaining ones.
 
     Raises:
-        UserError: the network has fewer stages to freeze, or the order of its blocks is unknown; the optimizer does not
-            have an option.
+        UserError: the network has fewer stages than ``freeze``, the order of its blocks is unknown, or the optimizer
+            does not have an option.
     """
     if options.freeze or options.linear_probe:
         finetune.freeze(model, options.freeze, but_head=options.linear_probe)
@@ -87,13 +87,13 @@ def order(options: Options, records: Records) -> dict[str, Any]:
 
 
 def phase_ends(options: Options, num_files: int) -> list[int]:
-    """Return the step after which each phase is over: the first that begins after so many epochs."""
+    """Return the step at which each phase ends: the first step that starts after its last epoch."""
     steps_per_epoch = num_files * options.repeats / options.batch_size
     return [math.ceil(until * steps_per_epoch - 1e-6) for until, *_ in options.phases]
 
 
 def describe_phases(options: Options, num_files: int, sampling: TemporalSampling, size: int) -> list[str]:
-    """Return a line for the clips of each phase, given those after the last one; none without phases."""
+    """Return a line on the clips of each phase, including the main phase; empty without phases."""
     lines, start = [], 0
     for (until, frames, side), end in zip(options.phases, phase_ends(options, num_files), strict=True):
         pixels = frames * side**2 / (sampling.num_frames * size**2)

@@ -21,10 +21,10 @@ Differences = Callable[[Mapping[str, Any]], Mapping[str, tuple[Any, Any]]]
 
 
 def lock(folder: Path) -> contextlib.ExitStack:
-    """Make a run folder and lock it until the result is closed or this process ends.
+    """Create a run folder and lock it until the result is closed or this process exits.
 
     Raises:
-        UserError: another process trains in the folder, or it cannot be written.
+        UserError: another process is training in the folder, or the folder cannot be written.
     """
     held = contextlib.ExitStack()
     try:
@@ -33,7 +33,7 @@ def lock(folder: Path) -> contextlib.ExitStack:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / FOLDER))
         held.enter_context(locked(folder))
     except BlockingIOError:
-        raise UserError(f"another process trains in {folder}; wait for it, or choose another out=") from None
+        raise UserError(f"another process is training in {folder}; wait for it, or choose another out=") from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{error.filename}: {error.strerror}; the run needs its folder: choose another out=") from None
     remove_unfinished(folder)
@@ -43,16 +43,17 @@ def lock(folder: Path) -> contextlib.ExitStack:
 def find_saved(
     folder: Path, differences: Differences, world: World, *, must_resume: bool = False
 ) -> tuple[dict[str, Any] | None, str]:
-    """Return the newest valid checkpoint of a run folder and its path; None and "" to start at step 0.
+    """Return the newest valid checkpoint in a run folder and its path, or None and "" to start at step 0.
 
     Args:
-        folder: of the run.
-        differences: given the config of the checkpoint, returns values that may not differ: ``{key: (saved, now)}``.
-        world: the ranks of the run; rank 0 chooses.
-        must_resume: raise if there is none.
+        folder: the run folder.
+        differences: called with the config of the checkpoint; returns changed keys that prevent resuming, ``{key:
+            (saved, now)}``.
+        world: the ranks of the run. Rank 0 selects the checkpoint.
+        must_resume: raise UserError if there is none.
 
     Raises:
-        UserError: the checkpoint is of another config, no checkpoint can be read, or only ``best.pt`` is left.
+        UserError: the checkpoint has another config, no checkpoint can be read, or there is only ``best.pt``.
     """
     with world.together("the checkpoint"):
         found = newest_valid(folder) if world.is_main else None
@@ -66,13 +67,13 @@ def find_saved(
     with world.together("the checkpoint"):
         saved = found.state if found else checkpoint.load_run(path)
         if changed := differences(saved["config"]):
-            text = ", ".join(f"{key} was {_shown(old)}, is now {_shown(new)}" for key, (old, new) in changed.items())
+            text = ", ".join(f"{key} was {_shown(old)}, now {_shown(new)}" for key, (old, new) in changed.items())
             raise UserError(f"{folder} was started with another config ({text}): use another out= or delete the folder")
     return saved, str(path)
 
 
 def _check_new(folder: Path, must_resume: bool) -> None:
-    """Raise UserError if a run must not start at step 0 in this folder."""
+    """Raise UserError if a new run must not start in this folder."""
     if must_resume:
         raise UserError(
             f"--resume: {folder / 'last.pt'} does not exist; omit --resume, or name the run folder with out="
@@ -95,7 +96,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 class Found(NamedTuple):
-    """A valid checkpoint, its content, and newer ones that are not valid, as (path, reason)."""
+    """A valid checkpoint, its content, and newer invalid checkpoints as (path, reason)."""
 
     path: Path
     state: dict[str, Any]
@@ -103,17 +104,17 @@ class Found(NamedTuple):
 
 
 def newest_before(folder: Path, step: int) -> Path | None:
-    """Return the newest checkpoint of an earlier step; None if there is none."""
+    """Return the newest checkpoint before a step, or None."""
     return next((path for number, path in checkpoints(folder) if number < step), None)
 
 
 def newest_valid(folder: str | Path) -> Found | None:
-    """Return the newest checkpoint of a run folder that a run can resume from; None if there is no checkpoint.
+    """Return the newest valid checkpoint in a run folder, or None if there is no checkpoint.
 
     Runs of earlier versions have only ``last.pt``.
 
     Raises:
-        UserError: there are checkpoints, but none to resume from.
+        UserError: there are checkpoints, but none of them is valid.
     """
     folder = Path(folder)
     last, skipped = folder / "last.pt", []
@@ -140,7 +141,7 @@ def newest_valid(folder: str | Path) -> Found | None:
 
 
 def verify(path: str | Path) -> None:
-    """Check the checksums of a file of :func:`torch.save`, a zip with one per tensor. torch does not check them.
+    """Verify the checksums in a file from :func:`torch.save`, a zip with one per tensor. torch does not check them.
 
     Raises:
         UserError: the file is damaged.
@@ -153,7 +154,7 @@ def verify(path: str | Path) -> None:
         wrong = "all of it"
     except OSError as error:
         message = f"checkpoint {path} cannot be read: {first_line(error)}"
-        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # do not resume from an older one
+        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # do not fall back to an older checkpoint
             raise MachineError(f"{message}; check the disk") from None
         raise UserError(message) from None
     if wrong:
@@ -161,7 +162,7 @@ def verify(path: str | Path) -> None:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove unfinished files of a killed process."""
+    """Remove the temporary files of a killed process."""
     for place in (Path(folder), Path(folder) / FOLDER):
         for kind in ("pt", "csv", "json"):
             for file in place.glob(f".*.{kind}.*"):

@@ -1,4 +1,4 @@
-"""The state of a run: saved and restored as one, and refused if its weights are not finite."""
+"""The state of a run, which is saved only if its weights are finite."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from video_rs.training.trainer import Trainer
 
 @dataclass(eq=False, repr=False)
 class RunState:
-    """Trainer, incidents and best validation of a run, with the checkpoints of its folder.
+    """Trainer, incidents and best validation of a run, with the checkpoints in its folder.
 
-    All ranks hold the same state. Rank 0 writes it.
+    All ranks have the same state. Rank 0 writes it.
 
     Args:
         trainer, folder, identity, samples_of, keep, incidents: see :class:`video_rs.training.loop.Run`.
 
     Attributes:
-        monitored: name of the metric that decides which weights are the best.
+        monitored: name of the metric that selects the best weights.
         best: monitored metric and negative loss of the best validation.
         validated: last step that was validated.
         logged: last step that was logged.
@@ -46,11 +46,11 @@ class RunState:
         self.monitored = "map" if self.trainer.model.data_config.multi_label else "top1"
         self.best, self.validated, self.logged = (-1.0, 0.0), 0, 0
 
-    step = property(lambda self: self.trainer.step, doc="Number of steps done.")
+    step = property(lambda self: self.trainer.step, doc="Number of completed steps.")
     is_on_disk = property(lambda self: self.checkpointer.written == self.step, doc="True if this step's checkpoint is.")
 
     def save(self) -> None:
-        """Write a checkpoint, unless this step was skipped: a streak of bad steps must not push out older checkpoints.
+        """Write a checkpoint, unless this step was skipped: many bad steps must not displace older checkpoints.
 
         Raises:
             UserError: a weight is not finite.
@@ -62,7 +62,7 @@ class RunState:
             self._fail_not_finite()
 
     def write(self) -> bool:
-        """Write a checkpoint without synchronizing ranks. Return False, without writing, if a weight is not finite."""
+        """Write a checkpoint without synchronizing ranks. Return False and write nothing if a weight is not finite."""
         if not self.trainer.is_finite():
             return False
         first_doubtful = self.incidents.first_doubtful(self.step, self.logged)
@@ -71,7 +71,7 @@ class RunState:
         return True
 
     def keep_best(self, model: nn.Module, metrics: Mapping[str, float]) -> bool:
-        """Note a validation of this step, and write ``best.pt`` if it is the best one. Return True if it is."""
+        """Record a validation of this step. If it is the best one, write ``best.pt`` and return True."""
         result = metrics.get(self.monitored, 0.0), -metrics.get("loss", 0.0)  # without validation data, the last one
         is_best, self.validated = result > self.best, self.step
         if is_best:
@@ -81,7 +81,7 @@ class RunState:
         return is_best
 
     def collect_bad_steps(self) -> None:
-        """Note the steps that were skipped since the last call. All ranks note the same ones."""
+        """Record the steps that were skipped since the last call, on all ranks."""
         found = self.trainer.metrics.bad_steps()
         by_rank = self.world.gather(found, "the steps that were not finite") if found else []
         for step in found:
@@ -103,19 +103,19 @@ class RunState:
                 self.incidents.check_files(self.folder, self.step)
 
     def check_steps(self, bad: Sequence[int]) -> None:
-        """Raise UserError if one of these bad steps ends a streak with too many of them."""
+        """Raise UserError if there were too many bad steps up to one of these."""
         if streaks := [step for step in bad if self.incidents.too_many_steps(step)]:
             self._fail_not_finite(streaks[-1])
 
     def require_finite(self, what: str) -> None:
-        """Raise UserError on all ranks if a weight of one is not finite."""
+        """Raise UserError on all ranks if a weight of any rank is not finite."""
         if self.world.agree([not self.trainer.is_finite()], what)[0]:
             self._fail_not_finite()
 
     def _fail_not_finite(self, streak: int = 0) -> None:
-        """Raise UserError on all ranks, naming the newest checkpoint from before the bad steps.
+        """Raise UserError on all ranks, with the newest checkpoint before the bad steps in the message.
 
-        ``streak`` is the last step of a streak of bad steps; 0 if the weights themselves are not finite.
+        ``streak`` is the last step of a streak of bad steps, or 0 if the weights are not finite.
         """
         self.collect_bad_steps()
         reason = self.incidents.describe_streak(streak) if streak else "weights or gradients are not finite"

@@ -1,6 +1,6 @@
-"""The status of a run: written to ``status.json``, and read from the run folder on any machine, also after a kill.
+"""Write the status of a run to ``status.json``, and read it from the run folder on any machine, even after a kill.
 
-Nothing here imports torch: ``video-rs status`` answers at once.
+This module does not import torch, to make ``video-rs status`` fast.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from video_rs.files import read_run_metrics, write_json
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
-MONITORED = ("map", "top1")  # a validation has one of them
+MONITORED = ("map", "top1")  # a validation has one of these
 NAMES = {"map": "mAP", "top1": "top-1", "top5": "top-5", "hit1": "hit@1", "accuracy": "accuracy"}
 """Names of metrics between 0 and 1."""
 ENDED = ("complete", "interrupted", "preempted", "failed")
-SECONDS_BETWEEN_WRITES = 5.0  # at log steps: each write waits for the disk, and steps may take milliseconds
+SECONDS_BETWEEN_WRITES = 5.0  # for log steps: a write waits for the disk, and steps may take milliseconds
 SILENCE, BEFORE_LOG, FIRST_VALIDATION = 120.0, 1800.0, 3600.0
-"""Normal seconds without a sign of life: in training, before the first log line, in the first validation."""
+"""Normal seconds without an update: in training, before the first log line, and in the first validation."""
 NUMBERS = ("steps", "time", "seconds", "seconds_left", "log_seconds", "validation_seconds")  # in addition to step
 
 
 class Status:
-    """Write ``status.json``. A disk error does not end the run; the checkpoints will report it.
+    """Write ``status.json``. A disk error is ignored here, because writing the next checkpoint will report it.
 
     Args:
         folder: the run folder; None writes nothing, for ranks other than 0.
 
     Attributes:
-        values: the content of the file; null where unknown:
+        values: the content of the file, null if unknown:
 
-            - ``format``: 2; ``folder``: of the run; ``time``: of this write, seconds since 1970;
+            - ``format``: 2; ``folder``: the run folder; ``time``: time of this write, seconds since 1970;
             - ``state``: running, validating, complete, interrupted, preempted or failed; ``error``: one line;
-            - ``step``, ``steps``: done, and of the whole run; ``seconds_left``; ``seconds``: wall time of all starts;
-            - ``log_seconds``: between the last two log lines, at first since the start;
-            - ``validation_seconds``: of the last validation;
-            - ``command``: resumes a stopped run, or follows a complete one.
-        first_step: step that this start began at.
+            - ``step``, ``steps``: completed and total steps; ``seconds_left``; ``seconds``: wall time of all starts;
+            - ``log_seconds``: time between the last two log lines, at first since the start;
+            - ``validation_seconds``: duration of the last validation;
+            - ``command``: the command to resume a stopped run, or the next step of a complete run.
+        first_step: first step of this start.
         seconds_before: wall time of earlier starts.
-        seconds_in_validation: in this start.
+        seconds_in_validation: time spent in validations in this start.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -65,11 +65,11 @@ class Status:
 
     @property
     def validation_seconds(self) -> float:
-        """Wall time of the last validation, 0 before the first."""
+        """Wall time of the last validation, or 0 before the first one."""
         return self.values.get("validation_seconds") or 0.0
 
     def begin(self, step: int, steps: int, command: str) -> None:
-        """Note the start of a run at ``step`` of ``steps``, and the command that resumes it."""
+        """Record the start of a run at ``step`` of ``steps``, and the command to resume it."""
         before = read(self._folder) if self._folder else {}
         self.first_step, self.seconds_before, self._started = step, before.get("seconds") or 0.0, time.monotonic()
         self.values = {
@@ -87,7 +87,7 @@ class Status:
         self._write()
 
     def trained(self, step: int, seconds_left: float) -> None:
-        """Note a log line."""
+        """Record that a log line was written."""
         now = time.monotonic()
         interval = now - self._logged
         if not math.isfinite(interval):  # the first log line, or the first after a validation
@@ -99,21 +99,21 @@ class Status:
             self._write()
 
     def validating(self) -> None:
-        """Note the start of a validation."""
+        """Record the start of a validation."""
         self._validation_started = time.monotonic()
         self.values["state"] = "validating"
         self._write()
 
     def validated(self, step: int) -> None:
-        """Note the end of the validation that :meth:`validating` started."""
+        """Record the end of a validation."""
         seconds = time.monotonic() - self._validation_started
         self.seconds_in_validation += seconds
-        self._logged = -math.inf  # the interval to the next log line contains the validation
+        self._logged = -math.inf  # the interval to the next log line includes the validation
         self.values.update(state="running", step=step, validation_seconds=seconds)
         self._write()
 
     def end(self, state: str, command: str, error: str = "") -> None:
-        """Note the end of the run: a state of ``ENDED``, the next command, and the error of a failed run."""
+        """Record the end of the run: a state in ``ENDED``, the next command, and the error of a failed run."""
         if "Traceback" in error:  # a loader worker's error has its traceback in it
             error = error.strip().splitlines()[-1]
         newest = _newest_checkpoint(self._folder) if self._folder else None
@@ -124,26 +124,28 @@ class Status:
     def _write(self) -> None:
         self.values.update(time=time.time(), seconds=self.seconds_before + self.seconds)
         self._written = time.monotonic()
-        if self._folder is None or "format" not in self.values:  # nothing has begun
+        if self._folder is None or "format" not in self.values:  # the run has not started
             return
         with suppress(VideoRSError):
             write_json(self._folder / FILE, self.values)
 
 
 def look(folder: Path, now: float | None = None) -> dict[str, Any]:
-    """Return the status of a run from its folder; missing or half-written files are tolerated.
+    """Return the status of a run from its folder. Missing or incomplete files are ignored.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         now: seconds since 1970; None for the current time.
 
     Returns:
+        A dict with these keys:
+
         - ``folder``; ``verdict``: running, silent (probably stopped), complete, interrupted, preempted or failed;
-          ``text``: the same with the error; ``age``: seconds since the last sign of life;
-        - ``step``, ``steps``, ``epoch``, ``seconds_left``: None where unknown;
+          ``text``: the same with the error; ``age``: seconds since the last update;
+        - ``step``, ``steps``, ``epoch``, ``seconds_left``: None if unknown;
         - ``train``, ``val``, ``best``: see :func:`read_metrics`;
-        - ``checkpoint``: ``path``, ``step``, ``time`` and ``bytes`` of the newest, or None;
-        - ``warnings``: lines; ``command``: see :class:`Status`, "" where it is unknown.
+        - ``checkpoint``: ``path``, ``step``, ``time`` and ``bytes`` of the newest checkpoint, or None;
+        - ``warnings``: a list of lines; ``command``: see :class:`Status`, "" if unknown.
     """
     values, metrics, checkpoint = read(folder), read_metrics(folder), _newest_checkpoint(folder)
     written = values.get("time") or max(_modified(folder / name) for name in SIGNS)
@@ -153,7 +155,7 @@ def look(folder: Path, now: float | None = None) -> dict[str, Any]:
     step, left = max(values.get("step", 0), newest.get("step", 0)), values.get("seconds_left")
     warnings = _warnings(folder)
     if not values and (folder / FILE).exists():
-        warnings.append(f"{FILE} cannot be read; this is from the other files")
+        warnings.append(f"{FILE} cannot be read; the status is derived from other files")
     if checkpoint is None and step:
         warnings.append("there is no checkpoint to resume from")
     return {
@@ -166,7 +168,7 @@ def look(folder: Path, now: float | None = None) -> dict[str, Any]:
 
 
 def _verdict(values: Mapping[str, Any], age: float) -> tuple[str, str]:
-    """Return the verdict on a run; one that has not ended is judged by its age."""
+    """Return the verdict on a run. For a run without an end, it depends on the age."""
     state, interval = values.get("state", "running"), values.get("log_seconds")
     if state in ENDED:
         return state, f"{state}: {values['error']}" if values.get("error") else state
@@ -187,7 +189,7 @@ def _modified(path: Path) -> float:
 
 
 def _command(values: Mapping[str, Any], folder: Path) -> str:
-    """Return the recorded command, or "" if the folder was moved or copied since."""
+    """Return the recorded command, or "" if the folder was moved or copied."""
     if values.get("folder") != str(folder.resolve()):
         return ""
     command = str(values.get("command", ""))
@@ -202,7 +204,7 @@ def _from_here(command: str) -> str:
 
 def _warnings(folder: Path) -> list[str]:
     lines = []
-    for name, what in (("broken_files", "files could not be read"), ("bad_steps", "steps were not finite and skipped")):
+    for name, what in (("broken_files", "files could not be read"), ("bad_steps", "non-finite steps were skipped")):
         path = folder / f"{name}.csv"
         try:
             with open(path, encoding="utf-8", errors="replace", newline="") as handle:
@@ -226,7 +228,7 @@ def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the values of a run's ``status.json``; empty if it is missing or a value is of another type."""
+    """Return the values in a run's ``status.json``; empty if it is missing or a value has the wrong type."""
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         numbers = [values["step"], *(values[key] for key in NUMBERS if values.get(key) is not None)]
@@ -241,9 +243,9 @@ def _is_number(value: Any) -> bool:
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the last ``train`` and ``val`` line of ``metrics.jsonl``, and the ``best`` validation; {} where unknown.
+    """Return the last ``train`` and ``val`` line of ``metrics.jsonl``, and the ``best`` validation; {} if unknown.
 
-    ``best`` has ``name`` and ``value`` of the monitored metric. Values that are not finite are None.
+    ``best`` has the ``name`` and ``value`` of the monitored metric. Non-finite values are None.
     """
     lines: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The arithmetic of a run: samples, steps, micro-batches, validations."""
+"""The schedule of a run: samples, steps, micro-batches, validations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Schedule:
     """Numbers of samples, steps and micro-batches, and the intervals of logs, validations and checkpoints.
 
     Attributes:
-        num_samples: of an epoch: training files times repeats.
-        num_steps: optimizer steps of the whole run.
-        batch_size: of an optimizer step, over all ranks.
-        micro_batch: samples on the device at once; divides the per-rank batch.
-        world_size: ranks that share the batch.
-        repeats: consecutive copies of a sample in the batch.
-        seed: of the run.
-        val_every: epochs between validations; 0: only at the end.
+        num_samples: number of samples in an epoch: training files times repeats.
+        num_steps: number of optimizer steps of the whole run.
+        batch_size: number of samples per optimizer step, over all ranks.
+        micro_batch: number of samples per forward pass, a divisor of the per-rank batch.
+        world_size: number of ranks.
+        repeats: number of consecutive copies of a sample in the batch.
+        seed: seed of the run.
+        val_every: epochs between validations; 0 to validate only at the end.
         log_every: steps between log lines.
-        checkpoint_minutes: between checkpoints, in addition to those at epoch ends.
+        checkpoint_minutes: minutes between checkpoints, in addition to those at epoch ends.
     """
 
     num_samples: int
@@ -38,12 +38,12 @@ class Schedule:
 
     @property
     def per_rank_batch(self) -> int:
-        """Samples of a step on one rank."""
+        """Number of samples per step on one rank."""
         return self.batch_size // self.world_size
 
     @property
     def accumulation_steps(self) -> int:
-        """Micro-batches of a step on one rank."""
+        """Number of micro-batches per step on one rank."""
         return self.per_rank_batch // self.micro_batch
 
     def epoch(self, step: int) -> float:
@@ -67,7 +67,7 @@ class Schedule:
         return math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
 
     def validations_left(self, step: int) -> int:
-        """Return how many validations follow the steps after ``step``; the last step always has one."""
+        """Return the number of validations after ``step``. The last step always has one."""
         if step >= self.num_steps:
             return 0
         if not self.val_every:
@@ -76,7 +76,7 @@ class Schedule:
         return last - first + 1
 
     def seconds_left(self, step: int, rate: float, validation_seconds: float = 0.0) -> float:
-        """Return the time from ``step`` to the end at ``rate`` clips per second, validations included; inf at 0."""
+        """Return the remaining time after ``step`` at ``rate`` clips per second, including validations; inf at 0."""
         if not rate:
             return math.inf
         steps = (self.num_steps - step) * self.batch_size / rate
@@ -84,12 +84,12 @@ class Schedule:
 
 
 def num_steps(num_samples: int, batch_size: int, epochs: float) -> int:
-    """Return the optimizer steps of ``epochs`` passes; batches span epoch ends, so only the last step is rounded up."""
+    """Return the number of optimizer steps in ``epochs``, rounded up. Batches can span two epochs."""
     return max(1, math.ceil(epochs * num_samples / batch_size))
 
 
 def check_pairs(micro_batch: int, repeats: int, *, is_mixed: bool) -> None:
-    """Raise ConfigError if mixup or cutmix, which take pairs of files, would mix samples of two micro-batches."""
+    """Raise ConfigError if mixup or cutmix, which use pairs of files, would mix samples of two micro-batches."""
     unit = 2 * repeats
     if is_mixed and micro_batch % unit:
         raise ConfigError(

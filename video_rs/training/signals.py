@@ -15,12 +15,12 @@ from types import FrameType
 from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, VideoRSError
 
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals of schedulers: SLURM sends them before a time limit, or to make room for another job."""
+"""Signals of schedulers. SLURM sends them before a time limit or for preemption."""
 
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Exit with code 75 (requeue) at a scheduler's signal, as long as there is nothing to save."""
+    """Exit with code 75 (requeue) at a scheduler's signal before there is anything to save."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -36,7 +36,7 @@ def exit_on_signals() -> Iterator[None]:
 
 
 class Interrupted(VideoRSError):
-    """A stop signal, raised between two steps or inside a validation.
+    """A stop signal was received. Raised between two steps or during a validation.
 
     Attributes:
         signal: the signal that was received.
@@ -49,9 +49,9 @@ class Interrupted(VideoRSError):
 
 
 class StopSignals:
-    """Context that turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop. A second SIGINT stops at once.
+    """Context manager for stop signals. The first SIGINT, SIGTERM or SIGUSR1 is recorded, a second SIGINT is raised.
 
-    It may be nested. Outside of the main thread, where Python handles no signals, it does nothing.
+    It can be nested. Outside of the main thread, where Python does not handle signals, it does nothing.
 
     Attributes:
         received: the first signal, or None.

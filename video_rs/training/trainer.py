@@ -1,8 +1,8 @@
 """One optimizer step on one global batch, taken as micro-batches of uint8 clips ``[N, T, H, W, C]``.
 
-Everything random is a function of (seed, step, position in the global batch), and everything that a step changes is in
-``Trainer.state_dict()``. A step whose loss or gradient is not finite changes nothing. The device detects and skips it;
-the host learns of it when it reads the metrics.
+All random numbers are a function of (seed, step, position in the global batch), and ``Trainer.state_dict()`` contains
+everything that a step changes. A step with a non-finite loss or gradient changes nothing: it is detected and skipped on
+the device, and the host is notified when it reads the metrics.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ from video_rs.training.metrics import StepMetrics
 from video_rs.training.optim import load_optimizer, step_unless
 from video_rs.training.schedule import Schedule
 
-SMALLEST_SCALE = 2.0**-10  # of the loss with float16, after 26 steps in a row that were skipped
+SMALLEST_SCALE = 2.0**-10  # minimum loss scale for float16, reached after 26 consecutive skipped steps
 
 
 @dataclass(eq=False, repr=False)
 class Trainer:
-    """A network in training, with everything that a step changes.
+    """A network, its optimizer, its EMA, and all other state that a training step changes.
 
     Args:
         model: a network with ``data_config``, on its device, called as ``model(clips, keys)``.
         schedule: see :class:`Schedule`.
-        criterion: from logits and targets to one loss per sample.
-        optimizer: its learning rates are set before every step: ``learning_rate(step)`` times ``lr_scale`` of a group.
-        learning_rate: as a function of the step, from 0.
-        ema: moving average of the weights; None for none.
+        criterion: loss function of logits and targets, with one loss per sample.
+        optimizer: the optimizer. The learning rate of each group is set to ``learning_rate(step)`` times its
+            ``lr_scale`` before every step.
+        learning_rate: learning rate as a function of the step, from 0.
+        ema: moving average of the weights, or None.
         precision: see ``video_rs.distributed.device``.
-        mixup, cutmix: parameters alpha; 0 for off.
-        clip_grad_norm: largest norm of the whole gradient; 0 for off.
-        augment: augments uint8 clips on the device, given them and the ``rngs`` of the batch, see
-            ``TrainTransform.finish_batch``; None if the loader has done it.
-        compile: train through ``torch.compile``; ``model`` itself is unchanged.
-        world: the ranks that share each batch. All have the same state after each step.
+        mixup, cutmix: alpha of the Beta distributions; 0 to turn them off.
+        clip_grad_norm: maximum gradient norm; 0 to turn it off.
+        augment: called with uint8 clips on the device and the ``rngs`` of the batch to augment them, see
+            ``TrainTransform.finish_batch``; None if the loader augments.
+        compile: train with ``torch.compile``. ``model`` itself is not changed.
+        world: the ranks that share each batch. All ranks have the same state after each step.
     """
 
     model: nn.Module
@@ -92,21 +93,21 @@ class Trainer:
         self._network: nn.Module | None = None  # made in the first step
 
     def _wrapped(self) -> nn.Module:
-        """Return the network that steps call, once all ranks are here. Each rank keeps its batch norm statistics."""
+        """Wait for all ranks and return the wrapped network. Each rank keeps its own batch norm statistics."""
         network = self.model
         if self.world.size > 1 and self._traits.has_ddp:
             devices = [self.device] if self.device.type == "cuda" else None
-            new, old = "forward_sync_buffers", "broadcast_buffers"  # torch 2.9 has the old one only
+            new, old = "forward_sync_buffers", "broadcast_buffers"  # torch 2.9 has only the old one
             name = new if new in signature(DistributedDataParallel).parameters else old
             warnings.filterwarnings("ignore", "Grad strides do not match")  # harmless for 1x1x1 kernels
             network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **{name: False})
         return _compiled(network) if self.compile else network
 
     def train_step(self, micro_batches: Iterable[dict[str, Any]]) -> None:
-        """Take one optimizer step, fetching its ``schedule.accumulation_steps`` micro-batches one after the other.
+        """Take one optimizer step over ``schedule.accumulation_steps`` micro-batches, which are fetched one at a time.
 
-        If it raises, the state is that from before the step: an error of ``micro_batches``, PeersLost for a lost rank,
-        or MachineError if a micro-batch does not fit in memory, naming a size that does.
+        If an error is raised, the state is unchanged: an error of ``micro_batches``, PeersLost for a lost rank, or
+        MachineError if a micro-batch does not fit in memory, with a size that does.
         """
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -126,7 +127,7 @@ class Trainer:
                         self._forward_backward(batch, number)
                     flush(self.device)
                 if not batch:
-                    raise ValueError("a step needs micro-batches, and none came")
+                    raise ValueError("a step needs at least one micro-batch")
                 if is_first and self._traits.compiles_graphs:  # raises here if memory is too small
                     synchronize(self.device)
                 if self.world.size > 1 and not self._traits.has_ddp:
@@ -139,7 +140,7 @@ class Trainer:
                 _explain_compiler_error(error)
                 raise
             free_memory(error)
-        if is_full:  # outside of the except block: the error would keep tensors alive
+        if is_full:  # outside of the except block, where the error would keep tensors alive
             message = self._what_fits(batch)
             self._buffers.write(before)
             raise MachineError(message)
@@ -148,7 +149,7 @@ class Trainer:
         self.step += 1
 
     def _what_fits(self, batch: dict[str, Any]) -> str:
-        """Return the error for a micro-batch that does not fit in memory. A single process tries smaller ones."""
+        """Return the message for a micro-batch that does not fit in memory. A single process tries smaller sizes."""
         schedule, unit = self.schedule, 2 * self.schedule.repeats if self.mixup or self.cutmix else 1
         sizes = [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
 
@@ -161,7 +162,7 @@ class Trainer:
         if self.world.size > 1:
             fits, found = max(sizes, default=0), ""
         else:
-            self._network = self.model  # the compiled one would be compiled for each size
+            self._network = self.model  # torch.compile would compile each size
             fits = largest_that_fits(sizes, attempt)
             found = f"{fits} would fit; " if fits else ""
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,11 +218,11 @@ class Trainer:
         self.scaler.update()
         if self.ema:
             self.ema.update(self.model, skip)
-        # with float16 an overflowing gradient is normal: the scaler lowers its scale
+        # with float16, gradient overflow is normal, and the scaler reduces its scale
         self.metrics.end(self.step, sums, lost if self.scaler.is_enabled() else skip)
 
     def _share(self, buffers: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Return buffers averaged and sums totalled over ranks, in one message."""
+        """Average buffers and add up sums over ranks, in one all-reduce."""
         if self.world.size == 1:
             return buffers, sums.clone()
         message = torch.cat([buffers, sums])
@@ -235,7 +236,7 @@ class Trainer:
         return bool(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]).isfinite())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a step changes."""
+        """Return all state that a step changes."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -258,10 +259,10 @@ class Trainer:
 
 
 class _Buffers:
-    """The buffers of a network, batch norm statistics above all, as one flat float64 tensor.
+    """The buffers of a network, mainly batch norm statistics, as one flat float64 tensor.
 
-    It is kept, restored and reduced with a few kernels; a network has hundreds of buffers. float64 holds the counts of
-    batch norm exactly.
+    A network has hundreds of buffers; a flat tensor is saved, restored and reduced with few kernels. float64 represents
+    the counts of batch norm exactly.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -276,19 +277,19 @@ class _Buffers:
 
     @torch.no_grad()
     def write(self, flat: Tensor) -> None:
-        """Set all buffers to what :meth:`read` returned."""
+        """Set all buffers from the result of :meth:`read`."""
         values = zip(self._buffers, flat.split(self._sizes), strict=True)
         if self._buffers:
             torch._foreach_copy_(self._buffers, [value.view_as(buffer) for buffer, value in values])
 
 
 def _compiled(network: nn.Module) -> nn.Module:
-    """Return the network through ``torch.compile``, which compiles for each shape of clips.
+    """Compile a network with ``torch.compile``, which compiles each clip shape.
 
-    It goes around DistributedDataParallel, as torch advises: the compiler then splits the graph where gradients are
-    sent, and sending overlaps with computing.
+    Wrap DistributedDataParallel, as recommended by torch: the compiler then splits the graph at the all-reduces, which
+    overlap with computation.
     """
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # or more clip sizes run eager
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # else more sizes run eagerly
     return torch.compile(network, dynamic=False)
 
 
@@ -296,6 +297,6 @@ def _explain_compiler_error(error: BaseException) -> None:
     """Raise MachineError for an error of the compiler itself."""
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
         raise MachineError(
-            f"torch.compile failed ({type(error).__name__}: {first_line(error)}); use train.compile=false, or repair "
+            f"torch.compile failed ({type(error).__name__}: {first_line(error)}); use train.compile=false, or fix "
             "the compiler"
         ) from error

@@ -1,6 +1,6 @@
-"""Optional logging to Weights & Biases (wandb.ai), which obeys ``WANDB_MODE``.
+"""Optional logging to Weights & Biases (wandb.ai). Respects ``WANDB_MODE``.
 
-After the start, a failure of the service is reported once and does not end the run.
+After the start, a failure of the service is reported once and does not stop the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from video_rs.errors import UserError, first_line
 from video_rs.files import atomic_write
 
 ID_FILE = "wandb_id"
-FINISH_TIMEOUT = 60.0  # seconds to send the rest when a run ends; a preempted run has few
+FINISH_TIMEOUT = 60.0  # seconds to send remaining data at the end; a preempted run has little time
 
 
 class WandbLog:
@@ -23,12 +23,12 @@ class WandbLog:
 
     Args:
         project: name of the project.
-        folder: the run folder; keeps the id and, below ``wandb/``, files of the service.
-        config: of the run, shown beside the metrics.
-        info: logs a line.
+        folder: the run folder, for the run id and the files in ``wandb/``.
+        config: config of the run, shown with the metrics.
+        info: function to log a line.
 
     Raises:
-        UserError: the package is not installed, or there is no login.
+        UserError: the package is not installed, or the user is not logged in.
     """
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any], info: Callable[[str], None]) -> None:
@@ -36,7 +36,7 @@ class WandbLog:
             import wandb
         except ImportError:
             raise UserError(
-                f"train.wandb={project}: the package wandb is not installed; pip install 'video-rs[wandb]', or leave "
+                f"train.wandb={project}: the package wandb is not installed: pip install 'video-rs[wandb]', or leave "
                 "train.wandb empty"
             ) from None
         self._info, self._run = info, None
@@ -50,7 +50,7 @@ class WandbLog:
                 config=dict(config),
                 settings=wandb.Settings(console="off", silent=True, finish_timeout=FINISH_TIMEOUT),
             )
-            # the step of a resumed run may go back, which wandb's own step cannot
+            # a resumed run may go back in steps, which wandb's own step does not support
             self._run.define_metric("*", step_metric="step")
             info(f"Weights & Biases: {self._run.url or f'offline, in {self._run.dir}'}")
 
@@ -61,7 +61,7 @@ class WandbLog:
                 self._run.log({"step": step, "epoch": epoch, **{f"{kind}/{name}": v for name, v in values.items()}})
 
     def close(self) -> None:
-        """Send the rest, with a timeout."""
+        """Send the remaining data, with a timeout."""
         if self._run:
             with self._tolerated():
                 self._run.finish()

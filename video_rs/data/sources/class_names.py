@@ -17,10 +17,10 @@ _SYNSET = re.compile(r"n\d{8} ")
 
 
 def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...]:
-    """Return the non-empty lines of a text file.
+    """Return the class names in a text file, one per non-empty line.
 
     Raises:
-        UserError: no such file, not UTF-8, or a name is repeated. The message names the option `key`.
+        UserError: there is no such file, it is not UTF-8, or a name is repeated. The message names the option `key`.
     """
     try:
         text = storage.read(file, missing=UserError(f"{key}={file}: no such file")).decode("utf-8-sig")
@@ -29,7 +29,7 @@ def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{key}={file}: '{twice}' is in it twice")
+        raise UserError(f"{key}={file}: '{twice}' is repeated")
     return names
 
 
@@ -52,11 +52,11 @@ def choose_class_names(file: str, num_classes: int, splits: Mapping[str, RawSpli
 
     Args:
         file: a text file with one name per line; "" for none.
-        num_classes: number of classes that numbered labels can have; 0 to take the largest label.
+        num_classes: number of classes if labels are numbers; 0 to derive it from the largest label.
         splits: the splits that were read.
 
     Raises:
-        UserError: see :func:`read_class_names`; or labels are names here and numbers there, or not possible.
+        UserError: see :func:`read_class_names`; or some labels are names and others numbers, or a label is invalid.
     """
     names = read_class_names(file) if file else ()
     _refuse_joined_labels(splits, names)
@@ -87,7 +87,7 @@ def _refuse_joined_labels(splits: Mapping[str, RawSplit], names: Sequence[str]) 
     for part in splits.values():
         for label, place in part.first_place.items():
             if SEPARATOR in label and part.is_list and not part.has_label_sets and label not in names:
-                raise UserError(f"{place}: '{label[:80]}' are several labels of one file: set data.multi_label=true")
+                raise UserError(f"{place}: '{label[:80]}' is more than one label: set data.multi_label=true")
 
 
 def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list[list[int]]:
@@ -96,7 +96,7 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
     Args:
         part: a split.
         names: the class names.
-        from_file: True if the names come from ``data.class_names``; labels can then be numbers or names.
+        from_file: True if the names were read from ``data.class_names``; labels can then be numbers or names.
 
     Raises:
         UserError: the label of a file is not a class, or a file is listed with two labels.

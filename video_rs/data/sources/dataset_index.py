@@ -19,7 +19,7 @@ from video_rs.errors import MediaError, UserError
 from video_rs.files import atomic_write
 from video_rs.hub import cache_folder
 
-Version = tuple[int, int]  # size of a file in bytes, and its modification time in seconds since 1970; zeros for no file
+Version = tuple[int, int]  # size of a file in bytes, and modification time in seconds since 1970; zeros if missing
 ROW = np.dtype(
     [("bytes", "<u4"), ("changed", "<u4"), ("num_frames", "<u4"), ("frame_bytes", "<u4"), ("first", "<i4")]
     + [("step", "<f8"), ("fps", "<f8"), ("codec", "u1"), ("problem", "u1")]
@@ -35,10 +35,10 @@ class VideoIndex:
     """The stream indexes of N files in NumPy arrays, which workers share.
 
     Attributes:
-        rows: ``[N]`` of :data:`ROW`.
+        rows: ``[N]`` array of type :data:`ROW`.
         gaps: number of frames from each safe keyframe to the next, for all files, uint16.
         ends: end of each file's gaps, int64 ``[N]``.
-        words: codec names and decord problems.
+        words: names of codecs and reasons why decord is not used.
     """
 
     rows: np.ndarray
@@ -50,7 +50,7 @@ class VideoIndex:
         return len(self.rows)
 
     def stream_index(self, number: int, path: str) -> StreamIndex | None:
-        """Return the stream index of one file; None if the file must be scanned."""
+        """Return the stream index of one file, or None if the file must be scanned."""
         row = self.rows[number]
         if not row["bytes"] or _version(path) != (row["bytes"], row["changed"]):
             return None
@@ -68,7 +68,7 @@ class VideoIndex:
 
 
 def pack(indexes: Iterable[tuple[Version, StreamIndex | None]], count: int) -> VideoIndex:
-    """Return the index of `count` files.
+    """Build the index of `count` files.
 
     Args:
         indexes: version and stream index of each file; None for a file that cannot be read.
@@ -99,23 +99,23 @@ def load(file: Path) -> VideoIndex:
         raise UserError(f"{file}: {error.strerror}; set VIDEO_RS_CACHE to another folder") from None
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
         pass
-    raise UserError(f"{file} is damaged, or of another version of video_rs: delete it, or run video-rs index again")
+    raise UserError(f"{file} is damaged or from another version of video_rs: delete it, or run video-rs index again")
 
 
 def attach(records: Records) -> None:
-    """Set the index of some records, if there is one. Raise UserError for a damaged one."""
+    """Load the index of some records if it exists. Raise UserError if it is damaged."""
     file = index_file(records)
     if file.exists() and len(index := load(file)) == len(records):
         records.index = index
 
 
 def index_file(records: Records) -> Path:
-    """Return the path of the index of some records, which may not exist."""
+    """Return the path of the index of some records. The file may not exist."""
     return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths() + bytes([RULES])).hexdigest()[:16]}.npz"
 
 
 def index_video(path: str) -> tuple[Version, StreamIndex | None, str]:
-    """Return version, stream index and error message of a file; None and a message if it cannot be read."""
+    """Return version, stream index and error message of a file. The index is None if the file cannot be read."""
     version = _version(path)
     try:
         return version, read_stream_index(path), ""
@@ -136,7 +136,7 @@ def _even_pts(first: int, step: float, count: int) -> np.ndarray:
 
 
 def _pack_file(version: Version, index: StreamIndex) -> tuple[tuple, np.ndarray] | None:
-    """Return the fields of a row without the words, and the keyframe gaps; None if they cannot hold the index."""
+    """Return the numeric fields of a row and the keyframe gaps, or None if the index does not fit them."""
     if index.pts is None:
         return None
     first, last, count = int(index.pts[0]), int(index.pts[-1]), len(index.pts)

@@ -1,4 +1,4 @@
-"""A validation split made of training files."""
+"""Hold out a validation split from the training files."""
 
 import os
 import re
@@ -19,9 +19,9 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
     """Split a dataset into a training and a validation part.
 
     Files cut from one source video (``records.sources``, else :func:`source_of`) stay together. The fraction is
-    therefore met only approximately, and the last source of a class stays in the training part. The choice depends on
-    names alone, not on their order, the machine or the seed of a run: runs can be compared and averaged. A file with
-    several classes counts for the first one; files without classes form a class of their own.
+    therefore only approximate, and at least one source of each class stays in the training part. The split depends only
+    on names, not on their order, the machine or the seed of the run, so runs can be compared. A file with several
+    classes counts for the first one; files without classes are treated as a class.
 
     Args:
         records: the dataset.
@@ -33,7 +33,7 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
     source = np.unique(keys, return_inverse=True)[1]  # number of the source of each file, ordered by key
     labels = records.labels + 1  # 0 is the class of files without a label
     num_classes = 1 + int(labels.max(initial=0))
-    # a pair is a source and a class in which it has `counts` files; pairs are sorted by source
+    # a pair is a source and a class, with the number of files in `counts`; pairs are sorted by source
     pairs, counts = np.unique(source * num_classes + labels, return_counts=True)
     pair_source, pair_class = np.divmod(pairs, num_classes)
     first = np.searchsorted(pair_source, np.arange(pair_source.max(initial=-1) + 2))  # first pair of each source
@@ -67,9 +67,9 @@ def source_key(source: str) -> int:
 
 
 def source_of(path: str) -> str:
-    """Return the name of the source video of a clip, or of the file itself if its name has no known form.
+    """Return the name of the source video of a clip, or the name of the file if it matches no known format.
 
-    That is the id in file names of Kinetics, the group in those of UCF101, and all but the tags in those of HMDB51.
+    The source is the YouTube id in Kinetics, the group in UCF101, and the name without tags in HMDB51.
     """
     stem = os.path.splitext(os.path.basename(path))[0]
     match = next(filter(None, (name.fullmatch(stem) for name in (KINETICS_NAME, UCF_NAME, HMDB_NAME))), None)

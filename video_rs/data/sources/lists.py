@@ -1,18 +1,19 @@
 """Read dataset lists: csv files and lines "path label".
 
-Lines end as ``str.splitlines`` ends them. Empty lines, spaces around a field and a byte order mark are skipped.
+Lines are split as by ``str.splitlines``. Empty lines, spaces around a field and a byte order mark are ignored.
 
-* csv: RFC 4180, as ``csv.writer`` writes it. The delimiter is that of the first line: a tab, else a comma, else, in a
-  header, a space. A header names a path column and a label column, in any order; ``source``, ``group`` or ``video_id``
-  names the source video, and ``num_frames``, ``frames`` or ``total_frames`` the size of a folder of frames.
-* "path label", without a header or with "path,label": the path ends with the last media extension that a space, a tab
-  or a comma follows; the rest is the label. Both may hold spaces and commas. Without an extension the last word is the
-  label.
-* "folder frames label": a folder of frames, with the number of them.
-* A line of two csv fields, "a,b c", may be the path "a" or the path "a,b". With a quoted field it is csv. Otherwise
-  the first such line whose file exists decides for the whole list. Without one the list is csv if all its lines have
-  two fields. A list whose first line has no comma and no tab is never csv.
-* Several labels of a file are joined by ";". With ``multi_label`` the label may be left out: "path" or "path,".
+* csv: RFC 4180, as written by ``csv.writer``. The delimiter is found in the first line: a tab, else a comma, else, in a
+  header, a space. A header names a path column and a label column, in any order. Optional columns are ``source``,
+  ``group`` or ``video_id`` (the source video) and ``num_frames``, ``frames`` or ``total_frames`` (the number of frames
+  in a folder).
+* "path label", without a header or with the header "path,label": the path ends with the last media extension that is
+  followed by a space, a tab or a comma, and the rest is the label. Both may contain spaces and commas. Without an
+  extension, the last word is the label.
+* "folder frames label": a folder of frames and the number of frames.
+* A line such as "a,b c" is ambiguous: the path can be "a" or "a,b". A quoted field makes it csv. Otherwise the first
+  such line whose file exists decides for the whole list. If no file exists, the list is csv if all lines have two
+  fields. A list whose first line has no comma and no tab is never csv.
+* Multiple labels of a file are joined by ";". With ``multi_label`` the label can be missing: "path" or "path,".
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ class Entry(NamedTuple):
     """One file of a list.
 
     Attributes:
-        path: of a video, an image or a folder of frames; it may not exist.
-        label: as written.
-        line: line number from 1; in a JSON file the number of the entry.
-        source: name of the source video, if the list has a column for it; else None.
-        file: file of the line, if it is not the list itself.
-        frames: number of frames of a folder, if the list gives it; else 0.
+        path: path of a video, an image or a folder of frames, which may not exist.
+        label: the label as written.
+        line: line number from 1; for a JSON file, the number of the entry.
+        source: name of the source video, or None if the list has no such column.
+        file: the file of the line, if it is not the list itself.
+        frames: number of frames in a folder, or 0 if the list does not give it.
     """
 
     path: str
@@ -62,11 +63,11 @@ Record = tuple[int, list[str], str]  # of a csv: number of the first line, field
 
 
 def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
-    """Yield the entries of a list; their files may be missing.
+    """Yield the entries of a list. The files may be missing.
 
     Args:
         file: the list.
-        root: folder to which paths are relative; empty for the folder of the list.
+        root: folder that paths are relative to; empty for the folder of the list.
         multi_label: True if a file can have any number of labels, joined by ";".
 
     Raises:
@@ -104,11 +105,11 @@ def read_csv(file: str, delimiter: str = ",") -> Iterator[Record]:
             number += len(text)
             text.clear()
     except csv.Error as error:
-        raise UserError(f"{file}:{number}: not csv ({error}); is there a quote that is not closed?") from None
+        raise UserError(f"{file}:{number}: not csv ({error}); check for an unclosed quote") from None
 
 
 def read_lines(file: str) -> Iterator[str]:
-    """Yield the lines of a file with their ends, as ``str.splitlines``. Raise UserError if it is not UTF-8."""
+    """Yield the lines of a file with their line ends, as ``str.splitlines``. Raise UserError if it is not UTF-8."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             for line in stream:
@@ -118,7 +119,7 @@ def read_lines(file: str) -> Iterator[str]:
 
 
 def bad_line(place: str, expected: str, found: str) -> UserError:
-    """Return the error for a line that does not fit its format. What was found is truncated to 100 characters."""
+    """Return the error for a line in the wrong format. `found` is truncated to 100 characters."""
     return UserError(f"{place}: expected {expected}; found '{_cut(found)}'")
 
 
@@ -132,7 +133,7 @@ def read_header(file: str) -> tuple[list[str], str]:
     delimiter = next((mark for mark in "\t," if mark in first), " ")
     words = re.findall(r"\w+", first)
     try:
-        # accept any notation of two names: "<path> <label>", "path;label"
+        # accept any two names: "<path> <label>", "path;label"
         fields = words if len(words) == 2 else next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:  # read_csv reports it
         fields = []
@@ -172,25 +173,25 @@ def _path_label_entries(file: str, delimiter: str, base: str, has_header: bool, 
         if label not in good:
             words = label.replace(",", " ").split()
             if len(words) > 1 and all(word.lstrip("+-").isdecimal() for word in words):  # VideoMAE, MMAction2
-                keep = "write 1;2 for two labels" if multi_label else "keep the label alone"
-                raise UserError(f"{file}:{number}: '{_cut(label)}' are several numbers after the path: {keep}")
+                keep = "write 1;2 for two labels" if multi_label else "keep only the label"
+                raise UserError(f"{file}:{number}: several numbers after the path, '{_cut(label)}': {keep}")
             _check_label(label, f"{file}:{number}", multi_label)
             good.add(label)
         yield Entry(path, label, number)
 
 
 def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) -> None:
-    """Raise UserError for a header with unknown names, which would otherwise be a missing file of a new class."""
+    """Raise UserError for a header with unknown names. It would otherwise be read as a file and its label."""
     path, label = _split(first[2])
     names_media = [any(each in text.lower() for each in MEDIA_EXTENSIONS) for _, _, text in (first, second)]
     if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
         hint = "if it is a header, call its columns path and label"
-        found = f"'{_cut(first[2])}' names no video or image, as the line after it does"
+        found = f"'{_cut(first[2])}' is not the path of a video or image, unlike the next line"
         raise UserError(f"{file}:{first[0]}: {found}; {hint}")
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Split "path label" into path and label; either may be empty. See the grammar above."""
+    """Split "path label" into path and label, either of which may be empty. See the grammar above."""
     last = None
     for mark in reversed(list(_MARKS.finditer(text))):
         split = _unquoted(text[: mark.start()]), _unquoted(text[mark.end() :])
@@ -202,14 +203,14 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _other_split(fields: list[str], split: tuple[str, str]) -> tuple[str, str] | None:
-    """Return the two csv fields of a line if they are possible, and differ from what :func:`_split` returns."""
+    """Return the two csv fields of a line if they are valid and differ from the result of :func:`_split`."""
     if len(fields) != 2 or (_has_extension(split[0]) and not _has_extension(fields[0])):
         return None
     return (fields[0], fields[1]) if (fields[0], fields[1]) != split else None
 
 
 def _is_csv(records: Iterator[Record], base: str) -> bool:
-    """Return True if "a,b c" is the path "a" in a list, False if it is the path "a,b". See the grammar above."""
+    """Return True if "a,b c" means the path "a" in a list, False if it means "a,b". See the grammar above."""
     all_two = True
     for _, fields, text in records:
         all_two = all_two and len(fields) == 2
@@ -263,7 +264,7 @@ def _has_frames_column(folder: str, path: str) -> bool | None:
 
 def _count(text: str, place: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise UserError(f"{place}: '{_cut(text)}' is not a number of frames, 1 or more")
+        raise UserError(f"{place}: '{_cut(text)}' is not a valid number of frames")
     return int(text)
 
 
@@ -282,7 +283,7 @@ def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: 
         if len(row) != len(columns) or not row[path] or not (row[label] or multi_label):
             raise bad_line(f"{file}:{number}", f"'{delimiter.join(columns)}'", delimiter.join(row))
         _check_label(row[label], f"{file}:{number}", multi_label)
-        written = None if source is None else row[source] or row[path]  # an empty field: the file is its own source
+        written = None if source is None else row[source] or row[path]  # empty: the file is its own source
         is_folder = frames is not None and not _has_extension(row[path])
         count = _count(row[frames], f"{file}:{number}") if is_folder else 0
         yield Entry(row[path], row[label], number, written, frames=count)

@@ -24,19 +24,19 @@ class RawSplit:
 
     Attributes:
         source: the folder, list, annotation file or shards that were read.
-        paths: of the files.
-        labels: number of a key of `first_place` for each path.
-        lines: line of each path in a list, for messages.
-        first_place: each label as written, and where it was first found; labels of missing files too.
+        paths: paths of the files.
+        labels: index of the label of each path among the keys of `first_place`.
+        lines: line number of each path in a list, for messages.
+        first_place: the place where each label was first found, by the label as written; includes missing files.
         num_missing, missing: number of listed files that do not exist, and the first three.
         empty_folders: class folders without files.
-        class_names: the official order, if the layout has one.
-        sources: the ``source_key`` of each path, or none.
-        frames: number of frames of each path, or none.
-        has_label_sets: True if a label as written can be several labels, joined by ";".
-        repeats: True if one file may be listed with two labels; see ``Layout``.
+        class_names: class names in the official order, if the layout has one.
+        sources: the ``source_key`` of each path; empty if unknown.
+        frames: number of frames of each path; empty if unknown.
+        has_label_sets: True if a label can be several labels joined by ";".
+        repeats: True if a file may be listed with two labels; see ``Layout``.
         members: positions of the files in shards; None for separate files.
-        num_shards, listed_shards: number of shards that were read, and that their indexes count.
+        num_shards, listed_shards: number of shards that were read, and number of shards according to the indexes.
     """
 
     source: str
@@ -58,7 +58,7 @@ class RawSplit:
     _numbers: dict[str, int] = field(default_factory=dict)  # of the keys of `first_place`
 
     def add(self, path: str, label: str, file: str, line: int) -> None:
-        """Add a path and its label as written in a line of a file."""
+        """Add a path and its label, as written in a line of a file."""
         number = self._numbers.setdefault(label, len(self._numbers))
         if number == len(self.first_place):
             self.first_place[label] = f"{file}{self.mark}{line}"
@@ -68,12 +68,12 @@ class RawSplit:
 
     @property
     def mark(self) -> str:
-        """The text between a file and a line number in messages; JSON files have entries instead of lines."""
+        """Separator between file and line number in messages. JSON files have entries instead of lines."""
         return ": entry " if self.source.lower().endswith(".json") else ":"
 
     @property
     def is_list(self) -> bool:
-        """True for anything but class folders."""
+        """True for all sources except class folders."""
         return self.members is not None or not os.path.isdir(self.source)
 
     def split_label(self, written: str) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class RawSplit:
         return f"{self.source}{self.mark}{self.lines[index]}" if in_list else self.paths[index]
 
     def keep(self, mask: np.ndarray) -> None:
-        """Keep the files of a mask, bool ``[N]``, and count the others as missing."""
+        """Keep the files where a mask, bool ``[N]``, is True. Count the rest as missing."""
         gone = np.flatnonzero(~mask)
         self.num_missing, self.missing = len(gone), [self.paths[i] for i in gone[:3]]
         self.paths = Paths(self.paths[i] for i in np.flatnonzero(mask))
@@ -118,13 +118,13 @@ def read_split(
     frame_folders: bool = False,
     layout: layouts.Layout | None = None,
 ) -> RawSplit:
-    """Read one split; for the arguments see ``splits.load_splits``.
+    """Read one split. For the other arguments see ``splits.load_splits``.
 
     Args:
-        layout: of the source; None to recognise it.
+        layout: layout of the source; None to detect it.
 
     Raises:
-        UserError: a line or a folder does not fit the format.
+        UserError: a line or a folder has an invalid format.
     """
     layout = layout or layouts.recognise(source)
     if layout is None and os.path.isdir(source):
@@ -132,7 +132,7 @@ def read_split(
     raw = RawSplit(source, has_label_sets=multi_label)
     if layout:
         if layout.multi_label and not multi_label:
-            raise UserError(f"{source}: its videos have several labels each: set data.multi_label=true")
+            raise UserError(f"{source}: videos have several labels: set data.multi_label=true")
         raw.class_names, raw.repeats = tuple(layout.class_names(source, fold)), layout.repeats
         entries = layout.read(source, root, split, fold)
     else:
@@ -165,7 +165,7 @@ def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:
 
 
 def class_folders(folder: str, frame_folders: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Yield each class and its video and image files or its frame folders, sorted, without hidden ones."""
+    """Yield each class and its sorted video and image files or frame folders. Hidden files are skipped."""
     for name in _subfolders(folder):
         place = os.path.join(folder, name)
         files = sorted(filter(_is_visible_media, os.listdir(place)))
@@ -175,13 +175,13 @@ def class_folders(folder: str, frame_folders: bool = False) -> Iterator[tuple[st
 
 
 def describe_no_classes(folder: str, split: str = "train") -> str:
-    """Return why a folder has no class folders, for messages."""
+    """Return a message that explains why a folder has no class folders."""
     loose = list(filter(_is_visible_media, os.listdir(folder)))
     text = "no class folders with videos or images in it"
     if loose:
         is_imagenet = loose[0].startswith("ILSVRC2012_val_")
         kaggle = ", or put LOC_val_solution.csv into data.root" if is_imagenet else ""
-        return f"{text}; {len(loose)} files lie directly in it: give data.{split}=LIST{kaggle}"
+        return f"{text}; {len(loose)} files are directly in it: set data.{split}=LIST{kaggle}"
     for name in _subfolders(folder):
         for inner in _subfolders(os.path.join(folder, name))[:1]:
             if has_frames(os.path.join(folder, name, inner)):
@@ -190,7 +190,7 @@ def describe_no_classes(folder: str, split: str = "train") -> str:
 
 
 def _subfolders(folder: str) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones."""
+    """Return the sorted names of the subfolders of a folder, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
@@ -202,8 +202,8 @@ def _is_visible_media(name: str) -> bool:
 def present(paths: Paths) -> np.ndarray:
     """Return which files exist, bool ``[N]``.
 
-    Each folder is listed once, since asking for 240,000 files one by one takes minutes on network storage. Only 64-bit
-    hashes of names are kept; a missing file shares the hash of another with a probability of 1e-7 in a million files.
+    Each folder is listed once, because checking 240,000 files one by one takes minutes on network storage. Only 64-bit
+    hashes of names are kept. With a million files, the probability of a collision for a missing file is 1e-7.
     """
     folders = dict.fromkeys(path[: path.rfind("/") + 1] for path in paths)
     found = (folder for folder in folders if os.path.isdir(folder or "."))

@@ -24,8 +24,8 @@ _CODEC = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.f
 class Paths:
     """File names in one buffer.
 
-    A million Python strings would be copied into every forked worker as reference counts change, and would fragment
-    the heap when they are freed.
+    A million Python strings would be copied into every forked worker as reference counts change, and would fragment the
+    heap once freed.
 
     Attributes:
         packed: all names, each followed by a zero byte.
@@ -57,11 +57,11 @@ class Paths:
 
 
 class LabelSets:
-    """The classes of N files, any number each, in two arrays.
+    """The classes of N files, with any number of classes per file, in two arrays.
 
     Args:
         ends: end of each file's classes in `values`, int64 ``[N]``, ascending.
-        values: class numbers of all files, int32 ``[M]``, each once per file, in the order of the list.
+        values: class numbers of all files, int32 ``[M]``, unique within a file, in the order of the list.
     """
 
     def __init__(self, ends: np.ndarray, values: np.ndarray) -> None:
@@ -69,7 +69,7 @@ class LabelSets:
 
     @classmethod
     def pack(cls, sets: Iterable[Iterable[int]]) -> LabelSets:
-        """Pack one iterable of class numbers per file; repeated numbers count once."""
+        """Pack one iterable of class numbers per file. Repeated numbers are dropped."""
         unique = [tuple(dict.fromkeys(map(int, each))) for each in sets]
         return cls(np.cumsum([len(each) for each in unique]), [value for each in unique for value in each])
 
@@ -104,22 +104,22 @@ class Records:
     Workers share them; a list of Python objects would be copied page by page as reference counts change.
 
     Args:
-        paths: of the files.
-        labels: one per path, in ``[0, len(class_names))``; or ``LabelSets`` with any number per path.
-        class_names: in the order of the labels.
+        paths: paths of the files.
+        labels: one label per path, in ``[0, len(class_names))``; or ``LabelSets`` with any number of labels per path.
+        class_names: class names in the order of the labels.
 
     Attributes:
-        labels: int32 ``[N]``; with label sets the first class of each file, -1 for a file without one.
+        labels: int32 ``[N]``; for label sets, the first class of each file, or -1 for a file without classes.
         label_sets: the classes of each file if it can have several, else None.
         class_names: as given.
-        empty_folders: class folders without a video or an image in them.
+        empty_folders: class folders without a video or an image.
         num_missing, missing: number of listed files that do not exist, and the first three.
-        frames: int32 ``[N]``, number of frames of each frame folder as given by a list; None without such a column.
+        frames: int32 ``[N]``, number of frames in each frame folder according to the list; None if not listed.
         index: the ``dataset_index.VideoIndex`` made by ``video-rs index``, or None.
         members: the position of each file in its shard; None for separate files.
-        coverage: part of Kinetics that exists here, for start-up lines; "" for other datasets.
-        sources: the ``holdout.source_key`` of each file, uint64 ``[N]``, if a list names the source videos; else None.
-        held_out: True if the split was made of training files.
+        coverage: the part of Kinetics that exists on disk, for log lines; "" for other datasets.
+        sources: the ``holdout.source_key`` of each file, uint64 ``[N]``; None if the list does not name the sources.
+        held_out: True if the split was held out from the training files.
         used_as_test: True if this validation split is also the test split.
     """
 
@@ -153,12 +153,12 @@ class Records:
         return self._paths[int(index)]
 
     def file(self, index: int) -> str | Member:
-        """Return the argument of ``open_video`` for one file: its path or its position in a shard."""
+        """Return the path of one file, or its position in a shard, as an argument of ``open_video``."""
         path = self.path(index)
         return self.members.member(int(index), path) if self.members else path
 
     def label(self, index: int) -> int:
-        """Return the label of one file; the first of several, -1 for none."""
+        """Return the label of one file: the first one if there are several, -1 if there is none."""
         return int(self.labels[index])
 
     def label_set(self, index: int) -> np.ndarray:
@@ -170,25 +170,25 @@ class Records:
         return tuple(self.class_names[label] for label in self.label_set(index))
 
     def stream_index(self, index: int) -> StreamIndex | None:
-        """Return the indexed packets of one file; None if it must be read."""
+        """Return the stream index of one file, or None if the file must be scanned."""
         return self.index.stream_index(int(index), self.path(index)) if self.index else None
 
     def listed_frames(self, index: int) -> int:
-        """Return the number of frames that a list gives for one frame folder; 0 if it gives none."""
+        """Return the listed number of frames of one frame folder; 0 if it is not listed."""
         return 0 if self.frames is None else int(self.frames[index])
 
     def packed_paths(self) -> bytes:
-        """Return all paths, each followed by a zero, and the working directory if they are relative."""
+        """Return all paths, each followed by a zero byte, plus the working directory if they are relative."""
         packed = bytes(self._paths.packed)
         return packed if os.path.isabs(self.path(0)) else packed + os.fsencode(os.getcwd())
 
     def fingerprint(self) -> str:
-        """Return 12 hexadecimal digits of a hash of classes, file names and labels, in order, without the folders."""
+        """Return 12 hexadecimal digits of a hash of the classes, file names (without folders) and labels, in order."""
         digest = sha1(self.labels.astype("<i4").tobytes())
         if self.multi_label:
             digest.update(b"sets" + self.label_sets.ends.astype("<i8").tobytes())
             digest.update(self.label_sets.values.astype("<i4").tobytes())
-        if self.members and len(starts := self.members.starts()) > 1:  # the order of training depends on them
+        if self.members and len(starts := self.members.starts()) > 1:  # they change the order of training
             digest.update(b"shards" + starts.astype("<i8").tobytes())
         digest.update("\0".join(self.class_names).encode(errors="surrogateescape") + b"\0")
         for index in range(len(self)):
@@ -196,7 +196,7 @@ class Records:
         return digest.hexdigest()[:12]
 
     def describe(self) -> str:
-        """Return one phrase for start-up lines: counts, fingerprint, index, missing files, empty folders."""
+        """Return a one-line summary for logs: counts, fingerprint, index, missing files, empty folders."""
         values = self.label_sets.values if self.multi_label else self.labels
         absent = np.setdiff1d(np.arange(len(self.class_names)), values)
         classes = f"{len(self.class_names)} classes"
@@ -205,7 +205,7 @@ class Records:
             classes = f"{len(self.class_names) - len(absent)} of {classes} (none of {first})"
         text = f"{len(self)} files, {classes}, "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
-        text += f"{len(values) / max(len(self), 1):.2f} labels a file, " if self.multi_label else ""
+        text += f"{len(values) / max(len(self), 1):.2f} labels per file, " if self.multi_label else ""
         text += f"fingerprint {self.fingerprint()}"
         text += ", indexed" if self.index else ""
         text += f"; {self.coverage}" if self.coverage else ""
@@ -213,7 +213,7 @@ class Records:
             text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
         if self.empty_folders:
             first = ", ".join(self.empty_folders[:3])
-            text += f"; {len(self.empty_folders)} folders have no known video or image in them, the first: {first}"
+            text += f"; {len(self.empty_folders)} folders contain no video or image, the first: {first}"
         return text
 
     def subset(self, indices: np.ndarray) -> Records:

@@ -11,13 +11,13 @@ from video_rs.data.sources.read_split import RawSplit
 from video_rs.data.sources.records import SPLITS
 from video_rs.errors import UserError
 
-_NUM_THREADS = 16  # that read indexes
+_NUM_THREADS = 16  # for reading indexes
 
 
 def are_shards(root: str) -> bool:
-    """Return True if a ``data.root`` means shards.
+    """Return True if a ``data.root`` refers to shards.
 
-    That is an address, a tar or a pattern of them, a folder with an index in it, or a folder of tars alone.
+    Shards are a URL, a tar file or a pattern of tar files, a folder with an index, or a folder that has only tar files.
     """
     if not root or storage.is_remote(root) or _is_pattern(root):
         return bool(root)
@@ -29,7 +29,7 @@ def are_shards(root: str) -> bool:
 
 
 def _is_pattern(value: str, root: str = "") -> bool:
-    """Return True for a tar or a pattern of them. A folder can be called "x.tar" too."""
+    """Return True for a tar file or a pattern of tar files, but not for a folder called "x.tar"."""
     return value.endswith(TAR) and not any(map(os.path.isdir, (value, os.path.join(root, value))))
 
 
@@ -37,14 +37,14 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
     """Return the splits in shards; empty for a dataset of files.
 
     Args:
-        root: a folder of shards, a pattern or a tar, whose indexes give the split of each file; or a folder to which
-            patterns in `given` are relative.
-        given: a pattern or a tar for each split, whose files are all of that split. Other values are ignored.
+        root: a folder of shards, a pattern or a tar file. The indexes define the split of each file. Or the folder that
+            patterns in `given` are relative to.
+        given: a pattern or a tar file for each split. All of its files belong to that split. Other values are ignored.
         multi_label: see ``splits.load_splits``.
 
     Raises:
-        UserError: a shard or an index is missing or damaged, they do not belong together, or the address is wrong.
-        MachineError: the storage does not answer.
+        UserError: a shard or an index is missing or damaged, they do not belong together, or the URL is wrong.
+        MachineError: the storage does not respond.
     """
     splits: dict[str, RawSplit] = {}
     split_of: dict[str, str] = {}
@@ -68,7 +68,7 @@ def read_shards(root: str, given: Mapping[str, str], multi_label: bool) -> dict[
 
 
 def _expand_given(root: str, pattern: str) -> list[str]:
-    """Return the shards of a pattern, which can be relative to the root."""
+    """Return the shards that match a pattern, which can be relative to the root."""
     shards = expand(pattern)
     if storage.is_remote(pattern) or os.path.isabs(pattern) or not root or os.path.exists(shards[0]):
         return shards
@@ -77,26 +77,26 @@ def _expand_given(root: str, pattern: str) -> list[str]:
 
 
 def _list_shards(root: str) -> list[str]:
-    """Return the shards of a root, in order."""
+    """Return the shards in a root, in order."""
     if _is_pattern(root):
         return expand(root)
     names = storage.sizes(root.rstrip("/"), missing=UserError(f"data.root={root}: no such folder"))
     tars = {name.removesuffix(".csv") for name in names if name.endswith((TAR, INDEX))}
     if not tars:
-        raise UserError(f"data.root={root}: no shards (*{TAR} with an index *{INDEX}) in it")
+        raise UserError(f"data.root={root}: contains no shards (*{TAR} with an index *{INDEX})")
     return [f"{root.rstrip('/')}/{name}" for name in sorted(tars)]
 
 
 def _read_indexes(shards: list[str], key: str) -> Iterator[ShardIndex]:
-    """Yield the indexes of shards, in order. Threads read some at a time, since each takes two requests."""
+    """Yield the indexes of shards in order. Several threads read them, because each index takes two requests."""
     if len(set(shards)) < len(shards):
-        raise UserError(f"{key}: {next(shard for shard in shards if shards.count(shard) > 1)} is in it twice")
+        raise UserError(f"{key}: {next(shard for shard in shards if shards.count(shard) > 1)} is listed twice")
     sizes: dict[str, int] = {}
     for folder in {os.path.dirname(shard) for shard in shards}:
         missing = UserError(f"{key}: no such folder or bucket: {folder or '.'}")
         sizes |= {os.path.join(folder, name): n for name, n in storage.sizes(folder, missing=missing).items()}
     if gone := next((shard for shard in shards if shard not in sizes), None):
-        beside = "; its index is there" if index_path(gone) in sizes else ""
+        beside = "; only its index exists" if index_path(gone) in sizes else ""
         raise UserError(f"{key}: no such shard: {gone}{beside}")
     first: ShardIndex | None = None
     for start in range(0, len(shards), _NUM_THREADS):
@@ -107,7 +107,7 @@ def _read_indexes(shards: list[str], key: str) -> Iterator[ShardIndex]:
             first = first or index
             if index.packing != first.packing:
                 both = f"{index_path(first.shard)} and {index_path(index.shard)}"
-                raise UserError(f"{key}: {both} were not packed together: delete the older, or copy the folder again")
+                raise UserError(f"{key}: {both} are not of one packing: delete the older, or copy the folder again")
             yield index
 
 
@@ -133,15 +133,15 @@ def _read(source: str, indexes: Iterable[ShardIndex], multi_label: bool, split: 
             part.listed_shards = max(part.listed_shards, index.num_shards)
     for part in parts.values():
         if len(part.sources) < len(part.paths):
-            part.sources = array("Q")  # file names give the sources
+            part.sources = array("Q")  # the sources are derived from file names
     return parts
 
 
 def _check_count(root: str, split: str, part: RawSplit) -> None:
-    """Raise UserError if a split has fewer or more shards than its indexes count. A pattern can select some."""
+    """Raise UserError if the number of shards of a split is not that in its indexes. A pattern can select fewer."""
     found, listed = part.num_shards, part.listed_shards
     if found < listed and not _is_pattern(root):
-        hint = f"copy the missing ones too, or name those wanted: data.{split}=name-{{000000..000123}}{TAR}"
+        hint = f"copy the missing ones, or select some: data.{split}=name-{{000000..000123}}{TAR}"
         raise UserError(f"data.root={root}: {found} of the {listed} shards of the {split} split found: {hint}")
     if found > listed:
         hint = f"but their indexes count {listed}: delete the copies"

@@ -6,10 +6,10 @@ Sources of a split:
 * a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces; the
   label is a number or a class name, or with ``multi_label`` any number of them joined by ";";
 * the annotation files of a known layout, such as Kinetics or UCF101; see ``layouts``;
-* shards: tar files with an index beside each, here or behind an address such as ``s3://bucket/folder``.
+* shards: tar files, each with an index, in a local folder or at a URL such as ``s3://bucket/folder``.
 
-A file is a video, an image, or a folder with the frames of a video: any folder in a list, and with ``frame_folders``
-the folders in class folders.
+A file is a video, an image, or a folder with the frames of a video. A folder in a list is always a folder of frames;
+with ``frame_folders``, so are the folders in class folders.
 """
 
 import contextlib
@@ -54,28 +54,28 @@ def load_splits(
 ) -> dict[str, Records]:
     """Return the records of some splits.
 
-    Without a validation split, a fraction of the training files becomes one: of every class, and with all clips of a
-    source video on one side. Without a test split, "test" is the validation split.
+    If there is no validation split, a fraction of the training files of each class is held out. All clips of a source
+    video stay in the same split. If there is no test split, "test" is the validation split.
 
     Args:
-        root: folder of the dataset, or shards as for ``read_shards``. Paths in lists are relative to it; without it, to
-            the folder of the list.
+        root: folder of the dataset, or shards as for ``read_shards``. Paths in lists are relative to it, or to the
+            folder of the list if there is no root.
         train, val, test: the source of one split, if it is not found under `root`: a list, an annotation file, a folder
             of class folders, or shards.
-        class_names: file with one name per line, in the order of the labels; a line "n01440764 tench" also names the
-            class n01440764, as in ImageNet's LOC_synset_mapping.txt. Default: class_names.txt in the folder of shards;
-            else the names of the folders or in the lists, sorted; for numbered labels "0", "1", ... Only with such a
-            file can some labels be numbers and some names.
-        num_classes: number of classes that numbered labels can have; 0 to take the largest label.
-        val_fraction: fraction of training files for a validation split.
-        max_missing: largest fraction of listed files that can be missing.
+        class_names: file with one name per line, in the order of the labels. A line "n01440764 tench" also matches the
+            label n01440764, as in ImageNet's LOC_synset_mapping.txt. Default: class_names.txt in the folder of shards,
+            else the sorted names of the folders or of the labels in lists, else "0", "1", ... for numbered labels.
+            Numbers and names can only be mixed with such a file.
+        num_classes: number of classes if labels are numbers; 0 to derive it from the largest label.
+        val_fraction: fraction of training files to hold out for validation.
+        max_missing: maximum fraction of listed files that can be missing.
         multi_label: True if a file can have any number of labels, joined by ";" in lists.
         fold: official split of UCF101 or HMDB51, 1 to 3.
         frame_folders: True if each folder in a class folder is one video, and its images are the frames.
         splits: the splits to return.
 
     Raises:
-        UserError: something is missing, empty or inconsistent. The one-line message names file and line.
+        UserError: a source is missing, empty or inconsistent. The one-line message names file and line.
     """
     given = dict(zip(SPLITS, (train, val, test), strict=True))
     raw = read_shards(root, given, multi_label)
@@ -83,7 +83,7 @@ def load_splits(
     class_names = class_names or (find_names_file(root) if are_shards(root) else "")
     wanted = {*splits} | ({"val"} if "test" in splits and "test" not in sources else set())
     wanted |= {"train"} if "val" in wanted and "val" not in sources else set()
-    needed = wanted if class_names else wanted | {"train"}  # the training split names the classes
+    needed = wanted if class_names else wanted | {"train"}  # the training split defines the classes
     raw = {
         split: raw.get(split) or read_split(source, root, split, fold, multi_label, frame_folders, layout)
         for split, (source, layout) in sources.items()
@@ -113,7 +113,7 @@ def load_splits(
 def _find_sources(
     root: str, given: Mapping[str, str], packed: Mapping[str, RawSplit], fold: int, frame_folders: bool
 ) -> dict[str, tuple[str, layouts.Layout | None]]:
-    """Return the source of each split that has one, and its layout if that is known already. Raise UserError."""
+    """Return the source of each split that has one, and its layout if already known. Raise UserError."""
     if root and not are_shards(root) and not os.path.isdir(root):
         problem = "a file, give its folder" if os.path.exists(root) else "no such folder"
         hint = "; leave it empty if data.train and data.val are whole paths" if any(given.values()) else ""
@@ -133,12 +133,12 @@ def _find_sources(
         if not root:
             raise UserError("no dataset: set data.root, or data.train and data.val")
         no_classes = describe_no_classes(root)
-        raise UserError(f"data.root={root}: it has no train, val or test folder or list and {no_classes}")
+        raise UserError(f"data.root={root}: no train, val or test folder or list in it, and {no_classes}")
     return {split: sources[split] for split in SPLITS if split in sources}
 
 
 def _given_path(root: str, split: str, given: Mapping[str, str]) -> str:
-    """Return the list or folder that is given for a split; "" if none is."""
+    """Return the list or folder that is set for a split; "" if none is."""
     if not given[split]:
         return ""
     for path in (given[split], os.path.join(root, given[split])):
@@ -148,19 +148,19 @@ def _given_path(root: str, split: str, given: Mapping[str, str]) -> str:
 
 
 def _find_in_root(root: str, split: str) -> str:
-    """Return the list or folder in the root that is named like a split; "" if there is none."""
+    """Return the list or folder in the root that is named after a split; "" if there is none."""
     bases = [os.path.join(root, name) for name in ALIASES[split]] if root else []
     files = [base + suffix for base in bases for suffix in LIST_SUFFIXES if os.path.isfile(base + suffix)]
     return next(iter(files + [base for base in bases if os.path.isdir(base)]), "")
 
 
 def _refuse_mixed(root: str, packed: Mapping[str, RawSplit], given: Mapping[str, str], own: Mapping[str, str]) -> None:
-    """Raise UserError for a folder of shards that is also a dataset of files."""
+    """Raise UserError if a folder contains both shards and a dataset of files."""
     if not os.path.isdir(root) or all(given[split] for split in packed):
         return
     files = [*own.values(), *(os.path.join(root, name) for name, found in class_folders(root) if found)]
     if other := next(filter(None, files), None):
-        raise UserError(f"data.root={root}: shards and {other} are in it: keep one, or give data.train, data.val")
+        raise UserError(f"data.root={root}: contains both shards and {other}: keep one, or set data.train and data.val")
 
 
 def _refuse_missing(part: RawSplit, max_missing: float) -> None:
@@ -188,7 +188,7 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
 
 
 def _refuse_mixed_media(part: RawSplit) -> None:
-    """Raise UserError for a split with files of different kinds, or a name that is not UTF-8."""
+    """Raise UserError if a split mixes images, videos and frame folders, or a file name is not UTF-8."""
     num_images, first = 0, {}
     for path in part.paths:
         if not path.isascii() and path != (printable := os.fsencode(path).decode(errors="backslashreplace")):
@@ -206,20 +206,20 @@ def _check(records: Records, split: str, source: str) -> None:
     if not len(records):
         hint = describe_no_classes(source, split) if os.path.isdir(source) else "no files in it"
         if records.held_out:
-            hint = "too few source videos per class to set some aside: give data.val"
+            hint = "too few source videos per class to hold some out: set data.val"
         raise UserError(f"the {split} split of {source} is empty: {hint}")
     if split != "train":
         return
     if records.multi_label and not records.label_sets.values.size:
-        raise UserError(f"the train split of {source} has no labels: training needs some")
+        raise UserError(f"the train split of {source} has no labels")
     if not records.multi_label and len(np.unique(records.labels)) < 2:
-        raise UserError(f"the train split of {source} has files of one class only: training needs two or more")
+        raise UserError(f"the train split of {source} has a single class: training needs at least two")
 
 
 def _return_freed_memory() -> None:
     """Return freed memory to the system.
 
-    Growing buffers and their sorted copies would otherwise stay on the heap of the run, about 70 bytes per file.
+    The memory of grown buffers and sorted copies would otherwise stay on the heap, about 70 bytes per file.
     """
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries than glibc
+    with contextlib.suppress(AttributeError, OSError):  # C libraries other than glibc
         ctypes.CDLL(None).malloc_trim(0)

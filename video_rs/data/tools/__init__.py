@@ -1,1 +1,1 @@
-"""Prepare, index and check datasets; make the embedded one."""
+"""Prepare, index and check datasets, and generate the motion dataset."""

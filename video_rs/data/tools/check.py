@@ -23,7 +23,7 @@ FIELDS = (
 )  # fmt: skip
 FILES = ("problems.csv", "files.csv", "summary.json", "check.png")
 COLORS = ("#2563eb", "#ea580c", "#16a34a")
-MAX_NAMED = 40  # classes up to which the axis is named
+MAX_NAMED = 40  # maximum number of classes with names on the axis
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class DatasetCheck:
 
     Attributes:
         splits: records by name of the split.
-        entries: the files of all splits in one numbering.
-        facts: of each file.
-        problems: see ``check_problems``.
+        entries: the files of all splits, numbered consecutively.
+        facts: properties of each file.
+        problems: the problems, see ``check_problems``.
     """
 
     splits: Mapping[str, Records]
@@ -78,7 +78,7 @@ class DatasetCheck:
 
     def _rows(self) -> Iterator[list[Any]]:
         """Yield the values of ``FIELDS`` for each entry."""
-        entries, kinds = self.entries, defaultdict(dict)  # the kinds of each entry in the order of KINDS
+        entries, kinds = self.entries, defaultdict(dict)  # the kinds of problems of each entry, in the order of KINDS
         for problem in self.problems:
             kinds[problem.entry][problem.kind] = None
         for entry, file in enumerate(entries.file):
@@ -91,7 +91,7 @@ class DatasetCheck:
 
     def _plot(self, file: IO[bytes]) -> None:
         """Plot the lengths and sizes of the files that can be read, and the files of each class, the largest first."""
-        from matplotlib.figure import Figure  # worker processes import this module, too
+        from matplotlib.figure import Figure  # not at the top: worker processes import this module
 
         good = [each for each in self.facts if not each.problem]
         seconds = [each.seconds for each in good if each.fps]
@@ -133,13 +133,13 @@ def check_dataset(
 
     Args:
         splits: records by name of the split.
-        sampling: of clips, which defines what is too short.
+        sampling: sampling of clips, which defines the minimum length of a video.
         workers: number of processes.
-        timeout: seconds without progress after which a file is given up as broken; 0 for none.
-        progress: wraps the results, given their number, to show progress.
+        timeout: seconds without progress after which a file is reported as broken; 0 for no limit.
+        progress: called with the results and their number; returns an iterator that displays the progress.
 
     Raises:
-        UserError, MachineError: the storage of shards refuses or fails.
+        UserError, MachineError: access to the storage of shards is denied or fails.
     """
     entries = Entries(splits)
     facts = [Facts()] * len(entries.first)

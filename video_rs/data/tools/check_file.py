@@ -1,4 +1,4 @@
-"""Decode all of one file of a dataset, and collect its facts."""
+"""Decode one file of a dataset completely and collect its properties."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from video_rs.data.video.images import ImageReader, frame_files, image_codec
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
 from video_rs.errors import MediaError, VideoRSError, first_line
 
-ANNOUNCED_PART = 0.9  # of the duration in the header; headers of AVI and Matroska are slightly off in good files
+ANNOUNCED_PART = 0.9  # minimum part of the header's duration; AVI and Matroska headers can be slightly wrong
 _CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of one file.
+    """The properties of one file.
 
     Attributes:
-        frames: number of decoded frames, all of them unless there is a `problem`.
+        frames: number of decoded frames; all frames unless there is a `problem`.
         fps: mean frames per second; 0 if unknown, as for an image.
-        height, width: of the first frame, upright, in pixels.
-        rotation: degrees counter-clockwise by which stored frames are turned to be upright.
-        codec: FFmpeg's name; for a folder of frames that of its first image.
-        decoder: the one that ``data.decoder=decord`` takes: "decord", "pyav" or "pil".
-        bytes: size of the file, or of all images of a folder.
-        sha1: digest of the same bytes, 20 bytes; empty if they cannot be read.
-        pixels: 64 bits of a digest of all decoded frames: equal for equal frames in another container.
-        problem: why the file is broken; "" if it is not.
+        height, width: size of the first frame after rotation, in pixels.
+        rotation: counter-clockwise rotation in degrees that makes the stored frames upright.
+        codec: FFmpeg's name of the codec; for a folder of frames, the codec of the first image.
+        decoder: the decoder that ``data.decoder=decord`` selects: "decord", "pyav" or "pil".
+        bytes: size of the file, or of all images in a folder.
+        sha1: SHA-1 digest of the content, 20 bytes; empty if it cannot be read.
+        pixels: 64 bits of a digest of all decoded frames; equal for the same frames in different containers.
+        problem: the reason why the file is broken, or "".
     """
 
     frames: int = 0
@@ -57,7 +57,7 @@ class Facts:
 
     @property
     def content(self) -> int | bytes | None:
-        """Equal for files with the same frames, or for broken files with the same bytes; None if nothing was read."""
+        """Identifies the frames, or the bytes of a broken file, for comparison; None if nothing was read."""
         if not self.bytes or not self.sha1:
             return None
         return self.sha1 if self.problem else self.pixels
@@ -67,14 +67,14 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
     """Decode every frame of a video, an image or a folder of frames, in one thread.
 
     A file is broken if it cannot be opened, if FFmpeg reports damage in a frame, or if it has fewer frames than its
-    packets or its header announce. That is reported in ``Facts.problem``.
+    packets or its header indicate. ``Facts.problem`` is then the reason.
 
     Args:
-        path: of the file or folder; or its place in a shard.
-        beat: called after each frame and each mebibyte.
+        path: path of the file or folder, or its position in a shard.
+        beat: called after each frame and each MiB.
 
     Raises:
-        UserError, MachineError: the storage of a shard refuses or fails.
+        UserError, MachineError: access to the storage of a shard is denied or fails.
     """
     facts: dict[str, Any] = {"frames": 0}
     pixels = hashlib.sha1()
@@ -87,7 +87,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
             pixels.update(repr(frame.shape).encode())
             pixels.update(np.ascontiguousarray(frame))
             beat()
-    except Exception as error:  # decoders raise anything on damaged files, and one file must not end the check
+    except Exception as error:  # damaged files can raise any error, and one file must not stop the check
         if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
             raise
         facts["problem"] = first_line(error, 1000, prefix=f"{path}: ")
@@ -95,7 +95,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
 
 
 def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int, bytes]:
-    """Return the total size and the digest of files, one after the other."""
+    """Return the total size and the digest of the concatenated files."""
     digest, size = hashlib.sha1(), 0
     for file in files:
         if not isinstance(file, Blob) and not os.path.isfile(file):  # reading a pipe would hang
@@ -109,7 +109,7 @@ def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int,
 
 
 def _decode_images(paths: Sequence[str | Blob], facts: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Yield the pixels of all images; update the facts."""
+    """Yield the pixels of all images and update the properties."""
     facts |= {"codec": image_codec(paths[0]), "decoder": "pil"}
     for frame in ImageReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size)):
         _, facts["height"], facts["width"], _ = frame.shape
@@ -117,7 +117,7 @@ def _decode_images(paths: Sequence[str | Blob], facts: dict[str, Any]) -> Iterat
 
 
 def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Yield the pixels of all frames of a video; update the facts, but for the number of frames."""
+    """Yield the pixels of all frames of a video and update the properties, except the number of frames."""
     index = read_stream_index(path)
     facts |= {"codec": index.codec, "fps": index.fps}
     facts["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
@@ -132,7 +132,7 @@ def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarra
             end = max(end, frame.time or 0.0)
             try:
                 yield frame.to_ndarray()
-            except (ValueError, AssertionError):  # PyAV has no array for the format or an odd size
+            except (ValueError, AssertionError):  # PyAV cannot convert this format or odd size to an array
                 yield frame.to_ndarray(format="rgb24")
     count = facts["frames"]
     if not count:
@@ -142,11 +142,11 @@ def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarra
     elif damaged:
         facts["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
     elif index.fps and end + 2 / index.fps < ANNOUNCED_PART * announced:
-        facts["problem"] = f"it ends at {end:.2f} s, its header announces {announced:.2f} s"
+        facts["problem"] = f"it ends at {end:.2f} s, but its header indicates {announced:.2f} s"
 
 
 def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Return the end in seconds by the header of a file whose packets do not show that it was cut off; 0 elsewhere."""
+    """Return the end time in seconds from the header, for formats whose packets do not reveal truncation; else 0."""
     if container.format.name == "avi" and stream.duration:
         return float(stream.duration * stream.time_base)
     if "matroska" not in container.format.name:

@@ -1,6 +1,6 @@
-"""Find the problems of a dataset whose files have all been decoded (see check_file.py).
+"""Find the problems of a dataset after all files were decoded (see check_file.py).
 
-:class:`Entries` numbers the files of all splits, and :func:`find_problems` compares their facts.
+:class:`Entries` numbers the files of all splits, and :func:`find_problems` compares their properties.
 """
 
 import os
@@ -20,7 +20,7 @@ from video_rs.data.tools.check_file import Facts
 
 KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
 ODD: Sequence[tuple[Callable[[Facts], float], float, str]] = (
-    (lambda facts: facts.fps, 2.0, "{:.4g} frames a second, usual {:.4g}"),
+    (lambda facts: facts.fps, 2.0, "{:.4g} frames per second, usual {:.4g}"),
     (lambda facts: min(facts.height, facts.width), 3.0, "short side {} pixels, usual {:g}"),  # 360 to 1080 are common
     (lambda facts: facts.width / facts.height, 2.0, "width / height {:.2f}, usual {:.2f}"),
 )
@@ -28,16 +28,16 @@ ODD: Sequence[tuple[Callable[[Facts], float], float, str]] = (
 
 
 class Entries:
-    """The entries of all splits in one numbering: first those of the first split, in its order.
+    """The entries of all splits, numbered consecutively in the order of the splits.
 
     Args:
         splits: records by name of the split.
 
     Attributes:
-        names: of the splits.
-        class_names: of the classes.
-        split: index into `names` of each entry, int8 ``[N]``.
-        file: number of the file of each entry, int64 ``[N]``. Entries with the same path have the same file.
+        names: names of the splits.
+        class_names: names of the classes.
+        split: index into `names` for each entry, int8 ``[N]``.
+        file: index of the file of each entry, int64 ``[N]``. Entries with the same path share a file.
         first: the first entry of each file, int64 ``[F]``, ascending.
     """
 
@@ -55,7 +55,7 @@ class Entries:
         return len(self.split)
 
     def at(self, entry: int) -> tuple[Records, int]:
-        """Return the records that hold an entry, and its index there."""
+        """Return the records that contain an entry, and its index in them."""
         split = self.split[entry]
         return self._records[split], int(entry) - (self._ends[split - 1] if split else 0)
 
@@ -84,7 +84,7 @@ class Entries:
 
 
 class Problem(NamedTuple):
-    """One problem of one entry. It is `grave` if training on the dataset would be wrong or fail."""
+    """A problem of an entry. It is `grave` if training would fail or be incorrect."""
 
     entry: int
     kind: str
@@ -93,12 +93,12 @@ class Problem(NamedTuple):
 
 
 def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSampling) -> list[Problem]:
-    """Return all problems: first those of single files, one kind after the other, then those of equal files.
+    """Return all problems: first those of single files, grouped by kind, then duplicates, leaks and label conflicts.
 
     Args:
-        entries: of the dataset.
-        facts: of each file.
-        sampling: of clips, which defines what is too short.
+        entries: entries of the dataset.
+        facts: properties of each file.
+        sampling: sampling of clips, which defines the minimum length of a video.
     """
     good = [each for each in facts if not each.problem]
     medians = [float(np.median([*filter(None, map(measure, good))] or [0])) for measure, _, _ in ODD]
@@ -121,9 +121,9 @@ def _frames(entry: int, facts: Facts, listed: int, sampling: TemporalSampling) -
     """Yield the problems with the number of frames. `listed` is that of the file's list, 0 if unknown."""
     frames, needed = facts.frames, sampling.num_frames
     if listed > frames:
-        yield Problem(entry, "broken", f"has {frames} images, its list says {listed} frames", grave=True)
+        yield Problem(entry, "broken", f"has {frames} images, but {listed} frames in its list", grave=True)
     elif 0 < listed < frames:
-        yield Problem(entry, "odd", f"{frames} images, of which its list takes the first {listed}")
+        yield Problem(entry, "odd", f"{frames} images, of which only the first {listed} are listed")
     if sampling.kind != "segments":
         needed = 1 + int(np.floor((needed - 1) * sampling.step(facts.fps) + 1e-6))
     if frames < needed:
@@ -141,9 +141,9 @@ def _odd(entry: int, facts: Facts, medians: Sequence[float], rotation: int) -> I
 
 
 def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]:
-    """Yield entries that show the same as one before them: duplicates, leaks and label conflicts."""
+    """Yield entries with the same content as an earlier one: duplicates, leaks and label conflicts."""
     for group in _groups(facts[file].content or file for file in entries.file):
-        first, first_in = group[0], {}  # the first entry of all, and of each split
+        first, first_in = group[0], {}  # the first entry overall, and of each split
         for entry in group:
             split = entries.split[entry]
             if split in first_in:
@@ -154,19 +154,19 @@ def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]
             first_in.setdefault(split, entry)
             mine, theirs = entries.label_text(entry), entries.label_text(first)
             if mine != theirs:
-                detail = f"'{mine}', but '{theirs}' for {entries.path(first)}, which is the same"
+                detail = f"'{mine}', but '{theirs}' for {entries.path(first)} with the same content"
                 yield Problem(entry, "label conflict", detail, grave=True)
 
 
 def _describe(entries: Entries, facts: Sequence[Facts], entry: int, other: int) -> str:
-    """Return in which respect an entry is the same as another, and the path of that."""
+    """Return how an entry is equal to another ("same bytes as"), with the path of the other."""
     mine, theirs = entries.file[entry], entries.file[other]
     how = "same bytes as" if facts[mine].sha1 == facts[theirs].sha1 else "same frames as"
     return f"{'listed again, as' if mine == theirs else how} {entries.path(other)}"
 
 
 def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
-    """Yield clips of one source video that are in two splits."""
+    """Yield clips whose source video has clips in another split."""
     sources = map(entries.source, range(len(entries)))
     for group in _groups(entry if source is None else source for entry, source in enumerate(sources)):
         first = group[0]
@@ -177,7 +177,7 @@ def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
 
 
 def _groups(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Return the positions of each key that occurs more than once, ascending, in the order of the first position."""
+    """Return the ascending positions of each repeated key, in the order of the first position."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
     for position, key in enumerate(keys):
         groups[key].append(position)

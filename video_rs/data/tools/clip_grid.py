@@ -1,4 +1,4 @@
-"""Images of clips: the samples of training and the views of a test, with labels and frame numbers."""
+"""Draw clips as images: training samples and test views, with labels and frame numbers."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from torch import Tensor
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
 
-HEADER = 16  # pixels above each row, for its label
-MAX_WIDTH = 2400  # pixels of a grid; frames are scaled down to fit, but not below MIN_TILE
+HEADER = 16  # pixels above each row, for the label
+MAX_WIDTH = 2400  # pixels; frames are scaled down to fit, but not below MIN_TILE
 MIN_TILE = 48
 
 
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     """A clip and the text above it."""
 
     clip_THWC: np.ndarray  # uint8
-    frames: list[int]  # their numbers in the file
+    frames: list[int]  # frame numbers in the file
     label: str
     path: str
 
@@ -58,7 +58,7 @@ def _row(clip: Tensor, frames: np.ndarray, dataset: ClipDataset | ViewDataset, i
 
 
 def draw_grid(rows: Sequence[Row]) -> Image.Image:
-    """Return one image: a row per clip with its label, a column per frame with its number."""
+    """Return an image with a row per clip and a column per frame, with labels and frame numbers."""
     num_frames, size = rows[0].clip_THWC.shape[:2]
     tile = min(size, max(MIN_TILE, MAX_WIDTH // num_frames))
     image = Image.new("RGB", (max(320, num_frames * (tile + 1)), len(rows) * (tile + HEADER)), "white")
@@ -70,7 +70,7 @@ def draw_grid(rows: Sequence[Row]) -> Image.Image:
 
 
 def save_gif(row: Row, path: Path, milliseconds: int = 100) -> None:
-    """Save a clip as an endless animation that shows each frame for ``milliseconds``."""
+    """Save a clip as a looping GIF that shows each frame for ``milliseconds``."""
     images = numbered_frames(row, len(row.clip_THWC[0]))
     images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
 

@@ -1,7 +1,7 @@
-"""Re-encode videos so that they are fast to read: small H.264, short closed GOPs, no B-frames, upright, no sound.
+"""Re-encode videos for fast reading: small H.264, short closed GOPs, no B-frames, upright, no sound.
 
-A clip from anywhere in such a file costs at most ``gop`` - 1 frames that are decoded but not used. They do without the
-parts of H.264 that are slow to decode (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
+To read a clip from such a file, at most ``gop`` - 1 unused frames are decoded. Features of H.264 that are slow to
+decode are turned off (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
 """
 
 import os
@@ -31,7 +31,7 @@ class Settings:
     """Settings of the encoder.
 
     Attributes:
-        short_side: short side of the frames in pixels, even; smaller sources keep their size.
+        short_side: short side of the frames in pixels, an even number. Smaller sources keep their size.
         crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
         gop: number of frames from one keyframe to the next.
 
@@ -45,13 +45,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
-            raise UserError(f"a short side of {self.short_side} pixels is not possible; give an even number above 0")
+            raise UserError(f"a short side of {self.short_side} pixels is invalid; use a positive even number")
         if not 0 <= self.crf <= 51 or self.gop < 1:
-            raise UserError(f"crf {self.crf}, gop {self.gop} is not possible; crf is 0 to 51, gop at least 1")
+            raise UserError(f"crf {self.crf}, gop {self.gop} is invalid; crf must be 0 to 51, gop at least 1")
 
 
 def even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Return height and width of the copy of an upright ``height`` x ``width`` source: both even, at least 2."""
+    """Return height and width of the copy of an upright ``height`` x ``width`` source, both even and at least 2."""
     short = min(height, width)
     if short <= short_side:
         return max(2, height // 2 * 2), max(2, width // 2 * 2)
@@ -68,15 +68,15 @@ def encode_video(
 ) -> int:
     """Write an mp4 file with the frames of a video, atomically.
 
-    The copy has the frames of a full sequential decode of the source's best video stream, in that order and with the
-    same times. Times before 0 are shifted to start at 0, and each frame is at least one unit of the source's clock
-    later than the one before. The bytes depend only on the source, the settings, the comment and the versions of FFmpeg
-    and x264.
+    The copy has the frames of a full sequential decode of the source's best video stream, in the same order and with
+    the same times. Negative times are shifted to start at 0, and times strictly increase by at least one unit of the
+    source's time base. The bytes depend only on the source, the settings, the comment and the versions of FFmpeg and
+    x264.
 
     Args:
         source: path of a video.
-        target: file to write; missing folders are made.
-        settings: by default ``Settings()``.
+        target: file to write; missing folders are created.
+        settings: settings of the encoder (default: ``Settings()``).
         comment: metadata to write into the file, see :func:`read_header`.
         beat: called after each frame.
 
@@ -93,7 +93,7 @@ def encode_video(
         try:
             written = read_stream_index(handle.name).num_frames
         except MediaError as error:  # after a write error that FFmpeg did not report
-            raise MachineError(f"the copy of {source} cannot be read ({error}); is the disk full?") from error
+            raise MachineError(f"the copy of {source} cannot be read ({error}); check the disk") from error
         if written != count:
             raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames fit an mp4 file)")
     return count
@@ -110,7 +110,7 @@ def read_header(path: str | Path) -> tuple[float, str]:
 
 
 def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
-    """Yield all frames, from the start. Raise ``MediaError`` if the file is cut off or damaged."""
+    """Yield all frames, from the start. Raise ``MediaError`` if the file is truncated or damaged."""
     expected, count = read_stream_index(source).num_frames, 0
     with media_errors(source), open_container(source) as container:
         for frame in container.decode(best_stream(container, source)):
@@ -128,10 +128,10 @@ def h264_writer(
 
     Args:
         file: path to write.
-        height, width: of the frames, in pixels.
+        height, width: size of the frames, in pixels.
         rate: frames per second.
         x264: options of the encoder.
-        options: of ``av.open``.
+        options: options of ``av.open``.
     """
     with av.open(file, "w", format="mp4", **options) as container:
         stream = container.add_stream("libx264", rate=rate, options=x264)
@@ -188,7 +188,7 @@ def _write(
 
 
 class _UprightConverter:
-    """Rotate, scale and convert frames. Frames of another size than the first are scaled to its size, as in decode.py.
+    """Rotate, scale and convert frames. All frames are scaled to the size of the first frame, as in decode.py.
 
     Attributes:
         size: height and width of the converted frames.
@@ -217,6 +217,6 @@ class _UprightConverter:
         full = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
         source = "auto" if frame.format.is_rgb else "pc" if full else "tv"
         scale = f"{width}:{height}:flags=bicubic+accurate_rnd:in_range={source}:out_range=tv"
-        # the same matrix before and after leaves colours as they are; the copy gets the tags of the source
+        # the same matrix for input and output leaves colours unchanged; the copy gets the tags of the source
         filters.append(("scale", f"{scale}:in_color_matrix=bt601:out_color_matrix=bt601"))
         return [*filters, ("format", "yuv420p"), *_TURNS[self._turns]]

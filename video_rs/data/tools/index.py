@@ -1,4 +1,4 @@
-"""Index the videos of a dataset: read the packets of each once, so that training need not read them for each clip."""
+"""Index the videos of a dataset. Training then does not read all packets of a file for each clip."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ class IndexedVideos:
     """The result of :func:`index_videos`.
 
     Attributes:
-        index: of the files.
-        decoders: number of files by the decoder that ``data.decoder=decord`` takes, with the reason if that is PyAV.
-        lengths: numbers of frames of the videos that can be opened; 0 if only decoding can tell.
-        problems: of the files that cannot be opened, one line each.
+        index: index of the files.
+        decoders: number of files for each decoder that ``data.decoder=decord`` selects, with the reason for PyAV.
+        lengths: numbers of frames of the videos that can be opened; 0 if unknown without decoding.
+        problems: one line for each file that cannot be opened.
     """
 
     index: VideoIndex
@@ -32,9 +32,9 @@ def index_videos(records: Records, workers: int = 1, progress: Progress = no_pro
     """Read the packets of all videos of a split.
 
     Args:
-        records: of video files.
+        records: records of video files.
         workers: number of processes.
-        progress: wraps the results, given their number, to show progress.
+        progress: called with the results and their number; returns an iterator that displays the progress.
     """
     decoders, lengths, problems = Counter(), [], []
     missing = "" if find_spec("decord") else "decord is not installed"

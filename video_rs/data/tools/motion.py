@@ -1,13 +1,13 @@
-"""The embedded dataset: eight classes of small videos that only their motion tells apart.
+"""Generate the motion dataset: small videos of eight classes that differ only in motion.
 
 A textured shape translates (four directions), rotates (two) or zooms (two) over a textured, drifting, noisy background;
-64x64 pixels, 24 frames, H.264. A single frame holds no information on the class:
+64x64 pixels, 24 frames, H.264. A single frame contains no information on the class:
 
 * Everything except the motion is drawn from distributions that all classes share.
 * The motion is symmetric about the middle of the video. Left and right, clockwise and counter-clockwise, in and out
   have the same frames in reverse order.
-* The shape moves on a torus and its pose is uniform, so that position and angle are uniform in every single frame. The
-  size of a shape that does not zoom is the size of a zooming one at a random moment.
+* The shape moves on a torus and its pose is uniform, so position and angle are uniform in every frame. A shape that
+  does not zoom has the size of a zooming shape at a random time.
 
 Each file depends only on (seed, split, class, number).
 """
@@ -31,7 +31,7 @@ from video_rs.rng import keyed_rng
 SPLITS = ("train", "val", "test")
 STAMP = "motion.json"
 
-# The direction of (x, y, angle, log size) by class. y points down, and a growing angle is a clockwise rotation.
+# The direction of (x, y, angle, log size) for each class. y points down, and an increasing angle rotates clockwise.
 _DIRECTIONS = {
     "rotate_clockwise": (0, 0, 1, 0),
     "rotate_counterclockwise": (0, 0, -1, 0),
@@ -69,7 +69,7 @@ def trajectory(name: str, frames: int, size: int, rng: np.random.Generator) -> t
     speed = rng.uniform((0.02, 0.08), (0.045, 0.18))  # heights per frame; radians per frame
     growth = rng.uniform(0.03, 0.05)  # of log size per frame
     log_radius = np.log(size) + rng.uniform(np.log(0.2), np.log(0.28))
-    moment = rng.choice(time)  # of a zoom, whose size a shape that does not zoom has
+    moment = rng.choice(time)  # time whose size is used if the shape does not zoom
 
     dx, dy, turn, zoom = _DIRECTIONS[name]
     return (
@@ -86,7 +86,7 @@ def render(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nd
     rows, columns = np.mgrid[:size, :size].astype(np.float32)[:, None]
     right, down = ((columns - x + size / 2) % size - size / 2, (rows - y + size / 2) % size - size / 2)
 
-    # an outline with lobes and a texture that moves with it, in coordinates of the shape, whose radius is 1 there
+    # an outline with lobes and a texture that moves with it, in coordinates in which the radius of the shape is 1
     lobes, depth = rng.integers(2, 5), rng.uniform(0.25, 0.5)
     u = (np.cos(angle) * right + np.sin(angle) * down) / radius
     v = (np.cos(angle) * down - np.sin(angle) * right) / radius
@@ -94,9 +94,9 @@ def render(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nd
     inside = np.clip((outline - np.hypot(u, v)) * radius + 0.5, 0, 1)[..., None]
     shape_texture = _texture(u, v, waves=rng.normal(0, 3.5, (4, 2)), rng=rng)
 
-    # the ground drifts independently, more slowly than a shape
+    # the background drifts independently, more slowly than the shape
     time = np.arange(frames, dtype=np.float32)[:, None, None]
-    drift_x, drift_y = rng.normal(0, 0.004 * size, 2).astype(np.float32)  # pixels a frame
+    drift_x, drift_y = rng.normal(0, 0.004 * size, 2).astype(np.float32)  # pixels per frame
     ground_u, ground_v = (2 * (columns + drift_x * time) / size, 2 * (rows + drift_y * time) / size)
     ground_texture = _texture(ground_u, ground_v, waves=rng.normal(0, 6, (4, 2)), rng=rng)
 
@@ -118,7 +118,7 @@ def _texture(u: np.ndarray, v: np.ndarray, waves: np.ndarray, rng: np.random.Gen
 
 
 def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
-    """Write uint8 RGB frames as an H.264 mp4, atomically. The bytes depend only on the frames and the libx264."""
+    """Write uint8 RGB frames to an H.264 mp4 file atomically. The bytes depend only on the frames and on libx264."""
     # libx264's macroblock tree is not deterministic on frames this small
     options = {"preset": "veryfast", "crf": "20", "g": "12", "mbtree": "0"}
     part = path.with_suffix(".part")
@@ -129,7 +129,7 @@ def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
 
 
 def items(counts: dict[str, int]) -> Iterator[Item]:
-    """Yield every video of a dataset of ``counts`` videos per split. Classes differ by one video at most."""
+    """Yield all videos of a dataset with ``counts`` videos per split. Class sizes differ by at most one."""
     for split, count in counts.items():
         for label, name in enumerate(CLASSES):
             for number in range(count // len(CLASSES) + (label < count % len(CLASSES))):
@@ -148,22 +148,22 @@ def make(
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> bool:
-    """Make the files of the dataset that do not exist yet: ``root/{train,val,test}/<class>/<number>.mp4``.
+    """Generate the missing files of the dataset, ``root/{train,val,test}/<class>/<number>.mp4``.
 
     Args:
         root: folder to write into.
         train, val, test: number of videos per split, over all classes.
-        size: height and width in pixels, even.
+        size: height and width in pixels, an even number.
         frames: number of frames per video.
-        seed: of all files, which are the same for any number of workers.
+        seed: seed of all files. They do not depend on the number of workers.
         workers: number of processes; None for one per processor.
-        progress: wraps the finished videos, given their number, to show progress.
+        progress: called with the finished videos and their number; returns an iterator that displays the progress.
 
     Returns:
         False if the dataset was complete already.
 
     Raises:
-        UserError: ``root`` holds other files or a dataset with other parameters; or a parameter is out of range.
+        UserError: ``root`` contains other files or a dataset with other parameters, or a parameter is out of range.
     """
     root = Path(root)
     counts = {"train": train, "val": val, "test": test}
@@ -193,17 +193,17 @@ def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None
 
 
 def _is_complete(root: Path, stamp: dict) -> bool:
-    """Return True if the dataset is complete. Raise UserError if ``root`` holds anything else."""
+    """Return True if the dataset is complete. Raise UserError if ``root`` contains other files."""
     try:
         found = json.loads((root / STAMP).read_text())
     except NotADirectoryError:
-        raise UserError(f"{root} is a file or below one; choose another folder") from None
+        raise UserError(f"{root} is not a folder; choose another one") from None
     except FileNotFoundError:
         if root.is_dir() and any(root.iterdir()):
             raise UserError(f"{root} is not empty and has no {STAMP}; choose another folder") from None
         return False
     except ValueError:
-        raise UserError(f"{root / STAMP} is damaged; delete {root} and make the dataset again") from None
+        raise UserError(f"{root / STAMP} is damaged; delete {root} and generate the dataset again") from None
     complete = found.pop("complete", False)
     differs = [f"{key}={found.get(key)}, not {value}" for key, value in stamp.items() if found.get(key) != value]
     if differs:

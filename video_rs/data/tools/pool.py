@@ -17,28 +17,28 @@ from video_rs.errors import MachineError
 
 T, R = TypeVar("T"), TypeVar("R")
 Progress = Callable[[Iterable, int], Iterable]
-"""Wraps the results of a job, given their number, to show how far it is."""
+"""Called with the results of a job and their number; returns an iterator that displays the progress."""
 Beat = Callable[[], None]
 """Called by a job as it makes progress."""
 _SPAWN = multiprocessing.get_context("spawn")  # threads of the caller do not survive a fork
 
 
 def no_progress(items: Iterable[T], total: int) -> Iterable[T]:
-    """Return the items: a ``Progress`` that shows nothing."""
+    """Return the items unchanged: a ``Progress`` without a display."""
     return items
 
 
 def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterator[R]:
-    """Yield ``function(item)`` of each item in order, for calls that take milliseconds and do not hang.
+    """Yield ``function(item)`` for each item in order, for calls that take milliseconds and do not hang.
 
-    After Ctrl-C or an exception of a call, each process finishes the calls that it has been given, up to 32. Processes
-    end with their parent.
+    After Ctrl-C or an exception in a call, each process finishes its queued calls, up to 32. Processes exit when their
+    parent exits.
 
     Raises:
         BrokenProcessPool: a process was killed.
-        Exception: of a call.
+        Exception: any exception of a call.
     """
-    if workers == 1 or len(todo) < 64:  # starting processes takes longer
+    if workers == 1 or len(todo) < 64:  # starting processes would take longer
         yield from map(function, todo)
         return
     with ProcessPoolExecutor(workers, _SPAWN, initializer=_init_process) as pool:
@@ -50,7 +50,7 @@ def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int
 
 
 class Lost(NamedTuple):
-    """The result of a call that hung or whose process died, with the reason."""
+    """The result of a call that hung or died, with the reason."""
 
     reason: str
 
@@ -58,20 +58,20 @@ class Lost(NamedTuple):
 def watched_calls(
     function: Callable[[T, Beat], R], todo: Iterable[T], workers: int, timeout: float
 ) -> Iterator[tuple[T, R | Lost]]:
-    """Yield ``(item, function(item, beat))`` as the calls end, in no order, for calls that may hang or crash.
+    """Yield ``(item, function(item, beat))`` in the order of completion, for calls that may hang or crash.
 
-    A call that hangs or whose process dies gives a ``Lost`` and does not affect other calls. Closing this generator,
-    Ctrl-C included, kills the processes at once. Processes end with their parent.
+    The result of a call that hangs or crashes is a ``Lost``. Other calls are not affected. Closing this generator, or
+    Ctrl-C, kills the processes immediately. Processes exit when their parent exits.
 
     Args:
-        function: importable; it calls ``beat()`` as it makes progress.
-        todo: items, none of which is None. They are read as they are needed.
-        workers: number of processes. Each has one call at a time.
+        function: an importable function, which calls ``beat()`` as it makes progress.
+        todo: the items, which are read as needed and must not be None.
+        workers: number of processes, with one call at a time each.
         timeout: seconds without a heartbeat after which a process is killed; 0 for no limit.
 
     Raises:
         MachineError: a process died before its first call.
-        Exception: of a call.
+        Exception: any exception of a call.
     """
     left, tick = iter(todo), min(1.0, timeout / 4) if timeout else None
     team: list[_Worker] = []
@@ -92,7 +92,7 @@ def watched_calls(
                 elif not worker.give(next(left, None)):
                     team.remove(worker)
             now = time.monotonic()
-            passed, before = min(now - before, tick or 0.0), now  # do not count the time of a suspended job
+            passed, before = min(now - before, tick or 0.0), now  # do not count the time in which the job is suspended
             for worker in list(team):
                 worker.silence += passed
                 if timeout and worker.item is not None and worker.silence >= timeout:
@@ -104,7 +104,7 @@ def watched_calls(
 
 
 class _Worker:
-    """A process and the item that it works on. Its first message, before any item, reports that it has started."""
+    """A process and its current item. The first message reports that the process has started."""
 
     def __init__(self, function: Callable[[Any, Beat], Any], tick: float | None) -> None:
         self._job = function, tick
@@ -112,7 +112,7 @@ class _Worker:
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_work, args=(*self._job, theirs), daemon=True)
         resource_tracker.ensure_running()  # starting it later would unblock SIGINT
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # in the process, too: Ctrl-C is for us
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: only the parent handles Ctrl-C
         try:
             self._process.start()
         finally:
@@ -120,7 +120,7 @@ class _Worker:
         theirs.close()  # otherwise the pipe stays open when the process dies
 
     def give(self, item: Any) -> bool:
-        """Send an item to the process; end it if that is None. Return True if it continues."""
+        """Send an item to the process, or end the process if the item is None. Return True if it continues."""
         self.item = item
         if item is None:
             self.end()
@@ -130,7 +130,7 @@ class _Worker:
         return True
 
     def receive(self) -> tuple[str, Any]:
-        """Return the kind and content of a message; "lost" if the process has died. Raise the exception of a call."""
+        """Return kind and content of a message ("lost" if the process has died). Raise the exception of a call."""
         self.silence = 0.0
         try:
             kind, result = self.pipe.recv()
@@ -138,16 +138,16 @@ class _Worker:
             self._process.join()
             how = f"(exit code {self._process.exitcode})"
             if self.item is None:
-                raise MachineError(f"a process died as it started {how}, perhaps out of memory; use fewer") from None
-            return "lost", Lost(f"the process that read it died {how}")
+                raise MachineError(f"a process died at start-up {how}, perhaps out of memory; use fewer") from None
+            return "lost", Lost(f"the process that read the file died {how}")
         if kind == "error":
             raise result
         return kind, result
 
     def end(self) -> None:
-        self._process.kill()  # before the pipe closes, or it would print a BrokenPipeError
+        self._process.kill()  # before closing the pipe; otherwise it would print a BrokenPipeError
         self.pipe.close()
-        self._process.join(5)  # a process that is stuck in the kernel is left behind
+        self._process.join(5)  # give up on a process that is stuck in the kernel
 
     def replaced(self) -> "_Worker":
         self.end()
@@ -158,7 +158,7 @@ def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connec
     _init_process()
     sent = time.monotonic()
 
-    def beat() -> None:  # called hundreds of times a second
+    def beat() -> None:  # called hundreds of times per second
         nonlocal sent
         if tick and time.monotonic() - sent >= tick:
             sent = time.monotonic()
@@ -176,7 +176,7 @@ def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connec
 
 
 def _init_process() -> None:
-    """Ignore SIGINT in a new process, which the parent handles, and exit when the parent is killed."""
+    """Set up a new process: ignore SIGINT, which the parent handles, and exit when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -1,8 +1,8 @@
-"""Re-encode the videos of a dataset once, so that training reads them fast.
+"""Re-encode the videos of a dataset for fast training.
 
 The prepared dataset is a folder with the copies (``videos/``), a list per split (``train.csv``, ...),
-``class_names.txt``, ``failed.csv`` and ``summary.json``. The source is only read. A job that was interrupted resumes:
-copies that exist are kept.
+``class_names.txt``, ``failed.csv`` and ``summary.json``. The source is never changed. An interrupted job resumes:
+existing copies are kept.
 """
 
 import json
@@ -26,7 +26,7 @@ from video_rs.errors import MediaError, UserError
 from video_rs.files import LOCK, atomic_write, locked, write_csv, write_json
 
 SETTINGS = "settings.json"
-_LONGEST_NAME = 240  # bytes; the name of the temporary file is 10 longer
+_LONGEST_NAME = 240  # bytes; the name of the temporary file is 10 bytes longer
 _TEMPORARY = re.compile(r"\..+\.(mp4|csv|json|txt|tar)\.\w{8}")  # see files.atomic_write
 _NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\"]")
 
@@ -36,9 +36,9 @@ class Job:
     """One video to re-encode.
 
     Attributes:
-        source: its path.
+        source: path of the video.
         target: path of the copy, relative to the prepared dataset.
-        name: path of the source relative to the dataset, which is written into the copy's comment.
+        name: path of the source relative to the dataset, which is written to the comment of the copy.
     """
 
     source: str
@@ -52,8 +52,8 @@ class Prepared:
 
     Attributes:
         bytes_before, seconds_before: size and duration of the source.
-        bytes_after, seconds_after: of the copy.
-        problem: why there is no copy; "" if there is one.
+        bytes_after, seconds_after: size and duration of the copy.
+        problem: the reason why there is no copy, or "".
     """
 
     job: Job
@@ -81,20 +81,20 @@ def prepare_dataset(
     """Re-encode all videos of a dataset.
 
     Args:
-        splits: records of video files; "train" is one of them.
-        out: folder to write into.
-        settings: of the encoder, by default ``Settings()``.
-        root: folder of the dataset, which paths in `out` are relative to; by default that of all files.
+        splits: records of video files, by name of the split; "train" is required.
+        out: folder to write to.
+        settings: settings of the encoder (default: ``Settings()``).
+        root: folder of the dataset that names of copies are relative to (default: the common folder of all files).
         workers: number of processes.
-        timeout: seconds without progress after which a file is given up; 0 for none.
-        pack: called with the path of the copy of each source, relative to `out`, after the lists are written.
-        progress: wraps the results, given their number, to show progress.
+        timeout: seconds without progress after which a file is skipped; 0 for no limit.
+        pack: called after the lists are written, with the path of each copy relative to `out`, by source.
+        progress: called with the results and their number; returns an iterator that displays the progress.
 
     Returns:
-        One result per file. Files that cannot be read are listed in ``failed.csv``.
+        One result per file. Unreadable files are also listed in ``failed.csv``.
 
     Raises:
-        UserError: `out` holds other files, lies in the source or is in use; or no file could be re-encoded.
+        UserError: `out` contains other files, is inside the source or is in use; or no file could be re-encoded.
         MachineError: the disk is full.
     """
     out, settings = Path(out), settings or Settings()
@@ -135,7 +135,7 @@ def summarize(results: Sequence[Prepared]) -> dict[str, Any]:
 
 
 def _check_class_names(splits: Mapping[str, Records]) -> None:
-    """Raise UserError for a class name that is not read as it was written, in ``class_names.txt`` and in a list."""
+    """Raise UserError for a class name that ``class_names.txt`` or a list would not preserve."""
     multi_label = any(records.multi_label for records in splits.values())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "list.csv"
@@ -150,11 +150,11 @@ def _check_class_names(splits: Mapping[str, Records]) -> None:
             except (UserError, UnicodeEncodeError):
                 found = []
             if found != [name, name] or (multi_label and ";" in name):
-                raise UserError(f"the class name {name!r} cannot be written into a list; give it another name")
+                raise UserError(f"the class name {name!r} cannot be written to a list; rename the class")
 
 
 def _plan_jobs(sources: Sequence[str], base: str) -> list[Job]:
-    """Return one job per file. Copies keep the names of their sources, which tell the split, in separate folders."""
+    """Return one job per file. Copies keep the names of the sources; equal names go to separate folders."""
     outside = [path for path in map(os.path.abspath, sources) if not _is_below(path, base)]
     common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else ""
     jobs, taken = [], set()
@@ -192,7 +192,7 @@ def _reserve(stack: ExitStack, out: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Compare the settings with those of the copies that exist, or write them into an empty folder."""
+    """Compare the settings with those of the existing copies, or write them to an empty folder."""
     file = out / SETTINGS
     if not file.exists():
         if not all(_TEMPORARY.fullmatch(entry.name) or entry.name == LOCK for entry in out.iterdir()):
@@ -205,7 +205,7 @@ def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
         found = {}
     for key, value in wanted.items():
         if found.get(key) != value:
-            raise UserError(f"--out {out} was begun with {key} {found.get(key)}, not {value}; use another folder")
+            raise UserError(f"--out {out} was made with {key} {found.get(key)}, not {value}; use another folder")
 
 
 def _remove_temporary(out: Path) -> None:
@@ -216,9 +216,9 @@ def _remove_temporary(out: Path) -> None:
 
 
 def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
-    """Re-encode one video unless there is a copy of it.
+    """Re-encode one video unless its copy exists.
 
-    The comment of a copy names its source, since files can change, and names can go to other files as a dataset grows.
+    The comment of a copy identifies its source, because a file can change or be replaced by another file of that name.
     """
     target = os.path.join(out, job.target)
     if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:
@@ -239,7 +239,7 @@ def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
 
 
 def _write_lists(out: Path, splits: Mapping[str, Records], copies: Mapping[str, str]) -> None:
-    """Write the lists of the splits and the class names; remove the list of a split that there is no more."""
+    """Write the lists of the splits and the class names. Delete the list of a split that no longer exists."""
     for split in ("train", "val", "test"):
         file, records = out / f"{split}.csv", splits.get(split)
         if records is None:

@@ -1,6 +1,6 @@
 """Write shards: tar files with members named as in WebDataset, and their indexes; see ``data/shards.py``.
 
-The same files, labels and shard size give the same bytes, in whatever order the files are given.
+The bytes depend only on the files, the labels and the shard size, not on the order of the files.
 """
 
 import csv
@@ -29,11 +29,11 @@ class Sample:
     """A file to pack.
 
     Attributes:
-        file: its path.
+        file: path of the file.
         name: name of the member, from :func:`member_names`.
         label: class names joined by ";", as in lists.
-        target: extension ("cls" or "json") and content of the member that WebDataset reads as its label.
-        source: the ``holdout.source_key`` of its source video; None if a list names none.
+        target: extension ("cls" or "json") and content of the member that WebDataset reads as the label.
+        source: the ``holdout.source_key`` of the source video; None if the list does not name it.
     """
 
     file: str
@@ -85,14 +85,15 @@ def pack(
     shard_bytes: int,
     counter: Callable[[int], Callable[[int], None]],
 ) -> list[Shard]:
-    """Write all splits of a prepared dataset into OUT/shards, and class_names.txt beside them.
+    """Write all splits of a prepared dataset to OUT/shards, with class_names.txt.
 
     Args:
-        out: the prepared dataset.
-        splits: the records of its source.
-        copies: path of the copy of each source file that has one, relative to `out`.
+        out: folder of the prepared dataset.
+        splits: records of the source dataset.
+        copies: path of each copy relative to `out`, by source file.
         shard_bytes: see :func:`plan`.
-        counter: called with the number of samples; the result is called with the number of samples after each shard.
+        counter: called with the number of samples. Returns a function that is called with the number of samples in each
+            finished shard.
 
     Raises:
         MachineError, UserError: see :func:`plan` and :func:`write`.
@@ -125,10 +126,10 @@ def _sample(out: Path, copy: str, name: str, records: Records, i: int) -> Sample
 
 
 def member_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return a name in a shard for each path.
+    """Return the member name for each path.
 
-    WebDataset takes all after the first dot of a base name for the extension, so other dots become "_". Names differ in
-    more than their extensions.
+    WebDataset treats everything after the first dot of a base name as the extension, so other dots are replaced by "_".
+    Names are unique without their extensions.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
@@ -147,7 +148,7 @@ def member_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def plan(folder: Path, splits: Mapping[str, Sequence[Sample]], shard_bytes: int) -> list[Shard]:
-    """Assign samples to shards, in an order drawn from their names, so that every shard has all classes.
+    """Assign samples to shards in a pseudo-random order derived from their names, which mixes the classes.
 
     Args:
         folder: folder of the shards.
@@ -155,7 +156,7 @@ def plan(folder: Path, splits: Mapping[str, Sequence[Sample]], shard_bytes: int)
         shard_bytes: maximum size of the members of a shard with their headers; a larger file has a shard of its own.
 
     Raises:
-        UserError: a file does not exist any more.
+        UserError: a file no longer exists.
     """
     shards: list[Shard] = []
     for split, samples in splits.items():
@@ -182,7 +183,7 @@ def _group(samples: Iterable[Sample], shard_bytes: int) -> list[list[Sample]]:
 
 
 def _lay_out(path: Path, split: str, samples: Sequence[Sample], num_shards: int) -> Shard:
-    """Return a shard whose index lacks the last row."""
+    """Return a shard, with an index that still lacks the last row."""
     text, end = io.StringIO(newline=""), 0
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -198,7 +199,7 @@ def _lay_out(path: Path, split: str, samples: Sequence[Sample], num_shards: int)
 def write(shards: Iterable[Shard], done: Callable[[int], None]) -> None:
     """Write the shards that do not exist yet, each atomically and before its index.
 
-    An existing shard stays if it is as planned and none of its files is newer.
+    An existing shard is kept if it matches the plan and none of its files is newer.
 
     Args:
         shards: from :func:`plan`.
@@ -231,7 +232,7 @@ def remove_others(folder: Path, shards: Iterable[Shard]) -> None:
 
 
 def _is_written(shard: Shard, index: bytes) -> bool:
-    """Return True if the tar is as planned. The last row of its index depends on other shards, and is ignored."""
+    """Return True if the tar matches the plan. The last row of its index depends on other shards and is ignored."""
     own, planned = (each[: each.rfind(b"\n", 0, -1)] for each in (index, shard.index))
     if own != planned or not shard.path.is_file():
         return False
@@ -257,9 +258,9 @@ def _write_tar(shard: Shard, handle: io.BufferedIOBase) -> None:
 
 
 def _lengths(sample: Sample) -> tuple[int, int]:
-    """Return the bytes of the header of a file, and of the file and its target with their headers."""
+    """Return the size of the header of a file, and the size of the file and its target with both headers."""
     target = len(sample.target[1].encode())
-    header = len(_tar_info(sample.name, sample.size).tobuf(tarfile.GNU_FORMAT))  # long names have longer ones
+    header = len(_tar_info(sample.name, sample.size).tobuf(tarfile.GNU_FORMAT))  # longer for long names
     next_header = len(_tar_info(_target_name(sample), target).tobuf(tarfile.GNU_FORMAT))
     return header, header + _padded(sample.size) + next_header + _padded(target)
 
@@ -269,7 +270,7 @@ def _target_name(sample: Sample) -> str:
 
 
 def _tar_info(name: str, size: int) -> tarfile.TarInfo:
-    """Return a header without time, owner and mode of the file."""
+    """Return a tar header without the time, owner and mode of the file."""
     info = tarfile.TarInfo(name)
     info.size = size
     return info

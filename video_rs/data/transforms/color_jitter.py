@@ -9,7 +9,7 @@ NAMES = ("brightness", "contrast", "saturation", "hue")
 
 
 class ColorJitter:
-    """Change all frames of a clip with one draw; contrast uses the mean gray of each frame.
+    """Change the colours of a clip, with the same factors for all frames. Contrast uses the mean gray of each frame.
 
     Args:
         brightness, contrast, saturation: strengths; the factor is uniform in ``[max(0, 1 - s), 1 + s]``.

@@ -27,7 +27,7 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
         filter: one of ``data_config.FILTERS``.
 
     Returns:
-        uint8 ``[T, height, width, C]``; the clip itself if it has that size.
+        uint8 ``[T, height, width, C]``; the input itself if it already has that size.
     """
     if clip_THWC.shape[1:3] == (height, width):
         return clip_THWC
@@ -42,7 +42,7 @@ def resize(clip_THWC: Tensor, height: int, width: int, filter: str = "bilinear")
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Return height and width for a short side of `short_side` pixels; the long side is rounded down."""
+    """Return the height and width with a short side of `short_side` pixels. The long side is rounded down."""
     if height <= width:
         return short_side, width * short_side // height
     return height * short_side // width, short_side
@@ -58,20 +58,20 @@ def random_area_crop(
     min_covered: float = 0.1,
     attempts: int = 100,
 ) -> Box:
-    """Draw a crop as TensorFlow's ``sample_distorted_bounding_box`` does, with the whole image as the object.
+    """Draw a crop like TensorFlow's ``sample_distorted_bounding_box``, with the whole image as the object.
 
-    The aspect ratio is uniform, then the height among those that keep the area in its range, then the place.
+    The aspect ratio is uniform, then the height among the heights that keep the area in range, then the position.
     torchvision's ``RandomResizedCrop`` differs: its area is uniform and its aspect ratio log-uniform.
 
     Args:
-        height, width: of the image, in pixels.
-        area: smallest and largest area of the crop, as a fraction of the image.
-        aspect: smallest and largest width / height.
-        min_covered: smallest fraction of the image that a crop must cover.
-        attempts: number of draws before the largest central crop with an allowed aspect ratio is used.
+        height, width: size of the image, in pixels.
+        area: range of the area of the crop, as a fraction of the image.
+        aspect: range of width / height.
+        min_covered: minimum fraction of the image that a crop must cover.
+        attempts: number of draws before falling back to the largest central crop with an allowed aspect ratio.
 
     Returns:
-        top, left, height, width of the crop, in pixels.
+        Top, left, height and width of the crop, in pixels.
     """
     min_area, max_area = (fraction * height * width for fraction in area)
     for _ in range(attempts):
@@ -92,7 +92,7 @@ def random_area_crop(
 def _random_size(
     height: int, width: int, min_area: float, max_area: float, ratio: float, rng: np.random.Generator
 ) -> tuple[int, int] | None:
-    """Draw height and width of a crop with ``width = round(ratio * height)``; None if none has an allowed area."""
+    """Draw height and width of a crop with ``width = round(ratio * height)``; None if no area is allowed."""
     low, high = round(math.sqrt(min_area / ratio)), round(math.sqrt(max_area / ratio))
     if round(high * ratio) > width:
         high = int((width + 0.5 - 1e-7) / ratio)
@@ -110,12 +110,12 @@ def _random_size(
 
 @dataclass(eq=False)
 class TrainTransform:
-    """Scale jittering and flips: one random crop per clip, resized to the training size; then augmentation.
+    """The training transform: a random crop per clip, resized to the training size, then flip and augmentation.
 
     Args:
-        size: height and width of the result, in pixels.
-        area, aspect, min_covered: of the random crop, see :func:`random_area_crop`.
-        flip: probability of mirroring the whole clip; 0 where the direction is the class.
+        size: height and width of the output, in pixels.
+        area, aspect, min_covered: parameters of :func:`random_area_crop`.
+        flip: probability of flipping the whole clip horizontally; 0 if classes differ in direction.
         filter: one of ``data_config.FILTERS``.
         color_jitter, rand_augment, augment, random_erasing: called in this order as ``f(clip, rng)`` on the resized
             clip; ``augment`` is a sequence.
@@ -139,7 +139,7 @@ class TrainTransform:
         return self.finish(resize(clip, self.size, self.size, self.filter), rng)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """Draw the crop. ``Video.read_crops`` cuts and resizes it while it decodes."""
+        """Draw the crop. ``Video.read_crops`` applies it while decoding."""
         return random_area_crop(height, width, self.area, self.aspect, rng, min_covered=self.min_covered)
 
     def finish(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
@@ -152,21 +152,21 @@ class TrainTransform:
         return clip_THWC.contiguous()
 
     def finish_batch(self, batch_NTHWC: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Apply :meth:`finish` to each clip on its device, without synchronizing; the generators are not advanced."""
+        """Apply :meth:`finish` to each clip on its device, without synchronization. Does not advance the generators."""
         return torch.stack([self.finish(clip, copy.deepcopy(rng)) for clip, rng in zip(batch_NTHWC, rngs, strict=True)])
 
 
 class ViewTransform:
     """The spatial views of a test clip: square crops along the longer side of resized frames.
 
-    ``Video.read(..., short_side=transform.short_side, filter=transform.filter)`` resizes the frames while it decodes,
-    so that large frames are never in memory together.
+    ``Video.read(..., short_side=transform.short_side, filter=transform.filter)`` resizes the frames while decoding, to
+    avoid holding all frames at full size in memory.
 
     Args:
-        short_side: of the resized frames, in pixels.
+        short_side: short side of the resized frames, in pixels.
         size: height and width of a crop, in pixels, at most `short_side`.
         crops: 1 (the centre) or 3 (both ends and the middle of the longer side).
-        filter: of the resize, one of ``data_config.FILTERS``.
+        filter: resize filter, one of ``data_config.FILTERS``.
     """
 
     def __init__(self, short_side: int, size: int, crops: int = 1, filter: str = "bilinear") -> None:
@@ -177,7 +177,7 @@ class ViewTransform:
         self.short_side, self.size, self.crops, self.filter = short_side, size, crops, filter
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
-        """Crop a clip, uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; the smaller of H and W is `short_side`."""
+        """Crop a clip, uint8 ``[T, H, W, C] -> [crops, T, size, size, C]``; min(H, W) must be `short_side`."""
         return torch.stack(self.cut(clip_THWC))
 
     def cut(self, clip_THWC: Tensor) -> list[Tensor]:
@@ -193,7 +193,7 @@ class ViewTransform:
 
 
 def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int, int]]:
-    """Return top and left of each square crop: centred on the short side, at both ends and the middle of the long."""
+    """Return top and left of each square crop, spread along the long side and centred on the short side."""
     along = [0, round(max(height, width) / 2 - size // 2), max(height, width) - size]
     across = round(min(height, width) / 2 - size // 2)
     along = along if crops == 3 else along[1:2]
@@ -203,11 +203,11 @@ def view_boxes(height: int, width: int, size: int, crops: int) -> list[tuple[int
 def normalize(
     batch_NTHWC: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return the input of the network, ``(x / 255 - mean) / std``, on the device of the batch.
+    """Normalize a batch to ``(x / 255 - mean) / std`` on its device.
 
     Args:
         batch_NTHWC: uint8 ``[N, T, H, W, C]``.
-        mean, std: per channel, of pixels in [0, 1].
+        mean, std: mean and standard deviation of each channel, for pixels in [0, 1].
 
     Returns:
         `dtype` ``[N, C, T, H, W]``, in the memory format ``torch.channels_last_3d``.
@@ -218,7 +218,7 @@ def normalize(
     return batch.to(dtype).permute(0, 4, 1, 2, 3)
 
 
-@lru_cache(maxsize=16)  # a copy to a GPU at every batch would synchronize
+@lru_cache(maxsize=16)  # copying to a GPU for every batch would synchronize
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899), on the device.
 
-Neighbouring samples of a global batch are partners; their order is random already. The draws depend on the seed, the
-step and the positions in the global batch alone: neither micro-batches nor ranks change them.
+Consecutive samples of a global batch are mixed in pairs; their order is already random. The draws depend only on the
+seed, the step and the position in the global batch, not on micro-batches or ranks.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ class Draws:
     """The random draws for the pairs of consecutive samples of a global batch.
 
     Attributes:
-        own: ``[pairs]`` float64, the fraction of its pixels, and so of its target, that a sample keeps.
-        blend: ``[pairs]`` float64, the fraction that it keeps outside of the box: ``own`` with mixup, 1 with CutMix.
-        boxes: ``[pairs, 4]`` int64, the box that CutMix takes from the partner: top, bottom, left, right; empty with
+        own: ``[pairs]`` float64, the fraction of pixels and target that a sample keeps.
+        blend: ``[pairs]`` float64, the fraction that a sample keeps outside of the box: ``own`` for mixup, 1 for
+            CutMix.
+        boxes: ``[pairs, 4]`` int64, the box that CutMix takes from the partner (top, bottom, left, right); empty for
             mixup.
-        repeats: consecutive copies of a sample. Partners are ``repeats`` apart.
+        repeats: number of consecutive copies of a sample, which is the distance between partners.
     """
 
     own: np.ndarray
@@ -33,7 +34,7 @@ class Draws:
     repeats: int = 1
 
     def part(self, first: int, count: int) -> Draws:
-        """Return the draws of ``count`` samples from sample ``first`` on; both are multiples of ``2 * repeats``."""
+        """Return the draws for samples ``first`` to ``first + count``, both multiples of ``2 * repeats``."""
         if first % (2 * self.repeats) or count % (2 * self.repeats):
             raise ValueError(f"{count} samples from number {first} on are not whole pairs with repeats={self.repeats}")
         pairs = slice(first // 2, (first + count) // 2)
@@ -53,12 +54,12 @@ def draw_mix(
     """Draw the kind, fraction and box of each pair of a global batch.
 
     Args:
-        seed, step: of the run.
-        batch_size: the global batch, a multiple of ``2 * repeats``.
-        height, width: of the clips, in pixels.
-        mixup, cutmix: alphas of the Beta distributions of the fractions; 0: off. At least one is on; with both, each
-            pair gets one of them at random.
-        repeats: consecutive copies of a sample in the batch.
+        seed, step: seed of the run and optimizer step.
+        batch_size: size of the global batch, a multiple of ``2 * repeats``.
+        height, width: size of the clips, in pixels.
+        mixup, cutmix: alpha of the Beta distribution; 0 turns it off. At least one must be on. If both are, one of them
+            is drawn for each pair.
+        repeats: number of consecutive copies of a sample in the batch.
     """
     rng, pairs = keyed_rng(seed, "mix", step), batch_size // 2
     is_cut = rng.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
@@ -70,7 +71,7 @@ def draw_mix(
 
 
 def random_boxes(height: int, width: int, kept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw boxes that cover ``1 - kept`` of the area, with uniform centres, clipped at the borders.
+    """Draw boxes with an area of ``1 - kept`` and uniform centres, clipped at the borders.
 
     Returns:
         int64 ``[len(kept), 4]``: top, bottom, left, right.
@@ -84,18 +85,18 @@ def random_boxes(height: int, width: int, kept: np.ndarray, rng: np.random.Gener
 
 
 def mix(batch: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Mix each clip with its partner, without synchronizing; the box of CutMix covers all frames.
+    """Mix each clip with its partner, without synchronization. The CutMix box is the same in all frames.
 
     Args:
         batch: floating point ``[N, C, T, H, W]``.
         targets: floating point ``[N, classes]``, class probabilities.
-        draws: for these N samples.
+        draws: draws for these N samples.
 
     Returns:
-        the mixed batch and targets.
+        The mixed batch and targets.
     """
     table = torch.from_numpy(np.column_stack([draws.own, draws.blend, draws.boxes]))  # one copy to the device
-    exact = torch.promote_types(batch.dtype, torch.float32)  # represents every pixel number
+    exact = torch.promote_types(batch.dtype, torch.float32)  # represents every pixel index exactly
     own, blend, *boxes = table.to(exact).to(batch.device, non_blocking=True).unbind(1)
     weight = torch.where(_inside(boxes, *batch.shape[-2:]), 0.0, blend[:, None, None])[:, None, None]
     mixed = _with_partners(batch, weight.to(batch.dtype), draws.repeats)

@@ -1,8 +1,8 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719) with the operations of the ResNet-RS recipe.
 
-The operations, their ranges and their quirks are those of the TPU code that the recipe was published with
-(``models/official/efficientnet/autoaugment.py`` in tensorflow/tpu). All frames of a clip get the same operations, with
-the same angles, places and look-up tables. Clips stay on their device, and no operation synchronizes with it.
+The operations, their ranges and their quirks match the TPU code that was published with the recipe
+(``models/official/efficientnet/autoaugment.py`` in tensorflow/tpu). All frames of a clip get the same operations with
+the same parameters. Clips stay on their device, and no operation synchronizes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FILL = 128  # outside of a moved frame
+FILL = 128  # value outside of a transformed frame
 
 
 class RandAugment:
     """Apply a fixed number of operations, drawn uniformly from :data:`OPERATIONS`, at one magnitude.
 
     Args:
-        layers: operations per clip; 0: none.
-        magnitude: 10 is the strongest level of the original search space; the recipe uses 10 to 15.
+        layers: number of operations per clip; 0 for none.
+        magnitude: strength of the operations. 10 is the maximum of the original search space; the recipe uses 10 to 15.
     """
 
     def __init__(self, layers: int = 2, magnitude: float = 10.0) -> None:
@@ -77,7 +77,7 @@ def posterize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def solarize(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """Invert values from ``256 * level`` on: none at magnitude 10."""
+    """Invert values of at least ``256 * level``; none at magnitude 10."""
     return torch.where(clip.to(torch.int16) < int(256 * level), clip, 255 - clip)  # as uint8, 256 would be 0
 
 
@@ -91,7 +91,7 @@ def color(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def contrast(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    # the original means to use the mean gray, but divides the number of pixels by 256
+    # the original intends the mean gray, but divides the number of pixels by 256
     gray = min(clip.shape[1] * clip.shape[2] // 256, 255)
     return _enhance(torch.full_like(clip, gray), clip, level)
 
@@ -101,13 +101,13 @@ def brightness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
 
 
 def sharpness(clip: Tensor, level: float, rng: np.random.Generator) -> Tensor:
-    """Sharpen or smooth all but the outermost pixels."""
+    """Sharpen or smooth all pixels except the outermost ones."""
     smooth = clip.clone()
     if min(clip.shape[1:3]) > 2:
         x = clip.to(torch.float32)
         rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
         box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
-        weight = torch.full((), 13.0, device=clip.device)  # a GPU replaces division by a Python number by a product
+        weight = torch.full((), 13.0, device=clip.device)  # a GPU would multiply by the inverse of a number
         smooth[:, 1:-1, 1:-1] = _to_uint8((box + 4 * x[:, 1:-1, 1:-1]) / weight)
     return _enhance(smooth, clip, level)
 
@@ -188,7 +188,7 @@ def _signed(value: float, rng: np.random.Generator) -> float:
 
 
 def _warp(clip: Tensor, to_x: tuple[float, float, float], to_y: tuple[float, float, float]) -> Tensor:
-    """Take each pixel from the nearest one to ``x' = a x + b y + c``, and ``y'`` likewise; ``FILL`` outside."""
+    """Sample the nearest pixel at ``x' = a x + b y + c``, and ``y'`` likewise; ``FILL`` outside of the frame."""
     height, width = clip.shape[1:3]
     y = torch.arange(height, dtype=torch.float64, device=clip.device)[:, None]
     x = torch.arange(width, dtype=torch.float64, device=clip.device)[None, :]

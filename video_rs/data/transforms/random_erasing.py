@@ -15,12 +15,12 @@ ATTEMPTS = 10
 
 
 class RandomErasing:
-    """Fill one box in all frames of a clip.
+    """Erase a random box, the same in all frames of a clip.
 
     Args:
-        probability: of erasing.
-        pixel: three values from 0 to 255 that fill the box; None: noise, uniform in each value of each frame (the
-            paper's RE-R).
+        probability: probability of erasing.
+        pixel: three values from 0 to 255 to fill the box with; None for uniform noise, independent in each frame (RE-R
+            in the paper).
     """
 
     def __init__(self, probability: float, pixel: Sequence[float] | None = None) -> None:
@@ -28,7 +28,7 @@ class RandomErasing:
         self.pixel = None if pixel is None else torch.tensor(pixel).round().to(torch.uint8)
 
     def __call__(self, clip_THWC: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment a clip, uint8 ``[T, H, W, C]``; it is returned itself if nothing is erased."""
+        """Augment a clip, uint8 ``[T, H, W, C]``. Returns the input itself if nothing is erased."""
         if rng.random() >= self.probability:
             return clip_THWC
         box = random_box(*clip_THWC.shape[1:3], rng)
@@ -40,14 +40,14 @@ class RandomErasing:
         fill = self.pixel
         if fill is None:
             fill = torch.from_numpy(rng.integers(0, 256, part.shape, dtype=np.uint8))
-            if clip.is_cuda:  # a copy from other memory would synchronize
+            if clip.is_cuda:  # a copy from unpinned memory would synchronize
                 fill = fill.pin_memory()
         part.copy_(fill.to(clip.device, non_blocking=True))
         return clip
 
 
 def random_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
-    """Draw top, left, height and width of a box smaller than the frame; None if ten draws do not fit."""
+    """Draw top, left, height and width of a box smaller than the frame. Return None after ten failed draws."""
     for _ in range(ATTEMPTS):
         area = rng.uniform(*AREA) * height * width
         aspect = math.exp(rng.uniform(*map(math.log, ASPECT)))

@@ -1,4 +1,4 @@
-"""A registry of augmentations, for those that ``data.augment`` adds to the built-in ones."""
+"""A registry of custom augmentations for ``data.augment``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _REGISTERED: dict[str, Callable[..., Augmentation]] = {}
 
 
 def register_augmentation(augmentation: Callable[..., Augmentation]) -> Callable[..., Augmentation]:
-    """Make an augmentation known to ``data.augment`` by its name: a decorator of its class.
+    """Register an augmentation class under its name for ``data.augment`` (a decorator).
 
-    An instance is called with a clip, uint8 ``[T, S, S, 3]``, and a ``numpy.random.Generator``; it returns a clip of
-    the same shape and type. It draws from the generator alone, once for all frames.
+    An instance is called with a clip, uint8 ``[T, S, S, 3]``, and a ``numpy.random.Generator``, and returns a clip of
+    the same shape and type. It must draw random numbers from this generator only, once for all frames.
     """
     _REGISTERED[augmentation.__name__] = augmentation
     return augmentation
@@ -28,7 +28,7 @@ def create_augmentations(options: Mapping[str, Mapping[str, Any] | None]) -> lis
         options: names in the order of application, with the arguments of each.
 
     Raises:
-        UserError: a name is not registered, or an argument does not fit.
+        UserError: a name is not registered, or an argument is invalid.
     """
     made = []
     for name, arguments in options.items():

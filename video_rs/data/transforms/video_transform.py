@@ -1,4 +1,4 @@
-"""From the frames of a file to the input of a network: which frames, crop, augmentation and normalization."""
+"""The preprocessing of a network: temporal sampling, crop, augmentation and normalization."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class VideoTransform:
     """The preprocessing of one network; see :func:`create_transform`.
 
     Attributes:
-        sampling: which frames of a video make a clip. ``VideoDataset`` reads it here.
-        spatial: crop and augmentation of the frames, on uint8: a ``TrainTransform`` or a ``ViewTransform``.
-        mean, std: per channel, of pixels in [0, 1].
-        multi_label: whether a file can have several labels.
-        is_training: whether clips, crops and augmentation are random.
+        sampling: the temporal sampling, used by ``VideoDataset``.
+        spatial: crop and augmentation of uint8 frames: a ``TrainTransform`` or a ``ViewTransform``.
+        mean, std: mean and standard deviation of each channel, for pixels in [0, 1].
+        multi_label: True if a file can have several labels.
+        is_training: True if clips, crops and augmentation are random.
     """
 
     sampling: TemporalSampling
@@ -48,7 +48,7 @@ class VideoTransform:
         self.is_training = isinstance(self.spatial, TrainTransform)
 
     def __call__(self, clip_THWC: Tensor) -> Tensor:
-        """Transform the frames of one clip, of any size; random numbers are drawn from torch's generator.
+        """Transform the frames of one clip, of any size. Random numbers are drawn from torch's generator.
 
         Args:
             clip_THWC: uint8 ``[T, H, W, C]``.
@@ -95,31 +95,31 @@ def create_transform(
 ) -> VideoTransform:
     """Create the preprocessing of a network: ``create_transform(**model.data_config, is_training=True)``.
 
-    The arguments up to ``multi_label`` are the fields of a data config. Those after ``is_training`` apply to training
-    only.
+    The arguments up to ``multi_label`` are the fields of a data config. The arguments after ``is_training`` are used
+    only for training.
 
     Args:
-        num_frames: frames of a clip; 1 for an image network.
-        stride: frames, at the rate of ``fps``, from one frame of a clip to the next.
-        fps: frames per second that ``stride`` counts in; 0: the rate of each file.
-        sampling: ``"dense"``: frames at the stride; ``"segments"``: spread over the whole video.
-        mean, std: per channel, of pixels in [0, 1].
+        num_frames: number of frames in a clip; 1 for an image network.
+        stride: distance between the frames of a clip, in frames at the rate ``fps``.
+        fps: frame rate for ``stride``; 0 for the rate of each file.
+        sampling: ``"dense"`` for frames at the stride, or ``"segments"`` for frames spread over the whole video.
+        mean, std: mean and standard deviation of each channel, for pixels in [0, 1].
         train_size: height and width of a training crop, in pixels.
         short_side: short side of the resized frames before an evaluation crop, in pixels.
         test_size: height and width of an evaluation crop, in pixels; at most ``short_side``.
-        filter: of the resize: ``"bilinear"`` or ``"bicubic"``, each also with ``"-antialias"``.
-        in_channels, class_names: accepted and not used.
-        multi_label: whether files can have several labels; the default of ``VideoDataset(multi_label=)``.
-        is_training: True: a random crop of a random clip, augmented. False: the centre crop of the middle clip.
-        area: smallest and largest area of the random crop, as a fraction of the frame.
-        aspect: smallest and largest width / height of the crop.
-        min_covered: smallest fraction of the frame that a crop covers.
-        flip: probability of a horizontal flip of the whole clip; 0 where the direction is the class.
-        color_jitter: strengths of brightness, contrast, saturation and hue, as torchvision's; one draw per clip.
-        rand_augment_layers, rand_augment_magnitude: RandAugment operations per clip, and their magnitude.
-        random_erasing: probability of erasing one box in all frames of a clip.
-        random_erasing_mode: fill the box with the pixel ``"mean"`` or with ``"noise"``.
-        augment: augmentations of your own, called as ``f(clip, rng)`` before the erasing; see
+        filter: resize filter: ``"bilinear"``, ``"bicubic"``, ``"bilinear-antialias"`` or ``"bicubic-antialias"``.
+        in_channels, class_names: ignored; accepted because they are fields of a data config.
+        multi_label: True if files can have several labels; the default of ``VideoDataset(multi_label=)``.
+        is_training: True for an augmented random crop of a random clip, False for the centre crop of the middle clip.
+        area: range of the area of the random crop, as a fraction of the frame.
+        aspect: range of width / height of the crop.
+        min_covered: minimum fraction of the frame that a crop covers.
+        flip: probability of a horizontal flip of the whole clip; 0 if classes differ in direction.
+        color_jitter: strengths of brightness, contrast, saturation and hue, as in torchvision; one draw per clip.
+        rand_augment_layers, rand_augment_magnitude: number of RandAugment operations per clip, and their magnitude.
+        random_erasing: probability of erasing a box in all frames of a clip.
+        random_erasing_mode: ``"mean"`` to fill the box with the mean pixel, or ``"noise"``.
+        augment: custom augmentations, called as ``f(clip, rng)`` before random erasing; see
             :func:`video_rs.data.transforms.register_augmentation`.
     """
     frames = TemporalSampling(num_frames, stride, sampling, fps)
@@ -135,5 +135,5 @@ def create_transform(
 
 
 def torch_seeded_rng() -> np.random.Generator:
-    """Return a generator seeded from torch's: ``torch.manual_seed`` and the seeds of DataLoader workers control it."""
+    """Return a generator seeded from torch's generator, and so by ``torch.manual_seed`` and DataLoader workers."""
     return np.random.default_rng(int(torch.randint(2**63 - 1, ())))

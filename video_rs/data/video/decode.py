@@ -1,8 +1,8 @@
 """Read the frames of a video, an image or a folder of images, by number.
 
-Frame ``i`` is the ``i``-th frame in presentation order of a full sequential decode of the file's best video stream,
-upright (rotation applied), with edit lists honoured, with every backend. An image is a video of one frame, and a folder
-of images is a video (see images.py).
+With every backend, frame ``i`` is the ``i``-th frame in presentation order of a full sequential decode of the file's
+best video stream, with rotation and edit lists applied. An image is a video of one frame, and a folder of images is a
+video (see images.py).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class VideoInfo:
     Attributes:
         num_frames: number of frames that can be read.
         fps: mean frames per second; 0 if unknown.
-        height, width: of an upright frame, in pixels.
-        duration: in seconds; 0 if `fps` is unknown.
-        codec: FFmpeg's name.
-        rotation: degrees counter-clockwise by which stored frames are turned to be upright.
+        height, width: size of an upright frame, in pixels.
+        duration: duration in seconds; 0 if `fps` is unknown.
+        codec: FFmpeg's name of the codec.
+        rotation: counter-clockwise rotation in degrees that makes the stored frames upright.
     """
 
     num_frames: int
@@ -61,8 +61,8 @@ class FrameReader(Protocol):
         """Yield the frames at `indices` in pieces, uint8 ``[n, h, w, 3]``.
 
         Args:
-            indices: ascending, without repeats.
-            crop: returns the box to cut out, given the upright height and width.
+            indices: ascending frame numbers, without repeats.
+            crop: called with the upright height and width; returns the box to crop.
         """
 
     def first_frame(self) -> tuple[str, int, int, int]:
@@ -75,7 +75,7 @@ class Video(AbstractContextManager):
     """An open video. Close it, or use it in a ``with`` block.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         num_frames: number of frames that can be read.
         fps: mean frames per second; 0 if unknown, as for an image.
         backend: "decord", "pyav" or "pil".
@@ -96,15 +96,15 @@ class Video(AbstractContextManager):
     ) -> Tensor:
         """Read frames by number, in any order, with repeats.
 
-        Frames are resized as they are decoded, so that only a few are in memory at full size.
+        Frames are resized while decoding, so only a few are in memory at full size.
 
         Args:
             indices: ``[T]`` integers in ``[0, num_frames)``.
             crop: top, left, height and width of the part to read, in pixels of the upright frame; or a function that
-                returns them, given the frame's height and width. Only that part is converted to RGB.
-            size: height and width to resize to; one number for a square.
+                returns them, called with the height and width of the frame. Only that part is converted to RGB.
+            size: height and width to resize to; a single number for a square.
             short_side: length to resize the short side to, instead of `size`.
-            filter: of the resize, one of ``data_config.FILTERS``.
+            filter: resize filter, one of ``data_config.FILTERS``.
 
         Returns:
             uint8 ``[T, H, W, 3]``, RGB.
@@ -112,7 +112,7 @@ class Video(AbstractContextManager):
         Raises:
             IndexError: an index is out of range, or the crop is not inside the frame.
             ValueError: both `size` and `short_side` are given, or one is not a positive integer.
-            MediaError: the file is cut off or cannot be decoded.
+            MediaError: the file is truncated or cannot be decoded.
         """
         if size is not None and short_side is not None:
             raise ValueError("give size or short_side, not both")
@@ -143,7 +143,7 @@ class Video(AbstractContextManager):
             indices: see :meth:`read`.
             choose_boxes: called once with the upright height and width of the frames; returns R boxes.
             size: height and width to resize each crop to.
-            filter: of the resize.
+            filter: resize filter, one of ``data_config.FILTERS``.
             out: uint8 ``[R, T, size, size, 3]`` to write into.
 
         Returns:
@@ -156,14 +156,14 @@ class Video(AbstractContextManager):
         return self._read(indices, choose_boxes, lambda frames: resize(frames, size, size, filter), out)
 
     def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
-        """Yield frames one by one, uint8 ``[H, W, 3]``, in one pass. `indices` ascend without repeats."""
+        """Yield frames one by one, uint8 ``[H, W, 3]``, in one pass. `indices` must ascend without repeats."""
         for piece in self._pieces(indices, lambda *size: (0, 0, *size)):
             yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
 
     def _read(
         self, indices: Sequence[int] | np.ndarray, choose_boxes: Callable, resize_frames: Callable, out: Tensor | None
     ) -> Tensor:
-        """Return the boxes of the frames at `indices`, cut and resized piece by piece: ``[R, T, H, W, 3]``."""
+        """Return crops of the frames at `indices`, cropped and resized in pieces: ``[R, T, H, W, 3]``."""
         unique, places = self._unique(indices)
         boxes: list[Box] = []
         crops, done = None, 0
@@ -189,9 +189,9 @@ class Video(AbstractContextManager):
         return crops if places is None else torch.index_select(crops, 1, places, out=out)
 
     def _unique(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Tensor | None]:
-        """Return the indices ascending without repeats, and the place of each one asked for among them.
+        """Return the unique indices in ascending order, and the position of each requested index among them.
 
-        The places are None where the indices are ascending already. Raise ``IndexError`` for an invalid index.
+        The positions are None if the indices are already ascending. Raise ``IndexError`` for an invalid index.
         """
         indices = np.asarray(indices)
         if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
@@ -224,7 +224,7 @@ class Video(AbstractContextManager):
                         done += len(piece)
                         yield piece
                     if done < len(indices):
-                        raise MediaError(f"{self.path}: ends after {done} of the {len(indices)} frames asked for")
+                        raise MediaError(f"{self.path}: ends after {done} of the {len(indices)} requested frames")
                 except Unsuitable:
                     fallback = self._fallback()
                     self.close()
@@ -241,11 +241,11 @@ def open_video(path: File, backend: str = "pyav", stream_index: StreamIndex | No
     """Open a video, an image, or a folder of frames.
 
     Args:
-        path: of the file, which may be a member of a shard (``x.tar/name``).
-        backend: "pyav"; or "decord", which falls back to PyAV where decord is not installed, fails, or would return
-            other frames or colours than a sequential decode, judging by the packets.
-        stream_index: of the file, if it was read before.
-        listed: number of images that are the video, for a folder of frames; 0 for all.
+        path: path of the file, which may be a member of a shard (``x.tar/name``).
+        backend: "pyav"; or "decord", which falls back to PyAV if decord is not installed, fails, or would return frames
+            or colours that differ from a sequential decode, according to the packets.
+        stream_index: the stream index of the file, if already known.
+        listed: for a folder of frames, the number of images that belong to the video; 0 for all.
 
     Raises:
         MediaError: the file is missing or damaged, or has no video stream.

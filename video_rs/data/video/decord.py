@@ -1,4 +1,4 @@
-"""Read frames with decord (https://github.com/dmlc/decord), where it is installed and its frames are right."""
+"""Read frames with decord (https://github.com/dmlc/decord), for files that it decodes correctly."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from video_rs.data.video.media import Unsuitable
 from video_rs.data.video.stream_index import StreamIndex
 from video_rs.errors import first_line
 
-CHUNK_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
+CHUNK_BYTES = 16 * 2**20  # maximum size of the frames decoded at a time, before they are resized
 
 
 def import_problem() -> str:
-    """Return why decord cannot be imported; "" if it can."""
+    """Return the reason why decord cannot be imported, or ""."""
     try:
         import decord  # noqa: F401
     except (ImportError, OSError) as error:
@@ -29,7 +29,7 @@ def import_problem() -> str:
 
 
 def describe_decoder(decoder: str) -> str:
-    """Return why PyAV is used instead of another decoder; "" if it is not."""
+    """Return a note if PyAV is used because decord cannot be imported, or ""."""
     if decoder == "decord" and (problem := import_problem()):
         return f"PyAV, since decord cannot be imported: {problem}"
     return ""
@@ -38,20 +38,21 @@ def describe_decoder(decoder: str) -> str:
 class DecordReader:
     """Read frames of a video with decord. See ``decode.FrameReader``.
 
-    Make it in the process that reads from it: a reader made before a fork can hang (decord issues 76, 294).
+    Create it in the process that reads from it. A reader created before a fork can hang (decord issues 76, 294).
 
     Args:
-        path: of the file; or the file, in memory.
-        index: of its packets.
+        path: path of the file, or the file in memory.
+        index: the stream index of the file.
 
     Raises:
-        Unsuitable: decord is missing, cannot open the file, or would return other frames than a sequential decode.
+        Unsuitable: decord is missing, cannot open the file, or would return frames that differ from a sequential
+            decode.
     """
 
     def __init__(self, path: File, index: StreamIndex) -> None:
         if index.decord_problem:
             raise Unsuitable
-        self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # decord takes "10:30.mp4" for a URL
+        self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # for decord "10:30.mp4" is a URL
         self._reader = self._open()
         self.num_frames, self.fps = len(self._reader), index.fps
         self._chunk = max(1, CHUNK_BYTES // max(1, index.frame_bytes))
@@ -59,7 +60,7 @@ class DecordReader:
             raise Unsuitable
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """Raise ``Unsuitable`` where decord fails."""
+        """Yield frames. Raise ``Unsuitable`` if decord fails."""
         self._reader = self._reader or self._open()
         for first in range(0, len(indices), self._chunk):
             try:
@@ -67,8 +68,8 @@ class DecordReader:
             except self._errors as error:
                 raise Unsuitable from error
             if first + self._chunk >= len(indices):
-                self.close()  # otherwise it decodes ahead while the frames are resized
-            # other packages set decord's bridge, a global, to torch
+                self.close()  # otherwise decord decodes ahead while the frames are resized
+            # other packages may set decord's global bridge to torch
             frames = batch if isinstance(batch, Tensor) else from_dlpack(batch.to_dlpack())
             top, left, height, width = crop(*frames.shape[1:3])
             yield frames[:, top : top + height, left : left + width].contiguous()  # torchvision resizes row by row
@@ -83,7 +84,7 @@ class DecordReader:
         try:
             file = self._path.open() if isinstance(self._path, Blob) else self._path
             return decord.VideoReader(file, num_threads=1)
-        except (self._errors, UnicodeEncodeError) as error:  # it accepts only names in UTF-8
+        except (self._errors, UnicodeEncodeError) as error:  # decord accepts only UTF-8 names
             raise Unsuitable from error
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from video_rs.data.video.media import IMAGE_EXTENSIONS, is_image, media_below, m
 from video_rs.errors import MediaError
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
-_FLOW = re.compile(r"flow_[xy]_")  # optical flow, which TSN's tools write beside the frames
+_FLOW = re.compile(r"flow_[xy]_")  # optical flow, written by TSN's tools to the folder of the frames
 
 
 def read_image(path: File) -> Tensor:
@@ -35,9 +35,9 @@ def read_image(path: File) -> Tensor:
 
 
 def image_pixels(image: Image.Image, name: File) -> Tensor:
-    """Return a PIL image, upright by its EXIF tag, as uint8 ``[H, W, 3]``.
+    """Convert a PIL image to uint8 ``[H, W, 3]``, rotated according to its EXIF tag.
 
-    16 bits per channel are scaled to 8. Images of 32 bits are refused: their range is not defined.
+    16-bit channels are scaled to 8 bits. 32-bit images raise ``MediaError``, because their range is not defined.
     """
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("I", "F"):
@@ -51,18 +51,18 @@ def image_pixels(image: Image.Image, name: File) -> Tensor:
 class ImageReader:
     """Read image files as the frames of one video. See ``decode.FrameReader``.
 
-    Only the images asked for are read, one at a time.
+    Only the requested images are read, one at a time.
 
     Args:
-        paths: of the images, in order.
+        paths: paths of the images, in order.
     """
 
     def __init__(self, paths: Sequence[File]) -> None:
         self.paths, self.num_frames, self.fps = paths, len(paths), 0.0
-        self._size: tuple[int, int] | None = None  # of the first frame that was read
+        self._size: tuple[int, int] | None = None  # size of the first frame that was read
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        """Raise ``MediaError`` for an image that is damaged or differs in size from the first one read."""
+        """Yield frames. Raise ``MediaError`` if an image is damaged or differs in size from the first one read."""
         for number in indices:
             path = self.paths[int(number)]
             image = read_image(path)
@@ -70,7 +70,7 @@ class ImageReader:
             self._size = self._size or (height, width)
             if (height, width) != self._size:
                 size = "x".join(map(str, self._size))
-                raise MediaError(f"{path}: is of {height}x{width} pixels, other frames of its folder of {size}")
+                raise MediaError(f"{path}: has {height}x{width} pixels, but other frames in the folder have {size}")
             top, left, height, width = crop(height, width)
             yield image[:, top : top + height, left : left + width]
 
@@ -97,12 +97,12 @@ def frame_files(file: File, listed: int = 0) -> list[File]:
         return [file] if is_image(file) else []
     names = frame_names(file)
     if listed > len(names):
-        raise MediaError(f"{file}: has {len(names)} images, its list says {listed} frames")
+        raise MediaError(f"{file}: has {len(names)} images, but {listed} frames in its list")
     return [os.path.join(file, name) for name in names[: listed or None]]
 
 
 def image_codec(path: File) -> str:
-    """Return FFmpeg's name for the codec of an image file, judging by its extension."""
+    """Return FFmpeg's name for the codec of an image file, based on its extension."""
     extension = os.path.splitext(str(path))[1][1:].lower()
     return {"jpg": "jpeg", "tif": "tiff"}.get(extension, extension)
 
@@ -110,26 +110,26 @@ def image_codec(path: File) -> str:
 def frame_names(folder: str | Path) -> list[str]:
     """Return the names of the images directly in a folder, in natural order (``img_2`` before ``img_10``).
 
-    Hidden files are left out, and so is optical flow (``flow_x_00001.jpg``) beside frames.
+    Hidden files and optical flow next to frames (``flow_x_00001.jpg``) are skipped.
 
     Raises:
-        MediaError: there are no images; or most names are numbered and one is not, a number is missing or repeated, or
-            there are several series (``thumb_00001.jpg`` beside ``img_00001.jpg``).
+        MediaError: there are no images; most names are numbered but one is not; a number is missing or repeated; or
+            there are several series (``thumb_00001.jpg`` and ``img_00001.jpg``).
     """
     names = [name for name in os.listdir(folder) if is_image(name) and not name.startswith(".")]
     if not names:
-        raise MediaError(f"{folder}: no images in it")
+        raise MediaError(f"{folder}: contains no images")
     names = [name for name in names if not _FLOW.match(name)] or names
     names.sort(key=_natural)
     numbered = [_NUMBERED.fullmatch(os.path.splitext(name)[0]) for name in names]
     if 2 * sum(map(bool, numbered)) > len(names):
         if not all(numbered):
             odd = names[numbered.index(None)]
-            raise MediaError(f"{folder}: {odd} has no number, as other images in it have; remove it")
+            raise MediaError(f"{folder}: {odd} has no number, unlike other images in this folder; remove it")
         series = [re.sub(r"\d+", "0", match["stem"]) for match in numbered]  # img_ and thumb_ are two videos
         other = next((name for name, each in zip(names, series, strict=True) if each != series[0]), None)
         if other is not None:
-            raise MediaError(f"{folder}: {names[0]} and {other} are frames of two series; keep one in a folder")
+            raise MediaError(f"{folder}: {names[0]} and {other} are from two series of frames; keep one per folder")
         if len({match["stem"] for match in numbered}) == 1:
             _require_consecutive(folder, names, numbered)
     return names
@@ -142,7 +142,7 @@ def has_frames(folder: str | Path) -> bool:
 
 
 def folders_of_frames(folder: str) -> list[str]:
-    """Return the folders that have images directly in them: this one and those below it."""
+    """Return the folders that directly contain images: this folder and its subfolders."""
     return list(dict.fromkeys(os.path.dirname(path) for path in media_below(folder, IMAGE_EXTENSIONS)))
 
 
@@ -153,11 +153,11 @@ def _natural(name: str) -> tuple:
 
 
 def _require_consecutive(folder: str | Path, names: list[str], numbered: list[re.Match]) -> None:
-    """Raise ``MediaError`` for a number that is missing or repeated."""
+    """Raise ``MediaError`` if a frame number is missing or repeated."""
     for at in range(1, len(names)):
         before, number = (int(match["number"]) for match in numbered[at - 1 : at + 1])
         if number == before:
-            raise MediaError(f"{folder}: {names[at - 1]} and {names[at]} are the same frame twice; keep one")
+            raise MediaError(f"{folder}: {names[at - 1]} and {names[at]} have the same frame number; keep one")
         if number != before + 1:
             stem, digits = numbered[at - 1].groups()
             missing = f"{stem}{before + 1:0{len(digits)}d}{os.path.splitext(names[at - 1])[1]}"

@@ -1,4 +1,4 @@
-"""File extensions of videos and images, and the errors of files that cannot be read."""
+"""File extensions of videos and images, and errors for unreadable files."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 def is_image(path: File) -> bool:
-    """Return True if the extension is that of an image."""
+    """Return True if a path has the extension of an image."""
     return os.path.splitext(str(path))[1].lower() in IMAGE_EXTENSIONS
 
 
 def is_media(path: str) -> bool:
-    """Return True if the extension is that of a video or an image."""
+    """Return True if a path has the extension of a video or an image."""
     return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
 
 
 def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
-    """Yield the files below a folder with one of the extensions (lower case, with the dot), folder by folder, sorted.
+    """Yield the files below a folder with one of the extensions (lower case, with the dot), sorted within each folder.
 
-    Links are followed, but no folder is entered twice; names that start with a dot are left out.
+    Links are followed, but no folder is visited twice. Names that start with a dot are skipped.
     """
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -63,7 +63,7 @@ def require_file(path: File) -> None:
         if not os.path.isfile(path):
             raise MediaError(f"{path}: {'not a file' if os.path.exists(path) else 'no such file'}")
         if str(path).endswith(TAR):
-            raise MediaError(f"{path}: a shard, not a video; give a video in it as {path}/NAME")
+            raise MediaError(f"{path}: a shard, not a video; use {path}/NAME for a video in it")
     if not (len(path.data) if isinstance(path, Blob) else os.path.getsize(path)):
         raise MediaError(f"{path}: the file is empty")
 
@@ -72,12 +72,12 @@ def require_file(path: File) -> None:
 def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -> Iterator[None]:
     """Convert errors of a decoder into a ``MediaError`` that names the file, or a ``MachineError``.
 
-    FFmpeg's "Cannot allocate memory" is a ``MediaError``: a damaged header asks for too much.
+    FFmpeg's "Cannot allocate memory" is a ``MediaError``: it is raised for damaged headers.
 
     Args:
-        path: of the file.
-        kinds: exceptions to convert besides FFmpeg's, ``OSError`` and ``ValueError``.
-        action: what could not be done, for the message.
+        path: path of the file.
+        kinds: exceptions to convert in addition to FFmpeg's, ``OSError`` and ``ValueError``.
+        action: the failed action, for the message.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Read frames with PyAV (FFmpeg): right for every file, and the fast path.
+"""Read frames with PyAV (FFmpeg), the default decoder. It is correct for every file.
 
 Only the requested part of each requested frame is converted to RGB, in one FFmpeg filter graph per clip. H.264 frames
-that are neither requested nor referred to by other frames are not decoded.
+that are neither requested nor used as a reference are not decoded.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from video_rs.data.video.stream_index import (
 )
 from video_rs.errors import MediaError
 
-PIECE_BYTES = 16 * 2**20  # of frames that are in memory at full size together, before they are resized
+PIECE_BYTES = 16 * 2**20  # maximum size of the frames decoded at a time, before they are resized
 
 
 class PyAVReader:
     """Read frames of a video with PyAV. See ``decode.FrameReader``.
 
-    Seek to safe keyframes only. If frames do not arrive as the stream index announces, start over from the beginning
-    of the file and number frames as they arrive.
+    The reader seeks only to safe keyframes. If the decoded timestamps do not match the stream index, it decodes from
+    the beginning of the file and counts frames.
 
     Args:
-        path: of the file; or the file, in memory.
-        index: of its packets, if it was read before.
+        path: path of the file, or the file in memory.
+        index: the stream index of the file, if already known.
     """
 
     def __init__(self, path: File, index: StreamIndex | None = None) -> None:
@@ -53,7 +53,7 @@ class PyAVReader:
             if not self.num_frames:
                 raise MediaError(f"{path}: no frame can be decoded")
         except BaseException:
-            self.close()  # PyAV's objects refer to each other: the file would stay open until a garbage collection
+            self.close()  # PyAV's objects form a cycle, so the file would stay open until a garbage collection
             raise
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
@@ -64,7 +64,7 @@ class PyAVReader:
                 height, width = convert.size
                 count = min(left, max(1, PIECE_BYTES // (3 * height * width)))
                 needed = count * height * width * 3
-                # one size for all pieces: blocks of every crop's own size fragment a worker's heap
+                # one size for all pieces, because blocks of varying size fragment the heap of a worker
                 memory = torch.empty(max(needed, PIECE_BYTES), dtype=torch.uint8)
                 piece = memory[:needed].view(count, height, width, 3)
                 pixels = piece.numpy()
@@ -77,7 +77,7 @@ class PyAVReader:
             yield piece[:filled]
 
     def _with_first_size(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Return a frame that has the size of the stream's first one: the size of a stream can change."""
+        """Return a frame scaled to the size of the first one. The size of a stream can change."""
         if (frame.width, frame.height) == self._size:
             return frame
         with open_container(self.path) as container:
@@ -105,12 +105,12 @@ class PyAVReader:
             yield from (frame for number, frame in counted if number in wanted)
 
     def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
-        """Yield the frames at `indices`; stop where a timestamp is not the expected one."""
+        """Yield the frames at `indices`. Stop at the first unexpected timestamp."""
         times, keys = self.index.pts, [key.pts for key in self.index.keyframes]
         number = {time: i for i, time in enumerate(times.tolist())}
         # FFmpeg skips unreferenced frames reliably for H.264 only
         steady = len(times) < 3 or np.diff(times).max() < 1.5 * np.diff(times).min()
-        # a gap may be a lost packet, which FFmpeg conceals with the frames decoded before it
+        # a gap may be a lost packet, which FFmpeg conceals using earlier frames
         wanted = set(times[indices].tolist()) if self.index.codec == "h264" and steady else None
         upcoming, frames = 0, None
         for index in indices.tolist():
@@ -120,7 +120,7 @@ class PyAVReader:
                 upcoming, frames = start, self._decoded_from(self.index.keyframes[key], wanted)
             while True:
                 frame = next(frames, None)
-                # FFmpeg conceals damage with the frames decoded before it
+                # FFmpeg conceals damage using earlier frames
                 found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
                 if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
                     return
@@ -139,7 +139,7 @@ class PyAVReader:
         return self._decode(self._container.demux(self.stream), wanted)
 
     def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
-        """Yield the frames from a keyframe on, at least those with the `wanted` timestamps; none if seeking fails."""
+        """Yield frames from a keyframe on, including all `wanted` timestamps. Yield nothing if seeking fails."""
         if self._fresh and key is self.index.keyframes[0]:
             return self._decoded(wanted)
         self._fresh = False
@@ -170,11 +170,11 @@ class _CropConverter:
     """Convert one box of each frame to upright RGB.
 
     Args:
-        frame: the first one. Frames of another size are scaled to its size.
-        crop: returns the box, given the upright height and width.
+        frame: the first frame. Frames of another size are scaled to its size.
+        crop: called with the upright height and width; returns the box.
 
     Attributes:
-        size: height and width of the box, upright.
+        size: upright height and width of the box.
     """
 
     def __init__(self, frame: av.VideoFrame, crop: Callable[[int, int], Box]) -> None:

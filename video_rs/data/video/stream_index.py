@@ -1,7 +1,7 @@
 """Read the packets of a video stream without decoding.
 
-A :class:`StreamIndex` holds the frames of the stream, the keyframes from which decoding can start, and the reason why
-decord would return wrong frames.
+A :class:`StreamIndex` contains the timestamps of the frames, the keyframes from which decoding can start, and the
+reason if decord would return wrong frames.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.media import media_errors, require_file
 from video_rs.errors import MediaError
 
-# All decoders convert a 2 x 2 block of these on its own if the height is even. Chroma of all other formats is
-# interpolated across blocks, differently by each decoder.
+# For these formats, all decoders convert each 2 x 2 block independently if the height is even. For all other formats,
+# chroma is interpolated across blocks, differently in each decoder.
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: unknown to decord
-RULES = 1  # version of the rules below; raise it when an index changes, and saved indexes are made again
+RULES = 1  # version of the rules below; increment it when an index changes, to invalidate saved indexes
 
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A keyframe from which decoding can start: no later packet is shown before it. Times in the stream's units."""
+    """A keyframe from which decoding can start: no later packet is shown before it. Times are in stream units."""
 
     pts: int
     dts: int | None = None
@@ -36,16 +36,16 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class StreamIndex:
-    """The frames of a file's best video stream, judging by its packets.
+    """The frames of a file's best video stream, derived from its packets.
 
     Attributes:
-        codec: FFmpeg's name.
-        pts: int64 timestamps of the shown frames, ascending; None if they are unreliable.
-        keyframes: from which decoding can start, ascending.
-        decord_problem: why decord would return wrong frames; "" if it returns the right ones.
+        codec: FFmpeg's name of the codec.
+        pts: ascending int64 timestamps of the shown frames; None if they are unreliable.
+        keyframes: keyframes from which decoding can start, ascending.
+        decord_problem: the reason why decord would return wrong frames, or "".
         frame_bytes: size of a decoded RGB frame.
         fps: mean frames per second; 0 if unknown.
-        num_frames: number of shown frames; 0 if only decoding can tell.
+        num_frames: number of shown frames; 0 if unknown without decoding.
     """
 
     codec: str
@@ -64,16 +64,16 @@ def open_container(path: File) -> av.container.InputContainer:
     """Open a file with FFmpeg. Raise ``av.FFmpegError``."""
     if isinstance(path, Blob):
         return av.open(path.open())
-    return av.open(os.path.abspath(path))  # FFmpeg takes a relative "10:30.mp4" for a URL
+    return av.open(os.path.abspath(path))  # FFmpeg would treat a relative "10:30.mp4" as a URL
 
 
 def best_stream(container: av.container.InputContainer, path: File) -> av.VideoStream:
-    """Return the video stream that players show, which is not always the first. Raise ``MediaError`` if none."""
+    """Return the default video stream, as chosen by FFmpeg. Raise ``MediaError`` if there is none."""
     if container.format.name == "tty":  # FFmpeg renders text files as ANSI art
         raise MediaError(f"{path}: a text file, not a video")
     stream = container.streams.best("video")
     if stream is None:
-        raise MediaError(f"{path}: no video stream in it")
+        raise MediaError(f"{path}: no video stream")
     if stream.codec_context is None:
         raise MediaError(f"{path}: FFmpeg has no decoder for its video stream")
     stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
@@ -81,9 +81,9 @@ def best_stream(container: av.container.InputContainer, path: File) -> av.VideoS
 
 
 def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
-    """Return the rotation that makes a frame upright, and its height and width then.
+    """Return the rotation that makes a frame upright, and the rotated height and width.
 
-    The rotation is in degrees counter-clockwise, a multiple of 90.
+    The rotation is counter-clockwise in degrees, a multiple of 90.
     """
     rotation = round(frame.rotation / 90) * 90
     return (rotation, frame.width, frame.height) if rotation % 180 else (rotation, frame.height, frame.width)
@@ -92,7 +92,7 @@ def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
 def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av.filter.Graph:
     """Return an FFmpeg graph of filters (name, arguments) for frames of the size and format of `frame`."""
     graph = av.filter.Graph()
-    graph.threads = 1  # frames are too small for more
+    graph.threads = 1  # more threads do not help for such small frames
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base or Fraction(1)
     )
@@ -128,10 +128,10 @@ def read_stream_index(path: File) -> StreamIndex:
 
 
 def index_stream(container: av.container.InputContainer, path: File) -> StreamIndex:
-    """Return the index of an open file, which is read to its end. Raise ``MediaError`` as :func:`read_stream_index`."""
+    """Read an open file to its end and return the index. Raise ``MediaError`` as :func:`read_stream_index`."""
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
-    # keep only these fields: a list of packets would hold the whole file in memory
+    # keep only these fields; a list of packets would keep the whole file in memory
     codec, packets, headers, starts_anywhere = context.codec.canonical_name, [], set(), True
     for p in container.demux(stream):
         if p.size:
@@ -143,7 +143,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
-        raise MediaError(f"{path}: damaged or cut off")
+        raise MediaError(f"{path}: damaged or truncated")
     if not packets:
         raise MediaError(f"{path}: the video stream is empty")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -155,7 +155,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         return unreliable
 
     pts, is_key = np.array(times), np.array(is_key)
-    earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # of this packet and all later ones
+    earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # minimum over this packet and all later ones
     safe = is_key & (pts == earliest_after)
     shown = np.sort(pts[~np.array(hidden)])
     if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:

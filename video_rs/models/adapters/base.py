@@ -1,7 +1,7 @@
-"""Networks of other packages in our trainer, evaluation and benchmarks: ``timm/<name>`` and ``pytorchvideo/<name>``.
+"""Wrap networks of other packages for training and evaluation: ``timm/<name>`` and ``pytorchvideo/<name>``.
 
-A package is imported when one of its networks is made. The wrapper holds it as ``network`` and gives it the interface
-of ``video_rs.models.base.VideoModel``, with random numbers that are a function of ``keys``.
+A package is imported when one of its networks is created. The wrapper stores the network as ``network`` and implements
+``video_rs.models.base.VideoModel``, with random numbers that are a function of ``keys``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from video_rs.errors import MachineError, UserError, first_line, one_line
 from video_rs.models.base import VideoModel, channels_last, check_input
 
 PREFIX = "network."
-"""Prefix in our state dicts before the names of the other package."""
+"""Prefix of the other package's names in our state dicts."""
 HOW_TO_RESIZE = (
     "choose another size with data_config=DataConfig(...), or data.num_frames, data.train_size and data.test_size in a "
     "config"
@@ -29,23 +29,23 @@ HOW_TO_RESIZE = (
 
 
 class NoClasses(UserError):
-    """The network ends in features, and the number of classes was not given."""
+    """The network has no classifier, and the number of classes was not given."""
 
 
 class External(VideoModel):
     """A network of another package. Subclasses implement :meth:`features` and :meth:`head`.
 
     Args:
-        name: as for ``create_model``, e.g. "timm/resnet50".
-        network: of the other package.
+        name: name for ``create_model``, e.g. "timm/resnet50".
+        network: the network of the other package.
         num_classes: number of logits.
-        data_config: what the network is trained and tested on.
-        native: what its public weights expect.
-        classifier: name of its last linear layer, if :meth:`get_classifier` is not overridden.
+        data_config: data config for training and testing.
+        native: data config that the public weights expect.
+        classifier: name of the last linear layer, if :meth:`get_classifier` is not overridden.
 
     Attributes:
         network: as given.
-        built_for: the data config as given; ``data_config`` may be replaced later, but not these sizes.
+        built_for: the given data config. ``data_config`` may be replaced later, but the sizes cannot change.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class External(VideoModel):
         """Return logits ``[N, num_classes]``.
 
         Args:
-            x: clips ``[N, C, T, H, W]``, or images ``[N, C, H, W]``: clips of one frame.
+            x: clips ``[N, C, T, H, W]``, or images ``[N, C, H, W]``, which are treated as clips of one frame.
             keys: ``[N]`` int64. In training, all random numbers (dropout, drop path) are a function of the keys of the
-                whole batch; None draws from torch's generator.
+                whole batch. If None, they are drawn from torch's generator.
 
         Raises:
             UserError: the network cannot take ``x``.
@@ -122,16 +122,16 @@ class External(VideoModel):
         """Return the ``group_matcher`` of ``network``, by its own names; None if it has none."""
 
     def check_built_for(self, num_frames: int, height: int, width: int) -> None:
-        """Raise UserError for clips of another size than the network was built for."""
+        """Raise UserError for clips of a size that the network was not built for."""
         frames, size = self.built_for.num_frames, self.built_for.train_size
         if (num_frames, height, width) != (frames, size, size):
             raise UserError(
                 f"{self.name} was built for {_clips(frames, size, size)} and cannot take "
-                f"{_clips(num_frames, height, width)}, neither to train nor to test; {HOW_TO_RESIZE}"
+                f"{_clips(num_frames, height, width)}; {HOW_TO_RESIZE}"
             )
 
     def to(self, *args: Any, **kwargs: Any) -> External:
-        """As ``nn.Module.to``; a channels-last format applies to 4-D and to 5-D kernels."""
+        """Like ``nn.Module.to``, but a channels-last format applies to both 4-D and 5-D kernels."""
         if kwargs.get("memory_format") in (torch.channels_last, torch.channels_last_3d):
             del kwargs["memory_format"]
             channels_last(self)
@@ -139,7 +139,7 @@ class External(VideoModel):
 
     @property
     def public_description(self) -> str:
-        """The public weights and the sizes that they are for, in words."""
+        """Description of the public weights and their input size, for messages."""
         own = self.native
         sizes = f"data.num_frames={own.num_frames} data.train_size={own.train_size} and {own.in_channels} channels"
         return f"pretrained of {self.name}, for {sizes},"
@@ -151,7 +151,7 @@ def _clips(num_frames: int, height: int, width: int) -> str:
 
 
 def refuse_clips(name: str, num_frames: int) -> None:
-    """Raise UserError for clips of several frames, which the image network ``name`` cannot take."""
+    """Raise UserError if the image network ``name`` gets clips of several frames."""
     if num_frames > 1:
         raise UserError(
             f"{name} is an image network and cannot take clips of {num_frames} frames; set data.num_frames=1, "
@@ -163,16 +163,16 @@ def import_package(name: str, module: str) -> ModuleType:
     """Import a module of the package of network ``name``.
 
     Raises:
-        ModuleNotFoundError: the package, or another that it needs, is missing; commands name it.
+        ModuleNotFoundError: the package or one of its dependencies is missing. Commands report the name.
         UserError: the package is installed but cannot be imported.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # their use of torch.jit
+            warnings.simplefilter("ignore", FutureWarning)  # they use torch.jit
             return importlib.import_module(module)
-    except Exception as error:  # a torchvision that was built for another torch raises RuntimeErrors and OSErrors
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError or OSError
         if isinstance(error, ModuleNotFoundError) and "." not in (error.name or "."):
-            raise  # a whole package, not a module that another version has
+            raise  # the package is missing, not a module of another version
         raise UserError(
             f"{name} needs the package {module.partition('.')[0]}, which is installed but cannot be imported "
             f"({first_line(error)}); install a matching pair of torch and torchvision from one index"
@@ -180,21 +180,21 @@ def import_package(name: str, module: str) -> ModuleType:
 
 
 def downloading(name: str) -> contextlib.AbstractContextManager:
-    """Turn any error while the public weights of network ``name`` are fetched into a MachineError."""
+    """Convert any error while downloading the public weights of network ``name`` to a MachineError."""
     return one_line(f"the public weights of {name} could not be downloaded", into=MachineError)
 
 
 @contextlib.contextmanager
 def drawn_from(keys: Tensor) -> Iterator[None]:
-    """Seed torch's generators from ``keys`` inside the block, and restore them afterwards.
+    """Seed torch's generators from ``keys`` in this context, and restore them afterwards.
 
-    Only the generators of the host and of the keys' device are touched. On a GPU this waits for the device once a
+    Only the generators of the host and of the keys' device are changed. On a GPU, this synchronizes once per
     micro-batch, because generators are seeded from the host.
 
     Args:
-        keys: ``[N]`` int64, on the device that draws; their order matters.
+        keys: ``[N]`` int64, on the device that draws. Their order matters.
     """
-    weights = 2 * torch.arange(len(keys), device=keys.device) + 1  # for their order
+    weights = 2 * torch.arange(len(keys), device=keys.device) + 1  # makes the seed depend on the order
     seed = int((keys * weights).sum())
     generators = _generators(keys.device)
     states = [generator.get_state() for generator in generators]

@@ -1,13 +1,13 @@
 """Video networks of PyTorchVideo (Fan et al. 2021, arXiv 2111.09887) as ``pytorchvideo/<name>``.
 
-The networks are those of ``pytorchvideo.models.hub``. The input that their public weights expect is documented in
-PyTorchVideo's model zoo (docs/source/model_zoo.md: frames x stride; 10 clips x 3 crops, MViT 5 x 1) and in the configs
-they were trained with (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/*.yaml and
+The networks are those of ``pytorchvideo.models.hub``. The input of the public weights is documented in PyTorchVideo's
+model zoo (docs/source/model_zoo.md: frames x stride; 10 clips x 3 crops, MViT 5 x 1) and in the configs of their
+training (facebookresearch/SlowFast, configs/Kinetics/pytorchvideo/*.yaml and
 configs/ImageNet/MVIT_B_16_CONV.yaml: crops; slowfast/config/defaults.py: mean and std).
 
-Some heads of the hub end in a softmax, in training too; here every network returns logits. The convolutional heads
-average over fixed windows, here of the size of the data config's clip. On larger test crops the windows slide and the
-results are averaged, as in the hub; on smaller clips a window is as large as the clip.
+Some heads of the hub end in a softmax, even in training. Here, every network returns logits. The convolutional heads
+average over fixed windows, which here have the size of the data config's clip. On larger test crops, the results of
+sliding windows are averaged, as in the hub. On smaller clips, the window is reduced to the size of the clip.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Entry:
     """A network of the hub: a row of pytorchvideo.csv.
 
     Attributes:
-        data_config: what its public weights expect.
+        data_config: data config that the public weights expect.
         kind: "convolutional", "slowfast" or "mvit".
-        temporal_strides: frames per time step of the last features, by pathway. (C2D and I3D have a pool over pairs of
-            frames after the first stage.)
-        min_frames: of a clip.
-        softmax: True if the hub's head ends in one.
+        temporal_strides: temporal stride of the last features, by pathway. (C2D and I3D pool pairs of frames after the
+            first stage.)
+        min_frames: minimum number of frames in a clip.
+        softmax: True if the hub's head ends in a softmax.
     """
 
     data_config: DataConfig
@@ -70,7 +70,7 @@ ENTRIES = {row["name"]: _entry(row) for row in read_rows(Path(__file__).with_nam
 
 
 def names(pattern: str) -> list[str]:
-    """Return all networks of the hub; ``pattern`` is for messages."""
+    """Return all networks of the hub. ``pattern`` is ignored."""
     import_package(pattern, "pytorchvideo.models.hub")
     return [f"pytorchvideo/{name}" for name in ENTRIES]
 
@@ -90,7 +90,7 @@ def create(
     builder, entry = getattr(import_package(name, "pytorchvideo.models.hub"), model), ENTRIES[model]
     native = entry.data_config.with_channels(in_channels)
     data_config = data_config or native
-    if num_classes is None:  # as its public weights have; the hub's builder of the image network defaults to 400
+    if num_classes is None:  # the number of the public weights; the hub defaults to 400 for the image network
         num_classes = 1000 if entry.data_config.num_frames == 1 else 400
     if entry.kind == "mvit":
         frames, size, is_image = data_config.num_frames, data_config.train_size, native.num_frames == 1
@@ -124,7 +124,7 @@ def create(
 
 
 class PyTorchVideo(External):
-    """A network of the hub. The classifier is the layer called ``proj`` of its head."""
+    """A network of the hub. The classifier is the layer ``proj`` of its head."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -137,7 +137,7 @@ class PyTorchVideo(External):
         return ENTRIES[self.name.removeprefix("pytorchvideo/")]
 
     def network_groups(self, coarse: bool) -> dict[str, Any]:
-        """Return the members of ``blocks``, which are stages in convolutional networks, by their number."""
+        """Group parameters by the index of their block in ``blocks`` (a stage in convolutional networks)."""
         head = self.classifier.removeprefix(PREFIX).replace(".", r"\.")
         rest = (rf"(?!{head}\.|(?:patch_embed|cls_positional_encoding)\.)", (99999,))
         return {
@@ -150,12 +150,12 @@ class PyTorchVideo(External):
             raise UserError(f"the public weights of {self.name} are for 3 channels, not {self.data_config.in_channels}")
         hub, name = import_package(self.name, "pytorchvideo.models.hub"), self.name.removeprefix("pytorchvideo/")
         address = sys.modules[getattr(hub, name).__module__].checkpoint_paths[name]
-        with downloading(self.name):  # the hub itself loads without weights_only
+        with downloading(self.name):  # the hub loads without weights_only
             return torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)["model_state"]
 
 
 class Convolutional(PyTorchVideo):
-    """All networks of the hub but MViT."""
+    """All networks of the hub except MViT."""
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         least, most, slowfast = self._entry.min_frames, self.built_for.num_frames, self._entry.kind == "slowfast"
@@ -181,13 +181,13 @@ class Convolutional(PyTorchVideo):
         if pre_logits:
             return (features if head.pool is None else head.pool(features)).flatten(2).mean(2)
         windows = head(features).flatten(2)
-        if self._entry.softmax and windows.shape[2] > 1:  # the hub averages probabilities: the logarithm of that
+        if self._entry.softmax and windows.shape[2] > 1:  # the hub averages probabilities; return their logarithm
             return windows.log_softmax(1).logsumexp(2) - math.log(windows.shape[2])
         return windows.mean(2)
 
 
 class MViT(PyTorchVideo):
-    """MViT (Fan et al. 2021, arXiv 2104.11227); its position embeddings are for clips of one size."""
+    """MViT (Fan et al. 2021, arXiv 2104.11227). Its position embeddings support a single clip size."""
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         self.check_built_for(num_frames, height, width)
@@ -198,7 +198,7 @@ class MViT(PyTorchVideo):
             x = clips.squeeze(2).contiguous(memory_format=torch.channels_last)
         else:
             x = clips.contiguous(memory_format=torch.channels_last_3d)
-        x = network.cls_positional_encoding(network.patch_embed(x))  # from here as MultiscaleVisionTransformers.forward
+        x = network.cls_positional_encoding(network.patch_embed(x))  # as MultiscaleVisionTransformers.forward
         for layer in (network.pos_drop, network.norm_patch_embed):
             x = x if layer is None else layer(x)
         shape = network.cls_positional_encoding.patch_embed_shape
@@ -211,7 +211,7 @@ class MViT(PyTorchVideo):
 
 
 class AveragePool(nn.Module):
-    """Average over windows at stride 1; a window is at most as large as the clip."""
+    """Average over windows with stride 1. A window is at most as large as the clip."""
 
     def __init__(self, window: tuple[int, int, int]) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class AveragePool(nn.Module):
 
 
 def _replace_pools(module: nn.Module, windows: Iterator[tuple[int, int, int]]) -> None:
-    """Replace every average pool, in order, by an :class:`AveragePool` of the next window."""
+    """Replace each average pool, in order, by an :class:`AveragePool` with the next window."""
     for name, child in module.named_children():
         if isinstance(child, nn.AvgPool3d):
             setattr(module, name, AveragePool(next(windows)))
@@ -234,7 +234,7 @@ def _replace_pools(module: nn.Module, windows: Iterator[tuple[int, int, int]]) -
 
 
 def _pathways(clips: Tensor) -> list[Tensor]:
-    """Return SlowFast's input: every ALPHA-th frame, from the first to the last, and all frames."""
+    """Return the inputs of SlowFast's pathways: every ALPHA-th frame (evenly from first to last), and all frames."""
     num_frames = clips.shape[2]
     slow = torch.linspace(0, num_frames - 1, num_frames // ALPHA).long()
     return [clips.index_select(2, slow.to(clips.device)), clips]

@@ -1,7 +1,7 @@
 """Image networks of timm (https://github.com/huggingface/pytorch-image-models) as ``timm/<name>``.
 
-Any name of ``timm.list_models()``, with or without the tag of its weights: "timm/resnet50", "timm/resnet50.a1_in1k".
-The data config is the network's ``pretrained_cfg``.
+Any name in ``timm.list_models()``, with or without the tag of the weights: "timm/resnet50", "timm/resnet50.a1_in1k".
+The data config is derived from the network's ``pretrained_cfg``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from video_rs.models.adapters.base import External, NoClasses, downloading, impo
 from video_rs.models.arguments import check_name, refuse
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
-"""Our settings by timm's arguments."""
+"""Our names of timm's arguments."""
 
 SIZE_ERRORS = (AssertionError, ValueError, RuntimeError)
 """Errors for sizes that a patch or window does not divide."""
@@ -60,7 +60,7 @@ def create(
     if num_classes is None:
         num_classes = getattr(network, "num_classes", 0)
         if not num_classes:
-            raise NoClasses(f"{name} has no classes of its own; give num_classes (model.num_classes)")
+            raise NoClasses(f"{name} has no classifier; set num_classes (model.num_classes)")
     model = TimmNetwork(name, network, num_classes, data_config, native=native)
     for size in {data_config.train_size, data_config.test_size} - {native.train_size, native.test_size}:
         _try(model, size)
@@ -68,11 +68,11 @@ def create(
 
 
 class TimmNetwork(External):
-    """An image network: clips of one frame; with ``fixed_input_size``, images of one size."""
+    """An image network, for clips of one frame. With ``fixed_input_size`` it supports a single image size."""
 
     @property
     def num_features(self) -> int:
-        """Channels of the pooled features."""
+        """Number of channels of the pooled features."""
         return getattr(self.network, "head_hidden_size", None) or self.network.num_features
 
     @property
@@ -94,7 +94,7 @@ class TimmNetwork(External):
         return self.network.forward_head(features, pre_logits=pre_logits)
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; of networks with two heads, a list of both."""
+        """Return the last layer, or a list of both last layers for networks with two heads."""
         names = self.network.pretrained_cfg["classifier"] or ()
         layers = [self.network.get_submodule(name) for name in ([names] if isinstance(names, str) else names)]
         return layers[0] if len(layers) == 1 else nn.ModuleList(layers)
@@ -112,7 +112,8 @@ class TimmNetwork(External):
         """Turn timm's activation checkpointing on (True, or any stages) or off.
 
         Raises:
-            UserError: timm has none for this network, or it has batch norm, whose statistics timm would update twice.
+            UserError: timm does not support it for this network, or the network has batch norm, whose statistics timm
+                would update twice.
         """
         is_exact = not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.modules())
         try:
@@ -126,7 +127,7 @@ class TimmNetwork(External):
         timm = import_package(self.name, "timm")
         model = self.name.removeprefix("timm/")
         if not timm.get_pretrained_cfg(model).has_weights:
-            raise UserError(f"timm has no weights for {self.name}; train it, or name a file of weights")
+            raise UserError(f"timm has no weights for {self.name}; train it, or set a file of weights")
         sizes = {} if self._size in (None, self.native.train_size) else {"img_size": self._size}
         channels = {} if self.data_config.in_channels == 3 else {"in_chans": self.data_config.in_channels}
         classes = {} if self.num_classes else {"num_classes": 0}
@@ -136,7 +137,7 @@ class TimmNetwork(External):
             except RuntimeError as error:
                 if "loading state_dict" not in first_line(error):
                     raise
-                what = str(error).splitlines()[-1].strip().partition(": copying")[0]  # the last that does not fit
+                what = str(error).splitlines()[-1].strip().partition(": copying")[0]  # the last mismatch
                 raise UserError(f"{self.public_description} does not fit: {what[:200]}") from None
         return network.state_dict()
 
@@ -146,7 +147,7 @@ def _images(clips: Tensor) -> Tensor:
 
 
 def native_data_config(cfg: Any) -> DataConfig:
-    """Return what timm's weights expect (its ``pretrained_cfg``); timm resizes with PIL, which antialiases."""
+    """Return the data config for a ``pretrained_cfg``. timm resizes with PIL, which antialiases."""
     size = cfg.input_size[-1]
     test_size = size if cfg.fixed_input_size else (cfg.test_input_size or cfg.input_size)[-1]
     crop = cfg.test_crop_pct or cfg.crop_pct
@@ -158,7 +159,7 @@ def native_data_config(cfg: Any) -> DataConfig:
 
 @torch.no_grad()
 def _try(model: TimmNetwork, size: int) -> None:
-    """Raise UserError if images of this size do not pass: networks of windows and patches may fail only then."""
+    """Raise UserError if a forward pass fails for this image size, as in networks with windows or patches."""
     model.check(model.data_config.num_frames, size, size)
     image = torch.zeros(1, model.data_config.in_channels, size, size, device=next(model.parameters()).device)
     fault = f"{model.name} cannot take images of {size}x{size}, its own are of {model.native.train_size}"
@@ -174,7 +175,7 @@ def _build(name: str, timm: Any, arguments: dict[str, Any], data_config: DataCon
     except TypeError as error:
         argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if argument and argument[1] == "img_size":
-            raise UserError(f"{name} takes images of one size alone, not of {data_config.train_size}") from None
+            raise UserError(f"{name} supports a single image size, not {data_config.train_size}") from None
         if not argument or argument[1] not in KEYS:
             raise
         refuse(name, KEYS[argument[1]], arguments[argument[1]], 3 if argument[1] == "in_chans" else "null")

@@ -1,8 +1,8 @@
-"""Find the preset that weights belong to, from their names and the name of their file.
+"""Find the preset of weights from their names and the name of the file.
 
-Names and shapes give the depth, the width and most of the architecture, but neither the resolution that a network was
-trained at nor the stride of its clips. If several presets fit, the name of the file or its folder may decide;
-otherwise the preset with the shortest name is taken. A note states which.
+Names and shapes determine the depth, the width and most of the architecture, but not the training resolution or the
+stride of the clips. If several presets match, the name of the file or its folder is used; otherwise the preset with the
+shortest name is selected. A note states the assumption.
 """
 
 import fnmatch
@@ -20,13 +20,13 @@ from video_rs.models.weights.state_dict import blocks_of, describe_blocks
 def identify_preset(
     names: Mapping[str, object], pattern: str, path: str | Path, model: str | None = None, frames: int = 0
 ) -> tuple[Preset, list[str]]:
-    """Return the preset that has weights of these names, and notes on what the names leave open.
+    """Return the preset that has weights of these names, and notes on assumptions.
 
     Args:
         names: a state dict with this package's names.
-        pattern: matches the presets that compute what the code of the weights does, such as "garden_*".
-        path: of the file, whose name may hold the resolution or the clip.
-        model: the preset, if it is known.
+        pattern: pattern of the presets that match the code of the weights, such as "garden_*".
+        path: path of the file, whose name may contain the resolution or the clip.
+        model: name of the preset, if known.
         frames: temporal extent of the first kernel of a video network; 0 for an image network.
 
     Raises:
@@ -49,18 +49,18 @@ def identify_preset(
 
 
 def matching_preset(model: str, pattern: str) -> Preset:
-    """Return a preset by name. UserError if there is none, or if it does not match ``pattern``."""
+    """Return a preset by name. Raise UserError if there is none or it does not match ``pattern``."""
     preset = find_preset(model)
     if not fnmatch.fnmatchcase(model, pattern):
         raise UserError(
-            f"these weights belong to {pattern}; {model} would compute something else with them: "
+            f"these weights belong to {pattern}; {model} would return different results with them: "
             "convert them without --model, then start from the result (train.init_from, inflate)"
         )
     return preset
 
 
 def _named_by_file(presets: list[Preset], path: str | Path) -> tuple[Preset, list[str]]:
-    """Return the preset that the name of the file or its folder names, else the first, and a note on that."""
+    """Return the preset that matches the name of the file or its folder, else the first, and a note."""
     first, *others = presets
     if not others:
         return first, []
@@ -74,7 +74,7 @@ def _named_by_file(presets: list[Preset], path: str | Path) -> tuple[Preset, lis
 
 
 def _tag(preset: Preset) -> str:
-    """Return the part of published names that tells the preset's clip or resolution."""
+    """Return the part of published names that denotes the clip or resolution of the preset."""
     data_config = preset.data_config
     images = preset.architecture.for_images
     return f"i{data_config.test_size}" if images else f"{data_config.num_frames}x{data_config.stride}"

@@ -1,15 +1,15 @@
-"""Fit image weights into a video network (Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", sec. 2.1).
+"""Inflate image weights to a video network (Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", sec. 2.1).
 
-The 2D and 3D networks of the family have the same names of layers, so a weight finds its place by its name. Two
-methods extend an image kernel in time:
+The 2D and 3D networks of the family have the same layer names, so weights are matched by name. There are two methods to
+extend a 2D kernel in time:
 
-* ``center``: the image kernel on the frame itself, zeros on its neighbours. On a still clip the inflated network gives
-  the logits of its source with any padding.
-* ``average``: the image kernel on every frame, divided by their number. The same holds with replicated temporal
-  padding. With zeros, the frames at the borders see less than the whole kernel. On still clips of 8 frames the logits
-  of the default architecture are then 15 % of the largest off while batch norm has a fresh network's statistics, from
-  the stem alone; and more with the statistics of whole kernels, as trained weights have them (30 to 150 % in
-  the tests' small network with random weights, on noise). Twice the frames halve it.
+* ``center``: the 2D kernel at the middle frame, zeros elsewhere. On a still clip, the inflated network returns the
+  logits of its source with any padding.
+* ``average``: the 2D kernel at every frame, divided by the number of frames. This is also exact on still clips with
+  replicated temporal padding. With zero padding, kernels are cut at the first and last frames. On still clips of 8
+  frames, the logits of the default architecture then differ by 15 % of the largest logit with the initial batch norm
+  statistics, and by more with trained statistics (30 to 150 % in the small random network of the tests, on noise).
+  Twice the frames halve the error.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ from video_rs.models.weights.state_dict import State, to_ours
 
 @dataclass
 class InflationReport:
-    """What was done with each weight, by its name in the network.
+    """The result of loading weights into a network, by the name of each weight in the network.
 
     Attributes:
-        matched: weights that were taken unchanged.
-        inflated: kernels that gained a temporal extent.
-        adapted: weights that were changed or not taken, with the reason: a head for other classes, a stem for other
+        matched: weights that were loaded unchanged.
+        inflated: kernels that were inflated.
+        adapted: weights that were adapted or not loaded, with the reason: a head for other classes, a stem for other
             channels.
-        unused: weights of the source without a place in the network.
-        missing: weights of the network without a source; they keep their initial values.
-        differences: of the architectures, ``{field: (the source's, the network's)}``. With any, a still clip does not
-            give the source's logits.
-        compared: False if the source's architecture is unknown.
+        unused: weights of the source that the network does not have.
+        missing: weights of the network that the source does not have. They keep their initial values.
+        differences: differences of the architectures, ``{field: (source, network)}``. If there are any, the logits of
+            still clips differ from those of the source.
+        compared: False if the architecture of the source is unknown.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -58,11 +58,11 @@ class InflationReport:
         return ", ".join(filter(None, [*parts, self.about_architectures()]))
 
     def about_architectures(self) -> str:
-        """Describe how the architectures differ; "" if they do not."""
+        """Describe the differences of the architectures; "" if there are none."""
         if not self.compared:
             return "architecture of the source unknown: not compared"
         shown = ", ".join(f"{name} {theirs} -> {own}" for name, (theirs, own) in self.differences.items())
-        return f"differs from the source: {shown} (its logits will not be the source's)" if shown else ""
+        return f"differs from the source: {shown} (the logits will differ)" if shown else ""
 
     def table(self) -> str:
         """Return a line for each list of weights."""
@@ -74,20 +74,20 @@ class InflationReport:
 def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -> InflationReport:
     """Load image weights into a video network, in place, by names and shapes.
 
-    This compares neither activation nor padding, and accepts weights that only one of the networks has: read the
+    This does not compare activation and padding, and accepts weights that only one of the networks has; check the
     report. ``video_rs.models.weights.init_from.init_from`` compares the architectures and is strict.
 
     Args:
-        state_dict_2d: of an image network, with this package's names or timm's. Kernels that have the network's
-            temporal extent already are taken unchanged.
-        model_3d: a ``ResNetRS`` that may differ in temporal kernels, class count and input channels.
+        state_dict_2d: state dict of an image network, with this package's names or timm's. Kernels that already have
+            the network's temporal size are loaded unchanged.
+        model_3d: a ``ResNetRS``, which may differ in temporal kernels, class count and input channels.
         method: "center" or "average".
 
     Returns:
-        Which weights were matched, inflated, adapted, left unused and left at their initial values.
+        A report of the matched, inflated, adapted, unused and missing weights.
 
     Raises:
-        UserError: a weight has a shape that does not fit; the network is unchanged.
+        UserError: a weight has a wrong shape. The network is unchanged.
     """
     weights, report = match(to_ours(state_dict_2d), model_3d, method)
     model_3d.load_state_dict(weights, strict=False)
@@ -101,12 +101,12 @@ def match(
 
     Args:
         state: weights with the network's names.
-        model: the network, which is not changed. Outside the family only the head may have another shape.
+        model: the network, which is not changed. Outside of the family, only the head may have another shape.
         method: "center" or "average".
-        class_names: of the weights, empty if unknown; the network's are those of its data config.
+        class_names: class names of the weights, empty if unknown. Those of the network are in its data config.
 
     Raises:
-        UserError: a weight has a shape that does not fit; the message names the first few.
+        UserError: weights have a wrong shape. The message names the first few.
     """
     if method not in INFLATIONS:
         raise UserError(f"the inflation method is {' or '.join(INFLATIONS)}, not {method!r}")
@@ -137,7 +137,7 @@ def match(
         else:
             misfits.append(f"{name} is {list(source.shape)} but {list(target.shape)} in the network")
             if name == first and not family and source.shape[1:2] != target.shape[1:2]:
-                misfits[-1] += " (weights for other input channels are adapted for the ResNet-RS family alone)"
+                misfits[-1] += " (input channels are only adapted for the ResNet-RS family)"
         loaded[name] = source
     if misfits:
         more = f"; ... ({len(misfits) - 3} more)" if len(misfits) > 3 else ""
@@ -156,13 +156,13 @@ def inflate_kernel(kernel: Tensor, length: int, method: str) -> Tensor:
 
 
 def adapt_head(source: Tensor, target: Tensor, theirs: Sequence[str], ours: Sequence[str]) -> tuple[Tensor | None, str]:
-    """Return a weight of the head for the network's classes, None for a new one; and what was changed, "" for nothing.
+    """Return a weight of the head for the classes of the network (None for a new head), and a note on the change.
 
     Args:
-        source: one row a class of the source.
-        target: one row a class of the network; classes that the source does not have keep theirs.
-        theirs, ours: class names of the source and the network, empty if unknown. Equal numbers of classes do not make
-            them the same classes.
+        source: one row per class of the source.
+        target: one row per class of the network. Classes that the source does not have keep their rows.
+        theirs, ours: class names of the source and the network, empty if unknown. An equal number of classes does not
+            imply the same classes.
     """
     rows, wanted = _rows_by_name(theirs, source), _rows_by_name(ours, target)
     if not rows or not wanted:
@@ -179,15 +179,15 @@ def adapt_head(source: Tensor, target: Tensor, theirs: Sequence[str], ours: Sequ
 
 
 def _rows_by_name(names: Sequence[str], rows: Tensor) -> dict[str, int]:
-    """Return the row of each class with a name; a class that is called by its own number has none."""
+    """Return the row of each named class. A class whose name is its own number is not named."""
     return {name: i for i, name in enumerate(names) if name != str(i)} if len(names) == len(rows) else {}
 
 
 def first_kernel(model: nn.Module) -> str:
-    """Return the name of the first convolution's weight, which sees the pixels."""
+    """Return the name of the weight of the first convolution."""
     return next((name for name, weight in model.named_parameters() if weight.ndim in (4, 5)), "")
 
 
 def average_channels(kernel: Tensor, channels: int) -> Tensor:
-    """Return the kernel for another number of input channels: their mean, scaled to keep its output on grey images."""
+    """Return the kernel for another number of input channels: the mean, scaled to keep the output on grey images."""
     return (kernel.sum(1, keepdim=True) / channels).expand(-1, channels, -1, -1, -1)

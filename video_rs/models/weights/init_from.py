@@ -1,4 +1,4 @@
-"""Start a network from weights: this package's files, timm's, other class counts, images for video."""
+"""Initialize a network from weights: adapt the head, and inflate 2D weights to 3D."""
 
 import dataclasses
 import difflib
@@ -19,36 +19,36 @@ from video_rs.models.weights.inflate import InflationReport, match
 from video_rs.models.weights.source import Source, named, read_file, read_public
 from video_rs.models.weights.timm import no_public_weights, read_timm, timm_data_config
 
-# Fields of the architecture that add modules, and the part that the names of their weights share.
+# Fields of the architecture that add modules, and the common part of the names of their weights.
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
 PUBLIC = ("pretrained", "timm")  # sources of init_from that are not files
-PADDING = "temporal_padding"  # a field of the architecture that is an argument of create_model too
+PADDING = "temporal_padding"  # a field of the architecture and an argument of create_model
 
 
 def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -> InflationReport:
-    """Start a network from weights, in place, and record where they came from as ``model.weights_from``.
+    """Initialize a network from weights, in place, and record their origin as ``model.weights_from``.
 
-    The head takes the rows of classes that both sides know by name, and keeps its initial values for other classes;
-    without names it is taken if the class counts agree. Image weights are inflated into a video network of the family,
-    which also takes their mean, std and resize filter if these are known. Everything else must fit: the shapes, and
-    the architecture as far as it decides what the weights compute, if the source's is known.
+    Rows of the head are copied for classes that have the same name on both sides, and keep their initial values
+    otherwise. Without names, the head is copied if the class counts are equal. Image weights are inflated to a video
+    network of the family, which also takes over their mean, std and resize filter if known. All other shapes must be
+    equal, and so must the architecture as far as it affects the output, if that of the source is known.
 
     Args:
-        model: the network, of ``video_rs.create_model``.
-        source: a file or its address, see :func:`read_file`; "pretrained" for the network's public weights; "timm" for
-            those of timm's ResNet-RS of the same depth, which also inflate into video architectures that differ, see
-            the report.
-        method: of inflation, "center" or "average".
+        model: the network, from ``video_rs.create_model``.
+        source: a file or a URL, see :func:`read_file`; "pretrained" for the network's public weights; or "timm" for the
+            weights of timm's ResNet-RS of the same depth, which can also be inflated to video architectures with
+            differences, see the report.
+        method: method of inflation, "center" or "average".
 
     Raises:
-        UserError: the weights cannot be read or do not fit, or there are none; the message names them.
-        MachineError: they could not be downloaded.
+        UserError: the weights do not exist, cannot be read or do not match. The message names them.
+        MachineError: the weights could not be downloaded.
     """
     return load_into(model, *_read(model, str(source)), method=method)
 
 
 def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InflationReport:
-    """Load weights that were read already, as :func:`init_from`; ``name`` is for messages."""
+    """Load weights that were already read, as in :func:`init_from`. ``name`` is for messages."""
     family = isinstance(model, ResNetRS)
     data_config = source.data_config
     if data_config is None and family and state_dict.looks_like_timm(source.weights):
@@ -59,7 +59,7 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
         weights, report = match(state, model, method, class_names)
         if family:
             report.differences, report.compared = differences, source.architecture is not None
-        else:  # public weights of networks that end in features have no head
+        else:  # public weights of networks without a classifier have no head
             new = set(report.missing) & set(classifier_names(model))
             report.missing = [name for name in report.missing if name not in new]
             report.adapted |= dict.fromkeys(sorted(new), "new head")
@@ -73,7 +73,7 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
 
 
 def _read(model: nn.Module, source: str) -> tuple[Source, str]:
-    """Return the weights that a network is to start from, and their name for messages."""
+    """Read the weights to initialize a network from. Return them and their name for messages."""
     if source not in PUBLIC:
         _check_file(source)
         found, shown = read_file(source), redact_url(source)
@@ -93,10 +93,10 @@ def _read(model: nn.Module, source: str) -> tuple[Source, str]:
 
 
 def _check_file(source: str) -> None:
-    """Raise UserError for a source that does not exist, with the name that was probably meant."""
+    """Raise UserError, with a suggestion, for a source that does not exist."""
     if is_address(source) or os.path.exists(source):
         return
-    expected = "start from a file of weights, its address, pretrained or timm"
+    expected = "use a file of weights, a URL, pretrained or timm"
     if source in PRESETS or source.startswith(("timm/", "pytorchvideo/")):
         raise UserError(f"{source} is the name of a network (model.name={source}), not of a file; {expected}")
     if near := difflib.get_close_matches(source.lower(), PUBLIC, n=1, cutoff=0.7):
@@ -104,9 +104,9 @@ def _check_file(source: str) -> None:
 
 
 def _validate_state_dict(report: InflationReport, source: state_dict.State, target: state_dict.State) -> None:
-    """Raise UserError for weights that are left over or missing.
+    """Raise UserError for unexpected or missing weights.
 
-    Inflation may add or drop a part of the architecture, as ``PARTS`` lists them, if the whole part is new or dropped.
+    Inflation may add or drop parts of the architecture, as listed in ``PARTS``, but only as a whole.
     """
 
     def unexplained(names: list[str], unknown: str, other: state_dict.State) -> list[str]:
@@ -125,7 +125,7 @@ def _validate_state_dict(report: InflationReport, source: state_dict.State, targ
 
 
 def _merge_data_configs(own: DataConfig, source: DataConfig, *, same_head: bool) -> DataConfig:
-    """Return our frames and sizes with the source's pixels, and with its class names if we have none."""
+    """Return our data config with mean, std and filter of the source, and its class names if we have none."""
     kept = {"filter": source.filter}
     if source.in_channels == own.in_channels:
         kept |= {"mean": source.mean, "std": source.std}
@@ -135,10 +135,10 @@ def _merge_data_configs(own: DataConfig, source: DataConfig, *, same_head: bool)
 
 
 def _external_state(source: Source, model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights under the names of a network of another package. UserError if they are another network's."""
+    """Return the weights under the names of another package's network. Raise UserError for another network."""
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # without the tag of timm's weights
     if theirs not in ("", own):
-        raise UserError(f"its network is {source.name}, this one {model.name}")
+        raise UserError(f"its network is {source.name}, not {model.name}")
     names = model.state_dict()
     prefix = next(iter(names), "").removesuffix(next(iter(state_dict.strip_prefixes(names)), ""))
     return {prefix + name: tensor for name, tensor in source.weights.items()}
@@ -148,11 +148,10 @@ def _family_state(source: Source, model: ResNetRS) -> tuple[dict[str, Tensor], D
     """Return the weights under the names of the family, and how the architectures differ.
 
     Raises:
-        UserError: they are weights of another family, depth or width, or the network would compute something else with
-            them than they were trained for.
+        UserError: the weights are for another family, depth or width, or would give different results in this network.
     """
     if source.name and source.name not in PRESETS and not source.name.startswith("timm/resnetrs"):
-        raise UserError(f"its network is {source.name}, this one a ResNet-RS")
+        raise UserError(f"its network is {source.name}, not a ResNet-RS")
     states = source.state, model.state_dict()
     blocks = [state_dict.describe_blocks(state_dict.blocks_of(state)) for state in states]
     for part, (theirs, own) in {"blocks": blocks, "width": map(state_dict.describe_width, states)}.items():
@@ -162,12 +161,12 @@ def _family_state(source: Source, model: ResNetRS) -> tuple[dict[str, Tensor], D
 
 
 def _architecture_differences(source: Source, model: ResNetRS) -> Differences:
-    """Return how a network differs from a source of a known architecture whose weights it can still use.
+    """Return the tolerable differences between a network and the known architecture of a source.
 
-    The shapes are the same with ReLU and Swish, and with symmetric and SAME padding.
+    Shapes do not depend on the activation (ReLU or Swish) and padding (symmetric or SAME), so these are compared.
 
     Raises:
-        UserError: the network would compute something else with the weights than they were trained for.
+        UserError: the weights would give different results in this network.
     """
     if (theirs := source.architecture) is None:
         return {}
@@ -180,11 +179,11 @@ def _architecture_differences(source: Source, model: ResNetRS) -> Differences:
         return theirs.flat().differences(own.flat()) if inflating else theirs.differences(own)
 
     differences = compare(model.architecture)
-    if images:  # they have one frame: temporal padding makes no difference
+    if images:  # with one frame, temporal padding makes no difference
         differences.pop(PADDING, None)
     if not (differences.keys() & {"activation"} if inflating else differences):
         return differences
-    shown = "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in differences.items())
+    shown = "; ".join(f"{key} is {there}, not {here}" for key, (there, here) in differences.items())
     padding = f"model.{PADDING}={differences[PADDING][0]}" if PADDING in differences else ""
     candidates = [p for p in PRESETS.values() if p.blocks == model.blocks and p.architecture.for_images == images]
     names = [p.name for p in candidates if not compare(p.architecture).keys() - {PADDING}]

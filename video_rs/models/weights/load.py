@@ -1,10 +1,10 @@
-"""Load weights into the network that they belong to.
+"""Create the network of a file of weights, and load them.
 
     loaded = load_network("resnetrs50.pth")
     loaded.network
 
 The network is read from the checkpoint, or found from names and shapes (``weights/identify.py``); ``notes`` then lists
-what was assumed.
+the assumptions.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ ALONE = "none, the file has only weights"
 
 @dataclass
 class Loaded:
-    """A network with its weights, and what is known of them.
+    """A network with loaded weights, and information on them.
 
     Attributes:
-        network: with the weights loaded, in their dtype.
-        model_args: arguments of ``create_model`` for it.
-        record: what their checkpoint records of their training, for ``checkpoint.from_weights``.
+        network: the network with the weights, in their dtype.
+        model_args: arguments of ``create_model`` for the network.
+        record: the entries on the training run in the checkpoint, for ``checkpoint.from_weights``.
         averages: description of the weights that are averages over training.
-        notes: what the weights leave open and was assumed, a line each.
+        notes: assumptions on settings that the weights do not determine, one line each.
         ignored: other entries of the file.
     """
 
@@ -53,21 +53,22 @@ class Loaded:
 
 
 def load_network(path: str | Path | None, model: str | None = None, *, timm: bool | None = None) -> Loaded:
-    """Load the weights of this package or timm's from a file. Every weight must find its place.
+    """Load weights of this package or timm from a file. Every weight must match.
 
     Args:
-        path: of a checkpoint or a state dict, or its address, see :mod:`video_rs.hub`; None: timm's public weights
-            of ``model``.
-        model: name of the network; None: find it from the weights, which bare weights of this package do not allow.
-        timm: True if the weights have timm's names, False if they have this package's. None: find out.
+        path: path or URL of a checkpoint or a state dict, see :mod:`video_rs.hub`; None for timm's public weights of
+            ``model``.
+        model: name of the network; None to find it from the weights. Required for bare weights of this package.
+        timm: True if the weights have timm's names, False if they have this package's names, None to detect it.
 
     Raises:
-        UserError: the file is missing, damaged or something else; weights are missing, left over or of another shape.
-        MachineError: the file could not be fetched.
+        UserError: the file is missing, damaged or of another format; weights are missing, unexpected or of the wrong
+            shape.
+        MachineError: the file could not be downloaded.
     """
     if path is None:
         if not model:
-            raise UserError("give the file of weights, or a model whose public weights to take from timm")
+            raise UserError("give a file of weights, or the name of a model with public weights in timm")
         source = read_timm(matching_preset(model, PATTERN).blocks)
     else:
         source = read_file(path)
@@ -76,7 +77,7 @@ def load_network(path: str | Path | None, model: str | None = None, *, timm: boo
             return _of_run(source, model)
         detected = looks_like_timm(source.weights)
         if timm is False and detected:
-            raise UserError("it has timm's names, not this package's; leave --from out")
+            raise UserError("it has timm's names, not this package's; omit --from")
         if timm or detected:
             return _of_timm(source, path, model)
         blocks_of(source.state)
@@ -90,10 +91,10 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
 
     Args:
         state: see :func:`video_rs.checkpoint.load_run`.
-        name: of its file, for messages.
+        name: name of the file, for messages.
 
     Raises:
-        UserError: the weights are not those of the network that the checkpoint names, or that is unknown.
+        UserError: the network in the checkpoint is unknown, or the weights do not match it.
     """
     source = from_checkpoint(state, name)
     with named(name):
@@ -101,16 +102,16 @@ def model_from_checkpoint(state: Mapping[str, Any], name: str = "the checkpoint"
 
 
 def of_preset(preset: Preset, source: Source, data_config: DataConfig | None = None, **known: Any) -> Loaded:
-    """Return the network of a preset with weights, with their width, classes and channels.
+    """Create the network of a preset with the width, classes and channels of the weights, and load them.
 
     Args:
-        preset: of the network.
+        preset: preset of the network.
         source: the weights.
-        data_config: what they expect, if other than the preset's.
+        data_config: data config of the weights, if different from the preset.
         known: more fields of :class:`Loaded`.
 
     Raises:
-        UserError: weights are missing, left over or of another shape.
+        UserError: weights are missing, unexpected or of the wrong shape.
     """
     model_args = {"name": preset.name, **sizes_of(source.state)}
     network = _network(model_args, source, data_config)
@@ -129,20 +130,20 @@ def load_inflated(
     """Load image weights into a video network of their width and channels, see :mod:`video_rs.models.weights.inflate`.
 
     Args:
-        source: a file of image weights, its address, or "timm".
+        source: a file of image weights, its URL, or "timm".
         model: name of the video network.
-        num_classes: None takes the source's; another number starts a new head.
-        class_names: of the network; the head keeps the rows of classes that the source knows by name.
+        num_classes: number of classes; None for that of the source. Another number creates a new head.
+        class_names: class names of the network. Classes that the source also has keep their rows of the head.
         method: "center" or "average".
-        temporal_padding: None takes the network's.
+        temporal_padding: padding mode in time; None for that of the network.
 
     Raises:
-        UserError: the weights cannot be read, are a video network's already, or do not fit.
-        MachineError: they could not be fetched.
+        UserError: the weights cannot be read, are already for a video network, or do not match.
+        MachineError: the weights could not be downloaded.
     """
     preset = find_preset(model)
     if preset.architecture.for_images:
-        raise UserError(f"--model {model} is for images; name a video network, such as resnet3d_rs_{preset.depth}")
+        raise UserError(f"--model {model} is an image network; use a video network, such as resnet3d_rs_{preset.depth}")
     weights = read_timm(preset.blocks) if source == "timm" else read_file(source)
     name = "timm" if source == "timm" else weights.address
     with named(name):
@@ -160,7 +161,7 @@ def load_inflated(
 
 
 def load_exactly(network: nn.Module, source: Source, name: str) -> None:
-    """Load weights into a network of the same shapes. UserError, with ``name`` before it, if they do not fit."""
+    """Load weights into a network of the same shapes. Raise UserError, starting with ``name``, if they do not match."""
     report = load_into(network, source, name)
     if changed := [*report.inflated, *report.adapted]:
         raise UserError(f"{name} does not fit: weights have other shapes: {truncate(changed)}")
@@ -183,11 +184,11 @@ def _network_of_run(source: Source) -> nn.Module:
 
 def _of_run(source: Source, model: str | None) -> Loaded:
     if model not in (None, source.name):
-        raise UserError(f"it holds {source.name}, not {model}; leave --model out")
+        raise UserError(f"it contains {source.name}, not {model}; omit --model")
     training = source.record["config"].get("train")
     decay = training.get("ema_decay") if isinstance(training, Mapping) else None
     if source.entry == "ema":
-        averages = "all tensors are those of the run"
+        averages = "all tensors, from the run"
     elif decay is None:
         averages = "as the run kept them; the decay is unknown"
     else:
@@ -198,7 +199,7 @@ def _of_run(source: Source, model: str | None) -> Loaded:
 
 def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Loaded:
     if "stem.conv1.conv.weight" in source.weights:
-        raise UserError("it has this package's names, not timm's; leave --from out")
+        raise UserError("it has this package's names, not timm's; omit --from")
     try:
         state = from_timm(source.weights)
     except UserError as error:
@@ -214,7 +215,7 @@ def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Load
 
 
 def _entry(source: Source) -> str:
-    """Describe the entry of the file that the weights were taken from."""
+    """Return a phrase on the entry of the file that the weights were loaded from."""
     if source.entry in AVERAGES:
         return f"all tensors, the entry {source.entry} of the file"
     return f"none, the entry {source.entry} of the file was taken" if source.entry else ALONE

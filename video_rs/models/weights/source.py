@@ -1,4 +1,4 @@
-"""Read weights, and what is known of them, from a file or from the package of their network."""
+"""Read weights and their metadata from a file or from another package."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -18,24 +18,24 @@ from video_rs.models.base import VideoModel
 from video_rs.models.presets import PRESETS
 from video_rs.models.weights.state_dict import looks_like_timm, strip_prefixes, to_ours
 
-# Entries in which trainers keep weights, timm's among them. The EMA comes first, as in ``timm.models``.
+# Entries in which trainers, including timm, store weights. The EMA comes first, as in ``timm.models``.
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
-_COUNTER = "n_averaged"  # torch's AveragedModel puts it beside the weights
+_COUNTER = "n_averaged"  # added to the weights by torch's AveragedModel
 
 
 @dataclass
 class Source:
-    """Weights and what is known of them.
+    """Weights and their metadata.
 
     Attributes:
-        weights: under the names of their file, without the prefixes of wrappers.
-        address: the file, its address without secrets, or the name of a package's weights; "" if unknown.
-        data_config: of their network, as their file says; None if unknown.
-        model_args: arguments of ``create_model`` for their network; None if unknown.
-        record: what a checkpoint records of its run: the config and the entries of ``checkpoint.RECORD``.
-        licence: of a package's weights; None if unknown.
-        entry: name of the weights in their file; "" if the file holds nothing else.
+        weights: weights by their names in the file, without prefixes of wrappers.
+        address: path of the file, URL without secrets, or name of another package's weights; "" if unknown.
+        data_config: data config of the network, from the file; None if unknown.
+        model_args: arguments of ``create_model`` for the network; None if unknown.
+        record: entries of a checkpoint on its run: the config and the keys in ``checkpoint.RECORD``.
+        licence: licence of another package's weights; None if unknown.
+        entry: name of the weights in the file; "" if the file contains only weights.
         ignored: other entries of the file.
     """
 
@@ -50,17 +50,17 @@ class Source:
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        """The weights under the names of the ResNet-RS family."""
+        """The weights with the names of the ResNet-RS family."""
         return to_ours(self.weights)
 
     @property
     def name(self) -> str:
-        """The name of their network; "" if unknown."""
+        """The name of the network; "" if unknown."""
         return (self.model_args or {}).get("name", "")
 
     @property
     def architecture(self) -> Architecture | None:
-        """The architecture of their network; None if it is unknown or not of the ResNet-RS family."""
+        """The architecture of the network; None if it is unknown or not a ResNet-RS."""
         if self.name in PRESETS:
             fields = self.model_args.get("arch"), self.model_args.get("temporal_padding")
             return PRESETS[self.name].architecture.with_fields(*fields)
@@ -68,23 +68,23 @@ class Source:
 
     @property
     def weights_from(self) -> dict[str, Any]:
-        """The record of a network that starts from these weights, see ``video_rs.models.weights``."""
+        """The record for a network that is initialized from these weights, see ``video_rs.models.weights``."""
         record = {"source": self.address, "licence": self.licence}
         earlier = self.record.get("weights_from")
         return {**record, "licence": earlier.get("licence"), "weights_from": earlier} if earlier else record
 
 
 def read_file(path: str | Path) -> Source:
-    """Read the weights of a file.
+    """Read the weights in a file.
 
     Args:
-        path: a checkpoint of this package (its EMA, if it has one), or a bare state dict in ``.pt``, ``.pth`` or
-            ``.safetensors``, of this package or timm's, with or without prefixes; or the address of one, see
-            ``video_rs.hub``.
+        path: path or URL (see ``video_rs.hub``) of a checkpoint of this package, whose EMA is read if there is one; or
+            of a bare state dict in ``.pt``, ``.pth`` or ``.safetensors`` format, from this package or timm, with or
+            without prefixes.
 
     Raises:
-        UserError: the file is missing, damaged, of a newer version, or holds something else.
-        MachineError: it could not be fetched.
+        UserError: the file is missing, damaged, from a newer version, or of another format.
+        MachineError: the file could not be downloaded.
     """
     saved, shown = checkpoint.load(path), redact_url(path)
     if checkpoint.is_run(saved):
@@ -104,14 +104,14 @@ def read_file(path: str | Path) -> Source:
 
 
 def from_checkpoint(state: Mapping[str, Any], name: str) -> Source:
-    """Return the weights of a checkpoint of this package: its EMA, if it has one.
+    """Return the weights of a checkpoint of this package, or its EMA if there is one.
 
     Args:
         state: see :func:`video_rs.checkpoint.load_run`.
-        name: of its file.
+        name: name of the file.
 
     Raises:
-        UserError: its data config is not valid.
+        UserError: the data config is invalid.
     """
     entry = "model" if state.get("ema") is None else "ema"
     others = state.keys() - {entry, *checkpoint.TRAVELS}
@@ -130,8 +130,8 @@ def read_public(model: VideoModel) -> Source:
     """Return the public weights of a network outside the ResNet-RS family, downloaded if they are not cached.
 
     Raises:
-        UserError: there are none.
-        MachineError: they could not be downloaded.
+        UserError: there are no public weights.
+        MachineError: the weights could not be downloaded.
     """
     weights, record = strip_prefixes(model.public_weights()), public_record(model)
     return Source(weights, record["source"], model.native, licence=record["licence"])
@@ -145,7 +145,7 @@ def public_record(model: VideoModel) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Put a name before the message of a UserError."""
+    """Prepend a name to the message of a UserError."""
     try:
         yield
     except UserError as error:

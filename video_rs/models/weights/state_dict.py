@@ -14,10 +14,10 @@ from video_rs.models.resnet_rs import STAGES, scaled
 
 State = Mapping[str, Tensor]
 
-# of DistributedDataParallel, torch.compile, trainers, and our wrapper of other packages' networks
+# prefixes from DistributedDataParallel, torch.compile, trainers, and our wrapper of other packages' networks
 PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
 
-# a deep stem, a convolution as its pool, bottlenecks, squeeze-and-excitation: no other network of timm has all
+# no other network of timm has a deep stem with a strided convolution, bottlenecks and squeeze-and-excitation
 _TIMM_HAS = ("conv1.0.weight", "maxpool.0.weight", "layer1.0.conv1.weight", "layer1.0.se.fc1.weight")
 
 _TIMM_STEM = {
@@ -42,7 +42,7 @@ _TIMM_BLOCK = {
 
 
 def from_timm(state: State) -> dict[str, Tensor]:
-    """Return timm's ``resnetrs*`` state dict with the names and the 5-D kernels of this package; it may be partial.
+    """Convert a state dict of timm's ``resnetrs*``, possibly partial, to the names and 5-D kernels of this package.
 
     Raises:
         UserError: a name is not one of timm's ResNet-RS.
@@ -55,7 +55,7 @@ def from_timm(state: State) -> dict[str, Tensor]:
 
 
 def to_timm(state: State) -> dict[str, Tensor]:
-    """Invert :func:`from_timm`, for image networks of the default architecture; gradients work as well.
+    """Invert :func:`from_timm`, for image networks of the default architecture. Also works for gradients.
 
     Raises:
         UserError: timm's networks have no such weight, or the kernel extends in time.
@@ -83,7 +83,7 @@ def _renamed(
 
 
 def strip_prefixes(state: State) -> dict[str, Tensor]:
-    """Return the state dict without the prefixes that wrappers gave to all of its names."""
+    """Return the state dict without the prefixes that wrappers add to all names."""
     while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return dict(state)
@@ -95,7 +95,7 @@ def looks_like_timm(state: State) -> bool:
 
 
 def to_ours(state: State) -> dict[str, Tensor]:
-    """Return the state dict without prefixes, and with this package's names where it has timm's; it may be partial."""
+    """Return the state dict without prefixes, and with timm's names converted to this package's. May be partial."""
     state = strip_prefixes(state)
     return from_timm(state) if looks_like_timm(state) else state
 
@@ -104,7 +104,7 @@ def to_ours(state: State) -> dict[str, Tensor]:
 
 
 def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
-    """Return the bottlenecks by stage, from the names of a state dict. UserError if a stage has none."""
+    """Return the number of bottlenecks in each stage. Raise UserError if a stage has none."""
     if not any(name.startswith("stages.") for name in names):
         first = f", the first is {next(iter(names))}" if names else ""
         raise UserError(f"the weights are not those of a ResNet-RS: they have no stages{first}")
@@ -116,22 +116,22 @@ def blocks_of(names: Mapping[str, object]) -> tuple[int, ...]:
 
 
 def describe_blocks(blocks: tuple[int, ...]) -> str:
-    """Return the numbers of bottlenecks as text, with the depth if a preset depth has them."""
+    """Return the numbers of bottlenecks as text, with the depth if it is one of the presets."""
     depth = [f" (depth {depth})" for depth, known in BLOCKS.items() if known == blocks]
     return ", ".join(map(str, blocks)) + "".join(depth)
 
 
 def channels_of(state: State) -> tuple[int, ...]:
-    """Return the channels of the bottlenecks by stage, without missing stages."""
+    """Return the number of channels of the bottlenecks in each stage, skipping missing stages."""
     sizes = (_size(state, f"stages.{i}.0.conv2.conv.weight", 0) for i in range(len(STAGES)))
     return tuple(size for size in sizes if size is not None)
 
 
 def width_of(state: State) -> float:
-    """Return the multiplier of widths that gives the channels of all stages, which are rounded to multiples of 8.
+    """Return the width multiplier that gives the channels of all stages, which are rounded to multiples of 8.
 
-    Several multipliers make the same network: return the fraction with the smallest denominator. For channels that
-    no network of the family has, return the nearest multiplier.
+    If several multipliers give the same network, return the fraction with the smallest denominator. If none does,
+    return the nearest one.
     """
     channels, bases = channels_of(state), [base for base, _ in STAGES]
     if len(channels) != len(bases):
@@ -162,10 +162,10 @@ def sizes_of(state: State) -> dict[str, Any]:
 
 
 def _size(state: State, name: str, axis: int) -> int | None:
-    """Return the size of a weight along an axis; None if it is missing. UserError if it has no such axis."""
+    """Return the size of a weight along an axis, or None if it is missing. Raise UserError if it has no such axis."""
     if name not in state:
         return None
     shape = state[name].shape
     if len(shape) <= axis:
-        raise UserError(f"{name} has shape {list(shape)}, which no ResNet-RS has; use another file")
+        raise UserError(f"{name} has shape {list(shape)}, which is invalid for a ResNet-RS; use another file")
     return shape[axis]

@@ -1,4 +1,4 @@
-"""timm's ResNet-RS: the depths that it has, what their weights expect, their download, and export to timm."""
+"""timm's ResNet-RS: available depths, data configs, download of weights, and export to timm."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ from video_rs.models.presets import BLOCKS, PRESETS
 from video_rs.models.weights.source import Source, read_public
 from video_rs.models.weights.state_dict import to_timm
 
-# Matches the presets that compute what timm's resnetrs* do. Others may have weights of the same shapes.
+# Matches the presets that are equal to timm's resnetrs*. Other presets may have weights of the same shapes.
 PATTERN = "resnet_rs_*"
 DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 
 
 def read_timm(blocks: tuple[int, ...]) -> Source:
-    """Return timm's public weights of the ResNet-RS with these blocks by stage, under timm's names.
+    """Return timm's public weights of the ResNet-RS with these blocks in each stage, with timm's names.
 
     Raises:
         ModuleNotFoundError: timm is missing.
@@ -40,30 +40,30 @@ def read_timm(blocks: tuple[int, ...]) -> Source:
 def no_public_weights() -> UserError:
     """Return the error for a network of the family without public weights."""
     return UserError(
-        "there are no public weights of this network; timm has those of resnet_rs_* and resnet3d_rs_* of depths "
+        "there are no public weights of this network; timm has weights for resnet_rs_* and resnet3d_rs_* of depths "
         f"{', '.join(map(str, DEPTHS))} at width 1. Start from a file instead, such as one that "
         "tools/convert_tensorflow.py wrote"
     )
 
 
 def timm_data_config(blocks: tuple[int, ...]) -> DataConfig:
-    """Return what timm's ResNet-RS weights with these blocks expect, apart from sizes.
+    """Return the data config of timm's ResNet-RS weights with these blocks, apart from sizes.
 
-    All but depth 200 are the EMAs of the TPU repository's checkpoints (timm's ``default_cfgs`` take them from its
-    release v0.1-rs-weights, ``*_ema-*.pth``). They were trained with TensorFlow 1's bicubic resizing, which does not
-    antialias, whatever timm itself resizes with. Depth 200 was trained by timm (v0.1-tpu-weights,
-    ``resnetrs200_c-*.pth``) with PIL's bicubic filter, which antialiases.
+    All depths except 200 are the EMAs of the TPU repository's checkpoints (timm's release v0.1-rs-weights,
+    ``*_ema-*.pth``). They were trained with TensorFlow 1's bicubic resizing, which does not antialias, although timm
+    itself resizes with antialiasing. Depth 200 was trained by timm (v0.1-tpu-weights, ``resnetrs200_c-*.pth``) with
+    PIL's bicubic filter, which antialiases.
     """
     filter = "bicubic-antialias" if tuple(blocks) == BLOCKS[200] else "bicubic"
     return DataConfig(num_frames=1, stride=1, mean=IMAGENET_MEAN, std=IMAGENET_STD, filter=filter)
 
 
 def export_to_timm(network: nn.Module, model_args: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Return timm's name for a network, the options of ``timm.create_model`` for it, and its state dict there.
+    """Return the name, the options of ``timm.create_model`` and the state dict of a network in timm.
 
     Args:
-        network: an image network of the family, or one of timm.
-        model_args: of ``create_model``, for the network.
+        network: an image network of the family, or a network of timm.
+        model_args: arguments of ``create_model`` for the network.
 
     Raises:
         UserError: timm has no such network.

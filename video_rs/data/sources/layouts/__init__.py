@@ -1,4 +1,4 @@
-"""The layouts of public datasets, one file each. A module in this folder is registered by being there."""
+"""The layouts of public datasets, one per file. All modules in this folder are imported and registered."""
 
 import importlib
 import pkgutil

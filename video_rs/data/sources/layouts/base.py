@@ -10,18 +10,18 @@ from video_rs.data.sources.lists import Entry, bad_line, read_header, read_lines
 from video_rs.data.video.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.errors import UserError
 
-_PLACES = ("", "annotations", "labels", "Charades")  # folders of annotation files, below the root
+_PLACES = ("", "annotations", "labels", "Charades")  # subfolders searched for annotation files
 
 
 class Layout:
-    """Base class of dataset layouts. A subclass has at least `files` and :meth:`read`.
+    """Base class of dataset layouts. A subclass defines at least `files` and :meth:`read`.
 
     Attributes:
-        files: annotation file of each split, "train" at least, by its name in the root or one of its usual subfolders.
-        columns: columns of the csv by which :meth:`recognises` a file.
-        json_key: key of the JSON objects by which :meth:`recognises` a file.
+        files: name of the annotation file of each split, "train" at least, in the root or one of its usual subfolders.
+        columns: csv columns by which :meth:`recognises` identifies a file.
+        json_key: key of JSON objects by which :meth:`recognises` identifies a file.
         multi_label: True if a video can have several labels, joined by ";".
-        repeats: True if the published lists may give one video two labels.
+        repeats: True if the published lists may contain a video twice with different labels.
     """
 
     files: Mapping[str, str] = {}
@@ -31,7 +31,7 @@ class Layout:
     repeats = False
 
     def find(self, root: str, fold: int) -> Mapping[str, str]:
-        """Return the source of each split, ``{"train": path, ...}``; empty for any other dataset.
+        """Return the source of each split, ``{"train": path, ...}``; empty if the dataset has another layout.
 
         A source is a file, or a folder that :meth:`recognises` accepts; other folders are read as class folders.
 
@@ -42,7 +42,7 @@ class Layout:
         return find_files(root, self.files) if self.files else {}
 
     def recognises(self, source: str) -> bool:
-        """Return True if :meth:`read` reads a file or folder given as ``data.train``, ``data.val`` or ``data.test``."""
+        """Return True if :meth:`read` can read a file or folder that was given as ``data.train`` (or val, test)."""
         is_json = source.lower().endswith(".json")
         if self.json_key:
             return is_json and has_key(source, self.json_key)
@@ -58,8 +58,8 @@ class Layout:
         """Yield the videos of one split. Their files may be missing.
 
         Args:
-            source: from :meth:`find`, or given.
-            root: ``data.root``; empty if only `source` was given.
+            source: from :meth:`find`, or set in the config.
+            root: ``data.root``; empty if only `source` is set.
             split: "train", "val" or "test".
             fold: ``data.fold``.
 
@@ -92,10 +92,10 @@ def find(root: str, fold: int = 1) -> dict[str, tuple[str, Layout | None]]:
 
 
 def recognise(source: str) -> Layout | None:
-    """Return the layout of a given file or folder; None for class folders and lists.
+    """Return the layout of a file or folder; None for class folders and lists.
 
     Raises:
-        UserError: it is a JSON file without a known layout.
+        UserError: it is a JSON file of an unknown layout.
     """
     layout = next((layout for layout in reversed(_LAYOUTS.values()) if layout.recognises(source)), None)
     if layout is None and source.lower().endswith(".json"):
@@ -108,12 +108,12 @@ def recognise(source: str) -> Layout | None:
 
 
 def find_files(root: str, names: Mapping[str, str], beside: str = "") -> dict[str, str]:
-    """Return the paths of annotation files ``{split: name}``, of those that exist; empty without one for training.
+    """Return the paths of the annotation files that exist, ``{split: path}``; empty if there is none for training.
 
     Args:
         root: folder of the dataset; its usual subfolders are searched too.
         names: file names relative to one of those folders.
-        beside: another file that has to be in the same place.
+        beside: another file that must be in the same folder.
     """
     for place in (os.path.join(root, name) for name in _PLACES):
         paths = {split: os.path.join(place, name) for split, name in names.items()}
@@ -123,19 +123,19 @@ def find_files(root: str, names: Mapping[str, str], beside: str = "") -> dict[st
 
 
 def has_key(source: str, key: str) -> bool:
-    """Return True for a JSON file with this key near its start."""
+    """Return True for a JSON file with this key near the beginning."""
     with open(source, encoding="utf-8", errors="replace") as file:
         return f'"{key}"' in file.read(100_000)
 
 
 def beside(file: str, *names: str) -> str:
-    """Return the path of the file that names the classes of an annotation file. Raise UserError if it is missing."""
+    """Return the path of the file with the class names, next to an annotation file. Raise UserError if missing."""
     folder = os.path.dirname(file)
     paths = [os.path.join(folder, name) for name in names]
     paths += [os.path.join(folder, "labels", names[0]), os.path.join(os.path.dirname(folder), names[0])]
     found = next(filter(os.path.isfile, paths), "")
     if not found:
-        raise UserError(f"{file}: {names[0]}, which names its classes, is not beside it: put it there")
+        raise UserError(f"{file}: {names[0]} with the class names is missing: put it into the same folder")
     return found
 
 
@@ -143,12 +143,12 @@ def beside(file: str, *names: str) -> str:
 
 
 def find_folder(source: str, root: str, names: Sequence[str], classes: Sequence[str] = ("",)) -> str:
-    """Return the folder of the videos: the first of some that exists, else the folder of the dataset.
+    """Return the folder of the videos: the first candidate that exists, else the folder of the dataset.
 
     Args:
-        source: the annotation file, or a folder of them.
-        root: the folder of the dataset; if empty, the one of `source` and its parent are searched.
-        names: names that the folder may have, usual ones first.
+        source: the annotation file, or a folder of annotation files.
+        root: the folder of the dataset; if empty, the folder of `source` and its parent are searched.
+        names: candidate names of the folder, in order of preference.
         classes: the folder must have a subfolder with one of these names.
     """
     folder = source if os.path.isdir(source) else os.path.dirname(source)
@@ -158,7 +158,7 @@ def find_folder(source: str, root: str, names: Sequence[str], classes: Sequence[
 
 
 def find_suffix(folder: str, suffix: str) -> str:
-    """Return the suffix of the first video in a folder, or image if `suffix` is one; copies may be re-encoded."""
+    """Return the suffix of the first video (or image, like `suffix`) in a folder: copies may be re-encoded."""
     extensions = IMAGE_EXTENSIONS if suffix.lower() in IMAGE_EXTENSIONS else VIDEO_EXTENSIONS
     names = os.listdir(folder) if os.path.isdir(folder) else []
     found = (os.path.splitext(name)[1] for name in names if not name.startswith("."))
@@ -176,7 +176,7 @@ def read_fields(file: str, max_splits: int = -1) -> Iterator[tuple[int, list[str
 
 
 def read_json(file: str) -> object:
-    """Return the content of a JSON file. Raise UserError that names the line of an error."""
+    """Return the content of a JSON file. Raise UserError with the line of the error."""
     text = "".join(read_lines(file))
     try:
         return json.loads(text)
@@ -185,7 +185,7 @@ def read_json(file: str) -> object:
 
 
 def read_objects(file: str) -> list[dict]:
-    """Return the objects of a JSON file that is a list of them. Raise UserError for any other."""
+    """Return the objects in a JSON list. Raise UserError if the file contains anything else."""
     objects = read_json(file)
     if not isinstance(objects, list) or not objects or not all(isinstance(each, dict) for each in objects):
         raise bad_line(file, "a JSON list of objects", json.dumps(objects))

@@ -16,7 +16,7 @@ _CODE = re.compile(r"c\d{3}")
 
 @base.register_layout("charades")
 class Charades(base.Layout):
-    """A csv; ``actions`` is ``c092 11.90 21.20;c147 0.00 12.60``, codes with times, or empty."""
+    """A csv file. Column ``actions`` has class codes with times, ``c092 11.90 21.20;c147 0.00 12.60``, or is empty."""
 
     files = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
     columns = ("id", "actions")

@@ -36,5 +36,5 @@ class Diving48(base.Layout):
             if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
                 expected = f"'vid_name' and a 'label' from 0 to {len(names) - 1}"
                 raise bad_line(f"{source}: entry {number}", expected, json.dumps(entry))
-            name = str(entry["vid_name"])  # <youtube id>_<clip>; too common a form to recognise in other datasets
+            name = str(entry["vid_name"])  # <youtube id>_<clip>; too common a pattern to use it for other datasets
             yield Entry(os.path.join(folder, f"{name}{suffix}"), names[label], number, name.rpartition("_")[0] or name)

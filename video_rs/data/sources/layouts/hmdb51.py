@@ -15,7 +15,7 @@ _FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030
 
 @base.register_layout("hmdb51")
 class HMDB51(base.Layout):
-    """A file per class, lines ``<video>.avi <0: not in this split, 1: train, 2: test>``. A source is their folder."""
+    """A file per class with lines ``<video>.avi <0: unused, 1: train, 2: test>``. The source is the folder."""
 
     def find(self, root: str, fold: int) -> dict[str, str]:
         """See ``Layout``."""

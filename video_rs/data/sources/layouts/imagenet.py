@@ -17,7 +17,7 @@ _WNID = re.compile(r"n\d{8}")
 @base.register_layout("imagenet")
 class ImageNet(base.Layout):
     """Training images in class folders. ``LOC_val_solution.csv`` gives class and boxes of the validation images:
-    ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``; these are in one folder, or in class folders too."""
+    ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``. Validation images are in one folder or in class folders."""
 
     columns = ("imageid", "predictionstring")
 

@@ -1,7 +1,7 @@
-"""Kinetics-400, -600 and -700: the official csv, and the number of videos that each edition had.
+"""Kinetics-400, -600 and -700: the official csv, and the number of videos in each edition.
 
-The numbers count the videos that CVDF hosts; for the first edition of Kinetics-700, those in its lists. They are from
-the class docstrings of ``fiftyone/zoo/datasets/base.py`` in voxel51/fiftyone, 000772d8dfc9.
+The numbers are those of the videos hosted by CVDF, and for the first edition of Kinetics-700 of the videos in its
+lists. Source: class docstrings of ``fiftyone/zoo/datasets/base.py`` in voxel51/fiftyone, 000772d8dfc9.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Kinetics(base.Layout):
         """See ``Layout``."""
         root, columns = root or os.path.dirname(source), read_header(source)[0]
         if "label" not in columns:
-            raise UserError(f"{source}:1: this Kinetics csv has no column 'label', so there is nothing to learn")
+            raise UserError(f"{source}:1: this Kinetics csv has no column 'label'; use a split with labels")
         files = Paths(media_below(root, VIDEO_EXTENSIONS))
         stems = np.fromiter((hash(os.path.splitext(os.path.basename(path))[0]) for path in files), np.int64, len(files))
         order = np.argsort(stems, kind="stable")  # the first of several copies stays the first
@@ -57,12 +57,12 @@ class Kinetics(base.Layout):
 
 
 def kinetics_coverage(num_classes: int, split: str, first_path: str, count: int) -> str:
-    """Return how much of Kinetics a split has, "239,000 of the 246,534 videos of Kinetics-400"; "" for other datasets.
+    """Return the coverage of Kinetics as "239,000 of the 246,534 videos of Kinetics-400"; "" for other datasets.
 
     Args:
-        num_classes: of the dataset.
+        num_classes: number of classes in the dataset.
         split: "train", "val" or "test".
-        first_path: path of one video; those of Kinetics are recognised by their names.
+        first_path: path of one video; Kinetics is recognised by the format of the name.
         count: number of files in the split.
     """
     name = os.path.splitext(os.path.basename(first_path))[0]

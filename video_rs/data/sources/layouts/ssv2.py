@@ -12,7 +12,7 @@ from video_rs.data.sources.lists import Entry, bad_line
 
 @base.register_layout("ssv2")
 class SomethingSomething(base.Layout):
-    """JSON objects ``{"id": ..., "template": "Holding [something]"}``; labels.json numbers templates, no brackets."""
+    """JSON objects ``{"id": ..., "template": "Holding [something]"}``; labels.json has the class of each template."""
 
     files = {"train": "something-something-v2-train.json", "val": "something-something-v2-validation.json"}
     json_key = "template"

@@ -16,7 +16,7 @@ _LIST = re.compile(r"(?:train|test)list\d+\.txt")
 
 @base.register_layout("ucf101")
 class UCF101(base.Layout):
-    """Lists of ``<class>/<video>.avi <number>``, tests without number; classInd.txt has ``<number> <class>``."""
+    """Lists of ``<class>/<video>.avi <number>`` (no number in test lists); classInd.txt has ``<number> <class>``."""
 
     def find(self, root: str, fold: int) -> dict[str, str]:
         """See ``Layout``."""
