@@ -141,11 +141,16 @@ def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def redact_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config without the credentials and query of a URL in ``train.init_from``."""
-    train = config.get("train")
-    if not isinstance(train, Mapping) or not train.get("init_from"):
-        return config
-    return {**config, "train": {**train, "init_from": redact_url(train["init_from"])}}
+    """Return a config without the credentials and queries of its URLs."""
+
+    def redact(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: redact(entry) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(redact, value))
+        return redact_url(value) if isinstance(value, str) else value
+
+    return redact(config)
 
 
 def _load(path: Path) -> dict[str, Any]:

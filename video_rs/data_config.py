@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,11 @@ def differences(first: Any, second: Any, names: Iterable[str]) -> dict[str, tupl
     """Return the attributes that differ, with both values: ``{name: (the first's, the second's)}``."""
     pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def pad_class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the names of ``count`` outputs: those of the data, then numbers."""
+    return (*names, *(str(number) for number in range(len(names), count)))
 
 
 def _is_valid(value: Any, default: Any) -> bool:

@@ -119,3 +119,87 @@ def test_bad_arguments(data, tmp_path):
 
 def test_help_lists_all_options():
     assert {"epochs", "out", "batch_size", "ema_decay", "workers"} <= set(inspect.signature(fit).parameters)
+
+
+def small(classes=2, **options):
+    torch.manual_seed(0)
+    return create_model("resnet3d_rs_26", num_classes=classes, width=0.125, data_config=SIZES, **options)
+
+
+def datasets(data, model, **changes):
+    """Training and validation data; `changes` are of the validation transform."""
+    train = VideoDataset(data, "train", create_transform(**model.data_config, is_training=True))
+    return train, VideoDataset(data, "val", create_transform(**{**model.data_config, **changes}))
+
+
+def test_a_model_in_evaluation_mode_is_trained(data, tmp_path):
+    model = small().eval()
+    fit(model, *datasets(data, model), out=tmp_path / "run", **OPTIONS, max_steps=1)
+    assert model.training and next(b for n, b in model.named_buffers() if "num_batches" in n) > 0
+
+
+def test_a_second_run_undoes_the_options_of_the_first(data, tmp_path):
+    run(data, tmp_path / "a", max_steps=1)
+    model = small(dropout=0.2)
+    model.stem.requires_grad_(False)  # the caller's own
+    own = {name for name, p in model.named_parameters() if p.requires_grad}
+    probe = {"linear_probe": True, "sync_bn": True, "init_from": tmp_path / "a" / "best.pt"}
+    fit(model, *datasets(data, model), out=tmp_path / "b", **OPTIONS, max_steps=1, **probe)
+    fit(model, *datasets(data, model), out=tmp_path / "c", **OPTIONS, max_steps=1)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == own
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert all(type(norm) is torch.nn.BatchNorm3d for norm in norms) and all(norm.training for norm in norms[5:])
+
+
+def test_without_validation_data_best_is_the_last(data, tmp_path, capfd):
+    for _ in range(2):
+        result = run(data, tmp_path / "run", with_val=False)
+    assert checkpoint.load(result.path)["step"] == 4 and result.metrics == {}
+    assert "best validation" not in capfd.readouterr().out
+
+
+def test_a_complete_run_without_a_readable_best(data, tmp_path):
+    result = run(data, tmp_path / "run", max_steps=1)
+    result.path.write_bytes(b"")
+    assert run(data, tmp_path / "run", max_steps=1) == result
+
+
+def test_more_outputs_than_classes(data, tmp_path):
+    model = small(classes=4)
+    result = fit(model, *datasets(data, model), out=tmp_path / "run", **OPTIONS, max_steps=1)
+    assert video_rs.load(result.path, device="cpu").class_names == ("left", "right", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stride": 2}, "stride=2 of the validation transform does not fit the training data, which expects 1"),
+        ({"mean": (0.5,) * 3}, "mean=.* of the validation transform"),
+        ({"filter": "bicubic"}, "filter=bicubic of the validation transform"),
+        ({"is_training": True}, "val: use create_transform"),
+    ],
+)
+def test_validation_data_for_other_clips(data, tmp_path, changes, message):
+    model = small()
+    with pytest.raises(UserError, match=message):
+        fit(model, *datasets(data, model, **changes), out=tmp_path / "run", **OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_arguments_of_other_kinds(data, tmp_path):
+    model = small()
+    train, val = datasets(data, model)
+    for given, message in (
+        ((torch.nn.Linear(1, 1), train), "model: expected a network of video_rs.create_model, got Linear"),
+        ((model, torch.utils.data.DataLoader(train)), "train: expected a VideoDataset, got DataLoader"),
+        ((model, val), "train: use create_transform"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit(*given, out=tmp_path / "run", **OPTIONS)
+
+
+def test_the_folder_is_checked_before_the_data_are_read(data, tmp_path, monkeypatch):
+    run(data, tmp_path / "run", max_steps=1)
+    options = {**OPTIONS, "lr": 0.1}
+    with pytest.raises(UserError, match="was started with another config"):
+        fit(None, None, out=tmp_path / "run", **options)

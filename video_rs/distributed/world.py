@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -87,6 +87,17 @@ class World:
         if self.size > 1:
             with self.guard(what):
                 all_reduce([tensor])
+
+    def broadcast_(self, tensors: Iterable[Tensor], what: str) -> None:
+        """Replace tensors, on any device, by those of rank 0."""
+        if self.size == 1:
+            return
+        self._arrive(what)
+        with self.guard(what), torch.no_grad():
+            for tensor in tensors:
+                on_host = tensor.detach().cpu().contiguous()
+                dist.broadcast(on_host, 0, group=self._host)
+                tensor.copy_(on_host)
 
     @contextlib.contextmanager
     def guard(self, what: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ from video_rs.data.transforms import VideoTransform, create_transform
 from video_rs.data.transforms.registry import create_augmentations
 from video_rs.data.video.media import is_image
 from video_rs.data.video_dataset import VideoDataset
+from video_rs.data_config import pad_class_names
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config
 from video_rs.models.arguments import refuse
@@ -65,7 +66,7 @@ def class_names(config: Config, records: Records) -> tuple[str, ...]:
     names, wanted = records.class_names, config.model.num_classes or len(records.class_names)
     if len(names) > wanted:
         raise UserError(f"the data has {len(names)} classes, model.num_classes={wanted}; raise it, or set it to 0")
-    return (*names, *(str(c) for c in range(len(names), wanted)))
+    return pad_class_names(names, wanted)
 
 
 def transform(config: Config, *, is_training: bool) -> VideoTransform:

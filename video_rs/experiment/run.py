@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed import launcher
 from video_rs.distributed.device import configure_torch, peak_memory, select_device, synchronize, traits
 from video_rs.distributed.world import World, check_same, start_world
@@ -15,7 +19,7 @@ from video_rs.experiment import build
 from video_rs.experiment.checks import check_timeouts
 from video_rs.experiment.config import Config, differences, flatten
 from video_rs.terminal import duration
-from video_rs.training.fit import Caller, Result, fit
+from video_rs.training.fit import Caller, Result, run_in_folder
 from video_rs.training.job import Job
 from video_rs.training.options import Options
 from video_rs.training.pages import start_page
@@ -35,20 +39,18 @@ def options_of(config: Config) -> Options:
     )
 
 
-def build_parts(config: Config) -> dict[str, Any]:
-    """Create the model and the datasets of a config, as arguments of ``fit``. Raise UserError if one is invalid."""
+def build_parts(config: Config) -> tuple[nn.Module, VideoDataset, VideoDataset]:
+    """Create the model and the datasets of a config, the arguments of ``fit``. Raise UserError if one is invalid."""
     configure_torch(config.train.threads, config.train.deterministic)
     records = build.build_records(config, ("train", "val"))
-    return {
-        "model": build.build_model(config, build.class_names(config, records["train"])),
-        "train": build.video_dataset(config, records["train"], is_training=True),
-        "val": build.video_dataset(config, records["val"], is_training=False),
-    }
+    model = build.build_model(config, build.class_names(config, records["train"]))
+    train = build.video_dataset(config, records["train"], is_training=True)
+    return model, train, build.video_dataset(config, records["val"], is_training=False)
 
 
 def make_job(config: Config, saved: Mapping[str, Any] | None = None, world: World | None = None) -> Job:
     """Create the objects of a run without starting it. ``saved`` is the checkpoint to resume from."""
-    job = Job(**build_parts(config), options=options_of(config), world=world, saved=saved)
+    job = Job(*build_parts(config), options=options_of(config), world=world, saved=saved)
     if saved:
         job.check_data(saved, config.out)
     return job
@@ -69,11 +71,9 @@ def run(config: Config, *, resume: str, test: str, must_resume: bool = False) ->
     try:
         check_timeouts(config, world.size)
         check_same(world, {"config": {key: v for key, v in flatten(config).items() if key not in OF_A_MACHINE}})
-        with world.together("the start"):
-            parts = build_parts(config)
         changed = partial(differences, new=config)
         caller = Caller(config.to_dict(), changed, config.to_yaml(), resume, test, must_resume)
-        return fit(**parts, out=config.out, world=world, caller=caller, **options_of(config).to_dict())
+        return run_in_folder(partial(build_parts, config), options_of(config), Path(config.out), world, caller)
     finally:
         world.close()
 

@@ -68,6 +68,13 @@ def convert_sync_batch_norm(model: nn.Module, *, local: bool = False) -> nn.Modu
     return model
 
 
+def revert_sync_batch_norm(model: nn.Module) -> None:
+    """Undo :func:`convert_sync_batch_norm`, in place."""
+    plain = {synced: own for own, synced in SYNCED.items()}
+    for module in model.modules():
+        module.__class__ = plain.get(type(module), type(module))
+
+
 class _Normalize(torch.autograd.Function):
     """Normalize ``[N, C, ...]`` per channel over all ranks, then scale and shift.
 

@@ -57,12 +57,20 @@ def freeze(model: nn.Module, stages: int = 0, *, but_head: bool = False) -> None
         if stages > available:
             raise UserError(f"train.freeze={stages}: the network has {available} stages including the stem")
         frozen = {name for name, stage in depth.items() if stage < stages}
-    for name, p in model.named_parameters():
-        if name in frozen:
-            p.requires_grad_(False)
+    model.frozen_for_run = [name for name, p in model.named_parameters() if name in frozen and p.requires_grad]
+    for name in model.frozen_for_run:
+        model.get_parameter(name).requires_grad_(False)
     for norm in _frozen_norms(model):
         norm.eval()
         norm.train = partial(_stay_in_eval, norm)  # model.train() calls it
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Undo :func:`freeze`. Parameters that the caller has frozen stay frozen."""
+    for name in vars(model).pop("frozen_for_run", ()):
+        model.get_parameter(name).requires_grad_(True)
+    for module in model.modules():
+        vars(module).pop("train", None)  # of frozen batch norm
 
 
 def _stay_in_eval(norm: nn.Module, mode: bool = True) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,6 @@ def fit(
     epochs: float,
     out: str | Path,
     world: World | None = None,
-    caller: Caller | None = None,
     **options: Any,
 ) -> Result:
     """Train a network and return its best validation.
@@ -100,7 +99,6 @@ def fit(
         epochs: number of passes over the training data.
         out: the run folder.
         world: the ranks of the run; None to use the processes started by torchrun or SLURM, if any.
-        caller: the config and commands of the run; None for a call from Python.
         options: fields of :class:`video_rs.training.options.Options`, such as ``batch_size=32``, ``lr=0.8``,
             ``optimizer="adamw"``, ``workers=4`` or ``init_from="best.pt"``.
 
@@ -111,11 +109,22 @@ def fit(
         VideoRSError: see :meth:`video_rs.training.loop.Run.fit`.
     """
     options, out = Options.of({"epochs": epochs, **options}), Path(out)
-    caller = caller or Caller.of_options(options, out)
     with contextlib.ExitStack() as closing:
         if world is None:
             world = start_world(select_device(options.device).type)
             closing.callback(world.close)
+        return run_in_folder(lambda: (model, train, val), options, out, world, Caller.of_options(options, out))
+
+
+def run_in_folder(
+    make_parts: Callable[[], tuple[nn.Module, VideoDataset, VideoDataset | None]],
+    options: Options,
+    out: Path,
+    world: World,
+    caller: Caller,
+) -> Result:
+    """Train as :func:`fit` does; ``make_parts`` returns its first three arguments once the run folder is checked."""
+    with contextlib.ExitStack() as closing:
         check_same(world, {"code": code_version(), "options": replace(options, workers=0, threads=0).to_dict()})
         with world.together("the run folder"):
             is_locked = world.is_main and (out / FOLDER).exists()
@@ -123,7 +132,7 @@ def fit(
                 closing.enter_context(lock(out))
         saved, path = find_saved(out, caller.differences, world, must_resume=caller.must_resume)
         with world.together("the start"):
-            job = Job(model, train, val, options, world, saved)
+            job = Job(*make_parts(), options, world, saved)
             if saved:
                 job.check_data(saved, out)
         check_same(world, {"data": job.fingerprints()})
@@ -149,13 +158,9 @@ def fit(
         if saved:
             run.load_state_dict(saved)
             del saved  # its tensors were copied to the run
-        with run.signals:  # up to the last line: a launcher signals all processes after the first one exits
+        with run.signals, closing.pop_all():  # to the end: a launcher signals all when the first process has exited
             _train(run, job, caller, path)
-        best, metrics = out / "best.pt", {}
-        with world.together("the result"):
-            if world.is_main and best.exists():
-                metrics = checkpoint.load(best).get("metrics") or {}
-        return Result(world.gather(metrics, "the result")[0], best)
+            return Result(dict(run.best_metrics), out / "best.pt")
 
 
 def _open_log(job: Job, saved: Mapping[str, Any] | None, out: Path, caller: Caller) -> RunLog:
@@ -186,7 +191,9 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
     if not run.world.is_main:
         return
     if is_complete:
-        best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, weights in {folder / 'best.pt'}"
+        best = f"weights in {folder / 'best.pt'}"
+        if run.best_metrics:
+            best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, {best}"
         new = "for a new run, use another out= or delete the folder"
         page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {caller.test}"]
     else:

@@ -17,7 +17,7 @@ from video_rs import checkpoint
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.video_dataset import VideoDataset
-from video_rs.data_config import DataConfig
+from video_rs.data_config import DataConfig, pad_class_names
 from video_rs.distributed.device import (
     configure_torch,
     loader_workers,
@@ -27,16 +27,18 @@ from video_rs.distributed.device import (
     traits,
 )
 from video_rs.distributed.self_check import check_convolutions
-from video_rs.distributed.world import World
+from video_rs.distributed.world import World, check_same
 from video_rs.errors import UserError
-from video_rs.evaluation.metrics import check_labels, summarize
+from video_rs.evaluation.metrics import summarize
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.hub import redact_url
-from video_rs.models.sync_batch_norm import convert_sync_batch_norm
+from video_rs.models.sync_batch_norm import convert_sync_batch_norm, revert_sync_batch_norm
 from video_rs.models.weights.init_from import init_from
 from video_rs.training import recipe
 from video_rs.training.ema import EMA
+from video_rs.training.finetune import unfreeze
 from video_rs.training.incidents import ADVICE, Incidents, Suspect
+from video_rs.training.inputs import check_inputs, clip_config
 from video_rs.training.options import Options
 from video_rs.training.precise_bn import with_precise_statistics
 from video_rs.training.trainer import Trainer
@@ -70,38 +72,40 @@ class Job:
         world: World | None = None,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
+        check_inputs(model, train, val)
         self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
         self.records = {"train": train.records} | ({"val": val.records} if val else {})
         self.device = select_device(options.device)
         self.precision = select_precision(options.precision, self.device)
         configure_torch(options.threads, options.deterministic)
-        self._check_classes()
         self.started_from = ""
-        if saved:
-            model.weights_from = saved.get("weights_from")
-        elif options.init_from:
-            self.started_from = self._init_from()
-        self.model.data_config = self._data_config()
-        model.to(self.device, parameter_dtype(self.precision))
-        if self.device.type != "cpu":
-            check_convolutions(model, self.precision)
-        if options.sync_bn or not traits(self.device).keeps_unbiased_variance:
-            convert_sync_batch_norm(model, local=not options.sync_bn)
+        with self.world.together("the network"):
+            self._prepare_model(saved)
+        check_same(self.world, {"model": self.model_args(), "data config": model.data_config.to_dict()})
+        self.world.broadcast_(
+            [*model.parameters(), *model.buffers()], "the first weights"
+        )  # before the EMA copies them
         self.trainer = self._trainer()
         self.incidents = Incidents(len(train), options.max_broken, options.max_bad_steps)
         self._views_per_forward = options.views_per_forward
         self._views = val.views(clips=1, crops=1) if val else None
 
-    def _check_classes(self) -> None:
-        classes, outputs = len(self.train.classes), self.model.num_classes
-        if classes > outputs:
-            raise UserError(
-                f"the data has {classes} classes, the network {outputs}; create it with num_classes={classes}"
-            )
-        if self.val and self.val.classes != self.train.classes:
-            raise UserError("the classes of the validation data and the training data differ")
-        if self.val:
-            check_labels(self.val.records, "val")
+    def _prepare_model(self, saved: Mapping[str, Any] | None) -> None:
+        """Load the weights to start from, and bring the network to its device in training mode."""
+        model, options = self.model, self.options
+        unfreeze(model)  # of an earlier run
+        revert_sync_batch_norm(model)
+        model.train()
+        if saved:
+            model.weights_from = saved.get("weights_from")
+        elif options.init_from:
+            self.started_from = self._init_from()
+        model.data_config = self._data_config()
+        model.to(self.device, parameter_dtype(self.precision))
+        if self.device.type != "cpu":
+            check_convolutions(model, self.precision)
+        if options.sync_bn or not traits(self.device).keeps_unbiased_variance:
+            convert_sync_batch_norm(model, local=not options.sync_bn)
 
     def _init_from(self) -> str:
         """Load the initial weights and return a description of them."""
@@ -115,30 +119,18 @@ class Job:
 
     def _data_config(self) -> DataConfig:
         """Return the model's data config with the sampling, sizes and class names of the data."""
-        own, transform, names = self.model.data_config, self.train.transform, tuple(self.train.classes)
-        sampling, spatial = transform.sampling, transform.spatial
+        own, names, count = self.model.data_config, self.train.classes, self.model.num_classes
+        if own.class_names[: len(names)] == names:
+            names = own.class_names[:count]
         test = self.val.transform.spatial if self.val else own
-        found = dataclasses.replace(
-            own,
-            mean=transform.mean,
-            std=transform.std,
-            filter=spatial.filter,
-            num_frames=sampling.num_frames,
-            stride=sampling.stride,
-            sampling=sampling.kind,
-            fps=sampling.fps,
-            train_size=spatial.size,
+        return dataclasses.replace(
+            clip_config(own, self.train),
+            train_size=self.train.transform.spatial.size,
             short_side=test.short_side,
             test_size=getattr(test, "size", own.test_size),
-            class_names=own.class_names if own.class_names[: len(names)] == names else names,
+            class_names=pad_class_names(names, count),
             multi_label=self.train.records.multi_label,
         )
-        for name, (expected, value) in own.differences(found, ("mean", "std", "filter")).items():
-            raise UserError(
-                f"{name}={value} of the training transform does not fit the network, which expects {expected}; use "
-                "create_transform(**model.data_config, is_training=True)"
-            )
-        return found
 
     def _trainer(self) -> Trainer:
         options, records = self.options, self.train.records
@@ -244,8 +236,7 @@ class Job:
 
     def model_args(self) -> dict[str, Any]:
         """Return the arguments of ``create_model`` for this network."""
-        arguments = getattr(self.model, "model_args", {"name": type(self.model).__name__})
-        return {**arguments, "num_classes": self.model.num_classes}
+        return {**self.model.model_args, "num_classes": self.model.num_classes}
 
     def identity(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the entries of every checkpoint in addition to the state of the run."""

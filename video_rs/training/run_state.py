@@ -27,7 +27,8 @@ class RunState:
 
     Attributes:
         monitored: name of the metric that selects the best weights.
-        best: monitored metric and negative loss of the best validation.
+        best: monitored metric and negative loss of the best validation; below 0 before the first.
+        best_metrics: all metrics of that validation; empty without validation data.
         validated: last step that was validated.
         logged: last step that was logged.
     """
@@ -44,7 +45,7 @@ class RunState:
         minutes = self.schedule.checkpoint_minutes
         self.checkpointer = Checkpointer(self.folder, self.keep, minutes=minutes, writes=self.world.is_main)
         self.monitored = "map" if self.trainer.model.data_config.multi_label else "top1"
-        self.best, self.validated, self.logged = (-1.0, 0.0), 0, 0
+        self.best, self.best_metrics, self.validated, self.logged = (-1.0, 0.0), {}, 0, 0
 
     step = property(lambda self: self.trainer.step, doc="Number of completed steps.")
     is_on_disk = property(lambda self: self.checkpointer.written == self.step, doc="True if this step's checkpoint is.")
@@ -71,11 +72,14 @@ class RunState:
         return True
 
     def keep_best(self, model: nn.Module, metrics: Mapping[str, float]) -> bool:
-        """Record a validation of this step. If it is the best one, write ``best.pt`` and return True."""
-        result = metrics.get(self.monitored, 0.0), -metrics.get("loss", 0.0)  # without validation data, the last one
-        is_best, self.validated = result > self.best, self.step
+        """Record a validation of this step. If it is the best one, write ``best.pt`` and return True.
+
+        Without metrics the last weights are the best ones.
+        """
+        result = (metrics[self.monitored], -metrics.get("loss", 0.0)) if metrics else self.best
+        is_best, self.validated = not metrics or result > self.best, self.step
         if is_best:
-            self.best = result
+            self.best, self.best_metrics = result, dict(metrics)
             weights = {"model": model.state_dict(), "ema": None}
             self.checkpointer.save_best({**self.identity, **weights, "step": self.step, "metrics": dict(metrics)})
         return is_best
@@ -129,7 +133,7 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes during a run."""
-        own = {"best": self.best, "validated": self.validated}
+        own = {"best": self.best, "best_metrics": self.best_metrics, "validated": self.validated}
         return {**self.trainer.state_dict(), **own, **self.incidents.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -139,3 +143,5 @@ class RunState:
         self.checkpointer.saved = self.checkpointer.written = state["step"]
         self.logged = state["step"] - state["step"] % self.schedule.log_every
         self.best, self.validated = tuple(state["best"]), state["validated"]
+        known = {self.monitored: self.best[0], "loss": -self.best[1]} if self.best[0] >= 0 else {}
+        self.best_metrics = state.get("best_metrics", known)  # checkpoints of earlier versions have no metrics
