@@ -3,9 +3,11 @@
 import functools
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 
+from video_rs import checkpoint
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import registry
@@ -96,15 +98,13 @@ def test_the_interface_of_a_network(tiny_net):
         model.set_grad_checkpointing([1])
 
 
-def test_settings_that_a_family_does_not_have(monkeypatch):
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
-
+def test_settings_that_a_family_does_not_have(tiny_net):
     @register_model
     def plain_net(num_classes=2):
-        return torch.nn.Linear(1, num_classes)
+        return tiny_net.TinyNet(num_classes, 3, None, 1)
 
     model = create_model("plain_net", num_classes=3, width=1.0)
-    assert model.out_features == model.model_args["num_classes"] == 3 and model.data_config == DataConfig()
+    assert model.num_classes == model.model_args["num_classes"] == 3 and model.data_config == DataConfig(4, 1)
     for options, message in (
         ({"width": 0.5}, "plain_net has no such setting: model.width=0.5; set model.width=1.0"),
         ({"in_channels": 1}, "plain_net has no such setting: model.in_channels=1; set model.in_channels=3"),
@@ -123,6 +123,26 @@ def test_settings_that_a_family_does_not_have(monkeypatch):
         register_model(plain_net, "resnet_rs_50")
     with pytest.raises(UserError, match="cannot contain a slash: 'my/net'"):
         register_model(plain_net, "my/net")
+
+
+def test_a_network_without_the_methods_of_one(monkeypatch):
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    register_model(lambda num_classes=2: torch.nn.Linear(1, num_classes), "bare_net")
+    missing = "forward_features, forward_head, get_classifier, reset_classifier, num_classes, num_features, data_config"
+    with pytest.raises(UserError, match=f"bare_net has no {missing}; docs/extending.md has"):
+        create_model("bare_net")
+
+
+def test_arguments_of_numpy_are_stored_as_pythons(tmp_path):
+    arch = {"temporal_strides": [1, 1, 1, 1]}
+    model = create_model("resnet3d_rs_26", num_classes=np.int64(8), width=np.float64(0.125), arch=arch)
+    arch["temporal_strides"][0] = 2
+    assert model.model_args["arch"] == {"temporal_strides": [1, 1, 1, 1]}
+    for _ in range(2):
+        state = checkpoint.from_weights(model.model_args, model.data_config, model.state_dict())
+        checkpoint.save(tmp_path / "a.pt", state)
+        assert checkpoint.load_run(tmp_path / "a.pt")["model_args"] == model.model_args
+        model.reset_classifier(np.int64(5))
 
 
 def test_trained_for_a_step(tiny_net, one_thread):

@@ -86,10 +86,11 @@ class VideoDataset(Dataset):
         return dataset
 
     def _set(self, records: Records, transform: VideoTransform, decoder: str) -> None:
-        if transform.sampling.num_frames > 1 and is_image(path := records.path(0)):
+        num_frames = transform.sampling.num_frames
+        if num_frames > 1 and is_image(path := records.path(0)):
             raise UserError(
-                f"the data are images ({path}), data.num_frames={transform.sampling.num_frames} is for videos: set it "
-                "to 1 and use an image network (imagenet_rs*.yaml; model.name=resnet_rs_* or timm/*)"
+                f"the data are images ({path}), and the transform makes clips of {num_frames} frames; "
+                "use an image network (resnet_rs_* or timm/*) and a transform with num_frames=1"
             )
         self.records, self.transform, self.decoder = records, transform, decoder
         self.classes = records.class_names

@@ -47,6 +47,17 @@ def check_numbers(arguments: Mapping[str, Any]) -> None:
             raise UserError(f"{key} must be {wanted}; found {value!r}")
 
 
+def plain(value: Any) -> Any:
+    """Return Python's number for one of NumPy's, and copies of mappings and lists, to store in a checkpoint."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
 def check_settings(name: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise UserError for arguments that the network ``name`` does not have, unless they have their neutral value.
 

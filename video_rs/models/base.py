@@ -96,7 +96,7 @@ class VideoModel(nn.Module):
         return layer
 
     def _set_num_classes(self, num_classes: int) -> None:
-        self.num_classes = num_classes
+        self.num_classes = num_classes = int(num_classes)  # not NumPy's, which a checkpoint cannot hold
         self.data_config = dataclasses.replace(self.data_config, class_names=())
         self.model_args = {**self.model_args, "num_classes": num_classes}
 

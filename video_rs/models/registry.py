@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
-from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, check_settings
+from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, check_settings, plain
 from video_rs.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ Factory = Callable[..., "nn.Module"]
 
 PACKAGES = ("timm", "pytorchvideo")
 """Other packages, whose networks are ``<package>/<name>``. Each has a module in ``video_rs.models.adapters``."""
+
+NEEDED = ("forward_features", "forward_head", "get_classifier", "reset_classifier")
+NEEDED += ("num_classes", "num_features", "data_config")
+"""Methods and attributes of every network, see ``video_rs.models.base.VideoModel``."""
 
 _FACTORIES: dict[str, Factory] = {}
 
@@ -112,7 +116,7 @@ def create_model(
 
     Raises:
         UserError: the name or a setting is unknown, a number is out of range, the data config has a different number of
-            channels, or there are no public weights.
+            channels, the network lacks a method, or there are no public weights.
         MachineError: the public weights could not be downloaded.
     """
     if not isinstance(name, str):
@@ -120,13 +124,14 @@ def create_model(
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "dropout": dropout, "drop_path": drop_path}
     arguments |= {"bn_momentum": bn_momentum, **options}
     check_numbers(arguments)
+    arguments = {key: plain(value) for key, value in arguments.items()}
     if data_config is not None and data_config.in_channels != in_channels:
         raise UserError(
             f"in_channels={in_channels}, but the data config is for {data_config.in_channels} channels; make them equal"
         )
     removes_head = pretrained and num_classes == 0 and not name.startswith("timm/")  # timm creates them without a head
     model = _build(name, arguments | {"num_classes": None} if removes_head else arguments, data_config)
-    for attribute, value in {"name": name, "num_classes": num_classes, "weights_from": None}.items():
+    for attribute, value in {"name": name, "weights_from": None}.items():
         if not hasattr(model, attribute):  # not a VideoModel
             setattr(model, attribute, value)
     model.model_args = {"name": name, **arguments, "num_classes": model.num_classes}
@@ -153,8 +158,8 @@ def _build(name: str, arguments: Mapping[str, Any], data_config: DataConfig | No
         check_settings(name, arguments, known)
     given = {key: value for key, value in arguments.items() if value is not None and value != NEUTRAL.get(key, ...)}
     model = factory(**given, **({} if data_config is None else {"data_config": data_config}))
-    if not hasattr(model, "data_config"):
-        model.data_config = data_config or DataConfig().with_channels(arguments["in_channels"])
+    if missing := [needed for needed in NEEDED if not hasattr(model, needed)]:
+        raise UserError(f"{name} has no {', '.join(missing)}; docs/extending.md has all that a network needs")
     if bn_momentum is not None:
         for layer in model.modules():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
