@@ -190,7 +190,7 @@ def test_a_run_becomes_the_weights_to_predict_with(tmp_path, capsys):
         same(state["model"], averaged.state_dict()) and DataConfig.from_dict(state["data_config"]) == model.data_config
     )
     assert state["step"] == 3 and state["config"] == {"a": 1} and state["metrics"] == {"top1": 0.5}
-    assert "holds resnet_rs_26, not resnet_rs_50" in (
+    assert "contains resnet_rs_26, not resnet_rs_50" in (
         refused("--from", "video_rs", run, "--model", "resnet_rs_50", "--out", tmp_path / "o.pt")
     )
     torch.save(model.state_dict(), tmp_path / "bare.pt")

@@ -235,7 +235,7 @@ def read_index(shard: str, size: int) -> ShardIndex:
         raise UserError(f"{shard} is truncated: {size} of the {index.num_bytes} bytes in its index; copy it again")
     is_same = size == index.num_bytes
     for last in index.rows[-1:]:
-        missing = UserError(f"{shard}: no such file any more; copy it again")
+        missing = UserError(f"{shard}: the file no longer exists; copy it again")
         header = storage.read(shard, last.offset - BLOCK, last.offset, missing=missing)
         is_same = is_same and _is_header_of(header, last.name, last.size)
     if not is_same:
