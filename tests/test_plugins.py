@@ -27,15 +27,27 @@ def test_a_file_is_imported_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [(None, "FileNotFoundError"), ("1 / 0", "ZeroDivisionError"), ("def", "SyntaxError")]
+    ("text", "reason", "advice"),
+    [
+        (None, "FileNotFoundError", "name a Python file"),
+        ("\n1 / 0", "ZeroDivisionError", "see .*registers_a_loss.py:2$"),
+        ("import json\njson.loads('')", "JSONDecodeError", "see .*registers_a_loss.py:2$"),
+        ("def", "SyntaxError", "see .*registers_a_loss.py:1$"),
+    ],
 )
-def test_a_plugin_that_fails_is_named(tmp_path, text, reason):
+def test_a_plugin_that_fails_is_named(tmp_path, text, reason, advice):
     file = tmp_path / "registers_a_loss.py"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserError, match=rf"^plugins={file}: cannot be imported \({reason}: .*\); name a Python file"):
+    with pytest.raises(UserError, match=rf"^plugins={file}: cannot be imported \({reason}: .*\); {advice}"):
         load_plugins([str(file)])
     assert "registers_a_loss" not in sys.modules
+
+
+def test_a_plugin_that_is_no_python_file_is_named(tmp_path):
+    (tmp_path / "my_net.txt").touch()
+    with pytest.raises(UserError, match=r"my_net.txt: not a Python file"):
+        load_plugins([str(tmp_path / "my_net.txt")])
 
 
 def test_a_module_that_is_not_installed_is_named():

@@ -324,7 +324,7 @@ def test_pil_images(image_weights, weights, image):
         assert classifier.predict(turned) == classifier.predict(image)
         deep = Image.fromarray(257 * np.asarray(opened.convert("L")).astype(np.uint16))
         assert classifier.predict(deep) == classifier.predict(opened.convert("L"))
-        with pytest.raises(MediaError, match="PngImageFile: is an image, but this network takes clips of 4 frames"):
+        with pytest.raises(MediaError, match="PIL image is an image, but this network takes clips of 4 frames"):
             video_rs.load(weights, "cpu").predict(opened)
 
 
@@ -391,6 +391,7 @@ def test_a_run_folder_stands_for_its_best_weights(tmp_path, weights, video):
     ("source", "words"),
     [
         ("notes.txt", "notes.txt: a text file, not a video"),
+        ("list.csv", "list.csv: a text file, not a video"),
         ("empty", "empty: no videos in this folder"),
         ("gone.mp4", "gone.mp4: no such file"),
         (None, "cannot classify NoneType: give a path, uint8 frames, a PIL image, or a list"),
@@ -401,6 +402,7 @@ def test_a_run_folder_stands_for_its_best_weights(tmp_path, weights, video):
 )
 def test_unsupported_inputs_are_one_line(weights, tmp_path, source, words):
     (tmp_path / "notes.txt").write_text("no video\n" * 100)
+    (tmp_path / "list.csv").write_text("a.mp4,0\n")
     (tmp_path / "empty").mkdir()
     source = tmp_path / source if isinstance(source, str) else source
     classifier = video_rs.load(weights, "cpu")
@@ -408,6 +410,12 @@ def test_unsupported_inputs_are_one_line(weights, tmp_path, source, words):
         with pytest.raises((MediaError, UserError), match=words) as error:
             call(source)
         assert "\n" not in str(error.value) and len(str(error.value)) < 150 + len(str(tmp_path))
+
+
+def test_wrong_views_are_one_line(weights, video):
+    for views in ({"clips": 0}, {"clips": 1.5}, {"crops": 2}):
+        with pytest.raises(UserError, match=f"^{next(iter(views))}=.*: must be"):
+            video_rs.load(weights, "cpu").predict(video, **views)
 
 
 def test_a_video_network_refuses_images(weights, image):

@@ -158,7 +158,8 @@ def _load(path: Path) -> dict[str, Any]:
         with open(path, "rb") as handle:
             head = handle.read(9)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        known = {errno.ENOENT: "does not exist", errno.EISDIR: "is a folder without best.pt; name a file"}
+        absent = "does not exist; check the path" + ("" if path.suffix else " (create_model makes networks by name)")
+        known = {errno.ENOENT: absent, errno.EISDIR: "is a folder without best.pt; name a file"}
         reason = known.get(getattr(error, "errno", 0), f"cannot be read: {first_line(error)}")
         raise UserError(f"checkpoint {path} {reason}") from None
     if path.suffix == ".safetensors" or _is_safetensors(head):

@@ -46,6 +46,11 @@ def table(
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun in the singular or plural: "1 epoch", "2.5 epochs"."""
+    return f"{number:.4g} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Format seconds: ``75`` -> ``1m15s``, ``7500`` -> ``2h05m``."""
     minutes, seconds = divmod(int(seconds), 60)

@@ -36,6 +36,26 @@ def test_a_transform_of_a_data_config():
     clips = [transform(frames) for transform in (TRAINING, EVALUATION)]
     assert [clip.shape for clip in clips] == [(3, 4, 16, 16), (3, 4, 20, 20)]
     assert {clip.dtype for clip in clips} == {torch.float32}
+    assert torch.equal(EVALUATION(frames.numpy()), clips[1])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"train_size": "48"}, {"test_size": 0}, {"filter": "lanczos"}, {"flip": 2}, {"stride": None}]
+)
+def test_a_wrong_argument_of_a_transform_is_named(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^{name}="):
+        video_rs.create_transform(**wrong)
+
+
+def test_wrong_splits_and_indices_are_one_line(root):
+    with pytest.raises(UserError, match="^split 'valid': must be train, val or test"):
+        VideoDataset(root, "valid")
+    dataset = VideoDataset(root, "train", EVALUATION)
+    assert dataset[-1][1] == 1
+    for index, error in ((slice(2), TypeError), (["a"], TypeError), (100, IndexError)):
+        with pytest.raises(error, match="index"):
+            dataset[index]
 
 
 def test_an_evaluation_clip_is_the_centre_view_normalized(root):

@@ -365,7 +365,7 @@ def test_what_is_beyond_the_ends_of_a_clip_is_part_of_the_architecture(tmp_path)
             r"resnet_rs_50 is the name of a network \(model.name=resnet_rs_50\), not of a file; use a file",
         ),
         ("timm/resnet18", "timm/resnet18 is the name of a network .* a URL, pretrained or timm$"),
-        ("best.pt", "checkpoint best.pt does not exist$"),
+        ("best.pt", "checkpoint best.pt does not exist; check the path$"),
     ],
 )
 def test_sources_that_are_not_there(tmp_path, monkeypatch, source, said):

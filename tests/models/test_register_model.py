@@ -183,6 +183,9 @@ def test_heads_and_features(name, options, shape):
     assert {id(named[key]) for key in classifier_names(model)} == {id(p) for p in model.get_classifier().parameters()}
     assert isinstance(model, VideoModel) and isinstance(model.no_weight_decay(), set)
     model.reset_classifier(8)
+    for wrong in ("8", -3):
+        with pytest.raises(UserError, match="num_classes must be a whole number, 0 or more"):
+            model.reset_classifier(wrong)
     assert model.num_classes == model.model_args["num_classes"] == 8 and model(x).shape == (2, 8)
     assert model.get_classifier().weight.dtype == torch.float64
     model.reset_classifier(0)

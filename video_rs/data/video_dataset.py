@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset, clip_views, open_record, read_random_clip, target
 from video_rs.data.sources.dataset_index import attach
 from video_rs.data.sources.records import Records
-from video_rs.data.sources.splits import LIST_SUFFIXES, load_splits
+from video_rs.data.sources.splits import LIST_SUFFIXES, SPLITS, load_splits
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.transforms.video_transform import VideoTransform, create_transform, torch_seeded_rng
 from video_rs.data.video.media import is_image
@@ -53,8 +54,8 @@ class VideoDataset(Dataset):
         classes: the names of the classes, in the order of the labels.
 
     Raises:
-        UserError: the dataset is missing, empty or inconsistent, or consists of images although clips have several
-            frames.
+        UserError: the split has another name; the dataset is missing, empty or inconsistent, or consists of images
+            although clips have several frames.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class VideoDataset(Dataset):
         transform = transform or create_transform()
         if not isinstance(transform, VideoTransform):
             raise TypeError(f"transform must be made by video_rs.create_transform, got {type(transform).__name__}")
+        if split not in SPLITS:
+            raise UserError(f"split {split!r}: must be train, val or test")
         multi_label = transform.multi_label if multi_label is None else multi_label
         place = {"root": str(root)}
         if str(root).endswith(LIST_SUFFIXES):
@@ -100,7 +103,12 @@ class VideoDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         """Return the clip and the label of one file. Raise ``MediaError`` if it cannot be read."""
-        index = range(len(self))[index]
+        try:
+            index = range(len(self))[operator.index(index)]
+        except TypeError:
+            raise TypeError(f"the index of a sample must be a whole number; found {index!r}") from None
+        except IndexError:
+            raise IndexError(f"index {index} is out of range: the dataset has {len(self)} files") from None
         sampling, spatial = self.transform.sampling, self.transform.spatial
         with open_record(self.records, index, self.decoder) as video:
             if self.transform.is_training:

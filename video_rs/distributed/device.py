@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from video_rs.errors import MachineError, UserError, first_line
+from video_rs.terminal import counted
 
 INSTALL_XLA = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9.0', in an environment of its own"
 
@@ -170,7 +171,7 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 # Work on the device ---------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def metric_names(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Return the display names of the metrics that are fractions; each also has an ``_all`` variant."""
     if "map" in metrics:
         return {"map": "mAP", "hit1": "hit@1"}
-    return {"top1": "top-1", "top5": f"top-{metrics['top_k']}", "mean_class": "mean class accuracy"}
+    return {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 
 
 def most_confused(confusion: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:

@@ -206,15 +206,15 @@ def _checked(value: Any, key: str, source: str) -> Any:
     try:
         result = _as_type(_current(key, value), type_)
     except (TypeError, ValueError):
-        raise ConfigError(f"{source}: {key} expects {_type_name(type_)}, found {value!r}") from None
+        raise ConfigError(f"{source}: {key} must be {_in_words(type_)}; found {_shown(value)}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
         hint = did_you_mean(str(value), rules["choices"])
-        raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {value!r}{hint}")
+        raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {_shown(value)}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"{source}: {key} must be {bounds}; found {value!r}")
+            raise ConfigError(f"{source}: {key} must be {bounds}; found {_shown(value)}")
     return result
 
 
@@ -247,6 +247,18 @@ def _as_type(value: Any, type_: Any) -> Any:
     if type(value) is not type_:
         raise TypeError
     return value
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
+def _in_words(type_: Any) -> str:
+    """Return the values of a type in words: "a whole number or null"."""
+    if isinstance(type_, types.UnionType):
+        return " or ".join(map(_in_words, typing.get_args(type_)))
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", types.NoneType: "null"}
+    return words.get(type_) or _type_name(type_)
 
 
 def _type_name(type_: Any) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +26,8 @@ def load_plugins(plugins: Iterable[str]) -> None:
         name = Path(plugin).stem if plugin.endswith(".py") else plugin
         if name in sys.modules:
             continue
+        if not plugin.endswith(".py") and os.path.exists(plugin):
+            raise UserError(f"plugins={plugin}: not a Python file; its name must end with .py")
         try:
             if plugin.endswith(".py"):
                 _import_file(name, Path(plugin))
@@ -31,7 +35,17 @@ def load_plugins(plugins: Iterable[str]) -> None:
                 importlib.import_module(name)
         except Exception as error:  # a plugin may raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
-            raise UserError(f"plugins={plugin}: cannot be imported ({reason}); name a Python file or module") from error
+            raise UserError(f"plugins={plugin}: cannot be imported ({reason}); {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    """Return the line of the plugin that failed: "see my_net.py:3"."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"see {error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__) and frame.line]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f"see {own[-1].filename}:{own[-1].lineno}" if own else "name a Python file or module"
 
 
 def _import_file(name: str, path: Path) -> None:

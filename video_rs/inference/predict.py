@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -203,13 +204,15 @@ class Classifier:
 
     def _views(self, source: Any, clips: int, crops: int, fps: float) -> Tensor:
         """Return the views of one video or image, uint8 ``[clips * crops, T, S, S, C]``."""
+        if not isinstance(clips, numbers.Integral) or clips < 1:
+            raise UserError(f"clips={clips!r}: must be a whole number of at least 1")
         transform = self._transform(crops)
         if isinstance(source, (str, Path)):
-            self._refuse_image(is_image(source), source)
+            self._refuse_image(is_image(source), f"{source}:")
             with open_video(source) as video:
                 return clip_views(video.read, self._clips(video.num_frames, clips, video.fps), transform)
         frames = frames_of(source, self.data_config.in_channels)
-        self._refuse_image(frames.ndim == 3, type(source).__name__)
+        self._refuse_image(frames.ndim == 3, "the array or PIL image")
         frames = frames if frames.ndim == 4 else frames[None]
         return clip_views(partial(_resized, frames), self._clips(len(frames), clips, fps), transform)
 
@@ -217,13 +220,15 @@ class Classifier:
         return TemporalSampling.of(self.data_config).even_clips(length, clips if length > 1 else 1, fps)
 
     def _transform(self, crops: int) -> ViewTransform:
+        if crops not in (1, 3):
+            raise UserError(f"crops={crops!r}: must be 1 or 3")
         data_config = self.data_config
         return ViewTransform(data_config.short_side, data_config.test_size, crops, data_config.filter)
 
     def _refuse_image(self, image: bool, name: Any) -> None:
         if image and not self.takes_images:
             raise MediaError(
-                f"{name}: is an image, but this network takes clips of {self.data_config.num_frames} frames; "
+                f"{name} is an image, but this network takes clips of {self.data_config.num_frames} frames; "
                 "give it a video or use an image network"
             )
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import layers
-from video_rs.models.arguments import refuse
+from video_rs.models.arguments import check_numbers, refuse
 
 
 class VideoModel(nn.Module):
@@ -81,6 +81,7 @@ class VideoModel(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier with a new one of the same dtype and device. 0 removes it."""
+        check_numbers({"num_classes": num_classes})
         parent, _, child = self.classifier.rpartition(".")
         setattr(self.get_submodule(parent), child, self.new_classifier(num_classes))
         self._set_num_classes(num_classes)

@@ -13,7 +13,7 @@ from video_rs import terminal
 from video_rs.data.video.decord import describe_decoder
 from video_rs.distributed.device import describe
 from video_rs.hub import redact_url
-from video_rs.terminal import duration
+from video_rs.terminal import counted, duration
 from video_rs.training import recipe
 from video_rs.training.incidents import BAD_STEPS, BROKEN_FILES, Incidents
 from video_rs.training.optim import describe_groups
@@ -83,7 +83,7 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
     rate = clips / max(status.seconds - status.seconds_in_validation, 1e-9)
     val, best = metrics["val"], metrics["best"]
     rows = [
-        ("complete", f"{schedule.num_steps} steps, {schedule.epoch(schedule.num_steps):.4g} epochs, in {taken}"),
+        ("complete", f"{schedule.num_steps} steps, {counted(schedule.epoch(schedule.num_steps), 'epoch')}, in {taken}"),
         ("speed", f"{rate:.1f} clips/s, validations not counted" if clips else ""),
         ("validation", f"{metrics_text(val)} after epoch {val['epoch']:.4g}" if val else ""),
         ("weights", _best(best, folder) if best else ""),
@@ -141,8 +141,8 @@ def _network(job: Job) -> str:
     model, model_args = job.model, job.model_args()
     parameters, macs = sum(p.numel() for p in model.parameters()), gigamacs(model, model_args)
     kind = "clip" if model.data_config.num_frames > 1 else "image"
-    counted = f"GMACs per {kind} unknown" if macs is None else f"{macs:.4g} GMACs per {kind}"
-    return f"{model_args['name']}, {parameters:,} parameters, {model.num_classes} classes, {counted}"
+    cost = f"GMACs per {kind} unknown" if macs is None else f"{macs:.4g} GMACs per {kind}"
+    return f"{model_args['name']}, {parameters:,} parameters, {model.num_classes} classes, {cost}"
 
 
 def _batch(schedule: Schedule, processes: int) -> str:
@@ -153,7 +153,7 @@ def _batch(schedule: Schedule, processes: int) -> str:
 
 
 def _steps(schedule: Schedule) -> str:
-    epochs = f"{schedule.epoch(schedule.num_steps):.4g} epochs of {schedule.num_samples:,} samples"
+    epochs = f"{counted(schedule.epoch(schedule.num_steps), 'epoch')} of {schedule.num_samples:,} samples"
     every = "" if schedule.val_every == 1 else f"{schedule.val_every} "
     when = f"after each {every}epoch{'s' if every else ''}" if schedule.val_every else "at the end"
     return f"{schedule.num_steps:,}: {epochs}, validated {when}"
@@ -161,7 +161,7 @@ def _steps(schedule: Schedule) -> str:
 
 def _learning_rate(options: Options) -> str:
     scaled = f" = {options.lr:g} x {options.batch_size} / {options.lr_batch}" if options.lr_batch else ""
-    warm_up = f"{options.warmup_epochs:g} epochs of warm-up, then " if options.warmup_epochs else ""
+    warm_up = f"{counted(options.warmup_epochs, 'epoch')} of warm-up, then " if options.warmup_epochs else ""
     return f"up to {options.peak_lr:.4g}{scaled}; {warm_up}{options.schedule}"
 
 

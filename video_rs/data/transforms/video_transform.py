@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from video_rs.data.transforms.crops import (
 )
 from video_rs.data.transforms.rand_augment import RandAugment
 from video_rs.data.transforms.random_erasing import RandomErasing
-from video_rs.data_config import DataConfig
+from video_rs.data_config import FILTERS, DataConfig
 
 _DEFAULT = DataConfig()
 
@@ -47,7 +48,7 @@ class VideoTransform:
     def __post_init__(self) -> None:
         self.is_training = isinstance(self.spatial, TrainTransform)
 
-    def __call__(self, clip_THWC: Tensor) -> Tensor:
+    def __call__(self, clip_THWC: Tensor | np.ndarray) -> Tensor:
         """Transform the frames of one clip, of any size. Random numbers are drawn from torch's generator.
 
         Args:
@@ -56,6 +57,7 @@ class VideoTransform:
         Returns:
             float32 ``[C, T, S, S]``, normalized.
         """
+        clip_THWC = torch.as_tensor(clip_THWC)
         if self.is_training:
             return self.normalize(self.spatial(clip_THWC, torch_seeded_rng()))
         size = short_side_size(*clip_THWC.shape[1:3], self.spatial.short_side)
@@ -121,7 +123,19 @@ def create_transform(
         random_erasing_mode: ``"mean"`` to fill the box with the mean pixel, or ``"noise"``.
         augment: custom augmentations, called as ``f(clip, rng)`` before random erasing; see
             :func:`video_rs.data.transforms.register_augmentation`.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
     """
+    sizes = {"train_size": train_size, "short_side": short_side, "test_size": test_size}
+    for name, value in {"num_frames": num_frames, "stride": stride, **sizes}.items():
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
+    for name, value in {"flip": flip, "min_covered": min_covered, "random_erasing": random_erasing}.items():
+        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+            raise ValueError(f"{name}={value!r}: must be a number from 0 to 1")
+    if filter not in FILTERS:
+        raise ValueError(f"filter={filter!r}: must be one of {', '.join(FILTERS)}")
     frames = TemporalSampling(num_frames, stride, sampling, fps)
     if not is_training:
         return VideoTransform(frames, ViewTransform(short_side, test_size, filter=filter), mean, std, multi_label)

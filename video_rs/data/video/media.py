@@ -18,6 +18,8 @@ VIDEO_EXTENSIONS = frozenset(
     + [".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"]
 )
 
+TEXT_EXTENSIONS = (".txt", ".csv", ".tsv", ".json")
+
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
@@ -64,6 +66,8 @@ def require_file(path: File) -> None:
             raise MediaError(f"{path}: {'not a file' if os.path.exists(path) else 'no such file'}")
         if str(path).endswith(TAR):
             raise MediaError(f"{path}: a shard, not a video; use {path}/NAME for a video in it")
+        if str(path).lower().endswith(TEXT_EXTENSIONS):
+            raise MediaError(f"{path}: a text file, not a video")
     if not (len(path.data) if isinstance(path, Blob) else os.path.getsize(path)):
         raise MediaError(f"{path}: the file is empty")
 

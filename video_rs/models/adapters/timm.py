@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError, first_line, one_line
 from video_rs.models.adapters.base import External, NoClasses, downloading, import_package, refuse_clips
-from video_rs.models.arguments import check_name, refuse
+from video_rs.models.arguments import check_name, check_numbers, refuse
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
 """Our names of timm's arguments."""
@@ -100,6 +100,7 @@ class TimmNetwork(External):
         return layers[0] if len(layers) == 1 else nn.ModuleList(layers)
 
     def reset_classifier(self, num_classes: int) -> None:
+        check_numbers({"num_classes": num_classes})
         like = next(self.parameters())
         self.network.reset_classifier(num_classes)
         self.network.to(like.device, like.dtype)
