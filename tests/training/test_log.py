@@ -26,6 +26,8 @@ def test_a_run_that_is_resumed_has_each_step_once(tmp_path):
         log.metrics("train", step, step, {"loss": loss})
     log.metrics("val", 3, 3.0, {"top1": 0.5})
     log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    file.rename(file.with_name("events.out.tfevents.0000000001"))  # names are in order if a second lies between
     log = RunLog(tmp_path, 1, 6)
     log.metrics("train", 2, 2, {"loss": 1.0})
     log.close()
