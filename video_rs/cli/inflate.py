@@ -1,6 +1,6 @@
 """Turn image weights into a video checkpoint to start training from.
 
-video-rs inflate timm --out inflated.pt    timm's public weights into resnet3d_rs_50
+video-rs inflate --weights timm --out inflated.pt    timm's public weights into resnet3d_rs_50
 """
 
 from typing import Any
