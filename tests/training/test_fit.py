@@ -3,7 +3,9 @@
 import inspect
 import os
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.registry import create_model
 from video_rs.training.fit import fit
+from video_rs.training.options import Options
 from video_rs.training.trainer import Trainer
 
 SIZES = DataConfig(num_frames=4, stride=1, train_size=32, short_side=32, test_size=32)
@@ -203,3 +206,31 @@ def test_the_folder_is_checked_before_the_data_are_read(data, tmp_path, monkeypa
     options = {**OPTIONS, "lr": 0.1}
     with pytest.raises(UserError, match="was started with another config"):
         fit(None, None, out=tmp_path / "run", **options)
+
+
+def test_values_of_other_packages_become_plain(data, tmp_path):
+    numbers = {"lr": np.float64(0.1), "seed": np.int64(1), "log_every": np.int32(1), "wandb": Path("")}
+    options = Options(**numbers, init_from=Path("a/b.pt"), betas=[0.9, 0.99], optimizer_options={"a": np.float32(1)})
+    kinds = [type(getattr(options, name)) for name in ("lr", "seed", "init_from", "betas")]
+    assert kinds == [float, int, str, tuple] and type(options.optimizer_options["a"]) is float
+    run(data, tmp_path / "run", max_steps=1, lr=np.float64(0.1))
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["config"]["fit"]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "cosin"}, "schedule is one of .*did you mean cosine"),
+        ({"precision": "bfloat16"}, "precision is one of"),
+        ({"class_weights": "Balanced"}, "class_weights is one of .*did you mean balanced"),
+        ({"optimizer": "adamww"}, "optimizer is one of .*did you mean adamw"),
+        ({"device": "cuda:0"}, "device is one of"),
+        ({"seed": -1}, "seed must be between 0 and"),
+        ({"log_every": 0}, "log_every must be at least 1"),
+        ({"lr": object()}, "lr must be a number; found"),
+        ({"optimizer_options": {"a": object()}}, "optimizer_options must be"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        Options(**options)

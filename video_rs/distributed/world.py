@@ -153,6 +153,7 @@ class World:
         if self.size > 1 and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+        self._store = self._host = None  # frees the port
 
     def _wait_for_all(self, what: str) -> None:
         """Wait until all ranks have arrived. Time out if none sends a heartbeat."""

@@ -10,8 +10,6 @@ import dataclasses
 import difflib
 import functools
 import io
-import math
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from video_rs.errors import ConfigError, did_you_mean
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, plain
+from video_rs.training.values import checked, type_name
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -109,7 +108,7 @@ def describe(keys: Sequence[str] = ()) -> str:
         f = _schema()[key]
         default = yaml.safe_dump(plain(defaults[key]), default_flow_style=True).splitlines()[0]
         allowed = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
-        lines.append(f"  {key:<28} {_type_name(f.type_):<9} {default:<14} {f.metadata['help']}{allowed}")
+        lines.append(f"  {key:<28} {type_name(f.type_):<9} {default:<14} {f.metadata['help']}{allowed}")
     return "\n".join(lines)
 
 
@@ -202,75 +201,12 @@ def _set(nested: dict[str, Any], key: str, text: str) -> None:
 
 def _checked(value: Any, key: str, source: str) -> Any:
     """Convert a value to the type of its key. Raise ConfigError if its type or range is invalid."""
-    type_, rules = _schema()[key].type_, _schema()[key].metadata
     try:
-        result = _as_type(_current(key, value), type_)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{source}: {key} must be {_in_words(type_)}; found {_shown(value)}") from None
-    if rules["choices"] and result is not None and result not in rules["choices"]:
-        hint = did_you_mean(str(value), rules["choices"])
-        raise ConfigError(f"{source}: {key} is one of {', '.join(rules['choices'])}; found {_shown(value)}{hint}")
-    for number in result if isinstance(result, tuple) else (result,):
-        low, high = rules["low"], rules["high"]
-        if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"{source}: {key} must be {bounds}; found {_shown(value)}")
-    return result
+        return checked(key, _current(key, value), _schema()[key].type_, _schema()[key].metadata)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _current(key: str, value: Any) -> Any:
     """Convert a value from the config or checkpoint of an older version."""
     return "pyav" if (key, value) == ("data.decoder", "auto") else value
-
-
-def _as_type(value: Any, type_: Any) -> Any:
-    if isinstance(type_, types.UnionType):
-        members = typing.get_args(type_)
-        if value is None and types.NoneType in members:
-            return None
-        is_list = isinstance(value, list | tuple)
-        fitting = [t for t in members if (typing.get_origin(t) is tuple) == is_list]
-        return _as_type(value, (fitting or members)[0])
-    if typing.get_origin(type_) is tuple:
-        inner = typing.get_args(type_)
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        if inner[-1] is Ellipsis:
-            inner = inner[:1] * len(value)
-        if len(value) != len(inner):
-            raise TypeError
-        return tuple(_as_type(v, t) for v, t in zip(value, inner, strict=True))
-    if type_ is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return float(value)  # PyYAML reads 4e-5 as text
-    if type_ is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if type(value) is not type_:
-        raise TypeError
-    return value
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)
-
-
-def _in_words(type_: Any) -> str:
-    """Return the values of a type in words: "a whole number or null"."""
-    if isinstance(type_, types.UnionType):
-        return " or ".join(map(_in_words, typing.get_args(type_)))
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", types.NoneType: "null"}
-    return words.get(type_) or _type_name(type_)
-
-
-def _type_name(type_: Any) -> str:
-    if isinstance(type_, types.UnionType):
-        return "|".join("null" if t is types.NoneType else _type_name(t) for t in typing.get_args(type_))
-    if typing.get_origin(type_) is tuple:
-        inner = typing.get_args(type_)
-        if inner[-1] is Ellipsis:
-            if isinstance(inner[0], types.UnionType):
-                return "list"
-            name = _type_name(inner[0])
-            return f"list of [{name}]" if typing.get_origin(inner[0]) is tuple else f"list of {name}s"
-        names = [_type_name(t) for t in inner]
-        return f"{len(inner)} {names[0]}s" if len(set(names)) == 1 else ", ".join(names)
-    return type_.__name__

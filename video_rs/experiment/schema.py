@@ -15,16 +15,15 @@ import yaml
 
 from video_rs.data_config import FILTERS, SAMPLINGS, DataConfig
 from video_rs.models.architecture import CHOICES, DROP_PATH_RULES, TEMPORAL_PADDINGS
-from video_rs.training.options import OPTIMIZERS, DataOptions, OptimOptions, TrainOptions, free, setting
-
-# fmt: off
-TIMM_OPTIMIZERS = (
-    "adabelief", "adadelta", "adafactor", "adafactorbv", "adagrad", "adam", "adamax", "adamp", "adan", "adopt", "lars",
-    "laprop", "lion", "madgrad", "mars", "muon", "nadam", "nadamw", "novograd", "radam", "rmsprop", "rmsproptf", "sgdp",
-    "sgdw",
+from video_rs.training.options import (
+    OPTIMIZERS,
+    TIMM_OPTIMIZERS,
+    DataOptions,
+    OptimOptions,
+    TrainOptions,
+    free,
+    setting,
 )
-# fmt: on
-"""timm's optimizers that pass tests/training/test_optimizers.py: skipping and resuming leave no trace."""
 
 
 def plain(value: Any) -> Any:
@@ -142,7 +141,6 @@ class TrainSection(TrainOptions):
     activation_checkpointing: tuple[int, ...] = free(
         (), "stages (1 to 4) that recompute their activations in the backward pass", low=1, high=4
     )
-    peer_timeout: float = free(600.0, "seconds to wait for other ranks", low=1)
 
 
 @dataclass(frozen=True)
