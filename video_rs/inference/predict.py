@@ -212,7 +212,8 @@ class Classifier:
             with open_video(source) as video:
                 return clip_views(video.read, self._clips(video.num_frames, clips, video.fps), transform)
         frames = frames_of(source, self.data_config.in_channels)
-        self._refuse_image(frames.ndim == 3, "the array or PIL image")
+        name = "the PIL image" if isinstance(source, Image) else f"the array {list(frames.shape)}"
+        self._refuse_image(frames.ndim == 3, name)
         frames = frames if frames.ndim == 4 else frames[None]
         return clip_views(partial(_resized, frames), self._clips(len(frames), clips, fps), transform)
 

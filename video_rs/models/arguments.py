@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from video_rs.errors import UserError
+from video_rs.errors import UserError, did_you_mean
 
 MINIMA = {"num_classes": 0, "in_channels": 1}
 RANGES = {"width": (0.05, 8), "dropout": (0, 0.95), "drop_path": (0, 0.95), "bn_momentum": (1e-4, 1)}
@@ -66,11 +66,10 @@ def check_settings(name: str, arguments: Mapping[str, Any], known: Iterable[str]
         arguments: of ``create_model``, also those that are None.
         known: names of its own arguments.
     """
-    names = sorted({*known, *MINIMA, *NEUTRAL} - {"data_config"})
-    for key in arguments.keys() - set(names):
-        near = [SPELLINGS[key]] if key in SPELLINGS else difflib.get_close_matches(key, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
-        raise UserError(f"{name} has no argument {key!r}; {hint}")
+    names = sorted({*known} - {"data_config"})
+    for key in arguments.keys() - {*known, *MINIMA, *NEUTRAL}:
+        hint = did_you_mean(SPELLINGS.get(key, key), {*names, *MINIMA, *NEUTRAL}, f"; it has {', '.join(names)}")
+        raise UserError(f"{name} has no argument {key!r}{hint}")
     wrong = [key for key, value in arguments.items() if key not in known and value not in (None, NEUTRAL.get(key))]
     if wrong:
         found = ", ".join(f"model.{key}={arguments[key]}" for key in wrong)

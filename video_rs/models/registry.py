@@ -186,7 +186,7 @@ def _factory(name: str) -> Factory:
         return functools.partial(_adapter(package).create, name)
     if name not in _FACTORIES:
         _import_families()
-        check_name(name, _FACTORIES, "; networks of other packages: timm/<name>, pytorchvideo/<name>")
+        check_name(name, _FACTORIES, " Networks of other packages: timm/<name>, pytorchvideo/<name>")
     return _FACTORIES[name]
 
 
