@@ -179,7 +179,7 @@ def test_a_damaged_copy_is_fetched_again(server, capsys):
 
 
 def test_a_checksum_in_the_address(server):
-    with pytest.raises(UserError, match=f"best.pt has another checksum.*{SHA256}.*it is not used$"):
+    with pytest.raises(UserError, match=f"best.pt has a wrong checksum.*{SHA256}.*the file is not used$"):
         fetch(f"{server.base}/best.pt#sha256={'0' * 64}")
     assert kept() == []
     path = fetch(f"{server.base}/best.pt#sha256={SHA256}")

@@ -106,13 +106,13 @@ def test_workers_score_the_same(job):
 @pytest.mark.parametrize(
     "override, values",
     [
-        ("model.width=0.25", ["model.width is 0.25 here, 0.125 there"]),
-        ("model.name=resnet3d_rs_50", ["resnet3d_rs_50 here", "resnet3d_rs_26 there"]),
-        ("model.num_classes=5", ["model.num_classes is 5 here, 3 there"]),
-        ("data.num_frames=8", ["data.num_frames is 8 here, 4 there"]),
-        ("data.fps=12", ["data.fps is 12.0 here, 0.0 there"]),
-        ("data.sampling=segments", ["data.sampling is segments here, dense there"]),
-        ("data.mean=[0.5,0.5,0.5]", ["data.mean is (0.5, 0.5, 0.5) here, (0.0, 0.0, 0.0) there"]),
+        ("model.width=0.25", ["model.width is 0.25, in the checkpoint 0.125"]),
+        ("model.name=resnet3d_rs_50", ["resnet3d_rs_50, in the checkpoint resnet3d_rs_26"]),
+        ("model.num_classes=5", ["model.num_classes is 5, in the checkpoint 3"]),
+        ("data.num_frames=8", ["data.num_frames is 8, in the checkpoint 4"]),
+        ("data.fps=12", ["data.fps is 12.0, in the checkpoint 0.0"]),
+        ("data.sampling=segments", ["data.sampling is segments, in the checkpoint dense"]),
+        ("data.mean=[0.5,0.5,0.5]", ["data.mean is (0.5, 0.5, 0.5), in the checkpoint (0.0, 0.0, 0.0)"]),
     ],
 )
 def test_another_data_config_is_refused_with_both_values(job, capsys, override, values):

@@ -279,7 +279,7 @@ def fewer_classes(tiny_videos, tmp_path):
 def test_a_dataset_of_another_class_count(tiny_config, run_tool, trained, fewer_classes):
     path, there = tiny_config(data__root=str(fewer_classes)), f"out={trained.parent}"
     done = run_tool("test_net.py", "--cfg", path, f"weights={trained}")
-    assert_one_line(done, 2, "the number of classes in the data is 7 here, 8 there")
+    assert_one_line(done, 2, "the number of classes in the data is 7, in the checkpoint 8")
     before = (trained.parent / "last.pt").read_bytes()
     done = run_tool("train_net.py", "--cfg", path, there, "train.max_steps=1")
     assert_one_line(done, 2, "the train data differ from those of the run", trained.parent, "out=")

@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_one_line(config, colours, tmp_path, capsys):
     lists = [f"data.{split}={single}" for split in ("train", "val")]
     assert run(train, ["--cfg", str(path), "data.multi_label=false", *lists]) == 0
     capsys.readouterr()
-    assert "data.multi_label is True here, False there" in failure(score, path, *lists)
+    assert "data.multi_label is True, in the checkpoint False" in failure(score, path, *lists)
 
 
 def test_clips_are_shown_under_all_labels(config, tmp_path, capsys):

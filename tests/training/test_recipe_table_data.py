@@ -103,7 +103,7 @@ def test_normalisation(mutated, job, tmp_path):
         checkpoint.save(tmp_path / "image.pt", {**run.identity(), **run.trainer.state_dict()})
         inflated = job("finetune_rs50", f"train.init_from={tmp_path / 'image.pt'}").model.data_config
         assert (inflated.mean, inflated.std, inflated.filter) == (IMAGENET_MEAN, IMAGENET_STD, "bicubic")
-        with pytest.raises(UserError, match=r"data.mean is \(0.0, 0.0, 0.0\), they expect \(0.485, 0.456, 0.406\)"):
+        with pytest.raises(UserError, match=r"data.mean is \(0.0, 0.0, 0.0\), expected \(0.485, 0.456, 0.406\)"):
             job("k400_rs50", f"train.init_from={tmp_path / 'image.pt'}")
 
 
