@@ -217,7 +217,7 @@ def tpu(tf, folder: Path) -> Case:
         session.run(update)  # the averages are the weights so far; the variables go on
         for weight in weights:
             weight.load(session.run(weight) + 1, session)
-        path = v1.train.Checkpointer().save(session, str(folder / "model.ckpt"), global_step=1)
+        path = v1.train.Saver().save(session, str(folder / "model.ckpt"), global_step=1)
     return Case("tpu", Path(path), "resnet_rs_26", outputs)
 
 
