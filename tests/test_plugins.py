@@ -53,3 +53,17 @@ def test_a_plugin_that_is_no_python_file_is_named(tmp_path):
 def test_a_module_that_is_not_installed_is_named():
     with pytest.raises(UserError, match="^plugins=no_such_module: cannot be imported"):
         load_plugins(["no_such_module"])
+
+
+def test_plugins_of_one_name(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "twice_named.py").write_text("")
+    first, second = (str(tmp_path / folder / "twice_named.py") for folder in ("a", "b"))
+    load_plugins([first, first])
+    with pytest.raises(UserError, match="there is already a module twice_named"):
+        load_plugins([second])
+    with pytest.raises(UserError, match="there is already a module statistics"):
+        import statistics  # noqa: F401
+
+        load_plugins([str(tmp_path / "statistics.py")])

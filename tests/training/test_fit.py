@@ -15,9 +15,11 @@ from video_rs.data.transforms import create_transform
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
+from video_rs.experiment.config import Config, differences
 from video_rs.models.registry import create_model
 from video_rs.training.fit import fit
 from video_rs.training.options import Options
+from video_rs.training.run_status import look
 from video_rs.training.trainer import Trainer
 
 SIZES = DataConfig(num_frames=4, stride=1, train_size=32, short_side=32, test_size=32)
@@ -234,3 +236,33 @@ def test_values_of_other_packages_become_plain(data, tmp_path):
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=f"^{message}"):
         Options(**options)
+
+
+def test_another_network_or_other_crops_are_refused(data, tmp_path):
+    run(data, tmp_path / "run", max_steps=1)
+    options = {**OPTIONS, "max_steps": 1, "out": tmp_path / "run"}
+    model = small(dropout=0.3)
+    with pytest.raises(UserError, match="another config .dropout was 0.2, now 0.3"):
+        fit(model, *datasets(data, model), **options)
+    model = small(dropout=0.2)
+    train, val = datasets(data, model)
+    train.transform.spatial.flip = 0.0
+    with pytest.raises(UserError, match="another config .flip was .0.5., now .0.0."):
+        fit(model, train, val, **options)
+
+
+def test_the_folder_of_a_command(data, tmp_path):
+    run(data, tmp_path / "run", max_steps=1)
+    with pytest.raises(UserError, match="was started by video_rs.fit"):
+        differences({"fit": {}}, Config(out="run"))
+    path = tmp_path / "run" / "checkpoints" / "step-00000001.pt"
+    checkpoint.save(path, {**checkpoint.load(path), "config": Config().to_dict()})
+    with pytest.raises(UserError, match="run was started with a config"):
+        run(data, tmp_path / "run", max_steps=1)
+
+
+def test_the_status_of_a_run_of_fit(data, tmp_path, capsys):
+    run(data, tmp_path / "run", max_steps=1)
+    assert look(tmp_path / "run")["command"] == f'video_rs.load("{tmp_path / "run" / "best.pt"}")'
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert look(tmp_path / "moved")["command"] == f'video_rs.fit(..., out="{tmp_path / "moved"}")'

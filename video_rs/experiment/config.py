@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.errors import ConfigError, did_you_mean
+from video_rs.errors import ConfigError, UserError, did_you_mean
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, plain
@@ -42,6 +42,8 @@ def differences(old: Mapping[str, Any], new: Config) -> dict[str, tuple[Any, Any
         old: the nested dict of a checkpoint, see :meth:`Config.to_dict`. Missing keys have their defaults.
         new: the current config.
     """
+    if "fit" in old:
+        raise UserError(f"{new.out} was started by video_rs.fit: use another out=, or the same call to resume it")
     before, now = flatten(from_dict(old)), flatten(new)
     strict = {key for key, f in _schema().items() if not f.metadata["free"]}
     return {key: (before[key], now[key]) for key in now if key in strict and before[key] != now[key]}

@@ -24,6 +24,10 @@ def load_plugins(plugins: Iterable[str]) -> None:
     """
     for plugin in plugins:
         name = Path(plugin).stem if plugin.endswith(".py") else plugin
+        if name in sys.modules and plugin.endswith(".py"):
+            known = getattr(sys.modules[name], "__file__", None)
+            if known is None or Path(known).resolve() != Path(plugin).resolve():
+                raise UserError(f"plugins={plugin}: there is already a module {name} ({known}); rename the file")
         if name in sys.modules:
             continue
         if not plugin.endswith(".py") and os.path.exists(plugin):

@@ -73,7 +73,9 @@ class Caller:
         now = {name: value for name, value in options.to_dict().items() if name not in MAY_CHANGE}
 
         def differences(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-            saved = config.get("fit", {})
+            if "fit" not in config:
+                raise UserError(f"{out} was started with a config: use another out=, or the command to resume it")
+            saved = config["fit"]
             return {name: (saved.get(name), value) for name, value in now.items() if saved.get(name) != value}
 
         call, load = f'video_rs.fit(..., out="{out}")', f'video_rs.load("{out / "best.pt"}")'

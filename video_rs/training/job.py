@@ -41,6 +41,7 @@ from video_rs.training.incidents import ADVICE, Incidents, Suspect
 from video_rs.training.inputs import check_inputs, clip_config
 from video_rs.training.options import Options
 from video_rs.training.precise_bn import with_precise_statistics
+from video_rs.training.run_folder import another_config
 from video_rs.training.trainer import Trainer
 
 
@@ -245,16 +246,28 @@ class Job:
             "config": config or {},
             "model_args": self.model_args(),
             "data_config": self.model.data_config.to_dict(),
+            "crops": self._crops(),
             "fingerprint": self.fingerprints(),
             "weights_from": getattr(self.model, "weights_from", None),
             "versions": {"video_rs": video_rs.__version__, "torch": str(torch.__version__)},
         }
 
     def check_data(self, saved: Mapping[str, Any], folder: object) -> None:
-        """Raise UserError if a checkpoint was trained on other data."""
+        """Raise UserError if a checkpoint was trained on other data, with another network or other clips."""
         for split, fingerprint in self.fingerprints().items():
             if (before := saved["fingerprint"].get(split)) != fingerprint:
                 raise UserError(
                     f"the {split} data differ from those of the run in {folder} (before {before}, now {fingerprint}); "
                     "restore them, or choose another out="
                 )
+        changed, now = {}, self.identity()
+        for entry in ("model_args", "data_config", "crops"):
+            before = saved.get(entry, {})  # earlier versions have fewer values
+            changed |= {key: (before[key], new) for key, new in now[entry].items() if before.get(key, new) != new}
+        if changed:
+            raise another_config(folder, changed)
+
+    def _crops(self) -> dict[str, list[float]]:
+        spatial = self.train.transform.spatial
+        ranges = {"area": spatial.area, "aspect": spatial.aspect, "flip": [spatial.flip]}
+        return {name: [float(value) for value in values] for name, values in ranges.items()}

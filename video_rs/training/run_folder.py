@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from video_rs import checkpoint
 from video_rs.distributed.world import World
-from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line
+from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line, truncate
 from video_rs.files import locked
 from video_rs.hub import redact_url
 
@@ -67,9 +67,14 @@ def find_saved(
     with world.together("the checkpoint"):
         saved = found.state if found else checkpoint.load_run(path)
         if changed := differences(saved["config"]):
-            text = ", ".join(f"{key} was {_shown(old)}, now {_shown(new)}" for key, (old, new) in changed.items())
-            raise UserError(f"{folder} was started with another config ({text}): use another out= or delete the folder")
+            raise another_config(folder, changed)
     return saved, str(path)
+
+
+def another_config(folder: object, changed: Mapping[str, tuple[Any, Any]]) -> UserError:
+    """Return the error for a run folder whose run has other values: ``{key: (saved, now)}``."""
+    text = truncate([f"{key} was {_shown(old)}, now {_shown(new)}" for key, (old, new) in changed.items()])
+    return UserError(f"{folder} was started with another config ({text}): use another out= or delete the folder")
 
 
 def _check_new(folder: Path, must_resume: bool) -> None:
@@ -86,7 +91,8 @@ def _check_new(folder: Path, must_resume: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    return repr(redact_url(value) if isinstance(value, str) else value)
+    text = repr(redact_url(value) if isinstance(value, str) else value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -190,15 +190,17 @@ def _modified(path: Path) -> float:
 
 def _command(values: Mapping[str, Any], folder: Path) -> str:
     """Return the recorded command, or "" if the folder was moved or copied."""
-    if values.get("folder") != str(folder.resolve()):
-        return ""
     command = str(values.get("command", ""))
+    if values.get("folder") != str(folder.resolve()):
+        return f'video_rs.fit(..., out="{folder}")' if command.startswith("video_rs.") else ""
     if "cwd" in values:  # format 1 has the working folder as an entry of its own
         command = f"cd {shlex.quote(str(values['cwd']))} && {command}"
     return command.removeprefix(_from_here(""))
 
 
 def _from_here(command: str) -> str:
+    if command.startswith("video_rs."):  # Python
+        return command
     return f"cd {shlex.quote(os.getcwd())} && {command}"
 
 
