@@ -266,3 +266,20 @@ def test_the_status_of_a_run_of_fit(data, tmp_path, capsys):
     assert look(tmp_path / "run")["command"] == f'video_rs.load("{tmp_path / "run" / "best.pt"}")'
     (tmp_path / "run").rename(tmp_path / "moved")
     assert look(tmp_path / "moved")["command"] == f'video_rs.fit(..., out="{tmp_path / "moved"}")'
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs and max_steps are both 0"),
+        ({"timeout": 0.1}, "timeout=0.1: must be 0"),
+        ({"class_weights": "balanced", "loss": "bce"}, "class_weights=balanced: requires loss=cross_entropy"),
+        ({"micro_batch": 3}, "micro_batch=3: must divide batch_size=4"),
+        ({"phases": ((3, 4, 16), (2, 4, 32))}, "phases: .* must end after epoch 3"),
+        ({"optimizer_options": {"a": 1}}, "optimizer_options=.*: only for timm's optimizers, not for optimizer=sgd"),
+    ],
+)
+def test_options_that_do_not_fit_together(data, tmp_path, options, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        run(data, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

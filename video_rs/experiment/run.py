@@ -18,25 +18,14 @@ from video_rs.errors import UserError
 from video_rs.experiment import build
 from video_rs.experiment.checks import check_timeouts
 from video_rs.experiment.config import Config, differences, flatten
+from video_rs.experiment.schema import options_of
 from video_rs.terminal import duration
 from video_rs.training.fit import Caller, Result, run_in_folder
 from video_rs.training.job import Job
-from video_rs.training.options import Options
 from video_rs.training.pages import start_page
 
 OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.workers", "train.threads"}
 """Keys that may differ between the ranks of a run."""
-
-
-def options_of(config: Config) -> Options:
-    """Return the options of a run from the keys of the same names and three renamed keys."""
-    sections = (config.data, config.optim, config.train)
-    names = Options.__dataclass_fields__
-    own = {name: getattr(section, name) for section in sections for name in names if hasattr(section, name)}
-    optim = config.optim
-    return Options(
-        **own, optimizer=optim.name, optimizer_options=optim.options, views_per_forward=config.test.batch_size
-    )
 
 
 def build_parts(config: Config) -> tuple[nn.Module, VideoDataset, VideoDataset]:

@@ -20,6 +20,7 @@ from video_rs.training.options import (
     TIMM_OPTIMIZERS,
     DataOptions,
     OptimOptions,
+    Options,
     TrainOptions,
     free,
     setting,
@@ -181,3 +182,14 @@ class Config:
         """Return the data config of a model trained with this config."""
         names = DataConfig.__dataclass_fields__.keys() & DataSection.__dataclass_fields__.keys() - {"class_names"}
         return DataConfig(**{name: getattr(self.data, name) for name in names}, class_names=tuple(class_names))
+
+
+def options_of(config: Config) -> Options:
+    """Return the options of a run from the keys of the same names and three renamed keys."""
+    sections = (config.data, config.optim, config.train)
+    names = Options.__dataclass_fields__
+    own = {name: getattr(section, name) for section in sections for name in names if hasattr(section, name)}
+    optim = config.optim
+    return Options(
+        **own, optimizer=optim.name, optimizer_options=optim.options, views_per_forward=config.test.batch_size
+    )

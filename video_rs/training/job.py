@@ -35,6 +35,7 @@ from video_rs.hub import redact_url
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm, revert_sync_batch_norm
 from video_rs.models.weights.init_from import init_from
 from video_rs.training import recipe
+from video_rs.training.combinations import without_sections, wrong_combinations
 from video_rs.training.ema import EMA
 from video_rs.training.finetune import unfreeze
 from video_rs.training.incidents import ADVICE, Incidents, Suspect
@@ -74,6 +75,9 @@ class Job:
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         check_inputs(model, train, val)
+        multi_label = train.records.multi_label
+        for error in wrong_combinations(options, multi_label=multi_label, processes=world.size if world else 1):
+            raise UserError(without_sections(error))
         self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
         self.records = {"train": train.records} | ({"val": val.records} if val else {})
         self.device = select_device(options.device)
