@@ -1,9 +1,11 @@
 """``plugins=`` imports the files that register what a config names."""
 
+import builtins
 import sys
 
 import pytest
 
+from video_rs.cli import common
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
 from video_rs.experiment.plugins import load_plugins
@@ -18,7 +20,6 @@ def forget(monkeypatch):
 def test_a_file_is_imported_once(tmp_path):
     file = tmp_path / "registers_a_loss.py"
     file.write_text("import builtins\nbuiltins.imports = getattr(builtins, 'imports', 0) + 1\n")
-    import builtins
 
     for _ in range(2):
         config = load_config("motion_rs.yaml", [f"plugins=[{file}]", "train.loss=mine"])
@@ -67,3 +68,13 @@ def test_plugins_of_one_name(tmp_path):
         import statistics  # noqa: F401
 
         load_plugins([str(tmp_path / "statistics.py")])
+
+
+def test_commands_import_the_plugins_of_a_network(tmp_path):
+    file = tmp_path / "lists_a_network.py"
+    file.write_text("import builtins\nbuiltins.listed = True\n")
+    parser = common.Parser("", prog="predict")
+    parser.add_weights("")
+    args = parser.parse_args(["--weights", "a.pt", "--plugins", str(file)])
+    assert args.plugins == [str(file)] and builtins.listed
+    del builtins.listed

@@ -60,11 +60,25 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--weights", metavar="FILE", help=help)
         if old:
             group.add_argument(old, dest="weights", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.add_plugins()
+
+    def add_plugins(self) -> None:
+        """Add ``--plugins``. A plugin is imported when the argument is parsed; none is imported from a checkpoint."""
+        help = "a Python file that registers networks; may be repeated"
+        self.add_argument("--plugins", action="append", metavar="FILE", type=plugin, help=help)
 
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments: --" in message and "=" in message:
             message += " (settings are key=value, without dashes)"
         raise errors.UserError(f"{message}; see {self.prog} --help")
+
+
+def plugin(name: str) -> str:
+    """Import a plugin and return its name (an argparse type)."""
+    from video_rs.experiment.plugins import load_plugins
+
+    load_plugins([name])
+    return name
 
 
 def positive(text: str) -> int:

@@ -18,7 +18,7 @@ NEXT_CONFIG = "finetune_rs50.yaml"
 def main(argv: list[str]) -> int:
     """Parse the arguments, inflate, print the report and write the checkpoint."""
     options = _parse(argv)
-    weights, name, out = (options.pop(key) for key in ("weights", "model", "out"))
+    weights, name, out, _ = (options.pop(key) for key in ("weights", "model", "out", "plugins"))
     options["class_names"] = _class_names(options["class_names"], options["num_classes"])
     from video_rs import checkpoint
     from video_rs.models.weights.load import load_inflated

@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     """Entry point of ``tools/list_models.py`` and ``video-rs models``."""
     parser = Parser(__doc__, prog=program("models"))
     parser.add_argument("name", nargs="?", default="*", metavar="NAME", help="a network, or a pattern with * and ?")
+    parser.add_plugins()
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/models.md")
     args = parser.parse_args(argv)
     is_pattern, is_external = any(character in args.name for character in "*?["), "/" in args.name

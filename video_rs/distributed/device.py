@@ -51,7 +51,16 @@ class Traits:
     warmup_steps: int = 0
 
 
-_TRAITS = {"cuda": Traits(warmup_steps=1), "xla": Traits(True, False, False, False, warmup_steps=2)}
+_TRAITS = {
+    "cuda": Traits(warmup_steps=1),
+    "xla": Traits(
+        compiles_graphs=True,
+        has_ddp=False,
+        has_fused_optimizers=False,
+        keeps_unbiased_variance=False,
+        warmup_steps=2,
+    ),
+}
 
 
 def traits(device: torch.device) -> Traits:
