@@ -90,7 +90,7 @@ def test_the_gardens_weights_tell_their_network(tmp_path, capsys, file_holds, na
     tensors = sum("num_batches" not in key for key in model.state_dict())
     said = capsys.readouterr().out
     assert f"-> {name}, 5 classes, {sum(p.numel() for p in model.parameters()):,} parameters" in said
-    assert f"matched: {tensors} tensors" in said and f"moving averages: {tensors} of {tensors} tensors" in said
+    assert f"matched: all {tensors} tensors" in said and f"moving averages: {tensors} of {tensors} tensors" in said
     assert "ignored: " in said and "_CHECKPOINTABLE_OBJECT_GRAPH" in said and f"--weights {out}" in said
 
 

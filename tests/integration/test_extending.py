@@ -61,6 +61,7 @@ def test_a_run_with_all_four(folder):
     assert done.returncode == 0, done.stderr
     done = commands.script(REPOSITORY / "tools" / "test_net.py", "--cfg", "my.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert "--plugins my_net.py" in done.stdout.splitlines()[-1]
     frames = folder / "jester" / "20bn-jester-v1" / "0"
     assert {found.label for found in video_rs.load(folder / "run" / "best.pt").predict(frames)} == {
         "Swiping Left",

@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
             print(f"not scored: {found.paths[index]}: {reason}")
         print(f"report: {found.report}")
         example = found.paths[int(found.scores.scored.argmax())]
-        print(f"next: {command('predict', '--weights', found.weights, example)}")
+        plugins = [word for plugin in config.plugins for word in ("--plugins", plugin)]
+        print(f"next: {command('predict', *plugins, '--weights', found.weights, example)}")
     return 0
 
 

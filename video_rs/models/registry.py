@@ -186,7 +186,8 @@ def _factory(name: str) -> Factory:
         return functools.partial(_adapter(package).create, name)
     if name not in _FACTORIES:
         _import_families()
-        check_name(name, _FACTORIES, " Networks of other packages: timm/<name>, pytorchvideo/<name>")
+        others = " Other packages: timm/<name>, pytorchvideo/<name>. A plugin's network: name its file with --plugins"
+        check_name(name, _FACTORIES, others)
     return _FACTORIES[name]
 
 
