@@ -318,8 +318,8 @@ def refused(done, code, *messages):
 def test_bad_input(source, prepared, tmp_path):
     before = tree(source)
     refused(prepare_here(source, prepared[1], "--crf", 21), 2, "made with crf 20, not 21")
-    refused(prepare_here(source, source / "small"), 2, "is inside the source")
-    refused(prepare_here(source, source), 2, "is inside the source")
+    refused(prepare_here(source, source / "small"), 2, "lies in the source")
+    refused(prepare_here(source, source), 2, "lies in the source")
     (tmp_path / "file").touch()
     refused(prepare_here(source, tmp_path / "file/out"), 2, "--out", "cannot be made")
     refused(prepare_here(source, tmp_path), 2, "not empty and was not made by this command")

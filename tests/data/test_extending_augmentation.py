@@ -1,5 +1,7 @@
 """An augmentation in a module outside the package, as docs/extending.md shows it."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,13 @@ class Blank:
     def __call__(self, clip_THWC, rng):
         return clip_THWC if rng.random() >= self.probability else clip_THWC.new_full(clip_THWC.shape, self.value)
 """
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Each test imports a file of its own under this name."""
+    yield
+    sys.modules.pop("blank_augmentation", None)
 
 
 def spatial(tmp_path, options):

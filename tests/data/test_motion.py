@@ -185,6 +185,4 @@ def test_command(tmp_path):
     assert "33 videos of 8 classes" in first.stdout and "m is complete" in first.stdout
     assert "m is there already" in again.stdout
     assert json.loads((tmp_path / "m" / motion.STAMP).read_text())["complete"]
-    assert (
-        other.returncode == 2 and other.stderr.startswith("error: m contains another") and other.stderr.count("\n") == 1
-    )
+    assert other.returncode == 2 and other.stderr.startswith("error: m holds another") and other.stderr.count("\n") == 1

@@ -336,7 +336,7 @@ def test_full_disk_while_writing_a_checkpoint(tiny_config, run_tool, tmp_path, m
     monkeypatch.setattr(Run, "save", limited)
     with limit:
         done = run_tool("train_net.py", "--cfg", tiny_config())
-    assert_one_line(done, 3, "step-00000006.pt cannot be written", "intact")
+    assert_one_line(done, 3, "step-00000006.pt cannot be written", "unchanged")
     assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] == 3
     assert not [name for name in os.listdir(tmp_path / "run") if name.startswith(".last")]
 

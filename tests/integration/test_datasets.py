@@ -261,7 +261,7 @@ def test_flat_validation_images_are_one_line(run, tmp_path):
     assert (
         code == 2
         and errors.count("\n") == 1
-        and "give data.val=LIST, or put LOC_val_solution.csv into data.root" in errors
+        and "set data.val=LIST, or put LOC_val_solution.csv into data.root" in errors
     )
 
 
