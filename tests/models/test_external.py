@@ -117,7 +117,7 @@ def test_missing_and_broken_packages():
     """Run in a new process, in which nothing is imported yet."""
     done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    missing = f"error: the package timm is missing in {sys.executable}; call the Python of the environment that has it"
+    missing = f"error: the package timm is missing in {sys.executable}; use the Python of the environment that has it"
     lines = done.stderr.splitlines()[-3:]
     assert lines[0].startswith(missing) and lines[2].startswith(missing)
     assert lines[1:2] == [
