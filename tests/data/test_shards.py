@@ -569,7 +569,7 @@ def test_killed_in_the_midst_of_a_shard(tmp_path):
     undisturbed = {path.name: (path.stat().st_size, hash(path.read_bytes())) for path in out.iterdir()}
     assert len(undisturbed) == 8
     for number, old in ((0, False), (2, False), (0, True), (2, True)):
-        if old:  # all is to be made anew
+        if old:  # everything has to be made again
             for file in source.iterdir():
                 os.utime(file)
         else:

@@ -63,7 +63,7 @@ def twins(request):
 
 @torch.no_grad()
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """No two tensors alike, so that weights in each other's place show."""
+    """All tensors differ, to reveal weights that are swapped."""
     for name, p in network.named_parameters():
         if name.endswith("bn3.weight"):
             p.uniform_(0.1, 0.3, generator=generator)  # the last gamma: blocks that neither vanish nor explode

@@ -116,7 +116,7 @@ def work(rank, store):
         if rank == 1:
             raise MachineError("a worker died")
 
-    with pytest.raises(Exception, match="a worker died"):  # and nobody waits for the one that failed
+    with pytest.raises(Exception, match="a worker died"):  # and no rank waits for the one that failed
         with_precise_statistics(Normed(), batches(2, rank, 2), "float64", world, failing)
     dist.barrier()
     os._exit(0)  # gloo's threads sometimes abort a process that ends in order
