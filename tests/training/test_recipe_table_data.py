@@ -86,7 +86,7 @@ def normalized_by(mean, std):
     video_by_imagenets=normalized_by(IMAGENET_MEAN, IMAGENET_STD),
     images_by_255=normalized_by((0, 0, 0), (1, 1, 1)),
     not_inflated=replaced(
-        "video_rs.data_config.DataConfig.differences", lambda original: lambda self, other, fields: {}
+        "video_rs.data_config.DataConfig.differences", lambda original: lambda self, other, fields=None: {}
     ),
 )
 def test_normalisation(mutated, job, tmp_path):
