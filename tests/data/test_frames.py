@@ -271,7 +271,7 @@ def test_a_list_that_names_other_numbers_of_frames(pair, tmp_path):
     found = find_problems(entries, facts, TemporalSampling(4, 2))
     assert [(p.entry, p.kind, p.detail) for p in found if p.kind in ("broken", "odd")] == [
         (1, "broken", f"has {FRAMES} images, but 24 frames in its list"),
-        (2, "odd", f"{FRAMES} images, of which only the first 20 are listed"),
+        (2, "odd", f"{FRAMES} images; only the first 20 are listed"),
     ]
 
 

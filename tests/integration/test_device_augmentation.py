@@ -18,7 +18,7 @@ AUGMENTED = {
         "train__epochs": 1.0,
         "train__precise_bn": 16,
     },
-}  # 48 samples: 3 steps, of which 2 have smaller clips
+}  # 48 samples: 3 steps, two of them with smaller clips
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def children(process):
 
 
 def test_two_processes_equal_one(tiny_config, tmp_path):
-    """Losses, weights, EMA, and a validation of 9 clips, of which each counts once."""
+    """Losses, weights, EMA, and a validation of 9 clips, each counted once."""
     runs, logs = [], []
     for processes in (1, 2):
         folder = tmp_path / f"run{processes}"

@@ -31,7 +31,7 @@ def garden(assets: Path, file: str, architecture: Architecture) -> tuple[ResNetR
 
 
 def relative_errors(model: ResNetRS, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Of the logits and of every stage's output, for both inputs, of which the second has odd sizes."""
+    """Compare the logits and every stage's output for two inputs; the second has odd sizes."""
     endpoints: list[torch.Tensor] = []
     for stage in model.stages:
         stage[-1].register_forward_hook(lambda module, args, output: endpoints.append(output))

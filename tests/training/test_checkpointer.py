@@ -26,7 +26,7 @@ def state(step, size=1000):
 
 @pytest.fixture
 def saved(tmp_path):
-    """The folder of a run with checkpoints of steps 1 to 4, of which three are kept."""
+    """A run folder with checkpoints of steps 1 to 4; the newest three are kept."""
     with Checkpointer(tmp_path, keep=3) as checkpointer:
         for step in range(1, 5):
             checkpointer.save(state(step), step)

@@ -87,9 +87,8 @@ class Job:
         with self.world.together("the network"):
             self._prepare_model(saved)
         check_same(self.world, {"model": self.model_args(), "data config": model.data_config.to_dict()})
-        self.world.broadcast_(
-            [*model.parameters(), *model.buffers()], "the first weights"
-        )  # before the EMA copies them
+        # before the EMA copies them
+        self.world.broadcast_([*model.parameters(), *model.buffers()], "the first weights")
         self.trainer = self._trainer()
         self.incidents = Incidents(len(train), options.max_broken, options.max_bad_steps)
         self._views_per_forward = options.views_per_forward

@@ -191,7 +191,7 @@ def _refuse_unknown_header(file: str, first: Record, second: Record, base: str) 
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Split "path label" into path and label, either of which may be empty. See the grammar above."""
+    """Split "path label" into path and label; both may be empty. See the grammar above."""
     last = None
     for mark in reversed(list(_MARKS.finditer(text))):
         split = _unquoted(text[: mark.start()]), _unquoted(text[mark.end() :])

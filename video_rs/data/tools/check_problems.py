@@ -123,7 +123,7 @@ def _frames(entry: int, facts: Facts, listed: int, sampling: TemporalSampling) -
     if listed > frames:
         yield Problem(entry, "broken", f"has {frames} images, but {listed} frames in its list", grave=True)
     elif 0 < listed < frames:
-        yield Problem(entry, "odd", f"{frames} images, of which only the first {listed} are listed")
+        yield Problem(entry, "odd", f"{frames} images; only the first {listed} are listed")
     if sampling.kind != "segments":
         needed = 1 + int(np.floor((needed - 1) * sampling.step(facts.fps) + 1e-6))
     if frames < needed:
