@@ -34,6 +34,7 @@ ROOMS_OF_DATA = [
     ["transforms", "clips"],
     ["shards"],
     ["storage"],
+    ["limits"],
 ]
 
 

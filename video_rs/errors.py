@@ -92,6 +92,21 @@ class MachineError(VideoRSError):
     exit_code = EXIT_MACHINE
 
 
+class StorageError(MachineError):
+    """The storage cannot open or read a file, also after retries.
+
+    Attributes:
+        path: path of the file.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: cannot be read ({reason}); check the storage and start again")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.reason)
+
+
 class PeersLost(MachineError):
     """Other ranks exited or timed out."""
 

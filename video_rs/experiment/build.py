@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from video_rs.data import limits
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sources.dataset_index import attach
 from video_rs.data.sources.records import Records
@@ -29,7 +30,11 @@ from video_rs.models.registry import create_model
 def build_records(
     config: Config, splits: Sequence[str] = ("train", "val", "test"), *, indexed: bool = True
 ) -> dict[str, Records]:
-    """Return the records of some splits, with the index of their files if there is one. Raise UserError."""
+    """Return the records of some splits, with the index of their files if there is one. Raise UserError.
+
+    Sets the limits for reading files, see ``data/limits.py``.
+    """
+    limits.set(retries=config.data.retries, max_pixels=config.data.max_pixels)
     sources = _arguments(load_splits, config.data)
     try:
         records = load_splits(**sources, num_classes=config.model.num_classes, splits=tuple(splits))

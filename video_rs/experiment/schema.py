@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from video_rs.data.limits import MAX_PIXELS, RETRIES
 from video_rs.data_config import FILTERS, SAMPLINGS, DataConfig
 from video_rs.models.architecture import CHOICES, DROP_PATH_RULES, TEMPORAL_PADDINGS
 from video_rs.training.options import (
@@ -89,6 +90,8 @@ class _Clips:
     val_fraction: float = setting(0.1, "fraction of train held out if there is no val split", low=0.001, high=0.9)
     max_missing: float = setting(0.05, "tolerated fraction of a list missing on disk", low=0, high=1)
     decoder: str = free("pyav", "decord: where its frames are exact, otherwise PyAV", choices=("pyav", "decord"))
+    max_pixels: int = free(MAX_PIXELS, "largest frame or image to decode: width times height", low=1)
+    retries: int = free(RETRIES, "retries of a read that fails, with growing pauses (0.5 to 8 s)", low=0, high=100)
     num_frames: int = setting(32, "frames per clip; 1 for images", low=1, high=1024)
     stride: int = setting(2, "distance between frames of a clip, in frames at the rate fps", low=1, high=1024)
     fps: float = setting(0.0, "frame rate for stride; 0: each file's own", low=0, high=1000)
