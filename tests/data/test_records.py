@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from video_rs.data.sources.read_split import present
+from video_rs.data.sources.class_folders import present
 from video_rs.data.sources.records import Paths, Records
 from video_rs.data.sources.splits import load_splits
 from video_rs.data.video.media import media_below

@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from video_rs.data.sources import layouts
+from video_rs.data.sources.class_folders import class_folders, describe_no_classes
 from video_rs.data.sources.class_names import choose_class_names, find_names_file, number_labels
 from video_rs.data.sources.holdout import split_off
 from video_rs.data.sources.layouts.kinetics import kinetics_coverage
-from video_rs.data.sources.read_split import RawSplit, class_folders, describe_no_classes, read_split
+from video_rs.data.sources.read_split import RawSplit, read_split
 from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
 from video_rs.data.video.media import is_image, is_media

@@ -1,0 +1,68 @@
+"""Names that look equal but are not."""
+
+import pytest
+
+from video_rs.data.sources.lookalikes import PathFinder, closest, difference, folded
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    "name, known",
+    [
+        (COMPOSED, DECOMPOSED),
+        ("Run", "run"),
+        ("STRASSE", "stra\u00dfe"),
+        ("run ", "run"),
+        ("\u00a0run", "run"),
+        ("ru\u200bn\ufeff", "run"),
+        ("\u2708\ufe0f", "\u2708"),
+        ("a\\B.mp4", "a/b.mp4"),
+        ("a /b.mp4", "a/b.mp4"),
+        ("stand  up", "stand up"),
+    ],
+)
+def test_names_that_look_alike_are_found(name, known):
+    assert closest(name, [known, "other"]) == known and closest(known, [name, "other"]) == name
+
+
+@pytest.mark.parametrize("name", ["walk", "ru n", "m2", "", "run/"])
+def test_other_names_are_not(name):
+    assert closest(name, ["run", "walking", "m\u00b2"]) is None
+    assert closest("RUN", ["run", "Run"]) is None  # two ways
+    assert closest("RUN", ["run", "run"]) == "run"
+
+
+@pytest.mark.parametrize(
+    "names, phrase",
+    [
+        ((COMPOSED, DECOMPOSED), r"'caf\xe9' has U+00E9, 'cafe\u0301' has e + U+0301"),
+        (("Run", "run"), "'Run' has R, 'run' has r"),
+        (("run ", "run"), "'run ' has U+0020, 'run' has nothing"),
+        (("r\u200bun", "run"), r"'r\u200bun' has U+200B, 'run' has nothing"),
+    ],
+)
+def test_a_difference_is_shown_in_ascii(names, phrase):
+    assert difference(*names) == phrase
+
+
+def test_a_difference_of_long_names_is_short_and_in_sight():
+    text = difference("x" * 5000 + "A" + "y" * 5000, "x" * 5000 + "a" + "y" * 5000)
+    assert len(text) < 300 and "xA" in text and text.endswith("has a")
+
+
+def test_paths_are_found_part_by_part(tmp_path):
+    file = tmp_path / DECOMPOSED / "Run" / "v 1.mp4"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    finder = PathFinder()
+    assert finder.find(str(tmp_path / COMPOSED / "run" / "V 1.MP4 ")) == str(file)
+    assert finder.find(f"{tmp_path}\\{COMPOSED}\\Run\\v 1.mp4") == str(file)
+    assert finder.find(str(tmp_path / COMPOSED / "jump" / "v 1.mp4")) is None
+    (file.parent / "V 1.mp4").write_bytes(b"x")
+    assert PathFinder().find(str(file.parent / "V 1.MP4")) is None  # two ways
+    assert PathFinder().find(str(file)) == str(file)
+
+
+def test_ascii_names_are_folded_as_all_others():
+    assert folded("A-b_1.MP4") == "a-b_1.mp4" and folded("a\tb") == "a b"

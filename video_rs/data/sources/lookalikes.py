@@ -1,0 +1,91 @@
+"""Names that look equal but are not: Unicode form, case, blanks, zero-width characters, backslashes."""
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from itertools import takewhile
+
+LIMIT = 100  # characters of a name in a message
+
+
+def folded(name: str) -> str:
+    """Return what a name has in common with all names that look like it.
+
+    Slashes replace backslashes. Each part of a path is compared without case, surrounding blanks, zero-width
+    characters, and differences between composed and decomposed characters. Any blank is a space.
+    """
+    if name.isascii() and " " not in name and "\\" not in name and name.isprintable():
+        return name.lower()
+    visible = "".join(c for c in name.replace("\\", "/") if not _is_invisible(c))
+    caseless = unicodedata.normalize("NFD", unicodedata.normalize("NFD", visible).casefold())
+    return "/".join(" ".join(part.split()) for part in unicodedata.normalize("NFC", caseless).split("/"))
+
+
+def lookalikes(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that look like a name."""
+    wanted = folded(name)
+    return [each for each in known if folded(each) == wanted]
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the one known name that looks like a name; None if there is none or if there are several."""
+    found = set(lookalikes(name, known))
+    return found.pop() if len(found) == 1 else None
+
+
+def difference(first: str, second: str) -> str:
+    r"""Return a phrase that shows where two names differ: ``'caf\xe9' has U+00E9, 'cafe\u0301' has e + U+0301``."""
+    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
+    ends = zip(reversed(first[start:]), reversed(second[start:]))
+    end = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    parts = [f"{_escaped(name, start)} has {_code_points(name[start : len(name) - end])}" for name in (first, second)]
+    return ", ".join(parts)
+
+
+class PathFinder:
+    """Find files by paths that only look like those on the disk. Each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """Return the one existing path that looks like `path`, part by part; None if there is none or several."""
+        if os.path.exists(path):
+            return path
+        parts = path.replace("\\", "/").split("/")
+        place = "/" if path.startswith(("/", "\\")) else ""
+        for part in filter(None, parts):
+            there = os.path.join(place, part)
+            if not os.path.exists(there):
+                found = self._names(place or ".").get(folded(part), ())
+                if len(found) != 1:
+                    return None
+                there = os.path.join(place, found[0])
+            place = there
+        return place or None
+
+    def _names(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._folders:
+            names: dict[str, list[str]] = {}
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                names.setdefault(folded(name), []).append(name)
+            self._folders[folder] = names
+        return self._folders[folder]
+
+
+def _is_invisible(character: str) -> bool:
+    """Return True for format characters (zero-width, direction marks, soft hyphen) and variation selectors."""
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
+def _escaped(name: str, at: int) -> str:
+    """Return a name in ASCII with escapes. Of a long one, the part around the position `at`."""
+    if len(name) <= LIMIT:
+        return ascii(name)
+    start = max(0, min(at - LIMIT // 2, len(name) - LIMIT))
+    return ("..." if start else "") + ascii(name[start : start + LIMIT])
+
+
+def _code_points(text: str) -> str:
+    shown = [c if c.isascii() and c.isprintable() and c != " " else f"U+{ord(c):04X}" for c in text[:4]]
+    return " + ".join(shown + ["..."] * (len(text) > 4)) or "nothing"
