@@ -2,11 +2,13 @@
 
 import csv
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from video_rs.data.sources.lists import read_list
+from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 
 
@@ -121,3 +123,31 @@ def test_bad_first_lines(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             entries(text, tmp_path)
+
+
+def test_segments_of_a_file(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    text = "path,label,Start Time,End\na.mp4,run,0.5,1\na.mp4,sit,1,2.5\nb.mp4,run,,\nb.mp4,sit,2,-1\n"
+    (tmp_path / "train.csv").write_text(text.replace("Start Time", "start_time"))
+    train = load_splits(str(tmp_path), val="train.csv", splits=["train"])["train"]
+    assert train.segments.dtype == np.float64
+    assert train.segments.tolist() == [[0.5, 1], [1, 2.5], [0, 0], [2, 0]]
+    assert list(train.labels) == [0, 1, 0, 1]
+    part = train.subset(np.array([3, 0]))
+    assert part.segments.tolist() == [[2, 0], [0.5, 1]] and part.path(1) == f"{tmp_path}/a.mp4"
+    fingerprint = train.fingerprint()
+    (tmp_path / "train.csv").write_text(text.replace("2.5", "2.25").replace("Start Time", "t_start"))
+    assert load_splits(str(tmp_path), val="train.csv", splits=["train"])["train"].fingerprint() != fingerprint
+    (tmp_path / "train.csv").write_text("path,label\na.mp4,run\nb.mp4,sit\n")
+    assert load_splits(str(tmp_path), val="train.csv", splits=["train"])["train"].segments is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("x", "1"), ("1", "0:02"), ("-1", "2"), ("2", "2"), ("nan", ""), ("1", "inf")]
+)
+def test_bad_segments(start, end, tmp_path):
+    with pytest.raises(
+        UserError, match=f"list.csv:2: expected a start and a later end in seconds; found '{start}, {end}'"
+    ):
+        entries(f"path,label,start,end\na.mp4,run,{start},{end}\n", tmp_path)

@@ -132,7 +132,8 @@ def _refuse_conflict(part: RawSplit, numbers: list[list[int]]) -> None:
     written = list(part.first_place)
     for second, first in sorted((int(order[at + 1]), int(order[at])) for at in changes):
         a, b = part.labels[first], part.labels[second]
-        if part.paths[first] == part.paths[second] and set(numbers[a]) != set(numbers[b]):
+        same = part.paths[first] == part.paths[second] and part.segment(first) == part.segment(second)
+        if same and set(numbers[a]) != set(numbers[b]):
             there = f"'{written[a]}' in {'line' if part.mark == ':' else 'entry'} {part.lines[first]}"
             place = f"{part.place(second)}: {part.paths[second]}"
             raise UserError(f"{place} has label '{written[b]}', but {there}: keep one")

@@ -19,6 +19,7 @@ Lines are split as by ``str.splitlines``. Empty lines, spaces around a field and
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ _PATH_COLUMNS = ("path", "file", "filename", "file_name", "video", "video_path",
 _LABEL_COLUMNS = ("label", "class", "class_name", "labels")
 _SOURCE_COLUMNS = ("source", "group", "video_id")
 _FRAMES_COLUMNS = ("num_frames", "frames", "total_frames")  # of folders of frames
+_START_COLUMNS = ("start", "start_time", "time_start", "t_start", "start_sec", "start_seconds", "begin", "begin_time")
+_END_COLUMNS = ("end", "end_time", "time_end", "t_end", "end_sec", "end_seconds", "stop", "stop_time")
 
 
 class Entry(NamedTuple):
@@ -49,6 +52,7 @@ class Entry(NamedTuple):
         source: name of the source video, or None if the list has no such column.
         file: the file of the line, if it is not the list itself.
         frames: number of frames in a folder, or 0 if the list does not give it.
+        segment: start and end in seconds; (0, 0) for the whole file, and an end of 0 for its end.
     """
 
     path: str
@@ -57,6 +61,7 @@ class Entry(NamedTuple):
     source: str | None = None
     file: str = ""
     frames: int = 0
+    segment: tuple[float, float] = (0.0, 0.0)
 
 
 Record = tuple[int, list[str], str]  # of a csv: number of the first line, fields, text
@@ -275,15 +280,28 @@ def _check_label(label: str, place: str, multi_label: bool) -> None:
 
 def _column_entries(file: str, columns: list[str], delimiter: str, multi_label: bool) -> Iterator[Entry]:
     """Yield the entries of a csv with named columns. Source video and number of frames are optional."""
-    path, label, source, frames = (
+    path, label, source, frames, start, end = (
         next((columns.index(name) for name in known if name in columns), None)
-        for known in (_PATH_COLUMNS, _LABEL_COLUMNS, _SOURCE_COLUMNS, _FRAMES_COLUMNS)
+        for known in (_PATH_COLUMNS, _LABEL_COLUMNS, _SOURCE_COLUMNS, _FRAMES_COLUMNS, _START_COLUMNS, _END_COLUMNS)
     )
     for number, row, _ in islice(read_csv(file, delimiter), 1, None):
+        place = f"{file}:{number}"
         if len(row) != len(columns) or not row[path] or not (row[label] or multi_label):
-            raise bad_line(f"{file}:{number}", f"'{delimiter.join(columns)}'", delimiter.join(row))
-        _check_label(row[label], f"{file}:{number}", multi_label)
+            raise bad_line(place, f"'{delimiter.join(columns)}'", delimiter.join(row))
+        _check_label(row[label], place, multi_label)
         written = None if source is None else row[source] or row[path]  # empty: the file is its own source
         is_folder = frames is not None and not _has_extension(row[path])
-        count = _count(row[frames], f"{file}:{number}") if is_folder else 0
-        yield Entry(row[path], row[label], number, written, frames=count)
+        count = _count(row[frames], place) if is_folder else 0
+        segment = _segment("" if start is None else row[start], "" if end is None else row[end], place)
+        yield Entry(row[path], row[label], number, written, frames=count, segment=segment)
+
+
+def _segment(start: str, end: str, place: str) -> tuple[float, float]:
+    """Return start and end in seconds; an end that is empty or not positive is the end of the file."""
+    try:
+        seconds = float(start or 0), float(end or 0)
+    except ValueError:
+        seconds = (math.nan, math.nan)
+    if not all(map(math.isfinite, seconds)) or seconds[0] < 0 or 0 < seconds[1] <= seconds[0]:
+        raise bad_line(place, "a start and a later end in seconds", f"{start}, {end}")
+    return seconds[0], max(seconds[1], 0.0)

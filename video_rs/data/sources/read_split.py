@@ -33,6 +33,7 @@ class RawSplit:
         class_names: class names in the official order, if the layout has one.
         sources: the ``source_key`` of each path; empty if unknown.
         frames: number of frames of each path; empty if unknown.
+        segments: start and end of each path in seconds, one after the other; empty if all files are whole.
         has_label_sets: True if a label can be several labels joined by ";".
         repeats: True if a file may be listed with two labels; see ``Layout``.
         members: positions of the files in shards; None for separate files.
@@ -50,6 +51,7 @@ class RawSplit:
     class_names: Sequence[str] = ()
     sources: array = field(default_factory=lambda: array("Q"))
     frames: array = field(default_factory=lambda: array("i"))
+    segments: array = field(default_factory=lambda: array("d"))
     has_label_sets: bool = False
     repeats: bool = False
     members: Members | None = None
@@ -99,14 +101,19 @@ class RawSplit:
         in_list = self.is_list and self.members is None
         return f"{self.source}{self.mark}{self.lines[index]}" if in_list else self.paths[index]
 
+    def segment(self, index: int) -> tuple[float, ...]:
+        """Return start and end of one path in seconds; empty if all files are whole."""
+        return tuple(self.segments[2 * index : 2 * index + 2])
+
     def keep(self, mask: np.ndarray) -> None:
         """Keep the files where a mask, bool ``[N]``, is True. Count the rest as missing."""
         gone = np.flatnonzero(~mask)
         self.num_missing, self.missing = len(gone), [self.paths[i] for i in gone[:3]]
         self.paths = Paths(self.paths[i] for i in np.flatnonzero(mask))
-        for name in ("labels", "lines", "sources", "frames"):
+        for name in ("labels", "lines", "sources", "frames", "segments"):
             if column := getattr(self, name):
-                setattr(self, name, array(column.typecode, np.asarray(column)[mask].tobytes()))
+                rows = np.asarray(column).reshape(len(mask), -1)
+                setattr(self, name, array(column.typecode, rows[mask].tobytes()))
 
 
 def read_split(
@@ -140,9 +147,11 @@ def read_split(
     for entry in entries:
         raw.add(entry.path, entry.label, entry.file or source, entry.line)
         raw.frames.append(entry.frames)
+        raw.segments.extend(entry.segment)
         if entry.source is not None:
             raw.sources.append(source_key(entry.source))
     raw.frames = raw.frames if any(raw.frames) else array("i")
+    raw.segments = raw.segments if any(raw.segments) else array("d")
     mask = present(raw.paths)
     if not mask.all():
         raw.keep(mask)

@@ -115,6 +115,8 @@ class Records:
         empty_folders: class folders without a video or an image.
         num_missing, missing: number of listed files that do not exist, and the first three.
         frames: int32 ``[N]``, number of frames in each frame folder according to the list; None if not listed.
+        segments: float64 ``[N, 2]``, start and end of each segment in seconds; an end of 0 is the end of the file. None
+            if all files are whole.
         index: the ``dataset_index.VideoIndex`` made by ``video-rs index``, or None.
         members: the position of each file in its shard; None for separate files.
         coverage: the part of Kinetics that exists on disk, for log lines; "" for other datasets.
@@ -124,6 +126,7 @@ class Records:
     """
 
     frames: np.ndarray | None = None
+    segments: np.ndarray | None = None
     index: Any = None
     members: Members | None = None
     coverage = ""
@@ -190,6 +193,8 @@ class Records:
             digest.update(self.label_sets.values.astype("<i4").tobytes())
         if self.members and len(starts := self.members.starts()) > 1:  # they change the order of training
             digest.update(b"shards" + starts.astype("<i8").tobytes())
+        if self.segments is not None:
+            digest.update(b"segments" + self.segments.astype("<f8").tobytes())
         digest.update("\0".join(self.class_names).encode(errors="surrogateescape") + b"\0")
         for index in range(len(self)):
             digest.update(b"\0" + os.path.basename(self._paths.encoded(index)))
@@ -222,5 +227,6 @@ class Records:
         part = Records((self.path(i) for i in indices), labels, self.class_names)
         part.sources = None if self.sources is None else self.sources[indices]
         part.frames = None if self.frames is None else self.frames[indices]
+        part.segments = None if self.segments is None else self.segments[indices]
         part.members = self.members.take(indices) if self.members else None
         return part

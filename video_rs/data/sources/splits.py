@@ -185,6 +185,7 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
     records.empty_folders = tuple(part.empty_folders)
     records.sources = np.array(part.sources, np.uint64) if part.sources else None
     records.frames = np.array(part.frames, np.int32) if part.frames else None
+    records.segments = np.array(part.segments).reshape(-1, 2) if part.segments else None
     return records
 
 
