@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from video_rs.data import clip_datasets
-from video_rs.data.clip_datasets import ClipDataset, ViewDataset
+from video_rs.data.clip_datasets import HUNG, SAME_CLASS, ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream, SampleKey
@@ -133,10 +133,45 @@ def test_a_broken_file_that_is_listed_many_times(records, tmp_path):
         assert sample["index"] == 200 and len(sample["broken"]) == 1
 
 
+def gone(tmp_path, readable, *, of_class=0, others=0):
+    """Return files of class 0 and other classes, that are all gone but for the videos of `readable`."""
+    paths = [str(tmp_path / f"{i}.mp4") for i in range(of_class + others)] + readable
+    labels = [0] * of_class + [1 + i % 9 for i in range(others)] + [9] * len(readable)
+    return Records(paths, labels, [str(i) for i in range(10)])
+
+
+@pytest.mark.parametrize(("of_class", "others"), [(60, 0), (500, 0), (60, 20)])
+def test_a_large_class_that_is_all_broken_is_replaced(records, tmp_path, of_class, others):
+    """Whatever its size: a few of its files are tried, then files of other classes, which may be broken too."""
+    only = gone(tmp_path, [records.path(i) for i in range(3)], of_class=of_class, others=others)
+    dataset = clips(only)
+    for index in range(of_class):
+        sample = dataset[SampleKey(0, index)]
+        tried = [only.labels[int(Path(path).stem)] for path, _ in sample["broken"]]
+        assert sample["label"] == 9 and len(tried) == len(set(sample["broken"]))
+        assert tried[: SAME_CLASS + 1] == [0] * (SAME_CLASS + 1) and 0 not in tried[SAME_CLASS + 1 :]
+        if index % 17 == 0:  # the same sample without knowing the others
+            assert torch.equal(clips(only)[SampleKey(0, index)]["clip"], sample["clip"])
+
+
+def test_known_broken_files_cost_no_time(records, tmp_path, opened):
+    dataset = clips(gone(tmp_path, [records.path(0)], of_class=40))
+    for epoch in range(3):
+        for index in range(40):
+            assert dataset[SampleKey(epoch, index)]["broken"]
+    assert len([path for path in opened if path != records.path(0)]) == 40  # each was opened once
+
+
+def test_the_first_replacements_are_drawn_as_before(records, some_broken):
+    """Runs of earlier versions resume with the same samples."""
+    taken = [clips(some_broken)[SampleKey(epoch, index)]["index"] for epoch in range(4) for index in (1, 3, 5)]
+    assert taken == [0, 4, 4, 0, 4, 4, 2, 4, 4, 2, 4, 4]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_that_is_all_broken_is_one_clear_error(tmp_path, workers):
     records = Records([str(tmp_path / f"{i}.mp4") for i in range(30)], [0] * 30, ["a"])
-    with pytest.raises(UserError, match="11 consecutive files cannot be read") as error:
+    with pytest.raises(UserError, match="30 consecutive files cannot be read") as error:
         next(iter(clip_loader(clips(records), BatchStream(30, batch_size=2, num_steps=1, seed=0), workers=workers)))
     assert "\n" not in str(error.value)
 
@@ -263,7 +298,7 @@ def test_a_batch_is_made_where_it_travels(records):
 
 def test_files_that_hung_are_left_alone(records, opened):
     skipped = records.path(1)
-    for dataset in (clips(records, skip={skipped}), views(records, STRIDED, skip={skipped})):
+    for dataset in (clips(records, skip={skipped: HUNG}), views(records, STRIDED, skip={skipped: HUNG})):
         seen = []
         dataset.heartbeat = seen.append
         if isinstance(dataset, ClipDataset):
@@ -288,7 +323,7 @@ def test_who_watches_is_told_what_is_open(some_broken, opened):
         -1,
         len(opened),
     )
-    assert len(opened) == 6 + len(batch["broken"])
+    assert len(opened) == 6 + len(set(batch["broken"]))  # known ones are not opened again
     tested, seen = views(some_broken, TemporalSampling(4, 1)), []
     tested.heartbeat = seen.append
     assert [tested[index]["views"] is None for index in (0, 1)] == [False, True]

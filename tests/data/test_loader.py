@@ -12,9 +12,9 @@ import torch
 
 import video_rs.data.loader as loader_module
 from tests.data.hanging import write_hanging_video
-from video_rs.data.clip_datasets import MAX_REPLACEMENTS, ClipDataset, ViewDataset
+from video_rs.data.clip_datasets import HUNG, ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.loader import MAX_HUNG, clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
@@ -39,10 +39,10 @@ def records_of(paths):
     return Records(paths, [i % 2 for i in range(len(paths))], ["a", "b"])
 
 
-def clip_batches(paths, *, transform=None, workers=2, timeout=1.0, steps=4, skip=()):
+def clip_batches(paths, *, transform=None, workers=2, timeout=1.0, steps=4, skip=None):
     """Return the loader of `steps` batches of 4; an epoch has six files."""
     transform = transform or TrainTransform(24)
-    dataset = ClipDataset(records_of(paths), sampling=SAMPLING, transform=transform, seed=3, skip=skip)
+    dataset = ClipDataset(records_of(paths), sampling=SAMPLING, transform=transform, seed=3, skip=skip or {})
     stream = BatchStream(len(paths), batch_size=4, num_steps=steps, seed=3, micro_batch=2)
     return clip_loader(dataset, stream, workers=workers, timeout=timeout)
 
@@ -80,7 +80,7 @@ def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
 @pytest.mark.slow
 def test_without_the_file_it_goes_on(paths, hanging_video):
     reference = list(clip_batches(paths, workers=0))
-    batches = list(clip_batches([hanging_video, *paths[1:]], skip=[hanging_video]))
+    batches = list(clip_batches([hanging_video, *paths[1:]], skip={hanging_video: HUNG}))
     for batch, expected in zip(batches, reference, strict=True):
         assert [path for path, _ in batch["broken"]] == [hanging_video] * int((expected["index"] == 0).sum())
         for i, index in enumerate(expected["index"]):
@@ -172,12 +172,10 @@ def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monk
 
 @pytest.mark.exhaustive
 def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
-    links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_REPLACEMENTS + 3)]
+    links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_HUNG + 3)]
     for link in links:
         os.link(hanging_video, link)
-    with pytest.raises(
-        MachineError, match=f"^{MAX_REPLACEMENTS + 1} consecutive videos .*the last: {tmp_path}.*check the"
-    ):
+    with pytest.raises(MachineError, match=f"^{MAX_HUNG + 1} consecutive videos .*the last: {tmp_path}.*check the"):
         list(views(links, timeout=0.1))
     assert_no_worker_left()
 

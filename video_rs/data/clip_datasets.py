@@ -7,8 +7,8 @@ decoded once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -25,7 +25,8 @@ from video_rs.data.video.decode import Video, open_video
 from video_rs.errors import MediaError, UserError
 from video_rs.rng import keyed_rng
 
-MAX_REPLACEMENTS = 10
+SAME_CLASS = 5  # replacements of a sample that are drawn from its class; later ones are files of other classes
+MAX_REPLACEMENTS = 100
 HUNG = "hung the decoder"
 
 
@@ -33,8 +34,9 @@ HUNG = "hung the decoder"
 class ClipDataset(Dataset):
     """Training clips of videos. Images are treated as videos of one frame.
 
-    A file that cannot be read is replaced by a random file of the same class, drawn from the sample's key. A key always
-    gives the same sample, alone or in a batch, independently of what was read before.
+    A file that cannot be read is replaced by a random file of the same class, drawn from the sample's key, or of other
+    classes if several files of the class cannot be read. A key always gives the same sample, alone or in a batch,
+    independently of what was read before. Unreadable files are opened once.
 
     Args:
         records: the files and their labels.
@@ -44,7 +46,7 @@ class ClipDataset(Dataset):
         decoder: "pyav" or "decord", see :func:`video_rs.data.video.decode.open_video`.
         repeats: number of copies of a sample that share one decode, see :class:`SampleKey`. Each copy has its own crop,
             flip and augmentation.
-        skip: paths of files that hung a worker. They are treated as unreadable.
+        skip: ``{path: reason}`` of files that must not be opened. They are treated as unreadable.
         phases: sampling and transform of phases 1, 2 and so on, see :class:`SampleKey`. Phase 0 uses the arguments
             above.
         finishes: flip and augment the clips. If False, each sample contains its generator, and
@@ -58,9 +60,12 @@ class ClipDataset(Dataset):
     seed: int = 0
     decoder: str = "pyav"
     repeats: int = 1
-    skip: Collection[str] = frozenset()
+    skip: Mapping[str, str] = field(default_factory=dict)
     phases: Sequence[tuple[TemporalSampling, TrainTransform]] = ()
     finishes: bool = True
+
+    def __post_init__(self) -> None:
+        self._unreadable: dict[int, str] = {}  # index of a record: reason
 
     def heartbeat(self, index: int) -> None:
         """Do nothing; a loader replaces this method.
@@ -81,7 +86,7 @@ class ClipDataset(Dataset):
             ``[(path, reason)]`` of the files that were replaced; rng: the sample's generator, if not ``finishes``.
 
         Raises:
-            UserError: ten replacements in a row could not be read.
+            UserError: the file and all its replacements, of any class, could not be read.
         """
         clips, rngs = self._empty_clips([key]), []
         index, frames, broken = self._fill(clips, [key], rngs)
@@ -99,7 +104,7 @@ class ClipDataset(Dataset):
             rngs: the generators of the samples, if not ``finishes``.
 
         Raises:
-            UserError: ten replacements in a row could not be read.
+            UserError: the file and all its replacements, of any class, could not be read.
         """
         clips, broken, rngs = self._empty_clips(keys), [], []
         indices, labels = torch.empty(len(keys), dtype=torch.int64), torch.empty(len(keys), dtype=torch.int64)
@@ -136,21 +141,25 @@ class ClipDataset(Dataset):
             The index of the record that was read, the frame numbers, and the files that were replaced.
         """
         use, (sampling, transform) = self._use(copies[0]), self._sizes(copies[0])
-        index, broken = use[1], []
+        index, broken, labels = use[1], [], self.records.labels
         for attempt in range(MAX_REPLACEMENTS + 1):
             path = self.records.path(index)
             drawn = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
             try:
-                if path in self.skip:
-                    raise MediaError(f"{path}: {HUNG}")
+                if reason := self.skip.get(path) or self._unreadable.get(index):
+                    raise MediaError(reason)
                 self.heartbeat(index)
                 with open_record(self.records, index, self.decoder) as video:
                     rng = keyed_rng(self.seed, "clip", *use, attempt)
                     _, frames = read_random_clip(video, sampling, transform, rng, drawn, out=clips)
             except MediaError as error:
-                broken.append((path, _reason(error, path)))
+                self._unreadable[index] = _reason(error, path)
+                broken.append((path, self._unreadable[index]))
+                candidates = labels == labels[index] if attempt < SAME_CLASS else labels != labels[use[1]]
                 rng = keyed_rng(self.seed, "replace", *use, attempt)
-                index = self._replacement(index, rng, {path for path, _ in broken})
+                index = self._untried(np.flatnonzero(candidates), rng, {path for path, _ in broken})
+                if index < 0:
+                    break
                 continue
             for clip, rng in zip(clips, drawn, strict=True) if self.finishes else ():
                 self.heartbeat(index)
@@ -165,14 +174,13 @@ class ClipDataset(Dataset):
             f"{len(broken)} consecutive files cannot be read (the first: {first}): check the dataset and the disk"
         )
 
-    def _replacement(self, index: int, rng: np.random.Generator, tried: set[str]) -> int:
-        """Return another file with the same first label, or any other file if there is none."""
-        same = np.flatnonzero(self.records.labels == self.records.labels[index])
-        for candidates in (same, np.arange(len(self.records))):
-            for candidate in rng.permutation(candidates):
-                if self.records.path(candidate) not in tried:
-                    return int(candidate)
-        return index
+    def _untried(self, candidates: np.ndarray, rng: np.random.Generator, tried: set[str]) -> int:
+        """Return a random candidate, or any other file if all were tried; -1 if there is none."""
+        for indices in (candidates, np.arange(len(self.records))):
+            for index in rng.permutation(indices):
+                if self.records.path(index) not in tried:
+                    return int(index)
+        return -1
 
 
 @dataclass(eq=False)
@@ -193,7 +201,7 @@ class ViewDataset(Dataset):
     clips: int
     transform: ViewTransform
     decoder: str = "pyav"
-    skip: Collection[str] = frozenset()
+    skip: Mapping[str, str] = field(default_factory=dict)
 
     def heartbeat(self, index: int) -> None:
         """Do nothing; see :class:`ClipDataset`."""
@@ -212,7 +220,7 @@ class ViewDataset(Dataset):
         path = self.records.path(index)
         item = {"views": None, "frames": None, "label": target(self.records, index), "index": index, "error": None}
         if path in self.skip:
-            return item | {"error": HUNG}
+            return item | {"error": self.skip[path]}
         self.heartbeat(index)
         try:
             with open_record(self.records, index, self.decoder) as video:

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data import storage
-from video_rs.data.clip_datasets import MAX_REPLACEMENTS, ClipDataset, ViewDataset
+from video_rs.data.clip_datasets import HUNG, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, explain_deaths, kill_and_join
@@ -34,6 +34,7 @@ from video_rs.errors import MachineError, StuckWorker, UserError, VideoRSError
 # decode and do not log, and the watchdog kills a worker that never opens a file. All objects that are passed to workers
 # can be pickled, for systems without fork.
 START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
+MAX_HUNG = 10  # consecutive videos
 
 
 def clip_loader(
@@ -92,12 +93,12 @@ class ViewLoader:
                 if not stuck.path:
                     raise
                 hung_in_a_row += 1
-                if hung_in_a_row > MAX_REPLACEMENTS:
+                if hung_in_a_row > MAX_HUNG:
                     raise MachineError(
                         f"{hung_in_a_row} consecutive videos hung the decoder, the last: {stuck.path}: check the disk "
                         "that they are on"
                     ) from stuck
-                self.dataset.skip = {*self.dataset.skip, stuck.path}
+                self.dataset.skip = {**self.dataset.skip, stuck.path: HUNG}
 
 
 class _Loader(DataLoader):

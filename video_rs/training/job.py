@@ -168,7 +168,7 @@ class Job:
             seed=self.options.seed,
             repeats=self.options.repeats,
             phases=[sizes for _, *sizes in self.options.phases],
-            skip=self.incidents.hung,
+            skip={path: self.incidents.files[path][0] for path in self.incidents.hung},
             finishes=finished or self.options.augment_on == "host",
         )
         stream = self.stream(start_step, **changes)

@@ -89,7 +89,7 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
         ("weights", _best(best, folder) if best else ""),
         *_first_ten(
             "broken files",
-            f"{len(incidents.files)} unreadable files were replaced by others of the same class:",
+            f"{len(incidents.files)} unreadable files were replaced by others:",
             [f"{path} ({times}x): {reason}" for path, (reason, times) in sorted(incidents.files.items())],
             folder / BROKEN_FILES,
         ),
