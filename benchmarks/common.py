@@ -20,7 +20,8 @@ PACKAGES = ("torch", "torchvision", "av", "decord", "pytorchvideo")
 
 def find_videos(inputs: list[str]) -> list[str]:
     """Return the given files and the videos in the given folders. Raise UserError if one is missing."""
-    from video_rs.data.video.media import VIDEO_EXTENSIONS, media_below
+    from video_rs.data.video.media import VIDEO_EXTENSIONS
+    from video_rs.data.video.search import media_below
 
     files: list[str] = []
     for entry in inputs:

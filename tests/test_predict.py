@@ -562,9 +562,13 @@ def test_folders_are_searched(weights, video, tmp_path, capsys, make_video):
     (tmp_path / "still.png").touch()  # a video network leaves images alone
     for name in ("b/two.mp4", "a/one.MKV"):
         make_video(tmp_path / name, num_frames=6)
-    code, out, _ = command(capsys, "--weights", weights, "--json", tmp_path)
+    for name in ("@eaDir/one.mp4", "a/._one.MKV", "__MACOSX/b/two.mp4"):  # of systems and tools
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no video")
+    code, out, err = command(capsys, "--weights", weights, "--json", tmp_path)
     paths = [json.loads(line)["path"] for line in out.splitlines()]
     assert code == 0 and paths == [str(tmp_path / "a/one.MKV"), str(tmp_path / "b/two.mp4")]
+    assert err.startswith("note: 2 files or folders are left out") and err.endswith("notes.txt\n")
     (tmp_path / "none").mkdir()
     code, out, err = command(capsys, "--weights", weights, tmp_path / "none")
     assert code == 2 and "none: no videos in this folder" in err
@@ -585,6 +589,11 @@ def test_folders_of_frames(weights, image_weights, video, tmp_path, capsys):
         paths = [json.loads(line)["path"] for line in out.splitlines()]
         expected = [str(folders[1]), str(folders[0])] if source == tmp_path / "clips" else [str(source)]
         assert (code, err, paths) == (0, "", expected)
+    shutil.copytree(folders[0], tmp_path / "mixed" / "b.avi")
+    shutil.copy(video, tmp_path / "mixed" / "c.mp4")
+    code, out, err = command(capsys, "--weights", weights, "--json", tmp_path / "mixed")
+    paths = sorted(json.loads(line)["path"] for line in out.splitlines())
+    assert (code, err, paths) == (0, "", [str(tmp_path / "mixed" / name) for name in ("b.avi", "c.mp4")])
     code, out, _ = command(capsys, "--weights", image_weights, "--json", folders[0])
     assert code == 0 and len(out.splitlines()) == 30  # an image network sees images
     code, out, err = command(capsys, "--weights", weights, "--every", "1s", folders[0])

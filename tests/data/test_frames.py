@@ -191,8 +191,10 @@ def test_class_folders_of_folders_of_frames(tmp_path):
     failure(
         "data.frame_folders=true: .*train/b/a.mp4 is not in a folder of its own", root=str(tmp_path), frame_folders=1
     )
-    touch(tmp_path, "deep/train/a/v/x/1.jpg", "deep/train/b/v/x/1.jpg")
-    failure("data.frame_folders=true: .* no images directly in .*a/v", root=str(tmp_path / "deep"), frame_folders=True)
+    touch(tmp_path, "deep/train/a/v/x/1.jpg", "deep/train/a/w/notes.txt", "deep/train/b/v/x/1.jpg")
+    deep = load_splits(str(tmp_path / "deep"), frame_folders=True, splits=["train"])["train"]
+    assert contents(deep, tmp_path / "deep/train") == [("a/v/x", 0), ("b/v/x", 1)]
+    assert "1 file or folder is left out" in deep.describe() and deep.describe().endswith("deep/train/a/w")
 
 
 def test_lists_of_folders(tmp_path):

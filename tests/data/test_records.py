@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from video_rs.data.sources import class_folders
 from video_rs.data.sources.class_folders import present
 from video_rs.data.sources.records import Paths, Records
 from video_rs.data.sources.splits import load_splits
-from video_rs.data.video.media import media_below
+from video_rs.data.video.search import media_below
 from video_rs.errors import UserError
 
 
@@ -269,10 +270,65 @@ def test_a_file_name_that_is_not_utf_8(tmp_path):
 
 
 def test_class_folders_without_known_files_are_named(tmp_path):
-    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.xyz", "train/d/sub/1.mp4")
+    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.xyz", "train/d/sub/1.txt")
     train = load_splits(str(tmp_path), splits=["train"])["train"]
     assert train.class_names == ("a", "b")
     assert "2 folders contain no video or image, the first: c, d" in train.describe()
+
+
+def test_nested_videos_have_the_class_of_the_top_folder_and_what_is_left_out_is_counted(tmp_path):
+    videos = ["run/a.GIF", "run/b.asf", "run/c.divx", "run/d.f4v", "run/s1/e.mp4", "run/s1/deep/f.m4v", "sit/s2/g.mxf"]
+    others = ["run/no_extension", "run/s1/frames/1.jpg", "run/s1/frames/2.jpg", "run/.hidden.mp4", "loose.mp4"]
+    touch(tmp_path / "train", *videos, *others)
+    train = load_splits(str(tmp_path), val="train", splits=["train"])["train"]
+    assert contents(train, tmp_path / "train") == [(name, int(name.startswith("sit"))) for name in videos]
+    assert f"; 4 files or folders are left out: not a known video or image; the first: {tmp_path}" in train.describe()
+    assert load_splits(str(tmp_path))["train"].notes == train.notes  # also of a part
+
+
+def test_nested_images_count_beside_images(tmp_path):
+    images = ["run/a.jpg", "run/s1/b.jpg", "sit/a.png"]
+    touch(tmp_path / "train", *images)
+    train = load_splits(str(tmp_path), val="train", splits=["train"])["train"]
+    assert contents(train, tmp_path / "train") == [(name, int(name.startswith("sit"))) for name in images]
+    assert not train.notes
+
+
+LEFTOVERS = ["@eaDir", ".ipynb_checkpoints", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"]
+
+
+def test_what_systems_and_tools_leave_is_no_class_and_no_video(tmp_path):
+    videos = ["run/a.mp4", "sit/b.mp4"]
+    names = [f"{place}/x.mp4" for name in LEFTOVERS for place in (name, f"run/{name}", f"sit/s/{name}")]
+    touch(tmp_path / "train", *videos, *names, "run/._a.mp4", "run/.DS_Store", "run/Thumbs.db", "sit/desktop.ini")
+    train = load_splits(str(tmp_path), val="train", splits=["train"])["train"]
+    assert contents(train, tmp_path / "train") == [(name, int(name.startswith("sit"))) for name in videos]
+    assert train.class_names == ("run", "sit") and not train.notes
+
+
+def test_a_folder_called_like_a_video_may_be_one_of_frames(tmp_path):
+    touch(tmp_path, *(f"train/{c}/v{v}.avi/{i}.jpg" for c in ("run", "sit") for v in (0, 1) for i in (1, 2)))
+    touch(tmp_path, "train/run/w.mp4/w.mp4", "train/sit/x.mkv/notes.txt")
+    train = load_splits(str(tmp_path), val="train", splits=["train"])["train"]
+    found = ["run/v0.avi", "run/v1.avi", "run/w.mp4/w.mp4", "sit/v0.avi", "sit/v1.avi"]
+    assert contents(train, tmp_path / "train") == [(name, int(name.startswith("sit"))) for name in found]
+    assert train.describe().endswith("x.mkv/notes.txt")
+    shutil.rmtree(tmp_path / "train/run/w.mp4")
+    folders = load_splits(str(tmp_path), val="train", splits=["train"], frame_folders=True)["train"]
+    assert len(folders) == 5 and folders.path(0) == train.path(0)
+
+
+def test_folders_of_folders_are_no_classes_unless_given(tmp_path):
+    touch(tmp_path, *files(2, "k400/run", "k400/sit", "ucf/run"))
+    hint = f"set data.train={tmp_path} if k400 is a class, or data.root={tmp_path}/k400$"
+    failure(f"no train, val or test folder .* but in folders of these: {hint}", root=str(tmp_path))
+    assert load_splits(train=str(tmp_path), splits=["train"])["train"].class_names == ("k400", "ucf")
+
+
+def test_a_forgotten_option_for_folders_of_frames_is_found_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_folders, "_MANY", 2)
+    touch(tmp_path, *(f"train/run/v{i}/{j}.jpg" for i in range(4) for j in range(2)))
+    failure("run: more than 2 folders of images .*set data.frame_folders=true", root=str(tmp_path))
 
 
 def test_classes_that_a_split_has_no_file_of_are_named(tmp_path):

@@ -35,18 +35,23 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.every and args.clips:
         parser.error("--clips (spread over the video) and --every (sliding window) cannot be combined")
+    from video_rs.data.video.search import LeftOut
     from video_rs.inference.inputs import find_files
     from video_rs.inference.predict import load
 
     classifier = load(args.weights, args.device)
     files: list[str] = []
+    left_out = LeftOut()
     done = failed = 0
     for entry in args.inputs:
         try:
-            files += find_files(entry, images=classifier.takes_images) if Path(entry).is_dir() else [entry]
+            is_folder = Path(entry).is_dir()
+            files += find_files(entry, classifier.takes_images, left_out) if is_folder else [entry]
         except MediaError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
+    if left_out.count:
+        print(f"note: {left_out.describe()}", file=sys.stderr)
     top_k = args.top_k or (1 if args.every else 5)
     write = _write_json if args.json else _write_csv if args.csv else _write_text
     if args.csv:

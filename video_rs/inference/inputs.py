@@ -10,21 +10,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from video_rs.data.video.images import folders_of_frames, has_frames, image_pixels
-from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, media_below
+from video_rs.data.video.images import image_pixels
+from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.data.video.search import LeftOut, folders_of_frames, has_frames, media_below
 from video_rs.errors import MediaError, UserError
 
 ACCEPTED = "a path, uint8 frames, a PIL image, or a list of these"
 
 
-def find_files(folder: str | Path, *, images: bool) -> list[str]:
+def find_files(folder: str | Path, images: bool, left_out: LeftOut | None = None) -> list[str]:
     """List the files in a folder and its subfolders that a network can classify, sorted by name.
 
-    For a video network, a folder with images is one video, unless it or a subfolder contains videos.
+    For a video network, a folder with images is one video, unless it or a subfolder contains videos. A folder of frames
+    that is called like a video (``v0.avi/``) is one too.
 
     Args:
-        folder: folder to search. Links are followed, hidden files are skipped.
+        folder: folder to search. Links are followed. Hidden files and what tools leave behind are skipped.
         images: True for an image network.
+        left_out: counts the files that are not used.
 
     Returns:
         Paths of videos, also of images if `images`. If there are none, paths of folders with frames; only `folder` if
@@ -34,9 +37,13 @@ def find_files(folder: str | Path, *, images: bool) -> list[str]:
         MediaError: there is nothing to classify.
     """
     folder = str(Path(folder))
-    found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS))
+    others = LeftOut()
+    found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS, others))
     if not found:
-        found = [folder] if has_frames(folder) else folders_of_frames(folder)
+        others = LeftOut()
+        found = [folder] if has_frames(folder) else folders_of_frames(folder, others)
+    if left_out is not None:
+        left_out.count, left_out.first = left_out.count + others.count, left_out.first or others.first
     if not found:
         raise MediaError(f"{folder}: no {'videos or images' if images else 'videos'} in this folder")
     return found

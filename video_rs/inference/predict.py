@@ -194,7 +194,7 @@ class Classifier:
             return list(source)
         if not isinstance(source, (str, Path)) or not Path(source).is_dir():
             return None
-        files = find_files(source, images=self.takes_images)
+        files = find_files(source, self.takes_images)
         return None if files == [str(Path(source))] else files
 
     def _probs(self, views: Tensor) -> Tensor:

@@ -6,44 +6,109 @@ from collections.abc import Iterator
 import numpy as np
 
 from video_rs.data.sources.records import Paths
-from video_rs.data.video.images import has_frames
-from video_rs.data.video.media import is_media
+from video_rs.data.video.media import MEDIA_EXTENSIONS, is_image, is_media
+from video_rs.data.video.search import (
+    LeftOut,
+    folders_of_frames,
+    has_frames,
+    is_video_folder,
+    listing,
+    media_below,
+)
 from video_rs.errors import UserError
 
+_MANY = 1000  # folders of images in a class without videos
 
-def class_folders(folder: str, frame_folders: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Yield each class and its sorted video and image files or frame folders. Hidden files are skipped."""
-    for name in _subfolders(folder):
+
+def class_folders(folder: str, frame_folders: bool, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
+    """Yield each class and its files, relative to its folder, sorted within each subfolder.
+
+    The files in subfolders of a class belong to the class. Images in subfolders count only if there are images directly
+    in the folder of the class; the subfolders may be folders of frames.
+
+    Args:
+        folder: the folder of the class folders.
+        frame_folders: True to yield folders of frames instead of files.
+        left_out: counts what is not used.
+
+    Raises:
+        UserError: a file and `frame_folders` do not fit together.
+    """
+    names, loose = listing(folder, left_out)
+    for name in loose:
+        left_out.add(os.path.join(folder, name))
+    find = _frame_folders if frame_folders else _files
+    for name in names:
         place = os.path.join(folder, name)
-        files = sorted(filter(_is_visible_media, os.listdir(place)))
-        if frame_folders and files:
-            raise UserError(f"data.frame_folders=true: {os.path.join(place, files[0])} is not in a folder of its own")
-        yield name, _subfolders(place) if frame_folders else files
+        yield name, [path[len(place) + 1 :] for path in find(place, left_out)]
+
+
+def _files(folder: str, left_out: LeftOut) -> list[str]:
+    """Return the paths of the videos and images of a class."""
+    files: list[str] = []
+    nested: dict[str, list[str]] = {}  # images by their folder
+    for path in media_below(folder, MEDIA_EXTENSIONS, left_out):
+        place = os.path.dirname(path)
+        if is_image(path) and place != folder:
+            nested.setdefault(place, []).append(path)
+        else:
+            files.append(path)
+        if len(nested) > _MANY and not files:
+            hint = "set data.frame_folders=true if each of them is one video"
+            raise UserError(f"{folder}: more than {_MANY} folders of images and no video in it; {hint}")
+    if any(map(is_image, files)):
+        return files + [path for paths in nested.values() for path in paths]
+    for place in nested:
+        left_out.add(place)
+    return files
+
+
+def _frame_folders(folder: str, left_out: LeftOut) -> list[str]:
+    """Return the folders of frames of a class. If the first subfolder has images, all subfolders are returned."""
+    names, loose = listing(folder, left_out)
+    for name in loose:
+        if is_media(name):
+            raise UserError(f"data.frame_folders=true: {os.path.join(folder, name)} is not in a folder of its own")
+        left_out.add(os.path.join(folder, name))
+    places = [os.path.join(folder, name) for name in names]
+    if not places or has_frames(places[0]):  # listing all would take long
+        return places
+    found = [path for place in places for path in folders_of_frames(place)]
+    for place in places:
+        if not any(path == place or path.startswith(place + "/") for path in found):
+            left_out.add(place)
+    return found
+
+
+def first_class_folder(folder: str, frame_folders: bool = False) -> str:
+    """Return the first subfolder with a file of a class directly in it; "" if there is none."""
+    for name in listing(folder)[0]:
+        place = os.path.join(folder, name)
+        inner, files = listing(place)
+        has_files = any(map(is_media, files)) or any(is_video_folder(os.path.join(place, each)) for each in inner)
+        if has_files or (frame_folders and inner):
+            return place
+    return ""
 
 
 def describe_no_classes(folder: str, split: str = "train") -> str:
     """Return a message that explains why a folder has no class folders."""
-    loose = list(filter(_is_visible_media, os.listdir(folder)))
+    names, files = listing(folder)
+    loose = list(filter(is_media, files))
     text = "no class folders with videos or images in it"
     if loose:
         is_imagenet = loose[0].startswith("ILSVRC2012_val_")
         kaggle = ", or put LOC_val_solution.csv into data.root" if is_imagenet else ""
         return f"{text}; {len(loose)} files are directly in it: set data.{split}=LIST{kaggle}"
-    for name in _subfolders(folder):
-        for inner in _subfolders(os.path.join(folder, name))[:1]:
-            if has_frames(os.path.join(folder, name, inner)):
+    for name in names:
+        for inner in listing(os.path.join(folder, name))[0][:1]:
+            place = os.path.join(folder, name, inner)
+            if has_frames(place):
                 return f"{text}, but folders of images: set data.frame_folders=true if each of them is one video"
+            if any(map(is_media, listing(place)[1])):
+                below = f"but in folders of these: set data.{split}={folder} if {name} is a class"
+                return f"{text}, {below}, or data.root={os.path.join(folder, name)}"
     return text
-
-
-def _subfolders(folder: str) -> list[str]:
-    """Return the sorted names of the subfolders of a folder, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-
-
-def _is_visible_media(name: str) -> bool:
-    return not name.startswith(".") and is_media(name)
 
 
 def present(paths: Paths) -> np.ndarray:

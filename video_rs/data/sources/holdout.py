@@ -55,7 +55,7 @@ def split_off(records: Records, fraction: float) -> tuple[Records, Records]:
         decided[class_sources] = True
     mask = to_val[source]
     train, val = (records.subset(np.flatnonzero(each)) for each in (~mask, mask))
-    for name in ("num_missing", "missing", "empty_folders", "coverage"):
+    for name in ("num_missing", "missing", "empty_folders", "coverage", "notes"):
         setattr(train, name, getattr(records, name))
     val.held_out = True
     return train, val

@@ -14,7 +14,7 @@ from video_rs.data.sources.class_folders import class_folders, present
 from video_rs.data.sources.holdout import source_key
 from video_rs.data.sources.lists import read_list
 from video_rs.data.sources.records import SEPARATOR, Paths
-from video_rs.data.video.images import has_frames
+from video_rs.data.video.search import LeftOut
 from video_rs.errors import UserError
 
 
@@ -30,6 +30,7 @@ class RawSplit:
         first_place: the place where each label was first found, by the label as written; includes missing files.
         num_missing, missing: number of listed files that do not exist, and the first three.
         empty_folders: class folders without files.
+        left_out: files and folders in class folders that are not used.
         class_names: class names in the official order, if the layout has one.
         sources: the ``source_key`` of each path; empty if unknown.
         frames: number of frames of each path; empty if unknown.
@@ -48,6 +49,7 @@ class RawSplit:
     num_missing: int = 0
     missing: list[str] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
     class_names: Sequence[str] = ()
     sources: array = field(default_factory=lambda: array("Q"))
     frames: array = field(default_factory=lambda: array("i"))
@@ -160,7 +162,7 @@ def read_split(
 
 def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:
     raw = RawSplit(folder)
-    for name, files in class_folders(folder, frame_folders):
+    for name, files in class_folders(folder, frame_folders, raw.left_out):
         if not files:
             raw.empty_folders.append(name)
             continue
@@ -168,6 +170,4 @@ def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:
         raw.first_place[name] = os.path.join(folder, name)
         for file in files:
             raw.paths.append(os.path.join(folder, name, file))
-    if frame_folders and len(raw.paths) and not has_frames(raw.paths[0]):  # listing all would take long
-        raise UserError(f"data.frame_folders=true: there are no images directly in {raw.paths[0]}")
     return raw

@@ -113,6 +113,7 @@ class Records:
         label_sets: the classes of each file if it can have several, else None.
         class_names: as given.
         empty_folders: class folders without a video or an image.
+        notes: further phrases for :meth:`describe`: what was left out or resolved.
         num_missing, missing: number of listed files that do not exist, and the first three.
         frames: int32 ``[N]``, number of frames in each frame folder according to the list; None if not listed.
         segments: float64 ``[N, 2]``, start and end of each segment in seconds; an end of 0 is the end of the file. None
@@ -133,6 +134,7 @@ class Records:
     num_missing = 0
     missing: Sequence[str] = ()
     empty_folders: Sequence[str] = ()
+    notes: Sequence[str] = ()
     sources: np.ndarray | None = None
     held_out = False
     used_as_test = False
@@ -219,7 +221,7 @@ class Records:
         if self.empty_folders:
             first = ", ".join(self.empty_folders[:3])
             text += f"; {len(self.empty_folders)} folders contain no video or image, the first: {first}"
-        return text
+        return "; ".join([text, *self.notes])
 
     def subset(self, indices: np.ndarray) -> Records:
         """Return some of the files, with the same classes."""

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from video_rs.data.sources import layouts
-from video_rs.data.sources.class_folders import class_folders, describe_no_classes
+from video_rs.data.sources.class_folders import describe_no_classes, first_class_folder
 from video_rs.data.sources.class_names import choose_class_names, find_names_file, number_labels
 from video_rs.data.sources.holdout import split_off
 from video_rs.data.sources.layouts.kinetics import kinetics_coverage
@@ -128,7 +128,7 @@ def _find_sources(
             sources[split] = path, None
     if root and not packed and not given["train"] and not any(own.values()):
         sources = layouts.find(root, fold) | sources
-    if not sources and root and any(files for _, files in class_folders(root, frame_folders)):
+    if not sources and root and first_class_folder(root, frame_folders):
         sources["train"] = root, None
     if not sources:
         if not root:
@@ -159,8 +159,7 @@ def _refuse_mixed(root: str, packed: Mapping[str, RawSplit], given: Mapping[str,
     """Raise UserError if a folder contains both shards and a dataset of files."""
     if not os.path.isdir(root) or all(given[split] for split in packed):
         return
-    files = [*own.values(), *(os.path.join(root, name) for name, found in class_folders(root) if found)]
-    if other := next(filter(None, files), None):
+    if other := next(filter(None, own.values()), None) or first_class_folder(root):
         raise UserError(f"data.root={root}: contains both shards and {other}: keep one, or set data.train and data.val")
 
 
@@ -183,6 +182,7 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
     records = Records(part.paths, labels, names)
     records.num_missing, records.missing, records.members = part.num_missing, part.missing, part.members
     records.empty_folders = tuple(part.empty_folders)
+    records.notes = tuple(filter(None, [part.left_out.describe()]))
     records.sources = np.array(part.sources, np.uint64) if part.sources else None
     records.frames = np.array(part.frames, np.int32) if part.frames else None
     records.segments = np.array(part.segments).reshape(-1, 2) if part.segments else None

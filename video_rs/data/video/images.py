@@ -14,7 +14,7 @@ from torch import Tensor
 
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms.crops import Box
-from video_rs.data.video.media import IMAGE_EXTENSIONS, is_image, media_below, media_errors, require_file
+from video_rs.data.video.media import is_image, media_errors, require_file
 from video_rs.errors import MediaError
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
@@ -133,17 +133,6 @@ def frame_names(folder: str | Path) -> list[str]:
         if len({match["stem"] for match in numbered}) == 1:
             _require_consecutive(folder, names, numbered)
     return names
-
-
-def has_frames(folder: str | Path) -> bool:
-    """Return True if there are images directly in a folder."""
-    with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and not entry.name.startswith(".") for entry in entries)
-
-
-def folders_of_frames(folder: str) -> list[str]:
-    """Return the folders that directly contain images: this folder and its subfolders."""
-    return list(dict.fromkeys(os.path.dirname(path) for path in media_below(folder, IMAGE_EXTENSIONS)))
 
 
 def _natural(name: str) -> tuple:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import av
@@ -14,8 +14,10 @@ from video_rs.errors import LIMIT_ERRNOS, MachineError, MediaError, VideoRSError
 
 IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
 VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".ogv"]
-    + [".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"]
+    [".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".flv", ".mkv", ".mk3d", ".webm", ".ogv", ".ogm"]
+    + [".avi", ".divx", ".xvid", ".amv", ".wmv", ".asf", ".wtv", ".rm", ".rmvb", ".dv", ".mxf", ".nut", ".ivf", ".y4m"]
+    + [".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".tod"]
+    + [".gif", ".mjpeg", ".mjpg", ".h264", ".h265", ".hevc"]
 )
 
 TEXT_EXTENSIONS = (".txt", ".csv", ".tsv", ".json")
@@ -31,24 +33,6 @@ def is_image(path: File) -> bool:
 def is_media(path: str) -> bool:
     """Return True if a path has the extension of a video or an image."""
     return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
-
-
-def media_below(folder: str, extensions: Container[str]) -> Iterator[str]:
-    """Yield the files below a folder with one of the extensions (lower case, with the dot), sorted within each folder.
-
-    Links are followed, but no folder is visited twice. Names that start with a dot are skipped.
-    """
-    seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        stat = os.stat(place)
-        if (stat.st_dev, stat.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
-                yield os.path.join(place, name)
 
 
 class Unsuitable(Exception):

@@ -16,7 +16,8 @@ from video_rs.data.sources.holdout import KINETICS_NAME
 from video_rs.data.sources.layouts import base
 from video_rs.data.sources.lists import Entry, bad_line, read_csv, read_header
 from video_rs.data.sources.records import Paths
-from video_rs.data.video.media import VIDEO_EXTENSIONS, media_below
+from video_rs.data.video.media import VIDEO_EXTENSIONS
+from video_rs.data.video.search import media_below
 from video_rs.errors import UserError
 
 _NUM_VIDEOS = {

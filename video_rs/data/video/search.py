@@ -1,0 +1,115 @@
+"""Search folders for videos, images and folders of frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from video_rs.data.video.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image, is_media
+
+_LEFTOVERS = frozenset(
+    ["@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "__pycache__"]
+    + ["$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"]
+    + ["network trash folder", "temporary items", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"]
+)
+"""Names, in lower case, that operating systems, storage servers and tools leave in any folder."""
+
+
+@dataclass
+class LeftOut:
+    """Files and folders that a search did not use.
+
+    Attributes:
+        count: number of files and folders.
+        first: path of the first one.
+    """
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, path: str) -> None:
+        """Count one file or folder."""
+        self.count += 1
+        self.first = self.first or path
+
+    def describe(self) -> str:
+        """Return a phrase for the log; "" if everything was used."""
+        if not self.count:
+            return ""
+        what = "file or folder is" if self.count == 1 else "files or folders are"
+        return f"{self.count} {what} left out: not a known video or image; the first: {self.first}"
+
+
+def listing(folder: str | Path, left_out: LeftOut | None = None) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the subfolders and of the files of a folder.
+
+    Hidden names and what tools leave behind (``@eaDir``, ``Thumbs.db``) are skipped. Links are followed. A folder is
+    read once, and its files are not opened.
+
+    Args:
+        folder: folder to list.
+        left_out: counts hidden videos and images, except AppleDouble files (``._a.mp4``).
+    """
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] != "." and name.lower() not in _LEFTOVERS:
+                (folders if entry.is_dir() else files).append(name)
+            elif left_out is not None and is_media(name) and not name.startswith("._"):
+                left_out.add(entry.path)
+    return sorted(folders), sorted(files)
+
+
+def media_below(folder: str, extensions: Container[str], left_out: LeftOut | None = None) -> Iterator[str]:
+    """Yield the files below a folder with one of the extensions (lower case, with the dot), sorted within each folder.
+
+    A folder with the extension of a video and with images in it (``v0.avi/``) is a video. Links are followed, but no
+    folder is visited twice. Names are skipped as in :func:`listing`.
+
+    Args:
+        folder: folder to search.
+        extensions: extensions of the wanted files.
+        left_out: counts the other files.
+    """
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        place = pending.pop()
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen:
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders, files = listing(place, left_out)
+        for name in files:
+            path = os.path.join(place, name)
+            if os.path.splitext(name)[1].lower() in extensions:
+                yield path
+            elif left_out is not None:
+                left_out.add(path)
+        inner = [os.path.join(place, name) for name in folders]
+        videos = {path: None for path in inner if _extension(path) in extensions and is_video_folder(path)}
+        yield from videos
+        pending += [path for path in reversed(inner) if path not in videos]
+
+
+def has_frames(folder: str | Path) -> bool:
+    """Return True if there are images directly in a folder."""
+    with os.scandir(folder) as entries:
+        return any(is_image(entry.name) and not entry.name.startswith(".") for entry in entries)
+
+
+def is_video_folder(folder: str) -> bool:
+    """Return True for a folder of frames with the extension of a video, such as ``v0.avi/``."""
+    return _extension(folder) in VIDEO_EXTENSIONS and has_frames(folder)
+
+
+def folders_of_frames(folder: str, left_out: LeftOut | None = None) -> list[str]:
+    """Return the folders that directly contain images: this folder and its subfolders. See :func:`media_below`."""
+    return list(dict.fromkeys(os.path.dirname(path) for path in media_below(folder, IMAGE_EXTENSIONS, left_out)))
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
