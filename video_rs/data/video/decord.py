@@ -65,7 +65,7 @@ class DecordReader:
         for first in range(0, len(indices), self._chunk):
             try:
                 batch = self._reader.get_batch(indices[first : first + self._chunk].tolist())
-            except self._errors as error:
+            except Exception as error:  # RuntimeError, DECORDError, ...
                 raise Unsuitable from error
             if first + self._chunk >= len(indices):
                 self.close()  # otherwise decord decodes ahead while the frames are resized
@@ -80,11 +80,10 @@ class DecordReader:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        self._errors = decord.DECORDError  # a plain Exception
         try:
             file = self._path.open() if isinstance(self._path, Blob) else self._path
             return decord.VideoReader(file, num_threads=1)
-        except (self._errors, UnicodeEncodeError) as error:  # decord accepts only UTF-8 names
+        except Exception as error:  # RuntimeError, DECORDError, UnicodeEncodeError for names that are not UTF-8, ...
             raise Unsuitable from error
 
     def close(self) -> None:

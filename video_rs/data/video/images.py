@@ -6,15 +6,18 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from video_rs.data import limits
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms.crops import Box
-from video_rs.data.video.media import is_image, media_errors, require_file
+from video_rs.data.video.contents import cause
+from video_rs.data.video.media import is_image, media_errors, require_file, too_large
 from video_rs.errors import MediaError
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
@@ -30,8 +33,21 @@ def read_image(path: File) -> Tensor:
     file = in_memory(path)
     require_file(file)
     opened = file.open() if isinstance(file, Blob) else file
-    with media_errors(path, Exception), Image.open(opened) as image:  # a damaged image may raise anything in PIL
+    with media_errors(path), _opened(opened, file) as image:
+        width, height = image.size
+        if width * height > limits.max_pixels():
+            raise MediaError(too_large(path, width, height))
         return image_pixels(image, path)[None]
+
+
+def _opened(source: Any, file: File) -> Image.Image:
+    """Open an image with PIL. Raise ``MediaError`` if its first bytes show that it is something else."""
+    try:
+        return Image.open(source)
+    except Exception as error:
+        if reason := cause(file, image=True):
+            raise MediaError(f"{file}: {reason}") from error
+        raise
 
 
 def image_pixels(image: Image.Image, name: File) -> Tensor:

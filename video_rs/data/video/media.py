@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import av
-
+from video_rs.data import limits
 from video_rs.data.shards import TAR, Blob, File
-from video_rs.errors import LIMIT_ERRNOS, MachineError, MediaError, VideoRSError, first_line
+from video_rs.errors import LIMIT_ERRNOS, MachineError, MediaError, VideoRSError, first_line, is_out_of_memory
 
 IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
 VIDEO_EXTENSIONS = frozenset(
@@ -20,7 +20,9 @@ VIDEO_EXTENSIONS = frozenset(
     + [".gif", ".mjpeg", ".mjpg", ".h264", ".h265", ".hevc"]
 )
 
-TEXT_EXTENSIONS = (".txt", ".csv", ".tsv", ".json")
+TEXT_EXTENSIONS = (".txt", ".csv", ".tsv", ".json", ".nfo")
+UNFINISHED_EXTENSIONS = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".!qb", ".aria2")
+_SPARE_BYTES = 2**28  # memory that is short if it cannot be allocated
 
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
@@ -52,19 +54,26 @@ def require_file(path: File) -> None:
             raise MediaError(f"{path}: a shard, not a video; use {path}/NAME for a video in it")
         if str(path).lower().endswith(TEXT_EXTENSIONS):
             raise MediaError(f"{path}: a text file, not a video")
+        if str(path).lower().endswith(UNFINISHED_EXTENSIONS):
+            raise MediaError(f"{path}: an unfinished download; finish it, or rename the file if it is whole")
     if not (len(path.data) if isinstance(path, Blob) else os.path.getsize(path)):
         raise MediaError(f"{path}: the file is empty")
 
 
-@contextmanager
-def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -> Iterator[None]:
-    """Convert errors of a decoder into a ``MediaError`` that names the file, or a ``MachineError``.
+def too_large(path: File, width: int, height: int) -> str:
+    """Return the message about a frame of more pixels than the limit."""
+    return f"{path}: a frame has {width}x{height} pixels; raise data.max_pixels={limits.max_pixels()} to read it"
 
-    FFmpeg's "Cannot allocate memory" is a ``MediaError``: it is raised for damaged headers.
+
+@contextmanager
+def media_errors(path: File, action: str = "decoded") -> Iterator[None]:
+    """Convert errors of a decoder or library into a ``MediaError`` that names the file, or a ``MachineError``.
+
+    Damaged files raise errors of any type. A damaged header can ask for too much memory: that is a ``MediaError``,
+    unless memory is really short.
 
     Args:
         path: path of the file.
-        kinds: exceptions to convert in addition to FFmpeg's, ``OSError`` and ``ValueError``.
         action: the failed action, for the message.
     """
     try:
@@ -73,8 +82,19 @@ def media_errors(path: File, *kinds: type[Exception], action: str = "decoded") -
         raise
     except CallerError as error:
         raise error.__cause__ from None
-    except (av.FFmpegError, OSError, ValueError, *kinds) as error:
+    except Exception as error:
         number = getattr(error, "errno", None)
-        if number in LIMIT_ERRNOS and not (number == errno.ENOMEM and isinstance(error, av.FFmpegError)):
-            raise MachineError(f"{path}: {os.strerror(number)}: lower data.workers or raise the limit") from error
+        out_of_memory = number == errno.ENOMEM or is_out_of_memory(error)
+        if _memory_is_short() if out_of_memory else number in LIMIT_ERRNOS:
+            reason = os.strerror(errno.ENOMEM if out_of_memory else number)
+            raise MachineError(f"{path}: {reason}: lower data.workers or raise the limit") from error
         raise MediaError(f"{path}: cannot be {action} ({first_line(error)})") from error
+
+
+def _memory_is_short() -> bool:
+    """Return True if the process cannot get the memory of some large frames. Limits such as RLIMIT_AS count."""
+    try:
+        mmap.mmap(-1, _SPARE_BYTES).close()
+    except OSError:
+        return True
+    return False

@@ -14,15 +14,23 @@ from fractions import Fraction
 import av
 import av.filter
 import numpy as np
+from av.stream import Disposition
 
+from video_rs.data import limits
 from video_rs.data.shards import Blob, File, in_memory
-from video_rs.data.video.media import media_errors, require_file
-from video_rs.errors import MediaError
+from video_rs.data.video.contents import cause
+from video_rs.data.video.media import media_errors, require_file, too_large
+from video_rs.errors import MediaError, VideoRSError
 
 # For these formats, all decoders convert each 2 x 2 block independently if the height is even. For all other formats,
 # chroma is interpolated across blocks, differently in each decoder.
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: unknown to decord
+_PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+FORMATS = (  # no text, playlists, images, or formats that open other files or devices
+    "mov,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,gif,apng,ogg,rm,mxf,nut,dv,wtv,gxf,nsv,nuv,pva,ty,"
+    "m4v,h261,h263,h264,hevc,vvc,vc1,vc1test,obu,av1,ivf,dirac,cavsvideo,mjpeg,yuv4mpegpipe,dnxhd,live_flv,kux,amv"
+)
 RULES = 1  # version of the rules below; increment it when an index changes, to invalidate saved indexes
 
 
@@ -61,22 +69,45 @@ class StreamIndex:
 
 
 def open_container(path: File) -> av.container.InputContainer:
-    """Open a file with FFmpeg. Raise ``av.FFmpegError``."""
-    if isinstance(path, Blob):
-        return av.open(path.open())
-    return av.open(os.path.abspath(path))  # FFmpeg would treat a relative "10:30.mp4" as a URL
+    """Open a file with FFmpeg, if it is in one of the ``FORMATS``. Raise ``MediaError`` or ``av.FFmpegError``."""
+    # FFmpeg would treat a relative "10:30.mp4" as a URL
+    source = path.open() if isinstance(path, Blob) else os.path.abspath(path)
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(limits.max_pixels())}
+    try:
+        return av.open(source, options=options)
+    except VideoRSError:
+        raise
+    except Exception as error:
+        reason = cause(path)
+        if not reason and isinstance(error, av.ArgumentError):
+            reason = "not a video, or in a format that is not read"
+        if reason:
+            raise MediaError(f"{path}: {reason}") from error
+        raise
 
 
 def best_stream(container: av.container.InputContainer, path: File) -> av.VideoStream:
-    """Return the default video stream, as chosen by FFmpeg. Raise ``MediaError`` if there is none."""
-    if container.format.name == "tty":  # FFmpeg renders text files as ANSI art
-        raise MediaError(f"{path}: a text file, not a video")
+    """Return the default video stream, as chosen by FFmpeg, but no cover image or thumbnails.
+
+    Raises:
+        MediaError: there is none; its frames are larger than ``limits.max_pixels()``.
+    """
     stream = container.streams.best("video")
     if stream is None:
         raise MediaError(f"{path}: no video stream")
-    if stream.codec_context is None:
+    if stream.disposition & _PICTURE:
+        videos = [each for each in container.streams.video if not each.disposition & _PICTURE]
+        if not videos:
+            raise MediaError(f"{path}: no video stream, only a cover image")
+        stream = max(videos, key=lambda each: (bool(each.disposition & Disposition.default), -each.index))
+    context = stream.codec_context
+    if context is None:
         raise MediaError(f"{path}: FFmpeg has no decoder for its video stream")
-    stream.codec_context.thread_count = 1  # automatic slice threads can hang under load
+    limit = limits.max_pixels()
+    if context.width * context.height > limit:
+        raise MediaError(too_large(path, context.width, context.height))
+    context.options = {"max_pixels": str(2 * limit)}  # the decoder adds a margin to a frame
+    context.thread_count = 1  # automatic slice threads can hang under load
     return stream
 
 
@@ -85,7 +116,8 @@ def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
 
     The rotation is counter-clockwise in degrees, a multiple of 90.
     """
-    rotation = round(frame.rotation / 90) * 90
+    degrees = frame.rotation if abs(frame.rotation) <= 180 else 0  # a matrix of zeros has no rotation
+    rotation = round(degrees / 90) * 90
     return (rotation, frame.width, frame.height) if rotation % 180 else (rotation, frame.height, frame.width)
 
 
