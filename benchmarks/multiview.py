@@ -119,7 +119,7 @@ class Views:
 
     def _crops(self, path: str, decoder: str, clip: int) -> torch.Tensor:
         with open_video(path, decoder) as video:
-            indices = self.sampling.even_clips(video.num_frames, self.clips, video.fps)[clip]
+            indices = self.sampling.even_clips(video.num_frames, self.clips, video.times)[clip]
             return self.transform(video.read(indices, short_side=self.transform.short_side))
 
 

@@ -29,6 +29,7 @@ ROOMS = [
 ]
 ROOMS_OF_DATA = [
     ["tools", "loader", "watchdog", "video_dataset", "clip_datasets"],
+    ["segments"],
     ["sampler", "sources"],
     ["video"],
     ["transforms", "clips"],

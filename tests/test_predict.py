@@ -19,7 +19,7 @@ from video_rs import checkpoint
 from video_rs.cli import predict as cli
 from video_rs.cli.common import run
 from video_rs.data.clip_datasets import ViewDataset
-from video_rs.data.clips import TemporalSampling
+from video_rs.data.clips import TemporalSampling, Timeline
 from video_rs.data.loader import view_loader
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import ViewTransform
@@ -159,12 +159,13 @@ def test_windows_obey_the_temporal_sampling(tmp_path, video, data_config):
     st.floats(0.05, 20),
 )
 def test_clips_lie_in_their_windows_in_order(sampling, length, fps, every):
-    starts, span, clips = window_clips(sampling, length, fps, every)
+    starts, ends, clips = window_clips(sampling, Timeline(length, np.arange(length) / fps, fps), every)
+    starts, ends = np.rint(starts * fps), np.rint(ends * fps)
     assert clips.shape == (len(starts), sampling.num_frames) and clips.min() >= 0 and clips.max() < length
-    assert (clips[:, 0] >= starts).all() and (clips.max(1) < starts + span).all()
+    assert (clips[:, 0] >= starts).all() and (clips.max(1) < ends).all()
     assert all((clip >= clips[:number, :1]).all() for number, clip in enumerate(clips))  # what read_once relies on
-    if every * fps <= span:
-        assert starts[-1] + span >= length  # nothing of the video goes unseen
+    if every * fps <= (ends - starts).max():
+        assert ends[-1] == length  # nothing of the video goes unseen
 
 
 def test_frames_agree_with_their_file(weights, video):

@@ -20,9 +20,14 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+def evenly(length, rate):
+    """Return the times of frames at a constant rate; None for rate 0."""
+    return np.arange(length) / rate if rate else None
+
+
 @given(lengths, sizes, strides, seeds)
 def test_a_training_clip_lies_in_the_video_or_is_tiled(length, num_frames, stride, seed):
-    indices = TemporalSampling(num_frames, stride).random_clip(length, rng(seed), 30.0)
+    indices = TemporalSampling(num_frames, stride).random_clip(length, rng(seed), evenly(length, 30))
     assert indices.shape == (num_frames,) and indices.dtype == np.int64
     assert indices.min() >= 0 and indices.max() < length
     assert ((np.diff(indices) - stride) % length == 0).all()
@@ -34,7 +39,7 @@ def test_a_training_clip_lies_in_the_video_or_is_tiled(length, num_frames, strid
 @pytest.mark.parametrize(("length", "starts"), [(12, 5), (8, 1), (7, 7), (1, 1)])
 def test_training_starts_cover_all_places_and_no_other(length, starts, fps):
     drawn, sampling = rng(), TemporalSampling(num_frames=8, stride=1, fps=fps)
-    seen = [int(sampling.random_clip(length, drawn, 15)[0]) for _ in range(300 * starts)]
+    seen = [int(sampling.random_clip(length, drawn, evenly(length, 15))[0]) for _ in range(300 * starts)]
     assert set(seen) == set(range(starts))
     assert np.bincount(seen).min() > 0.7 * 300  # uniformly
 
@@ -62,31 +67,32 @@ def test_ten_views_of_a_kinetics_video():
 @given(lengths, sizes, strides, kinds, rates, rates, seeds, st.integers(1, 12))
 def test_clips_are_in_range_ascending_and_reproducible(length, num_frames, stride, kind, fps, source_fps, seed, clips):
     sampling = TemporalSampling(num_frames, stride, kind, fps)
-    drawn = sampling.random_clip(length, rng(seed), source_fps)
-    even = sampling.even_clips(length, clips, source_fps)
+    drawn = sampling.random_clip(length, rng(seed), evenly(length, source_fps))
+    even = sampling.even_clips(length, clips, evenly(length, source_fps))
     assert drawn.shape == (num_frames,) and even.shape == (clips, num_frames)
     assert drawn.dtype == even.dtype == np.int64
     tiled = kind == "dense" and (num_frames - 1) * sampling.step(source_fps) >= length
     for clip in [drawn, *even]:
         assert clip.min() >= 0 and clip.max() < length
         assert tiled or (np.diff(clip) >= 0).all()
-    assert np.array_equal(drawn, sampling.random_clip(length, rng(seed), source_fps))
+    assert np.array_equal(drawn, sampling.random_clip(length, rng(seed), evenly(length, source_fps)))
 
 
 @given(lengths, sizes, strides, st.sampled_from([7.5, 23.976, 25.0, 30000 / 1001]), seeds, st.integers(1, 12))
 def test_a_source_of_the_rate_asked_for_or_of_none_is_strided(length, num_frames, stride, fps, seed, clips):
     plain, timed = TemporalSampling(num_frames, stride), TemporalSampling(num_frames, stride, fps=fps)
-    drawn = timed.random_clip(length, rng(seed), fps)
+    drawn = timed.random_clip(length, rng(seed), evenly(length, fps))
     assert ((np.diff(drawn) - stride) % length == 0).all()
     assert np.array_equal(drawn, timed.random_clip(length, rng(seed)))
-    assert np.array_equal(timed.even_clips(length, clips, fps), plain.even_clips(length, clips))
+    assert np.array_equal(timed.even_clips(length, clips, evenly(length, fps)), plain.even_clips(length, clips))
     assert np.array_equal(timed.even_clips(length, clips), plain.even_clips(length, clips))
 
 
 def moments(sampling, source_fps, seconds, seed):
     """Return the times of the middles of the frames, in seconds: of a random clip and of three evenly spaced ones."""
     length = seconds * source_fps
-    clips = [sampling.random_clip(length, rng(seed), source_fps), *sampling.even_clips(length, 3, source_fps)]
+    times = evenly(length, source_fps)
+    clips = [sampling.random_clip(length, rng(seed), times), *sampling.even_clips(length, 3, times)]
     return (np.array(clips) + 0.5) / source_fps
 
 
@@ -112,7 +118,7 @@ def test_segments_of_any_rate_show_the_same_moments(num_frames, seed):
 @pytest.mark.parametrize(("source_fps", "fps"), [(30, 25), (25, 9), (24, 5), (59.94, 49.95), (25, 30)])
 def test_moments_that_begin_a_frame_are_in_it(source_fps, fps):
     """A time at the exact start of a frame is not rounded down to the frame before."""
-    clip = TemporalSampling(3000, 3, fps=fps).clip_at(0.0, 10**6, source_fps)
+    clip = TemporalSampling(3000, 3, fps=fps).clip_at(0.0, 10**6, evenly(10**6, source_fps))
     step = 3 * Fraction(str(source_fps)) / Fraction(str(fps))
     assert clip.tolist() == [int(k * step) for k in range(3000)]
 
@@ -125,7 +131,7 @@ def test_the_last_frame_of_a_clip_is_the_last_of_the_video_at_most():
     for length in (7, 8, 100, 10**6):
         for source_fps in (10, 15, 31.4):
             sampling = TemporalSampling(8, 1, fps=15)
-            clip = sampling.random_clip(length, Highest(), source_fps)
+            clip = sampling.random_clip(length, Highest(), evenly(length, source_fps))
             if length > 7 * sampling.step(source_fps):
                 assert clip[-1] == length - 1 and (np.diff(clip) >= 0).all()
         segments = TemporalSampling(8, kind="segments").random_clip(length, Highest())

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import SampleKey
+from video_rs.data.segments import FrameRange, frame_range
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import Box, TrainTransform, ViewTransform
 from video_rs.data.video.decode import Video, open_video
@@ -151,7 +152,8 @@ class ClipDataset(Dataset):
                 self.heartbeat(index)
                 with open_record(self.records, index, self.decoder) as video:
                     rng = keyed_rng(self.seed, "clip", *use, attempt)
-                    _, frames = read_random_clip(video, sampling, transform, rng, drawn, out=clips)
+                    frames = frame_range(video, self.records, index)
+                    _, numbers = read_random_clip(video, frames, sampling, transform, rng, drawn, out=clips)
             except MediaError as error:
                 self._unreadable[index] = _reason(error, path)
                 broken.append((path, self._unreadable[index]))
@@ -167,7 +169,7 @@ class ClipDataset(Dataset):
                 if finished is not clip:
                     clip.copy_(finished)
             rngs += drawn
-            return index, frames, broken
+            return index, numbers, broken
         self.heartbeat(-1)
         first = ": ".join(broken[0])
         raise UserError(
@@ -224,8 +226,8 @@ class ViewDataset(Dataset):
         self.heartbeat(index)
         try:
             with open_record(self.records, index, self.decoder) as video:
-                frames = self.sampling.even_clips(video.num_frames, self.clips, video.fps)
-                item |= {"views": clip_views(video.read, frames, self.transform), "frames": frames}
+                numbers = even_clips(frame_range(video, self.records, index), self.sampling, self.clips)
+                item |= {"views": clip_views(video.read, numbers, self.transform), "frames": numbers}
         except MediaError as error:
             item["error"] = _reason(error, path)
         self.heartbeat(-1)
@@ -237,8 +239,14 @@ def open_record(records: Records, index: int, decoder: str) -> Video:
     return open_video(records.file(index), decoder, records.stream_index(index), records.listed_frames(index))
 
 
+def even_clips(frames: FrameRange, sampling: TemporalSampling, clips: int) -> np.ndarray:
+    """Return the frame numbers of evenly spaced clips in a range of frames, int64 ``[clips, T]``."""
+    return frames.first + sampling.even_clips(frames.length, clips, frames.times)
+
+
 def read_random_clip(
     video: Video,
+    frames: FrameRange,
     sampling: TemporalSampling,
     transform: TrainTransform,
     clip_rng: np.random.Generator,
@@ -248,6 +256,7 @@ def read_random_clip(
     """Read a random clip of a video with one random crop per generator, without flip and augmentation.
 
     Args:
+        frames: the frames to draw the clip from.
         clip_rng: generator that draws the frames.
         crop_rngs: R generators, one per crop.
         out: uint8 ``[R, T, size, size, C]`` to write into.
@@ -259,8 +268,8 @@ def read_random_clip(
     def draw_boxes(height: int, width: int) -> list[Box]:
         return [transform.box(height, width, rng) for rng in crop_rngs]
 
-    frames = sampling.random_clip(video.num_frames, clip_rng, video.fps)
-    return video.read_crops(frames, draw_boxes, transform.size, filter=transform.filter, out=out), frames
+    numbers = frames.first + sampling.random_clip(frames.length, clip_rng, frames.times)
+    return video.read_crops(numbers, draw_boxes, transform.size, filter=transform.filter, out=out), numbers
 
 
 def clip_views(read: Callable[..., Tensor], indices: np.ndarray, transform: ViewTransform) -> Tensor:

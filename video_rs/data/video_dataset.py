@@ -11,7 +11,16 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from video_rs.data.clip_datasets import ClipDataset, ViewDataset, clip_views, open_record, read_random_clip, target
+from video_rs.data.clip_datasets import (
+    ClipDataset,
+    ViewDataset,
+    clip_views,
+    even_clips,
+    open_record,
+    read_random_clip,
+    target,
+)
+from video_rs.data.segments import frame_range
 from video_rs.data.sources.dataset_index import attach
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import LIST_SUFFIXES, SPLITS, load_splits
@@ -111,12 +120,13 @@ class VideoDataset(Dataset):
             raise IndexError(f"index {index} is out of range: the dataset has {len(self)} files") from None
         sampling, spatial = self.transform.sampling, self.transform.spatial
         with open_record(self.records, index, self.decoder) as video:
+            frames = frame_range(video, self.records, index)
             if self.transform.is_training:
                 rng = torch_seeded_rng()
-                crops, _ = read_random_clip(video, sampling, spatial, rng, [rng])
+                crops, _ = read_random_clip(video, frames, sampling, spatial, rng, [rng])
                 clip = spatial.finish(crops[0], rng)
             else:
-                clip = clip_views(video.read, sampling.even_clips(video.num_frames, 1, video.fps), spatial)[0]
+                clip = clip_views(video.read, even_clips(frames, sampling, 1), spatial)[0]
         return self.transform.normalize(clip), target(self.records, index)
 
     def training_samples(self, *, phases: Sequence[tuple[int, int]] = (), **options: Any) -> ClipDataset:

@@ -162,7 +162,8 @@ class Classifier:
 
         A window has the length of one clip of the network, or ``every_seconds`` if clips are sampled by segments. A
         window is added at the end if the last frames would not be covered. A video shorter than a clip is looped and
-        has one window. Times are frame numbers divided by the mean frame rate.
+        has one window. Times are those of the frames in the file, also if their rate varies. Consecutive windows that
+        have the same frames, while the picture is frozen, are computed once.
 
         Args:
             path: path of a video file. Folders of frames have no times.
@@ -177,16 +178,19 @@ class Classifier:
             raise MediaError(f"{path}: an image; windows need a video")
         data_config, group = self.data_config, max(1, self.views_per_forward // crops)
         with open_video(path) as video:
-            if not (fps := video.fps):
+            if not video.fps:
                 raise MediaError(f"{path}: has no frame rate, which windows need")
-            starts, span, clips = window_clips(TemporalSampling.of(data_config), video.num_frames, fps, every_seconds)
+            windows = window_clips(TemporalSampling.of(data_config), video.timeline, every_seconds)
+            is_new = np.append(True, (windows.clips[1:] != windows.clips[:-1]).any(axis=1))
+            clips, borders = windows.clips[is_new], np.append(np.flatnonzero(is_new), len(is_new))
             read = read_once(video, clips, data_config.short_side, data_config.filter)
-            for first in range(0, len(starts), group):
+            for first in range(0, len(clips), group):
                 part = clips[first : first + group]
                 probs = self._probs(clip_views(read, part, self._transform(crops)))
-                for start, row in zip(starts[first:], probs.unflatten(0, (len(part), crops)).mean(dim=1).numpy()):
-                    end = min(start + span, video.num_frames)
-                    yield Window(float(start / fps), float(end / fps), self._top(row, top_k))
+                for number, row in enumerate(probs.unflatten(0, (len(part), crops)).mean(dim=1).numpy(), first):
+                    for window in range(borders[number], borders[number + 1]):
+                        start, end = float(windows.starts[window]), float(windows.ends[window])
+                        yield Window(start, end, self._top(row, top_k))
 
     def _inputs(self, source: Any) -> list[Any] | None:
         """Return the entries of a list, or the files of a folder; None for a single input."""
@@ -210,15 +214,16 @@ class Classifier:
         if isinstance(source, (str, Path)):
             self._refuse_image(is_image(source), f"{source}:")
             with open_video(source) as video:
-                return clip_views(video.read, self._clips(video.num_frames, clips, video.fps), transform)
+                return clip_views(video.read, self._clips(video.num_frames, clips, video.times), transform)
         frames = frames_of(source, self.data_config.in_channels)
         name = "the PIL image" if isinstance(source, Image) else f"the array {list(frames.shape)}"
         self._refuse_image(frames.ndim == 3, name)
         frames = frames if frames.ndim == 4 else frames[None]
-        return clip_views(partial(_resized, frames), self._clips(len(frames), clips, fps), transform)
+        times = np.arange(len(frames)) / fps if fps else None
+        return clip_views(partial(_resized, frames), self._clips(len(frames), clips, times), transform)
 
-    def _clips(self, length: int, clips: int, fps: float) -> np.ndarray:
-        return TemporalSampling.of(self.data_config).even_clips(length, clips if length > 1 else 1, fps)
+    def _clips(self, length: int, clips: int, times: np.ndarray | None) -> np.ndarray:
+        return TemporalSampling.of(self.data_config).even_clips(length, clips if length > 1 else 1, times)
 
     def _transform(self, crops: int) -> ViewTransform:
         if crops not in (1, 3):

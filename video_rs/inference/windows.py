@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from video_rs.data.clips import TemporalSampling
+from video_rs.data.clips import ROUNDING, TemporalSampling, Timeline
 from video_rs.data.video.decode import Video
 from video_rs.errors import UserError
 
 
-def window_clips(
-    sampling: TemporalSampling, length: int, fps: float, every_seconds: float
-) -> tuple[np.ndarray, int, np.ndarray]:
-    """Return the windows over a video of `length` frames.
+class Windows(NamedTuple):
+    """K windows over a video: their starts and ends in seconds, and the frame numbers of their clips ``[K, T]``."""
 
-    Returns:
-        First frames ``[K]``, number of frames in a window, and frame numbers of the clips ``[K, T]``.
+    starts: np.ndarray
+    ends: np.ndarray
+    clips: np.ndarray
+
+
+def window_clips(sampling: TemporalSampling, timeline: Timeline, every_seconds: float) -> Windows:
+    """Return the windows over a video.
+
+    If the frames are evenly spaced, windows start at the frames that are nearest to the multiples of ``every_seconds``.
+    Otherwise they start at these times, with the frame that is shown then.
+
+    Args:
+        timeline: the times of the frames; its rate must be known.
+        every_seconds: time between the starts of consecutive windows, above 0.
     """
-    step = every_seconds * fps
+    length, step = timeline.length, every_seconds * timeline.rate
+    if timeline.starts is not None:
+        return _uneven_windows(sampling, timeline, step)
     if sampling.kind == "segments":
         span = min(length, max(1, round(step)))
         starts = window_starts(length, span, step)
-        return starts, span, starts[:, None] + sampling.even_clips(span, 1)
-    span = sampling.span(fps)
-    starts = window_starts(length, span, step)
-    return starts, span, sampling.clip_at(starts, length, fps)
+        clips = starts[:, None] + sampling.even_clips(span, 1)
+    else:
+        span = sampling.span(timeline.rate)
+        starts = window_starts(length, span, step)
+        clips = sampling.clip_at(starts, length, timeline.times)
+    return Windows(starts / timeline.rate, np.minimum(starts + span, length) / timeline.rate, clips)
+
+
+def _uneven_windows(sampling: TemporalSampling, timeline: Timeline, step: float) -> Windows:
+    """Return the windows over a video whose frames are not evenly spaced, `step` places apart."""
+    length, edges = timeline.length, np.append(timeline.starts, timeline.length)
+    by_frames = sampling.kind == "dense" and not sampling.fps
+    span = step if sampling.kind == "segments" else sampling.num_frames * sampling.step(timeline.rate)
+    last = edges[max(0, length - int(span))] if by_frames else max(0.0, length - span)
+    starts = _places(last, span, step, timeline.interval)
+    firsts = timeline.frames_at(starts)
+    ends = edges[np.minimum(firsts + int(span), length)] if by_frames else np.minimum(starts + span, length)
+    if sampling.kind == "segments":
+        counts = np.maximum(timeline.frames_at(ends - 2 * ROUNDING) + 1 - firsts, 1)
+        clips = np.stack([first + sampling.even_clips(count, 1)[0] for first, count in zip(firsts, counts)])
+    else:
+        clips = sampling.clip_at(firsts if by_frames else starts, length, timeline.times)
+    return Windows(starts / timeline.rate, ends / timeline.rate, clips)
 
 
 def window_starts(length: int, span: int, step: float) -> np.ndarray:
@@ -42,15 +73,18 @@ def window_starts(length: int, span: int, step: float) -> np.ndarray:
 
     Returns:
         Ascending int64, at least one: multiples of ``step`` for which the window is inside the video. If windows
-            overlap
-        or are adjacent, a last window is aligned to the end of the video.
+        overlap or are adjacent, a last window is aligned to the end of the video.
     """
+    return np.unique(np.rint(_places(max(0, length - span), span, step, 1.0)).astype(np.int64))
+
+
+def _places(last: float, span: float, step: float, shortest: float) -> np.ndarray:
+    """Return the multiples of ``step``, at least ``shortest``, up to `last`; with `last` if windows leave no gap."""
     if not step > 0:
         raise UserError(f"the time between windows must be above 0, got {step:g} frames")
-    last, step = max(0, length - span), max(1.0, step)
-    starts = np.unique(np.rint(np.arange(int(last / step) + 1) * step).astype(np.int64))
-    starts = starts[starts <= last]
-    return np.append(starts, last) if step <= span and starts[-1] < last else starts
+    step = max(step, shortest)
+    places = np.arange(int(last / step) + 1) * step
+    return np.append(places, last) if step <= span and places[-1] < last else places
 
 
 def read_once(video: Video, clips: np.ndarray, short_side: int, filter: str) -> Callable[..., Tensor]:

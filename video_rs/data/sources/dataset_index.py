@@ -58,8 +58,9 @@ class VideoIndex:
         keys = np.cumsum(self.gaps[start : self.ends[number]], dtype=np.int64)
         pts = _even_pts(int(row["first"]), float(row["step"]), int(row["num_frames"]))
         keyframes = [Keyframe(pts[key].item()) for key in keys]
-        codec, problem = self.words[row["codec"]], self.words[row["problem"]]
-        return StreamIndex(codec, pts, keyframes, problem, int(row["frame_bytes"]), float(row["fps"]))
+        codec, problem, fps = self.words[row["codec"]], self.words[row["problem"]], float(row["fps"])
+        times = (pts - pts[0]) / (row["step"] * fps) if len(pts) > 1 else np.zeros(1)  # step * fps units a second
+        return StreamIndex(codec, pts, keyframes, problem, int(row["frame_bytes"]), fps, times)
 
     def save(self, file: Path) -> None:
         """Write the index to a file atomically."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from video_rs.data.clips import Timeline
 from video_rs.data.shards import File, in_memory
 from video_rs.data.transforms.crops import Box, resize, short_side_size
 from video_rs.data.video.decord import DecordReader
@@ -56,6 +57,7 @@ class FrameReader(Protocol):
 
     num_frames: int
     fps: float
+    times: np.ndarray | None
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
         """Yield the frames at `indices` in pieces, uint8 ``[n, h, w, 3]``.
@@ -78,12 +80,25 @@ class Video(AbstractContextManager):
         path: path of the file.
         num_frames: number of frames that can be read.
         fps: mean frames per second; 0 if unknown, as for an image.
+        times: the times at which the frames are shown, float64 ``[num_frames]`` seconds, ascending from 0; None if
+            unknown, as for an image. Evenly spaced if the timestamps of the file are wrong, see
+            :func:`video_rs.data.video.times.frame_times`.
         backend: "decord", "pyav" or "pil".
     """
 
     def __init__(self, path: File, backend: str, reader: FrameReader, fallback: Callable | None = None) -> None:
         self.path, self.backend, self._reader, self._fallback = path, backend, reader, fallback
-        self.num_frames, self.fps = reader.num_frames, reader.fps
+        self.num_frames, self.fps, self.times = reader.num_frames, reader.fps, reader.times
+
+    @property
+    def duration(self) -> float:
+        """The duration in seconds, with the median interval for the last frame; 0 if unknown."""
+        return self.timeline.duration
+
+    @property
+    def timeline(self) -> Timeline:
+        """The times of the frames, for sampling clips."""
+        return Timeline(self.num_frames, self.times, self.fps)
 
     def read(
         self,
@@ -288,8 +303,7 @@ def probe(path: File) -> VideoInfo:
     """
     with open_video(path) as video, media_errors(path):
         codec, rotation, height, width = video._reader.first_frame()
-        duration = video.num_frames / video.fps if video.fps else 0.0
-        return VideoInfo(video.num_frames, video.fps, height, width, duration, codec, rotation)
+        return VideoInfo(video.num_frames, video.fps, height, width, video.duration, codec, rotation)
 
 
 def _bounding_box(boxes: Sequence[Box]) -> Box:

@@ -54,7 +54,7 @@ class DecordReader:
             raise Unsuitable
         self._path = path if isinstance(path, Blob) else os.path.abspath(path)  # for decord "10:30.mp4" is a URL
         self._reader = self._open()
-        self.num_frames, self.fps = len(self._reader), index.fps
+        self.num_frames, self.fps, self.times = len(self._reader), index.fps, index.times
         self._chunk = max(1, CHUNK_BYTES // max(1, index.frame_bytes))
         if self.num_frames != index.num_frames:
             raise Unsuitable

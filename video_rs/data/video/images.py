@@ -74,7 +74,7 @@ class ImageReader:
     """
 
     def __init__(self, paths: Sequence[File]) -> None:
-        self.paths, self.num_frames, self.fps = paths, len(paths), 0.0
+        self.paths, self.num_frames, self.fps, self.times = paths, len(paths), 0.0, None
         self._size: tuple[int, int] | None = None  # size of the first frame that was read
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:

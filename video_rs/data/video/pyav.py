@@ -27,6 +27,7 @@ from video_rs.data.video.stream_index import (
     open_container,
     upright_shape,
 )
+from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError
 
 PIECE_BYTES = 16 * 2**20  # maximum size of the frames decoded at a time, before they are resized
@@ -49,12 +50,20 @@ class PyAVReader:
         try:
             self._set_up()
             self.index = index or index_stream(self._container, path)
-            self.num_frames, self.fps = self.index.num_frames or sum(1 for _ in self._decoded()), self.index.fps
-            if not self.num_frames:
-                raise MediaError(f"{path}: no frame can be decoded")
+            self.num_frames, self.fps, self.times = self.index.num_frames, self.index.fps, self.index.times
+            if self.index.pts is None:
+                self._count()
         except BaseException:
             self.close()  # PyAV's objects form a cycle, so the file would stay open until a garbage collection
             raise
+
+    def _count(self) -> None:
+        """Decode all frames to find their number and their times."""
+        pts = [frame.pts for frame in self._decoded()]
+        if not pts:
+            raise MediaError(f"{self.path}: no frame can be decoded")
+        self.num_frames = len(pts)
+        self.times, self.fps = frame_times(pts, self.stream.time_base, self.index.fps)
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
         convert, piece, filled, left = None, None, 0, len(indices)

@@ -20,6 +20,7 @@ from video_rs.data import limits
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.contents import cause
 from video_rs.data.video.media import media_errors, require_file, too_large
+from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError, VideoRSError
 
 # For these formats, all decoders convert each 2 x 2 block independently if the height is even. For all other formats,
@@ -31,7 +32,7 @@ FORMATS = (  # no text, playlists, images, or formats that open other files or d
     "mov,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,gif,apng,ogg,rm,mxf,nut,dv,wtv,gxf,nsv,nuv,pva,ty,"
     "m4v,h261,h263,h264,hevc,vvc,vc1,vc1test,obu,av1,ivf,dirac,cavsvideo,mjpeg,yuv4mpegpipe,dnxhd,live_flv,kux,amv"
 )
-RULES = 1  # version of the rules below; increment it when an index changes, to invalidate saved indexes
+RULES = 2  # version of the rules below; increment it when an index changes, to invalidate saved indexes
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class StreamIndex:
         decord_problem: the reason why decord would return wrong frames, or "".
         frame_bytes: size of a decoded RGB frame.
         fps: mean frames per second; 0 if unknown.
+        times: times of the shown frames in seconds, see ``times.frame_times``; None without `pts`.
         num_frames: number of shown frames; 0 if unknown without decoding.
     """
 
@@ -62,6 +64,7 @@ class StreamIndex:
     decord_problem: str = ""
     frame_bytes: int = 0
     fps: float = 0.0
+    times: np.ndarray | None = None
 
     @property
     def num_frames(self) -> int:
@@ -197,8 +200,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         return unreliable
     if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
         return unreliable
-    if len(shown) > 1:
-        rate = float((len(shown) - 1) / (int(shown[-1] - shown[0]) * Fraction(stream.time_base)))
+    seconds, rate = frame_times(shown, stream.time_base, rate)
     keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
     indexed_keyframes = sum(entry.is_keyframe for entry in stream.index_entries)
     decord_problems = {
@@ -215,4 +217,4 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         "several video streams": len(container.streams.video) > 1,  # decord may choose another one
     }
     problem = next((problem for problem, is_true in decord_problems.items() if is_true), "")
-    return StreamIndex(codec, shown, keyframes, problem, 3 * context.width * context.height, rate)
+    return StreamIndex(codec, shown, keyframes, problem, 3 * context.width * context.height, rate, seconds)

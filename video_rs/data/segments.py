@@ -1,0 +1,47 @@
+"""The frames of a record: those of its file, or of its segment of the file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from video_rs.data.clips import ROUNDING
+from video_rs.data.sources.records import Records
+from video_rs.data.video.decode import Video
+from video_rs.errors import MediaError
+
+
+class FrameRange(NamedTuple):
+    """Consecutive frames of a video.
+
+    Attributes:
+        first: number of the first frame.
+        length: number of frames, at least 1.
+        times: the times of the frames in seconds, ascending from 0; None if unknown.
+    """
+
+    first: int
+    length: int
+    times: np.ndarray | None
+
+
+def frame_range(video: Video, records: Records, index: int) -> FrameRange:
+    """Return the frames of a record: all, or with a segment those whose time is in ``[start, end)``.
+
+    A segment that begins and ends within one frame has that frame.
+
+    Raises:
+        MediaError: the segment is outside of the video, or the video has no times.
+    """
+    start, end = (0.0, 0.0) if records.segments is None else records.segments[index].tolist()
+    if not start and not end:
+        return FrameRange(0, video.num_frames, video.times)
+    if video.times is None:
+        raise MediaError(f"{video.path}: has no times, which a segment needs")
+    if start >= video.duration - ROUNDING:
+        raise MediaError(f"{video.path}: a segment starts at {start:g} s, but the video ends at {video.duration:g} s")
+    stop = np.searchsorted(video.times, end - ROUNDING) if end else video.num_frames
+    first = min(np.searchsorted(video.times, start - ROUNDING), max(stop, 1) - 1)
+    times = video.times[first : max(stop, 1)]
+    return FrameRange(int(first), len(times), times - times[0])

@@ -1,0 +1,39 @@
+"""The times of the frames of a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+MAX_INTERVAL = 24 * 3600.0  # seconds; a longer one is a wrong timestamp
+
+
+def frame_times(
+    pts: Sequence[int | None], time_base: Fraction | None, header_rate: float = 0.0
+) -> tuple[np.ndarray | None, float]:
+    """Return the times of frames, and their mean rate.
+
+    Frames are taken for evenly spaced if a timestamp is missing, is not after the one before, or is more than a day
+    after it. Their interval is the median of the valid intervals, or that of the header if there are none.
+
+    Args:
+        pts: timestamps of the frames in presentation order, at least one; None for a frame without one.
+        time_base: the unit of the timestamps in seconds.
+        header_rate: frames per second according to the header; 0 if unknown.
+
+    Returns:
+        float64 ``[N]`` seconds, strictly ascending from 0, and frames per second; None and 0 if both are unknown.
+    """
+    first, unit = next((time for time in pts if time is not None), 0), time_base or Fraction(0)
+    offsets = np.array([np.nan if time is None else int(time) - int(first) for time in pts], np.float64)
+    seconds = offsets * unit.numerator / unit.denominator  # equal for equal times in another unit
+    intervals = np.diff(seconds)
+    valid = (intervals > 0) & (intervals <= MAX_INTERVAL)
+    if len(pts) > 1 and valid.all():
+        return seconds, float((len(pts) - 1) / (int(pts[-1] - first) * unit))
+    interval = float(np.median(intervals[valid])) if valid.any() else 1 / header_rate if header_rate else 0.0
+    if len(pts) == 1:
+        return np.zeros(1), header_rate
+    return (np.arange(len(pts)) * interval, 1 / interval) if interval else (None, 0.0)
