@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{folder} cannot be made ({error.strerror}); {hint}") from None
     workers = max(1, loader_workers(config.data.workers))
     for split, records in splits.items():
-        found = index_videos(records, workers, partial(progress, desc=split, unit="files"))
+        show = partial(progress, desc=split, unit="files")
+        found = index_videos(records, workers, config.data.timeout, show)
         found.index.save(files[split])
         indexed = int((found.index.rows["bytes"] > 0).sum())
         print(f"{split}: {len(found.index)} files, {indexed} of them in the index {files[split]}")

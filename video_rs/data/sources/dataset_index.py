@@ -68,6 +68,30 @@ class VideoIndex:
             np.savez(handle, rows=self.rows, gaps=self.gaps, ends=self.ends, words=np.array(self.words))
 
 
+class IndexBuilder:
+    """Collect the stream indexes of `count` files, in any order."""
+
+    def __init__(self, count: int) -> None:
+        self._rows, self._words = np.zeros(count, ROW), {"": 0}
+        self._gaps: dict[int, np.ndarray] = {}
+
+    def add(self, number: int, version: Version, index: StreamIndex) -> None:
+        """Add one file. It has no effect for a file that must be scanned when it is opened."""
+        packed = _pack_file(version, index)
+        if packed and len(self._words) < 255:
+            values, self._gaps[number] = packed
+            words = (self._words.setdefault(word, len(self._words)) for word in (index.codec, index.decord_problem))
+            self._rows[number] = *values, *words
+
+    def build(self) -> VideoIndex:
+        """Return the index of all files."""
+        numbers, lengths = sorted(self._gaps), np.zeros(len(self._rows), np.int64)
+        for number in numbers:
+            lengths[number] = len(self._gaps[number])
+        gaps = np.concatenate([np.zeros(0, np.uint16), *map(self._gaps.get, numbers)])
+        return VideoIndex(self._rows, gaps, np.cumsum(lengths), tuple(self._words))
+
+
 def pack(indexes: Iterable[tuple[Version, StreamIndex | None]], count: int) -> VideoIndex:
     """Build the index of `count` files.
 
@@ -75,18 +99,11 @@ def pack(indexes: Iterable[tuple[Version, StreamIndex | None]], count: int) -> V
         indexes: version and stream index of each file; None for a file that cannot be read.
         count: number of files.
     """
-    rows, ends = np.zeros(count, ROW), np.zeros(count, np.int64)
-    gaps, words, end = [np.zeros(0, np.uint16)], {"": 0}, 0
+    builder = IndexBuilder(count)
     for number, (version, index) in enumerate(indexes):
-        packed = index and _pack_file(version, index)
-        if packed and len(words) < 255:
-            values, file_gaps = packed
-            codec, problem = (words.setdefault(word, len(words)) for word in (index.codec, index.decord_problem))
-            rows[number] = *values, codec, problem
-            gaps.append(file_gaps)
-            end += len(file_gaps)
-        ends[number] = end
-    return VideoIndex(rows, np.concatenate(gaps), ends, tuple(words))
+        if index:
+            builder.add(number, version, index)
+    return builder.build()
 
 
 def load(file: Path) -> VideoIndex:

@@ -1,13 +1,13 @@
 """Index the videos of a dataset. Training then does not read all packets of a file for each clip."""
 
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from video_rs.data.sources.dataset_index import Version, VideoIndex, index_video, pack
+from video_rs.data.sources.dataset_index import IndexBuilder, Version, VideoIndex, index_video
 from video_rs.data.sources.records import Records
-from video_rs.data.tools.pool import Progress, map_in_processes, no_progress
+from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.stream_index import StreamIndex
 
 
@@ -28,26 +28,38 @@ class IndexedVideos:
     problems: list[str]
 
 
-def index_videos(records: Records, workers: int = 1, progress: Progress = no_progress) -> IndexedVideos:
+def index_videos(
+    records: Records, workers: int = 1, timeout: float = 0.0, progress: Progress = no_progress
+) -> IndexedVideos:
     """Read the packets of all videos of a split.
 
     Args:
         records: records of video files.
         workers: number of processes.
+        timeout: maximum seconds for one file, after which it counts as one that cannot be opened; 0 for no limit.
         progress: called with the results and their number; returns an iterator that displays the progress.
+
+    Raises:
+        MachineError: a process was killed.
     """
-    decoders, lengths, problems = Counter(), [], []
+    decoders, lengths, problems = Counter(), [], {}
     missing = "" if find_spec("decord") else "decord is not installed"
-    paths = [records.path(number) for number in range(len(records))]
-
-    def indexes() -> Iterator[tuple[Version, StreamIndex | None]]:
-        for version, index, problem in progress(map_in_processes(index_video, paths, workers), len(paths)):
+    files, builder = enumerate(map(records.path, range(len(records)))), IndexBuilder(len(records))
+    with closing(watched_calls(_index, files, min(workers, len(records)), timeout, lambda item: item[1])) as results:
+        for (number, path), result in progress(results, len(records)):
+            if isinstance(result, Lost):
+                problems[number] = f"{path}: {result.reason}"
+                continue
+            version, index, problem = result
             if index is None:
-                problems.append(problem)
-            else:
-                reason = index.decord_problem or missing
-                decoders[f"PyAV ({reason})" if reason else "decord"] += 1
-                lengths.append(index.num_frames)
-            yield version, index
+                problems[number] = problem
+                continue
+            reason = index.decord_problem or missing
+            decoders[f"PyAV ({reason})" if reason else "decord"] += 1
+            lengths.append(index.num_frames)
+            builder.add(number, version, index)
+    return IndexedVideos(builder.build(), decoders, lengths, [problems[number] for number in sorted(problems)])
 
-    return IndexedVideos(pack(indexes(), len(paths)), decoders, lengths, problems)
+
+def _index(item: tuple[int, str], beat: Beat) -> tuple[Version, StreamIndex | None, str]:
+    return index_video(item[1])

@@ -1,0 +1,60 @@
+"""Identify a video by its packets, whatever its name, container, metadata and sound are."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+from video_rs.data.shards import File
+from video_rs.data.video.media import media_errors
+from video_rs.data.video.stream_index import best_stream, open_container
+
+# For these codecs: position in the header of the byte whose last two bits are the size of a unit's length minus one, in
+# mp4 and Matroska; and a function that is True for the first byte of a unit that is a part of a picture.
+_UNITS = {
+    "h264": (4, lambda first: 1 <= first % 32 <= 5),
+    "hevc": (21, lambda first: first // 2 % 64 < 32),
+}
+
+
+def packet_digest(file: File, beat: Callable[[], None] = lambda: None) -> int:
+    """Return 64 bits of a digest of the packets of the best video stream; 0 if it has none.
+
+    The digest is the same in every container: H.264 and H.265 have other separators and headers in MPEG-TS and AVI than
+    in mp4 and Matroska, so only the pictures count.
+
+    Raises:
+        MediaError: the packets cannot be read.
+    """
+    digest, size = hashlib.sha1(), 0
+    with media_errors(file), open_container(file) as container:
+        stream = best_stream(container, file)
+        codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
+        digest.update(codec.encode())
+        for packet in container.demux(stream):
+            for part in _pictures(bytes(packet), codec, extradata):
+                digest.update(part)
+                size += len(part)
+            beat()
+    return int.from_bytes(digest.digest()[:8], "little") if size else 0
+
+
+def _pictures(packet: bytes, codec: str, extradata: bytes) -> Iterator[bytes]:
+    """Yield the parts of a packet that do not depend on the container."""
+    if codec not in _UNITS:
+        yield packet
+        return
+    place, is_picture = _UNITS[codec]
+    for unit in _units(packet, extradata[place] % 4 + 1 if extradata[:1] == b"\1" and len(extradata) > place else 0):
+        if unit and is_picture(unit[0]):
+            yield unit.rstrip(b"\0")
+
+
+def _units(packet: bytes, length: int) -> Iterator[bytes]:
+    """Yield the units of a packet, each after its size in `length` bytes; or after a start code, if it is 0."""
+    if not length:
+        yield from packet.split(b"\0\0\1")[1:]
+        return
+    at = 0
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + length], "big")
+        yield packet[at + length : at + length + size]
+        at += length + size
