@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 
 from video_rs.data.tools.pool import Lost, watched_calls
+from video_rs.errors import MachineError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+SIGNALS = {name: signal.Signals[f"SIG{name}"] for name in ("SEGV", "ABRT", "FPE", "ILL", "KILL", "BUS")}
+
+
 def sometimes(item, beat):
+    if item in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[item])
     if item == "hang":
         time.sleep(60)
     if item == "die":
@@ -29,11 +35,19 @@ def sometimes(item, beat):
 
 def test_a_call_that_hangs_or_dies_is_lost_alone():
     start = time.monotonic()
-    done = dict(watched_calls(sometimes, ["a", "hang", "slow", "die", "b"], 2, 1.0))
+    done = dict(watched_calls(sometimes, ["a", "hang", "slow", "die", "SEGV", "ABRT", "FPE", "ILL", "b"], 2, 1.0))
     assert done["a"] == "A" and done["b"] == "B" and done["slow"] == "SLOW"  # slow, with heartbeats
     assert isinstance(done["hang"], Lost) and "no progress for 1 s" in done["hang"].reason
     assert isinstance(done["die"], Lost) and "exit code 7" in done["die"].reason
+    for crash in ("SEGV", "ABRT", "FPE", "ILL"):
+        assert done[crash] == Lost(f"its process crashed (SIG{crash})")
     assert time.monotonic() - start < 40
+
+
+@pytest.mark.parametrize(("name", "cause"), [("KILL", "a lack of memory"), ("BUS", "/dev/shm")])
+def test_a_process_that_the_machine_kills_is_no_fault_of_the_file(name, cause):
+    with pytest.raises(MachineError, match=f"^{name}: its process was killed .SIG{name}., perhaps for .*{cause}"):
+        list(watched_calls(sometimes, [name], 1, 1.0))
 
 
 def test_what_a_call_raises_tells_where():

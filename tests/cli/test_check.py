@@ -6,7 +6,10 @@ import os
 import shutil
 import signal
 
+import av
+import numpy as np
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
 from tests import corpus
 from tests.cli.processes import group, reader, start, wait_for
@@ -79,6 +82,103 @@ def test_problems_are_named_and_grave_ones_are_an_error(dataset, check, make_vid
     assert again["problems"] == "leak;label conflict"
 
 
+def copy_with(target, source, sound=False, **metadata):
+    """Copy the video packets into another container, with a title and perhaps a sound."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        made.metadata.update(metadata)
+        stream = made.add_stream_from_template(given.streams.video[0])
+        if sound:
+            audio = made.add_stream("aac", rate=48000)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate = 48000
+            made.mux(audio.encode(frame))
+            made.mux(audio.encode())
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+
+
+@pytest.mark.parametrize("kind", ["mkv", "ts", "title", "sound", "name", "symbolic link", "hard link"])
+def test_a_video_in_two_splits_is_named_whatever_its_container_metadata_and_sound(kind, dataset, check, tmp_path):
+    source, target = dataset / "train/a/0.mp4", dataset / f"val/b/COPY.{kind if len(kind) < 4 else 'mp4'}"
+    match kind:
+        case "symbolic link":
+            target.symlink_to(source)
+        case "hard link":
+            os.link(source, target)
+        case "name":
+            shutil.copy(source, target)
+        case _:
+            copy_with(target, source, kind == "sound", title=kind)
+    code, _, stderr = check(dataset, tmp_path / "out")
+    assert code == 2 and f"1 x leak, 1 x label conflict); {target} in val and {source} in train; see " in stderr
+    (leak,) = (row for row in rows(tmp_path / "out/problems.csv") if row["kind"] == "leak")
+    assert leak["path"] == str(target) and leak["detail"].endswith(f"as {source} in train")
+
+
+def test_images_and_folders_of_frames_in_two_splits_are_named(check, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for root, inner in ((tmp_path / "images", "{}.png"), (tmp_path / "frames", "{}/img_{:05d}.jpg")):
+        for place in ("train/a/0", "train/b/0", "val/a/0", "val/b/0"):
+            for frame in range(1 if inner == "{}.png" else 5):
+                file = root / inner.format(place, frame + 1)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file)
+    info = PngInfo()
+    info.add_text("Title", "another")
+    Image.open(tmp_path / "images/train/a/0.png").save(tmp_path / "images/val/b/1.png", pnginfo=info)
+    shutil.copytree(tmp_path / "frames/train/a/0", tmp_path / "frames/val/b/1")
+    for frame in (tmp_path / "frames/val/b/1").iterdir():
+        frame.rename(frame.with_name(frame.name.replace("img_0", "frame_")))
+    for kind, end, setting in (("images", ".png", "data.num_frames=1"), ("frames", "", "data.frame_folders=true")):
+        root = tmp_path / kind
+        code, _, stderr = check(root, tmp_path / "out", setting)
+        assert code == 2 and f"; {root}/val/b/1{end} in val and {root}/train/a/0{end} in train; see " in stderr
+
+
+def test_segments_of_one_video_in_two_splits_are_a_leak(dataset, check, tmp_path):
+    """In one split they are no duplicates unless they overlap for most of their time."""
+    header = "path,label,start,end"
+    train = ["train/a/0.mp4,a,0,0.2", "train/a/0.mp4,b,0.2,0.4", "train/a/1.mp4,a,0,0.24", "train/a/1.mp4,a,0,0.2"]
+    for name, lines in (("train", [*train, "train/b/0.mp4,b,,"]), ("val", ["train/a/0.mp4,a,0.4,", "val/b/0.mp4,b,,"])):
+        (dataset / f"{name}.csv").write_text("\n".join([header, *lines]))
+    code, stdout, stderr = check(
+        dataset, tmp_path / "out", f"data.train={dataset}/train.csv", f"data.val={dataset}/val.csv"
+    )
+    file = f"{dataset}/train/a/0.mp4"
+    assert code == 2 and f"(1 x leak); {file} in val and {file} in train; see " in stderr, stderr
+    assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv") if row["kind"] != "short"] == [
+        (file, "leak", f"another segment of {file} in train"),
+        (f"{dataset}/train/a/1.mp4", "duplicate", f"another segment of {dataset}/train/a/1.mp4"),
+    ]
+
+
+def test_class_names_that_look_alike_are_listed(make_video, check, tmp_path):
+    for n, name in enumerate(("jump rope", "jump_rope", "run", "Run ", "walk", "1", "1.1", "11")):
+        for s, split in enumerate(("train", "val")):
+            make_video(tmp_path / "data" / split / name / "0.mp4", 8, first_number=1000 * s + 50 * n)
+    code, stdout, stderr = check(tmp_path / "data", tmp_path / "out")
+    assert code == 0, stderr
+    assert "class names that look alike: 2 (" in stdout
+    pairs = json.loads((tmp_path / "out/summary.json").read_text())["similar_class_names"]
+    assert sorted(map(sorted, pairs)) == [["Run ", "run"], ["jump rope", "jump_rope"]]
+
+
+def test_odd_names_are_written_to_tables_and_plots(make_video, check, tmp_path):
+    names = ("\U0001f600 smile", 'say "hi", $x$ $', "two\nlines", "\u202eright to left", "tab\there")
+    for n, name in enumerate(names):
+        for s, split in enumerate(("train", "val")):
+            make_video(tmp_path / "data" / split / name / f"{name}.mp4", 8, first_number=1000 * s + 50 * n)
+    shutil.copy(tmp_path / "data/train" / names[2] / f"{names[2]}.mp4", tmp_path / "data/val" / names[3] / "0.mp4")
+    code, stdout, stderr = check(tmp_path / "data", tmp_path / "out")
+    assert code == 2 and stderr.count("\n") == 1 and "1 x leak" in stderr, stderr
+    assert {row["label"] for row in rows(tmp_path / "out/files.csv")} == set(names)
+    assert (tmp_path / "out/check.png").exists()
+
+
 def test_a_class_without_training_files_and_lists_of_several_labels(dataset, check, make_video, tmp_path):
     make_video(dataset / "train/b/0.mp4", 3, first_number=500)  # short, but usable for training
     (dataset / "train.csv").write_text("train/a/0.mp4,a\ntrain/a/1.mp4,b;a\ntrain/b/0.mp4,\n")
@@ -108,7 +208,8 @@ def test_sources_that_lists_name(dataset, check, tmp_path):
         lines = [f"{split}/a/{clip.format(len(split))},a,{split}", f"{split}/a/1.mp4,a,one", f"{split}/b/0.mp4,b,"]
         (dataset / f"{split}.csv").write_text("\n".join(["path,label,source", *lines]))
     code, stdout, stderr = check(dataset, tmp_path / "out")
-    assert code == 0 and "leak: 1" in stdout, stderr
+    assert code == 2 and "leak: 1" in stdout, stderr
+    assert f"{dataset}/val/a/1.mp4 in val and {dataset}/train/a/1.mp4 in train;" in stderr
     assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv")] == [
         (f"{dataset}/val/a/1.mp4", "leak", f"same source video as {dataset}/train/a/1.mp4 in train")
     ]
@@ -137,15 +238,25 @@ def begin(root, out):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_loses_its_file_alone(endless, tmp_path):
+def test_a_process_that_crashes_loses_its_file_alone(endless, tmp_path):
     process, reading = begin(endless, tmp_path / "out")
-    os.kill(reading, signal.SIGKILL)
+    os.kill(reading, signal.SIGSEGV)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and stderr.count("\n") == 1 and "1 x broken" in stderr, stderr
     assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv") if row["kind"] == "broken"] == [
-        (f"{endless}/train/a/long.mkv", "broken", "the process that read the file died (exit code -9)")
+        (f"{endless}/train/a/long.mkv", "broken", "its process crashed (SIGSEGV)")
     ]
     assert "check: 5/5 files" in stdout and len(rows(tmp_path / "out/files.csv")) == 5
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_the_machines_fault(endless, tmp_path):
+    process, reading = begin(endless, tmp_path / "out")
+    os.kill(reading, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 3 and stderr.count("\n") == 1, stderr
+    assert f"{endless}/train/a/long.mkv: its process was killed (SIGKILL), perhaps for a lack of memory" in stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow

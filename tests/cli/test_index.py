@@ -1,13 +1,21 @@
 """``tools/index_dataset.py``: its output, and its use by other commands."""
 
+import os
+import signal
+import time
+
 import pytest
 
 from tests.integration.conftest import tool
+from video_rs.data.sources.dataset_index import index_video
 from video_rs.data.sources.records import Records
 from video_rs.data.tools import index
-from video_rs.errors import UserError
+from video_rs.errors import MachineError, UserError
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
+
+
+HANGS = "no progress for 2 s; the decoder or the storage hangs"
 
 
 @pytest.fixture
@@ -67,6 +75,26 @@ def test_without_decord_no_file_is_for_decord(make_video, tmp_path, monkeypatch)
     monkeypatch.setattr(index, "find_spec", lambda name: None)
     records = Records([str(make_video(tmp_path / "a.mp4", 10))], [0], ["a"])
     assert index.index_videos(records).decoders == {"PyAV (decord is not installed)": 1}
+
+
+def crash_or_hang(item, beat):
+    name = os.path.basename(item[1])
+    if name in ("SEGV", "KILL"):
+        os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+    time.sleep(60 if name == "hang" else 0)
+    return index_video(item[1])
+
+
+def test_files_that_crash_or_hang_are_lost_alone(make_video, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_index", crash_or_hang)
+    good = [str(make_video(tmp_path / f"{n}.mp4", 10 + n)) for n in range(3)]
+    files = [good[0], "SEGV", good[1], "hang", good[2]]
+    found = index.index_videos(Records(files, [0] * 5, ["a"]), workers=2, timeout=2.0)
+    assert found.problems == ["SEGV: its process crashed (SIGSEGV)", f"hang: {HANGS}"]
+    assert [bool(row["bytes"]) for row in found.index.rows] == [True, False, True, False, True]
+    assert [found.index.stream_index(n, files[n]).num_frames for n in (0, 2, 4)] == [10, 11, 12]
+    with pytest.raises(MachineError, match="^KILL: its process was killed .SIGKILL., perhaps for a lack of memory"):
+        index.index_videos(Records([*good, "KILL"], [0] * 4, ["a"]))
 
 
 def make_images(root, file="0.png"):

@@ -12,6 +12,7 @@ from tests.data import videos
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.content import packet_digest
 from video_rs.data.tools.check_problems import Entries, find_problems
 from video_rs.data.video.decode import probe
 
@@ -121,6 +122,34 @@ def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
         ("copy.mp4", "duplicate", f"same bytes as {one}"),
         ("copy.mp4", "label conflict", f"'b', but 'a' for {one} with the same content"),
     ]
+
+
+def test_the_packets_tell_where_the_frames_differ(assets, tmp_path):
+    """Matroska has no edit list: five more frames are shown there."""
+    one = assets / "videos/discard_first_keyframe.mp4"
+    two = remux(one, tmp_path / "all.mkv")
+    facts = [check_file(str(path)) for path in (one, two)]
+    assert [each.frames for each in facts] == [25, 30] and facts[0].pixels != facts[1].pixels
+    assert found_in(TemporalSampling(1, 1), train=[(one, "a")], val=[(two, "a")]) == [
+        ("all.mkv", "leak", f"same video packets as {one} in train")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "others"),
+    [
+        ("libx264", "mp4", "mkv ts flv mov"),
+        ("libx265", "mp4", "mkv ts"),
+        ("mpeg4", "avi", "mp4 mkv ts"),
+        ("mpeg2video", "mpg", "mp4 mkv avi ts"),
+        ("libvpx-vp9", "webm", "avi"),
+    ],
+)
+def test_packets_are_the_same_in_every_container(codec, source, others, make_video, tmp_path):
+    one = make_video(tmp_path / f"one.{source}", 20, codec=codec)
+    digest = packet_digest(str(one))
+    assert digest and digest != packet_digest(str(make_video(tmp_path / f"two.{source}", 21, codec=codec)))
+    assert {packet_digest(str(remux(one, tmp_path / f"other.{each}"))) for each in others.split()} == {digest}
 
 
 def test_a_source_video_in_two_splits_where_the_names_tell(make_video, tmp_path):

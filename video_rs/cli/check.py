@@ -3,7 +3,7 @@
 tools/check_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
 
 Writes files.csv (a row per file), problems.csv (path, kind, detail), summary.json and check.png. The exit code is 2 if
-a file is broken, or if the same content is in two splits or has two labels. docs/datasets.md explains the kinds.
+a file is broken, if a content or source is in two splits, or if a content has two labels; see docs/datasets.md.
 """
 
 import os
@@ -14,10 +14,12 @@ from statistics import median
 from typing import Any
 
 from video_rs.cli.common import command, config_parser, parse_config, positive, progress, size_text
+from video_rs.data.sources.lookalikes import difference
 from video_rs.errors import UserError
 from video_rs.terminal import duration
 
 _NAMED = 10  # maximum number of classes listed on the terminal
+_PAIRS = 3  # maximum number of leaks in the error message
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +51,8 @@ def main(argv: list[str]) -> int:
     _print_summary(check.summary(), out)
     if grave := Counter(problem.kind for problem in check.problems if problem.grave):
         text = ", ".join(f"{count} x {kind}" for kind, count in grave.items())
-        raise UserError(f"the dataset has problems ({text}); see {out / 'problems.csv'}")
+        text = "; ".join([f"the dataset has problems ({text})", *check.leaks()[:_PAIRS]])
+        raise UserError(f"{text}; see {out / 'problems.csv'}")
     print(f"next: {command('train', '--cfg', args.cfg, *args.overrides)}")
     return 0
 
@@ -81,6 +84,8 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     if any(summary["missing"].values()):
         missing = ", ".join(f"{name} {count}" for name, count in summary["missing"].items())
         print(f"  listed files that are missing: {missing}")
+    similar = [difference(*pair) for pair in summary["similar_class_names"]]
+    _print_names("class names that look alike", similar)
     _print_names("classes without a training file", summary["classes_without_training_files"])
     for split, folders in summary["empty_class_folders"].items():
         _print_names(f"class folders of {split} without a file", folders)

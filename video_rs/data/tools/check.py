@@ -1,5 +1,6 @@
 """Check a dataset: decode every file, find problems, write tables, a summary and plots."""
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.shards import Member
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts, check_file
-from video_rs.data.tools.check_problems import Entries, Problem, find_problems
+from video_rs.data.tools.check_problems import Entries, Problem, find_problems, similar_names
 from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
 from video_rs.files import atomic_write, write_csv, write_json
 
@@ -58,6 +59,7 @@ class DatasetCheck:
             "codecs": Counter(each.codec for each in facts),
             "decoders": Counter(each.decoder for each in facts),
             "problems": Counter(problem.kind for problem in self.problems),
+            "similar_class_names": similar_names(names),
             "classes_without_training_files": [names[i] for i in untrained],
             "empty_class_folders": {
                 name: list(records.empty_folders) for name, records in self.splits.items() if records.empty_folders
@@ -66,6 +68,15 @@ class DatasetCheck:
                 name: {split: int(count[i]) for split, count in counts.items()} for i, name in enumerate(names)
             },
         }
+
+    def leaks(self) -> list[str]:
+        """Describe each leak by its two entries and their splits."""
+        pairs = ((problem.entry, problem.other) for problem in self.problems if problem.kind == "leak")
+        return [" and ".join(map(self._place, pair)) for pair in pairs]
+
+    def _place(self, entry: int) -> str:
+        path = self.entries.path(entry)
+        return f"{path if len(path) <= 100 else '...' + path[-97:]} in {self.entries.names[self.entries.split[entry]]}"
 
     def write(self, folder: Path) -> None:
         """Write :data:`FILES` into a folder."""
@@ -116,9 +127,11 @@ class DatasetCheck:
         classes.set_ylim(bottom=0)
         classes.legend(frameon=False)
         if len(order) <= MAX_NAMED:
-            ticks = [names[i].replace("$", r"\$")[:24] for i in order]
-            classes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7)
-        figure.savefig(file, format="png", dpi=110)
+            ticks = [" ".join(names[i].encode(errors="replace").decode().split())[:24] for i in order]
+            classes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=7, parse_math=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the font has no emoji
+            figure.savefig(file, format="png", dpi=110)
 
 
 def check_dataset(
@@ -144,7 +157,8 @@ def check_dataset(
     entries = Entries(splits)
     facts = [Facts()] * len(entries.first)
     files = (records.file(index) for records, index in map(entries.at, entries.first))
-    with closing(watched_calls(_check, enumerate(files), min(workers, len(facts)), timeout)) as results:
+    calls = watched_calls(_check, enumerate(files), min(workers, len(facts)), timeout, lambda item: item[1])
+    with closing(calls) as results:
         for (number, _), result in progress(results, len(facts)):
             facts[number] = Facts(problem=result.reason) if isinstance(result, Lost) else result
     return DatasetCheck(splits, entries, facts, find_problems(entries, facts, sampling))

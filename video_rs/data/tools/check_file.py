@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,7 @@ import av
 import numpy as np
 
 from video_rs.data.shards import Blob, Member, in_memory
+from video_rs.data.tools.content import packet_digest
 from video_rs.data.video.images import ImageReader, frame_files, image_codec
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
 from video_rs.errors import MediaError, VideoRSError, first_line
@@ -35,6 +37,7 @@ class Facts:
         bytes: size of the file, or of all images in a folder.
         sha1: SHA-1 digest of the content, 20 bytes; empty if it cannot be read.
         pixels: 64 bits of a digest of all decoded frames; equal for the same frames in different containers.
+        packets: 64 bits of a digest of the video packets, see :func:`packet_digest`; 0 for images.
         problem: the reason why the file is broken, or "".
     """
 
@@ -48,6 +51,7 @@ class Facts:
     bytes: int = 0
     sha1: bytes = b""
     pixels: int = 0
+    packets: int = 0
     problem: str = ""
 
     @property
@@ -56,11 +60,10 @@ class Facts:
         return self.frames / self.fps if self.fps else 0.0
 
     @property
-    def content(self) -> int | bytes | None:
-        """Identifies the frames, or the bytes of a broken file, for comparison; None if nothing was read."""
-        if not self.bytes or not self.sha1:
-            return None
-        return self.sha1 if self.problem else self.pixels
+    def content(self) -> dict[str, int | bytes]:
+        """The digests that are known, by what they compare. Files have the same content if they share one of them."""
+        digests = {"frames": 0 if self.problem else self.pixels, "video packets": self.packets}
+        return {kind: digest for kind, digest in digests.items() if digest and self.bytes} or {"bytes": self.sha1}
 
 
 def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> Facts:
@@ -82,6 +85,9 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
         file = in_memory(path)
         images = frame_files(file)
         facts["bytes"], facts["sha1"] = _digest(images or [file], beat)
+        if not images:
+            with suppress(MediaError):  # decoding finds the reason
+                facts["packets"] = packet_digest(file, beat)
         for frame in _decode_images(images, facts) if images else _decode_video(file, facts):
             facts["frames"] += 1
             pixels.update(repr(frame.shape).encode())

@@ -3,7 +3,9 @@
 :class:`Entries` numbers the files of all splits, and :func:`find_problems` compares their properties.
 """
 
+import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -15,6 +17,7 @@ import numpy as np
 
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.holdout import source_key, source_of
+from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts
 
@@ -25,6 +28,7 @@ ODD: Sequence[tuple[Callable[[Facts], float], float, str]] = (
     (lambda facts: facts.width / facts.height, 2.0, "width / height {:.2f}, usual {:.2f}"),
 )
 """A file is odd where a value of it is above the median times a factor, or below the median by this factor."""
+_SEPARATOR = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])")  # between letters
 
 
 class Entries:
@@ -63,6 +67,14 @@ class Entries:
         records, index = self.at(entry)
         return records.path(index)
 
+    def segment(self, entry: int) -> tuple[float, float]:
+        """Return start and end of an entry in seconds; the end is infinite for the end of the file."""
+        records, index = self.at(entry)
+        if records.segments is None:
+            return 0.0, math.inf
+        start, end = records.segments[index].tolist()
+        return start, end if end > 0 else math.inf
+
     def source(self, entry: int) -> int | None:
         """Return the :func:`source_key` of the video that a file was cut from; None if unknown."""
         records, index = self.at(entry)
@@ -84,12 +96,30 @@ class Entries:
 
 
 class Problem(NamedTuple):
-    """A problem of an entry. It is `grave` if training would fail or be incorrect."""
+    """A problem of an entry.
+
+    Attributes:
+        entry, kind, detail: the entry, one of :data:`KINDS`, and a description.
+        grave: True if training would fail or be incorrect.
+        other: for a leak, the entry in another split; else None.
+    """
 
     entry: int
     kind: str
     detail: str
     grave: bool = False
+    other: int | None = None
+
+
+def similar_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of class names that may be one class: the first one with each form, and each other one.
+
+    They differ in case, blanks, Unicode form, invisible characters, or hyphens and underscores between words.
+    """
+    first: dict[str, str] = {}
+    forms = (_SEPARATOR.sub("", folded(name).strip("_ ")) for name in names)
+    pairs = [(first.setdefault(form, name), name) for form, name in zip(forms, names)]
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSampling) -> list[Problem]:
@@ -141,28 +171,69 @@ def _odd(entry: int, facts: Facts, medians: Sequence[float], rotation: int) -> I
 
 
 def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]:
-    """Yield entries with the same content as an earlier one: duplicates, leaks and label conflicts."""
-    for group in _groups(facts[file].content or file for file in entries.file):
-        first, first_in = group[0], {}  # the first entry overall, and of each split
+    """Yield entries with the same content as an earlier one: duplicates, leaks and label conflicts.
+
+    Any two segments of one video in two splits are a leak. In one split they are a duplicate, and with different labels
+    a conflict, if they overlap for at least half of the time that they cover together.
+    """
+    contents = _join([each.content.items() for each in facts])
+    for group in _groups(contents[file] for file in entries.file):
+        first = group[0]
+        earlier: dict[int, list[int]] = defaultdict(list)  # entries of each split that do not overlap
         for entry in group:
-            split = entries.split[entry]
-            if split in first_in:
-                yield Problem(entry, "duplicate", _describe(entries, facts, entry, first_in[split]))
+            split, seconds = entries.split[entry], facts[entries.file[entry]].seconds
+            same = {
+                other_split: next((other for other in others if _overlap(entries, entry, other, seconds)), None)
+                for other_split, others in earlier.items()
+            }
+            if same.get(split) is None:
+                earlier[split].append(entry)
+            else:
+                yield Problem(entry, "duplicate", _describe(entries, facts, entry, same[split]))
             if split != entries.split[first]:
                 detail = f"{_describe(entries, facts, entry, first)} in {entries.names[entries.split[first]]}"
-                yield Problem(entry, "leak", detail, grave=True)
-            first_in.setdefault(split, entry)
-            mine, theirs = entries.label_text(entry), entries.label_text(first)
+                yield Problem(entry, "leak", detail, True, first)
+            other = next((each for each in same.values() if each is not None), entry)
+            mine, theirs = entries.label_text(entry), entries.label_text(other)
             if mine != theirs:
-                detail = f"'{mine}', but '{theirs}' for {entries.path(first)} with the same content"
+                detail = f"'{mine}', but '{theirs}' for {entries.path(other)} with the same content"
                 yield Problem(entry, "label conflict", detail, grave=True)
+
+
+def _overlap(entries: Entries, entry: int, other: int, seconds: float) -> bool:
+    """Return True if two segments of a video overlap for at least half of the time that they cover together."""
+    starts, ends = zip(*(entries.segment(each) for each in (entry, other)))
+    ends = [min(end, seconds or math.inf) for end in ends]
+    if starts[0] == starts[1] and ends[0] == ends[1]:
+        return True
+    return 2 * (min(ends) - max(starts)) >= max(ends) - min(starts)
 
 
 def _describe(entries: Entries, facts: Sequence[Facts], entry: int, other: int) -> str:
     """Return how an entry is equal to another ("same bytes as"), with the path of the other."""
     mine, theirs = entries.file[entry], entries.file[other]
-    how = "same bytes as" if facts[mine].sha1 == facts[theirs].sha1 else "same frames as"
-    return f"{'listed again, as' if mine == theirs else how} {entries.path(other)}"
+    if mine == theirs:
+        again = entries.segment(entry) == entries.segment(other)
+        return f"{'listed again, as' if again else 'another segment of'} {entries.path(other)}"
+    shared = facts[mine].content.items() & facts[theirs].content.items()
+    how = "bytes" if facts[mine].sha1 == facts[theirs].sha1 else min(dict(shared), default="content")
+    return f"same {how} as {entries.path(other)}"
+
+
+def _join(files: Sequence[Iterable[Hashable]]) -> list[int]:
+    """Return the lowest number among the files that are connected to each file by equal digests."""
+    lowest, seen = list(range(len(files))), {}
+
+    def find(file: int) -> int:
+        while lowest[file] != file:
+            lowest[file] = file = lowest[lowest[file]]
+        return file
+
+    for file, digests in enumerate(files):
+        for digest in digests:
+            mine, theirs = sorted((find(file), find(seen.setdefault(digest, file))))
+            lowest[theirs] = mine
+    return [find(file) for file in range(len(files))]
 
 
 def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
@@ -173,7 +244,7 @@ def _same_source(entries: Entries, leaked: set[int]) -> Iterator[Problem]:
         for entry in group:
             if entries.split[entry] != entries.split[first] and entry not in leaked:
                 where = f"{entries.path(first)} in {entries.names[entries.split[first]]}"
-                yield Problem(entry, "leak", f"same source video as {where}")
+                yield Problem(entry, "leak", f"same source video as {where}", True, first)
 
 
 def _groups(keys: Iterable[Hashable]) -> list[list[int]]:

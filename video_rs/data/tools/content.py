@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from video_rs.data.shards import File
 from video_rs.data.video.media import media_errors
-from video_rs.data.video.stream_index import best_stream, open_container
+from video_rs.data.video.stream_index import best_stream, nal_units, open_container
 
 # For these codecs: position in the header of the byte whose last two bits are the size of a unit's length minus one, in
 # mp4 and Matroska; and a function that is True for the first byte of a unit that is a part of a picture.
@@ -43,18 +43,7 @@ def _pictures(packet: bytes, codec: str, extradata: bytes) -> Iterator[bytes]:
         yield packet
         return
     place, is_picture = _UNITS[codec]
-    for unit in _units(packet, extradata[place] % 4 + 1 if extradata[:1] == b"\1" and len(extradata) > place else 0):
+    has_sizes = extradata[:1] == b"\1" and len(extradata) > place
+    for unit in nal_units(packet, extradata[place] % 4 + 1 if has_sizes else 0):
         if unit and is_picture(unit[0]):
             yield unit.rstrip(b"\0")
-
-
-def _units(packet: bytes, length: int) -> Iterator[bytes]:
-    """Yield the units of a packet, each after its size in `length` bytes; or after a start code, if it is 0."""
-    if not length:
-        yield from packet.split(b"\0\0\1")[1:]
-        return
-    at = 0
-    while at < len(packet):
-        size = int.from_bytes(packet[at : at + length], "big")
-        yield packet[at + length : at + length + size]
-        at += length + size

@@ -149,9 +149,9 @@ class _Worker:
             if self.item is None:
                 raise MachineError(f"a process died at start-up ({how}), perhaps out of memory; use fewer") from None
             if code >= 0 or -code in _CRASHES:
-                return "lost", Lost(f"the process that read the file crashed ({how})")
+                return "lost", Lost(f"its process crashed ({how})")
             cause = "a full /dev/shm: see --shm-size" if -code == signal.SIGBUS else "a lack of memory"
-            return "killed", f"the process that read the file was killed ({how}), perhaps for {cause}; use fewer workers"
+            return "killed", f"its process was killed ({how}), perhaps for {cause}; use fewer workers"
         if kind == "error":
             raise result
         return kind, result

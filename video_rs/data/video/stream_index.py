@@ -136,18 +136,28 @@ def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av
     return graph
 
 
-def _nal_units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
-    """Yield the units of an H.264 packet, some of them empty, and the first parameter set of the `extradata`."""
-    if not extradata or extradata[0] != 1 or len(extradata) < 7:  # a start code before each unit
+def nal_units(packet: bytes, length: int) -> Iterator[bytes]:
+    """Yield the units of an H.264 or H.265 packet, some of them empty.
+
+    Args:
+        packet: the packet.
+        length: number of bytes of the size before each unit, as in mp4 and Matroska; 0 for start codes.
+    """
+    if not length:
         yield from (unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1")[1:])
-        return
-    if extradata[5] % 32:
-        yield extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")]
-    length, at = extradata[4] % 4 + 1, 0  # mp4 and Matroska have the size before each unit
+    at = 0 if length else len(packet)
     while at < len(packet):
         size = int.from_bytes(packet[at : at + length], "big")
         yield packet[at + length : at + length + size]
         at += length + size
+
+
+def _h264_units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
+    """Yield the units of an H.264 packet, some of them empty, and the first parameter set of the `extradata`."""
+    has_sizes = extradata and extradata[0] == 1 and len(extradata) >= 7
+    if has_sizes and extradata[5] % 32:
+        yield extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")]
+    yield from nal_units(packet, extradata[4] % 4 + 1 if has_sizes else 0)
 
 
 def read_stream_index(path: File) -> StreamIndex:
@@ -172,7 +182,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         if p.size:
             packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
             if p.is_keyframe and codec == "h264":
-                units = [unit for unit in _nal_units(bytes(p), context.extradata) if unit]
+                units = [unit for unit in _h264_units(bytes(p), context.extradata) if unit]
                 headers.update(unit for unit in units if unit[0] % 32 == 7)
                 starts_anywhere &= any(unit[0] % 32 == 5 for unit in units)
     mov, avi = "mov" in format_name, format_name == "avi"
