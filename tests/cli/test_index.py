@@ -14,7 +14,6 @@ from video_rs.errors import MachineError, UserError
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
 
-
 HANGS = "no progress for 2 s; the decoder or the storage hangs"
 
 

@@ -12,8 +12,8 @@ from tests.data import videos
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import check_file
-from video_rs.data.tools.content import packet_digest
 from video_rs.data.tools.check_problems import Entries, find_problems
+from video_rs.data.tools.content import packet_digest
 from video_rs.data.video.decode import probe
 
 
