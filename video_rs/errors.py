@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import errno
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -49,6 +50,19 @@ def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> s
     """
     text = str(getattr(error, "strerror", None) or error).removeprefix(prefix).strip()
     return (text or type(error).__name__).splitlines()[0].rstrip(". ")[:limit]
+
+
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, 90, 90, 90
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, as Python writes it, in at most 100 characters on one line."""
+    try:
+        text = "null" if value is None else _repr.repr(value)
+    except ValueError:  # an integer of more than 4300 digits
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def truncate(names: Sequence[str], limit: int = 4) -> str:

@@ -156,7 +156,7 @@ def test_what_a_person_can_mend_is_one_line(tmp_path, capsys):
         ],
         "twice.txt: 'a' is repeated": ["--from", str(source), "--class-names", str(tmp_path / "twice.txt")],
         "nothing.txt: no such file": ["--from", str(source), "--class-names", str(tmp_path / "nothing.txt")],
-        "none.txt: has 0 names": ["--from", str(source), "--class-names", str(tmp_path / "none.txt")],
+        "none.txt: no names in it": ["--from", str(source), "--class-names", str(tmp_path / "none.txt")],
         "names.txt: has 2 names, but --num-classes=3": [
             *("--from", str(source), "--class-names", str(tmp_path / "names.txt"), "--num-classes", "3")
         ],

@@ -1,10 +1,14 @@
 """Label sets: packing, lists, held-out splits, errors."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from video_rs.data.sources.lookalikes import difference
 from video_rs.data.sources.records import LabelSets, Records
 from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
@@ -118,3 +122,44 @@ def test_a_split_is_made_by_the_first_label(tmp_path):
     assert np.bincount(made["val"].labels + 1).tolist() == [1, 2, 2]  # of two files without labels one
     assert np.bincount(made["train"].labels + 1).tolist() == [1, 18, 18]
     assert all(len(made["val"].label_set(i)) == (0, 2, 2)[made["val"].label(i) + 1] for i in range(5))
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+ALIKE = [(COMPOSED, DECOMPOSED), ("Run", "run"), ("run ", "run"), ("ru\u200bn", "run"), ("a\\b", "a/b")]
+
+
+@pytest.mark.parametrize("written, name", [*ALIKE, (DECOMPOSED, COMPOSED)])
+def test_a_label_that_looks_like_one_class_is_that_class(tmp_path, written, name):
+    (tmp_path / "names.json").write_text(json.dumps([name, "other"]))
+    rows = [("0.mp4", written), ("1.mp4", "other")]
+    for file, _ in rows:
+        (tmp_path / file).touch()
+    with open(tmp_path / "train.csv", "w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines).writerows([("label", "path"), *((label, file) for file, label in rows)])
+    options = {"val": "train.csv", "splits": ["train"], "class_names": str(tmp_path / "names.json")}
+    train = load_splits(str(tmp_path), **options)["train"]
+    assert list(train.labels) == [0, 1]
+    assert written == "run " or train.notes[0].endswith(difference(written, name))  # blanks around a field are dropped
+
+
+@pytest.mark.parametrize("written, name", [*ALIKE[:4], (DECOMPOSED, COMPOSED)])
+def test_class_folders_of_splits_that_look_alike_are_one_class(tmp_path, written, name):
+    for folder in (f"train/{name}", "train/other", f"val/{written}", "val/other"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.mp4").touch()
+    splits = load_splits(str(tmp_path), splits=["train", "val"])
+    assert sorted(splits["val"].labels) == [0, 1] and splits["val"].class_names == splits["train"].class_names
+    note = f"labels read as the class that they look like: {difference(written, name)}"
+    assert note in splits["val"].describe() and not splits["train"].notes
+
+
+def test_a_label_that_looks_like_two_classes_is_one_line(tmp_path):
+    for folder in (f"train/{COMPOSED}", f"train/{DECOMPOSED}", "val/Cafe\u0301"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.mp4").touch()
+    with pytest.raises(UserError) as error:
+        load_splits(str(tmp_path))
+    first = r"'Cafe\u0301' has C, 'cafe\u0301' has c; "
+    second = r"'Cafe\u0301' has C + a + f + e + ..., 'caf\xe9' has c + a + f + U+00E9"
+    assert first + second in str(error.value) and "\n" not in str(error.value)
+    assert len(load_splits(str(tmp_path), val="train", splits=["train"])["train"].class_names) == 2

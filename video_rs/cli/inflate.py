@@ -55,10 +55,10 @@ def _parse(argv: list[str]) -> dict[str, Any]:
 
 
 def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:
-    from video_rs.data.sources.class_names import read_class_names
+    from video_rs.data.sources.names_file import read_class_names
 
     names = read_class_names(file, "--class-names") if file else ()
-    if file and len(names) != (num_classes or len(names) or 1):
+    if file and len(names) != (num_classes or len(names)):
         wanted = f", but --num-classes={num_classes}" if num_classes else ""
         raise UserError(f"--class-names={file}: has {len(names)} names{wanted}")
     return names

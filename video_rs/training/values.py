@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from video_rs.errors import did_you_mean
+from video_rs.errors import did_you_mean, shown
 
 
 def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
@@ -24,15 +24,15 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
     try:
         result = _as_type(value, type_)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {_in_words(type_)}; found {_shown(value)}") from None
+        raise ValueError(f"{name} must be {_in_words(type_)}; found {shown(value)}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
         hint = did_you_mean(str(value), rules["choices"])
-        raise ValueError(f"{name} is one of {', '.join(rules['choices'])}; found {_shown(value)}{hint}")
+        raise ValueError(f"{name} is one of {', '.join(rules['choices'])}; found {shown(value)}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ValueError(f"{name} must be {bounds}; found {_shown(value)}")
+            raise ValueError(f"{name} must be {bounds}; found {shown(value)}")
     return result
 
 
@@ -79,10 +79,6 @@ def _plain(value: Any) -> Any:
     if value is not None and not isinstance(value, bool | int | float | str):
         raise TypeError
     return value
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)
 
 
 def _in_words(type_: Any) -> str:

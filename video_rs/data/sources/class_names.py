@@ -9,28 +9,12 @@ import numpy as np
 
 from video_rs.data import storage
 from video_rs.data.shards import NAMES_FILE, TAR
+from video_rs.data.sources.lookalikes import difference, folded, group
 from video_rs.data.sources.read_split import RawSplit
 from video_rs.data.sources.records import SEPARATOR
 from video_rs.errors import UserError
 
 _SYNSET = re.compile(r"n\d{8} ")
-
-
-def read_class_names(file: str, key: str = "data.class_names") -> tuple[str, ...]:
-    """Return the class names in a text file, one per non-empty line.
-
-    Raises:
-        UserError: there is no such file, it is not UTF-8, or a name is repeated. The message names the option `key`.
-    """
-    try:
-        text = storage.read(file, missing=UserError(f"{key}={file}: no such file")).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{key}={file}: not a text file in UTF-8") from None
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{key}={file}: '{twice}' is repeated")
-    return names
 
 
 def find_names_file(root: str) -> str:
@@ -47,20 +31,19 @@ def find_names_file(root: str) -> str:
         return ""
 
 
-def choose_class_names(file: str, num_classes: int, splits: Mapping[str, RawSplit]) -> tuple[str, ...]:
+def choose_class_names(names: tuple[str, ...], num_classes: int, splits: Mapping[str, RawSplit]) -> tuple[str, ...]:
     """Return the class names: from a file, else from the training split, else from all splits.
 
     Args:
-        file: a text file with one name per line; "" for none.
+        names: the names in a file; empty if there is none.
         num_classes: number of classes if labels are numbers; 0 to derive it from the largest label.
         splits: the splits that were read.
 
     Raises:
-        UserError: see :func:`read_class_names`; or some labels are names and others numbers, or a label is invalid.
+        UserError: some labels are names and others numbers, or a label is invalid.
     """
-    names = read_class_names(file) if file else ()
     _refuse_joined_labels(splits, names)
-    if file:
+    if names:
         return names
     is_train_enough = "train" in splits and splits["train"].first_place
     parts = [splits["train"]] if is_train_enough else list(splits.values())
@@ -95,7 +78,7 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
 
     Args:
         part: a split.
-        names: the class names.
+        names: the class names. A label that looks like one of them stands for it; this is noted in the split.
         from_file: True if the names were read from ``data.class_names``; labels can then be numbers or names.
 
     Raises:
@@ -108,6 +91,7 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
     for label in part.label_places():
         if label not in number and has_numbers and part.is_list and label.isdecimal() and int(label) < len(names):
             number[label] = int(label)
+    similar = _resolve(part, names, number)
     labels = [part.split_label(written) for written in part.first_place]
     numbers = [[number.get(label, -1) for label in each] for each in labels]
     unknown = np.flatnonzero(np.array([-1 in each for each in numbers], bool)[np.asarray(part.labels)])
@@ -117,10 +101,25 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
         hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not has_numbers else ""
         if not label.isdecimal() and (near := difflib.get_close_matches(label, names, n=1)):
             hint = f"; did you mean '{near[0]}'?"
+        if len(ways := similar.get(folded(label), ())) > 1:
+            hint = f"; {difference(label, ways[0])}; {difference(label, ways[1])}; use one of these"
         raise UserError(f"{part.place(unknown[0])}: label '{label}' is not one of {known}{hint}")
     if part.is_list and not part.repeats:
         _refuse_conflict(part, numbers)
     return numbers
+
+
+def _resolve(part: RawSplit, names: Sequence[str], number: dict[str, int]) -> dict[str, list[str]]:
+    """Number the labels that look like one class name, and return the class names that look equal."""
+    unknown = [label for label in part.label_places() if label not in number]
+    similar = group(names) if unknown else {}
+    resolved = {label: ways[0] for label in unknown if len(ways := similar.get(folded(label), ())) == 1}
+    for label, name in resolved.items():
+        number[label] = number[name]
+    for label, name in [*resolved.items()][:1]:
+        more = f", and {len(resolved) - 1} more" if len(resolved) > 1 else ""
+        part.notes.append(f"labels read as the class that they look like: {difference(label, name)}{more}")
+    return similar
 
 
 def _refuse_conflict(part: RawSplit, numbers: list[list[int]]) -> None:

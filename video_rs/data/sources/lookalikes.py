@@ -21,16 +21,18 @@ def folded(name: str) -> str:
     return "/".join(" ".join(part.split()) for part in unicodedata.normalize("NFC", caseless).split("/"))
 
 
-def lookalikes(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that look like a name."""
-    wanted = folded(name)
-    return [each for each in known if folded(each) == wanted]
+def group(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return different names that look equal, by what they have in common; see :func:`folded`."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(folded(name), []).append(name)
+    return groups
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the one known name that looks like a name; None if there is none or if there are several."""
-    found = set(lookalikes(name, known))
-    return found.pop() if len(found) == 1 else None
+    found = group(known).get(folded(name), ())
+    return found[0] if len(found) == 1 else None
 
 
 def difference(first: str, second: str) -> str:
@@ -66,10 +68,7 @@ class PathFinder:
 
     def _names(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._folders:
-            names: dict[str, list[str]] = {}
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                names.setdefault(folded(name), []).append(name)
-            self._folders[folder] = names
+            self._folders[folder] = group(os.listdir(folder) if os.path.isdir(folder) else ())
         return self._folders[folder]
 
 

@@ -30,7 +30,7 @@ class RawSplit:
         first_place: the place where each label was first found, by the label as written; includes missing files.
         num_missing, missing: number of listed files that do not exist, and the first three.
         empty_folders: class folders without files.
-        left_out: files and folders in class folders that are not used.
+        notes: phrases for the log: what is left out, and how names were resolved.
         class_names: class names in the official order, if the layout has one.
         sources: the ``source_key`` of each path; empty if unknown.
         frames: number of frames of each path; empty if unknown.
@@ -49,7 +49,7 @@ class RawSplit:
     num_missing: int = 0
     missing: list[str] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: list[str] = field(default_factory=list)
     class_names: Sequence[str] = ()
     sources: array = field(default_factory=lambda: array("Q"))
     frames: array = field(default_factory=lambda: array("i"))
@@ -161,8 +161,8 @@ def read_split(
 
 
 def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:
-    raw = RawSplit(folder)
-    for name, files in class_folders(folder, frame_folders, raw.left_out):
+    raw, left_out = RawSplit(folder), LeftOut()
+    for name, files in class_folders(folder, frame_folders, left_out):
         if not files:
             raw.empty_folders.append(name)
             continue
@@ -170,4 +170,5 @@ def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:
         raw.first_place[name] = os.path.join(folder, name)
         for file in files:
             raw.paths.append(os.path.join(folder, name, file))
+    raw.notes += filter(None, [left_out.describe()])
     return raw

@@ -24,6 +24,7 @@ from video_rs.data.sources.class_folders import describe_no_classes, first_class
 from video_rs.data.sources.class_names import choose_class_names, find_names_file, number_labels
 from video_rs.data.sources.holdout import split_off
 from video_rs.data.sources.layouts.kinetics import kinetics_coverage
+from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.read_split import RawSplit, read_split
 from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
@@ -63,10 +64,11 @@ def load_splits(
             folder of the list if there is no root.
         train, val, test: the source of one split, if it is not found under `root`: a list, an annotation file, a folder
             of class folders, or shards.
-        class_names: file with one name per line, in the order of the labels. A line "n01440764 tench" also matches the
-            label n01440764, as in ImageNet's LOC_synset_mapping.txt. Default: class_names.txt in the folder of shards,
-            else the sorted names of the folders or of the labels in lists, else "0", "1", ... for numbered labels.
-            Numbers and names can only be mixed with such a file.
+        class_names: file with one name per line, in the order of the labels, or with numbers and names; see
+            ``read_class_names``. A line "n01440764 tench" also matches the label n01440764, as in ImageNet's
+            LOC_synset_mapping.txt. Default: class_names.txt in the folder of shards, else the sorted names of the
+            folders or of the labels in lists, else "0", "1", ... for numbered labels. Numbers and names can only be
+            mixed with such a file.
         num_classes: number of classes if labels are numbers; 0 to derive it from the largest label.
         val_fraction: fraction of training files to hold out for validation.
         max_missing: maximum fraction of listed files that can be missing.
@@ -81,20 +83,21 @@ def load_splits(
     given = dict(zip(SPLITS, (train, val, test), strict=True))
     raw = read_shards(root, given, multi_label)
     sources = _find_sources(root, given, raw, fold, frame_folders)
-    class_names = class_names or (find_names_file(root) if are_shards(root) else "")
+    names_file = class_names or (find_names_file(root) if are_shards(root) else "")
+    names = read_class_names(names_file, plain=not class_names) if names_file else ()
     wanted = {*splits} | ({"val"} if "test" in splits and "test" not in sources else set())
     wanted |= {"train"} if "val" in wanted and "val" not in sources else set()
-    needed = wanted if class_names else wanted | {"train"}  # the training split defines the classes
+    needed = wanted if names else wanted | {"train"}  # the training split defines the classes
     raw = {
         split: raw.get(split) or read_split(source, root, split, fold, multi_label, frame_folders, layout)
         for split, (source, layout) in sources.items()
         if split in needed
     }
-    names = choose_class_names(class_names, num_classes, raw)
+    names = choose_class_names(names, num_classes, raw)
     records: dict[str, Records] = {}
     for split in [split for split in raw if split in wanted]:
         _refuse_missing(raw[split], max_missing)
-        records[split] = part = _to_records(raw[split], names, bool(class_names), multi_label)
+        records[split] = part = _to_records(raw[split], names, bool(names_file), multi_label)
         part.coverage = kinetics_coverage(len(names), split, part.path(0) if len(part) else "", len(part))
     if "val" not in sources and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction)
@@ -182,7 +185,7 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
     records = Records(part.paths, labels, names)
     records.num_missing, records.missing, records.members = part.num_missing, part.missing, part.members
     records.empty_folders = tuple(part.empty_folders)
-    records.notes = tuple(filter(None, [part.left_out.describe()]))
+    records.notes = tuple(part.notes)
     records.sources = np.array(part.sources, np.uint64) if part.sources else None
     records.frames = np.array(part.frames, np.int32) if part.frames else None
     records.segments = np.array(part.segments).reshape(-1, 2) if part.segments else None

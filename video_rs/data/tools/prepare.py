@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from video_rs.data.sources.class_names import read_class_names
 from video_rs.data.sources.lists import read_list
+from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.encode import Settings, encode_video, read_header
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
@@ -144,7 +144,7 @@ def _check_class_names(splits: Mapping[str, Records]) -> None:
                 continue
             try:
                 file.write_text(name + "\n", encoding="utf-8")
-                found = [*read_class_names(str(file))]
+                found = [*read_class_names(str(file), plain=True)]
                 write_csv(file, ("path", "label"), [("videos/a.mp4", name)])
                 found += [entry.label for entry in read_list(str(file), folder, multi_label)]
             except (UserError, UnicodeEncodeError):
