@@ -35,7 +35,7 @@ KEYS = {
 }
 """The keys that ``--help`` of a command lists."""
 DATA_KEYS = (
-    "out data.root data.train data.val data.test data.class_names data.num_frames data.decoder data.timeout "
+    "out data.root data.train data.val data.test data.list data.class_names data.num_frames data.decoder data.timeout "
     "data.workers"
 )
 T = TypeVar("T")

@@ -21,7 +21,14 @@ from video_rs.experiment.config import Config
 from video_rs.terminal import duration
 
 SHARD_MB = 1000
-_REPLACED = {"data.root", "data.train", "data.val", "data.test", "data.class_names"}  # set by _next_overrides
+_REPLACED = {
+    "data.root",
+    "data.train",
+    "data.val",
+    "data.test",
+    "data.list",
+    "data.class_names",
+}  # set by _next_overrides
 
 
 def main(argv: list[str]) -> int:
@@ -96,4 +103,6 @@ def _next_overrides(args: argparse.Namespace, config: Config, out: Path) -> list
         if getattr(config.data, key):  # override the list in the config
             file = root / f"{key}.csv"
             overrides.append(f"data.{key}={file if file.exists() else ''}")
+    if config.data.list:
+        overrides.append("data.list=")
     return overrides

@@ -22,6 +22,7 @@ from video_rs.data.clip_datasets import (
 )
 from video_rs.data.segments import frame_range
 from video_rs.data.sources.dataset_index import attach
+from video_rs.data.sources.lists import list_splits
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import LIST_SUFFIXES, SPLITS, load_splits
 from video_rs.data.transforms.crops import ViewTransform
@@ -48,8 +49,9 @@ class VideoDataset(Dataset):
     Args:
         root: a folder with ``train``, ``val`` and ``test`` folders of class folders, or with lists ``train.csv``, ...;
             a folder of class folders; the folder of an official release (UCF101, Kinetics, ...); shards. Without a
-            "val" split a part of "train" is set aside. Or one list of lines "path label", which is the whole split.
-            Two lists are numbered separately unless `class_names` is given. See docs/datasets.md.
+            "val" split a part of "train" is set aside. Or one list of lines "path label", which is the whole split
+            unless it has a column "split". Two lists are numbered separately unless `class_names` is given. See
+            docs/datasets.md.
         split: "train", "val" or "test".
         transform: from :func:`video_rs.create_transform`; None for the default evaluation transform.
         decoder: "pyav" or "decord".
@@ -85,7 +87,8 @@ class VideoDataset(Dataset):
         multi_label = transform.multi_label if multi_label is None else multi_label
         place = {"root": str(root)}
         if str(root).endswith(LIST_SUFFIXES):
-            place = {"val": str(root), split: str(root)}  # with a "val", no part of "train" is held out
+            # with a "val", no part of "train" is held out
+            place = {"list": str(root)} if list_splits(str(root)) else {"val": str(root), split: str(root)}
         records = load_splits(**place, splits=(split,), multi_label=multi_label, **sources)[split]
         attach(records)
         self._set(records, transform, decoder)

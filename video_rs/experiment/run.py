@@ -24,7 +24,7 @@ from video_rs.training.fit import Caller, Result, run_in_folder
 from video_rs.training.job import Job
 from video_rs.training.pages import start_page
 
-OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.workers", "train.threads"}
+OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.list", "data.workers", "train.threads"}
 """Keys that may differ between the ranks of a run."""
 
 

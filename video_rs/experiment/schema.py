@@ -83,6 +83,7 @@ class _Clips:
     train: str = free("", "list file, folder of class folders or shards; empty: found under root")
     val: str = free("", "like train; empty: a fraction of train is held out")
     test: str = free("", "like train; empty: val is the test split")
+    list: str = free("", "list of all splits, with a column split")
     class_names: str = setting("", "file with one class name per line; empty: from the data")
     fold: int = setting(1, "official split of UCF101 or HMDB51", low=1, high=3)
     frame_folders: bool = setting(False, "each folder in a class folder is a video with images as frames")

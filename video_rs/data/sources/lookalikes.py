@@ -52,19 +52,23 @@ class PathFinder:
 
     def find(self, path: str) -> str | None:
         """Return the one existing path that looks like `path`, part by part; None if there is none or several."""
+        found = self.find_all(path)
+        return found[0] if len(found) == 1 else None
+
+    def find_all(self, path: str) -> list[str]:
+        """Return the existing paths that look like `path`, part by part; only `path` if it exists."""
         if os.path.exists(path):
-            return path
-        parts = path.replace("\\", "/").split("/")
-        place = "/" if path.startswith(("/", "\\")) else ""
-        for part in filter(None, parts):
-            there = os.path.join(place, part)
-            if not os.path.exists(there):
-                found = self._names(place or ".").get(folded(part), ())
-                if len(found) != 1:
-                    return None
-                there = os.path.join(place, found[0])
-            place = there
-        return place or None
+            return [path]
+        places = ["/" if path.startswith(("/", "\\")) else ""]
+        for part in filter(None, path.replace("\\", "/").split("/")):
+            places = [there for place in places for there in self._below(place, part)]
+        return [place for place in places if place]
+
+    def _below(self, folder: str, name: str) -> list[str]:
+        there = os.path.join(folder, name)
+        if os.path.exists(there):
+            return [there]
+        return [os.path.join(folder, found) for found in self._names(folder or ".").get(folded(name), ())]
 
     def _names(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._folders:

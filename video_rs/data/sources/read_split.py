@@ -2,6 +2,7 @@
 
 import os
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -12,8 +13,9 @@ from video_rs.data.shards import Members
 from video_rs.data.sources import layouts
 from video_rs.data.sources.class_folders import class_folders, present
 from video_rs.data.sources.holdout import source_key
-from video_rs.data.sources.lists import read_list
+from video_rs.data.sources.lists import base_folder, list_splits, read_columns, read_list
 from video_rs.data.sources.records import SEPARATOR, Paths
+from video_rs.data.sources.written_paths import WrittenPaths
 from video_rs.data.video.search import LeftOut
 from video_rs.errors import UserError
 
@@ -28,9 +30,10 @@ class RawSplit:
         labels: index of the label of each path among the keys of `first_place`.
         lines: line number of each path in a list, for messages.
         first_place: the place where each label was first found, by the label as written; includes missing files.
+        other_rows: number of rows of other splits, by split.
         num_missing, missing: number of listed files that do not exist, and the first three.
         empty_folders: class folders without files.
-        notes: phrases for the log: what is left out, and how names were resolved.
+        notes: phrases for the log: what is left out, not used or resolved.
         class_names: class names in the official order, if the layout has one.
         sources: the ``source_key`` of each path; empty if unknown.
         frames: number of frames of each path; empty if unknown.
@@ -46,6 +49,7 @@ class RawSplit:
     labels: array = field(default_factory=lambda: array("i"))
     lines: array = field(default_factory=lambda: array("i"))
     first_place: dict[str, str] = field(default_factory=dict)
+    other_rows: Counter = field(default_factory=Counter)
     num_missing: int = 0
     missing: list[str] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
@@ -146,18 +150,68 @@ def read_split(
         entries = layout.read(source, root, split, fold)
     else:
         entries = read_list(source, root, multi_label)
+    wanted, num_swapped = "", 0
     for entry in entries:
+        wanted = wanted or (entry.split and _split_in_list(raw, split))
+        if entry.split != wanted:
+            raw.other_rows[entry.split] += 1
+            continue
         raw.add(entry.path, entry.label, entry.file or source, entry.line)
         raw.frames.append(entry.frames)
         raw.segments.extend(entry.segment)
+        num_swapped += entry.swapped
         if entry.source is not None:
             raw.sources.append(source_key(entry.source))
     raw.frames = raw.frames if any(raw.frames) else array("i")
     raw.segments = raw.segments if any(raw.segments) else array("d")
+    if num_swapped:
+        raw.notes.append(f"path and label are swapped in {num_swapped} rows of {source}")
+    if layout is None:
+        _note_columns(raw)
     mask = present(raw.paths)
+    if not mask.all() and layout is None:
+        mask |= _resolve(raw, np.flatnonzero(~mask), base_folder(source, root))
     if not mask.all():
         raw.keep(mask)
     return raw
+
+
+def _split_in_list(raw: RawSplit, split: str) -> str:
+    """Return the split whose rows are read from a list with a column for it. Raise UserError if there are none.
+
+    A list of only validation or only test rows can be given for both.
+    """
+    found = list_splits(raw.source)
+    if not found or split in found:
+        return split
+    if split == "train" or "train" in found:
+        rows = ", ".join(found)
+        raise UserError(f"{raw.source}: no row of split {split} in its column for the split; its rows are of {rows}")
+    raw.notes.append(f"the rows of {raw.source} are of split {found[0]}")
+    return found[0]
+
+
+def _note_columns(raw: RawSplit) -> None:
+    """Note the columns of a list that are not used."""
+    columns = read_columns(raw.source)
+    if not {"path", "label"} <= {column.use for column in columns}:
+        return
+    has_use = {column.use for column in columns} - {""} - ({"frames"} if not raw.frames else set())
+    if unused := [column.name for column in columns if column.use not in has_use]:
+        raw.notes.append(f"columns not used: {', '.join(unused)[:100]}")
+
+
+def _resolve(raw: RawSplit, missing: np.ndarray, base: str) -> np.ndarray:
+    """Replace missing paths of a list by those of the files that they mean. Return which, bool ``[N]``."""
+    finder = WrittenPaths(base, os.path.dirname(raw.source))
+    found = {int(i): path for i in missing if (path := finder.find(raw.paths[i], raw.place(i)))}
+    if found:
+        index, path = next(iter(found.items()))
+        written = raw.paths[index].removeprefix(os.path.join(base, ""))
+        first = f"{ascii(written)} is {ascii(path)}"
+        raw.notes.append(f"{len(found)} paths are written in another way; the first: {first}")
+        raw.paths = Paths(found.get(i, path) for i, path in enumerate(raw.paths))
+    return np.isin(np.arange(len(raw.paths)), list(found))
 
 
 def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:

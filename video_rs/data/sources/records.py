@@ -210,7 +210,7 @@ class Records:
         if len(absent):
             first = ", ".join([self.class_names[label] for label in absent[:3]] + ["..."] * (len(absent) > 3))
             classes = f"{len(self.class_names) - len(absent)} of {classes} (none of {first})"
-        text = f"{len(self)} files, {classes}, "
+        text = f"{len(self)} {'files' if self.segments is None else 'segments'}, {classes}, "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
         text += f"{len(values) / max(len(self), 1):.2f} labels per file, " if self.multi_label else ""
         text += f"fingerprint {self.fingerprint()}"

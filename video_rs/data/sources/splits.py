@@ -3,8 +3,10 @@
 Sources of a split:
 
 * a folder of class folders, ``root/train/<class>/<file>``, or ``root/<class>/<file>`` for a dataset without splits;
-* a list ``root/train.csv`` or ``root/train.txt`` of lines "path label", separated by a comma, a tab or spaces; the
-  label is a number or a class name, or with ``multi_label`` any number of them joined by ";";
+* a list ``root/train.csv`` or ``root/train.txt``: csv, JSON lines or lines "path label"; see ``lists``. The label is a
+  number or a class name, or with ``multi_label`` any number of them joined by ";". A list with a column "split" has the
+  rows of all splits;
+* the ``metadata.csv`` or ``metadata.jsonl`` of Hugging Face in ``root`` or in ``root/train``;
 * the annotation files of a known layout, such as Kinetics or UCF101; see ``layouts``;
 * shards: tar files, each with an index, in a local folder or at a URL such as ``s3://bucket/folder``.
 
@@ -16,27 +18,26 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
 from video_rs.data.sources import layouts
-from video_rs.data.sources.class_folders import describe_no_classes, first_class_folder
+from video_rs.data.sources.class_folders import class_folders, describe_no_classes, first_class_folder
 from video_rs.data.sources.class_names import choose_class_names, find_names_file, number_labels
+from video_rs.data.sources.entries import ALIASES
 from video_rs.data.sources.holdout import split_off
 from video_rs.data.sources.layouts.kinetics import kinetics_coverage
+from video_rs.data.sources.lists import find_metadata, list_splits, uses_of_columns
 from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.read_split import RawSplit, read_split
 from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
 from video_rs.data.video.media import is_image, is_media
+from video_rs.data.video.search import LeftOut
 from video_rs.errors import UserError
 
-LIST_SUFFIXES = (".csv", ".txt", ".tsv")
-ALIASES = {
-    "train": ("train", "training"),
-    "val": ("val", "validate", "validation", "valid"),
-    "test": ("test", "testing"),
-}
+LIST_SUFFIXES = (".csv", ".txt", ".tsv", ".jsonl")
 
 
 def load_splits(
@@ -45,6 +46,7 @@ def load_splits(
     val: str = "",
     test: str = "",
     *,
+    list: str = "",
     class_names: str = "",
     num_classes: int = 0,
     val_fraction: float = 0.1,
@@ -63,7 +65,8 @@ def load_splits(
         root: folder of the dataset, or shards as for ``read_shards``. Paths in lists are relative to it, or to the
             folder of the list if there is no root.
         train, val, test: the source of one split, if it is not found under `root`: a list, an annotation file, a folder
-            of class folders, or shards.
+            of class folders, or shards. If a list of `train` has a column "split", the other splits are in it too.
+        list: a list of all splits, with a column "split".
         class_names: file with one name per line, in the order of the labels, or with numbers and names; see
             ``read_class_names``. A line "n01440764 tench" also matches the label n01440764, as in ImageNet's
             LOC_synset_mapping.txt. Default: class_names.txt in the folder of shards, else the sorted names of the
@@ -80,9 +83,9 @@ def load_splits(
     Raises:
         UserError: a source is missing, empty or inconsistent. The one-line message names file and line.
     """
-    given = dict(zip(SPLITS, (train, val, test), strict=True))
+    given = {"train": train, "val": val, "test": test}
     raw = read_shards(root, given, multi_label)
-    sources = _find_sources(root, given, raw, fold, frame_folders)
+    sources = _find_sources(root, given | {"list": list}, raw, fold, frame_folders)
     names_file = class_names or (find_names_file(root) if are_shards(root) else "")
     names = read_class_names(names_file, plain=not class_names) if names_file else ()
     wanted = {*splits} | ({"val"} if "test" in splits and "test" not in sources else set())
@@ -93,6 +96,7 @@ def load_splits(
         for split, (source, layout) in sources.items()
         if split in needed
     }
+    _note_other_rows(raw, {split: source for split, (source, _) in sources.items()})
     names = choose_class_names(names, num_classes, raw)
     records: dict[str, Records] = {}
     for split in [split for split in raw if split in wanted]:
@@ -122,15 +126,18 @@ def _find_sources(
         problem = "a file, give its folder" if os.path.exists(root) else "no such folder"
         hint = "; leave it empty if data.train and data.val are whole paths" if any(given.values()) else ""
         raise UserError(f"data.root={root}: {problem}{hint}")
-    own = {split: _find_in_root(root, split) for split in SPLITS}
+    own = {split: path for split in SPLITS if (path := _find_in_root(root, split))}
     _refuse_mixed(root, packed, given, own)
-    sources: dict[str, tuple[str, layouts.Layout | None]] = {}
-    for split in SPLITS:
-        path = packed[split].source if split in packed else _given_path(root, split, given) or own[split]
-        if path:
-            sources[split] = path, None
-    if root and not packed and not given["train"] and not any(own.values()):
+    read = {split: part.source for split, part in packed.items()}
+    read = {split: path for split in SPLITS if split not in read and (path := _given_path(root, split, given))} | read
+    listed = _given_path(root, "list", given)
+    places = _splits_of_list(own.get("train", "")) | own | _splits_of_list(read.get("train", ""))
+    places |= ({"train": listed} if listed else {}) | _splits_of_list(listed) | read
+    sources: dict[str, tuple[str, layouts.Layout | None]] = {split: (path, None) for split, path in places.items()}
+    if root and not packed and not given["train"] and not listed and not own:
         sources = layouts.find(root, fold) | sources
+    if not sources and root and (file := _only_list(root, frame_folders)):
+        sources = dict.fromkeys(_splits_of_list(file) or ["train"], (file, None))
     if not sources and root and first_class_folder(root, frame_folders):
         sources["train"] = root, None
     if not sources:
@@ -147,7 +154,7 @@ def _given_path(root: str, split: str, given: Mapping[str, str]) -> str:
         return ""
     for path in (given[split], os.path.join(root, given[split])):
         if os.path.exists(path):
-            return path
+            return find_metadata(path) or path
     raise UserError(f"data.{split}={given[split]}: no such file or folder")
 
 
@@ -155,7 +162,38 @@ def _find_in_root(root: str, split: str) -> str:
     """Return the list or folder in the root that is named after a split; "" if there is none."""
     bases = [os.path.join(root, name) for name in ALIASES[split]] if root else []
     files = [base + suffix for base in bases for suffix in LIST_SUFFIXES if os.path.isfile(base + suffix)]
-    return next(iter(files + [base for base in bases if os.path.isdir(base)]), "")
+    folders = [find_metadata(base) or base for base in bases if os.path.isdir(base)]
+    return next(iter(files + folders), "")
+
+
+def _splits_of_list(file: str) -> dict[str, str]:
+    """Return the file for each split in its column "split"; empty if it is no list with such a column."""
+    is_list = file.lower().endswith(LIST_SUFFIXES) and os.path.isfile(file)
+    return dict.fromkeys(list_splits(file), file) if is_list else {}
+
+
+def _only_list(root: str, frame_folders: bool) -> str:
+    """Return the list in a root that holds the whole dataset; "" if there is none.
+
+    It is a ``metadata.csv``, or the only list with a column "split", or the only list if there are less than two class
+    folders.
+    """
+    if metadata := find_metadata(root):
+        return metadata
+    files = [os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower().endswith(LIST_SUFFIXES)]
+    uses = {file: used for file in files if {"path", "label"} <= (used := uses_of_columns(file))}
+    if with_splits := [file for file in uses if "split" in uses[file]]:
+        return with_splits[0] if len(with_splits) == 1 else ""
+    classes = (name for name, found in class_folders(root, frame_folders, LeftOut()) if found)
+    return next(iter(uses)) if len(uses) == 1 and len([*islice(classes, 2)]) < 2 else ""
+
+
+def _note_other_rows(raw: Mapping[str, RawSplit], sources: Mapping[str, str]) -> None:
+    """Note the rows of lists that belong to a split with another source."""
+    for part in raw.values():
+        for split, count in part.other_rows.items():
+            if (used := sources.get(split)) != part.source:
+                part.notes.append(f"{count} rows of split {split} are not used: that split is read from {used}")
 
 
 def _refuse_mixed(root: str, packed: Mapping[str, RawSplit], given: Mapping[str, str], own: Mapping[str, str]) -> None:
@@ -171,7 +209,8 @@ def _refuse_missing(part: RawSplit, max_missing: float) -> None:
     if part.num_missing > max_missing * total:
         found = f"{part.source}: {part.num_missing} of {total} listed files are missing"
         limit = f"more than data.max_missing={max_missing:g} allows"
-        raise UserError(f"{found}, {limit}; the first: {', '.join(part.missing)}")
+        first = ", ".join(path if path.isprintable() else ascii(path) for path in part.missing)
+        raise UserError(f"{found}, {limit}; the first: {first}")
 
 
 def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_label: bool) -> Records:

@@ -245,12 +245,14 @@ def _write_lists(out: Path, splits: Mapping[str, Records], copies: Mapping[str, 
         if records is None:
             file.unlink(missing_ok=True)
             continue
-        header = ("path", "label") if records.sources is None else ("path", "label", "source")
+        header = ["path", "label", *(["source"] if records.sources is not None else ())]
+        header += ["start", "end"] if records.segments is not None else []
         rows = []
         for i in range(len(records)):
             if (path := records.path(i)) in copies:
                 source = () if records.sources is None else (f"{records.sources[i]:016x}",)
-                rows.append((copies[path], ";".join(records.label_names(i)), *source))
+                segment = () if records.segments is None else records.segments[i].tolist()
+                rows.append((copies[path], ";".join(records.label_names(i)), *source, *segment))
         write_csv(file, header, rows)
     with atomic_write(out / "class_names.txt", "w") as handle:
         handle.writelines(f"{name}\n" for name in splits["train"].class_names)

@@ -3,8 +3,8 @@
 import importlib
 import pkgutil
 
+from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts.base import Layout, find, recognise, register_layout
-from video_rs.data.sources.lists import Entry
 
 __all__ = ["Entry", "Layout", "find", "recognise", "register_layout"]
 

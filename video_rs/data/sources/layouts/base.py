@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from video_rs.data.sources.lists import Entry, bad_line, read_header, read_lines
+from video_rs.data.sources.entries import Entry
+from video_rs.data.sources.tables import bad_line, read_header, read_lines
 from video_rs.data.video.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.errors import UserError
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts import base
-from video_rs.data.sources.lists import Entry, bad_line, read_csv, read_header
 from video_rs.data.sources.records import SEPARATOR
+from video_rs.data.sources.tables import bad_line, read_csv, read_header
 
 _CODE = re.compile(r"c\d{3}")
 

@@ -6,8 +6,9 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
+from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts import base
-from video_rs.data.sources.lists import Entry, bad_line
+from video_rs.data.sources.tables import bad_line
 from video_rs.errors import UserError
 
 _FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations", "splits")

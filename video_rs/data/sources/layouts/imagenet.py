@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts import base
-from video_rs.data.sources.lists import Entry, bad_line, read_csv
+from video_rs.data.sources.tables import bad_line, read_csv
 
 _IMAGES = "ILSVRC/Data/CLS-LOC"
 _WNID = re.compile(r"n\d{8}")

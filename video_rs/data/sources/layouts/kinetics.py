@@ -12,10 +12,11 @@ from itertools import islice
 
 import numpy as np
 
+from video_rs.data.sources.entries import Entry, parse_split
 from video_rs.data.sources.holdout import KINETICS_NAME
 from video_rs.data.sources.layouts import base
-from video_rs.data.sources.lists import Entry, bad_line, read_csv, read_header
 from video_rs.data.sources.records import Paths
+from video_rs.data.sources.tables import bad_line, read_csv, read_header
 from video_rs.data.video.media import VIDEO_EXTENSIONS
 from video_rs.data.video.search import media_below
 from video_rs.errors import UserError
@@ -52,9 +53,10 @@ class Kinetics(base.Layout):
             except (KeyError, ValueError, OverflowError):
                 expected = "'label,youtube_id,time_start,time_end,split'"
                 raise bad_line(f"{source}:{line}", expected, text) from None
+            part = parse_split(row["split"], f"{source}:{line}") if "split" in row else ""
             at = stems.searchsorted(hash(stem))
             found = at < len(stems) and stems[at] == hash(stem)
-            yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, line)
+            yield Entry(files[order[at]] if found else os.path.join(root, stem + ".mp4"), label, line, split=part)
 
 
 def kinetics_coverage(num_classes: int, split: str, first_path: str, count: int) -> str:

@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
+from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts import base
-from video_rs.data.sources.lists import Entry, bad_line
+from video_rs.data.sources.tables import bad_line
 from video_rs.errors import UserError
 
 _FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "")

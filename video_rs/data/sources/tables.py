@@ -1,0 +1,136 @@
+"""Read text files of a dataset: lines, csv (RFC 4180) and JSON lines.
+
+Lines end as in ``str.splitlines``. Empty lines, comments ("# text"), blanks around a field and a byte order mark are
+skipped. Files are UTF-8, or UTF-16 with a byte order mark, as Excel saves "Unicode text".
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from video_rs.errors import UserError
+
+JSON_LINES = (".jsonl", ".ndjson")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_COMMENT = re.compile(r"#([\s#!]|$)")
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        line: number of its first line, from 1.
+        fields: its values.
+        text: the row as written.
+    """
+
+    line: int
+    fields: list[str]
+    text: str
+
+
+def read_lines(file: str) -> Iterator[str]:
+    """Yield the lines of a file with their line ends. Raise UserError if it is not a text file."""
+    try:
+        with open(file, "rb") as stream:
+            encoding = "utf-16" if stream.read(2) in _UTF_16 else "utf-8-sig"
+        with open(file, encoding=encoding, newline="") as stream:
+            for text in stream:
+                if "\0" in text:
+                    raise UserError(f"{file}: not a text file; save it as csv in UTF-8")
+                yield from text.splitlines(keepends=True)
+    except UnicodeError:
+        raise UserError(f"{file}: not a text file in UTF-8; save it as csv in UTF-8") from None
+
+
+def read_csv(file: str, delimiter: str = ",") -> Iterator[Row]:
+    """Yield the rows of a csv that are not empty. Raise UserError for an unclosed quote."""
+    row: list[str] = []  # lines of the current row
+    number = 0  # of the lines read so far
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for line in read_lines(file):
+            number += 1
+            if row or not _COMMENT.match(line):
+                row.append(line)
+                yield line
+        if row:
+            raise csv.Error("unexpected end of file")
+
+    try:
+        for values in csv.reader(lines(), delimiter=delimiter, skipinitialspace=True):
+            fields = [value.strip() for value in values]
+            if any(fields):
+                yield Row(number - len(row) + 1, fields, "".join(row).strip())
+            row.clear()
+    except csv.Error as error:
+        place = f"{file}:{number - max(len(row), 1) + 1}"
+        raise UserError(f"{place}: not csv ({error}); check for an unclosed quote") from None
+
+
+def read_header(file: str, is_header: Callable[[list[str]], bool] = lambda columns: False) -> tuple[list[str], str]:
+    """Return the names of the columns of a csv, and the delimiter.
+
+    The names are those of the first row, as :func:`column_name` writes them. A comment before it is taken for the
+    header if `is_header` accepts its names.
+    """
+    for line in filter(str.strip, read_lines(file)):
+        columns, delimiter = _split_header(line.strip().lstrip("# "))
+        if not _COMMENT.match(line) or is_header(columns):
+            return columns, delimiter
+    return [], " "
+
+
+def _split_header(line: str) -> tuple[list[str], str]:
+    marks = "\t,"
+    words = re.findall(r"\w+", line)
+    if ";" in line and "," not in line and "\t" not in line:  # Excel, where a comma is the decimal mark
+        marks = ";"
+    delimiter = next((mark for mark in marks if mark in line), " ")
+    try:
+        # accept any two names: "<path> <label>"
+        fields = words if len(words) == 2 else next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:  # read_csv reports it
+        fields = []
+    return [column_name(name) for name in fields], delimiter
+
+
+def column_name(name: str) -> str:
+    """Return the name of a column in lower case, with "_" for blanks and punctuation: "Start (s)" is "start_s"."""
+    return re.sub(r"[\W_]+", "_", name).strip("_").lower()
+
+
+def read_json_lines(file: str) -> Iterator[tuple[int, dict[str, str], str]]:
+    """Yield the number, the values and the text of each line, a JSON object. A list of values is joined by ";"."""
+    for number, line in enumerate(read_lines(file), 1):
+        if not (text := line.strip()):
+            continue
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise bad_line(f"{file}:{number}", "a JSON object", text)
+        yield number, {column_name(name): _json_text(value) for name, value in values.items()}, text
+
+
+def _json_text(value: Any) -> str:
+    if isinstance(value, list):
+        return ";".join(map(_json_text, value))
+    return "" if value is None else str(value).strip()
+
+
+def bad_line(place: str, expected: str, found: str) -> UserError:
+    """Return the error for a line in the wrong format. `found` is truncated to 100 characters."""
+    return UserError(f"{place}: expected {expected}; found '{cut(found)}'")
+
+
+def cut(text: str) -> str:
+    """Return a text on one line, truncated to 100 characters."""
+    return " ".join(text[:1000].split())[:100]

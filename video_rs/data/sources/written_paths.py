@@ -1,0 +1,64 @@
+r"""Find the files of a list whose paths are not written as they are on this machine.
+
+Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~``, is relative to the folder of the
+list instead of ``data.root``, or looks like the name of a file; see ``lookalikes``.
+"""
+
+import os
+import re
+from functools import cache
+
+from video_rs.data.sources.lookalikes import PathFinder, difference
+from video_rs.errors import UserError
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # also of a network share
+
+
+class WrittenPaths:
+    """Find files by the paths of a list.
+
+    Args:
+        base: folder that the paths are relative to.
+        folder: folder of the list.
+    """
+
+    def __init__(self, base: str, folder: str) -> None:
+        self._base, self._folder = base, folder
+        self._finder = PathFinder()
+        self._folders = cache(self._finder.find_all)
+
+    def find(self, path: str, place: str) -> str | None:
+        """Return the one file that a path can mean; None if there is none.
+
+        Args:
+            path: the path, joined to the base folder.
+            place: file and line, for messages.
+
+        Raises:
+            UserError: there are several.
+        """
+        written = path.removeprefix(os.path.join(self._base, ""))
+        found = {os.path.realpath(each): each for each in self._candidates(written)}
+        if len(found) > 1:
+            first, second = sorted(found.values())[:2]
+            raise UserError(f"{place}: two files can be meant: {difference(first, second)}; correct the path")
+        return next(iter(found.values()), None)
+
+    def _candidates(self, written: str) -> list[str]:
+        """Return the files that a path can mean."""
+        if drive := _DRIVE.match(written):  # the folders of another machine are dropped until a file exists
+            parts = re.split(r"[\\/]+", written[drive.end() :])
+            tails = ("/".join(parts[start:]) for start in range(len(parts)))
+            return next(filter(None, map(self._below_bases, tails)), [])
+        if written.startswith("~"):
+            return self._present(os.path.expanduser(written))
+        return self._below_bases(written)
+
+    def _below_bases(self, path: str) -> list[str]:
+        bases = dict.fromkeys((self._base, self._folder))
+        return [file for base in bases for file in self._present(os.path.join(base, path))]
+
+    def _present(self, path: str) -> list[str]:
+        folder, name = os.path.split(path.replace("\\", "/"))
+        found = self._folders(folder) if folder else [""]
+        return [file for each in found for file in self._finder.find_all(os.path.join(each, name))]
