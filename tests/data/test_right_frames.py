@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.data.videos import AUDIO_ONLY, KINDS, encode_kind, shared
 from video_rs.data.transforms.crops import resize, short_side_size
 from video_rs.data.video.decode import BACKENDS, open_video, read_frames
+from video_rs.data.video.stream_index import read_stream_index
 from video_rs.data_config import FILTERS
 from video_rs.errors import MediaError
 
@@ -190,6 +191,61 @@ def check_several_crops(path, truth, backend):
             assert torch.equal(crop, expected), (path.name, backend, plan)
 
     compare()
+
+
+@pytest.mark.parametrize("name", ["pal8.avi", "av1_no_seq.mp4"])
+def test_what_only_the_first_packet_carries_is_not_lost_by_a_seek(name, assets):
+    """The palette of a raw video, and the sequence header of AV1."""
+    path = assets / "cases" / name
+    truth = sequential(path)
+    assert 100 < truth.float().mean() < 110  # not black
+    index = read_stream_index(path)
+    for backend in USABLE:
+        check_frames(path, truth, backend, max_examples=4)
+        check_crops(path, truth, backend)
+        with open_video(path, backend, index) as video:
+            assert torch.equal(video.read([40, 50]), truth[[40, 50]]) and torch.equal(video.read([20]), truth[[20]])
+
+
+def test_headers_that_change_midway_and_are_sent_once(make_video, tmp_path):
+    """Frames after a seek are those of a sequential decode, although the later keyframes do not repeat the headers."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 12, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    options = "keyint=10:min-keyint=10:scenecut=0:bframes=0:chroma-qp-offset="
+    parts = [
+        make_video(tmp_path / f"{offset}.mp4", frames=pixels, options={"x264-params": f"{options}{offset}"})
+        for offset in (0, 12)
+    ]
+    path, time = tmp_path / "changes.mp4", 0
+    with av.open(str(path), "w") as made:
+        stream = None
+        for number, part in enumerate(parts):
+            with av.open(str(part)) as given:
+                source = given.streams.video[0]
+                stream = stream or made.add_stream_from_template(source)
+                extradata = source.codec_context.extradata
+                size = int.from_bytes(extradata[6:8], "big")  # of the SPS, before the PPS
+                sets = [
+                    extradata[8 : 8 + size],
+                    extradata[8 + size + 3 :][: int.from_bytes(extradata[9 + size : 11 + size], "big")],
+                ]
+                first = b"".join(len(each).to_bytes(4, "big") + each for each in sets) if number else b""
+                for packet in given.demux(source):
+                    if packet.size:
+                        copy = av.Packet(first + bytes(packet))
+                        copy.stream, copy.time_base, copy.is_keyframe = stream, source.time_base, packet.is_keyframe
+                        copy.pts = copy.dts = time
+                        time += packet.duration
+                        made.mux(copy)
+                        first = b""
+    truth = sequential(path)
+    assert len(truth) == 60 and torch.equal(truth[30:], sequential(parts[1]))
+    for backend in USABLE:
+        check_frames(path, truth, backend, max_examples=6)
+        for wanted in ([55, 56], [35], [5], [45], [15, 58]):
+            assert torch.equal(read_frames(path, wanted, backend=backend), truth[wanted]), (backend, wanted)
+    with open_video(path) as video:  # one decoder that has seen the second headers
+        for wanted in ([58], [25], [45], [2]):
+            assert torch.equal(video.read(wanted), truth[wanted]), wanted
 
 
 @pytest.mark.parametrize("backend", USABLE)

@@ -28,7 +28,7 @@ from video_rs.data.video.stream_index import (
     upright_shape,
 )
 from video_rs.data.video.times import frame_times
-from video_rs.errors import MediaError
+from video_rs.errors import MediaError, VideoRSError
 
 PIECE_BYTES = 16 * 2**20  # maximum size of the frames decoded at a time, before they are resized
 
@@ -123,12 +123,17 @@ class PyAVReader:
         wanted = set(times[indices].tolist()) if self.index.codec == "h264" and steady else None
         upcoming, frames = 0, None
         for index in indices.tolist():
-            key = max(0, np.searchsorted(keys, times[index], side="right") - 1)
-            start = int(np.searchsorted(times, keys[key]))
+            key = np.searchsorted(keys, times[index], side="right") - 1
+            start = int(np.searchsorted(times, keys[key])) if key >= 0 else 0
             if frames is None or start > upcoming:
-                upcoming, frames = start, self._decoded_from(self.index.keyframes[key], wanted)
+                upcoming, frames = start, self._decoded_from(self.index.keyframes[key] if key >= 0 else None, wanted)
             while True:
-                frame = next(frames, None)
+                try:
+                    frame = next(frames, None)
+                except Exception as error:
+                    if isinstance(error, VideoRSError):
+                        raise
+                    return  # it may be decoded from the beginning
                 # FFmpeg conceals damage using earlier frames
                 found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
                 if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
@@ -147,9 +152,12 @@ class PyAVReader:
         self._fresh = False
         return self._decode(self._container.demux(self.stream), wanted)
 
-    def _decoded_from(self, key: Keyframe, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
-        """Yield frames from a keyframe on, including all `wanted` timestamps. Yield nothing if seeking fails."""
-        if self._fresh and key is self.index.keyframes[0]:
+    def _decoded_from(self, key: Keyframe | None, wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+        """Yield frames from a keyframe (None: the beginning) on, including all `wanted` timestamps.
+
+        Yield nothing if seeking fails.
+        """
+        if key is None or (self._fresh and key is self.index.keyframes[0]):
             return self._decoded(wanted)
         self._fresh = False
         times = [key.pts] if key.dts is None else [key.pts, key.dts]  # some containers are indexed by pts, some by dts

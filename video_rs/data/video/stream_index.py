@@ -7,7 +7,7 @@ reason if decord would return wrong frames.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -19,6 +19,7 @@ from av.stream import Disposition
 from video_rs.data import limits
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.contents import cause
+from video_rs.data.video.headers import NAL_CODECS, packet_headers
 from video_rs.data.video.media import media_errors, require_file, too_large
 from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError, VideoRSError
@@ -27,6 +28,7 @@ from video_rs.errors import MediaError, VideoRSError
 # chroma is interpolated across blocks, differently in each decoder.
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: unknown to decord
+_SENT_ONCE = ("palette", "new_extradata", "param_change")  # side data of packets, lost by seeking
 _PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 FORMATS = (  # no text, playlists, images, or formats that open other files or devices
     "mov,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,gif,apng,ogg,rm,mxf,nut,dv,wtv,gxf,nsv,nuv,pva,ty,"
@@ -50,7 +52,7 @@ class StreamIndex:
     Attributes:
         codec: FFmpeg's name of the codec.
         pts: ascending int64 timestamps of the shown frames; None if they are unreliable.
-        keyframes: keyframes from which decoding can start, ascending.
+        keyframes: keyframes from which decoding can start, ascending; empty if it must start at the beginning.
         decord_problem: the reason why decord would return wrong frames, or "".
         frame_bytes: size of a decoded RGB frame.
         fps: mean frames per second; 0 if unknown.
@@ -71,11 +73,11 @@ class StreamIndex:
         return 0 if self.pts is None else len(self.pts)
 
 
-def open_container(path: File) -> av.container.InputContainer:
+def open_container(path: File, **options: str) -> av.container.InputContainer:
     """Open a file with FFmpeg, if it is in one of the ``FORMATS``. Raise ``MediaError`` or ``av.FFmpegError``."""
     # FFmpeg would treat a relative "10:30.mp4" as a URL
     source = path.open() if isinstance(path, Blob) else os.path.abspath(path)
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(limits.max_pixels())}
+    options |= {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(limits.max_pixels())}
     try:
         return av.open(source, options=options)
     except VideoRSError:
@@ -136,30 +138,6 @@ def filter_graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> av
     return graph
 
 
-def nal_units(packet: bytes, length: int) -> Iterator[bytes]:
-    """Yield the units of an H.264 or H.265 packet, some of them empty.
-
-    Args:
-        packet: the packet.
-        length: number of bytes of the size before each unit, as in mp4 and Matroska; 0 for start codes.
-    """
-    if not length:
-        yield from (unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1")[1:])
-    at = 0 if length else len(packet)
-    while at < len(packet):
-        size = int.from_bytes(packet[at : at + length], "big")
-        yield packet[at + length : at + length + size]
-        at += length + size
-
-
-def _h264_units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
-    """Yield the units of an H.264 packet, some of them empty, and the first parameter set of the `extradata`."""
-    has_sizes = extradata and extradata[0] == 1 and len(extradata) >= 7
-    if has_sizes and extradata[5] % 32:
-        yield extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")]
-    yield from nal_units(packet, extradata[4] % 4 + 1 if has_sizes else 0)
-
-
 def read_stream_index(path: File) -> StreamIndex:
     """Read the packets of a video file without decoding.
 
@@ -169,28 +147,45 @@ def read_stream_index(path: File) -> StreamIndex:
     file = in_memory(path)
     require_file(file)
     with media_errors(path), open_container(file) as container:
-        return index_stream(container, path)
+        return index_stream(container, file)
+
+
+def _require_packets(path: File, count: int) -> None:
+    """Raise ``MediaError`` if a file has fewer than `count` packets, including those that its edit list hides."""
+    with open_container(path, ignore_editlist="1") as container:
+        found = sum(packet.size > 0 for packet in container.demux(best_stream(container, path)))
+    if found < count:
+        raise MediaError(f"{path}: damaged: {found} of {count} frames are there")
 
 
 def index_stream(container: av.container.InputContainer, path: File) -> StreamIndex:
     """Read an open file to its end and return the index. Raise ``MediaError`` as :func:`read_stream_index`."""
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
+    codec, extradata, starts_anywhere = context.codec.canonical_name, context.extradata or b"", True
     # keep only these fields; a list of packets would keep the whole file in memory
-    codec, packets, headers, starts_anywhere = context.codec.canonical_name, [], set(), True
+    packets, headers, brought, changes = [], set(), [], False
     for p in container.demux(stream):
-        if p.size:
-            packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
-            if p.is_keyframe and codec == "h264":
-                units = [unit for unit in _h264_units(bytes(p), context.extradata) if unit]
-                headers.update(unit for unit in units if unit[0] % 32 == 7)
-                starts_anywhere &= any(unit[0] % 32 == 5 for unit in units)
+        if not p.size:
+            continue
+        if not packets and (p.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata):
+            raise MediaError(f"{path}: encrypted; decrypt it first")
+        packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
+        own = set()
+        if p.is_keyframe or codec in NAL_CODECS:
+            own, not_idr = packet_headers(codec, bytes(p), extradata)
+            starts_anywhere &= not (p.is_keyframe and not_idr)
+        headers |= own
+        brought.append(own)
+        changes |= any(map(p.has_sidedata, _SENT_ONCE))
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
         raise MediaError(f"{path}: damaged or truncated")
     if not packets:
         raise MediaError(f"{path}: the video stream is empty")
+    if mov and stream.frames > len(packets):
+        _require_packets(path, stream.frames)
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     times, dts, is_key, hidden, _ = zip(*packets)
     # timestamps of other containers are reconstructed, and VP8 has packets that are never shown
@@ -202,6 +197,7 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     pts, is_key = np.array(times), np.array(is_key)
     earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # minimum over this packet and all later ones
     safe = is_key & (pts == earliest_after)
+    complete = np.array([own >= headers and not changes for own in brought])
     shown = np.sort(pts[~np.array(hidden)])
     if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
         return unreliable
@@ -211,16 +207,18 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
     if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
         return unreliable
     seconds, rate = frame_times(shown, stream.time_base, rate)
-    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe)]
+    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe & complete)]
     indexed_keyframes = sum(entry.is_keyframe for entry in stream.index_entries)
     decord_problems = {
         "an edit list hides packets": len(shown) < len(pts) or shown[0] < 0,
         "open GOP": (is_key & ~safe).any(),
         "its index is wrong about keyframes": (mov or avi) and indexed_keyframes != is_key.sum(),
         "no timestamps in the file": avi and times != dts,
-        "the stream changes midway": len(headers) > 1,
+        "the stream changes midway": bool(headers) or changes,
         "keyframes that are not IDR frames": not starts_anywhere,
         "decord does not support AV1": codec == "av1",
+        "decord gives other pixels for damaged MJPEG": codec == "mjpeg",
+        "its header counts other frames": stream.frames not in (0, len(pts)),
         f"decord converts {context.pix_fmt} differently": context.pix_fmt not in PLAIN_FORMATS,
         "decord does not support the colour space": context.colorspace in ODD_COLORS,
         "decord converts odd sizes differently": context.width % 2 or context.height % 2,
