@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from av.buffer import Buffer
+
 NAL_CODECS = ("h264", "hevc")
 _MJPEG_TABLES = (b"\xff\xdb", b"\xff\xc4")  # quantization and Huffman tables
-_KINDS: dict[str, tuple[Callable[[bytes], int], range, range]] = {  # type of a unit, types of headers and of pictures
+_KINDS: dict[
+    str, tuple[Callable[[memoryview], int], range, range]
+] = {  # type of a unit, types of headers and of pictures
     "h264": (lambda unit: unit[0] & 31, range(7, 9), range(1, 6)),
     "hevc": (lambda unit: unit[0] >> 1 & 63, range(32, 35), range(32)),
     "mpeg4": (lambda unit: unit[0], range(0x20, 0x30), range(0xB6, 0xB7)),
@@ -15,13 +19,14 @@ _KINDS: dict[str, tuple[Callable[[bytes], int], range, range]] = {  # type of a 
 }
 
 
-def packet_headers(codec: str, packet: bytes, extradata: bytes) -> tuple[set[bytes], bool]:
+def packet_headers(codec: str, packet: Buffer, extradata: bytes) -> tuple[set[bytes], bool]:
     """Return the headers in a packet that are not in the `extradata`, and True if the first picture is no IDR frame.
 
     A changed header is another header. The second value is False for all codecs except H.264.
     """
     if codec == "mjpeg":
-        return {table for table in _MJPEG_TABLES if table in packet}, False
+        data = bytes(packet)
+        return {table for table in _MJPEG_TABLES if table in data}, False
     headers: set[bytes] = set()
     if codec not in _KINDS:
         return headers, False
@@ -31,23 +36,26 @@ def packet_headers(codec: str, packet: bytes, extradata: bytes) -> tuple[set[byt
             continue
         if kind(unit) in picture_types:
             return headers, codec == "h264" and kind(unit) != 5
-        if kind(unit) in header_types and unit not in extradata:
+        if kind(unit) in header_types and bytes(unit) not in extradata:
             headers.add(bytes(unit))
     return headers, codec == "h264"
 
 
-def _units(codec: str, packet: bytes, extradata: bytes) -> Iterator[bytes]:
+def _units(codec: str, packet: Buffer, extradata: bytes) -> Iterator[memoryview]:
     """Yield the units of a packet, some of them empty."""
     length_at = 4 if codec == "h264" else 21
+    view = memoryview(packet)
     if codec not in NAL_CODECS or len(extradata) <= length_at or extradata[0] == 0:
-        start = packet.find(b"\0\0\1") + 3  # a start code before each unit
+        data = bytes(packet)
+        start = data.find(b"\0\0\1") + 3  # a start code before each unit
         while start >= 3:
-            end = packet.find(b"\0\0\1", start)
-            yield packet[start : end if end >= 0 else None].rstrip(b"\0")
+            end = data.find(b"\0\0\1", start)
+            last = len(data) if end < 0 else end
+            yield view[start : start + len(data[start:last].rstrip(b"\0"))]
             start = end + 3
         return
     length, at = extradata[length_at] % 4 + 1, 0  # the size before each unit
-    while at < len(packet):
-        size = int.from_bytes(packet[at : at + length], "big")
-        yield packet[at + length : at + length + size]
+    while at < len(view):
+        size = int.from_bytes(view[at : at + length], "big")
+        yield view[at + length : at + length + size]
         at += length + size

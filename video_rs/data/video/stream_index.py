@@ -173,11 +173,11 @@ def index_stream(container: av.container.InputContainer, path: File) -> StreamIn
         packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
         own = set()
         if p.is_keyframe or codec in NAL_CODECS:
-            own, not_idr = packet_headers(codec, bytes(p), extradata)
+            own, not_idr = packet_headers(codec, p, extradata)
             starts_anywhere &= not (p.is_keyframe and not_idr)
         headers |= own
         brought.append(own)
-        changes |= any(map(p.has_sidedata, _SENT_ONCE))
+        changes |= any(side.data_type in _SENT_ONCE for side in p.iter_sidedata())
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
