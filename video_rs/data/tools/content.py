@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from video_rs.data.shards import File
+from video_rs.data.video.headers import nal_units
 from video_rs.data.video.media import media_errors
-from video_rs.data.video.stream_index import best_stream, nal_units, open_container
+from video_rs.data.video.stream_index import best_stream, open_container
 
 # For these codecs: position in the header of the byte whose last two bits are the size of a unit's length minus one, in
 # mp4 and Matroska; and a function that is True for the first byte of a unit that is a part of a picture.

@@ -9,7 +9,7 @@ from av.buffer import Buffer
 NAL_CODECS = ("h264", "hevc")
 _MJPEG_TABLES = (b"\xff\xdb", b"\xff\xc4")  # quantization and Huffman tables
 _KINDS: dict[
-    str, tuple[Callable[[memoryview], int], range, range]
+    str, tuple[Callable[[bytes | memoryview], int], range, range]
 ] = {  # type of a unit, types of headers and of pictures
     "h264": (lambda unit: unit[0] & 31, range(7, 9), range(1, 6)),
     "hevc": (lambda unit: unit[0] >> 1 & 63, range(32, 35), range(32)),
@@ -31,7 +31,9 @@ def packet_headers(codec: str, packet: Buffer, extradata: bytes) -> tuple[set[by
     if codec not in _KINDS:
         return headers, False
     kind, header_types, picture_types = _KINDS[codec]
-    for unit in _units(codec, packet, extradata):
+    length_at = 4 if codec == "h264" else 21
+    has_sizes = codec in NAL_CODECS and len(extradata) > length_at and extradata[0] != 0
+    for unit in nal_units(memoryview(packet), extradata[length_at] % 4 + 1 if has_sizes else 0):
         if not unit:
             continue
         if kind(unit) in picture_types:
@@ -41,21 +43,23 @@ def packet_headers(codec: str, packet: Buffer, extradata: bytes) -> tuple[set[by
     return headers, codec == "h264"
 
 
-def _units(codec: str, packet: Buffer, extradata: bytes) -> Iterator[memoryview]:
-    """Yield the units of a packet, some of them empty."""
-    length_at = 4 if codec == "h264" else 21
-    view = memoryview(packet)
-    if codec not in NAL_CODECS or len(extradata) <= length_at or extradata[0] == 0:
-        data = bytes(packet)
-        start = data.find(b"\0\0\1") + 3  # a start code before each unit
+def nal_units(packet: bytes | memoryview, length: int) -> Iterator[bytes | memoryview]:
+    """Yield the units of a packet, some of them empty.
+
+    Args:
+        packet: the packet.
+        length: number of bytes of the size before each unit, as in mp4 and Matroska; 0 for start codes.
+    """
+    if not length:
+        packet = bytes(packet)
+        start = packet.find(b"\0\0\1") + 3
         while start >= 3:
-            end = data.find(b"\0\0\1", start)
-            last = len(data) if end < 0 else end
-            yield view[start : start + len(data[start:last].rstrip(b"\0"))]
+            end = packet.find(b"\0\0\1", start)
+            yield packet[start : end if end >= 0 else len(packet)].rstrip(b"\0")
             start = end + 3
         return
-    length, at = extradata[length_at] % 4 + 1, 0  # the size before each unit
-    while at < len(view):
-        size = int.from_bytes(view[at : at + length], "big")
-        yield view[at + length : at + length + size]
+    at = 0
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + length], "big")
+        yield packet[at + length : at + length + size]
         at += length + size
