@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,42 @@ def test_names_that_go_to_other_files(tmp_path):
     assert prepare_here(root, out).returncode == 0
     assert prepare_here(root, tmp_path / "anew").returncode == 0
     assert tree(out) == tree(tmp_path / "anew")
+
+
+def test_names_that_another_file_system_takes_for_one(tmp_path):
+    """No copy replaces another one where case and Unicode form do not count."""
+    names = ("clip", "CLIP", "caf\u00e9", "cafe\u0301")
+    for n, name in enumerate(names):
+        write_video(tmp_path / "data/train/a" / f"{name}.mp4", 10, first_number=20 * n)
+    write_video(tmp_path / "data/train/b/0.mp4", 10, first_number=500)
+    done = prepare_here(tmp_path / "data", tmp_path / "out", "--shards")
+    assert done.returncode == 0, done.stderr
+    copies = [row["path"] for row in csv.DictReader((tmp_path / "out/train.csv").open(encoding="utf-8"))]
+    (index,) = (tmp_path / "out/shards").glob("*.csv")
+    packed = [row["name"] for row in csv.DictReader(index.open(encoding="utf-8"))][:-1]
+    for written in (copies, packed):
+        assert len({unicodedata.normalize("NFC", name).casefold() for name in written}) == len(written) == 5
+
+
+def test_segments_are_not_packed(source, tmp_path):
+    lines = ["path,label,start,end", *(f"train/{name}/0.mp4,{name},0,0.4" for name in ("juggling balls", "swim"))]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    shutil.copytree(source / "train", tmp_path / "root/train")
+    shutil.copytree(source / "train/juggling balls", tmp_path / "root/train/swim")
+    lists = [f"data.{split}={tmp_path / 'train.csv'}" for split in ("train", "val")]
+    done = prepare_here(tmp_path / "root", tmp_path / "out", *lists, "--shards")
+    refused(done, 2, "the train list has segments (start, end), which shards do not keep; leave out --shards")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_deleted(slow_source, tmp_path):
+    process = begin(slow_source, tmp_path / "out")
+    wait_for(lambda: any((tmp_path / "out").rglob("*.mp4*")))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved")
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode in (2, 3) and stderr.count("\n") == 1 and f"{tmp_path}/out" in stderr, stderr
+    assert not list((tmp_path).rglob("*.csv"))
 
 
 def test_a_source_of_another_size_is_encoded_anew(make_video, tmp_path):

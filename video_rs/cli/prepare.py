@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
         splits |= build_records(whole, ("train",), indexed=False)
     for records in splits.values():
         require_video_files(records, "prepare")
+    if args.shards:
+        shard_writer.require_packable(splits)
     workers = args.workers or max(1, loader_workers(config.data.workers))
 
     def show(results: Iterable, total: int) -> Iterable:

@@ -4,6 +4,7 @@ To read a clip from such a file, at most ``gop`` - 1 unused frames are decoded. 
 decode are turned off (x264's "fastdecode": no CABAC, no deblocking, no weighted prediction).
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -180,8 +181,9 @@ def _write(
                 beat()
                 count += 1
     except (av.FFmpegError, OSError, ValueError) as error:
-        if getattr(error, "errno", None) in STORAGE_ERRNOS:
-            raise OSError(error.errno, os.strerror(error.errno)) from error  # for `atomic_write`
+        number = getattr(error, "errno", None) if os.path.exists(file) else errno.ENOENT
+        if number in {*STORAGE_ERRNOS, errno.ENOENT}:
+            raise OSError(number, os.strerror(number)) from error  # for `atomic_write`
         with media_errors(source, action="encoded"):
             raise
     return count

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from video_rs.data.sources.lists import read_list
+from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.encode import Settings, encode_video, read_header
@@ -113,6 +114,8 @@ def prepare_dataset(
         with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
             for job, result in progress(calls, len(jobs)):
                 made[job] = Prepared(job, problem=result.reason) if isinstance(result, Lost) else result
+        if not (out / SETTINGS).exists():
+            raise UserError(f"--out {out} was deleted while the videos were written; run the command again")
         results = [made[job] for job in jobs]
         copies = {result.job.source: result.job.target for result in results if not result.problem}
         if not copies:
@@ -154,7 +157,11 @@ def _check_class_names(splits: Mapping[str, Records]) -> None:
 
 
 def _plan_jobs(sources: Sequence[str], base: str) -> list[Job]:
-    """Return one job per file. Copies keep the names of the sources; equal names go to separate folders."""
+    """Return one job per file.
+
+    Copies keep the names of the sources. Those that are equal, perhaps only to another file system, go to
+    separate folders.
+    """
     outside = [path for path in map(os.path.abspath, sources) if not _is_below(path, base)]
     common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else ""
     jobs, taken = [], set()
@@ -163,10 +170,10 @@ def _plan_jobs(sources: Sequence[str], base: str) -> list[Job]:
         relative = os.path.relpath(path, base if _is_below(path, base) else common)
         name = _NOT_IN_A_LINE.sub("_", os.path.splitext(relative)[0]) + ".mp4"
         target, number = f"videos/{name}", 1
-        while target in taken:
+        while folded(target) in taken:
             number += 1
             target = f"videos_{number}/{name}"
-        taken.add(target)
+        taken.add(folded(target))
         jobs.append(Job(source, target, relative if _is_below(path, base) else path))
     return jobs
 
@@ -211,7 +218,7 @@ def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
 def _remove_temporary(out: Path) -> None:
     """Remove the temporary files of processes that were killed."""
     for file in out.rglob(".*"):
-        if _TEMPORARY.fullmatch(file.name):
+        if _TEMPORARY.fullmatch(file.name) and file.is_file():
             file.unlink()
 
 

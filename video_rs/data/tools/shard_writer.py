@@ -17,6 +17,7 @@ from pathlib import Path
 
 from video_rs.data import storage
 from video_rs.data.shards import BLOCK, COLUMNS, INDEX, NAMES_FILE, TAR, index_path
+from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.records import SEPARATOR, SPLITS, Records
 from video_rs.errors import UserError
 from video_rs.files import atomic_write
@@ -96,8 +97,9 @@ def pack(
             finished shard.
 
     Raises:
-        MachineError, UserError: see :func:`plan` and :func:`write`.
+        MachineError, UserError: see :func:`require_packable`, :func:`plan` and :func:`write`.
     """
+    require_packable(splits)
     folder, names = out / FOLDER, member_names(copies.values())
     names_file = folder / NAMES_FILE
     class_names = "".join(f"{name}\n" for name in next(iter(splits.values())).class_names).encode()
@@ -118,6 +120,13 @@ def pack(
     return shards
 
 
+def require_packable(splits: Mapping[str, Records]) -> None:
+    """Raise UserError for splits with segments, which an index of a shard does not have."""
+    for split, records in splits.items():
+        if records.segments is not None:
+            raise UserError(f"the {split} list has segments (start, end), which shards do not keep; leave out --shards")
+
+
 def _sample(out: Path, copy: str, name: str, records: Records, i: int) -> Sample:
     labels = records.label_set(i).tolist()
     target = ("json", json.dumps(labels)) if records.multi_label else ("cls", str(labels[0]))
@@ -129,7 +138,7 @@ def member_names(paths: Iterable[str]) -> dict[str, str]:
     """Return the member name for each path.
 
     WebDataset treats everything after the first dot of a base name as the extension, so other dots are replaced by "_".
-    Names are unique without their extensions.
+    Names are unique without their extensions, also where a file system ignores case or the Unicode form.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
@@ -139,10 +148,10 @@ def member_names(paths: Iterable[str]) -> dict[str, str]:
         folder, _, base = stem.rpartition("/")
         key = wanted = os.path.join(folder, base.replace(".", "_"))
         number = 1
-        while key in taken:
+        while folded(key) in taken:
             number += 1
             key = f"{wanted}_{number}"
-        taken.add(key)
+        taken.add(folded(key))
         names[path] = key + extension.lower()
     return names
 
