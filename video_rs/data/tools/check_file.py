@@ -17,6 +17,7 @@ from video_rs.data.shards import Blob, Member, in_memory
 from video_rs.data.tools.content import packet_digest
 from video_rs.data.video.images import ImageReader, frame_files, image_codec
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
+from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError, VideoRSError, first_line
 
 ANNOUNCED_PART = 0.9  # minimum part of the header's duration; AVI and Matroska headers can be slightly wrong
@@ -127,7 +128,7 @@ def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarra
     index = read_stream_index(path)
     facts |= {"codec": index.codec, "fps": index.fps}
     facts["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
-    damaged, end = 0, 0.0
+    damaged, end, pts = 0, 0.0, []
     with open_container(path) as container:
         stream = best_stream(container, path)
         announced = _announced_end(container, stream)
@@ -135,19 +136,22 @@ def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarra
             if not facts["frames"]:
                 facts["rotation"], facts["height"], facts["width"] = upright_shape(frame)
             damaged += frame.is_corrupt
+            pts.append(frame.pts)
             end = max(end, frame.time or 0.0)
             try:
                 yield frame.to_ndarray()
             except (ValueError, AssertionError):  # PyAV cannot convert this format or odd size to an array
                 yield frame.to_ndarray(format="rgb24")
-    count = facts["frames"]
+        if pts and index.times is None:
+            facts["fps"] = frame_times(pts, stream.time_base, index.fps)[1]
+    count, fps = facts["frames"], facts["fps"]
     if not count:
         facts["problem"] = "no frame can be decoded"
     elif count < index.num_frames:
         facts["problem"] = f"{count} of {index.num_frames} frames can be decoded"
     elif damaged:
         facts["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
-    elif index.fps and end + 2 / index.fps < ANNOUNCED_PART * announced:
+    elif fps and end + 2 / fps < ANNOUNCED_PART * announced:
         facts["problem"] = f"it ends at {end:.2f} s, but its header indicates {announced:.2f} s"
 
 

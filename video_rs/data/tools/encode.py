@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from video_rs.data.tools.pool import Beat
 from video_rs.data.video.media import media_errors
 from video_rs.data.video.stream_index import best_stream, filter_graph, open_container, read_stream_index, upright_shape
+from video_rs.data.video.times import MAX_INTERVAL, frame_times
 from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError
 from video_rs.files import atomic_write
 
@@ -70,9 +72,8 @@ def encode_video(
     """Write an mp4 file with the frames of a video, atomically.
 
     The copy has the frames of a full sequential decode of the source's best video stream, in the same order and with
-    the same times. Negative times are shifted to start at 0, and times strictly increase by at least one unit of the
-    source's time base. The bytes depend only on the source, the settings, the comment and the versions of FFmpeg and
-    x264.
+    the same times from the first frame on, as in ``Video.times``. The bytes depend only on the source, the settings,
+    the comment and the versions of FFmpeg and x264.
 
     Args:
         source: path of a video.
@@ -89,15 +90,33 @@ def encode_video(
         MachineError: the disk is full or fails.
         UserError: ``target`` cannot be a file.
     """
-    with atomic_write(target) as handle, closing(_frames(source)) as frames:
-        count = _write(source, frames, handle.name, settings or Settings(), comment, beat)
-        try:
-            written = read_stream_index(handle.name).num_frames
-        except MediaError as error:  # after a write error that FFmpeg did not report
-            raise MachineError(f"the copy of {source} cannot be read ({error}); check the disk") from error
-        if written != count:
-            raise MediaError(f"{source}: cannot be encoded (only {written} of its {count} frames fit an mp4 file)")
-    return count
+    index, settings = read_stream_index(source), settings or Settings()
+
+    def write(interval: Fraction | None = None) -> tuple[list[int | None], Fraction]:
+        with closing(_frames(source, index.num_frames)) as frames:
+            return _write(source, frames, handle.name, settings, comment, beat, interval)
+
+    with atomic_write(target) as handle:
+        pts, base = write()
+        times, fps = (index.times, index.fps) if index.num_frames else frame_times(pts, base, index.fps)
+        if not _has_times(handle.name, source, len(pts), times):  # wrong timestamps, which `times` does not have
+            write(1 / Fraction(fps).limit_denominator(10**5))
+            if not _has_times(handle.name, source, len(pts), times):
+                raise MediaError(f"{source}: cannot be encoded (its timestamps do not fit an mp4 file)")
+    return len(pts)
+
+
+def _has_times(copy: str, source: str | Path, count: int, times: np.ndarray | None) -> bool:
+    """Return True if the frames of a copy have the given times. Raise an error if there are not `count` frames."""
+    try:
+        written = read_stream_index(copy)
+    except MediaError as error:  # after a write error that FFmpeg did not report
+        raise MachineError(f"the copy of {source} cannot be read ({error}); check the disk") from error
+    if written.num_frames != count:
+        raise MediaError(
+            f"{source}: cannot be encoded (only {written.num_frames} of its {count} frames fit an mp4 file)"
+        )
+    return times is None or np.allclose(written.times, times, rtol=0, atol=1e-6)
 
 
 def read_header(path: str | Path) -> tuple[float, str]:
@@ -110,9 +129,9 @@ def read_header(path: str | Path) -> tuple[float, str]:
         return (container.duration or 0) / av.time_base, comment
 
 
-def _frames(source: str | Path) -> Iterator[av.VideoFrame]:
-    """Yield all frames, from the start. Raise ``MediaError`` if the file is truncated or damaged."""
-    expected, count = read_stream_index(source).num_frames, 0
+def _frames(source: str | Path, expected: int) -> Iterator[av.VideoFrame]:
+    """Yield all frames, from the start. Raise ``MediaError`` if there are not as many as `expected`; 0 if unknown."""
+    count = 0
     with media_errors(source), open_container(source) as container:
         for frame in container.decode(best_stream(container, source)):
             count += 1
@@ -143,15 +162,26 @@ def h264_writer(
 
 
 def _write(
-    source: str | Path, frames: Iterator[av.VideoFrame], file: str, settings: Settings, comment: str, beat: Beat
-) -> int:
-    """Encode the frames into a file and return their number."""
+    source: str | Path,
+    frames: Iterator[av.VideoFrame],
+    file: str,
+    settings: Settings,
+    comment: str,
+    beat: Beat,
+    interval: Fraction | None,
+) -> tuple[list[int | None], Fraction]:
+    """Encode the frames into a file, with their timestamps or evenly spaced by an interval in seconds.
+
+    Returns:
+        The timestamps of the frames and their unit in seconds.
+    """
     first = next(frames, None)
     if first is None:
         raise MediaError(f"{source}: no frame can be decoded")
     upright = _UprightConverter(first, settings.short_side)
-    base, step = first.time_base or Fraction(1, 90000), max(1, first.duration or 1)
-    shift, time, count = max(0, -(first.pts or 0)), -step, 0
+    unit, step = first.time_base or Fraction(1, 90000), max(1, first.duration or 1)
+    base, step = (interval, 1) if interval else (unit, step)
+    shift, time, longest, pts = max(0, -(first.pts or 0)), -step, MAX_INTERVAL / base, []
     x264 = {
         "crf": str(settings.crf),
         "tune": "fastdecode",
@@ -174,19 +204,20 @@ def _write(
                 setattr(context, name, _UNKNOWN if value == unknown else value)
             for frame in chain([first], frames):
                 image = upright(frame)
-                time = time + step if frame.pts is None else max(time + 1, frame.pts + shift)  # strictly increasing
+                pts.append(frame.pts)
+                due = time + step if interval or frame.pts is None else frame.pts + shift
+                time = due if time < due <= max(time, 0) + longest else time + step
                 image.pts, image.time_base, image.duration = time, base, step
                 image.pict_type = 0  # let the encoder choose
                 container.mux(stream.encode(image))
                 beat()
-                count += 1
     except (av.FFmpegError, OSError, ValueError) as error:
         number = getattr(error, "errno", None) if os.path.exists(file) else errno.ENOENT
         if number in {*STORAGE_ERRNOS, errno.ENOENT}:
             raise OSError(number, os.strerror(number)) from error  # for `atomic_write`
         with media_errors(source, action="encoded"):
             raise
-    return count
+    return pts, unit
 
 
 class _UprightConverter:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 MAX_INTERVAL = 24 * 3600.0  # seconds; a longer one is a wrong timestamp
+_BACK = 1.0  # seconds; a larger step back is a jump, a smaller one a frame out of order
 
 
 def frame_times(
@@ -16,7 +17,7 @@ def frame_times(
     """Return the times of frames, and their mean rate.
 
     Frames are taken for evenly spaced if a timestamp is missing, is not after the one before, or is more than a day
-    after it. Their interval is the median of the valid intervals, or that of the header if there are none.
+    after it. Their rate is that of the header, unless the mean interval without jumps differs by more than a tenth.
 
     Args:
         pts: timestamps of the frames in presentation order, at least one; None for a frame without one.
@@ -30,10 +31,12 @@ def frame_times(
     offsets = np.array([np.nan if time is None else int(time) - int(first) for time in pts], np.float64)
     seconds = offsets * unit.numerator / unit.denominator  # equal for equal times in another unit
     intervals = np.diff(seconds)
-    valid = (intervals > 0) & (intervals <= MAX_INTERVAL)
-    if len(pts) > 1 and valid.all():
-        return seconds, float((len(pts) - 1) / (int(pts[-1] - first) * unit))
-    interval = float(np.median(intervals[valid])) if valid.any() else 1 / header_rate if header_rate else 0.0
-    if len(pts) == 1:
+    if not len(intervals):
         return np.zeros(1), header_rate
-    return (np.arange(len(pts)) * interval, 1 / interval) if interval else (None, 0.0)
+    if ((intervals > 0) & (intervals <= MAX_INTERVAL)).all():
+        return seconds, float(len(intervals) / (int(pts[-1] - first) * unit))
+    steady = intervals[(intervals >= -_BACK) & (intervals <= MAX_INTERVAL)]
+    interval = float(steady.mean()) if len(steady) else 0.0
+    if header_rate and not (interval > 0 and abs(interval * header_rate - 1) > 0.1):
+        interval = 1 / header_rate
+    return (np.arange(len(pts)) * interval, 1 / interval) if interval > 0 else (None, 0.0)
