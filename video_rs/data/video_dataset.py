@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,8 @@ class VideoDataset(Dataset):
         place = {"root": str(root)}
         if str(root).endswith(LIST_SUFFIXES):
             # with a "val", no part of "train" is held out
-            place = {"list": str(root)} if list_splits(str(root)) else {"val": str(root), split: str(root)}
+            has_splits = os.path.isfile(root) and list_splits(str(root))
+            place = {"list": str(root)} if has_splits else {"val": str(root), split: str(root)}
         records = load_splits(**place, splits=(split,), multi_label=multi_label, **sources)[split]
         attach(records)
         self._set(records, transform, decoder)

@@ -88,7 +88,7 @@ def refuse_columns(label: str, place: str) -> None:
     *rest, last = re.split(r'"?\s*[,\t]\s*"?', label)
     is_segment = len(rest) > 1 and _is_number(rest[-1]) and _is_number(last) and float(rest[-1]) < float(last)
     if is_segment or (rest and last.lower() in _SPLIT):
-        hint = "name the columns in a first line such as path,label,start,end or path,label,split; quote a comma"
+        hint = "name the columns in a header (path,label,start,end,split), or quote the label"
         raise UserError(f"{place}: several columns after the path, '{cut(label)}': {hint}")
 
 

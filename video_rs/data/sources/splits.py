@@ -181,7 +181,8 @@ def _only_list(root: str, frame_folders: bool) -> str:
     if metadata := find_metadata(root):
         return metadata
     files = [os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower().endswith(LIST_SUFFIXES)]
-    uses = {file: used for file in files if {"path", "label"} <= (used := uses_of_columns(file))}
+    uses = {file: uses_of_columns(file) for file in files}
+    uses = {file: used for file, used in uses.items() if {"path", "label"} <= used or layouts.recognise(file)}
     if with_splits := [file for file in uses if "split" in uses[file]]:
         return with_splits[0] if len(with_splits) == 1 else ""
     classes = (name for name, found in class_folders(root, frame_folders, LeftOut()) if found)

@@ -88,14 +88,9 @@ def read_header(file: str, is_header: Callable[[list[str]], bool] = lambda colum
 
 
 def _split_header(line: str) -> tuple[list[str], str]:
-    marks = "\t,"
-    words = re.findall(r"\w+", line)
-    if ";" in line and "," not in line and "\t" not in line:  # Excel, where a comma is the decimal mark
-        marks = ";"
-    delimiter = next((mark for mark in marks if mark in line), " ")
+    delimiter = next((mark for mark in "\t,;" if mark in line), " ")  # ";" from Excel, where a comma is decimal
     try:
-        # accept any two names: "<path> <label>"
-        fields = words if len(words) == 2 else next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+        fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:  # read_csv reports it
         fields = []
     return [column_name(name) for name in fields], delimiter

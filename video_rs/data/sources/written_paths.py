@@ -1,6 +1,6 @@
 r"""Find the files of a list whose paths are not written as they are on this machine.
 
-Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~``, is relative to the folder of the
+Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~`` or ``$HOME``, is relative to the folder of the
 list instead of ``data.root``, or looks like the name of a file; see ``lookalikes``.
 """
 
@@ -50,8 +50,8 @@ class WrittenPaths:
             parts = re.split(r"[\\/]+", written[drive.end() :])
             tails = ("/".join(parts[start:]) for start in range(len(parts)))
             return next(filter(None, map(self._below_bases, tails)), [])
-        if written.startswith("~"):
-            return self._present(os.path.expanduser(written))
+        if written.startswith(("~", "$")):
+            return self._present(os.path.expanduser(os.path.expandvars(written)))
         return self._below_bases(written)
 
     def _below_bases(self, path: str) -> list[str]:
@@ -59,6 +59,6 @@ class WrittenPaths:
         return [file for base in bases for file in self._present(os.path.join(base, path))]
 
     def _present(self, path: str) -> list[str]:
-        folder, name = os.path.split(path.replace("\\", "/"))
+        folder, name = os.path.split(path.replace("\\", "/").rstrip("/"))
         found = self._folders(folder) if folder else [""]
         return [file for each in found for file in self._finder.find_all(os.path.join(each, name))]
