@@ -1,6 +1,8 @@
 """Lists in all formats: the output of csv.writer, and paths with spaces and commas."""
 
 import csv
+import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -151,3 +153,214 @@ def test_bad_segments(start, end, tmp_path):
         UserError, match=f"list.csv:2: expected a start and a later end in seconds; found '{start}, {end}".rstrip()
     ):
         entries(f"path,label,start,end\na.mp4,run,{start},{end}\n", tmp_path)
+
+
+VIDEOS = [f"videos/{name}{number}.mp4" for name in ("run", "sit") for number in range(4)]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A function that writes a list beside empty files, and returns the records of all splits."""
+
+    def write(text, name="train.csv", *, files=VIDEOS, encoding="utf-8", **options):
+        for path in (tmp_path / file for file in files):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+        return load_splits(**{"root": str(tmp_path), "val_fraction": 0.25, **options})
+
+    return write
+
+
+def labels(*records):
+    """The label of each file, by its name."""
+    return {part.path(i).split("/")[-1]: part.label_names(i)[0] for part in records for i in range(len(part))}
+
+
+RIGHT = {path[7:]: path[7:10] for path in VIDEOS}
+
+
+def table(header, *columns, mark=","):
+    """A csv of the videos with their labels; each further column is a text, or a list with a text for each video."""
+    columns = [[column] * len(VIDEOS) if isinstance(column, str) else column for column in columns]
+    return "\n".join([header, *(mark.join([path, path[7:10], *more]) for path, *more in zip(VIDEOS, *columns))]) + "\n"
+
+
+PLAIN = table("path,label")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(table("path;label", mark=";"), id="semicolons"),
+        pytest.param("\ufeff" + PLAIN, id="byte order mark"),
+        pytest.param(table("path\tlabel", mark="\t").encode("utf-16"), id="utf-16 with tabs"),
+        pytest.param(PLAIN.replace("\n", "\r\n"), id="crlf"),
+        pytest.param(PLAIN.replace("\n", "\r"), id="cr"),
+        pytest.param(table("File Name,CATEGORY"), id="other names"),
+        pytest.param(table('"Video Path","action"'), id="quoted header"),
+        pytest.param("# it's mine\n\n" + PLAIN + "\n# end\n", id="comments"),
+        pytest.param(PLAIN.replace("path", "# path"), id="commented header"),
+        pytest.param("\n".join(f"{row},," for row in PLAIN.splitlines()), id="trailing delimiters"),
+        pytest.param("\n".join(f"{path[7:10]},{path}" for path in VIDEOS), id="swapped"),
+        pytest.param(
+            "path,label\n" + "".join(f"{path[7:10]},{path}\n" for path in VIDEOS), id="swapped under a header"
+        ),
+        pytest.param(PLAIN.replace("/", "\\"), id="backslashes"),
+        pytest.param(PLAIN.replace("videos/", "D:\\my data\\videos\\"), id="drive"),
+        pytest.param(PLAIN.replace("videos/", "\\\\server\\share\\videos\\"), id="network share"),
+        pytest.param(PLAIN.replace("videos", "Videos").replace("mp4", "MP4"), id="case"),
+        pytest.param(PLAIN.replace(".mp4", ".mp4\u200b"), id="zero width"),
+        pytest.param(PLAIN.replace("videos/", "./videos//"), id="slashes"),
+    ],
+)
+def test_lists_of_other_programs_are_read(text, dataset):
+    splits = dataset(text)
+    assert labels(splits["train"], splits["val"]) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (table("x", mark=";")[2:], ":1: 'videos/run0.mp4;run' is not a line 'path label'; put a comma"),
+        (PLAIN.encode("utf-16-le"), ": not a text file; save it as csv in UTF-8"),
+        (PLAIN.replace("run", "l\xe4uft").encode("latin-1"), ": not a text file in UTF-8; save"),
+        (b"\x00\x00\x00\x1cftypisom" * 99, ": not a text file; save"),
+        ("", " is empty: no files in it"),
+        (PLAIN + "x" * 200_000, ":10: not csv (field larger than field limit (131072))"),
+        (PLAIN + "videos/run1.mp4," + "y" * 50_000, ":10: "),
+        (PLAIN + "videos/" + "y" * 50_000 + ".mp4,run", "1 of 9 listed files are missing"),
+        (PLAIN + "run,videos/gone.mp4", ":10: expected a path and its label; found 'run, videos/gone.mp4'"),
+        (table("path,klass"), ":1: 'path,klass' is not the path of a video or image, unlike the next line"),
+        (
+            table("x", "0.0", "1.5")[2:],
+            ":1: several columns after the path, 'run,0.0,1.5': name the columns in a header",
+        ),
+        (table("x", "train")[2:], ":1: several columns after the path, 'run,train': name the columns in a header"),
+        (table("path,label,split", "dev"), ":2: split 'dev' is not train, val or test; correct it, or rename"),
+        (
+            table("path,label,split", "test"),
+            ": no row of split train in its column for the split; its rows are of test",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_read_are_one_short_line(text, message, dataset):
+    with pytest.raises(UserError) as error:
+        dataset(text)
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 450
+
+
+def test_names_in_other_forms_of_unicode(dataset):
+    files = ["vid\u00e9os/r\u00f6l 1.mp4", "vid\u00e9os/sit.mp4"]
+    text = "path,label\n" + "".join(f"{unicodedata.normalize('NFD', file)},{file[8]}\n" for file in files)
+    train = dataset(text, files=files, val="train.csv")["train"]
+    assert [train.path(i).split("/")[-1] for i in range(2)] == ["r\u00f6l 1.mp4", "sit.mp4"]
+    assert r"2 paths are written in another way; the first: 'vide\u0301os/ro\u0308l 1.mp4' is '" in train.describe()
+    with pytest.raises(UserError, match=r"train.csv:2: two files can be meant: .* has T, .* has t; correct the path"):
+        dataset("path,label\nv/SIT.mp4,a\n", files=["v/sit.mp4", "v/siT.mp4"])
+
+
+def test_paths_relative_to_the_list_or_the_home(dataset, tmp_path, monkeypatch):
+    files = [f"lists/{path}" for path in VIDEOS]
+    splits = dataset(PLAIN, "lists/mine.csv", files=files, train="lists/mine.csv")
+    assert labels(splits["train"], splits["val"]) == RIGHT
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for home in ("~", "$HOME"):
+        splits = dataset(PLAIN.replace("videos/", f"{home}/videos/"), files=VIDEOS)
+        assert labels(splits["train"], splits["val"]) == RIGHT
+    assert "8 paths are written in another way; the first: '$HOME/videos/run0.mp4' is '" in splits["train"].describe()
+
+
+def test_a_column_is_used_or_named(dataset):
+    train = dataset(table("path,label,label_id,fps,num_frames,start_frame", "0", "25", "300", "7"))["train"]
+    assert train.describe().endswith("; columns not used: label_id, fps, num_frames, start_frame")
+    text = "".join(json.dumps({"video": path, "label": path[7:10], "note": [1]}) + "\n" for path in VIDEOS)
+    assert dataset(text, "mine.jsonl", train="mine.jsonl")["train"].describe().endswith("; columns not used: note")
+    text = table("path,label,source,start,end,split", [*"01230123"], "0", "1", "train")
+    assert "not used" not in dataset(text)["train"].describe()
+
+
+SPLITS = ["Training", "train", "validation", "TEST"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("data.csv", {}),  # the only list of the root
+        ("mine/all.csv", {"list": "mine/all.csv"}),
+        ("mine/all.csv", {"train": "mine/all.csv"}),
+        ("train.csv", {}),
+    ],
+)
+def test_one_list_of_all_splits(name, options, dataset):
+    splits = dataset(table("path,label,Split", SPLITS), name, **options)
+    for split, numbers in {"train": "01", "val": "2", "test": "3"}.items():
+        assert labels(splits[split]) == {file: name for file, name in RIGHT.items() if file[3] in numbers}
+    assert not splits["val"].held_out and not splits["test"].used_as_test
+
+
+def test_a_list_of_all_splits_beside_another(dataset, tmp_path):
+    (tmp_path / "val.csv").write_text("path,label\nvideos/sit0.mp4,sit\n")
+    text = table("path,label,subset", SPLITS)
+    train = dataset(text, "all.csv", train="all.csv", val="val.csv")
+    assert labels(train["val"]) == {"sit0.mp4": "sit"}
+    assert f"2 rows of split val are not used: that split is read from {tmp_path}/val.csv" in train["train"].describe()
+    assert len(train["test"]) == 2
+    assert len(dataset(text, "all.csv", train="all.csv")["val"]) == 2  # not those of val.csv
+    assert labels(dataset(text, "train.csv")["val"]) == {"sit0.mp4": "sit"}
+    test = dataset(table("path,label,split", "val"), "val.csv", train="train.csv", test="val.csv")["test"]
+    assert len(test) == 8 and f"the rows of {tmp_path}/val.csv are of split val" in test.describe()
+
+
+def test_a_csv_of_kinetics_with_all_splits(dataset):
+    files = [f"x/abcdefghij{i}_000000_000010.mp4" for i in range(8)]
+    rows = [f"{'ab'[i % 2]},abcdefghij{i},0,10,{'train' if i < 4 else ('validate', 'test')[i > 5]}" for i in range(8)]
+    splits = dataset("\n".join(["label,youtube_id,time_start,time_end,split", *rows]), "k400.csv", files=files)
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "metadata.jsonl"])
+def test_json_lines(name, dataset):
+    rows = [{"file_name": path, "label": int(path[7:10] == "sit"), "start": 0.5, "end": None} for path in VIDEOS]
+    splits = dataset("".join(json.dumps(row) + "\n\n" for row in rows), name)
+    assert labels(splits["train"], splits["val"]) == {file: str(int(name == "sit")) for file, name in RIGHT.items()}
+    assert splits["val"].segments.tolist() == [[0.5, 0], [0.5, 0]]
+
+
+def test_json_lines_of_several_labels(dataset):
+    text = "".join(json.dumps({"path": path, "labels": ["a", path[7:10]]}) + "\n" for path in VIDEOS)
+    train = dataset(text, "train.jsonl", val="train.jsonl", multi_label=True)["train"]
+    assert {train.label_names(i) for i in range(8)} == {("a", "run"), ("a", "sit")}
+
+
+@pytest.mark.parametrize("line", ["{oops", "[1]", "3", "[" * 100_000, '{"path": "a.mp4", "label": ' + "9" * 5000 + "}"])
+def test_bad_json_lines(line, dataset):
+    with pytest.raises(UserError, match="train.jsonl:2: expected a JSON object") as error:
+        dataset('{"path": "a.mp4", "label": "x"}\n' + line, "train.jsonl")
+    assert len(str(error.value)) < 300
+    with pytest.raises(UserError, match="the keys of its objects are path, text; call the path 'path' and the label"):
+        dataset('{"path": "a.mp4", "text": "x"}\n', "train.jsonl")
+
+
+def test_metadata_of_hugging_face(dataset, tmp_path):
+    rows = PLAIN.replace("path", "file_name").replace("videos/", "clips/")
+    files = [f"{split}/clips/{path[7:]}" for split in ("train", "test") for path in VIDEOS]
+    dataset(rows, "test/metadata.csv", files=files, train="test")
+    splits = dataset(rows, "train/metadata.csv", files=files)
+    assert labels(splits["train"], splits["val"]) == labels(splits["test"]) == RIGHT
+    assert splits["test"].path(0) == f"{tmp_path}/test/clips/run0.mp4"
+
+
+def test_metadata_without_labels_leaves_class_folders(dataset):
+    files = [f"{split}/{name}/1.mp4" for split in ("train", "val") for name in "ab"]
+    splits = dataset("file_name,text\na/1.mp4,one\n", "train/metadata.csv", files=files)
+    assert splits["train"].class_names == ("a", "b") and len(splits["train"]) == 2
+
+
+def test_segments_of_one_file_stay_together(dataset):
+    rows = [f"{path},{path[7:10]},{start},{start + 1}" for path in VIDEOS for start in range(9)]
+    splits = dataset("\n".join(["path,label,begin,stop", *rows]))
+    parts = [labels(splits[name]) for name in ("train", "val")]
+    assert not parts[0].keys() & parts[1].keys() and {**parts[0], **parts[1]} == RIGHT
+    assert len(splits["val"]) == 18 and splits["val"].describe().startswith("18 segments, ")

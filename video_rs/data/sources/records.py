@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from video_rs.data.shards import Member, Members
+from video_rs.data.sources.tables import shown_path
 
 if TYPE_CHECKING:
     from video_rs.data.video.stream_index import StreamIndex
@@ -217,7 +218,9 @@ class Records:
         text += ", indexed" if self.index else ""
         text += f"; {self.coverage}" if self.coverage else ""
         if self.num_missing:
-            text += f"; {self.num_missing} listed files are missing, the first: {', '.join(self.missing)}"
+            text += (
+                f"; {self.num_missing} listed files are missing, the first: {', '.join(map(shown_path, self.missing))}"
+            )
         if self.empty_folders:
             first = ", ".join(self.empty_folders[:3])
             text += f"; {len(self.empty_folders)} folders contain no video or image, the first: {first}"

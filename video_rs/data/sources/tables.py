@@ -129,3 +129,9 @@ def bad_line(place: str, expected: str, found: str) -> UserError:
 def cut(text: str) -> str:
     """Return a text on one line, truncated to 100 characters."""
     return " ".join(text[:1000].split())[:100]
+
+
+def shown_path(path: str) -> str:
+    """Return a path for messages: escaped if it has invisible characters, and at most 200 characters of it."""
+    text = path if path.isprintable() else ascii(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"

@@ -1,7 +1,7 @@
 r"""Find the files of a list whose paths are not written as they are on this machine.
 
-Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~`` or ``$HOME``, is relative to the folder of the
-list instead of ``data.root``, or looks like the name of a file; see ``lookalikes``.
+Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~`` or ``$HOME``, is relative to the
+folder of the list instead of ``data.root``, or looks like the name of a file; see ``lookalikes``.
 """
 
 import os
