@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,12 +12,14 @@ from typing import Any
 
 import av
 import numpy as np
+from torch import Tensor
 
 from video_rs.data.shards import Blob, Member, in_memory
 from video_rs.data.tools.content import packet_digest
-from video_rs.data.video.images import ImageReader, frame_files, image_codec
-from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index, upright_shape
-from video_rs.data.video.times import frame_times
+from video_rs.data.video.damage import decoding_errors
+from video_rs.data.video.decode import open_video
+from video_rs.data.video.images import frame_files
+from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index
 from video_rs.errors import MediaError, VideoRSError, first_line
 
 ANNOUNCED_PART = 0.9  # minimum part of the header's duration; AVI and Matroska headers can be slightly wrong
@@ -89,10 +91,10 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
         if not images:
             with suppress(MediaError):  # decoding finds the reason
                 facts["packets"] = packet_digest(file, beat)
-        for frame in _decode_images(images, facts) if images else _decode_video(file, facts):
+        for frame in _frames(file, facts):
             facts["frames"] += 1
             pixels.update(repr(frame.shape).encode())
-            pixels.update(np.ascontiguousarray(frame))
+            pixels.update(frame.numpy())
             beat()
     except Exception as error:  # damaged files can raise any error, and one file must not stop the check
         if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
@@ -115,43 +117,34 @@ def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int,
     return size, digest.digest()
 
 
-def _decode_images(paths: Sequence[str | Blob], facts: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Yield the pixels of all images and update the properties."""
-    facts |= {"codec": image_codec(paths[0]), "decoder": "pil"}
-    for frame in ImageReader(paths).frames(np.arange(len(paths)), lambda *size: (0, 0, *size)):
-        _, facts["height"], facts["width"], _ = frame.shape
-        yield frame.numpy()
+def _frames(file: str | Blob, facts: dict[str, Any]) -> Iterator[Tensor]:
+    """Yield all frames as training reads them, and update the properties, except the number of frames."""
+    with open_video(file) as video:
+        info = video.info()
+        facts |= {name: getattr(info, name) for name in ("fps", "height", "width", "rotation", "codec")}
+        facts["decoder"] = video.backend
+        if video.backend == "pyav" and find_spec("decord") and not read_stream_index(file).decord_problem:
+            facts["decoder"] = "decord"
+        with decoding_errors(info.codec) as errors:
+            yield from video.stream(np.arange(video.num_frames))
+        if video.num_damaged:
+            facts["problem"] = f"FFmpeg reports damage in {video.num_damaged} of {video.num_frames} frames"
+        elif errors:
+            facts["problem"] = f"FFmpeg reports damage ({errors[0]})"
+    if video.backend == "pyav" and "problem" not in facts:
+        _find_missing_end(file, facts)
 
 
-def _decode_video(path: str | Blob, facts: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Yield the pixels of all frames of a video and update the properties, except the number of frames."""
-    index = read_stream_index(path)
-    facts |= {"codec": index.codec, "fps": index.fps}
-    facts["decoder"] = "pyav" if index.decord_problem or find_spec("decord") is None else "decord"
-    damaged, end, pts = 0, 0.0, []
-    with open_container(path) as container:
-        stream = best_stream(container, path)
+def _find_missing_end(file: str | Blob, facts: dict[str, Any]) -> None:
+    """Set the problem if the packets end long before the time in the header. mp4 and mov files need no such check."""
+    with open_container(file) as container:
+        stream = best_stream(container, file)
         announced = _announced_end(container, stream)
-        for frame in container.decode(stream):
-            if not facts["frames"]:
-                facts["rotation"], facts["height"], facts["width"] = upright_shape(frame)
-            damaged += frame.is_corrupt
-            pts.append(frame.pts)
-            end = max(end, frame.time or 0.0)
-            try:
-                yield frame.to_ndarray()
-            except (ValueError, AssertionError):  # PyAV cannot convert this format or odd size to an array
-                yield frame.to_ndarray(format="rgb24")
-        if pts and index.times is None:
-            facts["fps"] = frame_times(pts, stream.time_base, index.fps)[1]
-    count, fps = facts["frames"], facts["fps"]
-    if not count:
-        facts["problem"] = "no frame can be decoded"
-    elif count < index.num_frames:
-        facts["problem"] = f"{count} of {index.num_frames} frames can be decoded"
-    elif damaged:
-        facts["problem"] = f"FFmpeg reports damage in {damaged} of {count} frames"
-    elif fps and end + 2 / fps < ANNOUNCED_PART * announced:
+        if not announced or not facts["fps"]:
+            return
+        times = (packet.dts if packet.pts is None else packet.pts for packet in container.demux(stream) if packet.size)
+        end = float(max((time for time in times if time is not None), default=0) * stream.time_base)
+    if end + 2 / facts["fps"] < ANNOUNCED_PART * announced:
         facts["problem"] = f"it ends at {end:.2f} s, but its header indicates {announced:.2f} s"
 
 
@@ -164,5 +157,5 @@ def _announced_end(container: av.container.InputContainer, stream: av.VideoStrea
     hours, minutes, seconds = (stream.metadata.get("DURATION", "") + "::").split(":")[:3]
     try:
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
+    except (ValueError, OverflowError):
         return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0

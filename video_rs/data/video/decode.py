@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from video_rs.data import limits
 from video_rs.data.clips import Timeline
 from video_rs.data.shards import File, in_memory
 from video_rs.data.transforms.crops import Box, resize, short_side_size
 from video_rs.data.video.decord import DecordReader
 from video_rs.data.video.images import ImageReader, frame_files
-from video_rs.data.video.media import CallerError, Unsuitable, media_errors, require_file
+from video_rs.data.video.media import CallerError, Unsuitable, media_errors, require_file, too_large
 from video_rs.data.video.pyav import PyAVReader
 from video_rs.data.video.stream_index import StreamIndex, read_stream_index
 from video_rs.errors import MediaError, UserError
@@ -137,7 +138,7 @@ class Video(AbstractContextManager):
 
         def resize_frames(frames: Tensor) -> Tensor:
             if short_side is not None:
-                return resize(frames, *short_side_size(*frames.shape[1:3], short_side), filter)
+                return self._with_short_side(frames, short_side, filter)
             return frames if size is None else resize(frames, *size, filter)
 
         choose_box = crop if callable(crop) else lambda *whole: crop or (0, 0, *whole)
@@ -170,10 +171,18 @@ class Video(AbstractContextManager):
         """
         return self._read(indices, choose_boxes, lambda frames: resize(frames, size, size, filter), out)
 
-    def stream(self, indices: np.ndarray, *, short_side: int, filter: str = "bilinear") -> Iterator[Tensor]:
+    def stream(
+        self, indices: np.ndarray, *, short_side: int | None = None, filter: str = "bilinear"
+    ) -> Iterator[Tensor]:
         """Yield frames one by one, uint8 ``[H, W, 3]``, in one pass. `indices` must ascend without repeats."""
         for piece in self._pieces(indices, lambda *size: (0, 0, *size)):
-            yield from resize(piece, *short_side_size(*piece.shape[1:3], short_side), filter)
+            yield from piece if short_side is None else self._with_short_side(piece, short_side, filter)
+
+    def _with_short_side(self, frames: Tensor, short_side: int, filter: str) -> Tensor:
+        height, width = short_side_size(*frames.shape[1:3], short_side)
+        if height * width > limits.max_pixels():  # a strip of a few pixels
+            raise MediaError(too_large(self.path, width, height))
+        return resize(frames, height, width, filter)
 
     def _read(
         self, indices: Sequence[int] | np.ndarray, choose_boxes: Callable, resize_frames: Callable, out: Tensor | None
@@ -245,6 +254,17 @@ class Video(AbstractContextManager):
                     self.close()
                     self.backend, self._reader = "pyav", fallback
 
+    def info(self) -> VideoInfo:
+        """Return the metadata. Decode one frame. Not for decord."""
+        with media_errors(self.path):
+            codec, rotation, height, width = self._reader.first_frame()
+        return VideoInfo(self.num_frames, self.fps, height, width, self.duration, codec, rotation)
+
+    @property
+    def num_damaged(self) -> int:
+        """The number of frames read so far that FFmpeg marks as damaged. PyAV only."""
+        return getattr(self._reader, "num_damaged", 0)
+
     def close(self) -> None:
         self._reader.close()
 
@@ -301,9 +321,8 @@ def probe(path: File) -> VideoInfo:
     Raises:
         MediaError: see :func:`open_video`.
     """
-    with open_video(path) as video, media_errors(path):
-        codec, rotation, height, width = video._reader.first_frame()
-        return VideoInfo(video.num_frames, video.fps, height, width, video.duration, codec, rotation)
+    with open_video(path) as video:
+        return video.info()
 
 
 def _bounding_box(boxes: Sequence[Box]) -> Box:

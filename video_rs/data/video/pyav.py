@@ -7,6 +7,7 @@ that are neither requested nor used as a reference are not decoded.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
@@ -15,8 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from video_rs.data import limits
 from video_rs.data.shards import File
 from video_rs.data.transforms.crops import Box
+from video_rs.data.video.damage import decoding_errors
+from video_rs.data.video.media import too_large
 from video_rs.data.video.stream_index import (
     PLAIN_FORMATS,
     Keyframe,
@@ -42,10 +46,13 @@ class PyAVReader:
     Args:
         path: path of the file, or the file in memory.
         index: the stream index of the file, if already known.
+
+    Attributes:
+        num_damaged: number of frames read so far that FFmpeg marks as damaged.
     """
 
     def __init__(self, path: File, index: StreamIndex | None = None) -> None:
-        self.path, self._fresh = path, index is not None
+        self.path, self._fresh, self.num_damaged = path, index is not None, 0
         self._container = open_container(path)
         try:
             self._set_up()
@@ -66,8 +73,11 @@ class PyAVReader:
         self.times, self.fps = frame_times(pts, self.stream.time_base, self.index.fps)
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
-        convert, piece, filled, left = None, None, 0, len(indices)
+        convert, piece, filled, left, max_pixels = None, None, 0, len(indices), limits.max_pixels()
         for frame in self._chosen(indices):
+            if frame.width * frame.height > max_pixels:  # the size of a stream can change
+                raise MediaError(too_large(self.path, frame.width, frame.height))
+            self.num_damaged += frame.is_corrupt
             convert = convert or _CropConverter(self._with_first_size(frame), crop)
             if piece is None:
                 height, width = convert.size
@@ -176,7 +186,20 @@ class PyAVReader:
         for packet in packets:
             if wanted is not None:
                 context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
-            yield from packet.decode()
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self._require_size(packet)
+                raise
+            yield from frames
+
+    def _require_size(self, packet: av.Packet) -> None:
+        """Raise ``MediaError`` if a packet cannot be decoded because its frame is larger than the limit."""
+        with decoding_errors() as errors, contextlib.suppress(Exception):
+            packet.decode()
+        for error in errors:
+            if found := re.search(r"(\d+)x(\d+) exceeds specified max pixel count", error):
+                raise MediaError(too_large(self.path, *map(int, found.groups())))
 
     def _set_up(self) -> None:
         self.stream = best_stream(self._container, self.path)

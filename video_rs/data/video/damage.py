@@ -1,0 +1,36 @@
+"""Errors that FFmpeg logs while it decodes, although it returns a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av.logging
+
+# a file that starts within a GOP, metadata, and the empty packets of packed AVI files
+_HARMLESS = (
+    *("co located POCs", "Could not find ref with POC", "Error constructing the frame RPS"),
+    *("reference picture missing", "Missing reference picture", "APP fields", "Header truncated"),
+)
+
+
+@contextmanager
+def decoding_errors(codec: str = "") -> Iterator[list[str]]:
+    """Collect the errors that FFmpeg logs in this block, in a list that is filled when the block ends.
+
+    Args:
+        codec: name of the decoder whose errors are collected, without harmless ones; "" for all messages.
+    """
+    level, skip_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
+    errors: list[str] = []
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture(local=True) as messages:
+            yield errors
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip_repeated)
+        found = ((name, message.strip()) for _, name, message in messages)
+        harmless = _HARMLESS if codec else ()
+        errors += [text for name, text in found if name in (codec or name,) and not text.startswith(harmless)]
