@@ -111,14 +111,26 @@ class StorageError(MachineError):
 
     Attributes:
         path: path of the file.
+        reason: what is wrong with it.
     """
 
+    hint = "; check the storage"
+
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: cannot be read ({reason}); check the storage and start again")
+        super().__init__(f"{path}: {reason}{self.hint}")
         self.path, self.reason = path, reason
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.path, self.reason)
+
+
+class PathError(StorageError, MediaError):
+    """A file does not exist, or access to it is denied.
+
+    It is the user's mistake, or the storage's if the file was there before: see ``storage.judge``.
+    """
+
+    exit_code, hint = EXIT_USER, ""
 
 
 class PeersLost(MachineError):

@@ -15,6 +15,7 @@ from video_rs.data.tools.check_file import check_file
 from video_rs.data.tools.check_problems import Entries, find_problems
 from video_rs.data.tools.content import packet_digest
 from video_rs.data.video.decode import probe
+from video_rs.errors import StorageError
 
 
 def remux(source, target):
@@ -77,7 +78,9 @@ def test_broken_files(make_video, tmp_path):
     at = mp4.index(b"mdat") + (len(mp4) - mp4.index(b"mdat")) // 2
     damaged = mp4[:at] + bytes(byte ^ 0x55 for byte in mp4[at : at + 300]) + mp4[at + 300 :]
     assert problem("damaged.mp4", damaged)
-    assert problem("no_video.mp4", b"no video") and problem("no_such.mp4") == "no such file"
+    assert problem("no_video.mp4", b"no video")
+    with pytest.raises(StorageError, match="no_such.mp4: no such file$"):
+        problem("no_such.mp4")
     assert problem("empty.mp4", b"") == "the file is empty"
     videos.write(videos.AUDIO_ONLY, tmp_path / videos.AUDIO_ONLY)
     assert problem(videos.AUDIO_ONLY) == "no video stream"

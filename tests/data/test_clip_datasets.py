@@ -133,8 +133,10 @@ def test_a_broken_file_that_is_listed_many_times(records, tmp_path):
         assert sample["index"] == 200 and len(sample["broken"]) == 1
 
 
-def gone(tmp_path, readable, *, of_class=0, others=0):
-    """Return files of class 0 and other classes, that are all gone but for the videos of `readable`."""
+def emptied(tmp_path, readable, *, of_class=0, others=0):
+    """Return files of class 0 and other classes, that are all empty but for the videos of `readable`."""
+    for i in range(of_class + others):
+        (tmp_path / f"{i}.mp4").touch()
     paths = [str(tmp_path / f"{i}.mp4") for i in range(of_class + others)] + readable
     labels = [0] * of_class + [1 + i % 9 for i in range(others)] + [9] * len(readable)
     return Records(paths, labels, [str(i) for i in range(10)])
@@ -143,7 +145,7 @@ def gone(tmp_path, readable, *, of_class=0, others=0):
 @pytest.mark.parametrize(("of_class", "others"), [(60, 0), (500, 0), (60, 20)])
 def test_a_large_class_that_is_all_broken_is_replaced(records, tmp_path, of_class, others):
     """Whatever its size: a few of its files are tried, then files of other classes, which may be broken too."""
-    only = gone(tmp_path, [records.path(i) for i in range(3)], of_class=of_class, others=others)
+    only = emptied(tmp_path, [records.path(i) for i in range(3)], of_class=of_class, others=others)
     dataset = clips(only)
     for index in range(of_class):
         sample = dataset[SampleKey(0, index)]
@@ -155,7 +157,7 @@ def test_a_large_class_that_is_all_broken_is_replaced(records, tmp_path, of_clas
 
 
 def test_known_broken_files_cost_no_time(records, tmp_path, opened):
-    dataset = clips(gone(tmp_path, [records.path(0)], of_class=40))
+    dataset = clips(emptied(tmp_path, [records.path(0)], of_class=40))
     for epoch in range(3):
         for index in range(40):
             assert dataset[SampleKey(epoch, index)]["broken"]
@@ -171,6 +173,8 @@ def test_the_first_replacements_are_drawn_as_before(records, some_broken):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_that_is_all_broken_is_one_clear_error(tmp_path, workers):
     records = Records([str(tmp_path / f"{i}.mp4") for i in range(30)], [0] * 30, ["a"])
+    for index in range(30):
+        Path(records.path(index)).write_bytes(b"no video")
     with pytest.raises(UserError, match="30 consecutive files cannot be read") as error:
         next(iter(clip_loader(clips(records), BatchStream(30, batch_size=2, num_steps=1, seed=0), workers=workers)))
     assert "\n" not in str(error.value)

@@ -4,7 +4,8 @@ tools/predict.py --weights runs/k400_rs50/best.pt clip.mp4
 tools/predict.py --weights runs/k400_rs50/best.pt --json my_videos/ > predictions.jsonl
 tools/predict.py --weights runs/k400_rs50/best.pt --every 1s long_video.mp4
 
-A file that cannot be read is reported on stderr, and the other files are predicted; the exit code is then 2.
+A file that cannot be read is reported on stderr, and the other files are predicted; the exit code is then 2. If the
+other files cannot be read either, the storage fails: the command stops with exit code 3.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import Parser, positive, program
-from video_rs.errors import MediaError
+from video_rs.data import storage
+from video_rs.errors import MachineError, MediaError, PathError, StorageError
 
 if TYPE_CHECKING:
     from video_rs.inference.predict import Prediction
@@ -58,7 +61,8 @@ def main(argv: list[str]) -> int:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
     # on a terminal the results show the progress
     bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
-    for path in files:
+    denied = {path for path in files if not os.access(path, os.R_OK)}  # before the storage can go away
+    for number, path in enumerate(files):
         try:
             if args.every:
                 for start, end, predictions in classifier.predict_windows(path, args.every, top_k, crops=args.crops):
@@ -66,7 +70,11 @@ def main(argv: list[str]) -> int:
             else:
                 write(path, (), classifier.predict(path, top_k, clips=args.clips or CLIPS, crops=args.crops))
             done += 1
-        except MediaError as error:
+        except (MediaError, StorageError) as error:
+            if isinstance(error, StorageError) and path not in denied:
+                error = _judge(error, files[:number][::-1] + files[number + 1 :])
+            if not isinstance(error, MediaError):
+                raise error from None
             failed += 1
             terminal.write(f"error: {error}", sys.stderr)
         bar.advance()
@@ -74,6 +82,13 @@ def main(argv: list[str]) -> int:
     if failed and len(files) > 1:
         print(f"{failed} of {failed + done} could not be predicted", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _judge(error: StorageError, others: list[str]) -> MediaError | MachineError:
+    """Return the error of one file, or of the storage if the other files cannot be read."""
+    if isinstance(error, PathError) and not others:
+        return error
+    return storage.judge(error, others)
 
 
 def seconds(text: str) -> float:

@@ -23,7 +23,7 @@ from video_rs.data.segments import FrameRange, frame_range
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import Box, TrainTransform, ViewTransform
 from video_rs.data.video.decode import Video, open_video
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import MediaError, StorageError, UserError
 from video_rs.rng import keyed_rng
 
 SAME_CLASS = 5  # replacements of a sample that are drawn from its class; later ones are files of other classes
@@ -88,6 +88,7 @@ class ClipDataset(Dataset):
 
         Raises:
             UserError: the file and all its replacements, of any class, could not be read.
+            MachineError: the storage fails.
         """
         clips, rngs = self._empty_clips([key]), []
         index, frames, broken = self._fill(clips, [key], rngs)
@@ -106,6 +107,7 @@ class ClipDataset(Dataset):
 
         Raises:
             UserError: the file and all its replacements, of any class, could not be read.
+            MachineError: the storage fails.
         """
         clips, broken, rngs = self._empty_clips(keys), [], []
         indices, labels = torch.empty(len(keys), dtype=torch.int64), torch.empty(len(keys), dtype=torch.int64)
@@ -154,8 +156,8 @@ class ClipDataset(Dataset):
                     rng = keyed_rng(self.seed, "clip", *use, attempt)
                     frames = frame_range(video, self.records, index)
                     _, numbers = read_random_clip(video, frames, sampling, transform, rng, drawn, out=clips)
-            except MediaError as error:
-                self._unreadable[index] = _reason(error, path)
+            except (MediaError, StorageError) as error:
+                self._unreadable[index] = self.records.fault(error, index)
                 broken.append((path, self._unreadable[index]))
                 candidates = labels == labels[index] if attempt < SAME_CLASS else labels != labels[use[1]]
                 rng = keyed_rng(self.seed, "replace", *use, attempt)
@@ -218,6 +220,9 @@ class ViewDataset(Dataset):
             A dict. views: uint8 ``[V, T, size, size, C]``, in clip-major order; frames: the frame numbers of the clips,
             ``[clips, T]`` (both None if the file cannot be read); label: see :func:`target`; index: as given; error:
             the reason why the file cannot be read, or None.
+
+        Raises:
+            MachineError: the storage fails.
         """
         path = self.records.path(index)
         item = {"views": None, "frames": None, "label": target(self.records, index), "index": index, "error": None}
@@ -228,8 +233,8 @@ class ViewDataset(Dataset):
             with open_record(self.records, index, self.decoder) as video:
                 numbers = even_clips(frame_range(video, self.records, index), self.sampling, self.clips)
                 item |= {"views": clip_views(video.read, numbers, self.transform), "frames": numbers}
-        except MediaError as error:
-            item["error"] = _reason(error, path)
+        except (MediaError, StorageError) as error:
+            item["error"] = self.records.fault(error, index)
         self.heartbeat(-1)
         return item
 
@@ -307,7 +312,3 @@ def _empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as default_collate; share_memory_() would copy
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _reason(error: MediaError, path: str) -> str:
-    return str(error).removeprefix(f"{path}: ")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from video_rs.data import storage
+from video_rs.data import limits, storage
 from video_rs.data.clip_datasets import HUNG, ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
@@ -140,11 +140,13 @@ class _Loader(DataLoader):
 
 
 def check_timeout(records: Records, timeout: float) -> None:
-    """Raise UserError if `timeout` is too short for remote storage: slow files would be skipped as hanging ones."""
-    if timeout and records.members and storage.is_remote(records.path(0)) and timeout <= storage.timeout():
+    """Raise UserError if `timeout` is too short for the storage: slow files would be skipped as hanging ones."""
+    slow = storage.is_remote(records.path(0)) or limits.retries() > limits.RETRIES
+    wait = storage.longest_wait(records.path(0)) if slow else 0
+    if 0 < timeout <= wait:
         raise UserError(
-            f"data.timeout={timeout:g}: remote storage may take {storage.timeout():g} s to answer "
-            f"({storage.TIMEOUT_VARIABLE}); set it to more, or to 0"
+            f"data.timeout={timeout:g}: must be more than the {wait:g} s that a failing read is repeated for "
+            f"(data.retries={limits.retries()}), or 0"
         )
 
 

@@ -1,16 +1,29 @@
 """Read bytes of local files, and of remote ones through fsspec (https://filesystem-spec.readthedocs.io)."""
 
-import math
+import errno
+import io
 import os
+import stat
 import time
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
-from video_rs.errors import PATH_ERRNOS, MachineError, UserError, first_line
+from video_rs.data import limits
+from video_rs.errors import (
+    LIMIT_ERRNOS,
+    PATH_ERRNOS,
+    MachineError,
+    MediaError,
+    PathError,
+    StorageError,
+    UserError,
+    first_line,
+)
 
-TIMEOUT_VARIABLE = "VIDEO_RS_STORAGE_TIMEOUT"
-_MAX_PAUSE = 8.0  # seconds between two attempts
+T = TypeVar("T")
+REQUEST_SECONDS = 25.0  # for the answer to one request to remote storage
 _BAD_SETTINGS = (ValueError, TypeError, NotImplementedError)  # not worth a retry
 _NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError", "RefreshError")
 
@@ -20,14 +33,178 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def pause(attempt: int) -> float:
+    """Return the seconds to wait after a failed request, which grow with its number."""
+    return min(8.0, 0.5 * 2**attempt)
+
+
+def longest_wait(path: str) -> float:
+    """Return for how many seconds a request can be repeated until it fails."""
+    pauses = sum(map(pause, range(limits.retries())))
+    return pauses + REQUEST_SECONDS * (limits.retries() + 1) if is_remote(path) else pauses
+
+
+class LocalFile(io.RawIOBase):
+    """A file on a local or mounted disk. A request that fails is repeated, see ``limits.retries``.
+
+    The error that remains is raised once, as ``StorageError``. Later reads return nothing, because a decoder that reads
+    again would hide it: PyAV raises the first error of this object after the call of FFmpeg that met it.
+
+    Attributes:
+        name: path of the file.
+        size: its size in bytes.
+    """
+
+    name, _file = "", -1
+
+    def __init__(self, path: str) -> None:
+        self.name, self._position, self._failed = path, 0, False
+        self._file, self.size = _retried(path, lambda attempt: _open(path))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        position = offset + (0, self._position, self.size)[whence]
+        if position < 0:
+            raise ValueError(f"{self.name}: negative position")
+        self._position = position
+        return position
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes (default: the rest of the file); fewer if the file is shorter."""
+        left = max(0, self.size - self._position)
+        size = left if size < 0 else min(size, left)
+        if self._failed or not size:
+            return b""
+        try:
+            data = _retried(self.name, partial(self._request, size))
+        except BaseException:
+            self._failed = True
+            raise
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _request(self, size: int, attempt: int) -> bytes:
+        if attempt:  # the handle is stale if the storage was mounted again
+            file, found = _open(self.name)
+            os.close(self._file)
+            self._file = file
+            if found != self.size:
+                raise OSError(errno.ESTALE, "the file has changed")
+        return os.pread(self._file, size, self._position)
+
+    def close(self) -> None:
+        if not self.closed and self._file >= 0:
+            os.close(self._file)
+        super().close()
+
+
+def open_file(path: str | os.PathLike) -> LocalFile:
+    """Open a local file. Raise the errors of :func:`file_size`."""
+    return LocalFile(os.fspath(path))
+
+
+def file_size(path: str | os.PathLike) -> int:
+    """Return the size of a local file in bytes.
+
+    Raises:
+        PathError: there is no such file, or access is denied.
+        StorageError: the storage fails.
+        MediaError: the path is not that of a regular file.
+        MachineError: too many files are open, or there is too little memory.
+    """
+    return _retried(os.fspath(path), lambda attempt: _size(os.stat(path), path))
+
+
+def names(folder: str | os.PathLike) -> list[str]:
+    """Return the names in a local folder. Raise the errors of :func:`file_size`."""
+    return _retried(os.fspath(folder), lambda attempt: os.listdir(folder))
+
+
+def judge(error: StorageError, others: Sequence[str], root: str = "") -> MediaError | MachineError:
+    """Find out if a file or the storage is at fault, by reading other files.
+
+    Args:
+        error: the error of the file.
+        others: other files or folders on the same storage; three are read.
+        root: folder of the dataset; "" if unknown.
+
+    Returns:
+        A ``MediaError`` of the file if another one can be read and the root is not empty, else a ``MachineError``.
+    """
+    if (not root or _answers(root)) and any(map(_answers, others[:3])):
+        return MediaError(f"{error.path}: {error.reason}")
+    where = f" of {root}" if root else ""
+    return MachineError(f"{error.path}: {error.reason}, as are other files{where}; check that the storage is mounted")
+
+
+def _answers(path: str) -> bool:
+    """Return True if a file or a folder with an entry can be read."""
+    try:
+        if os.path.isdir(path):
+            return bool(os.listdir(path))
+        file, _ = _open(path)
+        try:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)  # the page cache outlives the disk
+            os.pread(file, 1, 0)
+        finally:
+            os.close(file)
+    except (OSError, MediaError):
+        return False
+    return True
+
+
+def _open(path: str) -> tuple[int, int]:
+    """Return descriptor and size of a file."""
+    size = _size(os.stat(path), path)  # opening a pipe would block
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), size
+
+
+def _size(found: os.stat_result, path: str | os.PathLike) -> int:
+    if not stat.S_ISREG(found.st_mode):
+        raise MediaError(f"{path}: not a file")
+    return found.st_size
+
+
+def _retried(path: str, request: Callable[[int], T]) -> T:
+    """Return ``request(attempt)``, and repeat it while it raises ``OSError``."""
+    for attempt in count():
+        try:
+            return request(attempt)
+        except OSError as error:
+            path = error.filename or path
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise PathError(path, "no such file") from error
+            if error.errno in PATH_ERRNOS:
+                raise PathError(path, f"cannot be read ({first_line(error)})") from error
+            if error.errno in LIMIT_ERRNOS:
+                hint = "lower data.workers or raise the limit"
+                raise MachineError(f"{path}: {first_line(error)}; {hint}") from error
+            if attempt >= limits.retries():
+                raise StorageError(path, f"cannot be read ({first_line(error)})") from error
+            time.sleep(pause(attempt))
+    raise AssertionError
+
+
 def read(path: str, start: int = 0, end: int | None = None, *, missing: Exception | None = None) -> bytes:
     """Return the bytes from `start` to `end` (default: the end of the file); fewer if the file is shorter.
 
     Raises:
         FileNotFoundError: there is no such file; or the exception `missing`, if it is given.
         UserError: no permission, a wrong URL or setting, no fsspec driver, or a server without range requests.
-        MachineError: the storage fails. Requests to remote storage are retried for ``VIDEO_RS_STORAGE_TIMEOUT`` (60)
-            seconds.
+        MachineError: the storage fails. Requests are repeated, see ``limits.retries``.
     """
     if is_remote(path):
         data = _call(path, "cat_file", missing, start=start or None, end=end)
@@ -35,21 +212,25 @@ def read(path: str, start: int = 0, end: int | None = None, *, missing: Exceptio
             raise UserError(f"{path}: the server does not support HTTP range requests: copy the shards to a local disk")
         return data
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(start)
-            return file.read() if end is None else file.read(end - start)
-    except OSError as error:
-        raise _local_error(error, path, missing) from error
+            wanted = (file.size if end is None else min(end, file.size)) - start
+            parts: list[bytes] = []
+            while wanted > 0 and (part := file.read(wanted)):
+                parts.append(part)
+                wanted -= len(part)
+            return b"".join(parts)
+    except PathError as error:
+        raise _path_error(error, missing) from error
 
 
 def sizes(folder: str, *, missing: Exception | None = None) -> dict[str, int]:
     """Return the size in bytes of each file directly in a folder. Raises the errors of :func:`read`."""
     if not is_remote(folder):
         try:
-            with os.scandir(folder or ".") as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        except OSError as error:
-            raise _local_error(error, error.filename or folder, missing) from error
+            return _retried(folder, lambda attempt: _sizes(folder or "."))
+        except PathError as error:
+            raise _path_error(error, missing) from error
     found = {}
     for each in _call(folder, "ls", missing, detail=True):
         size, name = each["size"], each["name"]
@@ -60,35 +241,24 @@ def sizes(folder: str, *, missing: Exception | None = None) -> dict[str, int]:
     return found
 
 
-def timeout() -> float:
-    """Return for how many seconds to retry requests to remote storage. Raise UserError for an invalid setting."""
-    text = os.environ.get(TIMEOUT_VARIABLE, "60")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UserError(f"{TIMEOUT_VARIABLE}={text}: not a number of seconds above 0")
-    return seconds
+def _sizes(folder: str) -> dict[str, int]:
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
-def _local_error(error: OSError, path: str, missing: Exception | None) -> Exception:
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return missing or FileNotFoundError(path)
-    if error.errno in PATH_ERRNOS:
-        return UserError(f"{path} cannot be read ({first_line(error)}): check the path and its permissions")
-    return MachineError(f"{path} cannot be read ({first_line(error)}): check the storage")
+def _path_error(error: PathError, missing: Exception | None) -> Exception:
+    if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+        return missing or FileNotFoundError(error.path)
+    return UserError(f"{error}; check the path and its permissions")
 
 
 def _call(path: str, method: str, missing: Exception | None = None, **options: Any) -> Any:
-    """Call a method of a remote file system, with retries until the timeout."""
+    """Call a method of a remote file system, with retries."""
     protocol, _, place = path.partition("://")
     fs = _file_system(os.getpid(), f"{protocol}://{place.partition('/')[0]}")
-    seconds = timeout()
-    end = time.monotonic() + seconds
+    if fs.async_impl:
+        options["timeout"] = REQUEST_SECONDS
     for attempt in count():
-        if fs.async_impl:
-            options["timeout"] = max(1.0, end - time.monotonic())
         try:
             fs.invalidate_cache()  # of listings
             return getattr(fs, method)(fs._strip_protocol(path), **options)
@@ -103,11 +273,10 @@ def _call(path: str, method: str, missing: Exception | None = None, **options: A
                 raise UserError(f"{path}: access denied ({reason}): check the credentials") from error
             if isinstance(error, _BAD_SETTINGS) or kind == "ParamValidationError":
                 raise UserError(f"{path}: {reason}: check the URL and the settings") from error
-            pause = min(_MAX_PAUSE, 0.5 * 2**attempt)
-            if time.monotonic() + pause > end:
-                silent = f"{path}: the storage has not responded for {seconds:g} s ({reason})"
-                raise MachineError(f"{silent}: check it and the network, or raise {TIMEOUT_VARIABLE}") from error
-            time.sleep(pause)
+            if attempt >= limits.retries():
+                silent = f"{path}: the storage does not respond, after {attempt} retries ({reason})"
+                raise MachineError(f"{silent}; check it and the network, or raise data.retries") from error
+            time.sleep(pause(attempt))
     raise AssertionError
 
 

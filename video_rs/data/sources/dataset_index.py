@@ -15,7 +15,7 @@ import numpy as np
 
 from video_rs.data.sources.records import Records
 from video_rs.data.video.stream_index import RULES, Keyframe, StreamIndex, read_stream_index
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import MediaError, StorageError, UserError
 from video_rs.files import atomic_write
 from video_rs.hub import cache_folder
 
@@ -132,13 +132,13 @@ def index_file(records: Records) -> Path:
     return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths() + bytes([RULES])).hexdigest()[:16]}.npz"
 
 
-def index_video(path: str) -> tuple[Version, StreamIndex | None, str]:
-    """Return version, stream index and error message of a file. The index is None if the file cannot be read."""
+def index_video(path: str) -> tuple[Version, StreamIndex | None, MediaError | StorageError | None]:
+    """Return version, stream index and error of a file. The index is None if the file cannot be read."""
     version = _version(path)
     try:
-        return version, read_stream_index(path), ""
-    except MediaError as error:
-        return version, None, str(error)
+        return version, read_stream_index(path), None
+    except (MediaError, StorageError) as error:
+        return version, None, error
 
 
 def _version(path: str) -> Version:

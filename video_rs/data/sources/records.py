@@ -7,12 +7,15 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha1
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from video_rs.data import storage
 from video_rs.data.shards import Member, Members
 from video_rs.data.sources.tables import shown_path
+from video_rs.errors import MediaError, PathError, StorageError, first_line
 
 if TYPE_CHECKING:
     from video_rs.data.video.stream_index import StreamIndex
@@ -125,6 +128,7 @@ class Records:
         sources: the ``holdout.source_key`` of each file, uint64 ``[N]``; None if the list does not name the sources.
         held_out: True if the split was held out from the training files.
         used_as_test: True if this validation split is also the test split.
+        root: folder of the dataset; "" if unknown.
     """
 
     frames: np.ndarray | None = None
@@ -139,6 +143,7 @@ class Records:
     sources: np.ndarray | None = None
     held_out = False
     used_as_test = False
+    root = ""
 
     def __init__(self, paths: Iterable[str], labels: Iterable[int] | LabelSets, class_names: Sequence[str]) -> None:
         self._paths = paths if isinstance(paths, Paths) else Paths(map(os.fspath, paths))
@@ -162,6 +167,29 @@ class Records:
         """Return the path of one file, or its position in a shard, as an argument of ``open_video``."""
         path = self.path(index)
         return self.members.member(int(index), path) if self.members else path
+
+    def others(self, index: int, *, spread: bool = False) -> list[str]:
+        """Return the paths of three other files: the nearest in order, or `spread` over all files."""
+        near = (index + sign * distance for distance in range(1, len(self)) for sign in (-1, 1))
+        far = (index + len(self) * quarter // 4 for quarter in (1, 2, 3)) if spread else ()
+        found = {self.path(index): None}
+        for each in chain(far, near):
+            found[self.path(each % len(self))] = None
+            if len(found) > 3:
+                break
+        return list(found)[1:]
+
+    def fault(self, error: MediaError | StorageError, index: int) -> str:
+        """Return the reason why one file cannot be read, for tables.
+
+        Raise ``MachineError`` if the storage is at fault: other files cannot be read either. A failed read may concern
+        one of several disks, and so the nearest files; all files of a folder may have been deleted.
+        """
+        if isinstance(error, StorageError):
+            error = storage.judge(error, self.others(index, spread=isinstance(error, PathError)), self.root)
+        if not isinstance(error, MediaError):
+            raise error
+        return first_line(error, 1000, prefix=f"{self.path(index)}: ")
 
     def label(self, index: int) -> int:
         """Return the label of one file: the first one if there are several, -1 if there is none."""
@@ -234,4 +262,5 @@ class Records:
         part.frames = None if self.frames is None else self.frames[indices]
         part.segments = None if self.segments is None else self.segments[indices]
         part.members = self.members.take(indices) if self.members else None
+        part.root = self.root
         return part

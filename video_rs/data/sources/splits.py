@@ -103,6 +103,7 @@ def load_splits(
     for split in [split for split in raw if split in wanted]:
         _refuse_missing(raw[split], max_missing)
         records[split] = part = _to_records(raw[split], names, bool(names_file), multi_label)
+        part.root = root if os.path.isdir(root) else ""
         part.coverage = kinetics_coverage(len(names), split, part.path(0) if len(part) else "", len(part))
     if "val" not in sources and "train" in records:
         records["train"], records["val"] = split_off(records["train"], val_fraction)

@@ -16,6 +16,7 @@ from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts, check_file
 from video_rs.data.tools.check_problems import Entries, Problem, find_problems, similar_names
 from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
+from video_rs.errors import StorageError
 from video_rs.files import atomic_write, write_csv, write_json
 
 FIELDS = (
@@ -152,7 +153,8 @@ def check_dataset(
         progress: called with the results and their number; returns an iterator that displays the progress.
 
     Raises:
-        UserError, MachineError: access to the storage of shards is denied or fails.
+        UserError: access to the storage of shards is denied.
+        MachineError: the storage fails.
     """
     entries = Entries(splits)
     facts = [Facts()] * len(entries.first)
@@ -160,12 +162,18 @@ def check_dataset(
     calls = watched_calls(_check, enumerate(files), min(workers, len(facts)), timeout, lambda item: item[1])
     with closing(calls) as results:
         for (number, _), result in progress(results, len(facts)):
+            if isinstance(result, StorageError):
+                records, index = entries.at(entries.first[number])
+                result = Facts(problem=records.fault(result, index))
             facts[number] = Facts(problem=result.reason) if isinstance(result, Lost) else result
     return DatasetCheck(splits, entries, facts, find_problems(entries, facts, sampling))
 
 
-def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts:
-    return check_file(item[1], beat)
+def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts | StorageError:
+    try:
+        return check_file(item[1], beat)
+    except StorageError as error:  # judged where the other files are known
+        return error
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

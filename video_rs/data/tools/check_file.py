@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import av
 import numpy as np
 from torch import Tensor
 
+from video_rs.data import storage
 from video_rs.data.shards import Blob, Member, in_memory
 from video_rs.data.tools.content import packet_digest
 from video_rs.data.video.damage import decoding_errors
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.images import frame_files
 from video_rs.data.video.stream_index import best_stream, open_container, read_stream_index
-from video_rs.errors import MediaError, VideoRSError, first_line
+from video_rs.errors import MediaError, StorageError, VideoRSError, first_line
 
 ANNOUNCED_PART = 0.9  # minimum part of the header's duration; AVI and Matroska headers can be slightly wrong
 _CHUNK = 2**20  # bytes
@@ -80,6 +80,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
         beat: called after each frame and each MiB.
 
     Raises:
+        StorageError: the file cannot be opened or read.
         UserError, MachineError: access to the storage of a shard is denied or fails.
     """
     facts: dict[str, Any] = {"frames": 0}
@@ -97,7 +98,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
             pixels.update(frame.numpy())
             beat()
     except Exception as error:  # damaged files can raise any error, and one file must not stop the check
-        if isinstance(error, VideoRSError) and not isinstance(error, MediaError):
+        if isinstance(error, StorageError) or (isinstance(error, VideoRSError) and not isinstance(error, MediaError)):
             raise
         facts["problem"] = first_line(error, 1000, prefix=f"{path}: ")
     return Facts(**facts, pixels=int.from_bytes(pixels.digest()[:8], "little"))
@@ -107,9 +108,7 @@ def _digest(files: Iterable[str | Blob], beat: Callable[[], None]) -> tuple[int,
     """Return the total size and the digest of the concatenated files."""
     digest, size = hashlib.sha1(), 0
     for file in files:
-        if not isinstance(file, Blob) and not os.path.isfile(file):  # reading a pipe would hang
-            raise OSError("not a file" if os.path.exists(file) else "no such file")
-        with file.open() if isinstance(file, Blob) else open(file, "rb") as stream:
+        with file.open() if isinstance(file, Blob) else storage.open_file(file) as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)

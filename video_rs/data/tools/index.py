@@ -9,6 +9,7 @@ from video_rs.data.sources.dataset_index import IndexBuilder, Version, VideoInde
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.stream_index import StreamIndex
+from video_rs.errors import MediaError, StorageError
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def index_videos(
         progress: called with the results and their number; returns an iterator that displays the progress.
 
     Raises:
-        MachineError: a process was killed.
+        MachineError: a process was killed, or the storage fails.
     """
     decoders, lengths, problems = Counter(), [], {}
     missing = "" if find_spec("decord") else "decord is not installed"
@@ -50,9 +51,9 @@ def index_videos(
             if isinstance(result, Lost):
                 problems[number] = f"{path}: {result.reason}"
                 continue
-            version, index, problem = result
+            version, index, error = result
             if index is None:
-                problems[number] = problem
+                problems[number] = f"{path}: {records.fault(error, number)}"
                 continue
             reason = index.decord_problem or missing
             decoders[f"PyAV ({reason})" if reason else "decord"] += 1
@@ -61,5 +62,5 @@ def index_videos(
     return IndexedVideos(builder.build(), decoders, lengths, [problems[number] for number in sorted(problems)])
 
 
-def _index(item: tuple[int, str], beat: Beat) -> tuple[Version, StreamIndex | None, str]:
+def _index(item: tuple[int, str], beat: Beat) -> tuple[Version, StreamIndex | None, MediaError | StorageError | None]:
     return index_video(item[1])

@@ -20,10 +20,11 @@ from video_rs.data.sources.lists import read_list
 from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.records import Records
+from video_rs.data.storage import file_size
 from video_rs.data.tools.encode import Settings, encode_video, read_header
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.media import require_file
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import MediaError, StorageError, UserError
 from video_rs.files import LOCK, atomic_write, locked, write_csv, write_json
 
 SETTINGS = "settings.json"
@@ -96,7 +97,7 @@ def prepare_dataset(
 
     Raises:
         UserError: `out` contains other files, is inside the source or is in use; or no file could be re-encoded.
-        MachineError: the disk is full.
+        MachineError: the disk is full, or the storage fails.
     """
     out, settings = Path(out), settings or Settings()
     sources = list(dict.fromkeys(records.path(i) for records in splits.values() for i in range(len(records))))
@@ -113,6 +114,8 @@ def prepare_dataset(
         encode = partial(_encode, str(out), settings)
         with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
             for job, result in progress(calls, len(jobs)):
+                if isinstance(result, StorageError):
+                    result = Prepared(job, problem=_fault(result, job, splits))
                 made[job] = Prepared(job, problem=result.reason) if isinstance(result, Lost) else result
         if not (out / SETTINGS).exists():
             raise UserError(f"--out {out} was deleted while the videos were written; run the command again")
@@ -222,7 +225,16 @@ def _remove_temporary(out: Path) -> None:
             file.unlink()
 
 
-def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
+def _fault(error: StorageError, job: Job, splits: Mapping[str, Records]) -> str:
+    """Return the reason why a source cannot be read. Raise ``MachineError`` if the storage is at fault."""
+    for records in splits.values():
+        for index in range(len(records)):
+            if records.path(index) == job.source == error.path:
+                return records.fault(error, index)
+    raise error  # the copy cannot be read
+
+
+def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared | StorageError:
     """Re-encode one video unless its copy exists.
 
     The comment of a copy identifies its source, because a file can change or be replaced by another file of that name.
@@ -232,7 +244,7 @@ def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
         return Prepared(job, problem="its name is too long; shorten it")
     try:
         require_file(job.source)
-        size = os.path.getsize(job.source)
+        size = file_size(job.source)
         seconds, comment, wanted = 0.0, None, f"{size} bytes: {job.name}"
         if os.path.exists(target):
             with suppress(MediaError):
@@ -241,6 +253,8 @@ def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
             encode_video(job.source, target, settings, wanted, beat)
             seconds, _ = read_header(target)
         return Prepared(job, size, os.path.getsize(target), read_header(job.source)[0], seconds)
+    except StorageError as error:  # judged where the other files are known
+        return error
     except MediaError as error:
         return Prepared(job, problem=str(error).removeprefix(f"{job.source}: "))
 

@@ -3,6 +3,7 @@
 import codecs
 import re
 
+from video_rs.data import storage
 from video_rs.data.shards import Blob, File
 
 _HEAD = 4096  # bytes
@@ -39,7 +40,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 def cause(file: File, image: bool = False) -> str:
     """Return why a file is not a video (or an image) and what to do; "" if its first bytes do not tell."""
-    with file.open() if isinstance(file, Blob) else open(file, "rb") as stream:
+    with file.open() if isinstance(file, Blob) else storage.open_file(file) as stream:
         head = stream.read(_HEAD)
     kind, others = ("an image", _VIDEOS) if image else ("a video", _IMAGES)
     for causes, ending in ((_CAUSES, ""), (others, f", not {kind}; give it the right extension")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from video_rs.data import limits
+from video_rs.data import limits, storage
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms.crops import Box
 from video_rs.data.video.contents import cause
 from video_rs.data.video.media import is_image, media_errors, require_file, too_large
-from video_rs.errors import MediaError
+from video_rs.errors import MediaError, VideoRSError
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
 _FLOW = re.compile(r"flow_[xy]_")  # optical flow, written by TSN's tools to the folder of the frames
@@ -32,18 +33,23 @@ def read_image(path: File) -> Tensor:
     """
     file = in_memory(path)
     require_file(file)
-    opened = file.open() if isinstance(file, Blob) else file
-    with media_errors(path), _opened(opened, file) as image:
+    with media_errors(path), _bytes(file) as source, _opened(source, file) as image:
         width, height = image.size
         if width * height > limits.max_pixels():
             raise MediaError(too_large(path, width, height))
         return image_pixels(image, path)[None]
 
 
+def _bytes(file: File) -> io.BufferedIOBase:
+    return file.open() if isinstance(file, Blob) else io.BufferedReader(storage.open_file(file), 2**16)
+
+
 def _opened(source: Any, file: File) -> Image.Image:
     """Open an image with PIL. Raise ``MediaError`` if its first bytes show that it is something else."""
     try:
         return Image.open(source)
+    except VideoRSError:
+        raise
     except Exception as error:
         if reason := cause(file, image=True):
             raise MediaError(f"{file}: {reason}") from error
@@ -132,7 +138,7 @@ def frame_names(folder: str | Path) -> list[str]:
         MediaError: there are no images; most names are numbered but one is not; a number is missing or repeated; or
             there are several series (``thumb_00001.jpg`` and ``img_00001.jpg``).
     """
-    names = [name for name in os.listdir(folder) if is_image(name) and not name.startswith(".")]
+    names = [name for name in storage.names(folder) if is_image(name) and not name.startswith(".")]
     if not names:
         raise MediaError(f"{folder}: contains no images")
     names = [name for name in names if not _FLOW.match(name)] or names

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from video_rs.data import limits
+from video_rs.data import limits, storage
 from video_rs.data.shards import TAR, Blob, File
 from video_rs.errors import LIMIT_ERRNOS, MachineError, MediaError, VideoRSError, first_line, is_out_of_memory
 
@@ -46,17 +46,16 @@ class CallerError(Exception):
 
 
 def require_file(path: File) -> None:
-    """Raise ``MediaError`` for a path that does not exist, is not a regular file, or is empty."""
+    """Raise ``MediaError`` for a path that does not exist, is not a regular file, or is empty; see also `storage`."""
+    size = len(path.data) if isinstance(path, Blob) else storage.file_size(path)
     if not isinstance(path, Blob):
-        if not os.path.isfile(path):
-            raise MediaError(f"{path}: {'not a file' if os.path.exists(path) else 'no such file'}")
         if str(path).endswith(TAR):
             raise MediaError(f"{path}: a shard, not a video; use {path}/NAME for a video in it")
         if str(path).lower().endswith(TEXT_EXTENSIONS):
             raise MediaError(f"{path}: a text file, not a video")
         if str(path).lower().endswith(UNFINISHED_EXTENSIONS):
             raise MediaError(f"{path}: an unfinished download; finish it, or rename the file if it is whole")
-    if not (len(path.data) if isinstance(path, Blob) else os.path.getsize(path)):
+    if not size:
         raise MediaError(f"{path}: the file is empty")
 
 

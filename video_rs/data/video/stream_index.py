@@ -6,17 +6,18 @@ reason if decord would return wrong frames.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import av
 import av.filter
 import numpy as np
 from av.stream import Disposition
 
-from video_rs.data import limits
+from video_rs.data import limits, storage
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.contents import cause
 from video_rs.data.video.headers import NAL_CODECS, packet_headers
@@ -34,6 +35,7 @@ FORMATS = (  # no text, playlists, images, or formats that open other files or d
     "mov,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,gif,apng,ogg,rm,mxf,nut,dv,wtv,gxf,nsv,nuv,pva,ty,"
     "m4v,h261,h263,h264,hevc,vvc,vc1,vc1test,obu,av1,ivf,dirac,cavsvideo,mjpeg,yuv4mpegpipe,dnxhd,live_flv,kux,amv"
 )
+BUFFER_BYTES = 64 * 1024  # of one read; larger ones are not faster
 RULES = 2  # version of the rules below; increment it when an index changes, to invalidate saved indexes
 
 
@@ -73,13 +75,38 @@ class StreamIndex:
         return 0 if self.pts is None else len(self.pts)
 
 
-def open_container(path: File, **options: str) -> av.container.InputContainer:
-    """Open a file with FFmpeg, if it is in one of the ``FORMATS``. Raise ``MediaError`` or ``av.FFmpegError``."""
-    # FFmpeg would treat a relative "10:30.mp4" as a URL
-    source = path.open() if isinstance(path, Blob) else os.path.abspath(path)
+class Container(AbstractContextManager):
+    """A file opened by FFmpeg. It has the attributes of PyAV's container, and closes the file too."""
+
+    def __init__(self, path: File, options: dict[str, str]) -> None:
+        self._file = path.open() if isinstance(path, Blob) else storage.open_file(path)
+        try:
+            self._container = av.open(self._file, options=options, buffer_size=BUFFER_BYTES)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def close(self) -> None:
+        self._container.close()
+        self._file.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_container(path: File, **options: str) -> Container:
+    """Open a file with FFmpeg, if it is in one of the ``FORMATS``.
+
+    Raises:
+        MediaError, av.FFmpegError: the file is not a video, or damaged.
+        StorageError: the file cannot be opened or read. Calls of the container that read raise it too.
+    """
     options |= {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(limits.max_pixels())}
     try:
-        return av.open(source, options=options)
+        return Container(path, options)
     except VideoRSError:
         raise
     except Exception as error:
@@ -91,7 +118,7 @@ def open_container(path: File, **options: str) -> av.container.InputContainer:
         raise
 
 
-def best_stream(container: av.container.InputContainer, path: File) -> av.VideoStream:
+def best_stream(container: Container, path: File) -> av.VideoStream:
     """Return the default video stream, as chosen by FFmpeg, but no cover image or thumbnails.
 
     Raises:
@@ -158,7 +185,7 @@ def _require_packets(path: File, count: int) -> None:
         raise MediaError(f"{path}: damaged: {found} of {count} frames are there")
 
 
-def index_stream(container: av.container.InputContainer, path: File) -> StreamIndex:
+def index_stream(container: Container, path: File) -> StreamIndex:
     """Read an open file to its end and return the index. Raise ``MediaError`` as :func:`read_stream_index`."""
     stream = best_stream(container, path)
     context, format_name = stream.codec_context, container.format.name
