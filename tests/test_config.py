@@ -1,8 +1,10 @@
 """The config: inheritance, types, and one clear line for every mistake."""
 
 import dataclasses
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -145,6 +147,173 @@ def test_bad_file_is_one_line(write, text, word):
         config.load_config(write("a.yaml", text))
     assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def bomb(assets):
+    return (assets / "cases" / "alias_bomb.yaml").read_text()
+
+
+def fails(write, text, *overrides):
+    """Return the error of a config, which takes less than a second and is one short line."""
+    start = time.monotonic()
+    with pytest.raises(ConfigError) as error:
+        config.load_config(write("a.yaml", text), overrides)
+    message = str(error.value)
+    assert time.monotonic() - start < 1 and len(message) < 500 and message.isprintable()
+    assert not re.search(r"\w{101}", message)
+    return message
+
+
+@pytest.mark.parametrize("key", ["mean", "phases", "augment"])
+def test_aliases_that_expand_without_end_are_one_line(write, bomb, key):
+    assert "more than 20000 values" in fails(write, bomb.replace("mean", key))
+    assert "more than 20000 values" in fails(write, "", f"data.{key}={bomb.split('mean:')[1].strip()}")
+
+
+NINES = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (f"optim: {{lr: {NINES}}}\n", "is not a valid value (Exceeds the limit"),
+        (f"train: {{batch_size: {NINES[:4000]}}}\n", "train.batch_size must be a whole number; found 9999"),
+        (f"train: {{batch_size: 0x{NINES}}}\n", "found a number of 20000 bits"),
+        (f"optim: {{lr: {NINES[:4000]}}}\n", "optim.lr must be a number"),
+        (f"optim: {{lr: '{NINES}'}}\n", "optim.lr must be between 0 and 1000"),
+        ("train: {seed: 2026-13-45}\n", "'2026-13-45' is not a valid value (month must be"),
+        ("train: {seed: 2026-12-12}\n", "train.seed must be a whole number"),
+        ("[" * 50_000, "nested too deeply"),
+        ("{a: " * 10_000, "nested too deeply"),
+        ("- " * 30_000, "nested too deeply"),
+        ("data:\n" + "".join(f"{' ' * i}a:\n" for i in range(1, 350)), "a.yaml: "),
+        ("data: {augment: &a {x: *a}}\n", "more than 20000 values"),
+        ("optim: {lr: 1, lr: 2}\n", "the key 'lr' is repeated, see line 1"),
+        (
+            "optim:\n  lr: 1\ntrain: {}\noptim:\n  eps: 2\n",
+            "a.yaml:4: not YAML: the key 'optim' is repeated, see line 1",
+        ),
+        ("data: {augment: {a: {b: 1, b: 2}}}\n", "'b' is repeated"),
+        ("optim:\n\tlr: 1\n", "a.yaml:2: not YAML: found character '\\t' that cannot start any token"),
+        ("x" * 10_000_000, "longer than 65536 characters"),
+        (f"optim: {{{'y' * 50_000}}}\n", "unknown key optim.yyy"),
+        (f"data: {{filter: {'y' * 50_000}}}\n", "data.filter is one of bilinear"),
+        (f"data: {{mean: {'y' * 50_000}}}\n", "data.mean must be 3 floats"),
+        (f"optim: {'y' * 50_000}\n", "optim is a section"),
+        (f"train: {{loss: {'y' * 50_000}}}\n", "must be cross_entropy or bce"),
+        ('out: "a\\x1b[31mb"\n', "out must not have control characters; found 'a\\x1b[31mb'"),
+        ('data: {filter: "a\\nb"}\n', "found 'a\\nb'"),
+        ('data: {"a\\nb": 1}\n', "unknown key data.a\\nb"),
+        ("out: a\x1bb\n", "unacceptable character #x001b"),
+        ("_BASE_: 5\n", "_BASE_ must be a file or a list of files"),
+        ("_BASE_: [{}]\n", "_BASE_ must be a file or a list of files"),
+        ("data: {augment: null}\n_BASE_: b.yaml\n", "b.yaml cannot be read"),
+        ("[1]: 2\n", "found unhashable key"),
+        ("!!bool x\n", "is not a valid value"),
+        ("a: !!timestamp x\n", "is not a valid value"),
+        ("!!python/object:os.system x\n", "could not determine a constructor"),
+    ],
+)
+def test_hostile_values_are_one_short_line(write, text, words):
+    assert words in fails(write, text)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        (f"optim.lr={NINES}", "is not a valid value"),
+        ("train.seed=2026-13-45", "is not a valid value"),
+        (f"data.mean={'[' * 50_000}", "nested too deeply"),
+        (f"{'x' * 50_000}=1", "unknown key xxx"),
+        ("x" * 50_000, "is not key=value"),
+        (f"data.filter={'x' * 50_000}", "data.filter is one of"),
+        ("data.augment={a: 1, a: 2}", "'a' is repeated"),
+        ("optim.lr=\x1b", "unacceptable character"),
+        ("out=a\0b", "must not have control characters"),
+    ],
+)
+def test_hostile_overrides_are_one_short_line(write, override, words):
+    assert words in fails(write, "", override)
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b"\0\1\2", b"PK\3\4" + bytes(1000), bytes(10_000_000)])
+def test_a_binary_file_is_no_config(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"a\.yaml(:| cannot be read)") as error:
+        config.load_config(tmp_path / "a.yaml")
+    assert str(error.value).isprintable()
+
+
+def test_a_section_in_place_of_null_in_a_base_is_one_line(write):
+    write("base.yaml", "data: {augment: null}\n")
+    assert "Cannot inherit key 'augment'" in fails(write, "_BASE_: base.yaml\ndata: {augment: {Gray: {}}}\n")
+
+
+PATHS = ["out", "weights", "data.root", "data.train", "data.val", "data.test", "data.list", "data.class_names"]
+
+
+@pytest.mark.parametrize("key", [*PATHS, "train.init_from"])
+@pytest.mark.parametrize("written", ["~/x", "$HOME/x", "${HOME}/x", "$PLACE/x"])
+def test_home_and_variables_are_expanded_in_every_path(write, monkeypatch, tmp_path, key, written):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    section, _, name = key.rpartition(".")
+    text = f'{section}: {{{name}: "{written}"}}\n' if section else f'{key}: "{written}"\n'
+    for content, overrides in ((text, []), ("", [f"{key}={written}"])):
+        assert config.flatten(config.load_config(write("a.yaml", content), overrides))[key] == f"{tmp_path}/x"
+
+
+def test_all_keys_of_paths_are_marked():
+    marked = {key for key, f in config._schema().items() if f.metadata["path"]}
+    assert marked == {*PATHS, "train.init_from", "plugins"}
+
+
+def test_configs_bases_and_plugins_are_found_below_home(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("base.yaml", "optim: {lr: 0.5}\n")
+    write("nam_plugin.py", "")
+    write("a.yaml", "_BASE_: ~/base.yaml\nplugins: [$HOME/nam_plugin.py]\n")
+    loaded = config.load_config("~/a.yaml")
+    assert loaded.optim.lr == 0.5 and loaded.plugins == (f"{tmp_path}/nam_plugin.py",)
+    assert config.load_config("${HOME}/a.yaml") == loaded
+
+
+def test_a_path_that_exists_as_written_is_not_expanded(write, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~" / "x").mkdir(parents=True)
+    (tmp_path / "a$HOME").mkdir()
+    path = write("a.yaml", 'out: "~/x"\ndata: {root: "a$HOME"}\n')
+    assert (config.load_config(path).out, config.load_config(path).data.root) == ("~/x", "a$HOME")
+    assert config.load_config(path, ["data.root=cost$5"]).data.root == "cost$5"  # no name of a variable
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ("$NOT_SET_HERE/x", "data.root=$NOT_SET_HERE/x: the environment variable NOT_SET_HERE is not set"),
+        ("${NOT_SET_HERE}/x", "the environment variable NOT_SET_HERE is not set"),
+        ("~no_such_user/x", "no home folder of ~no_such_user"),
+    ],
+)
+def test_an_unset_variable_is_one_line(write, value, words):
+    with pytest.raises(UserError) as error:
+        config.load_config(write("a.yaml", f'data: {{root: "{value}"}}\n'))
+    assert words in str(error.value)
+
+
+def test_paths_that_look_like_those_on_the_disk_are_resolved_with_a_note(write, tmp_path, capsys):
+    (tmp_path / "cafe\u0301").mkdir()
+    (tmp_path / "cafe\u0301" / "Train.csv").touch()
+    path = write("Mine.yaml", "data: {train: train.csv}\n")
+    loaded = config.load_config(path, [f"data.root={tmp_path}/caf\u00e9"])
+    assert loaded.data.root == f"{tmp_path}/cafe\u0301" and loaded.data.train == f"{loaded.data.root}/Train.csv"
+    err = capsys.readouterr().err
+    assert err.isascii() and err.startswith("note: data.root: '") and "U+00E9" in err and "e + U+0301" in err
+    assert config.load_config(tmp_path / "mine.yaml") == config.load_config(path)
+    (tmp_path / "mine.YAML").touch()
+    with pytest.raises(UserError, match=r"no such file or folder; .*mine.yaml' has .*; .*; give one of these"):
+        config.load_config(tmp_path / "mine.yaml")
 
 
 def test_missing_config_suggests_a_name():

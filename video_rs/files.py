@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,29 @@ from video_rs.errors import PATH_ERRNOS, MachineError, UserError
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _warned: set[str] = set()
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+
+
+def expand_path(path: str, name: str = "") -> str:
+    """Return a path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` expanded. One that exists as written is returned.
+
+    Args:
+        path: a path or URL, as given.
+        name: its option, for messages.
+
+    Raises:
+        UserError: there is no such variable or user.
+    """
+    if not (path.startswith("~") or "$" in path) or os.path.lexists(path):
+        return path
+    place = f"{name}={path}" if name else path
+    for match in _VARIABLE.finditer(path):
+        if (match[1] or match[2]) not in os.environ:
+            raise UserError(f"{place}: the environment variable {match[1] or match[2]} is not set; set it")
+    expanded = _VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], os.path.expanduser(path))
+    if expanded.startswith("~"):
+        raise UserError(f"{place}: no home folder of {expanded.split('/')[0]}; write the path out, or ./{expanded}")
+    return expanded
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from video_rs.cli import common, main
 from video_rs.data.tools.pool import map_in_processes
+from video_rs.errors import UserError
 from video_rs.experiment import config
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +143,47 @@ def test_errors_of_the_system_are_one_line(capsys, number, code):
 
     assert common.run(main, []) == code
     assert capsys.readouterr().err == f"error: /data/a.mp4: {os.strerror(number)}\n"
+
+
+def test_messages_are_printable_and_values_in_them_short(capsys):
+    def main(argv):
+        raise UserError(f"data.root=a\x1b[31m\n\u202eb{'x' * 100_000}: no such folder {'y ' * 50_000}")
+
+    assert common.run(main, []) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(r"error: data.root=a\x1b[31m \u202ebxxx") and err.count("\n") == 1
+    assert err.strip().isprintable() and len(err) < 1500 and not re.search(r"\w{101}", err)
+
+
+@pytest.mark.parametrize("written", ["~/x", "$HOME/x", "${PLACE}/x"])
+def test_home_and_variables_are_expanded_in_every_path_of_a_command(monkeypatch, tmp_path, written, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main.dispatch(["make-motion", "--out", written, "--train=8", "--val=8", "--test=8", "--frames=8"]) == 0
+    (tmp_path / "x" / "mine.yaml").write_text("data: {root: $HOME/x/data}\n")
+    for argv in (
+        ["predict", "--weights", f"{written}/none.pt", "x.mp4"],
+        ["convert", "--weights", f"{written}/none.pt", "--out", f"{written}/out.pt"],
+        ["inflate", "--weights", f"{written}/none.pt", "--out", f"{written}/out.pt"],
+        ["inflate", "--weights", "timm", "--class-names", f"{written}/none.pt", "--out", f"{written}/out.pt"],
+        ["test", "--cfg", f"{written}/mine.yaml", f"weights={written}/none.pt"],
+        ["status", f"{written}/none.pt"],
+        ["check", "--cfg", "motion_rs", f"data.root={written}/none.pt", f"out={written}"],
+        ["predict", "--weights=x.pt", "--plugins", f"{written}/none.pt.py", "x.mp4"],
+    ):
+        assert common.run(main.dispatch, argv) == 2, argv
+        assert f"{tmp_path}/x/none.pt" in capsys.readouterr().err, argv
+    assert common.run(main.dispatch, ["predict", "--weights", "$NOT_SET_HERE/x", "x.mp4"]) == 2
+    assert "the environment variable NOT_SET_HERE is not set" in capsys.readouterr().err
+    assert not (tmp_path / "~").exists() and not list(tmp_path.glob("$*"))
+
+
+def test_a_path_of_a_command_that_looks_like_one_on_the_disk_is_resolved_with_a_note(tmp_path, capsys):
+    (tmp_path / "cafe\u0301.pt").write_bytes(b"no checkpoint")
+    assert common.run(main.dispatch, ["predict", "--weights", f"{tmp_path}/Caf\u00e9.pt", "x.mp4"]) == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: the path: '") and note.isascii() and "cafe\u0301.pt" in error
 
 
 def test_a_missing_package_without_a_name_is_one_line(capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from video_rs.cli.common import command, config_parser, parse_config, positive, progress, size_text
+from video_rs.cli.common import command, config_parser, output_path, parse_config, positive, progress, size_text
 from video_rs.data.sources.lookalikes import difference
 from video_rs.errors import UserError
 from video_rs.terminal import duration
@@ -25,7 +25,9 @@ _PAIRS = 3  # maximum number of leaks in the error message
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/check_dataset.py`` and ``video-rs check``."""
     parser = config_parser("check", __doc__)
-    parser.add_argument("--out", metavar="FOLDER", help="folder for the results (default: check/ in the run folder)")
+    parser.add_argument(
+        "--out", type=output_path, metavar="FOLDER", help="folder for the results (default: check/ in the run folder)"
+    )
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: as data.workers)")
     args, config = parse_config(parser, argv)
 

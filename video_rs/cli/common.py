@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from video_rs import errors, terminal
+from video_rs.data.sources.lookalikes import resolve
+from video_rs.files import expand_path
 from video_rs.terminal import Bar
 
 COMMANDS = {  # name: script in tools/, help
@@ -35,8 +38,7 @@ KEYS = {
 }
 """The keys that ``--help`` of a command lists."""
 DATA_KEYS = (
-    "out data.root data.train data.val data.test data.list data.class_names data.num_frames data.decoder data.timeout "
-    "data.workers"
+    "out data.root data.train data.val data.test data.list data.class_names data.num_frames data.decoder data.workers"
 )
 T = TypeVar("T")
 
@@ -57,9 +59,9 @@ class Parser(argparse.ArgumentParser):
     def add_weights(self, help: str, *, old: str = "", required: bool = True) -> None:
         """Add ``--weights``. `old` is a deprecated name of the option, which ``--help`` does not list."""
         group = self.add_mutually_exclusive_group(required=required)
-        group.add_argument("--weights", metavar="FILE", help=help)
+        group.add_argument("--weights", type=input_path, metavar="FILE", help=help)
         if old:
-            group.add_argument(old, dest="weights", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            group.add_argument(old, dest="weights", type=input_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         self.add_plugins()
 
     def add_plugins(self) -> None:
@@ -77,8 +79,18 @@ def plugin(name: str) -> str:
     """Import a plugin and return its name (an argparse type)."""
     from video_rs.experiment.plugins import load_plugins
 
+    name = input_path(name)
     load_plugins([name])
     return name
+
+
+output_path = expand_path
+"""An argparse type."""
+
+
+def input_path(text: str) -> str:
+    """Expand the path of an input. If it does not exist, return the one that looks like it (an argparse type)."""
+    return resolve(expand_path(text), "the path")
 
 
 def positive(text: str) -> int:
@@ -216,9 +228,17 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         raise
 
 
+def _printable(message: str) -> str:
+    """Escape the control characters in a message, and cut what a person gave to about 100 characters."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:20_000])
+    text = re.sub(r"\S{300,}", lambda word: f"{word[0][:50]}...{word[0][-47:]}", text)
+    return text if len(text) < 2000 else f"{text[:1000]}..."
+
+
 def _fail(message: str, code: int = errors.EXIT_MACHINE) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    message = _printable(message)
     prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "
     print(f"error: {prefix}{message}", file=sys.stderr, flush=True)
     return code

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from video_rs.cli.common import Parser, command, program
+from video_rs.cli.common import Parser, command, input_path, output_path, program
 from video_rs.errors import UserError, truncate
 from video_rs.hub import redact_url
 
@@ -47,7 +47,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", metavar="NAME", help="the network (default: found from the weights)")
     help = "a file, https://... or hf-hub:owner/name; without it --from timm downloads public weights"
     parser.add_weights(help, required=False)
-    parser.add_argument("file", nargs="?", help=argparse.SUPPRESS)  # the spelling of version 0.1
+    parser.add_argument("file", nargs="?", type=input_path, help=argparse.SUPPRESS)  # the spelling of version 0.1
     add_out(parser)
     args = parser.parse_intermixed_args(argv)
     if args.weights and args.file:
@@ -69,7 +69,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     def out(name: str) -> str:
         if Path(name).suffix not in SUFFIXES:
             raise argparse.ArgumentTypeError(f"it must end in .pt, .pth or .safetensors: {name}")
-        return name
+        return output_path(name)
 
     wanted = "to write, or to replace: .pt, .pth, .safetensors"
     parser.add_argument("--out", required=True, type=out, metavar="FILE", help=wanted)

@@ -5,7 +5,7 @@ video-rs inflate --weights timm --out inflated.pt    timm's public weights into 
 
 from typing import Any
 
-from video_rs.cli.common import Parser, command, positive, program
+from video_rs.cli.common import Parser, command, input_path, output_path, positive, program
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.experiment.config import load_config
@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> dict[str, Any]:
     parser = Parser(__doc__, prog=program("inflate"))
     parser.add_weights("image weights: a checkpoint or state dict (also timm's), its URL, or timm", old="--from")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write (.pt or .safetensors)")
+    parser.add_argument(
+        "--out", required=True, type=output_path, metavar="FILE", help="the checkpoint to write (.pt or .safetensors)"
+    )
     parser.add_argument("--model", default="resnet3d_rs_50", help="the video network (default: %(default)s)")
     number = "(default: the source's; another number creates a new head)"
     parser.add_argument("--num-classes", type=positive, metavar="N", help=number)
@@ -50,7 +52,7 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     padding = "before the first and after the last frame; with replicate, average is exact too (default: the network's)"
     parser.add_argument("--temporal-padding", choices=TEMPORAL_PADDINGS, help=padding)
     names = "one name a line: classes that the source has under the same name keep their part of the head"
-    parser.add_argument("--class-names", metavar="FILE", help=names)
+    parser.add_argument("--class-names", type=input_path, metavar="FILE", help=names)
     return vars(parser.parse_args(argv))
 
 

@@ -6,13 +6,19 @@ tools/make_motion.py --out data/motion
 import time
 from functools import partial
 
-from video_rs.cli.common import Parser, program, progress
+from video_rs.cli.common import Parser, output_path, program, progress
 
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/make_motion.py`` and ``video-rs make-motion``."""
     parser = Parser(__doc__, prog=program("make-motion"))
-    parser.add_argument("--out", default="data/motion", metavar="FOLDER", help="folder to write (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        default="data/motion",
+        type=output_path,
+        metavar="FOLDER",
+        help="folder to write (default: %(default)s)",
+    )
     for split, count in {"train": 3600, "val": 400, "test": 400}.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help="videos (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default: %(default)s)")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
-from video_rs.cli.common import Parser, positive, program
+from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
 from video_rs.errors import MachineError, MediaError, PathError, StorageError
 
@@ -103,7 +103,7 @@ def seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__, prog=program("predict"))
     inputs = "folders are searched, with their subfolders; a folder of frames is a video"
-    parser.add_argument("inputs", nargs="+", metavar="FILE|FOLDER", help=inputs)
+    parser.add_argument("inputs", nargs="+", type=input_path, metavar="FILE|FOLDER", help=inputs)
     parser.add_weights("a checkpoint, a run folder, https://... or hf-hub:owner/name")
     parser.add_argument("--top-k", type=positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
     parser.add_argument("--every", type=seconds, metavar="TIME", help="slide over the video, e.g. 1s or 500ms")

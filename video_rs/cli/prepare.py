@@ -15,7 +15,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from video_rs.cli.common import Parser, command, config_parser, counter, parse_config, positive, progress, size_text
+from video_rs.cli.common import (
+    Parser,
+    command,
+    config_parser,
+    counter,
+    output_path,
+    parse_config,
+    positive,
+    progress,
+    size_text,
+)
 from video_rs.errors import UserError
 from video_rs.experiment.config import Config
 from video_rs.terminal import duration
@@ -85,7 +95,9 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = config_parser("prepare", __doc__)
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the prepared dataset")
+    parser.add_argument(
+        "--out", required=True, type=output_path, metavar="FOLDER", help="folder of the prepared dataset"
+    )
     short_side = "pixels (default: 256); smaller videos keep their size"
     parser.add_argument("--short-side", type=positive, default=256, metavar="N", help=short_side)
     parser.add_argument("--crf", type=int, default=20, metavar="N", help="quality, 0 best to 51 worst (default: 20)")

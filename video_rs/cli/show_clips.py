@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from video_rs.cli.common import config_parser, parse_config, positive
+from video_rs.cli.common import config_parser, output_path, parse_config, positive
 from video_rs.errors import UserError
 from video_rs.experiment.schema import Config
 
@@ -21,7 +21,9 @@ def main(argv: list[str]) -> int:
     parser = config_parser("show-clips", __doc__)
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: %(default)s")
     parser.add_argument("--num", type=positive, default=8, metavar="N", help="clips to draw (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE.png", help="default: clips_<split>.png in the run folder")
+    parser.add_argument(
+        "--out", type=output_path, metavar="FILE.png", help="default: clips_<split>.png in the run folder"
+    )
     parser.add_argument("--gif", action="store_true", help="also write each clip as an animated GIF next to the PNG")
     args, config = parse_config(parser, argv)
     out = Path(args.out or Path(config.out) / f"clips_{args.split}.png")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from video_rs.cli.common import Parser, command, program, size_text
+from video_rs.cli.common import Parser, command, input_path, program, size_text
 from video_rs.errors import UserError
 from video_rs.terminal import duration, table
 from video_rs.training.run_status import NAMES, SIGNS, look, metrics_text
@@ -22,7 +22,9 @@ from video_rs.training.run_status import NAMES, SIGNS, look, metrics_text
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/run_status.py`` and ``video-rs status``."""
     parser = Parser(__doc__, prog=program("status"))
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a folder of run folders")
+    parser.add_argument(
+        "runs", nargs="+", type=input_path, metavar="RUN", help="a run folder, or a folder of run folders"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per run")
     args = parser.parse_args(argv)
     runs = [look(folder) for name in args.runs for folder in runs_in(Path(name))]

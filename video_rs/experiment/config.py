@@ -6,10 +6,12 @@ take plain arguments. This module does not import torch, to make ``--help`` and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import io
+import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +21,13 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from video_rs.errors import ConfigError, UserError, did_you_mean
+from video_rs.data.sources.lookalikes import resolve
+from video_rs.errors import ConfigError, UserError, did_you_mean, first_line, shown
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, plain
+from video_rs.experiment.strict_yaml import MAX_CHARACTERS, read_yaml
+from video_rs.files import expand_path
 from video_rs.training.values import checked, type_name
 
 
@@ -62,23 +67,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: a plugin cannot be imported.
     """
     file = find_config(path)
-    try:
-        nested = dict(_CheckedYaml.load_yaml_with_base(str(file)) or {})
-    except RecursionError:
-        raise ConfigError(f"{file}: circular _BASE_") from None
+    nested = dict(_CheckedYaml.load_yaml_with_base(str(file)) or {})
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"override {override!r} is not key=value")
+            raise ConfigError(f"override {shown(override)} is not key=value")
         _set(nested, key.strip(), text)
     config = _build(Config, nested, str(file))
-    if Path(path).is_dir() and not any(override.startswith("out=") for override in overrides):
-        config = dataclasses.replace(config, out=str(path))  # the run may have been moved
+    is_run = file.name == "config.yaml" and not Path(path).is_file()
+    if is_run and not any(override.startswith("out=") for override in overrides):
+        config = dataclasses.replace(config, out=str(file.parent))  # the run may have been moved
     if not config.out:
         config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
     check_config(config)
+    config = _resolve(config)
     load_plugins(config.plugins)
     return config
+
+
+def _resolve(config: Config) -> Config:
+    """Replace the paths of inputs that do not exist by those that look like them, see ``lookalikes.resolve``."""
+    data, names = config.data, ("root", "train", "val", "test", "list", "class_names")
+    root = resolve(data.root, "data.root")
+    found = {name: resolve(getattr(data, name), f"data.{name}", root) for name in names[1:]}
+    train = dataclasses.replace(config.train, init_from=resolve(config.train.init_from, "train.init_from"))
+    weights = resolve(config.weights, "weights")
+    return dataclasses.replace(config, data=dataclasses.replace(data, root=root, **found), train=train, weights=weights)
 
 
 def from_dict(values: Mapping[str, Any], source: str = "checkpoint") -> Config:
@@ -94,13 +108,17 @@ def config_folder() -> Path:
 
 def find_config(path: str | Path) -> Path:
     """Return the config file for a path, a name in ``configs/``, or a run folder. Raise ConfigError if none."""
+    path = expand_path(str(path), "--cfg")
     names = [Path(path), Path(f"{path}.yaml"), Path(path, "config.yaml")]
     for candidate in [*names, *(config_folder() / n for n in names)]:
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError):  # such as a name that is too long
+            if candidate.is_file():
+                return candidate
+    if (similar := Path(resolve(path, "--cfg"))) != Path(path):
+        return find_config(similar)
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
-    hint = did_you_mean(Path(path).stem, known, f"; configs: {', '.join(known)}")
-    raise ConfigError(f"config {path} is not a file, a run folder or a name in configs/{hint}")
+    hint = did_you_mean(Path(path).stem[:100], known, f"; configs: {', '.join(known)}")
+    raise ConfigError(f"config {shown(path)[1:-1]} is not a file, a run folder or a name in configs/{hint}")
 
 
 def describe(keys: Sequence[str] = ()) -> str:
@@ -117,29 +135,40 @@ def describe(keys: Sequence[str] = ()) -> str:
 class _CheckedYaml(CfgNode):
     """fvcore's ``_BASE_`` inheritance. Each file is checked separately, so errors name the right file."""
 
+    _open_files: typing.ClassVar[list[str]] = []  # a file, its base, the base of that, ...
+
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         provided = config_folder() / Path(filename).name  # a base that is not beside its file
-        is_base = not Path(filename).exists() and provided.is_file()
-        return super().load_yaml_with_base(str(provided) if is_base else filename, allow_unsafe)
+        if not Path(filename).exists() and provided.is_file():
+            filename = str(provided)
+        if os.path.realpath(filename) in cls._open_files:
+            raise ConfigError(f"{filename}: circular _BASE_")
+        cls._open_files.append(os.path.realpath(filename))
+        try:
+            return super().load_yaml_with_base(filename, allow_unsafe)
+        except AssertionError as error:
+            raise ConfigError(f"{filename}: {error}") from None
+        finally:
+            cls._open_files.pop()
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
         try:
-            text = Path(filename).read_text(encoding="utf-8")
-            values = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config {filename} cannot be read: {error}") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f":{mark.line + 1}" if mark else ""
-            raise ConfigError(f"{filename}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-        if values is None:
-            values, text = {}, "{}"
+            with open(filename, encoding="utf-8-sig") as file:
+                values = read_yaml(file.read(MAX_CHARACTERS + 1), filename)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"config {filename} cannot be read: {first_line(error)}") from None
+        values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError(f"{filename}: expected keys with values, found {type(values).__name__}")
         _build(Config, {k: v for k, v in values.items() if k != "_BASE_"}, filename)
-        return io.StringIO(text)
+        if "_BASE_" in values:
+            bases = values["_BASE_"] if isinstance(values["_BASE_"], list) else [values["_BASE_"]]
+            if not all(isinstance(base, str) and base for base in bases):
+                raise ConfigError(f"{filename}: _BASE_ must be a file or a list of files; found {shown(bases)}")
+            values["_BASE_"] = [expand_path(base, f"{filename}: _BASE_") for base in bases]
+        return io.StringIO(yaml.safe_dump(values, sort_keys=False))
 
 
 @dataclass(frozen=True)
@@ -170,7 +199,7 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
             raise ConfigError(f"{source}: {_unknown(key)}")
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{source}: {key} is a section; expected keys below it, found {value!r}")
+                raise ConfigError(f"{source}: {key} is a section; expected keys below it, found {shown(value)}")
             arguments[name] = _build(hints[name], value, source, f"{key}.")
         else:
             arguments[name] = _checked(value, key, source)
@@ -178,7 +207,7 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
 
 
 def _unknown(key: str) -> str:
-    known = list(_schema())
+    known, key = list(_schema()), shown(key)[1:-1]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # a valid name in the wrong section
         near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
@@ -187,14 +216,11 @@ def _unknown(key: str) -> str:
 
 def _set(nested: dict[str, Any], key: str, text: str) -> None:
     if key not in _schema():
-        raise ConfigError(f"override {key}={text}: {_unknown(key)}")
+        raise ConfigError(f"override {_unknown(key)}")
     if _schema()[key].type_ is str:
         value: Any = text
     else:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"override {key}={text}: the value is not YAML") from None
+        value = read_yaml(text, f"override {key}={shown(text)[1:-1]}")
     value = _checked(value, key, "override")
     *sections, leaf = key.split(".")
     place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)
@@ -204,9 +230,12 @@ def _set(nested: dict[str, Any], key: str, text: str) -> None:
 def _checked(value: Any, key: str, source: str) -> Any:
     """Convert a value to the type of its key. Raise ConfigError if its type or range is invalid."""
     try:
-        return checked(key, _current(key, value), _schema()[key].type_, _schema()[key].metadata)
+        value = checked(key, _current(key, value), _schema()[key].type_, _schema()[key].metadata)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
+    if not _schema()[key].metadata["path"]:
+        return value
+    return expand_path(value, key) if isinstance(value, str) else tuple(expand_path(each, key) for each in value)
 
 
 def _current(key: str, value: Any) -> Any:

@@ -79,12 +79,12 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class _Clips:
-    root: str = free("", "folder of the dataset or of its shards, or shards: s3://bucket/k-{000..123}.tar")
-    train: str = free("", "list file, folder of class folders or shards; empty: found under root")
-    val: str = free("", "like train; empty: a fraction of train is held out")
-    test: str = free("", "like train; empty: val is the test split")
-    list: str = free("", "list of all splits, with a column split")
-    class_names: str = setting("", "file with one class name per line; empty: from the data")
+    root: str = free("", "folder of the dataset or of its shards, or shards: s3://bucket/k-{000..123}.tar", path=True)
+    train: str = free("", "list file, folder of class folders or shards; empty: found under root", path=True)
+    val: str = free("", "like train; empty: a fraction of train is held out", path=True)
+    test: str = free("", "like train; empty: val is the test split", path=True)
+    list: str = free("", "list of all splits, with a column split", path=True)
+    class_names: str = setting("", "file with one class name per line; empty: from the data", path=True)
     fold: int = setting(1, "official split of UCF101 or HMDB51", low=1, high=3)
     frame_folders: bool = setting(False, "each folder in a class folder is a video with images as frames")
     multi_label: bool = setting(False, "several labels per file, joined by ; in lists: sigmoid loss, mAP")
@@ -165,9 +165,11 @@ class TestSection:
 class Config:
     """The complete config of a command."""
 
-    out: str = free("", "run folder; empty: runs/<name of the config>")
-    weights: str = free("", "checkpoint to test, a file or a URL; empty: <out>/best.pt")
-    plugins: tuple[str, ...] = free((), "Python files that register networks, layouts, augmentations or losses")
+    out: str = free("", "run folder; empty: runs/<name of the config>", path=True)
+    weights: str = free("", "checkpoint to test, a file or a URL; empty: <out>/best.pt", path=True)
+    plugins: tuple[str, ...] = free(
+        (), "Python files that register networks, layouts, augmentations or losses", path=True
+    )
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
     optim: OptimSection = field(default_factory=OptimSection)

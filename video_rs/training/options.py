@@ -36,9 +36,11 @@ def setting(
     high: float | None = None,
     choices: Sequence[str] | None = None,
     free: bool = False,
+    path: bool = False,
 ) -> Any:
-    """Return a field with its rules. A ``free`` one may differ when a run is resumed."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices, "free": free})
+    """Return a field with its rules. A ``free`` one may differ when a run is resumed. A ``path`` is that of a file."""
+    rules = {"low": low, "high": high, "choices": choices, "free": free, "path": path}
+    return field(default=default, metadata={"help": help, **rules})
 
 
 _hints = functools.cache(typing.get_type_hints)
@@ -109,6 +111,7 @@ class TrainOptions:
         "",
         "weights to start from: a file; pretrained: the network's public ones (for ResNet-RS timm's, if the "
         "architecture is equal); timm: timm's ResNet-RS of that depth, also for other video architectures",
+        path=True,
     )
     freeze: int = setting(0, "number of frozen leading stages, the stem included; 0: none", low=0)
     linear_probe: bool = setting(False, "train only the head")

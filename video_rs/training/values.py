@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from video_rs.errors import did_you_mean, shown
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
@@ -23,12 +26,14 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
     """
     try:
         result = _as_type(value, type_)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError(f"{name} must be {_in_words(type_)}; found {shown(value)}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
-        hint = did_you_mean(str(value), rules["choices"])
+        hint = did_you_mean(str(value)[:100], rules["choices"])
         raise ValueError(f"{name} is one of {', '.join(rules['choices'])}; found {shown(value)}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
+        if isinstance(number, str) and _CONTROL.search(number):
+            raise ValueError(f"{name} must not have control characters; found {shown(value)}")
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -63,7 +68,7 @@ def _as_type(value: Any, type_: Any) -> Any:
         return float(value)  # PyYAML reads 4e-5 as text
     if type_ is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if type(value) is not type_:
+    if type(value) is not type_ or (type_ is int and not -(2**63) <= value < 2**63):
         raise TypeError
     return value
 

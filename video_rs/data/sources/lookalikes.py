@@ -1,9 +1,12 @@
 """Names that look equal but are not: Unicode form, case, blanks, zero-width characters, backslashes."""
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable
 from itertools import takewhile
+
+from video_rs.errors import UserError
 
 LIMIT = 100  # characters of a name in a message
 
@@ -74,6 +77,32 @@ class PathFinder:
         if folder not in self._folders:
             self._folders[folder] = group(os.listdir(folder) if os.path.isdir(folder) else ())
         return self._folders[folder]
+
+
+def resolve(path: str, name: str, base: str = "") -> str:
+    """Return a path that a person gave, or the one existing path that looks like it, with a note on stderr.
+
+    URLs, single words such as "timm", and paths without a lookalike are returned unchanged.
+
+    Args:
+        path: the path.
+        name: its option, for messages.
+        base: a folder that the path may be relative to.
+
+    Raises:
+        UserError: the path does not exist, and several look like it.
+    """
+    is_name = not any(mark in path for mark in "/\\.")
+    if is_name or "://" in path or path.startswith("hf-hub:") or os.path.exists(os.path.join(base, path)):
+        return path
+    finder = PathFinder()
+    ways = finder.find_all(path) or (finder.find_all(os.path.join(base, path)) if base else [])
+    if len(ways) > 1:
+        differences = "; ".join(difference(path, way) for way in ways[:2])
+        raise UserError(f"{name}={path}: no such file or folder; {differences}; give one of these")
+    if ways and ways[0] != path and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        print(f"note: {name}: {difference(path, ways[0])}; the latter exists and is used", file=sys.stderr)
+    return ways[0] if ways else path
 
 
 def _is_invisible(character: str) -> bool:

@@ -1,0 +1,84 @@
+"""Read YAML: no repeated keys, no aliases that expand without bounds, every error in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from video_rs.errors import ConfigError, first_line, shown
+
+MAX_CHARACTERS = 1 << 16
+_MAX_NODES = 20_000  # with all aliases expanded
+_MAX_DEPTH = 50  # of [ and {
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Return the value of a YAML document; None for an empty one.
+
+    Args:
+        text: the document.
+        source: file or override, for messages.
+
+    Raises:
+        ConfigError: the text is too long or not valid YAML, nested too deeply, or its aliases expand to too
+            much; a key is repeated; or a number or date is impossible. The message names the line.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{source}: longer than {MAX_CHARACTERS} characters: not a config")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_nodes(node, {}) > _MAX_NODES:
+            raise ConfigError(f"{source}: has more than {_MAX_NODES} values, with its aliases (*name) written out")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ConfigError(f"{source}: values are nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f":{mark.line + 1}" if mark and "\n" in text else ""
+        raise ConfigError(f"{source}{where}: not YAML: {problem or first_line(error)}") from None
+
+
+def _num_nodes(node: yaml.Node, counts: dict[int, float]) -> float:
+    """Return the number of values in a node with all aliases expanded; infinity for one that contains itself.
+
+    Raises:
+        ConstructorError: a key is repeated.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = float("inf")
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            _refuse_repeated([key for key, _ in children if isinstance(key, yaml.ScalarNode)])
+            children = [child for pair in children for child in pair]
+        counts[id(node)] = 1 + sum(_num_nodes(child, counts) for child in children)
+    return counts[id(node)]
+
+
+def _refuse_repeated(keys: list[yaml.ScalarNode]) -> None:
+    lines: dict[str, int] = {}
+    for key in keys:
+        if key.value in lines:
+            problem = f"the key {shown(key.value)} is repeated, see line {lines[key.value]}"
+            raise ConstructorError(None, None, problem, key.start_mark)
+        lines[key.value] = key.start_mark.line + 1
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with its own error for every invalid value, and with a limit on the depth of lists."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, OverflowError, AttributeError, TypeError) as error:
+            problem = f"{shown(node.value)} is not a valid value ({first_line(error, 60)})"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+
+    def fetch_flow_collection_start(self, token: type) -> None:
+        if self.flow_level >= _MAX_DEPTH:  # its time grows with the square of the depth
+            raise RecursionError
+        super().fetch_flow_collection_start(token)
