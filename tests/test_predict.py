@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import video_rs
+from tests.data import writers
 from video_rs import checkpoint
 from video_rs.cli import predict as cli
 from video_rs.cli.common import run
@@ -234,6 +236,27 @@ def test_windows_decode_a_video_once(weights, tmp_path, make_video, monkeypatch,
         first = round(window.start * FPS)
         expected = classifier.predict(frames[first : first + 8], clips=1)
         np.testing.assert_allclose(by_index(window.predictions), by_index(expected), atol=1e-6)
+
+
+def write_with_freeze(path):
+    """Write 60 frames at 10 per second with a freeze of ten minutes after the first half."""
+    times = [i + 6000 * (i >= 30) for i in range(60)]
+    writers.encode(path, num_frames=60, size=(48, 64), times=times, rate=FPS)
+
+
+@pytest.mark.parametrize("fps", [0.0, 10.0])
+def test_windows_of_a_variable_rate_are_at_their_times(tmp_path, fps, monkeypatch, capsys):
+    write_with_freeze(tmp_path / "freeze.mkv")
+    path = save(tmp_path / "a.pt", "resnet3d_rs_26", dataclasses.replace(CLIPS, fps=fps))
+    scored, original = [], Classifier._probs
+    monkeypatch.setattr(Classifier, "_probs", lambda self, views: scored.append(len(views)) or original(self, views))
+    command = ["--weights", path, "--every", "1s", "--csv", "--device", "cpu", str(tmp_path / "freeze.mkv")]
+    assert run(cli.main, command) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    starts, ends = (np.array([float(row[name]) for row in rows]) for name in ("start", "end"))
+    assert starts.tolist() == list(range(606)) and (ends[0], ends[-1]) == (0.8, 605.8)  # no gap that a last one fills
+    frozen = [row["score"] for row in rows if 4 <= float(row["start"]) < 599]
+    assert len(set(frozen)) == 1 and sum(scored) < 20  # a frozen picture is computed once
 
 
 def tap(seen):

@@ -102,7 +102,7 @@ def test_page_stands_alone_and_is_escaped(tmp_path, videos, scores):
 
 
 def test_the_most_confident_mistakes_come_first_and_show_frames(videos, scores, frame_numbers):
-    first, second = confident_mistakes(videos, scores, NAMES, thumbnail)
+    first, second = confident_mistakes(videos, scores, NAMES, lambda i: thumbnail(videos[i]))
     assert (first.path, first.labels[0][0], first.predicted) == (videos[1], NAMES[1], NAMES[0])
     assert (second.path, second.labels) == (videos[2], [(NAMES[2], pytest.approx(0.3))])
     strip = np.asarray(Image.open(io.BytesIO(first.jpeg)))
@@ -207,7 +207,7 @@ def test_several_classes(tmp_path, videos, scores):
     html = page.read_text()
     assert "mAP" in html and "lowest average precision first" in html and "Confusion" not in html
     assert "without a label" in html and NAMES[0] not in html  # which is markup
-    first = confident_mistakes(videos, scores, NAMES, thumbnail)[0]
+    first = confident_mistakes(videos, scores, NAMES, lambda i: thumbnail(videos[i]))[0]
     assert (first.path, first.labels) == (videos[1], [(NAMES[1], pytest.approx(0.05))])
     log = write_log(
         tmp_path / "run", TRAIN | {"step": 1, "epoch": 1, "hit1": 0.5}, VAL | {"step": 1, "epoch": 1, "map": 0.3}

@@ -144,7 +144,7 @@ class ClipDataset(Dataset):
             The index of the record that was read, the frame numbers, and the files that were replaced.
         """
         use, (sampling, transform) = self._use(copies[0]), self._sizes(copies[0])
-        index, broken, labels = use[1], [], self.records.labels
+        index, broken, tried, labels = use[1], [], set(), self.records.labels
         for attempt in range(MAX_REPLACEMENTS + 1):
             path = self.records.path(index)
             drawn = [keyed_rng(self.seed, "sample", key.epoch, key.index, key.copy, attempt) for key in copies]
@@ -154,14 +154,15 @@ class ClipDataset(Dataset):
                 self.heartbeat(index)
                 with open_record(self.records, index, self.decoder) as video:
                     rng = keyed_rng(self.seed, "clip", *use, attempt)
-                    frames = frame_range(video, self.records, index)
+                    frames = frame_range(video, *self.records.segment(index))
                     _, numbers = read_random_clip(video, frames, sampling, transform, rng, drawn, out=clips)
             except (MediaError, StorageError) as error:
                 self._unreadable[index] = self.records.fault(error, index)
                 broken.append((path, self._unreadable[index]))
+                tried.add(self.records.name(index))
                 candidates = labels == labels[index] if attempt < SAME_CLASS else labels != labels[use[1]]
                 rng = keyed_rng(self.seed, "replace", *use, attempt)
-                index = self._untried(np.flatnonzero(candidates), rng, {path for path, _ in broken})
+                index = self._untried(np.flatnonzero(candidates), rng, tried)
                 if index < 0:
                     break
                 continue
@@ -182,7 +183,7 @@ class ClipDataset(Dataset):
         """Return a random candidate, or any other file if all were tried; -1 if there is none."""
         for indices in (candidates, np.arange(len(self.records))):
             for index in rng.permutation(indices):
-                if self.records.path(index) not in tried:
+                if self.records.name(index) not in tried:
                     return int(index)
         return -1
 
@@ -231,7 +232,7 @@ class ViewDataset(Dataset):
         self.heartbeat(index)
         try:
             with open_record(self.records, index, self.decoder) as video:
-                numbers = even_clips(frame_range(video, self.records, index), self.sampling, self.clips)
+                numbers = even_clips(frame_range(video, *self.records.segment(index)), self.sampling, self.clips)
                 item |= {"views": clip_views(video.read, numbers, self.transform), "frames": numbers}
         except (MediaError, StorageError) as error:
             item["error"] = self.records.fault(error, index)

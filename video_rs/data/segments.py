@@ -1,4 +1,4 @@
-"""The frames of a record: those of its file, or of its segment of the file."""
+"""The frames of a segment of a video."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from video_rs.data.clips import ROUNDING
-from video_rs.data.sources.records import Records
 from video_rs.data.video.decode import Video
 from video_rs.errors import MediaError
 
@@ -26,15 +25,18 @@ class FrameRange(NamedTuple):
     times: np.ndarray | None
 
 
-def frame_range(video: Video, records: Records, index: int) -> FrameRange:
-    """Return the frames of a record: all, or with a segment those whose time is in ``[start, end)``.
+def frame_range(video: Video, start: float = 0.0, end: float = 0.0) -> FrameRange:
+    """Return the frames of a segment: those whose time is in ``[start, end)``.
 
     A segment that begins and ends within one frame has that frame.
+
+    Args:
+        video: an open video.
+        start, end: in seconds, as ``Records.segment`` returns them; an end of 0 is the end of the video.
 
     Raises:
         MediaError: the segment is outside of the video, or the video has no times.
     """
-    start, end = (0.0, 0.0) if records.segments is None else records.segments[index].tolist()
     if not start and not end:
         return FrameRange(0, video.num_frames, video.times)
     if video.times is None:

@@ -125,7 +125,7 @@ class VideoDataset(Dataset):
             raise IndexError(f"index {index} is out of range: the dataset has {len(self)} files") from None
         sampling, spatial = self.transform.sampling, self.transform.spatial
         with open_record(self.records, index, self.decoder) as video:
-            frames = frame_range(video, self.records, index)
+            frames = frame_range(video, *self.records.segment(index))
             if self.transform.is_training:
                 rng = torch_seeded_rng()
                 crops, _ = read_random_clip(video, frames, sampling, spatial, rng, [rng])

@@ -20,7 +20,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from video_rs.data.sources.records import SEPARATOR
+from video_rs.data.segments import frame_range
+from video_rs.data.sources.records import SEPARATOR, segment_name
 from video_rs.data.video.decode import open_video
 from video_rs.errors import first_line
 from video_rs.evaluation.metrics import TOP_K, metric_names, most_confused, ranking
@@ -55,6 +56,7 @@ def write_report(
     title: str = "Evaluation",
     about: Mapping[str, str] | None = None,
     decoder: str = "pyav",
+    segments: np.ndarray | None = None,
     warn: Callable[[str], Any] = warnings.warn,
 ) -> Path:
     """Write all files of an evaluation atomically, starting with the results.
@@ -69,12 +71,14 @@ def write_report(
         run_dir: a run folder, to plot training curves from its ``metrics.jsonl``.
         about: information for the header of the report: weights, views, device, ...
         decoder: backend for the thumbnails.
+        segments: start and end of each video in seconds, see ``Records.segments``.
         warn: called with one line for each image that failed.
 
     Returns:
         The path of report.html, with all images embedded.
     """
-    folder = Path(folder)
+    folder, spans = Path(folder), np.zeros((len(paths), 2)) if segments is None else segments
+    titles = [segment_name(path, *span) for path, span in zip(paths, spans.tolist(), strict=True)]
     not_drawn: list[tuple[str, str]] = []
 
     def draw(name: str, function: Callable[..., bytes], *args: Any) -> bytes | None:
@@ -88,11 +92,12 @@ def write_report(
 
     for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # from an earlier report
         (folder / name).unlink(missing_ok=True)
-    _write(folder / "predictions.csv", predictions_csv(paths, scores, class_names))
+    _write(folder / "predictions.csv", predictions_csv(paths, scores, class_names, segments))
     _write(folder / "metrics.json", metrics_json(metrics))
     if scores.views is not None:
         with atomic_write(folder / "views.npz") as handle:
-            np.savez_compressed(handle, views=scores.views, labels=scores.labels, paths=list(paths))
+            times = {} if segments is None else {"segments": segments}
+            np.savez_compressed(handle, views=scores.views, labels=scores.labels, paths=list(paths), **times)
 
     confused, plots = [], {}
     if "confusion" in metrics:
@@ -114,8 +119,10 @@ def write_report(
         confusion=plots.get("confusion.png"),
         confused=confused,
         curves=plots.get("curves.png"),
-        mistakes=confident_mistakes(paths, scores, class_names, lambda path: draw(path, thumbnail, path, decoder)),
-        unscored=[(paths[index], reason) for index, reason in scores.errors],
+        mistakes=confident_mistakes(
+            titles, scores, class_names, lambda i: draw(titles[i], thumbnail, paths[i], decoder, *spans[i].tolist())
+        ),
+        unscored=[(titles[index], reason) for index, reason in scores.errors],
         not_drawn=not_drawn,
     )
     _write(folder / "report.html", page)
@@ -138,9 +145,12 @@ def _template() -> jinja2.Template:
     return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
 
 
-def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[str]) -> str:
+def predictions_csv(
+    paths: Sequence[str], scores: Scores, class_names: Sequence[str], segments: np.ndarray | None = None
+) -> str:
     """Return a CSV with a row per video: path, label, predicted, correct, scored, top classes and probabilities, error.
 
+    With segments, their start and end in seconds follow the path. An end of 0 is the end of the file.
     Multiple labels are joined by ";", and ``correct`` is 1 if the predicted class is one of them.
     """
     order = ranking(scores.probs)[:, :TOP_K]
@@ -148,10 +158,22 @@ def predictions_csv(paths: Sequence[str], scores: Scores, class_names: Sequence[
     top = [f"{name}_{k}" for k in range(1, order.shape[1] + 1) for name in ("class", "prob")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "predicted", "correct", "scored", *top, "error"])
+    writer.writerow(
+        [
+            "path",
+            *([] if segments is None else ["start", "end"]),
+            "label",
+            "predicted",
+            "correct",
+            "scored",
+            *top,
+            "error",
+        ]
+    )
     for i, path in enumerate(paths):
         true = scores.classes(i)
-        start = [path, SEPARATOR.join(class_names[c] for c in true)]
+        times = [] if segments is None else [f"{time:g}" for time in segments[i]]
+        start = [path, *times, SEPARATOR.join(class_names[c] for c in true)]
         if scores.scored[i]:
             ranked = [v for c in order[i] for v in (class_names[c], f"{scores.probs[i, c]:.6f}")]
             row = [class_names[order[i, 0]], int(order[i, 0] in true), 1, *ranked, ""]
@@ -172,9 +194,9 @@ def metrics_json(metrics: Mapping[str, Any]) -> str:
 
 
 def confident_mistakes(
-    paths: Sequence[str], scores: Scores, class_names: Sequence[str], picture: Callable[[str], bytes | None]
+    paths: Sequence[str], scores: Scores, class_names: Sequence[str], picture: Callable[[int], bytes | None]
 ) -> list[Mistake]:
-    """Return the mistakes with the highest probabilities in descending order, each with ``picture(path)``.
+    """Return the mistakes with the highest probabilities in descending order, each with ``picture(index)``.
 
     A video with several labels is a mistake if the most probable class is none of them.
     """
@@ -187,17 +209,18 @@ def confident_mistakes(
             labels=[(class_names[c], float(scores.probs[i, c])) for c in scores.classes(i)],
             predicted=class_names[predicted[i]],
             predicted_prob=float(confidence[i]),
-            jpeg=picture(paths[i]),
+            jpeg=picture(i),
         )
         for i in sorted(wrong, key=lambda i: -confidence[i])[:MAX_MISTAKES]
     ]
 
 
-def thumbnail(path: str, decoder: str = "pyav") -> bytes:
-    """Return a JPEG strip of the frames at 1/4, 1/2 and 3/4 of a video, or of an image."""
+def thumbnail(path: str, decoder: str = "pyav", start: float = 0.0, end: float = 0.0) -> bytes:
+    """Return a JPEG strip of the frames at 1/4, 1/2 and 3/4 of a video or of a segment of it, or of an image."""
     with open_video(path, decoder) as video:
+        first, length, _ = frame_range(video, start, end)
         steps = np.arange(1, THUMBNAIL_FRAMES + 1)
-        indices = np.unique(steps * video.num_frames // (THUMBNAIL_FRAMES + 1))
+        indices = first + np.unique(steps * length // (THUMBNAIL_FRAMES + 1))
         frames = video.read(indices, short_side=THUMBNAIL_SIDE, filter="bilinear-antialias")
     spaced = np.pad(frames.numpy(), ((0, 0), (0, 0), (0, 2), (0, 0)))
     buffer = io.BytesIO()

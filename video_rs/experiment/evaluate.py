@@ -128,7 +128,7 @@ def evaluate(
     paths = [records.path(i) for i in range(len(records))]
     if not scores.scored.any():
         index, reason = scores.errors[0]
-        raise UserError(f"none of the {len(paths)} videos can be scored; the first, {paths[index]}: {reason}")
+        raise UserError(f"none of the {len(paths)} videos can be scored; the first, {records.name(index)}: {reason}")
     metrics = summarize(scores.probs, scores.labels, scores.scored, names)
     report = write_report(
         folder,
@@ -140,6 +140,7 @@ def evaluate(
         title=f"{Path(config.out).name}: {split_name}",
         about={"model": config.model.name, "weights": name, "views": views, "precision": precision},
         decoder=config.data.decoder,
+        segments=records.segments,
         warn=lambda text: log(f"warning: {text}"),
     )
     return Evaluation(metrics, scores, paths, report, weights if weights == name else str(file))

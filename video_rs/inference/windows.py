@@ -52,7 +52,7 @@ def _uneven_windows(sampling: TemporalSampling, timeline: Timeline, step: float)
     by_frames = sampling.kind == "dense" and not sampling.fps
     span = step if sampling.kind == "segments" else sampling.num_frames * sampling.step(timeline.rate)
     last = edges[max(0, length - int(span))] if by_frames else max(0.0, length - span)
-    starts = _places(last, span, step, timeline.interval)
+    starts = _places(last, span * timeline.interval if by_frames else span, step, timeline.interval)
     firsts = timeline.frames_at(starts)
     ends = edges[np.minimum(firsts + int(span), length)] if by_frames else np.minimum(starts + span, length)
     if sampling.kind == "segments":

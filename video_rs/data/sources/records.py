@@ -102,6 +102,11 @@ class LabelSets:
         return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)[: len(self)]
 
 
+def segment_name(path: str, start: float, end: float) -> str:
+    """Return a path with a segment as of :meth:`Records.segment`, for people: "a.mp4 (1 s to 2.5 s)"."""
+    return f"{path} ({start:g} s to {f'{end:g} s' if end else 'the end'})" if start or end else path
+
+
 class Records:
     """Paths and labels in NumPy arrays.
 
@@ -162,6 +167,14 @@ class Records:
     def path(self, index: int) -> str:
         """Return the path of one file."""
         return self._paths[int(index)]
+
+    def segment(self, index: int) -> tuple[float, float]:
+        """Return start and end of one segment in seconds. An end of 0 is the end of the file, (0, 0) the whole file."""
+        return (0.0, 0.0) if self.segments is None else tuple(self.segments[int(index)].tolist())
+
+    def name(self, index: int) -> str:
+        """Return the path of one file, with its segment if there is one, for people."""
+        return segment_name(self.path(index), *self.segment(index))
 
     def file(self, index: int) -> str | Member:
         """Return the path of one file, or its position in a shard, as an argument of ``open_video``."""

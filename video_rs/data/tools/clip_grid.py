@@ -23,7 +23,7 @@ class Row(NamedTuple):
     clip_THWC: np.ndarray  # uint8
     frames: list[int]  # frame numbers in the file
     label: str
-    path: str
+    path: str  # with the segment, if there is one
 
 
 def train_rows(dataset: ClipDataset, **order: Any) -> Iterator[Row]:
@@ -45,7 +45,7 @@ def view_rows(dataset: ViewDataset) -> Iterator[Row]:
     for index in range(len(dataset)):
         item = dataset[index]
         if item["views"] is None:
-            print(f"skipped {dataset.records.path(index)}: {item['error']}", file=sys.stderr)
+            print(f"skipped {dataset.records.name(index)}: {item['error']}", file=sys.stderr)
             continue
         crops = len(item["views"]) // len(item["frames"])
         for view, clip in enumerate(item["views"]):
@@ -54,7 +54,7 @@ def view_rows(dataset: ViewDataset) -> Iterator[Row]:
 
 def _row(clip: Tensor, frames: np.ndarray, dataset: ClipDataset | ViewDataset, index: int) -> Row:
     records = dataset.records
-    return Row(clip.numpy(), frames.tolist(), "; ".join(records.label_names(index)), records.path(index))
+    return Row(clip.numpy(), frames.tolist(), "; ".join(records.label_names(index)), records.name(index))
 
 
 def draw_grid(rows: Sequence[Row]) -> Image.Image:
