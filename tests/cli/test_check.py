@@ -156,6 +156,20 @@ def test_segments_of_one_video_in_two_splits_are_a_leak(dataset, check, tmp_path
     ]
 
 
+def test_segments_outside_of_their_video_are_broken_and_short_ones_are_short(dataset, check, tmp_path):
+    """The videos have 12 frames in 0.48 s; a clip has 4 frames."""
+    lines = ["path,label,start,end", "train/a/0.mp4,a,0.48,0.6", "train/a/1.mp4,a,0.47,0.6", "train/b/0.mp4,b,0.3,0.47"]
+    (dataset / "train.csv").write_text("\n".join(lines))
+    (dataset / "val.csv").write_text("path,label\nval/a/0.mp4,a\nval/b/0.mp4,b\n")
+    lists = [f"data.{split}={dataset / split}.csv" for split in ("train", "val")]
+    code, _, stderr = check(dataset, tmp_path / "out", *lists)
+    assert code == 2 and "the dataset has problems (1 x broken)" in stderr, stderr
+    assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv")] == [
+        (f"{dataset}/train/a/0.mp4", "broken", "a segment starts at 0.48 s, but the video ends at 0.48 s"),
+        (f"{dataset}/train/a/1.mp4", "short", "1 frames, a clip spans 4"),
+    ]
+
+
 def test_class_names_that_look_alike_are_listed(make_video, check, tmp_path):
     for n, name in enumerate(("jump rope", "jump_rope", "run", "Run ", "walk", "1", "1.1", "11")):
         for s, split in enumerate(("train", "val")):

@@ -33,6 +33,7 @@ class Facts:
     Attributes:
         frames: number of decoded frames; all frames unless there is a `problem`.
         fps: mean frames per second; 0 if unknown, as for an image.
+        seconds: the duration; 0 if unknown.
         height, width: size of the first frame after rotation, in pixels.
         rotation: counter-clockwise rotation in degrees that makes the stored frames upright.
         codec: FFmpeg's name of the codec; for a folder of frames, the codec of the first image.
@@ -46,6 +47,7 @@ class Facts:
 
     frames: int = 0
     fps: float = 0.0
+    seconds: float = 0.0
     height: int = 0
     width: int = 0
     rotation: int = 0
@@ -56,11 +58,6 @@ class Facts:
     pixels: int = 0
     packets: int = 0
     problem: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """Return the duration; 0 if unknown."""
-        return self.frames / self.fps if self.fps else 0.0
 
     @property
     def content(self) -> dict[str, int | bytes]:
@@ -121,7 +118,7 @@ def _frames(file: str | Blob, facts: dict[str, Any]) -> Iterator[Tensor]:
     with open_video(file) as video:
         info = video.info()
         facts |= {name: getattr(info, name) for name in ("fps", "height", "width", "rotation", "codec")}
-        facts["decoder"] = video.backend
+        facts |= {"seconds": info.duration, "decoder": video.backend}
         if video.backend == "pyav" and find_spec("decord") and not read_stream_index(file).decord_problem:
             facts["decoder"] = "decord"
         with decoding_errors(info.codec) as errors:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from video_rs.data.clips import TemporalSampling
+from video_rs.data.clips import ROUNDING, TemporalSampling
 from video_rs.data.sources.holdout import source_key, source_of
 from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.records import Records
@@ -136,10 +136,11 @@ def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSa
     single: list[Problem] = []
     for entry, file in enumerate(entries.file):
         records, index = entries.at(entry)
-        if facts[file].problem:
-            single.append(Problem(entry, "broken", facts[file].problem, grave=True))
+        segment = entries.segment(entry)
+        if reason := facts[file].problem or _outside(segment, facts[file]):
+            single.append(Problem(entry, "broken", reason, grave=True))
         else:
-            single += _frames(entry, facts[file], records.listed_frames(index), sampling)
+            single += _frames(entry, segment, facts[file], records.listed_frames(index), sampling)
             single += _odd(entry, facts[file], medians, rotation)
     single.sort(key=lambda problem: KINDS.index(problem.kind))
     equal = list(_same_content(entries, facts))
@@ -147,7 +148,19 @@ def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSa
     return single + equal + list(_same_source(entries, leaked))
 
 
-def _frames(entry: int, facts: Facts, listed: int, sampling: TemporalSampling) -> Iterator[Problem]:
+def _outside(segment: tuple[float, float], facts: Facts) -> str:
+    """Return the reason why a segment cannot be read, see ``segments.frame_range``; or ""."""
+    start, end = segment
+    if not facts.seconds and (start or end < math.inf):
+        return "has no times, which a segment needs"
+    if start and start >= facts.seconds - ROUNDING:
+        return f"a segment starts at {start:g} s, but the video ends at {facts.seconds:g} s"
+    return ""
+
+
+def _frames(
+    entry: int, segment: tuple[float, float], facts: Facts, listed: int, sampling: TemporalSampling
+) -> Iterator[Problem]:
     """Yield the problems with the number of frames. `listed` is that of the file's list, 0 if unknown."""
     frames, needed = facts.frames, sampling.num_frames
     if listed > frames:
@@ -156,6 +169,9 @@ def _frames(entry: int, facts: Facts, listed: int, sampling: TemporalSampling) -
         yield Problem(entry, "odd", f"{frames} images; only the first {listed} are listed")
     if sampling.kind != "segments":
         needed = 1 + int(np.floor((needed - 1) * sampling.step(facts.fps) + 1e-6))
+    if segment != (0.0, math.inf) and facts.seconds:  # approximate for a variable rate
+        seconds = max(0.0, min(segment[1], facts.seconds) - segment[0])
+        frames = max(1, round(frames * seconds / facts.seconds))
     if frames < needed:
         yield Problem(entry, "short", f"{frames} frames, a clip spans {needed}")
 
