@@ -38,6 +38,7 @@ def test_other_names_are_not(name):
     [
         ((COMPOSED, DECOMPOSED), r"'caf\xe9' has U+00E9, 'cafe\u0301' has e + U+0301"),
         (("Run", "run"), "'Run' has R, 'run' has r"),
+        (("RUN.MP4", "run.mp4"), "'RUN.MP4' has R + U + N, 'run.mp4' has r + u + n"),
         (("run ", "run"), "'run ' has U+0020, 'run' has nothing"),
         (("r\u200bun", "run"), r"'r\u200bun' has U+200B, 'run' has nothing"),
     ],

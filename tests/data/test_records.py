@@ -10,7 +10,7 @@ import pytest
 
 from video_rs.data.sources import class_folders
 from video_rs.data.sources.class_folders import present
-from video_rs.data.sources.records import Paths, Records
+from video_rs.data.sources.records import SPLITS, Paths, Records
 from video_rs.data.sources.splits import load_splits
 from video_rs.data.video.search import media_below
 from video_rs.errors import UserError
@@ -316,6 +316,17 @@ def test_a_folder_called_like_a_video_may_be_one_of_frames(tmp_path):
     shutil.rmtree(tmp_path / "train/run/w.mp4")
     folders = load_splits(str(tmp_path), val="train", splits=["train"], frame_folders=True)["train"]
     assert len(folders) == 5 and folders.path(0) == train.path(0)
+
+
+def test_folders_and_lists_of_splits_may_be_capitalized(tmp_path):
+    touch(tmp_path, *(f"{split}/{c}/{split}.mp4" for split in ("Train", "VAL") for c in ("run", "sit")))
+    (tmp_path / "Test.csv").write_text("VAL/run/VAL.mp4 run\n")
+    splits = load_splits(str(tmp_path))
+    assert [len(splits[split]) for split in SPLITS] == [2, 2, 1]
+    touch(tmp_path, "test.CSV")
+    failure("/Test.csv' has T, .*/test.CSV' has t; which is test", root=str(tmp_path))
+    touch(tmp_path / "vehicles", "Train/0.mp4", "Bus/0.mp4", "Bus/1.mp4", "Train/1.mp4")
+    assert load_splits(str(tmp_path / "vehicles"))["train"].class_names == ("Bus", "Train")
 
 
 def test_folders_of_folders_are_no_classes_unless_given(tmp_path):

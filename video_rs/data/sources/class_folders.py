@@ -80,15 +80,14 @@ def _frame_folders(folder: str, left_out: LeftOut) -> list[str]:
     return found
 
 
-def first_class_folder(folder: str, frame_folders: bool = False) -> str:
-    """Return the first subfolder with a file of a class directly in it; "" if there is none."""
+def folders_with_files(folder: str, frame_folders: bool = False) -> Iterator[str]:
+    """Yield the subfolders with a file of a class directly in them."""
     for name in listing(folder)[0]:
         place = os.path.join(folder, name)
         inner, files = listing(place)
         has_files = any(map(is_media, files)) or any(is_video_folder(os.path.join(place, each)) for each in inner)
         if has_files or (frame_folders and inner):
-            return place
-    return ""
+            yield place
 
 
 def describe_no_classes(folder: str, split: str = "train") -> str:

@@ -43,6 +43,9 @@ def difference(first: str, second: str) -> str:
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
     ends = zip(reversed(first[start:]), reversed(second[start:]))
     end = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    if len(first) == len(second):  # only the first of several differences
+        rest = zip(first[start:], second[start:])
+        end = len(first) - start - sum(1 for _ in takewhile(lambda pair: pair[0] != pair[1], rest))
     parts = [f"{_escaped(name, start)} has {_code_points(name[start : len(name) - end])}" for name in (first, second)]
     return ", ".join(parts)
 

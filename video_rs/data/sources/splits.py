@@ -23,19 +23,20 @@ from itertools import islice
 import numpy as np
 
 from video_rs.data.sources import layouts
-from video_rs.data.sources.class_folders import class_folders, describe_no_classes, first_class_folder
+from video_rs.data.sources.class_folders import describe_no_classes, folders_with_files
 from video_rs.data.sources.class_names import choose_class_names, find_names_file, number_labels
 from video_rs.data.sources.entries import ALIASES
 from video_rs.data.sources.holdout import split_off
 from video_rs.data.sources.layouts.kinetics import kinetics_coverage
 from video_rs.data.sources.lists import find_metadata, list_splits, uses_of_columns
+from video_rs.data.sources.lookalikes import PathFinder, difference
 from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.read_split import RawSplit, read_split
 from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
 from video_rs.data.sources.tables import shown_path
 from video_rs.data.video.media import is_image, is_media
-from video_rs.data.video.search import LeftOut
+from video_rs.data.video.search import listing
 from video_rs.errors import UserError
 
 LIST_SUFFIXES = (".csv", ".txt", ".tsv", ".jsonl")
@@ -128,7 +129,8 @@ def _find_sources(
         problem = "a file, give its folder" if os.path.exists(root) else "no such folder"
         hint = "; leave it empty if data.train and data.val are whole paths" if any(given.values()) else ""
         raise UserError(f"data.root={root}: {problem}{hint}")
-    own = {split: path for split in SPLITS if (path := _find_in_root(root, split))}
+    finder = PathFinder()
+    own = {split: path for split in SPLITS if (path := _find_in_root(root, split, finder))}
     _refuse_mixed(root, packed, given, own)
     read = {split: part.source for split, part in packed.items()}
     read = {split: path for split in SPLITS if split not in read and (path := _given_path(root, split, given))} | read
@@ -140,7 +142,7 @@ def _find_sources(
         sources = layouts.find(root, fold) | sources
     if not sources and root and (file := _only_list(root, frame_folders)):
         sources = dict.fromkeys(_splits_of_list(file) or ["train"], (file, None))
-    if not sources and root and first_class_folder(root, frame_folders):
+    if not sources and root and any(folders_with_files(root, frame_folders)):
         sources["train"] = root, None
     if not sources:
         if not root:
@@ -160,12 +162,23 @@ def _given_path(root: str, split: str, given: Mapping[str, str]) -> str:
     raise UserError(f"data.{split}={given[split]}: no such file or folder")
 
 
-def _find_in_root(root: str, split: str) -> str:
-    """Return the list or folder in the root that is named after a split; "" if there is none."""
+def _find_in_root(root: str, split: str, finder: PathFinder) -> str:
+    """Return the list or folder in the root whose name is or looks like a split ("Train"); "" if there is none."""
     bases = [os.path.join(root, name) for name in ALIASES[split]] if root else []
-    files = [base + suffix for base in bases for suffix in LIST_SUFFIXES if os.path.isfile(base + suffix)]
-    folders = [find_metadata(base) or base for base in bases if os.path.isdir(base)]
-    return next(iter(files + folders), "")
+    names = [(base + suffix, os.path.isfile) for base in bases for suffix in LIST_SUFFIXES]
+    names += [(base, os.path.isdir) for base in bases]
+    found = next((name for name, is_source in names if is_source(name)), "")
+    for name, is_source in [] if found else names:
+        similar = [path for path in finder.find_all(name) if is_source(path) and not _is_class(path)]
+        if len(similar) > 1:
+            raise UserError(f"{difference(*sorted(similar)[:2])}; which is {split}? set data.{split}")
+        found = found or next(iter(similar), "")
+    return find_metadata(found) or found
+
+
+def _is_class(path: str) -> bool:
+    """Return True for a folder with files directly in it, such as that of a class "Train"."""
+    return os.path.isdir(path) and any(map(is_media, listing(path)[1]))
 
 
 def _splits_of_list(file: str) -> dict[str, str]:
@@ -187,8 +200,8 @@ def _only_list(root: str, frame_folders: bool) -> str:
     uses = {file: used for file, used in uses.items() if {"path", "label"} <= used or layouts.recognise(file)}
     if with_splits := [file for file in uses if "split" in uses[file]]:
         return with_splits[0] if len(with_splits) == 1 else ""
-    classes = (name for name, found in class_folders(root, frame_folders, LeftOut()) if found)
-    return next(iter(uses)) if len(uses) == 1 and len([*islice(classes, 2)]) < 2 else ""
+    classes = islice(folders_with_files(root, frame_folders), 2)
+    return next(iter(uses)) if len(uses) == 1 and len([*classes]) < 2 else ""
 
 
 def _note_other_rows(raw: Mapping[str, RawSplit], sources: Mapping[str, str]) -> None:
@@ -203,7 +216,7 @@ def _refuse_mixed(root: str, packed: Mapping[str, RawSplit], given: Mapping[str,
     """Raise UserError if a folder contains both shards and a dataset of files."""
     if not os.path.isdir(root) or all(given[split] for split in packed):
         return
-    if other := next(filter(None, own.values()), None) or first_class_folder(root):
+    if other := next(filter(None, own.values()), None) or next(folders_with_files(root), None):
         raise UserError(f"data.root={root}: contains both shards and {other}: keep one, or set data.train and data.val")
 
 

@@ -14,10 +14,11 @@ from video_rs.errors import LIMIT_ERRNOS, MachineError, MediaError, VideoRSError
 
 IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"])
 VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".flv", ".mkv", ".mk3d", ".webm", ".ogv", ".ogm"]
+    [".mp4", ".m4v", ".mov", ".qt", ".mj2", ".3gp", ".3gpp", ".3g2", ".f4v", ".flv", ".mkv", ".mk3d", ".webm"]
+    + [".ogv", ".ogm"]
     + [".avi", ".divx", ".xvid", ".amv", ".wmv", ".asf", ".wtv", ".rm", ".rmvb", ".dv", ".mxf", ".nut", ".ivf", ".y4m"]
     + [".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".tod"]
-    + [".gif", ".mjpeg", ".mjpg", ".h264", ".h265", ".hevc"]
+    + [".m2p", ".gxf", ".nsv", ".gif", ".apng", ".mjpeg", ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc"]
 )
 
 TEXT_EXTENSIONS = (".txt", ".csv", ".tsv", ".json", ".nfo")
