@@ -141,6 +141,22 @@ def test_names_that_another_file_system_takes_for_one(tmp_path):
         assert len({unicodedata.normalize("NFC", name).casefold() for name in written}) == len(written) == 5
 
 
+def test_lists_keep_segments_and_splits(source, tmp_path):
+    clips = [f"train/{name}/{i}.mp4" for name in ("juggling balls", "tap, dancing") for i in (0, 1)]
+    rows = [("path", "label", "start", "end", "split")]
+    for clip in clips:
+        rows += [(clip, f"{start} s", start, start + 0.4, ("train", "test")["1" in clip]) for start in (0, 1)]
+    with open(tmp_path / "all.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    done = prepare_here(source, tmp_path / "out", f"data.list={tmp_path / 'all.csv'}")
+    assert done.returncode == 0, done.stderr
+    for split in ("train", "test"):
+        written = list(csv.reader((tmp_path / "out" / f"{split}.csv").open(newline="", encoding="utf-8")))
+        assert written[0] == ["path", "label", "start", "end"]
+        wanted = [(f"videos/{path}", label, float(a), b) for path, label, a, b, part in rows[1:] if part == split]
+        assert [(path, label, float(a), float(b)) for path, label, a, b in written[1:]] == wanted
+
+
 def test_segments_are_not_packed(source, tmp_path):
     lines = ["path,label,start,end", *(f"train/{name}/0.mp4,{name},0,0.4" for name in ("juggling balls", "swim"))]
     (tmp_path / "train.csv").write_text("\n".join(lines))

@@ -308,6 +308,9 @@ def test_a_list_of_all_splits_beside_another(dataset, tmp_path):
     assert f"2 rows of split val are not used: that split is read from {tmp_path}/val.csv" in train["train"].describe()
     assert len(train["test"]) == 2
     assert len(dataset(text, "all.csv", train="all.csv")["val"]) == 2  # not those of val.csv
+    text = text.replace("validation", "train")
+    assert all(dataset(text, "all.csv", **{key: "all.csv"})["val"].held_out for key in ("train", "list"))
+    text = table("path,label,subset", SPLITS)
     assert labels(dataset(text, "train.csv")["val"]) == {"sit0.mp4": "sit"}
     test = dataset(table("path,label,split", "val"), "val.csv", train="train.csv", test="val.csv")["test"]
     assert len(test) == 8 and f"the rows of {tmp_path}/val.csv are of split val" in test.describe()

@@ -172,6 +172,46 @@ def test_a_csv_with_sources(place, write, run):
 
 
 @pytest.fixture
+def case(assets, tmp_path, write, make_video):
+    """A function that copies a list of the recorded cases, and writes videos of 2 s and 50 frames for its paths."""
+
+    def copy(name, to):
+        text = (assets / "cases" / "lists" / name).read_text()
+        write(to, *text.splitlines())
+        for path in {row[0] for row in csv.reader(text.splitlines()[1:])}:
+            make_video(tmp_path / "data" / path, 50, 48, 64)
+
+    return copy
+
+
+def test_a_list_of_segments(case, run, tmp_path):
+    case("d_se.train.csv", "train.csv")
+    printed, metrics = run("finetune_rs50")
+    assert "train          12 segments, 2 classes" in printed and metrics["num_scored"] == 6
+    arguments = [f"data.root={tmp_path / 'data'}", "data.test=train.csv", *SMALL, "data.stride=1", "test.clips=1"]
+    shown = run.script("show_clips.py", "--cfg", "finetune_rs50", "--split=test", "--num=18", "--gif", *arguments)
+    frames = [list(map(int, line.split("frames ")[1].split(" to "))) for line in shown[1].splitlines()[1:]]
+    assert len(frames) == 18
+    for (first, last), segment in zip(frames, [0, 0, 1] * 6, strict=True):
+        assert 25 * segment <= first < last < 25 * (segment + 1)
+
+
+@pytest.mark.parametrize("place", ["data.csv", "data.list=all.csv", "data.train=all.csv"])
+def test_one_list_of_all_splits(place, case, run):
+    case("d_sp.data.csv", place.split("=")[-1])
+    printed, metrics = run("finetune_rs50", *([place] if "=" in place else []))
+    assert "train          6 files, 2 classes" in printed and "val            2 files, 2 classes" in printed
+    assert metrics["num_scored"] == 4
+
+
+def test_a_list_of_csv_writer(case, run):
+    case("d_q2.train.csv", "train.csv")
+    printed, metrics = run("finetune_rs50", "data.val=train.csv")
+    assert "train          4 files, 2 classes" in printed and metrics["num_scored"] == 4
+    assert sorted(row["name"] for row in metrics["per_class"]) == ['run "fast"', "sit, down"]
+
+
+@pytest.fixture
 def extract(tmp_path, videos):
     """A function that makes folders of frames below that folder, of JPEGs numbered from 1."""
 

@@ -135,8 +135,10 @@ def _find_sources(
     read = {split: part.source for split, part in packed.items()}
     read = {split: path for split in SPLITS if split not in read and (path := _given_path(root, split, given))} | read
     listed = _given_path(root, "list", given)
-    places = _splits_of_list(own.get("train", "")) | own | _splits_of_list(read.get("train", ""))
-    places |= ({"train": listed} if listed else {}) | _splits_of_list(listed) | read
+    rows = _splits_of_list(listed or read.get("train", "")) or ({"train": listed} if listed else {})
+    if listed or len(rows) > 1:  # one list of the whole dataset
+        own = {}
+    places = _splits_of_list(own.get("train", "")) | own | rows | read
     sources: dict[str, tuple[str, layouts.Layout | None]] = {split: (path, None) for split, path in places.items()}
     if root and not packed and not given["train"] and not listed and not own:
         sources = layouts.find(root, fold) | sources
