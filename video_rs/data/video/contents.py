@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from typing import IO
 
 from video_rs.data import storage
 from video_rs.data.shards import Blob, File
@@ -34,6 +35,7 @@ _VIDEOS = {
     rb"\x1a\x45\xdf\xa3": "a Matroska or WebM video",
     rb"RIFF....AVI ": "an AVI video",
 }
+_FIRST_BOXES = (b"ftyp", b"mdat", b"wide", b"free", b"skip")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -42,12 +44,32 @@ def cause(file: File, image: bool = False) -> str:
     """Return why a file is not a video (or an image) and what to do; "" if its first bytes do not tell."""
     with file.open() if isinstance(file, Blob) else storage.open_file(file) as stream:
         head = stream.read(_HEAD)
+        unfinished = not image and _lacks_moov(stream)
     kind, others = ("an image", _VIDEOS) if image else ("a video", _IMAGES)
     for causes, ending in ((_CAUSES, ""), (others, f", not {kind}; give it the right extension")):
         for signature, text in causes.items():
             if re.match(signature, head, re.DOTALL | re.IGNORECASE):
                 return text + ending
+    if unfinished:
+        return "an mp4 or mov without its index (moov), as an unfinished download or recording is; copy it again"
     return f"a text file, not {kind}" if _is_text(head) else ""
+
+
+def _lacks_moov(stream: IO[bytes]) -> bool:
+    """Return True for an mp4 or mov file that has no moov box."""
+    place = 0
+    while True:
+        stream.seek(place)
+        header = stream.read(16)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if kind in (b"moov", b"moof"):
+            return False
+        if place == 0 and kind not in _FIRST_BOXES:
+            return False
+        size = int.from_bytes(header[8:16], "big") if size == 1 else size
+        if size < 8:  # to the end of the file, or no box
+            return True
+        place += size
 
 
 def _is_text(head: bytes) -> bool:

@@ -26,6 +26,7 @@ from video_rs.data.video.stream_index import (
     Keyframe,
     StreamIndex,
     best_stream,
+    decoder_options,
     filter_graph,
     index_stream,
     open_container,
@@ -195,8 +196,11 @@ class PyAVReader:
 
     def _require_size(self, packet: av.Packet) -> None:
         """Raise ``MediaError`` if a packet cannot be decoded because its frame is larger than the limit."""
+        failed = self.stream.codec_context
+        context = av.CodecContext.create(failed.codec, "r")  # the state of the one that failed is not defined
+        context.extradata, context.options = failed.extradata, decoder_options()
         with decoding_errors() as errors, contextlib.suppress(Exception):
-            packet.decode()
+            context.decode(packet)
         for error in errors:
             if found := re.search(r"(\d+)x(\d+) exceeds specified max pixel count", error):
                 raise MediaError(too_large(self.path, *map(int, found.groups())))

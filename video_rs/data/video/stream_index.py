@@ -30,6 +30,7 @@ from video_rs.errors import MediaError, VideoRSError
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: unknown to decord
 _SENT_ONCE = ("palette", "new_extradata", "param_change")  # side data of packets, lost by seeking
+_IMAGE_BRANDS = ("avif", "heic", "heix", "heim", "heis", "mif1")
 _PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 FORMATS = (  # no text, playlists, images, or formats that open other files or devices
     "mov,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,gif,apng,ogg,rm,mxf,nut,dv,wtv,gxf,nsv,nuv,pva,ty,"
@@ -127,6 +128,8 @@ def best_stream(container: Container, path: File) -> av.VideoStream:
     stream = container.streams.best("video")
     if stream is None:
         raise MediaError(f"{path}: no video stream")
+    if container.metadata.get("major_brand") in _IMAGE_BRANDS:
+        raise MediaError(f"{path}: an AVIF or HEIF image, not a video")
     if stream.disposition & _PICTURE:
         videos = [each for each in container.streams.video if not each.disposition & _PICTURE]
         if not videos:
@@ -135,12 +138,16 @@ def best_stream(container: Container, path: File) -> av.VideoStream:
     context = stream.codec_context
     if context is None:
         raise MediaError(f"{path}: FFmpeg has no decoder for its video stream")
-    limit = limits.max_pixels()
-    if context.width * context.height > limit:
+    if context.width * context.height > limits.max_pixels():
         raise MediaError(too_large(path, context.width, context.height))
-    context.options = {"max_pixels": str(2 * limit)}  # the decoder adds a margin to a frame
+    context.options = decoder_options()
     context.thread_count = 1  # automatic slice threads can hang under load
     return stream
+
+
+def decoder_options() -> dict[str, str]:
+    """Return the options of a decoder, which limit the memory for one frame."""
+    return {"max_pixels": str(2 * limits.max_pixels())}  # decoders add a margin to a frame
 
 
 def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
@@ -209,10 +216,10 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
         raise MediaError(f"{path}: damaged or truncated")
-    if not packets:
-        raise MediaError(f"{path}: the video stream is empty")
     if mov and stream.frames > len(packets):
         _require_packets(path, stream.frames)
+    if not packets:
+        raise MediaError(f"{path}: the video stream is empty")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     times, dts, is_key, hidden, _ = zip(*packets)
     # timestamps of other containers are reconstructed, and VP8 has packets that are never shown
