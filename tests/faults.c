@@ -1,0 +1,89 @@
+/* Let calls on some paths fail, for LD_PRELOAD. Environment:
+   FAULT_PATH   pattern of the paths, as in a shell; "*" matches slashes too
+   FAULT_CALLS  "open", "read" or both
+   FAULT_ERRNO  number of the error
+   FAULT_TIMES  calls that fail for each path in each process; unset: all
+   FAULT_WHILE  fail only while this file exists */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PATHS 4096
+static struct { char path[1024]; long count; } seen[PATHS];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int over(const char *path, long times) {
+    int over = 0;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < PATHS; i++) {
+        if (!seen[i].path[0]) strncpy(seen[i].path, path, sizeof seen[i].path - 1);
+        if (strcmp(seen[i].path, path)) continue;
+        over = seen[i].count++ >= times;
+        break;
+    }
+    pthread_mutex_unlock(&lock);
+    return over;
+}
+
+static int fails(const char *call, const char *path) {
+    const char *pattern = getenv("FAULT_PATH"), *calls = getenv("FAULT_CALLS"), *number = getenv("FAULT_ERRNO");
+    const char *times = getenv("FAULT_TIMES"), *file = getenv("FAULT_WHILE");
+    int before = errno;
+    if (!pattern || !calls || !number || !path || fnmatch(pattern, path, 0) || !strstr(calls, call)) return 0;
+    if (file && access(file, F_OK)) return errno = before, 0;
+    if (times && over(path, atol(times))) return errno = before, 0;
+    errno = atoi(number);
+    return 1;
+}
+
+static int fails_to_read(int fd) {
+    char link[64], path[1024];
+    ssize_t length;
+    int before = errno;
+    if (!getenv("FAULT_PATH")) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = readlink(link, path, sizeof path - 1);
+    errno = before;
+    if (length < 0) return 0;
+    path[length] = 0;
+    return fails("read", path);
+}
+
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define MODE(flags, last) \
+    mode_t mode = 0; \
+    if (flags & (O_CREAT | O_TMPFILE)) { va_list args; va_start(args, last); mode = va_arg(args, mode_t); va_end(args); }
+
+int open(const char *path, int flags, ...) {
+    MODE(flags, flags)
+    return fails("open", path) ? -1 : NEXT(open)(path, flags, mode);
+}
+int open64(const char *path, int flags, ...) {
+    MODE(flags, flags)
+    return fails("open", path) ? -1 : NEXT(open64)(path, flags, mode);
+}
+int openat(int folder, const char *path, int flags, ...) {
+    MODE(flags, flags)
+    return fails("open", path) ? -1 : NEXT(openat)(folder, path, flags, mode);
+}
+int openat64(int folder, const char *path, int flags, ...) {
+    MODE(flags, flags)
+    return fails("open", path) ? -1 : NEXT(openat64)(folder, path, flags, mode);
+}
+ssize_t read(int fd, void *data, size_t size) {
+    return fails_to_read(fd) ? -1 : NEXT(read)(fd, data, size);
+}
+ssize_t pread(int fd, void *data, size_t size, off_t at) {
+    return fails_to_read(fd) ? -1 : NEXT(pread)(fd, data, size, at);
+}
+ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
+    return fails_to_read(fd) ? -1 : NEXT(pread64)(fd, data, size, at);
+}
