@@ -168,7 +168,8 @@ def _frames(
     elif 0 < listed < frames:
         yield Problem(entry, "odd", f"{frames} images; only the first {listed} are listed")
     if sampling.kind != "segments":
-        needed = 1 + int(np.floor((needed - 1) * sampling.step(facts.fps) + 1e-6))
+        rate = facts.frames / facts.seconds if facts.seconds else 0.0  # of a timeline, see clips.py
+        needed = 1 + int(np.floor((needed - 1) * sampling.step(rate) + ROUNDING))
     if segment != (0.0, math.inf) and facts.seconds:  # approximate for a variable rate
         seconds = max(0.0, min(segment[1], facts.seconds) - segment[0])
         frames = max(1, round(frames * seconds / facts.seconds))

@@ -240,7 +240,7 @@ def index_stream(container: Container, path: File) -> StreamIndex:
         return unreliable
     if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
         return unreliable
-    seconds, rate = frame_times(shown, stream.time_base, rate)
+    seconds, rate = frame_times(shown.tolist(), stream.time_base, rate)
     keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe & complete)]
     indexed_keyframes = sum(entry.is_keyframe for entry in stream.index_entries)
     decord_problems = {

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-MAX_INTERVAL = 24 * 3600.0  # seconds; a longer one is a wrong timestamp
+MAX_INTERVAL = 6 * 3600.0  # seconds; a longer one is a wrong timestamp, and would not fit an mp4 file at 90 kHz
 _BACK = 1.0  # seconds; a larger step back is a jump, a smaller one a frame out of order
 
 
@@ -16,7 +16,7 @@ def frame_times(
 ) -> tuple[np.ndarray | None, float]:
     """Return the times of frames, and their mean rate.
 
-    Frames are taken for evenly spaced if a timestamp is missing, is not after the one before, or is more than a day
+    Frames are taken for evenly spaced if a timestamp is missing, is not after the one before, or is more than 6 hours
     after it. Their rate is that of the header, unless the mean interval without jumps differs by more than a tenth.
 
     Args:
@@ -28,13 +28,13 @@ def frame_times(
         float64 ``[N]`` seconds, strictly ascending from 0, and frames per second; None and 0 if both are unknown.
     """
     first, unit = next((time for time in pts if time is not None), 0), time_base or Fraction(0)
-    offsets = np.array([np.nan if time is None else int(time) - int(first) for time in pts], np.float64)
+    offsets = np.array([np.nan if time is None else time - first for time in pts], np.float64)
     seconds = offsets * unit.numerator / unit.denominator  # equal for equal times in another unit
     intervals = np.diff(seconds)
     if not len(intervals):
         return np.zeros(1), header_rate
     if ((intervals > 0) & (intervals <= MAX_INTERVAL)).all():
-        return seconds, float(len(intervals) / (int(pts[-1] - first) * unit))
+        return seconds, float(len(intervals) / ((pts[-1] - first) * unit))
     steady = intervals[(intervals >= -_BACK) & (intervals <= MAX_INTERVAL)]
     interval = float(steady.mean()) if len(steady) else 0.0
     if header_rate and not (interval > 0 and abs(interval * header_rate - 1) > 0.1):
