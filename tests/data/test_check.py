@@ -11,7 +11,7 @@ import pytest
 from tests.data import videos
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
-from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.check_file import Facts, check_file
 from video_rs.data.tools.check_problems import Entries, find_problems
 from video_rs.data.tools.content import packet_digest
 from video_rs.data.video.decode import probe
@@ -125,6 +125,16 @@ def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
         ("copy.mp4", "duplicate", f"same bytes as {one}"),
         ("copy.mp4", "label conflict", f"'b', but 'a' for {one} with the same content"),
     ]
+
+
+def test_files_without_content_are_no_duplicates(tmp_path):
+    """Empty files, and those that are missing or crash the process."""
+    files = [tmp_path / name for name in ("empty.mp4", "also_empty.mp4")]
+    for file in files:
+        file.touch()
+    problems = found_in(train=[(files[0], "a")], val=[(files[1], "b")])
+    assert problems == [(file.name, "broken", "the file is empty") for file in files]
+    assert Facts(problem="no such file").content == {}
 
 
 def test_the_packets_tell_where_the_frames_differ(assets, tmp_path):

@@ -91,9 +91,10 @@ def test_uneven_times_and_far_keyframes_are_not_packed(records):
     even = read_stream_index(records.path(0))
     uneven = StreamIndex(even.codec, np.sort(even.pts**2), [Keyframe(0)], fps=25.0)
     far = StreamIndex("h264", np.arange(70000), [Keyframe(0), Keyframe(66000)], fps=25.0)
+    none = StreamIndex("h264", np.arange(3), [], fps=25.0)  # no keyframe from which decoding can start
     near = StreamIndex("h264", np.arange(70000), [Keyframe(0), Keyframe(65535)], fps=25.0)
-    rows = pack([((10, 0), stream) for stream in (uneven, far, near)], 3).rows
-    assert (rows["bytes"] > 0).tolist() == [False, False, True]
+    rows = pack([((10, 0), stream) for stream in (uneven, far, none, near)], 4).rows
+    assert (rows["bytes"] > 0).tolist() == [False, False, False, True]
 
 
 def test_more_words_than_fit_are_left_out():

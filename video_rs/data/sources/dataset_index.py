@@ -155,7 +155,7 @@ def _even_pts(first: int, step: float, count: int) -> np.ndarray:
 
 def _pack_file(version: Version, index: StreamIndex) -> tuple[tuple, np.ndarray] | None:
     """Return the numeric fields of a row and the keyframe gaps, or None if the index does not fit them."""
-    if index.pts is None:
+    if index.pts is None or not index.keyframes:
         return None
     first, last, count = int(index.pts[0]), int(index.pts[-1]), len(index.pts)
     step = (last - first) / max(1, count - 1)

@@ -63,7 +63,8 @@ class Facts:
     def content(self) -> dict[str, int | bytes]:
         """The digests that are known, by what they compare. Files have the same content if they share one of them."""
         digests = {"frames": 0 if self.problem else self.pixels, "video packets": self.packets}
-        return {kind: digest for kind, digest in digests.items() if digest and self.bytes} or {"bytes": self.sha1}
+        digests = {kind: digest for kind, digest in digests.items() if digest} or {"bytes": self.sha1}
+        return digests if self.bytes and self.sha1 else {}
 
 
 def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> Facts:

@@ -57,7 +57,8 @@ def listing(folder: str | Path, left_out: LeftOut | None = None) -> tuple[list[s
         for entry in entries:
             name = entry.name
             if name[0] != "." and name.lower() not in _LEFTOVERS:
-                (folders if entry.is_dir() else files).append(name)
+                is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link can be a loop
+                (folders if is_folder else files).append(name)
             elif left_out is not None and is_media(name) and not name.startswith("._"):
                 left_out.add(entry.path)
     return sorted(folders), sorted(files)
