@@ -9,7 +9,7 @@ import difflib
 import errno
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 EXIT_USER, EXIT_MACHINE, EXIT_REQUEUE, EXIT_INTERRUPTED = 2, 3, 75, 130
@@ -143,16 +143,25 @@ class Preempted(VideoRSError):
     exit_code = EXIT_REQUEUE
 
 
-class StuckWorker(VideoRSError):
-    """A loader worker hangs in a file, or all workers hang. Restart without the file, if one is known.
+class WorkerFailed(VideoRSError):
+    """A loader worker hangs or died. Restart without the files, if any are known.
+
+    Attributes:
+        files: ``{path: reason}`` of the files that it was reading.
+    """
+
+    exit_code = EXIT_REQUEUE
+    files: Mapping[str, str]
+
+
+class StuckWorker(WorkerFailed):
+    """A loader worker hangs in a file, or all workers hang.
 
     Attributes:
         index, path: index and path of the record; -1 and "" if no worker has a file open.
         seconds: seconds since the file was opened.
         timeout: the value of ``data.timeout``.
     """
-
-    exit_code = EXIT_REQUEUE
 
     def __init__(self, index: int, path: str, seconds: float, timeout: float) -> None:
         what = f"{path} has kept a loader worker busy" if path else "the loader workers have made no progress"
@@ -161,6 +170,20 @@ class StuckWorker(VideoRSError):
             "the storage is slow"
         )
         self.index, self.path, self.seconds, self.timeout = index, path, seconds, timeout
+        self.files = {path: "hung the decoder"} if path else {}
+
+
+class DeadWorker(WorkerFailed):
+    """Loader workers died of errors in native code, such as segmentation faults, while they read files.
+
+    Args:
+        signals: ``{path: name of the signal}``.
+    """
+
+    def __init__(self, signals: Mapping[str, str]) -> None:
+        names = ", ".join(sorted(set(signals.values())))
+        super().__init__(f"{truncate(list(signals))}: killed a loader worker ({names}); restart to leave it out")
+        self.files = {path: f"killed the decoder ({name})" for path, name in signals.items()}
 
 
 class PeerFailed(VideoRSError):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from video_rs.data import clip_datasets
-from video_rs.data.clip_datasets import HUNG, SAME_CLASS, ClipDataset, ViewDataset
+from video_rs.data.clip_datasets import SAME_CLASS, ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import clip_loader, view_loader
 from video_rs.data.sampler import BatchStream, SampleKey
@@ -302,7 +302,10 @@ def test_a_batch_is_made_where_it_travels(records):
 
 def test_files_that_hung_are_left_alone(records, opened):
     skipped = records.path(1)
-    for dataset in (clips(records, skip={skipped: HUNG}), views(records, STRIDED, skip={skipped: HUNG})):
+    for dataset in (
+        clips(records, skip={skipped: "hung the decoder"}),
+        views(records, STRIDED, skip={skipped: "hung the decoder"}),
+    ):
         seen = []
         dataset.heartbeat = seen.append
         if isinstance(dataset, ClipDataset):

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 import video_rs.data.loader as loader_module
+from tests.data import dying
 from tests.data.hanging import write_hanging_video
-from video_rs.data.clip_datasets import HUNG, ClipDataset, ViewDataset
+from video_rs.data import clip_datasets
+from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.loader import MAX_HUNG, clip_loader, view_loader
+from video_rs.data.loader import MAX_FAILED, clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
-from video_rs.data.watchdog import Heartbeats, Watchdog
-from video_rs.errors import MachineError, StuckWorker
+from video_rs.data.watchdog import Heartbeats, Watchdog, explain
+from video_rs.errors import DeadWorker, MachineError, StuckWorker
 
 SAMPLING = TemporalSampling(4, 2)
 
@@ -80,7 +82,7 @@ def test_a_video_that_takes_minutes_is_named(paths, hanging_video, workers):
 @pytest.mark.slow
 def test_without_the_file_it_goes_on(paths, hanging_video):
     reference = list(clip_batches(paths, workers=0))
-    batches = list(clip_batches([hanging_video, *paths[1:]], skip={hanging_video: HUNG}))
+    batches = list(clip_batches([hanging_video, *paths[1:]], skip={hanging_video: "hung the decoder"}))
     for batch, expected in zip(batches, reference, strict=True):
         assert [path for path, _ in batch["broken"]] == [hanging_video] * int((expected["index"] == 0).sum())
         for i, index in enumerate(expected["index"]):
@@ -172,10 +174,10 @@ def test_views_of_the_others_when_some_hang(paths, hanging_video, tmp_path, monk
 
 @pytest.mark.exhaustive
 def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
-    links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_HUNG + 3)]
+    links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_FAILED + 3)]
     for link in links:
         os.link(hanging_video, link)
-    with pytest.raises(MachineError, match=f"^{MAX_HUNG + 1} consecutive videos .*the last: {tmp_path}.*check the"):
+    with pytest.raises(MachineError, match=f"^{MAX_FAILED + 1} consecutive videos .*the last: {tmp_path}.*check the"):
         list(views(links, timeout=0.1))
     assert_no_worker_left()
 
@@ -230,6 +232,127 @@ def test_every_start_method(paths, method, monkeypatch):
 def test_a_worker_that_is_killed_is_another_thing(paths):
     with pytest.raises(MachineError, match=r"a loader process died \(by signal 9.*data.workers"):
         list(clip_batches(paths, transform=Dying(24)))
+
+
+@pytest.fixture
+def dying_videos(paths, tmp_path, monkeypatch):
+    """A function that returns the videos with some replaced by those that kill their reader, ``{index: signal}``."""
+    monkeypatch.setattr(clip_datasets, "open_video", dying.open_video)
+
+    def make(signals):
+        bad = {i: str(dying.write_dying_video(tmp_path / f"{i}.mp4", paths[i], name)) for i, name in signals.items()}
+        return [bad.get(i, path) for i, path in enumerate(paths)]
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL"])
+def test_a_file_that_kills_its_worker_is_named(paths, dying_videos, capfd, name):
+    mixed = dying_videos({4: name})
+    with pytest.raises(DeadWorker) as error:
+        list(clip_batches(mixed, timeout=60))
+    assert error.value.files == {mixed[4]: f"killed the decoder ({name})"}
+    assert str(error.value) == f"{mixed[4]}: killed a loader worker ({name}); restart to leave it out"
+    assert error.value.exit_code == 75
+    assert "in worker" not in capfd.readouterr().err  # torch's own line about it
+    assert_no_worker_left()
+    skip = error.value.files
+    assert len(list(clip_batches(mixed, skip=skip))) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("SIGKILL", "by signal 9.*out of memory.*data.workers"), ("SIGBUS", "/dev/shm.*--shm-size.*data.workers")],
+)
+def test_a_file_is_not_blamed_for_the_machine(dying_videos, name, words):
+    """Too little memory, or shared memory that is full, kill a worker in any file."""
+    with pytest.raises(MachineError, match=f"^a loader process died .*{words}"):
+        list(clip_batches(dying_videos({4: name}), timeout=60))
+    with pytest.raises(MachineError, match=words):
+        list(views(dying_videos({4: name}), timeout=60))
+
+
+class Crashing(BatchStream):
+    """Kill the idle workers."""
+
+    def __iter__(self):
+        for number, keys in enumerate(super().__iter__()):
+            if number == 7:
+                time.sleep(1)
+                for worker in torch.multiprocessing.active_children():
+                    os.kill(worker.pid, signal.SIGSEGV)
+            yield keys
+
+
+def test_a_worker_that_dies_without_a_file_names_none(paths, monkeypatch):
+    monkeypatch.setitem(globals(), "BatchStream", Crashing)
+    with pytest.raises(MachineError, match="^a loader process died .by signal 11"):
+        list(clip_batches(paths, timeout=60))
+
+
+@pytest.mark.parametrize(
+    ("deaths", "named"),
+    [
+        ([(-11, 4)], [4]),
+        ([(-11, 4), (-6, 1)], [1, 4]),
+        ([(-11, 4), (-11, -1)], [4]),  # the second between two files
+        ([(-11, 4), (-9, 1)], None),  # too little memory can cause both
+        ([(-11, 4), (-7, 1)], None),
+        ([(-11, -1)], None),
+        ([(-15, 4)], None),
+        ([(1, 4)], None),
+    ],
+)
+def test_several_workers_that_die(deaths, named):
+    heartbeats, workers = Heartbeats(len(deaths)), [Worker(100 + i) for i in range(len(deaths))]
+    for number, (worker, (code, index)) in enumerate(zip(workers, deaths)):
+        worker.code = code
+        heartbeats.register(number, worker.pid)(index)
+    expected = MachineError if named is None else DeadWorker
+    with pytest.raises(expected) as error, explain(workers, heartbeats, str):
+        raise RuntimeError("a worker died")
+    assert named is None or sorted(error.value.files) == list(map(str, named))
+
+
+def test_views_of_the_others_when_some_kill_their_worker(paths, dying_videos):
+    loader = views(dying_videos({1: "SIGSEGV", 4: "SIGABRT"}), timeout=60)
+    items = list(loader)
+    assert [item["index"] for item in items] == list(range(6))
+    killed = [None, "killed the decoder (SIGSEGV)", None, None, "killed the decoder (SIGABRT)", None]
+    assert [item["error"] for item in items] == killed
+    for item, expected in zip(items, views(paths, workers=0)):
+        assert item["error"] or torch.equal(item["views"], expected["views"])
+    assert_no_worker_left()
+
+
+SHARED_MEMORY = """
+import sys
+sys.path.insert(0, {repository!r})
+from tests.data.test_loader import clip_batches, views
+from video_rs.errors import MachineError
+try:
+    print(len(list({loader}({paths!r}, timeout=60))))
+except MachineError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "loader"),
+    [(8, "clip_batches"), (48, "clip_batches"), (72, "clip_batches"), (64, "views")],
+    ids=["heartbeats", "locks", "batches", "views"],
+)
+def test_a_full_shared_memory_is_named(paths, tmp_path, kilobytes, loader):
+    """A file system of this size is mounted over /dev/shm. Errors may come from the queue of a worker too."""
+    if subprocess.run(["unshare", "-Urm", "true"]).returncode:
+        pytest.skip("no user namespaces")
+    code = SHARED_MEMORY.format(repository=str(dying.REPOSITORY), paths=paths, loader=loader)
+    (tmp_path / "script.py").write_text(code)
+    mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "-Urm", "sh", "-c", mount, "sh", sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "/dev/shm is full: raise its size (docker run --shm-size=8g), or lower data.workers\n"
+    assert done.stderr == ""
 
 
 class SlowStream(BatchStream):
@@ -293,14 +416,14 @@ def test_a_death_that_the_connection_tells_first():
 
 
 class Worker:
-    killed = False
+    killed, code = False, None
 
     def __init__(self, pid):
         self.pid = pid
 
     @property
     def exitcode(self):
-        return -signal.SIGKILL if self.killed else None
+        return -signal.SIGKILL if self.killed else self.code
 
     def join(self, timeout):
         pass

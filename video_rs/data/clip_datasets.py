@@ -28,7 +28,6 @@ from video_rs.rng import keyed_rng
 
 SAME_CLASS = 5  # replacements of a sample that are drawn from its class; later ones are files of other classes
 MAX_REPLACEMENTS = 100
-HUNG = "hung the decoder"
 
 
 @dataclass(eq=False)

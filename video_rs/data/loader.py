@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import partial
+from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -23,18 +24,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_rs.data import limits, storage
-from video_rs.data.clip_datasets import HUNG, ClipDataset, ViewDataset
+from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
-from video_rs.data.watchdog import Heartbeats, Watchdog, explain_deaths, kill_and_join
-from video_rs.errors import MachineError, StuckWorker, UserError, VideoRSError
+from video_rs.data.watchdog import Heartbeats, Watchdog, explain, kill_and_join, lacking
+from video_rs.errors import MachineError, UserError, VideoRSError, WorkerFailed, first_line
 
 # Workers are forked on Linux, so they share the records, the index and all imports. Python 3.14 no longer forks by
 # default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe here: workers
 # decode and do not log, and the watchdog kills a worker that never opens a file. All objects that are passed to workers
 # can be pickled, for systems without fork.
 START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
-MAX_HUNG = 10  # consecutive videos
+MAX_FAILED = 10  # consecutive videos that hang or kill workers
 
 
 def clip_loader(
@@ -51,8 +52,8 @@ def clip_loader(
 
     Returns:
         An iterable of dicts: clip uint8 ``[N, T, H, W, C]``, label int64 ``[N]``, index int64 ``[N]``, broken
-        ``[(path, reason)]``. It reraises ``VideoRSError`` from workers, and raises ``StuckWorker`` if a worker hangs
-        and ``MachineError`` if a worker was killed.
+        ``[(path, reason)]``. It reraises ``VideoRSError`` from workers, and raises ``StuckWorker`` if a worker hangs,
+        ``DeadWorker`` if one crashed in a file and ``MachineError`` if one was killed.
     """
     return _Loader(dataset, workers, timeout, sampler=stream, pin_memory=pin_memory)
 
@@ -68,9 +69,9 @@ def view_loader(
 
 
 class ViewLoader:
-    """Load videos in order. A video that hangs a worker is added to ``dataset.skip``, and new workers read the rest.
+    """Load videos in order. One that hangs or kills a worker is added to ``dataset.skip``, and new workers read the rest.
 
-    Iteration raises ``MachineError`` if many consecutive videos hang (a failed disk) or a worker was killed, and
+    Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
     """
 
@@ -81,31 +82,34 @@ class ViewLoader:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        done = hung_in_a_row = 0
+        done = failed_in_a_row = 0
         while done < len(self):
             rest = self.indices[done:]
             try:
                 for item in _Loader(self.dataset, self.workers, self.timeout, sampler=rest):
                     done += 1
-                    hung_in_a_row *= item["views"] is None
+                    failed_in_a_row *= item["views"] is None
                     yield item
-            except StuckWorker as stuck:
-                if not stuck.path:
+            except WorkerFailed as failure:
+                if not failure.files:
                     raise
-                hung_in_a_row += 1
-                if hung_in_a_row > MAX_HUNG:
+                failed_in_a_row += 1
+                if failed_in_a_row > MAX_FAILED:
+                    last = next(iter(failure.files))
                     raise MachineError(
-                        f"{hung_in_a_row} consecutive videos hung the decoder, the last: {stuck.path}: check the disk "
-                        "that they are on"
-                    ) from stuck
-                self.dataset.skip = {**self.dataset.skip, stuck.path: HUNG}
+                        f"{failed_in_a_row} consecutive videos hung or killed the decoder, the last: {last}: check the "
+                        "disk that they are on, and the decoder"
+                    ) from failure
+                self.dataset.skip = {**self.dataset.skip, **failure.files}
 
 
 class _Loader(DataLoader):
     def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
         check_timeout(dataset.records, timeout)
-        self.heartbeats, self.hang_timeout = Heartbeats(workers), timeout  # `timeout` is an attribute of DataLoader
         self.processes: list[BaseProcess] = []
+        self.hang_timeout = timeout  # `timeout` is an attribute of DataLoader
+        with explain((), Heartbeats(0), dataset.records.path):
+            self.heartbeats = Heartbeats(workers)
         if workers:
             # import before the fork; otherwise the import counts towards the timeout of each worker's first file
             for name in ("torchvision.transforms.v2.functional", *["decord"] * (dataset.decoder == "decord")):
@@ -127,9 +131,12 @@ class _Loader(DataLoader):
         self.processes.clear()
         with ExitStack() as stack:
             stack.callback(kill_and_join, self.processes)
-            with explain_deaths(self.processes):  # torch raises its own error for a worker that dies early
+            path = self.dataset.dataset.records.path
+            with explain(self.processes, self.heartbeats, path):  # torch has its own error for an early death
+                # make as many locks as torch needs, because its half-made iterator prints errors when it is deleted
+                locks = [self.multiprocessing_context.Queue() for _ in range(self.num_workers + 3)]
+                del locks
                 batches = super().__iter__()
-                path = self.dataset.dataset.records.path
                 watchdog = Watchdog(self.processes, self.heartbeats, self.hang_timeout, path)
                 stack.enter_context(watchdog)
             end = partial(_end_workers, batches, self.processes, self.heartbeats)
@@ -151,19 +158,30 @@ def check_timeout(records: Records, timeout: float) -> None:
 
 
 def _recording_context(processes: list[BaseProcess]) -> BaseContext:
-    """Return a ``multiprocessing`` context that appends each process it starts to a list."""
+    """Return a ``multiprocessing`` context with :class:`_Queue` that appends each process it starts to a list."""
     context = copy(multiprocessing.get_context(START_METHOD))
 
     def make(*args: Any, **options: Any) -> BaseProcess:
         processes.append(type(context).Process(*args, **options))
         return processes[-1]
 
-    context.Process = make
+    context.Process, context.Queue = make, partial(_Queue, ctx=context)
     return context
 
 
+class _Queue(queues.Queue):
+    """Send an error in place of an item that a worker cannot send. The main process would wait for the item forever."""
+
+    def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
+        if get_worker_info() is None:
+            super()._on_queue_feeder_error(error, item)
+        else:
+            reason = lacking(error) or f"a loader process cannot send a batch: {first_line(error)}"
+            self.put((item[0], MachineError(reason)))
+
+
 class _ErrorsAsValues(Dataset):
-    """Return errors of this package as values. A DataLoader would add the worker's traceback to the message."""
+    """Return errors of this package and of the machine as values. A DataLoader would add the worker's traceback."""
 
     def __init__(self, dataset: ClipDataset | ViewDataset) -> None:
         self.dataset = dataset
@@ -173,6 +191,10 @@ class _ErrorsAsValues(Dataset):
             return self.dataset.__getitems__(key) if isinstance(key, list) else self.dataset[key]
         except VideoRSError as error:
             return error
+        except (MemoryError, OSError, RuntimeError) as error:
+            if found := lacking(error):
+                return MachineError(found)
+            raise
 
 
 def _identity(item: Any) -> Any:
@@ -187,6 +209,8 @@ def _start_worker(heartbeats: Heartbeats, worker: int) -> None:
     # reports through sys.excepthook.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV):
+        signal.signal(number, signal.SIG_DFL)  # torch's handlers print a line; the main process reports the death
     sys.excepthook = _report_unless_disconnected
     get_worker_info().dataset.dataset.heartbeat = heartbeats.register(worker, os.getpid())
 

@@ -6,10 +6,11 @@ when no batch has arrived within the timeout.
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -18,7 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from video_rs.errors import MachineError, StuckWorker
+from video_rs.errors import DeadWorker, MachineError, StuckWorker, VideoRSError, first_line, is_out_of_memory
+
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+"""Signals of errors in native code, which damaged files can cause."""
+_LESS = "lower data.workers or train.micro_batch (test.batch_size for a test)"
+_SHARED_MEMORY = "/dev/shm is full: raise its size (docker run --shm-size=8g), or lower data.workers"
+_LACKING = {  # in errors of torch and the operating system
+    "shared memory|No space left on device|unable to (mmap|resize|write)": _SHARED_MEMORY,
+    "too many open files|items of ancillary data": "too many open files: raise `ulimit -n`, or lower data.workers",
+    "cannot allocate memory": f"out of memory: {_LESS}",
+}
 
 
 class Heartbeats:
@@ -110,7 +121,7 @@ class Watchdog(threading.Thread):
                 worker.kill()
 
     def batches(self, iterator: Iterator) -> Iterator[Any]:
-        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs, ``MachineError`` if one died."""
+        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs, or :func:`explain` a death."""
         while True:
             self._batches, self._waiting = self._batches + 1, True
             try:
@@ -125,7 +136,7 @@ class Watchdog(threading.Thread):
                 if self._stuck:  # the error comes from a killed worker, or from its incomplete message
                     kill_and_join(self._killed)
                     raise self._stuck from None
-                with explain_deaths(self._workers):
+                with explain(self._workers, self._heartbeats, self._path):
                     raise
             if batch is None:
                 return
@@ -139,22 +150,48 @@ class Watchdog(threading.Thread):
 
 
 @contextmanager
-def explain_deaths(workers: Sequence[BaseProcess]) -> Iterator[None]:
-    """Replace any error in this context by ``MachineError`` if a worker died."""
+def explain(workers: Sequence[BaseProcess], heartbeats: Heartbeats, path: Callable[[int], str]) -> Iterator[None]:
+    """Replace any error in this context if a worker died or if the machine lacks memory or descriptors.
+
+    Raises:
+        DeadWorker: workers died of native code while they read files.
+        MachineError: a worker was killed in another way, or died while it had no file open.
+    """
     try:
         yield
     except Exception as error:
+        if found := lacking(error):
+            raise MachineError(found) from error
         # the connection closes before the exit code of a worker is available
         end = time.monotonic() + (5.0 if isinstance(error, OSError | EOFError) else 0.0)
-        while not (dead := [worker.exitcode for worker in workers if worker.exitcode]):
+        while not (codes := {worker.pid: worker.exitcode for worker in workers if worker.exitcode}):
             if time.monotonic() >= end:
                 raise
             time.sleep(0.02)
-        how = " and ".join(f"by signal {-code}" if code < 0 else f"with exit code {code}" for code in dead)
-        raise MachineError(
-            f"a loader process died ({how}), perhaps out of memory: lower train.micro_batch "
-            "(test.batch_size for a test) or data.workers"
-        ) from error
+        opened = {pid: path(index) for pid, (index, _) in heartbeats.busy().items()}
+        raise _death(codes, opened) from error
+
+
+def _death(codes: Mapping[int, int], opened: Mapping[int, str]) -> VideoRSError:
+    """Return the error for exit codes of workers and the files that workers have open, both by process id."""
+    crashed = {
+        opened[pid]: signal.Signals(-code).name for pid, code in codes.items() if -code in CRASHES and pid in opened
+    }
+    if crashed and not {-signal.SIGKILL, -signal.SIGBUS} & set(codes.values()):
+        return DeadWorker(crashed)
+    how = " and ".join(f"by signal {-code}" if code < 0 else f"with exit code {code}" for code in set(codes.values()))
+    cause = _SHARED_MEMORY if -signal.SIGBUS in codes.values() else f"perhaps out of memory: {_LESS}"
+    return MachineError(f"a loader process died ({how}), {cause}")
+
+
+def lacking(error: BaseException) -> str:
+    """Return what the machine lacks, and what to do, if this is the cause of an error of torch or the system; or ""."""
+    if isinstance(error, VideoRSError):
+        return ""
+    if is_out_of_memory(error):
+        return _LACKING["cannot allocate memory"]
+    text = first_line(error) if isinstance(error, OSError | RuntimeError) else ""
+    return next((found for pattern, found in _LACKING.items() if re.search(pattern, text, re.IGNORECASE)), "")
 
 
 def kill_and_join(workers: Sequence[BaseProcess]) -> None:

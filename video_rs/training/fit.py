@@ -21,7 +21,7 @@ from video_rs import checkpoint
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
-from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, StuckWorker, UserError
+from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, UserError, truncate
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -212,7 +212,7 @@ def _log_end(error: Exception, run: Run, resume: str) -> None:
     run.log.status.end(states.get(code, "failed"), resume, text)
     if run.is_on_disk and code not in (None, EXIT_USER):  # otherwise the message says what to do
         what = "interrupted" if code == EXIT_INTERRUPTED or not text else text
-        how = f"Resume without {error.path}" if isinstance(error, StuckWorker) and error.path else "Resume"
+        how = f"Resume without {truncate(list(error.files))}" if getattr(error, "files", None) else "Resume"
         run.log.info(f"{what}; checkpoint saved at step {run.step}. {how} with: {resume}")
 
 

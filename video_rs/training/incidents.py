@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from video_rs.data.clip_datasets import HUNG
 from video_rs.errors import UserError
 from video_rs.files import write_csv
 
@@ -34,7 +33,7 @@ class Incidents:
 
     Attributes:
         files: ``{path: [reason, number of replacements]}``, in order of discovery.
-        hung: files that hung the decoder. A resumed run does not open them.
+        hung: files that hung or killed the decoder. A resumed run does not open them.
         steps: for each bad step (from 1), the samples with a non-finite loss, or the whole batch if only the gradient
             was non-finite.
     """
@@ -53,10 +52,10 @@ class Incidents:
             self.files.setdefault(path, [reason, 0])[1] += 1
             self._is_written = False
 
-    def note_hung(self, path: str) -> None:
-        """Record a file that must not be opened again."""
-        self.files.setdefault(path, [HUNG, 0])
-        self.hung.append(path)
+    def note_hung(self, path: str, reason: str) -> None:
+        """Record a file that hung or killed the decoder and must not be opened again."""
+        self.files.setdefault(path, ["", 0])[0] = reason
+        self.hung += [path] * (path not in self.hung)
         self._is_written = False
 
     def note_step(self, step: int, suspects: Iterable[Suspect]) -> None:

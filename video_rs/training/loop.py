@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from video_rs.distributed.device import finishes_within
-from video_rs.errors import EXIT_USER, PeerFailed, StuckWorker, VideoRSError
+from video_rs.errors import EXIT_USER, PeerFailed, VideoRSError, WorkerFailed
 from video_rs.training.incidents import BAD_STEPS
 from video_rs.training.log import RunLog, StepClock
 from video_rs.training.run_state import RunState
@@ -71,9 +71,11 @@ class Run(RunState):
 
         Raises:
             Interrupted: a signal was received. A checkpoint is saved.
-            StuckWorker: a training file hangs. A checkpoint is saved, and a resumed run does not open the file.
+            WorkerFailed: a training file hangs or kills a loader process. A checkpoint is saved, and a resumed run does
+                not open the file.
             MachineError: a loader process was killed (a checkpoint is saved), a rank was lost (a checkpoint is saved if
-                the device still responds), a checkpoint cannot be written, or many consecutive validation files hang.
+                the device still responds), a checkpoint cannot be written, or many consecutive validation files hang or
+                kill loader processes.
             PeerFailed: one of these happened on another rank.
             UserError: too many files are unreadable (a checkpoint is saved), or the weights or too many steps are
                 non-finite (the last good checkpoint is intact).
@@ -172,11 +174,11 @@ class Run(RunState):
                 self.write()
             return
         self.collect_bad_steps()
-        hung = error.path if isinstance(error, StuckWorker) else ""
-        hung_on_all = list(filter(None, self.world.gather(hung, "the hanging files")))
-        for path in hung_on_all:
-            self.incidents.note_hung(path)
-        if hung_on_all or self.step > max(self.checkpointer.saved, 0):
+        found = error.files if isinstance(error, WorkerFailed) else {}
+        found_by_all = [file for files in self.world.gather(found, "the hanging files") for file in files.items()]
+        for path, reason in found_by_all:
+            self.incidents.note_hung(path, reason)
+        if found_by_all or self.step > max(self.checkpointer.saved, 0):
             self.write()
         with self.world.together("the last checkpoint"):  # otherwise a launcher could kill the rank that writes it
             self.checkpointer.wait()

@@ -1,0 +1,34 @@
+"""Whole videos that kill the process that reads them, as errors in the native code of a decoder do."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from video_rs.data import clip_datasets
+
+REPOSITORY = Path(__file__).parents[2]
+_open_video = clip_datasets.open_video
+
+
+def write_dying_video(path: str | Path, source: str | Path, name: str) -> Path:
+    """Copy a video and append the name of a signal: :func:`open_video` sends it to its own process."""
+    path = Path(path)
+    path.write_bytes(Path(source).read_bytes() + name.encode())
+    return path
+
+
+def open_video(file, *arguments):
+    """Stand in for ``clip_datasets.open_video``."""
+    for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGBUS", "SIGKILL", "SIGSTOP"):
+        if os.path.isfile(file) and Path(file).read_bytes().endswith(name.encode()):
+            os.kill(os.getpid(), getattr(signal, name))
+    return _open_video(file, *arguments)
+
+
+def write_plugin(path: str | Path) -> Path:
+    """Write a plugin that installs :func:`open_video` in a command's own process."""
+    lines = ["import sys", f"sys.path.insert(0, {str(REPOSITORY)!r})", "from tests.data import dying"]
+    Path(path).write_text("\n".join([*lines, "dying.clip_datasets.open_video = dying.open_video"]))
+    return Path(path)
