@@ -5,14 +5,17 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from tests import corpus
+from tests.data import dying
 from tests.data.hanging import write_hanging_video
 from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_resume import start, wait_for
 from video_rs import checkpoint
+from video_rs.data import clip_datasets
 
 
 @pytest.fixture
@@ -80,6 +83,56 @@ def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout,
     assert process.returncode == 130, rest
     assert "Traceback" not in rest and "Ctrl-C again to stop at once" in rest
     assert ("Resume with: " in rest) == (signals == 1)
+
+
+@pytest.fixture
+def kill_worker(dataset, monkeypatch):
+    """A function that turns a video of the dataset into one that sends a signal to its reader."""
+    monkeypatch.setattr(clip_datasets, "open_video", dying.open_video)
+    return lambda path, name: dying.write_dying_video(dataset / path, dataset / path, name)
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", pytest.param("SIGABRT", marks=pytest.mark.slow)])
+def test_a_file_that_kills_its_worker(tiny_config, run_tool, dataset, kill_worker, tmp_path, name):
+    bad = [kill_worker(next((dataset / split / "zoom_in").iterdir()), name) for split in ("train", "val", "test")]
+    path = tiny_config(data__root=str(dataset), data__workers=2)
+    done = run_tool("train_net.py", "--cfg", path)
+    assert_one_line(done, 75, f"{bad[0]}: killed a loader worker ({name}); restart to leave it out")
+    assert f"Resume without {bad[0]} with: " in done.stdout
+    reason = f"killed the decoder ({name})"
+    assert unreadable_files(tmp_path / "run") == [(str(bad[0]), reason, "0")]
+
+    done = run_tool("train_net.py", "--cfg", path)
+    assert done.returncode == 0, done.stderr
+    assert f"validation: 1 not scored, counted as wrong; the first: {bad[1]}: {reason}" in done.stdout
+    assert unreadable_files(tmp_path / "run") == [(str(bad[0]), reason, "2")]
+    done = run_tool("test_net.py", "--cfg", path)
+    assert done.returncode == 0, done.stderr
+    assert "7 of 8 scored" in done.stdout and f"not scored: {bad[2]}: {reason}" in done.stdout
+
+
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "words"), [("SIGKILL", "out of memory"), ("SIGBUS", "--shm-size")])
+def test_a_worker_that_the_machine_kills(tiny_config, run_tool, dataset, kill_worker, tmp_path, split, name, words):
+    kill_worker(next((dataset / split / "zoom_in").iterdir()), name)
+    done = run_tool("train_net.py", "--cfg", tiny_config(data__root=str(dataset), data__workers=2))
+    assert_one_line(done, 3, "a loader process died", words, "data.workers")
+    assert not (tmp_path / "run" / "broken_files.csv").exists()
+
+
+def test_a_class_that_is_all_unreadable(tiny_config, run_tool, dataset, tmp_path):
+    """However large it is, up to data.max_broken."""
+    good = next((dataset / "train" / "zoom_out").iterdir())
+    bad = sorted((dataset / "train" / "zoom_in").iterdir())
+    bad += [shutil.copy(good, dataset / "train" / "zoom_in" / f"more{i}.mp4") for i in range(40)]
+    for file in bad:
+        Path(file).write_bytes(b"no video")
+    path = tiny_config(data__root=str(dataset), train__max_steps=3)
+    done = run_tool("train_net.py", "--cfg", path, "data.max_broken=0.7")
+    assert done.returncode == 0, done.stderr
+    assert {Path(row[0]) for row in unreadable_files(tmp_path / "run")} <= set(map(Path, bad))
+    done = run_tool("train_net.py", "--cfg", path, f"out={tmp_path / 'another'}", "data.max_broken=0.1")
+    assert_one_line(done, 2, "training files cannot be read", "data.max_broken=0.1 allows 6")
 
 
 @pytest.mark.exhaustive

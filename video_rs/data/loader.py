@@ -69,7 +69,7 @@ def view_loader(
 
 
 class ViewLoader:
-    """Load videos in order. One that hangs or kills a worker is added to ``dataset.skip``, and new workers read the rest.
+    """Load videos in order. One that hangs or kills a worker is added to ``dataset.skip``; new workers read the rest.
 
     Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
