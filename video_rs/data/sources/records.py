@@ -14,7 +14,7 @@ import numpy as np
 
 from video_rs.data import storage
 from video_rs.data.shards import Member, Members
-from video_rs.data.sources.tables import shown_path
+from video_rs.data.sources.tables import cut, shown_path
 from video_rs.errors import MediaError, PathError, StorageError, first_line
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Records:
         absent = np.setdiff1d(np.arange(len(self.class_names)), values)
         classes = f"{len(self.class_names)} classes"
         if len(absent):
-            first = ", ".join([self.class_names[label] for label in absent[:3]] + ["..."] * (len(absent) > 3))
+            first = ", ".join([cut(self.class_names[label]) for label in absent[:3]] + ["..."] * (len(absent) > 3))
             classes = f"{len(self.class_names) - len(absent)} of {classes} (none of {first})"
         text = f"{len(self)} {'files' if self.segments is None else 'segments'}, {classes}, "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
