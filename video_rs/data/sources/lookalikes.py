@@ -70,15 +70,23 @@ class PathFinder:
             places = [there for place in places for there in self._below(place, part)]
         return [place for place in places if place]
 
+    def names(self, folder: str, name: str) -> list[str]:
+        """Return the names in a folder that look like a name; only `name` if it is in the folder."""
+        found = self._names(folder or ".").get(folded(name), [])
+        return [name] if name in found else found
+
     def _below(self, folder: str, name: str) -> list[str]:
         there = os.path.join(folder, name)
         if os.path.exists(there):
             return [there]
-        return [os.path.join(folder, found) for found in self._names(folder or ".").get(folded(name), ())]
+        return [os.path.join(folder, found) for found in self.names(folder, name)]
 
     def _names(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._folders:
-            self._folders[folder] = group(os.listdir(folder) if os.path.isdir(folder) else ())
+            try:
+                self._folders[folder] = group(os.listdir(folder))
+            except OSError:  # missing, no folder, or not readable
+                self._folders[folder] = {}
         return self._folders[folder]
 
 

@@ -122,13 +122,14 @@ def _json_text(value: Any) -> str:
 
 
 def bad_line(place: str, expected: str, found: str) -> UserError:
-    """Return the error for a line in the wrong format. `found` is truncated to 100 characters."""
-    return UserError(f"{place}: expected {expected}; found '{cut(found)}'")
+    """Return the error for a line in the wrong format. `expected` and `found` are truncated."""
+    return UserError(f"{place}: expected {expected[:200]}; found '{cut(found)}'")
 
 
 def cut(text: str) -> str:
-    """Return a text on one line, truncated to 100 characters."""
-    return " ".join(text[:1000].split())[:100]
+    """Return a text on one line, truncated to 100 characters, with escapes if it has invisible characters."""
+    text = " ".join(text[:1000].split())
+    return (text if text.isprintable() else ascii(text)[1:-1])[:100]
 
 
 def shown_path(path: str) -> str:

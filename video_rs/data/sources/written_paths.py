@@ -61,4 +61,4 @@ class WrittenPaths:
     def _present(self, path: str) -> list[str]:
         folder, name = os.path.split(path.replace("\\", "/").rstrip("/"))
         found = self._folders(folder) if folder else [""]
-        return [file for each in found for file in self._finder.find_all(os.path.join(each, name))]
+        return [os.path.join(each, there) for each in found for there in self._finder.names(each, name)]
