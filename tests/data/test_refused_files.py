@@ -14,6 +14,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from video_rs.data import limits
+from video_rs.data.sources import dataset_index
 from video_rs.data.tools.check_file import check_file
 from video_rs.data.video.decode import BACKENDS, open_video, probe, read_frames
 from video_rs.data.video.images import read_image
@@ -40,7 +41,7 @@ def refused(path, reason):
         ("encrypted.mp4", "encrypted; decrypt it first"),
         ("m00761_rotated_90.mov", "damaged: 3 of 4294901763 frames are there"),
         ("m00812_mjpeg.mov", "damaged: 9 of 40 frames are there"),
-        ("m00159_mpeg2.ts", "cannot be decoded ("),
+        ("m00159_mpeg2.ts", "damaged: it has packets of a stream that its header does not announce"),
         ("m00392_h264frag.mp4", "cannot be decoded (Cannot allocate memory)"),
         ("m02379_flv1.flv", "a frame has 24640x8759 pixels; raise data.max_pixels=67108864 to read it"),
     ],
@@ -99,6 +100,37 @@ def test_an_image_that_is_something_else_is_named(make_video, tmp_path):
         read_image(tmp_path / "video.jpg")
     with pytest.raises(MediaError, match=r"page.png: a web page saved under this name"):
         read_image(tmp_path / "page.png")
+
+
+def test_an_image_is_one_of_the_formats_of_images(tmp_path, recwarn):
+    """PIL would run Ghostscript for a PostScript file; its own limit of pixels is not in effect."""
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(MediaError, match=r"a.png: "):
+        read_image(tmp_path / "a.png")
+    Image.new("1", (20000, 10000)).save(tmp_path / "large.png")
+    with pytest.raises(MediaError, match=r"large.png: a frame has 20000x10000 pixels; raise data.max_pixels=67108864"):
+        read_image(tmp_path / "large.png")
+    assert not recwarn.list and Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_tags_may_be_in_any_encoding(name, make_video, tmp_path):
+    path = tmp_path / name
+    source = make_video(tmp_path / "source.mp4", 10, codec="mpeg4")
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        made.metadata["title"] = "TITLE-TITLE"
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                made.mux(packet)
+    data = path.read_bytes()
+    assert b"TITLE-TITLE" in data
+    path.write_bytes(data.replace(b"TITLE-TITLE", b"caf\xe9\xff\xc7\xd6\xb0\xa1\xfe\xfe"))
+    for backend in BACKENDS:
+        assert len(read_frames(path, range(10), backend=backend)) == 10
+    assert check_file(str(path)).problem == ""
 
 
 def test_an_mp4_without_its_index_is_named(make_video, tmp_path):
@@ -234,3 +266,13 @@ def test_memory_that_is_short_is_not_the_files_fault(assets, monkeypatch):
     monkeypatch.setattr("video_rs.data.video.media._SPARE_BYTES", 2**62)
     with pytest.raises(MachineError, match=r"m00392_h264frag.mp4: Cannot allocate memory: lower data.workers"):
         read_stream_index(path)
+
+
+def test_a_file_that_is_decoded_from_the_start_can_be_indexed(assets):
+    path = assets / "cases" / "pal8.avi"
+    index = read_stream_index(path)
+    assert index.keyframes == [] and index.num_frames == 60
+    version = (path.stat().st_size, int(path.stat().st_mtime))
+    packed = dataset_index.pack([(version, index)], 1).stream_index(0, str(path))
+    with open_video(path, "pyav", packed) as video:
+        assert torch.equal(video.read([40, 50]), read_frames(path, [40, 50]))

@@ -18,7 +18,7 @@ REASONS = {
     "ffconcat.mp4": "a playlist, not a video; use the files in it",
     "html.mp4": "a web page saved under this name; download the file again",
     "lfs.mp4": "a Git LFS pointer, not the file; run git lfs pull",
-    "m00159_mpeg2.ts": "cannot be decoded (list index out of range)",
+    "m00159_mpeg2.ts": "damaged: it has packets of a stream that its header does not announce",
     "m00392_h264frag.mp4": "cannot be decoded (Cannot allocate memory)",
     "m00761_rotated_90.mov": "damaged: 3 of 4294901763 frames are there",
     "m00812_mjpeg.mov": "damaged: 9 of 40 frames are there",

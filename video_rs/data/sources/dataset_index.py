@@ -162,7 +162,7 @@ def _pack_file(version: Version, index: StreamIndex) -> tuple[tuple, np.ndarray]
     keys = np.array([key.pts for key in index.keyframes], np.int64)
     numbers = np.searchsorted(index.pts, keys)
     gaps = np.diff(numbers, prepend=0)
-    fits = max(version[0], index.frame_bytes, count) < 2**32 and abs(first) < 2**31 and gaps.max() < 2**16
+    fits = max(version[0], index.frame_bytes, count) < 2**32 and abs(first) < 2**31 and gaps.max(initial=0) < 2**16
     is_even = np.array_equal(_even_pts(first, step, count), index.pts)
     if not fits or not is_even or not np.array_equal(index.pts[numbers % count], keys):
         return None

@@ -21,6 +21,7 @@ from video_rs.data.video.contents import cause
 from video_rs.data.video.media import is_image, media_errors, require_file, too_large
 from video_rs.errors import MediaError, VideoRSError
 
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # none that runs a program
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
 _FLOW = re.compile(r"flow_[xy]_")  # optical flow, written by TSN's tools to the folder of the frames
 
@@ -46,14 +47,17 @@ def _bytes(file: File) -> io.BufferedIOBase:
 
 def _opened(source: Any, file: File) -> Image.Image:
     """Open an image with PIL. Raise ``MediaError`` if its first bytes show that it is something else."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # data.max_pixels is the limit
     try:
-        return Image.open(source)
+        return Image.open(source, formats=_FORMATS)
     except VideoRSError:
         raise
     except Exception as error:
         if reason := cause(file, image=True):
             raise MediaError(f"{file}: {reason}") from error
         raise
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def image_pixels(image: Image.Image, name: File) -> Tensor:

@@ -6,7 +6,7 @@ reason if decord would return wrong frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -82,7 +82,8 @@ class Container(AbstractContextManager):
     def __init__(self, path: File, options: dict[str, str]) -> None:
         self._file = path.open() if isinstance(path, Blob) else storage.open_file(path)
         try:
-            self._container = av.open(self._file, options=options, buffer_size=BUFFER_BYTES)
+            # tags of a file may be in any encoding
+            self._container = av.open(self._file, options=options, buffer_size=BUFFER_BYTES, metadata_errors="replace")
         except BaseException:
             self._file.close()
             raise
@@ -184,10 +185,18 @@ def read_stream_index(path: File) -> StreamIndex:
         return index_stream(container, file)
 
 
+def _packets(container: Container, stream: av.VideoStream, path: File) -> Iterator[av.Packet]:
+    """Yield the packets of a stream to the end of the file."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except IndexError as error:
+        raise MediaError(f"{path}: damaged: it has packets of a stream that its header does not announce") from error
+
+
 def _require_packets(path: File, count: int) -> None:
     """Raise ``MediaError`` if a file has fewer than `count` packets, including those that its edit list hides."""
     with open_container(path, ignore_editlist="1") as container:
-        found = sum(packet.size > 0 for packet in container.demux(best_stream(container, path)))
+        found = sum(1 for _ in _packets(container, best_stream(container, path), path))
     if found < count:
         raise MediaError(f"{path}: damaged: {found} of {count} frames are there")
 
@@ -199,9 +208,7 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     codec, extradata, starts_anywhere = context.codec.canonical_name, context.extradata or b"", True
     # keep only these fields; a list of packets would keep the whole file in memory
     packets, headers, brought, changes = [], set(), [], False
-    for p in container.demux(stream):
-        if not p.size:
-            continue
+    for p in _packets(container, stream, path):
         if not packets and (p.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata):
             raise MediaError(f"{path}: encrypted; decrypt it first")
         packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
