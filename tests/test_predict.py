@@ -570,6 +570,14 @@ def test_names_that_are_not_utf8(weights, video, tmp_path):
     assert torch.equal(*(read_frames(odd, [0, 9], backend=backend) for backend in BACKENDS))
 
 
+def test_home_is_expanded_in_python_too(monkeypatch, tmp_path, weights):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(weights, tmp_path / "mine.pt")
+    assert video_rs.load("~/mine.pt", "cpu").class_names == NAMES
+    with pytest.raises(UserError, match=f"{tmp_path}/none: no such folder"):
+        video_rs.VideoDataset("$HOME/none", "train", video_rs.create_transform(**CLIPS.to_dict()))
+
+
 def test_unreadable_files_are_reported_and_other_files_predicted(weights, video, tmp_path, capsys):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video at all")

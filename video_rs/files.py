@@ -21,7 +21,7 @@ _warned: set[str] = set()
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
-def expand_path(path: str, name: str = "") -> str:
+def expand_path(path: str | Path, name: str = "") -> str:
     """Return a path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` expanded. One that exists as written is returned.
 
     Args:
@@ -31,6 +31,7 @@ def expand_path(path: str, name: str = "") -> str:
     Raises:
         UserError: there is no such variable or user.
     """
+    path = os.fspath(path)
     if not (path.startswith("~") or "$" in path) or os.path.lexists(path):
         return path
     place = f"{name}={path}" if name else path

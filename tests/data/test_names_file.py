@@ -3,9 +3,11 @@
 import time
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.data.test_records import contents, touch
-from video_rs.data.sources.names_file import read_class_names
+from video_rs.data.sources.names_file import names_text, read_class_names
 from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 
@@ -122,3 +124,20 @@ def test_every_line_is_a_name_in_a_plain_file(tmp_path):
     """As in the file that is written beside shards."""
     (tmp_path / "class_names.txt").write_text("1 finger\n2 fingers\n")
     assert read_class_names(str(tmp_path / "class_names.txt"), plain=True) == ("1 finger", "2 fingers")
+
+
+NAMES = st.lists(
+    st.text(st.sampled_from('ab1,; -:{["<\u00e9'), min_size=1, max_size=6), min_size=1, unique_by=str.strip
+)
+
+
+@given(NAMES.map(lambda names: [name.strip() for name in names if name.strip()]).filter(bool))
+@example(["1 finger", "2 fingers"])
+@example(["0,run", "1,sit"])
+@example(["- run", "- sit"])
+def test_written_names_are_read_back(tmp_path_factory, names):
+    file = tmp_path_factory.mktemp("names") / "class_names.txt"
+    file.write_text(names_text(names), encoding="utf-8")
+    assert read_class_names(str(file)) == tuple(names)
+    if all(name.isalpha() for name in names):
+        assert names_text(names) == "".join(f"{name}\n" for name in names)

@@ -30,6 +30,7 @@ from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.transforms.video_transform import VideoTransform, create_transform, torch_seeded_rng
 from video_rs.data.video.media import is_image
 from video_rs.errors import UserError
+from video_rs.files import expand_path
 
 
 class VideoDataset(Dataset):
@@ -86,6 +87,7 @@ class VideoDataset(Dataset):
         if split not in SPLITS:
             raise UserError(f"split {split!r}: must be train, val or test")
         multi_label = transform.multi_label if multi_label is None else multi_label
+        root = expand_path(root)
         place = {"root": str(root)}
         if str(root).endswith(LIST_SUFFIXES):
             # with a "val", no part of "train" is held out

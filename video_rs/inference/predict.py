@@ -24,6 +24,7 @@ from video_rs.distributed.device import select_device
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Forward
+from video_rs.files import expand_path
 from video_rs.hub import redact_url
 from video_rs.inference.inputs import find_files, frames_of
 from video_rs.inference.windows import read_once, window_clips
@@ -66,6 +67,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
         MachineError: the file could not be downloaded.
     """
     chosen = select_device(device)
+    path = expand_path(path)
     state = checkpoint.load_run(path)
     return Classifier(model_from_checkpoint(state, redact_url(path)), chosen)
 

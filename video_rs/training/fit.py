@@ -22,6 +22,7 @@ from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
 from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, UserError, truncate
+from video_rs.files import expand_path
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -110,7 +111,7 @@ def fit(
         Preempted: SIGTERM or SIGUSR1. A checkpoint is saved, and the same call resumes.
         VideoRSError: see :meth:`video_rs.training.loop.Run.fit`.
     """
-    options, out = Options.of({"epochs": epochs, **options}), Path(out)
+    options, out = Options.of({"epochs": epochs, **options}), Path(expand_path(out))
     with contextlib.ExitStack() as closing:
         if world is None:
             world = start_world(select_device(options.device).type, options.peer_timeout)

@@ -35,7 +35,7 @@ def read_class_names(file: str, key: str = "data.class_names", *, plain: bool = 
 
     The file has one name per non-empty line; or a number and a name per line, in either order, separated by a comma, a
     tab or, for the numbers 0 to N-1, a space; or it is JSON: a list of names, ``{"run": 0}`` or ``{"0": "run"}``.
-    Double quotes around the names in JSON, as in the files of PySlowFast, are removed.
+    Double quotes around the names in a JSON object, as in the files of PySlowFast, are removed.
 
     Args:
         file: path or URL of the file.
@@ -59,6 +59,16 @@ def read_class_names(file: str, key: str = "data.class_names", *, plain: bool = 
         number, name = next((number, name) for number, name in enumerate(names) if first[name] != number)
         raise UserError(f"{place}: {shown(name)} is repeated, as number {first[name]} and {number}; keep one")
     return names
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Return the text of a file that :func:`read_class_names` reads back: a name per line, else JSON."""
+    text = "".join(f"{name}\n" for name in names)
+    try:
+        is_clear = tuple(_parse(text, "", "")) == tuple(names)
+    except UserError:
+        is_clear = False
+    return text if is_clear else json.dumps([*names], ensure_ascii=False) + "\n"
 
 
 def _plain(text: str) -> list[str]:
@@ -141,11 +151,11 @@ def _from_json(text: str, place: str) -> Iterable[str]:
         raise UserError(f"{place}: not JSON ({first_line(error)}); {_FORMATS}") from None
     if isinstance(value, _Pairs):
         if value and all(isinstance(entry, str) and _is_number(name) for name, entry in value):
-            return _in_order([(number, _unshown(name)) for number, name in value], place)
+            return _in_order([(number, _unquoted(name)) for number, name in value], place)
         if all(_is_number(entry) for _, entry in value):
-            return _in_order([(number, _unshown(name)) for name, number in value], place)
+            return _in_order([(number, _unquoted(name)) for name, number in value], place)
     elif isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return [_unshown(name) for name in value]
+        return [name.strip() for name in value]
     raise UserError(f"{place}: not a list of names, or names and their numbers; {_FORMATS}")
 
 
@@ -157,7 +167,7 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | str) and bool(_NUMBER.fullmatch(str(value).strip()))
 
 
-def _unshown(name: str) -> str:
+def _unquoted(name: str) -> str:
     name = name.strip()
     return name[1:-1].strip() if len(name) > 2 and name[0] == name[-1] == '"' else name
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from video_rs.data.sources.lists import read_list
 from video_rs.data.sources.lookalikes import folded
-from video_rs.data.sources.names_file import read_class_names
+from video_rs.data.sources.names_file import names_text, read_class_names
 from video_rs.data.sources.records import Records
 from video_rs.data.storage import file_size
 from video_rs.data.tools.encode import Settings, encode_video, read_header
@@ -276,4 +276,4 @@ def _write_lists(out: Path, splits: Mapping[str, Records], copies: Mapping[str, 
                 rows.append((copies[path], ";".join(records.label_names(i)), *source, *segment))
         write_csv(file, header, rows)
     with atomic_write(out / "class_names.txt", "w") as handle:
-        handle.writelines(f"{name}\n" for name in splits["train"].class_names)
+        handle.write(names_text(splits["train"].class_names))
