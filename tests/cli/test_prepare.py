@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import random
@@ -198,6 +199,14 @@ def test_a_damaged_copy_is_made_again(make_video, assets, tmp_path):
     assert _encode(str(tmp_path), Settings(), job, lambda: None).problem == ""
     with open_video(tmp_path / "copy.mp4") as video:
         assert video.num_frames == 10
+
+
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 10**6), os.unlink])
+def test_a_source_that_changes_while_it_is_read_has_no_copy(change, make_video, tmp_path):
+    source = make_video(tmp_path / "a.mp4", 10)
+    job, calls = Job(str(source), "copy.mp4", "a.mp4"), itertools.count()
+    made = _encode(str(tmp_path), Settings(), job, lambda: None if next(calls) else change(source))
+    assert "changed or deleted while it was read" in made.problem and not (tmp_path / "copy.mp4").exists()
 
 
 def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):

@@ -52,7 +52,7 @@ class VideoIndex:
     def stream_index(self, number: int, path: str) -> StreamIndex | None:
         """Return the stream index of one file, or None if the file must be scanned."""
         row = self.rows[number]
-        if not row["bytes"] or _version(path) != (row["bytes"], row["changed"]):
+        if not row["bytes"] or file_version(path) != (row["bytes"], row["changed"]):
             return None
         start = self.ends[number - 1] if number else 0
         keys = np.cumsum(self.gaps[start : self.ends[number]], dtype=np.int64)
@@ -134,14 +134,15 @@ def index_file(records: Records) -> Path:
 
 def index_video(path: str) -> tuple[Version, StreamIndex | None, MediaError | StorageError | None]:
     """Return version, stream index and error of a file. The index is None if the file cannot be read."""
-    version = _version(path)
+    version = file_version(path)
     try:
         return version, read_stream_index(path), None
     except (MediaError, StorageError) as error:
         return version, None, error
 
 
-def _version(path: str) -> Version:
+def file_version(path: str) -> Version:
+    """Return size and modification time of a file; zeros if it is missing."""
     try:
         found = os.stat(path)
     except OSError:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from video_rs.data.sources.dataset_index import file_version
 from video_rs.data.sources.lists import read_list
 from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.names_file import names_text, read_class_names
@@ -250,7 +251,11 @@ def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared | St
             with suppress(MediaError):
                 seconds, comment = read_header(target)
         if comment != wanted:
+            version = file_version(job.source)
             encode_video(job.source, target, settings, wanted, beat)
+            if file_version(job.source) != version:
+                os.unlink(target)
+                raise MediaError("it was changed or deleted while it was read; run the command again")
             seconds, _ = read_header(target)
         return Prepared(job, size, os.path.getsize(target), read_header(job.source)[0], seconds)
     except StorageError as error:  # judged where the other files are known
