@@ -21,11 +21,14 @@ PATH_ERRNOS = frozenset(
 """Error numbers for a wrong path, which the user can correct."""
 STORAGE_ERRNOS = frozenset(
     {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT}
+    | {errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET}
+    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ESHUTDOWN}
 )
 """Error numbers for a full or failing disk, or storage that does not respond."""
 LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Error numbers for too many open files and too little memory."""
 
+NO_SUCH_FILE = "no such file"
 _OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, and oneDNN
     "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
     "attempting to (reserve|allocate)|could not create a primitive$",
@@ -114,11 +117,11 @@ class StorageError(MachineError):
         reason: what is wrong with it.
     """
 
-    hint = "; check the storage"
+    advice = "; check the storage"
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}{self.hint}")
         self.path, self.reason = path, reason
+        super().__init__(f"{path}: {reason}{self.advice}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.path, self.reason)
@@ -130,7 +133,16 @@ class PathError(StorageError, MediaError):
     It is the user's mistake, or the storage's if the file was there before: see ``storage.judge``.
     """
 
-    exit_code, hint = EXIT_USER, ""
+    exit_code = EXIT_USER
+
+    @property
+    def is_missing(self) -> bool:
+        """True if there is no such file, False if access is denied."""
+        return self.reason == NO_SUCH_FILE
+
+    @property
+    def advice(self) -> str:
+        return "" if self.is_missing else "; check the path and its permissions"
 
 
 class PeersLost(MachineError):

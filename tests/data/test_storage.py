@@ -13,7 +13,9 @@ from PIL import Image
 from video_rs.data import storage
 from video_rs.data.clip_datasets import ViewDataset
 from video_rs.data.clips import TemporalSampling
+from video_rs.data.shards import Members
 from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.video.decode import open_video, probe, read_frames
 from video_rs.data.video.stream_index import open_container, read_stream_index
@@ -116,7 +118,7 @@ def test_how_often_a_read_is_repeated(make_video, failing, no_pauses, monkeypatc
     ("number", "kind", "text"),
     [
         (errno.ENOENT, PathError, "no such file$"),
-        (errno.EACCES, PathError, "cannot be read .Permission denied.$"),
+        (errno.EACCES, PathError, "cannot be read .Permission denied.; check the path and its permissions$"),
         (errno.EMFILE, MachineError, "Too many open files; lower data.workers or raise the limit$"),
         (errno.EIO, StorageError, "check the storage$"),
     ],
@@ -206,6 +208,51 @@ def test_which_other_files_are_read():
     assert records.others(50, spread=True) == ["75", "0", "25"]
     assert Records(["a"], [0], ["a"]).others(0) == []
     assert Records(["a", "b", "a"], [0] * 3, ["a"]).others(0) == ["b"]
+
+
+def test_a_listing_that_fails(tiny_splits, monkeypatch):
+    """A folder that fails is never taken for an empty one."""
+    scandir, calls = os.scandir, []
+
+    def fail(folder, times=10**6):
+        calls.append(folder)
+        if str(folder).rstrip("/").endswith("train/b") and len([each for each in calls if each == folder]) <= times:
+            raise OSError(errno.EIO, "Input/output error", folder)
+        return scandir(folder)
+
+    for where in ({"root": str(tiny_splits)}, {"train": str(tiny_splits / "list.csv")}):
+        expected = load_splits(**where, splits=["train"])["train"]
+        monkeypatch.setattr(storage.os, "scandir", fail)
+        with pytest.raises(StorageError, match="train/b/?: cannot be read .Input/output error.; check the storage"):
+            load_splits(**where, splits=["train"])
+        calls.clear()
+        monkeypatch.setattr(storage.os, "scandir", lambda folder: fail(folder, 2))
+        found = load_splits(**where, splits=["train"])["train"]
+        assert found.fingerprint() == expected.fingerprint()
+        monkeypatch.setattr(storage.os, "scandir", scandir)
+
+
+@pytest.fixture
+def tiny_splits(tmp_path):
+    """Six files of two classes in train, as folders and as a list; the files are not opened."""
+    rows = []
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "train" / name / f"{i}.mp4").touch()
+            rows.append(f"{tmp_path}/train/{name}/{i}.mp4,{name}\n")
+    (tmp_path / "list.csv").write_text("".join(rows))
+    return tmp_path
+
+
+def test_a_shard_that_fails_is_the_storage(tmp_path):
+    """Its other members are in the same file; none is left out."""
+    records = Records([f"{tmp_path}/a.tar/{i}.mp4" for i in range(5)], [0] * 5, ["a"])
+    records.members = Members([512] * 5, [1] * 5, [0] * 5)
+    error = StorageError(f"{tmp_path}/a.tar", "cannot be read (Input/output error)")
+    with pytest.raises(StorageError) as caught:
+        records.fault(error, 2)
+    assert caught.value is error
 
 
 def test_a_folder_of_frames_that_is_away(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from video_rs.data import limits
 from video_rs.errors import (
     LIMIT_ERRNOS,
+    NO_SUCH_FILE,
     PATH_ERRNOS,
     MachineError,
     MediaError,
@@ -128,9 +129,14 @@ def file_size(path: str | os.PathLike) -> int:
     return _retried(os.fspath(path), lambda attempt: _size(os.stat(path), path))
 
 
-def names(folder: str | os.PathLike) -> list[str]:
-    """Return the names in a local folder. Raise the errors of :func:`file_size`."""
-    return _retried(os.fspath(folder), lambda attempt: os.listdir(folder))
+def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """Return the entries of a local folder. Raise the errors of :func:`file_size`."""
+
+    def read(attempt: int) -> list[os.DirEntry]:
+        with os.scandir(folder) as found:
+            return list(found)
+
+    return _retried(os.fspath(folder), read)
 
 
 def judge(error: StorageError, others: Sequence[str], root: str = "") -> MediaError | MachineError:
@@ -186,7 +192,7 @@ def _retried(path: str, request: Callable[[int], T]) -> T:
         except OSError as error:
             path = error.filename or path
             if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                raise PathError(path, "no such file") from error
+                raise PathError(path, NO_SUCH_FILE) from error
             if error.errno in PATH_ERRNOS:
                 raise PathError(path, f"cannot be read ({first_line(error)})") from error
             if error.errno in LIMIT_ERRNOS:
@@ -247,9 +253,9 @@ def _sizes(folder: str) -> dict[str, int]:
 
 
 def _path_error(error: PathError, missing: Exception | None) -> Exception:
-    if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+    if error.is_missing:
         return missing or FileNotFoundError(error.path)
-    return UserError(f"{error}; check the path and its permissions")
+    return UserError(str(error))
 
 
 def _call(path: str, method: str, missing: Exception | None = None, **options: Any) -> Any:

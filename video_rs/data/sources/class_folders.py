@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from video_rs.data import storage
 from video_rs.data.sources.records import Paths
 from video_rs.data.video.media import MEDIA_EXTENSIONS, is_image, is_media
 from video_rs.data.video.search import (
@@ -15,7 +16,7 @@ from video_rs.data.video.search import (
     listing,
     media_below,
 )
-from video_rs.errors import UserError
+from video_rs.errors import PathError, UserError
 
 _MANY = 1000  # folders of images in a class without videos
 
@@ -117,6 +118,15 @@ def present(paths: Paths) -> np.ndarray:
     hashes of names are kept. With a million files, the probability of a collision for a missing file is 1e-7.
     """
     folders = dict.fromkeys(path[: path.rfind("/") + 1] for path in paths)
-    found = (folder for folder in folders if os.path.isdir(folder or "."))
-    listed = (hash(folder + name) for folder in found for name in os.listdir(folder or "."))
+    listed = (hash(folder + name) for folder in folders for name in _names(folder or "."))
     return np.isin(np.fromiter(map(hash, paths), np.int64, len(paths)), np.fromiter(listed, np.int64))
+
+
+def _names(folder: str) -> list[str]:
+    """Return the names in a folder; none if it does not exist."""
+    try:
+        return [entry.name for entry in storage.entries(folder)]
+    except PathError as error:
+        if error.is_missing:
+            return []
+        raise

@@ -198,7 +198,7 @@ class Records:
         Raise ``MachineError`` if the storage is at fault: other files cannot be read either. A failed read may concern
         one of several disks, and so the nearest files; all files of a folder may have been deleted.
         """
-        if isinstance(error, StorageError):
+        if isinstance(error, StorageError) and not self.members:
             error = storage.judge(error, self.others(index, spread=isinstance(error, PathError)), self.root)
         if not isinstance(error, MediaError):
             raise error

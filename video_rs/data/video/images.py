@@ -142,7 +142,7 @@ def frame_names(folder: str | Path) -> list[str]:
         MediaError: there are no images; most names are numbered but one is not; a number is missing or repeated; or
             there are several series (``thumb_00001.jpg`` and ``img_00001.jpg``).
     """
-    names = [name for name in storage.names(folder) if is_image(name) and not name.startswith(".")]
+    names = [entry.name for entry in storage.entries(folder) if is_image(entry.name) and entry.name[0] != "."]
     if not names:
         raise MediaError(f"{folder}: contains no images")
     names = [name for name in names if not _FLOW.match(name)] or names

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from video_rs.data import storage
 from video_rs.data.video.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, is_image, is_media
 
 _LEFTOVERS = frozenset(
@@ -53,14 +54,13 @@ def listing(folder: str | Path, left_out: LeftOut | None = None) -> tuple[list[s
         left_out: counts hidden videos and images, except AppleDouble files (``._a.mp4``).
     """
     folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] != "." and name.lower() not in _LEFTOVERS:
-                is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link can be a loop
-                (folders if is_folder else files).append(name)
-            elif left_out is not None and is_media(name) and not name.startswith("._"):
-                left_out.add(entry.path)
+    for entry in storage.entries(folder):
+        name = entry.name
+        if name[0] != "." and name.lower() not in _LEFTOVERS:
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link can be a loop
+            (folders if is_folder else files).append(name)
+        elif left_out is not None and is_media(name) and not name.startswith("._"):
+            left_out.add(entry.path)
     return sorted(folders), sorted(files)
 
 
@@ -98,8 +98,7 @@ def media_below(folder: str, extensions: Container[str], left_out: LeftOut | Non
 
 def has_frames(folder: str | Path) -> bool:
     """Return True if there are images directly in a folder."""
-    with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and not entry.name.startswith(".") for entry in entries)
+    return any(is_image(entry.name) and not entry.name.startswith(".") for entry in storage.entries(folder))
 
 
 def is_video_folder(folder: str) -> bool:
