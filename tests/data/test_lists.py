@@ -230,6 +230,7 @@ def test_lists_of_other_programs_are_read(text, dataset):
         ("", " is empty: no files in it"),
         (PLAIN + "x" * 200_000, ":10: not csv (field larger than field limit (131072))"),
         (PLAIN + "videos/run1.mp4," + "y" * 50_000, ":10: "),
+        ("videos/run1.mp4 run\n" + "y " * 60_000 + "z.mp4", ":2: 'y y y"),  # was slow
         (PLAIN + "videos/" + "y" * 50_000 + ".mp4,run", "1 of 9 listed files are missing"),
         (PLAIN + "run,videos/gone.mp4", ":10: expected a path and its label; found 'run, videos/gone.mp4'"),
         (table("path,klass"), ":1: 'path,klass' is not the path of a video or image, unlike the next line"),
@@ -359,6 +360,8 @@ def test_metadata_without_labels_leaves_class_folders(dataset):
     files = [f"{split}/{name}/1.mp4" for split in ("train", "val") for name in "ab"]
     splits = dataset("file_name,text\na/1.mp4,one\n", "train/metadata.csv", files=files)
     assert splits["train"].class_names == ("a", "b") and len(splits["train"]) == 2
+    with pytest.raises(UserError, match="metadata.csv:1: 'file_name,text' is not the path of a video or image, unlike"):
+        dataset("file_name,text\nrun0.mp4,one\n", "videos/metadata.csv", train="videos")
 
 
 def test_segments_of_one_file_stay_together(dataset):

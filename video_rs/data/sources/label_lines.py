@@ -15,9 +15,12 @@ from video_rs.data.video.media import MEDIA_EXTENSIONS
 from video_rs.errors import UserError
 
 _MARKS = re.compile(r"[\s,]+")  # between a path and its label
+_LONGEST = 2 + max(map(len, MEDIA_EXTENSIONS))  # characters of an extension and quotes
+_TOO_LONG = 5000  # characters of a line; a path has at most 4096
 
 
 def read_label_lines(file: str, base: str, multi_label: bool) -> Iterator[Entry]:
+    """Yield the entries of a list. For `base` see ``lists.base_folder``, for other arguments ``lists.read_list``."""
     mark = read_header(file)[1]
     is_csv = None if mark in "\t," else False  # True if "a,b c" means the path "a"; None until needed
     delimiter = mark if mark in "\t," else ","
@@ -75,8 +78,9 @@ def _refuse_unknown_header(file: str, first: Row, second: Row, base: str) -> Non
 
 def _swapped(fields: Sequence[str], text: str, base: str) -> tuple[str, str] | None:
     """Return path and label of a line "label path" whose file exists; None if there is no or more than one way."""
-    marks = _MARKS.finditer(text)
-    pairs = [(_unquoted(text[mark.end() :]), _unquoted(text[: mark.start()])) for mark in marks]
+    if len(text) > _TOO_LONG:
+        return None
+    pairs = [_split_at(text, mark)[::-1] for mark in _MARKS.finditer(text)]
     if len(fields) == 2:
         pairs = [(fields[1], fields[0])]
     found = [(path, label) for path, label in pairs if label and os.path.isfile(os.path.join(base, path))]
@@ -85,14 +89,20 @@ def _swapped(fields: Sequence[str], text: str, base: str) -> tuple[str, str] | N
 
 def split_line(text: str) -> tuple[str, str]:
     """Split "path label" into path and label; both may be empty. See the grammar above."""
-    last = None
-    for mark in reversed(list(_MARKS.finditer(text))):
-        split = _unquoted(text[: mark.start()]), _unquoted(text[mark.end() :])
-        if has_extension(split[0]):
-            return split
-        last = last or split
+    marks = list(_MARKS.finditer(text))
+    for mark in reversed(marks):
+        if has_extension(text[max(0, mark.start() - _LONGEST) : mark.start()].rstrip('"')):
+            split = _split_at(text, mark)
+            if has_extension(split[0]):
+                return split
     whole = _unquoted(text)
-    return (whole, "") if has_extension(whole) else last or ("", whole)
+    if has_extension(whole) or not marks:
+        return (whole, "") if has_extension(whole) else ("", whole)
+    return _split_at(text, marks[-1])
+
+
+def _split_at(text: str, mark: re.Match) -> tuple[str, str]:
+    return _unquoted(text[: mark.start()]), _unquoted(text[mark.end() :])
 
 
 def _other_split(fields: list[str], split: tuple[str, str]) -> tuple[str, str] | None:

@@ -133,9 +133,15 @@ def uses_of_columns(file: str) -> set[str]:
 
 
 def find_metadata(folder: str) -> str:
-    """Return the ``metadata.csv`` or ``metadata.jsonl`` of Hugging Face in a folder, if it has a label; else ""."""
-    files = (os.path.join(folder, name) for name in _METADATA)
-    return next((file for file in files if os.path.isfile(file) and "label" in uses_of_columns(file)), "")
+    """Return the ``metadata.csv`` or ``metadata.jsonl`` of Hugging Face in a folder; "" if there is none.
+
+    In a folder with subfolders, which can be classes, a file without labels is not used.
+    """
+    for file in (os.path.join(folder, name) for name in _METADATA):
+        if os.path.isfile(file):
+            has_labels = "label" in uses_of_columns(file)
+            return file if has_labels or not any(map(os.DirEntry.is_dir, os.scandir(folder))) else ""
+    return ""
 
 
 def list_splits(file: str) -> list[str]:
