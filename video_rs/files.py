@@ -119,6 +119,19 @@ def atomic_write(path: str | Path, mode: str = "wb"):
             temporary.unlink()
 
 
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Return size and modification time (ns) of a file, to notice that it changed.
+
+    For a folder, the result includes the files in it; for a path that does not exist, such as a member of a tar, it is
+    that of the nearest parent.
+    """
+    path = Path(path)
+    while not path.exists() and path.parent != path:
+        path = path.parent
+    infos = [each.stat() for each in (path, *(path.iterdir() if path.is_dir() else ()))]
+    return sum(info.st_size for info in infos), max(info.st_mtime_ns for info in infos)
+
+
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write plain values to a JSON file atomically."""
     with atomic_write(path, "w") as handle:

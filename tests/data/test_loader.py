@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 import video_rs.data.loader as loader_module
 from tests.data import dying
 from tests.data.hanging import write_hanging_video
-from video_rs.data import clip_datasets
+from video_rs.data import clip_datasets, watchdog
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import MAX_FAILED, clip_loader, view_loader
@@ -323,6 +324,17 @@ def test_views_of_the_others_when_some_kill_their_worker(paths, dying_videos):
     for item, expected in zip(items, views(paths, workers=0)):
         assert item["error"] or torch.equal(item["views"], expected["views"])
     assert_no_worker_left()
+
+
+def test_a_view_that_killed_its_worker_is_tried_again_if_it_has_changed(paths, dying_videos, monkeypatch):
+    mixed, deaths, explained = dying_videos({1: "SIGSEGV"}), [], watchdog._death
+    monkeypatch.setattr(watchdog, "_death", lambda *arguments: deaths.append(1) or explained(*arguments))
+    loader = views(mixed, timeout=60)
+    for _ in range(2):
+        assert [item["index"] for item in loader if item["error"]] == [1]
+    assert len(deaths) == 1  # no second death in the same file
+    shutil.copy(paths[1], mixed[1])
+    assert not [item for item in loader if item["error"]]
 
 
 SHARED_MEMORY = """

@@ -16,6 +16,7 @@ from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_resume import start, wait_for
 from video_rs import checkpoint
 from video_rs.data import clip_datasets
+from video_rs.files import stamp
 
 
 @pytest.fixture
@@ -133,6 +134,62 @@ def test_a_class_that_is_all_unreadable(tiny_config, run_tool, dataset, tmp_path
     assert {Path(row[0]) for row in unreadable_files(tmp_path / "run")} <= set(map(Path, bad))
     done = run_tool("train_net.py", "--cfg", path, f"out={tmp_path / 'another'}", "data.max_broken=0.1")
     assert_one_line(done, 2, "training files cannot be read", "data.max_broken=0.1 allows 6")
+
+
+def test_unreadable_files_are_looked_at_again(tiny_config, run_tool, dataset, kill_worker, tmp_path):
+    """Files that are whole count no more; those that killed a worker only if they have changed."""
+    broken, damaged, killer, other = sorted(dataset.glob("train/*/*.mp4"))[:8:2]
+    whole, run = {file: file.read_bytes() for file in (broken, damaged, killer, other)}, tmp_path / "run"
+    for file in (broken, damaged):
+        file.write_bytes(b"no video")
+    for file in (killer, other):
+        kill_worker(file, "SIGSEGV")
+    path = tiny_config(data__root=str(dataset), data__workers=1, data__max_broken=0.5, train__epochs=4)
+    for _ in range(2):
+        assert run_tool("train_net.py", "--cfg", path).returncode == 75
+    done = run_tool("train_net.py", "--cfg", path, "data.max_broken=0")
+    assert_one_line(done, 2, "of 24 training files cannot be read, data.max_broken=0 allows 0")
+    assert {Path(row[0]) for row in unreadable_files(run)} >= {killer, other}
+
+    broken.write_bytes(whole[broken])
+    killer.write_bytes(whole[killer])
+    done = run_tool("train_net.py", "--cfg", path)
+    assert done.returncode == 0, done.stderr
+    assert "of them count no more, they can be read: " in done.stdout
+    reasons = {Path(file): reason for file, reason, _ in unreadable_files(run)}
+    assert reasons.keys() == {damaged, other} and reasons[other] == "killed the decoder (SIGSEGV)"
+    assert "2 unreadable files were replaced" in done.stdout
+    assert run_tool("run_status.py", run).stdout.count(f"2 files could not be read: {run / 'broken_files.csv'}") == 1
+    saved = checkpoint.load(run / "last.pt")
+    assert saved["hung"] == [str(other)] and saved["stamps"].keys() == {str(other)}
+
+
+def test_a_list_of_unreadable_files_that_are_whole_again(tiny_config, run_tool, dataset, tmp_path):
+    """A file that was away for a moment has the size and time of before."""
+    file = next(dataset.glob("train/*/*.mp4"))
+    file.rename(dataset / "away")
+    file.write_bytes(b"")
+    path, run = tiny_config(data__root=str(dataset), data__workers=1), tmp_path / "run"
+    assert_one_line(run_tool("train_net.py", "--cfg", path, "data.max_broken=0"), 2, "1 of 24 training files")
+    (dataset / "away").rename(file)
+    done = run_tool("train_net.py", "--cfg", path, "data.max_broken=0")
+    assert done.returncode == 0, done.stderr
+    assert f"1 of them count no more, they can be read: {file}" in done.stdout
+    assert not (run / "broken_files.csv").exists() and "broken files" not in done.stdout
+
+
+@pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", b"SIGSTOP"])
+def test_a_file_that_has_changed_and_is_no_better(tiny_config, run_tool, dataset, kill_worker, tmp_path, end):
+    """It is looked at in a process of its own, with a time limit, and stays left out."""
+    bad = kill_worker(next((dataset / "train" / "zoom_in").iterdir()), "SIGSEGV")
+    path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=4)
+    assert_one_line(run_tool("train_net.py", "--cfg", path), 75, bad)
+    bad.write_bytes(bad.read_bytes() + end)
+    done = run_tool("train_net.py", "--cfg", path)
+    assert done.returncode == 0, done.stderr
+    reason = "hung the decoder" if end == b"SIGSTOP" else f"killed the decoder ({end.decode()})"
+    assert unreadable_files(tmp_path / "run") == [(str(bad), reason, "2")]
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["stamps"] == {str(bad): stamp(bad)}
 
 
 @pytest.mark.exhaustive

@@ -157,7 +157,22 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
     del saved["hung"]
     with run_of(trainer(schedule()), tmp_path) as run:
         run.load_state_dict(saved)
-    assert run.incidents.hung == []
+    assert (run.incidents.hung, run.incidents.stamps) == ([], {})
+
+
+def test_checkpoints_from_before_stamps(tmp_path):
+    """A file that hung is left out until it changes after this start."""
+    file = tmp_path / "late.mp4"
+    file.write_bytes(b"hangs")
+    with pytest.raises(StuckWorker):
+        fit(trainer(schedule()), tmp_path, batches=failing(StuckWorker(7, str(file), 130.0, 120.0), 2))
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert saved.pop("stamps") == {str(file): (5, file.stat().st_mtime_ns)}
+    with run_of(trainer(schedule()), tmp_path) as run:
+        run.load_state_dict(saved)
+    assert run.incidents.hung == [str(file)] and run.incidents.doubtful_files() == {}
+    file.write_bytes(b"is whole")
+    assert run.incidents.doubtful_files() == {str(file): True}
 
 
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):

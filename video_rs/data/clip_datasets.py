@@ -197,6 +197,7 @@ class ViewDataset(Dataset):
         records, sampling, decoder, skip: as for :class:`ClipDataset`.
         clips: number of evenly spaced clips per video.
         transform: returns the crops of a clip.
+        stamps: :func:`video_rs.files.stamp` of files in `skip` that a loader found. If one changes, it is read again.
     """
 
     records: Records
@@ -206,6 +207,7 @@ class ViewDataset(Dataset):
     transform: ViewTransform
     decoder: str = "pyav"
     skip: Mapping[str, str] = field(default_factory=dict)
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def heartbeat(self, index: int) -> None:
         """Do nothing; see :class:`ClipDataset`."""

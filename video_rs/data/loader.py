@@ -29,6 +29,7 @@ from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, explain, kill_and_join, lacking
 from video_rs.errors import MachineError, UserError, VideoRSError, WorkerFailed, first_line
+from video_rs.files import stamp
 
 # Workers are forked on Linux, so they share the records, the index and all imports. Python 3.14 no longer forks by
 # default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe here: workers
@@ -71,6 +72,8 @@ def view_loader(
 class ViewLoader:
     """Load videos in order. One that hangs or kills a worker is added to ``dataset.skip``; new workers read the rest.
 
+    The next iteration tries it again only if it has changed.
+
     Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
     """
@@ -82,13 +85,16 @@ class ViewLoader:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        skip, stamps = self.dataset.skip, self.dataset.stamps
+        changed = {path for path, before in stamps.items() if stamp(path) != before}
+        self.dataset.skip = {path: reason for path, reason in skip.items() if path not in changed}
         done = failed_in_a_row = 0
         while done < len(self):
             rest = self.indices[done:]
             try:
                 for item in _Loader(self.dataset, self.workers, self.timeout, sampler=rest):
                     done += 1
-                    failed_in_a_row *= item["views"] is None
+                    failed_in_a_row *= bool(item["error"])
                     yield item
             except WorkerFailed as failure:
                 if not failure.files:
@@ -101,6 +107,7 @@ class ViewLoader:
                         "disk that they are on, and the decoder"
                     ) from failure
                 self.dataset.skip = {**self.dataset.skip, **failure.files}
+                stamps |= {path: stamp(path) for path in failure.files}
 
 
 class _Loader(DataLoader):
@@ -116,7 +123,7 @@ class _Loader(DataLoader):
                 with contextlib.suppress(Exception):  # a missing or broken package is reported when it is used
                     importlib.import_module(name)
             options |= {"worker_init_fn": partial(_start_worker, self.heartbeats), "num_workers": workers}
-            options |= {"prefetch_factor": 1 if isinstance(dataset, ViewDataset) else 2}
+            options |= {"prefetch_factor": 2 if isinstance(dataset, ClipDataset) else 1}
             options |= {"multiprocessing_context": _recording_context(self.processes)}
         super().__init__(_ErrorsAsValues(dataset), batch_size=None, collate_fn=_identity, **options)
 

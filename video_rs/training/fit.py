@@ -28,6 +28,7 @@ from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
 from video_rs.training.options import MAY_CHANGE, Options
 from video_rs.training.pages import end_page, start_page
+from video_rs.training.recheck import recheck
 from video_rs.training.run_folder import FOLDER, Differences, find_saved, lock
 from video_rs.training.run_status import NAMES
 from video_rs.training.signals import Interrupted
@@ -154,6 +155,7 @@ def run_in_folder(
             loader_from=job.loader,
             validate=partial(job.validate, info=log.info),
             samples_of=job.samples,
+            recheck=partial(recheck, job.incidents, job.train, world, info=log.info, **job.loading()),
             prepare=job.prepare,
             keep=job.options.keep_checkpoints,
             incidents=job.incidents,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from video_rs.errors import UserError
-from video_rs.files import write_csv
+from video_rs.files import stamp, write_csv
 
 ADVICE = "lower optim.lr, set optim.clip_grad_norm or use train.precision=float32"
 BROKEN_FILES, BAD_STEPS = "broken_files.csv", "bad_steps.csv"
@@ -33,7 +33,8 @@ class Incidents:
 
     Attributes:
         files: ``{path: [reason, number of replacements]}``, in order of discovery.
-        hung: files that hung or killed the decoder. A resumed run does not open them.
+        hung: files that hung or killed the decoder. A resumed run does not open them unless they have changed.
+        stamps: :func:`video_rs.files.stamp` of these files when they did so.
         steps: for each bad step (from 1), the samples with a non-finite loss, or the whole batch if only the gradient
             was non-finite.
     """
@@ -43,6 +44,7 @@ class Incidents:
         self.window = 2 * max_bad_steps
         self.files: dict[str, list] = {}
         self.hung: list[str] = []
+        self.stamps: dict[str, tuple[int, int]] = {}
         self.steps: dict[int, list[Suspect]] = {}
         self._is_written = True
 
@@ -52,10 +54,27 @@ class Incidents:
             self.files.setdefault(path, [reason, 0])[1] += 1
             self._is_written = False
 
-    def note_hung(self, path: str, reason: str) -> None:
-        """Record a file that hung or killed the decoder and must not be opened again."""
+    def note_hung(self, path: str, reason: str, version: tuple[int, int]) -> None:
+        """Record a file that hung or killed the decoder, with its stamp. It must not be opened again as it is."""
         self.files.setdefault(path, ["", 0])[0] = reason
         self.hung += [path] * (path not in self.hung)
+        self.stamps[path] = version
+        self._is_written = False
+
+    def doubtful_files(self) -> dict[str, bool]:
+        """Return the files to look at again when a run starts: True for those that hung, and have changed since."""
+        return {path: path in self.hung for path in self.files if self.stamps.get(path) != stamp(path)}
+
+    def rebook(self, looked_at: Iterable[str], bad: Mapping[str, str], hung: Mapping[str, tuple[int, int]]) -> None:
+        """Record reasons of files that still cannot be read and stamps of those that hung now; forget the others."""
+        self.hung = [path for path in self.hung if path not in looked_at] + list(hung)
+        for path in looked_at:
+            self.stamps.pop(path, None)
+            if path in bad:
+                self.files[path][0] = bad[path]
+            else:
+                del self.files[path]
+        self.stamps |= hung
         self._is_written = False
 
     def note_step(self, step: int, suspects: Iterable[Suspect]) -> None:
@@ -114,6 +133,8 @@ class Incidents:
         steps = [[step, *sample] for step, samples in sorted(self.steps.items()) for sample in samples]
         if files:
             write_csv(folder / BROKEN_FILES, ("path", "reason", "times_replaced"), files)
+        else:
+            (folder / BROKEN_FILES).unlink(missing_ok=True)  # all can be read now
         if steps:
             write_csv(folder / BAD_STEPS, ("step", *Suspect._fields), steps)
         self._is_written = True
@@ -126,7 +147,7 @@ class Incidents:
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values."""
         steps = {step: [tuple(sample) for sample in samples] for step, samples in self.steps.items()}
-        return {"broken": self.files, "hung": self.hung, "bad_steps": steps}
+        return {"broken": self.files, "hung": self.hung, "stamps": self.stamps, "bad_steps": steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` from a checkpoint's state.
@@ -135,6 +156,7 @@ class Incidents:
         can be later than the checkpoint. A resumed run does not skip them if they are finite.
         """
         self.files, self.hung = state["broken"], state.get("hung", [])
+        self.stamps = state.get("stamps") or {path: stamp(path) for path in self.hung}
         left_out, last = state.get("skipped", ()), state["step"]
         saved = {s: found for s, found in state.get("bad_steps", {}).items() if s <= last and s not in left_out}
         self.steps = {step: [Suspect(*sample) for sample in samples] for step, samples in saved.items()}

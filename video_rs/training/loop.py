@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from video_rs.distributed.device import finishes_within
 from video_rs.errors import EXIT_USER, PeerFailed, VideoRSError, WorkerFailed
+from video_rs.files import stamp
 from video_rs.training.incidents import BAD_STEPS
 from video_rs.training.log import RunLog, StepClock
 from video_rs.training.run_state import RunState
@@ -47,6 +49,8 @@ class Run(RunState):
         validate: called with a network and a function that it must call often, which raises if the run must stop.
             Returns metrics: ``top1`` (``map`` with several labels per sample) in [0, 1], ``loss`` and others.
         samples_of: called with a step (from 0); returns the samples of its global batch, in order.
+        recheck: called before the first step with a function as for ``validate``; forgets unreadable files that can be
+            read now.
         prepare: called like ``validate``; returns the network to validate and to save as the best one.
         keep: number of checkpoints to keep.
         incidents: unreadable files and non-finite steps, with their limits.
@@ -58,6 +62,7 @@ class Run(RunState):
     log: RunLog
     loader_from: Callable[[int], Iterable[dict[str, Any]]]
     validate: Callable[[nn.Module, Check], dict[str, float]]
+    recheck: Callable[[Check], None] = lambda check: None
     prepare: Callable[[nn.Module, Check], nn.Module] = lambda model, check: model
 
     def __post_init__(self) -> None:
@@ -90,6 +95,8 @@ class Run(RunState):
                 raise
 
     def _train(self) -> None:
+        self.recheck(self.signals.check)
+        self.write_incidents()
         self.check_files()
         batches, self._clock = iter(self.loader_from(self.step)), StepClock(self.step)
         while self.step < self.schedule.num_steps:
@@ -174,10 +181,11 @@ class Run(RunState):
                 self.write()
             return
         self.collect_bad_steps()
-        found = error.files if isinstance(error, WorkerFailed) else {}
-        found_by_all = [file for files in self.world.gather(found, "the hanging files") for file in files.items()]
-        for path, reason in found_by_all:
-            self.incidents.note_hung(path, reason)
+        files = error.files if isinstance(error, WorkerFailed) else {}
+        found = [(path, reason, stamp(path)) for path, reason in files.items()]
+        found_by_all = list(chain(*self.world.gather(found, "the hanging files")))
+        for file in found_by_all:
+            self.incidents.note_hung(*file)
         if found_by_all or self.step > max(self.checkpointer.saved, 0):
             self.write()
         with self.world.together("the last checkpoint"):  # otherwise a launcher could kill the rank that writes it
