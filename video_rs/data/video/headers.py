@@ -33,7 +33,11 @@ def packet_headers(codec: str, packet: Buffer, extradata: bytes) -> tuple[set[by
     kind, header_types, picture_types = _KINDS[codec]
     length_at = 4 if codec == "h264" else 21
     has_sizes = codec in NAL_CODECS and len(extradata) > length_at and extradata[0] != 0
-    for unit in nal_units(memoryview(packet), extradata[length_at] % 4 + 1 if has_sizes else 0):
+    length = extradata[length_at] % 4 + 1 if has_sizes else 0
+    view = memoryview(packet)
+    if length and len(view) > length and kind(view[length:]) in picture_types:  # most packets
+        return headers, codec == "h264" and kind(view[length:]) != 5
+    for unit in nal_units(view, length):
         if not unit:
             continue
         if kind(unit) in picture_types:

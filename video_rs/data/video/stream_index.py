@@ -207,18 +207,21 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     context, format_name = stream.codec_context, container.format.name
     codec, extradata, starts_anywhere = context.codec.canonical_name, context.extradata or b"", True
     # keep only these fields; a list of packets would keep the whole file in memory
-    packets, headers, brought, changes = [], set(), [], False
+    packets, headers, brought, changes = [], set(), {}, False
+    has_units = codec in NAL_CODECS
     for p in _packets(container, stream, path):
+        is_key = p.is_keyframe
         if not packets and (p.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata):
             raise MediaError(f"{path}: encrypted; decrypt it first")
-        packets.append((p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt))
-        own = set()
-        if p.is_keyframe or codec in NAL_CODECS:
+        if is_key or has_units:
             own, not_idr = packet_headers(codec, p, extradata)
-            starts_anywhere &= not (p.is_keyframe and not_idr)
-        headers |= own
-        brought.append(own)
-        changes |= any(side.data_type in _SENT_ONCE for side in p.iter_sidedata())
+            headers |= own
+            if is_key:
+                brought[len(packets)] = own
+                starts_anywhere &= not not_idr
+        for side in p.iter_sidedata():
+            changes |= side.data_type in _SENT_ONCE
+        packets.append((p.pts, p.dts, is_key, p.is_discard, p.is_corrupt))
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
@@ -238,7 +241,6 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     pts, is_key = np.array(times), np.array(is_key)
     earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # minimum over this packet and all later ones
     safe = is_key & (pts == earliest_after)
-    complete = np.array([own >= headers and not changes for own in brought])
     shown = np.sort(pts[~np.array(hidden)])
     if not len(shown) or len(np.unique(shown)) < len(shown) or not safe[0]:
         return unreliable
@@ -248,7 +250,8 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
         return unreliable
     seconds, rate = frame_times(shown.tolist(), stream.time_base, rate)
-    keyframes = [Keyframe(times[i], dts[i]) for i in np.flatnonzero(safe & complete)]
+    starts = [i for i in np.flatnonzero(safe).tolist() if brought[i] >= headers and not changes]
+    keyframes = [Keyframe(times[i], dts[i]) for i in starts]
     indexed_keyframes = sum(entry.is_keyframe for entry in stream.index_entries)
     decord_problems = {
         "an edit list hides packets": len(shown) < len(pts) or shown[0] < 0,
