@@ -60,8 +60,8 @@ class Commands:
         return subprocess.CompletedProcess(arguments, *json.loads(answer))
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(60)
+        self._process.kill()
+        self._process.communicate()
 
 
 def serve() -> None:

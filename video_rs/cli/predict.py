@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
-from video_rs.errors import MachineError, MediaError, PathError, StorageError
+from video_rs.errors import MediaError, PathError, StorageError
 
 if TYPE_CHECKING:
     from video_rs.inference.predict import Prediction
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
     # on a terminal the results show the progress
     bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
-    denied = {path for path in files if not os.access(path, os.R_OK)}  # before the storage can go away
+    denied = {path for path in args.inputs if not os.access(path, os.R_OK)}  # before the storage can go away
     for number, path in enumerate(files):
         try:
             if args.every:
@@ -72,7 +72,9 @@ def main(argv: list[str]) -> int:
             done += 1
         except (MediaError, StorageError) as error:
             if isinstance(error, StorageError) and path not in denied:
-                error = _judge(error, files[:number][::-1] + files[number + 1 :])
+                others = [each for each in files[:number][::-1] + files[number + 1 :] if each not in denied]
+                if others or not isinstance(error, PathError):
+                    error = storage.judge(error, others)
             if not isinstance(error, MediaError):
                 raise error from None
             failed += 1
@@ -82,13 +84,6 @@ def main(argv: list[str]) -> int:
     if failed and len(files) > 1:
         print(f"{failed} of {failed + done} could not be predicted", file=sys.stderr)
     return 2 if failed else 0
-
-
-def _judge(error: StorageError, others: list[str]) -> MediaError | MachineError:
-    """Return the error of one file, or of the storage if the other files cannot be read."""
-    if isinstance(error, PathError) and not others:
-        return error
-    return storage.judge(error, others)
 
 
 def seconds(text: str) -> float:

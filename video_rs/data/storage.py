@@ -152,8 +152,8 @@ def judge(error: StorageError, others: Sequence[str], root: str = "") -> MediaEr
     """
     if (not root or _answers(root)) and any(map(_answers, others[:3])):
         return MediaError(f"{error.path}: {error.reason}")
-    where = f" of {root}" if root else ""
-    return MachineError(f"{error.path}: {error.reason}, as are other files{where}; check that the storage is mounted")
+    same = f", as are other files{f' of {root}' if root else ''}" if others else ""
+    return MachineError(f"{error.path}: {error.reason}{same}; check that the storage is mounted")
 
 
 def _answers(path: str) -> bool:
