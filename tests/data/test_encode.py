@@ -148,6 +148,15 @@ def test_too_many_open_files_are_not_the_sources_fault(make_video, tmp_path, mon
         encode_video(make_video(tmp_path / "a.mp4", 8), tmp_path / "copy.mp4")
 
 
+def test_any_error_of_the_encoder_is_the_sources(make_video, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OverflowError("Python int too large to convert to C int")
+
+    monkeypatch.setattr("video_rs.data.tools.encode.h264_writer", refuse)
+    with pytest.raises(MediaError, match=r"a.mp4: cannot be encoded \(Python int too large"):
+        encode_video(make_video(tmp_path / "a.mp4", 8), tmp_path / "copy.mp4")
+
+
 def test_a_full_disk(make_video, tmp_path):
     """Writes fail at any place, in the frames or as the header is moved, by a limit on the size of files."""
     noise = np.random.default_rng(0).integers(0, 255, (12, 64, 96, 3), np.uint8)

@@ -100,7 +100,9 @@ def encode_video(
         pts, base = write()
         times, fps = (index.times, index.fps) if index.num_frames else frame_times(pts, base, index.fps)
         if not _has_times(handle.name, source, len(pts), times):  # wrong timestamps, which `times` does not have
-            write(1 / Fraction(fps).limit_denominator(10**5))
+            with media_errors(source, action="encoded"):
+                interval = 1 / Fraction(fps).limit_denominator(10**5)
+            write(interval)
             if not _has_times(handle.name, source, len(pts), times):
                 raise MediaError(f"{source}: cannot be encoded (its timestamps do not fit an mp4 file)")
     return len(pts)
@@ -211,7 +213,7 @@ def _write(
                 image.pict_type = 0  # let the encoder choose
                 container.mux(stream.encode(image))
                 beat()
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except Exception as error:
         number = getattr(error, "errno", None) if os.path.exists(file) else errno.ENOENT
         if number in {*STORAGE_ERRNOS, errno.ENOENT}:
             raise OSError(number, os.strerror(number)) from error  # for `atomic_write`
