@@ -14,7 +14,9 @@ import time
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import corpus
 from tests.cli.processes import group, reader, start, wait_for
@@ -156,6 +158,29 @@ def test_lists_keep_segments_and_splits(source, tmp_path):
         assert written[0] == ["path", "label", "start", "end"]
         wanted = [(f"videos/{path}", label, float(a), b) for path, label, a, b, part in rows[1:] if part == split]
         assert [(path, label, float(a), float(b)) for path, label, a, b in written[1:]] == wanted
+
+
+def test_files_without_extension_gifs_and_folders_among_videos(make_video, assets, tmp_path):
+    root = tmp_path / "data"
+    for name, number in (("run/noext", 0), ("run/deep/er/v.2", 100), ("swim/a.mp4", 200)):
+        make_video(tmp_path / "made.mp4", 10, first_number=number)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "made.mp4", root / name)
+    shutil.copy(assets / "cases/vfr_gif.gif", root / "swim/x.gif")
+    (root / "swim/frames").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "swim/frames/0.png")
+    names = ("run/noext", "run/deep/er/v.2", "swim/a.mp4", "swim/x.gif", "swim/frames")
+    lines = ["path,label", *(f"{name},{name.split('/')[0]}" for name in names)]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    lists = [f"data.{split}={tmp_path / 'train.csv'}" for split in ("train", "val")]
+    done = prepare_here(root, tmp_path / "out", *lists)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    copies = ["videos/run/noext.mp4", "videos/run/deep/er/v.mp4", "videos/swim/a.mp4", "videos/swim/x.mp4"]
+    assert [row["path"] for row in csv.DictReader((tmp_path / "out/train.csv").open())] == copies
+    failed = list(csv.DictReader((tmp_path / "out/failed.csv").open()))
+    assert failed == [{"path": f"{root}/swim/frames", "reason": "a folder, not a file"}]
+    with open_video(tmp_path / "out/videos/swim/x.mp4") as video, open_video(root / "swim/x.gif") as gif:
+        assert video.num_frames == gif.num_frames and np.allclose(video.times, gif.times, atol=1e-3)
 
 
 def test_segments_are_not_packed(source, tmp_path):
@@ -394,8 +419,6 @@ def test_bad_input(source, prepared, tmp_path):
 
 
 def test_bad_datasets(source, tmp_path):
-    from PIL import Image
-
     for name in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "0.png")

@@ -180,7 +180,7 @@ def _open(path: str) -> tuple[int, int]:
 
 def _size(found: os.stat_result, path: str | os.PathLike) -> int:
     if not stat.S_ISREG(found.st_mode):
-        raise MediaError(f"{path}: not a file")
+        raise MediaError(f"{path}: {'a folder, ' if stat.S_ISDIR(found.st_mode) else ''}not a file")
     return found.st_size
 
 
