@@ -68,6 +68,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes for line ends, control characters and other characters that are not visible."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def truncate(names: Sequence[str], limit: int = 4) -> str:
     """Return the first names of a list, separated by commas, and the number of remaining ones."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -286,6 +286,12 @@ def test_nested_videos_have_the_class_of_the_top_folder_and_what_is_left_out_is_
     assert load_splits(str(tmp_path))["train"].notes == train.notes  # also of a part
 
 
+def test_names_with_control_characters_are_escaped_in_start_up_lines(tmp_path):
+    touch(tmp_path / "train", "run/1.mp4", "sit/2.mp4", "sit/a\x1b[31m\n.txt", "c\nd/3.txt")
+    text = load_splits(str(tmp_path), val="train", splits=["train"])["train"].describe()
+    assert text.isprintable() and text.endswith(r"c\nd/3.txt") and r"the first: c\nd;" in text
+
+
 def test_nested_images_count_beside_images(tmp_path):
     images = ["run/a.jpg", "run/s1/b.jpg", "sit/a.png"]
     touch(tmp_path / "train", *images)

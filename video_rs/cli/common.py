@@ -228,17 +228,16 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         raise
 
 
-def _printable(message: str) -> str:
+def _shown(message: str) -> str:
     """Escape the control characters in a message, and cut what a person gave to about 100 characters."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:20_000])
-    text = re.sub(r"\S{300,}", lambda word: f"{word[0][:50]}...{word[0][-47:]}", text)
+    text = re.sub(r"\S{300,}", lambda word: f"{word[0][:50]}...{word[0][-47:]}", errors.printable(message[:20_000]))
     return text if len(text) < 2000 else f"{text[:1000]}..."
 
 
 def _fail(message: str, code: int = errors.EXIT_MACHINE) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    message = _printable(message)
+    message = _shown(message)
     prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "
     print(f"error: {prefix}{message}", file=sys.stderr, flush=True)
     return code

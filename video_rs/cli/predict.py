@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
-from video_rs.errors import MediaError, PathError, StorageError
+from video_rs.errors import MediaError, PathError, StorageError, printable
 
 if TYPE_CHECKING:
     from video_rs.inference.predict import Prediction
@@ -52,9 +52,9 @@ def main(argv: list[str]) -> int:
             files += find_files(entry, classifier.takes_images, left_out) if is_folder else [entry]
         except MediaError as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
     if left_out.count:
-        print(f"note: {left_out.describe()}", file=sys.stderr)
+        print(f"note: {printable(left_out.describe())}", file=sys.stderr)
     top_k = args.top_k or (1 if args.every else 5)
     write = _write_json if args.json else _write_csv if args.csv else _write_text
     if args.csv:
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
             if not isinstance(error, MediaError):
                 raise error from None
             failed += 1
-            terminal.write(f"error: {error}", sys.stderr)
+            terminal.write(f"error: {printable(str(error))}", sys.stderr)
         bar.advance()
     bar.close()
     if failed and len(files) > 1:
@@ -132,7 +132,7 @@ def _csv_row(*cells: Any) -> None:
 def _write_text(path: str, times: Times, predictions: list[Prediction]) -> None:
     """Print the name of the file before its first window, then a line per class, with a bar on a terminal."""
     if not times or times[0] == 0:
-        print(path)
+        print(printable(path))
     block = "\N{FULL BLOCK}" if "utf" in (sys.stdout.encoding or "").lower() else "#"
     width = BAR if sys.stdout.isatty() else 0
     window = [" - ".join(map(_clock, times))] if times else []

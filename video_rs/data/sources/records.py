@@ -15,7 +15,7 @@ import numpy as np
 from video_rs.data import storage
 from video_rs.data.shards import Member, Members
 from video_rs.data.sources.tables import cut, shown_path
-from video_rs.errors import MediaError, PathError, StorageError, first_line
+from video_rs.errors import MediaError, PathError, StorageError, first_line, printable
 
 if TYPE_CHECKING:
     from video_rs.data.video.stream_index import StreamIndex
@@ -265,7 +265,7 @@ class Records:
         if self.empty_folders:
             first = ", ".join(self.empty_folders[:3])
             text += f"; {len(self.empty_folders)} folders contain no video or image, the first: {first}"
-        return "; ".join([text, *self.notes])
+        return printable("; ".join([text, *self.notes]))
 
     def subset(self, indices: np.ndarray) -> Records:
         """Return some of the files, with the same classes."""
