@@ -626,6 +626,8 @@ def test_folders_of_frames(weights, image_weights, video, tmp_path, capsys):
     code, out, err = command(capsys, "--weights", weights, "--json", tmp_path / "mixed")
     paths = sorted(json.loads(line)["path"] for line in out.splitlines())
     assert (code, err, paths) == (0, "", [str(tmp_path / "mixed" / name) for name in ("b.avi", "c.mp4")])
+    code, out, _ = command(capsys, "--weights", image_weights, "--json", tmp_path / "mixed")
+    assert code == 0 and len(out.splitlines()) == 31  # each image of b.avi/
     code, out, _ = command(capsys, "--weights", image_weights, "--json", folders[0])
     assert code == 0 and len(out.splitlines()) == 30  # an image network sees images
     code, out, err = command(capsys, "--weights", weights, "--every", "1s", folders[0])

@@ -230,7 +230,9 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 
 def _shown(message: str) -> str:
     """Escape the control characters in a message, and cut what a person gave to about 100 characters."""
-    text = re.sub(r"\S{300,}", lambda word: f"{word[0][:50]}...{word[0][-47:]}", errors.printable(message[:20_000]))
+    text = re.sub(
+        r"[^\s/]{101,}|\S{300,}", lambda word: f"{word[0][:50]}...{word[0][-47:]}", errors.printable(message[:20_000])
+    )
     return text if len(text) < 2000 else f"{text[:1000]}..."
 
 

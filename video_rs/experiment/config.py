@@ -157,8 +157,9 @@ class _CheckedYaml(CfgNode):
         try:
             with open(filename, encoding="utf-8-sig") as file:
                 values = read_yaml(file.read(MAX_CHARACTERS + 1), filename)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"config {filename} cannot be read: {first_line(error)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = first_line(error) if isinstance(error, OSError) else "not a text file in UTF-8"
+            raise ConfigError(f"config {filename} cannot be read: {reason}") from None
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError(f"{filename}: expected keys with values, found {type(values).__name__}")

@@ -38,7 +38,8 @@ def find_files(folder: str | Path, images: bool, left_out: LeftOut | None = None
     """
     folder = str(Path(folder))
     others = LeftOut()
-    found = list(media_below(folder, MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS, others))
+    extensions = MEDIA_EXTENSIONS if images else VIDEO_EXTENSIONS
+    found = list(media_below(folder, extensions, others, video_folders=not images))
     if not found:
         others = LeftOut()
         found = [folder] if has_frames(folder) else folders_of_frames(folder, others)

@@ -64,7 +64,9 @@ def listing(folder: str | Path, left_out: LeftOut | None = None) -> tuple[list[s
     return sorted(folders), sorted(files)
 
 
-def media_below(folder: str, extensions: Container[str], left_out: LeftOut | None = None) -> Iterator[str]:
+def media_below(
+    folder: str, extensions: Container[str], left_out: LeftOut | None = None, *, video_folders: bool = True
+) -> Iterator[str]:
     """Yield the files below a folder with one of the extensions (lower case, with the dot), sorted within each folder.
 
     A folder with the extension of a video and with images in it (``v0.avi/``) is a video. Links are followed, but no
@@ -74,6 +76,7 @@ def media_below(folder: str, extensions: Container[str], left_out: LeftOut | Non
         folder: folder to search.
         extensions: extensions of the wanted files.
         left_out: counts the other files.
+        video_folders: False to yield the images in ``v0.avi/`` instead.
     """
     seen: set[tuple[int, int]] = set()
     pending = [folder]
@@ -91,7 +94,7 @@ def media_below(folder: str, extensions: Container[str], left_out: LeftOut | Non
             elif left_out is not None:
                 left_out.add(path)
         inner = [os.path.join(place, name) for name in folders]
-        videos = {path: None for path in inner if _extension(path) in extensions and is_video_folder(path)}
+        videos = dict.fromkeys(filter(is_video_folder, inner)) if video_folders else {}
         yield from videos
         pending += [path for path in reversed(inner) if path not in videos]
 
@@ -108,7 +111,8 @@ def is_video_folder(folder: str) -> bool:
 
 def folders_of_frames(folder: str, left_out: LeftOut | None = None) -> list[str]:
     """Return the folders that directly contain images: this folder and its subfolders. See :func:`media_below`."""
-    return list(dict.fromkeys(os.path.dirname(path) for path in media_below(folder, IMAGE_EXTENSIONS, left_out)))
+    images = media_below(folder, IMAGE_EXTENSIONS, left_out, video_folders=False)
+    return list(dict.fromkeys(map(os.path.dirname, images)))
 
 
 def _extension(path: str) -> str:
