@@ -285,6 +285,13 @@ def test_a_column_is_used_or_named(dataset):
 SPLITS = ["Training", "train", "validation", "TEST"] * 2
 
 
+def test_one_list_of_folders_without_classes(dataset):
+    files = [f"{split}/{name}{i}.mp4" for split in ("train", "test") for name in ("run", "sit") for i in range(4)]
+    rows = [f"{file},{file.split('/')[1][:3]},{file.split('/')[0]}" for file in files]
+    splits = dataset("\n".join(["path,label,split", *rows]), "labels.csv", files=files)
+    assert len(splits["train"]) == 6 and len(splits["val"]) == 2 and labels(splits["test"]) == RIGHT
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

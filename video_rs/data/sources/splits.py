@@ -136,8 +136,8 @@ def _find_sources(
     read = {split: path for split in SPLITS if split not in read and (path := _given_path(root, split, given))} | read
     listed = _given_path(root, "list", given)
     rows = _splits_of_list(listed or read.get("train", "")) or ({"train": listed} if listed else {})
-    if listed or len(rows) > 1:  # one list of the whole dataset
-        own = {}
+    if listed or len(rows) > 1 or (_are_loose(own, frame_folders) and _only_list(root, frame_folders)):
+        own = {}  # one list of the whole dataset
     places = _splits_of_list(own.get("train", "")) | own | rows | read
     sources: dict[str, tuple[str, layouts.Layout | None]] = {split: (path, None) for split, path in places.items()}
     if root and not packed and not given["train"] and not listed and not own:
@@ -181,6 +181,13 @@ def _find_in_root(root: str, split: str, finder: PathFinder) -> str:
 def _is_class(path: str) -> bool:
     """Return True for a folder with files directly in it, such as that of a class "Train"."""
     return os.path.isdir(path) and any(map(is_media, listing(path)[1]))
+
+
+def _are_loose(own: Mapping[str, str], frame_folders: bool) -> bool:
+    """Return True if all sources are folders without class folders, which a list can describe."""
+    return bool(own) and not any(
+        os.path.isfile(each) or any(folders_with_files(each, frame_folders)) for each in own.values()
+    )
 
 
 def _splits_of_list(file: str) -> dict[str, str]:
