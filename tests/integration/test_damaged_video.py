@@ -22,7 +22,7 @@ REASONS = {
     "m00392_h264frag.mp4": "cannot be decoded (Cannot allocate memory)",
     "m00761_rotated_90.mov": "damaged: 3 of 4294901763 frames are there",
     "m00812_mjpeg.mov": "damaged: 9 of 40 frames are there",
-    "m02379_flv1.flv": "a frame has 24640x8759 pixels; raise data.max_pixels=67108864 to read it",
+    "m02379_flv1.flv": "a frame has 24640x8759 pixels; raise data.max_pixels=67108864 (or VIDEO_RS_MAX_PIXELS)",
 }
 READ = ("pal8.avi", "av1_no_seq.mp4", "m02454_mjpeg.mov", "matrix_tkhd_all_zero.mp4")
 
@@ -82,3 +82,16 @@ def test_check_names_the_files_that_training_cannot_read(assets, make_video, run
         ]
     damage = "FFmpeg reports damage (decode_sos: index(3) out of components)"
     assert dict(rows) == REASONS | {DAMAGED: damage} and len(rows) == len(REASONS) + 1
+
+
+def test_the_limit_of_pixels_is_a_key(make_video, run_tool, tiny_config, tmp_path, monkeypatch):
+    for place, size in (("train/a", 64), ("train/b", 48), ("val/a", 48), ("val/b", 48)):
+        make_video(tmp_path / "videos" / place / "0.mp4", 12, height=48, width=size)
+    monkeypatch.setenv("VIDEO_RS_MAX_PIXELS", "1")  # the key is stronger
+    config = tiny_config(data__root=str(tmp_path / "videos"))
+    done = run_tool("check_dataset.py", "--cfg", config, "--out", tmp_path / "check", f"data.max_pixels={48 * 48}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    with open(tmp_path / "check/problems.csv", newline="") as file:
+        broken = [(row["path"], row["detail"]) for row in csv.DictReader(file) if row["kind"] == "broken"]
+    reason = "a frame has 64x48 pixels; raise data.max_pixels=2304 (or VIDEO_RS_MAX_PIXELS)"
+    assert broken == [(str(tmp_path / "videos/train/a/0.mp4"), reason)]

@@ -62,7 +62,8 @@ def require_file(path: File) -> None:
 
 def too_large(path: File, width: int, height: int) -> str:
     """Return the message about a frame of more pixels than the limit."""
-    return f"{path}: a frame has {width}x{height} pixels; raise data.max_pixels={limits.max_pixels()} to read it"
+    limit = limits.max_pixels()
+    return f"{path}: a frame has {width}x{height} pixels; raise data.max_pixels={limit} (or VIDEO_RS_MAX_PIXELS)"
 
 
 @contextmanager

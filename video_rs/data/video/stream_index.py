@@ -106,7 +106,8 @@ def open_container(path: File, **options: str) -> Container:
         MediaError, av.FFmpegError: the file is not a video, or damaged.
         StorageError: the file cannot be opened or read. Calls of the container that read raise it too.
     """
-    options |= {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(limits.max_pixels())}
+    # no protocol: a file cannot open another one
+    options |= {"format_whitelist": FORMATS, "protocol_whitelist": "none", "max_pixels": str(limits.max_pixels())}
     try:
         return Container(path, options)
     except VideoRSError:
