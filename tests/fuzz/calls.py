@@ -115,8 +115,7 @@ def _sample(path: str, beat: Beat) -> tuple[list, bytes]:
     dataset = ClipDataset(records, sampling=sampling, transform=TrainTransform(24), seed=3)
     batch = dataset.__getitems__([SampleKey(0, 0), SampleKey(1, 0), SampleKey(1, 1)])
     views = ViewDataset(records, sampling=TemporalSampling(4, 2), clips=2, transform=ViewTransform(28, 24, 3))[0]
-    assert bool(batch["broken"]) == bool(views["error"]) or not views["error"], (batch["broken"], views["error"])
-    return batch["broken"], hashlib.sha1(batch["clip"].numpy()).digest()
+    return batch["broken"] or views["error"], hashlib.sha1(batch["clip"].numpy()).digest()
 
 
 def _check(path: str, beat: Beat) -> tuple[int, str]:

@@ -75,9 +75,6 @@ def _failures(file: Mapping[str, Outcome | Lost]) -> Iterator[str]:
         return
     if file["read"][:2] != file["read again"][:2]:
         yield f"read: two reads differ: {file['read']}, {file['read again']}"
-    decord = file["decord"]
-    if isinstance(decord, Outcome) and not decord.failed and decord[:2] != file["read"][:2]:
-        yield f"decord: differs: {decord}, {file['read']}"
     refused = {name: file[name].refused for name in ("probe", "read", "frames", "prepare") if file[name].refused}
     count, problem = file["check"].value
     if file["index"].value:
@@ -88,6 +85,9 @@ def _failures(file: Mapping[str, Outcome | Lost]) -> Iterator[str]:
         counts = {name: file[name].value[0] for name in ("probe", "read", "frames")} | {"prepare": file["prepare"].value}
         if {count} != {*counts.values()}:
             yield f"check: {count} frames, but {counts}"
+        decord = file["decord"]
+        if isinstance(decord, Outcome) and decord.value != file["read"].value:
+            yield f"decord: good by check, but differs: {decord}"
         if file["frames"].value[1]:
             yield f"frames: alone are others: {file['frames'].value[1]}"
         if file["sample"].value[0]:
