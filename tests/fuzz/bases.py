@@ -6,9 +6,15 @@ import os
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from tests import corpus
-from tests.data.videos import PYRAMID, encode
-from tests.data.writers import remux, two_streams, twice
+from tests.data.writers import PYRAMID, encode, remux, twice, two_streams
+from video_rs import checkpoint
+from video_rs.data.sources.records import Records
+from video_rs.data.tools.index import index_videos
+from video_rs.data_config import DataConfig
+from video_rs.models.registry import create_model
 
 LARGEST = 100_000  # bytes of a recorded file
 FAST = {"deadline": "realtime", "cpu-used": "8"}
@@ -58,9 +64,27 @@ def read_bases() -> dict[str, bytes]:
     bases = {name: corpus.shared(partial(_write, name), name, SIZE).read_bytes() for name in WRITERS}
     if folder := os.environ.get("VIDEO_RS_TEST_ASSETS"):
         for path in [*Path(folder, "videos").iterdir(), *Path(folder, "cases").glob("*.*")]:
-            if path.is_file() and path.suffix not in (".md", ".json", ".csv", ".yaml") and path.stat().st_size <= LARGEST:
+            if (
+                path.is_file()
+                and path.suffix not in (".md", ".json", ".csv", ".yaml")
+                and path.stat().st_size <= LARGEST
+            ):
                 bases[f"{path.parent.name}_{path.name}"] = path.read_bytes()
     return bases
+
+
+def write_weights(path: Path) -> None:
+    """Write a checkpoint of a small network."""
+    data_config = DataConfig(num_frames=4, stride=1, train_size=32, short_side=36, test_size=32)
+    arguments = {"name": "resnet3d_rs_26", "num_classes": 3, "width": 0.125}
+    model = create_model(**arguments, data_config=data_config)
+    checkpoint.save(path, checkpoint.from_weights(arguments, data_config, model.state_dict()))
+
+
+def write_index(path: Path) -> None:
+    """Write the index of one video and a missing one."""
+    videos = Records([str(path.with_name("good.mp4")), str(path.with_name("none.mp4"))], np.zeros(2, np.int32), ("a",))
+    index_videos(videos).index.save(path)
 
 
 def _write(name: str, path: Path) -> None:

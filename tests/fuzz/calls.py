@@ -8,25 +8,31 @@ import resource
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from video_rs import load
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import SampleKey
-from video_rs.data.sources.dataset_index import index_video
+from video_rs.data.sources import dataset_index
+from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.records import Records
+from video_rs.data.sources.splits import load_splits
 from video_rs.data.tools.check_file import check_file
 from video_rs.data.tools.encode import Settings, encode_video
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
 from video_rs.data.video.decode import open_video, probe
-from video_rs.errors import MediaError
+from video_rs.data.video_dataset import VideoDataset
+from video_rs.errors import MediaError, UserError
+from video_rs.experiment.config import load_config
 
 MAX_SECONDS, MAX_BYTES = 30, 3 * 2**30
-MOST_FRAMES = 64
+MOST_FRAMES, MAX_MESSAGE = 64, 500
 Beat = Callable[[], None]
 
 
@@ -49,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 def call(item: tuple[str, str], beat: Beat) -> Outcome:
-    """Call ``CALLS[name]`` with a path; `item` is both. What is beyond the limits kills the process or fails."""
+    """Call a function of ``VIDEOS`` or ``OTHERS`` with a path; `item` is the name of the function, and the path."""
     name, path = item
     _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + MAX_SECONDS)
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
@@ -57,9 +63,10 @@ def call(item: tuple[str, str], beat: Beat) -> Outcome:
     _limit(resource.RLIMIT_AS, _memory("VmSize") + MAX_BYTES)
     value, refused, failed, start = None, "", "", time.process_time()
     try:
-        value = CALLS[name](path, beat)
-    except MediaError as error:
+        value = (VIDEOS | OTHERS)[name](path, beat)
+    except MediaError if name in VIDEOS else UserError as error:  # noqa: B030
         refused = str(error)
+        failed = f"a long message: {refused[:1000]}" if len(refused) > MAX_MESSAGE else ""
     except Exception:
         failed = traceback.format_exc()
     return Outcome(value, refused, failed, time.process_time() - start, _memory("VmHWM") - before)
@@ -87,7 +94,9 @@ def _read(path: str, beat: Beat, backend: str = "pyav") -> tuple[int, bytes]:
         count = video.num_frames
         for first in sorted({0, count // 2, max(0, count - 8)}):
             indices = [min(count - 1, first + i) for i in (0, 0, 2, 4, 6, 1)]
-            digest.update(video.read(indices, crop=lambda h, w: (h // 4, w // 4, h - h // 2, w - w // 2), size=24).numpy())
+            digest.update(
+                video.read(indices, crop=lambda h, w: (h // 4, w // 4, h - h // 2, w - w // 2), size=24).numpy()
+            )
     return count, digest.digest()
 
 
@@ -124,7 +133,7 @@ def _check(path: str, beat: Beat) -> tuple[int, str]:
 
 
 def _index(path: str, beat: Beat) -> str:
-    return index_video(path)[2]
+    return dataset_index.index_video(path)[2]
 
 
 def _prepare(path: str, beat: Beat) -> int:
@@ -137,7 +146,42 @@ def _prepare(path: str, beat: Beat) -> int:
     return count
 
 
-CALLS: dict[str, Callable[[str, Beat], Any]] = {
+def _list(path: str, beat: Beat) -> list[str]:
+    """Read a list in both ways that a person has, with one label a file and with several."""
+    root, lines = str(Path(path).parent), []
+    for options in ({}, {"multi_label": True}):
+        with suppress(UserError):
+            records = load_splits(root, path, path, max_missing=1.0, splits=("train",), **options)["train"]
+            lines += [f"{records.path(i)} {records.label_names(i)}" for i in range(len(records))]
+            lines.append(str(records.describe()))
+    dataset = VideoDataset(path, "val")
+    dataset[0]
+    return lines
+
+
+def _names(path: str, beat: Beat) -> int:
+    names = read_class_names(path)
+    records = load_splits(str(Path(path).parent), class_names=path, splits=("train",))["train"]
+    assert records.class_names == names
+    return len(names)
+
+
+def _config(path: str, beat: Beat) -> str:
+    return load_config(path).out
+
+
+def _weights(path: str, beat: Beat) -> str:
+    return load(path, "cpu").predict(np.zeros((4, 32, 32, 3), np.uint8))[0].label
+
+
+def _index_file(path: str, beat: Beat) -> int:
+    index = dataset_index.load(Path(path))
+    for number in range(min(len(index), MOST_FRAMES)):
+        index.stream_index(number, str(Path(path).with_name("good.mp4")))
+    return len(index)
+
+
+VIDEOS: Mapping[str, Callable[[str, Beat], Any]] = {
     "probe": _probe,
     "read": _read,
     "read again": _read,
@@ -147,4 +191,11 @@ CALLS: dict[str, Callable[[str, Beat], Any]] = {
     "check": _check,
     "index": _index,
     "prepare": _prepare,
+}
+OTHERS: Mapping[str, Callable[[str, Beat], Any]] = {
+    "list": _list,
+    "names": _names,
+    "config": _config,
+    "weights": _weights,
+    "index file": _index_file,
 }

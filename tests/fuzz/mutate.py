@@ -10,15 +10,19 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-NUMBERS = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
+NUMBERS = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 """Values that make a reader allocate, overflow or divide by zero."""
-MARKS = [  # what stands before the fields of mp4 and mov, avi, flv, gif, Ogg and asf
+EBML = (  # of Matroska: headers, tracks, clusters, blocks, times and sizes
+    *("1A45DFA3", "18538067", "114D9B74", "1549A966", "1654AE6B", "AE", "1F43B675", "A3", "A0", "A1", "E7", "2AD7B1"),
+    *("B0", "BA", "63A2", "1C53BB6B", "23E383", "4489", "86", "83", "E0"),
+)
+MARKS = [  # what stands before the fields of mp4 and mov, avi, flv, gif, Ogg, and MPEG
     *(b"moov mvhd trak tkhd edts elst mdhd hdlr stsd stts ctts stsz stsc stco co64 stss avc1 avcC hvc1 hvcC").split(),
     *(b"av01 av1C mp4v esds vp09 vpcC moof mfhd traf tfhd tfdt trun mvex trex sidx mdat ftyp free udta meta").split(),
     *(b"RIFF LIST hdrl avih strl strh strf movi idx1 00dc 00db 01wb JUNK indx").split(),
     *(b"FLV onMetaData duration width height GIF89a \x21\xf9\x04 NETSCAPE2.0 OggS").split(),
-    *map(bytes.fromhex, "1A45DFA3 18538067 114D9B74 1549A966 1654AE6B AE 1F43B675 A3 A0 A1 E7 2AD7B1".split()),
-    *map(bytes.fromhex, "B0 BA 63A2 1C53BB6B 23E383 4489 86 83 E0 3026B275 00000167 00000165 000001B3 000001B8".split()),
+    *(bytes.fromhex(text) for text in EBML),
+    *(b"\0\0\1" + bytes([number]) for number in (0x09, 0x65, 0x67, 0x68, 0xB3, 0xB5, 0xB6, 0xB8, 0xBA, 0xE0)),
 ]
 EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts", ".mpg", ".wmv", ".gif", ".ogv", ".jpg", ".png")
 CONTENTS = (
@@ -57,21 +61,25 @@ def mutant(seed: int, number: int, bases: Mapping[str, bytes]) -> Mutant:
     rng = random.Random(f"{seed}/{number}")
     base = rng.choice(sorted(bases))
     stem, dot, suffix = base.rpartition(".")
-    data, kinds = bases[base], []
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        change = rng.choice(CHANGES)
-        data = change(data, rng) if data else data
-        kinds.append(change.__name__)
+    kinds, data = damaged(bases[base], rng)
     chance = rng.random()
     if chance < 0.04:
         data = data + bases[rng.choice(sorted(bases))]
-        kinds.append("append")
+        kinds += ("append",)
     elif chance < 0.08:
         dot, suffix = "", rng.choice((*EXTENSIONS, ".txt", ""))
-        kinds.append("extension")
+        kinds += ("extension",)
     elif chance < 0.10:
-        data, kinds = rng.choice(CONTENTS), ["content"]
-    return Mutant(f"m{number:05d}_{stem}{dot}{suffix}", tuple(kinds), data)
+        data, kinds = rng.choice(CONTENTS), ("content",)
+    return Mutant(f"m{number:05d}_{stem}{dot}{suffix}", kinds, data)
+
+
+def damaged(data: bytes, rng: random.Random) -> tuple[tuple[str, ...], bytes]:
+    """Return the names of one to three changes, and the changed bytes."""
+    changes = rng.choices(CHANGES, k=rng.choice((1, 1, 1, 2, 3)))
+    for change in changes:
+        data = change(data, rng) if data else data
+    return tuple(change.__name__ for change in changes), data
 
 
 def flip(data: bytes, rng: random.Random) -> bytes:

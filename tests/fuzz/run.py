@@ -1,17 +1,23 @@
-"""Call everything with mutants, and compare what the calls say."""
+"""Call everything with damaged files, and compare what the calls say."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz.calls import CALLS, MAX_BYTES, MAX_SECONDS, Outcome, call
-from tests.fuzz.mutate import Mutant
+from tests.fuzz import texts
+from tests.fuzz.bases import read_bases, write_index, write_weights
+from tests.fuzz.calls import MAX_BYTES, MAX_SECONDS, VIDEOS, Outcome, call
+from tests.fuzz.mutate import Mutant, damaged, mutant
 from video_rs.data.tools.pool import Lost, watched_calls
+from video_rs.experiment.config import Config, flatten
 
+PATHS = ("a.mp4", "b 1.mp4", "c,d.mp4", "é.mp4", "x/y.mp4", "x/y z.mkv", 'q"r.mp4', "s's.mp4")
+LABELS = ("a", "b", "yoga mats", "9b", "é", "doing, things")
 NATIVE = "exit code -"
 
 
@@ -20,75 +26,129 @@ class Found:
     """What the calls said.
 
     Attributes:
-        outcomes: by mutant and call.
+        outcomes: by file and call.
         failures: one text each.
     """
 
     outcomes: Mapping[str, Mapping[str, Outcome | Lost]]
-    failures: Sequence[str]
+    failures: list[str]
 
     def summary(self) -> str:
-        """Return the number of files that were accepted and refused, and the most time and memory that one used."""
-        reads = [file["read"] for file in self.outcomes.values()]
-        accepted = sum(isinstance(read, Outcome) and read.value is not None for read in reads)
-        good = sum(getattr(file["check"], "value", None) is not None and not file["check"].value[1] for file in self.outcomes.values())
-        done = [outcome for file in self.outcomes.values() for outcome in file.values() if isinstance(outcome, Outcome)]
-        lost = Counter(name for file in self.outcomes.values() for name, each in file.items() if isinstance(each, Lost))
+        """Return how many files were accepted and refused, and the most time and memory that a call used."""
+        files, failed = self.outcomes.values(), len(self.failures)
+        accepted = sum(not any(getattr(each, "refused", "") for each in file.values()) for file in files)
+        done = [outcome for file in files for outcome in file.values() if isinstance(outcome, Outcome)]
+        lost = Counter(name for file in files for name, each in file.items() if isinstance(each, Lost))
         seconds, memory = max(each.seconds for each in done), max(each.bytes for each in done)
-        total = sum(each.seconds for each in done)
         return (
-            f"{len(reads)} mutants: {accepted} read, {len(reads) - accepted} refused, {good} good by check; at most "
-            f"{seconds:.1f} s and {memory / 1e6:.0f} MB a call, {total:.0f} s in all; processes lost: {dict(lost)}"
+            f"{len(files)} files, {accepted} accepted by all calls, {failed} failures; at most {seconds:.1f} "
+            f"s and {memory / 1e6:.0f} MB a call, {sum(each.seconds for each in done):.0f} s in all; died: {dict(lost)}"
         )
 
 
-def examine(mutants: Sequence[Mutant], bases: Mapping[str, bytes], folder: Path, workers: int = 2, report: Callable[[str], object] = lambda text: None) -> Found:
-    """Write the mutants into a folder and call everything with each."""
-    (folder / "good.mp4").write_bytes(bases["h264.mp4"])
-    for each in mutants:
-        (folder / each.name).write_bytes(each.data)
-    outcomes: dict[str, dict] = defaultdict(dict)
-    failures, kinds = [], {each.name: each.kinds for each in mutants}
-    todo = [(name, str(folder / each.name)) for each in mutants for name in CALLS]
-    with closing(watched_calls(call, todo, workers, 2 * MAX_SECONDS)) as results:
-        for (name, path), outcome in results:
-            file = Path(path).name
-            outcomes[file][name] = outcome
-            if len(outcomes[file]) == len(CALLS):
-                for text in _failures(outcomes[file]):
-                    failures.append(f"{file} ({', '.join(kinds[file])}) {text}")
-                    report(failures[-1])
-    return Found(outcomes, failures)
+class Fuzzer:
+    """A folder of mutants.
+
+    Args:
+        folder: to write to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._bases = folder, read_bases()
+        for name in ("good.mp4", *PATHS):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(self._bases["h264.mp4"])
+        rows = [f'"{name}",{LABELS[i % 3]}\n' for i, name in enumerate(PATHS) if '"' not in name]
+        (folder / "train.csv").write_text("".join(rows), encoding="utf-8")
+        self._files = {}
+
+    def make(self, kind: str, seed: int, number: int) -> Mutant:
+        """Return one mutant: a video, or another file of a kind of ``OTHERS``."""
+        if kind == "videos":
+            return mutant(seed, number, self._bases)
+        rng = random.Random(f"{seed}/{kind}/{number}")
+        if kind in ("weights", "index file"):
+            suffix = ".npz" if kind == "index file" else rng.choice((".pt", ".safetensors"))
+            base = self._folder / f"base{suffix}"
+            if not base.exists():
+                (write_index if kind == "index file" else write_weights)(base)
+            kinds, data = damaged(base.read_bytes(), rng)
+        elif kind == "list":
+            kinds, suffix, data = (), *texts.list_file(rng, PATHS, LABELS)
+        elif kind == "names":
+            kinds, suffix, data = (), *texts.names_file(rng, LABELS)
+        else:
+            kinds, suffix, data = (), *texts.config_file(rng, [*flatten(Config()), "x", "data", "model"])
+        return Mutant(f"m{number:05d}{suffix}", kinds, data)
+
+    def run(
+        self, kind: str, seed: int, numbers: Iterable[int], workers: int = 2, report: Callable = lambda text: None
+    ) -> Found:
+        """Call everything with some mutants.
+
+        Args:
+            report: called with each failure.
+        """
+        mutants = {each.name: each for each in (self.make(kind, seed, number) for number in numbers)}
+        for each in mutants.values():
+            (self._folder / each.name).write_bytes(each.data)
+        names = tuple(VIDEOS) if kind == "videos" else (kind,)
+        todo = [(name, str(self._folder / each)) for each in mutants for name in names]
+        found = Found(defaultdict(dict), [])
+        with closing(watched_calls(call, todo, workers, 2 * MAX_SECONDS)) as results:
+            for (name, path), outcome in results:
+                file = Path(path).name
+                found.outcomes[file][name] = outcome
+                if len(found.outcomes[file]) < len(names):
+                    continue
+                for text in _failures(found.outcomes[file], disagreements if kind == "videos" else lambda file: ()):
+                    number = int(file[1:6])
+                    found.failures.append(
+                        f"{kind} {seed} {number}: {file} ({', '.join(mutants[file].kinds)}) {text}\n"
+                        f"  again: python -m tests.fuzz --kind '{kind}' {seed} {number}"
+                    )
+                    report(found.failures[-1])
+        return found
 
 
-def _failures(file: Mapping[str, Outcome | Lost]) -> Iterator[str]:
+def _failures(file: Mapping[str, Outcome | Lost], compare: Callable) -> Iterator[str]:
+    """Yield what is wrong in one file: exceptions, deaths, calls beyond the limits, and what `compare` yields."""
+    whole = True
     for name, outcome in file.items():
         if isinstance(outcome, Lost):
-            if name != "decord" or NATIVE not in outcome.reason:
+            if name != "decord" or NATIVE not in outcome.reason:  # its own library aborts the process
+                whole = False
                 yield f"{name}: {outcome.reason}"
             continue
         if outcome.failed:
+            whole = False
             yield f"{name}: {outcome.failed}"
         if outcome.seconds > MAX_SECONDS or outcome.bytes > MAX_BYTES:
             yield f"{name}: {outcome.seconds:.1f} s, {outcome.bytes / 1e6:.0f} MB"
-    if any(isinstance(outcome, Lost) or outcome.failed for name, outcome in file.items() if name != "decord"):
-        return
+    if whole:
+        yield from compare(file)
+
+
+def disagreements(file: Mapping[str, Outcome | Lost]) -> Iterator[str]:
+    """Yield where the calls with one video contradict each other."""
     if file["read"][:2] != file["read again"][:2]:
         yield f"read: two reads differ: {file['read']}, {file['read again']}"
-    refused = {name: file[name].refused for name in ("probe", "read", "frames", "prepare") if file[name].refused}
     count, problem = file["check"].value
+    refused = {name: file[name].refused for name in ("probe", "read", "frames", "prepare") if file[name].refused}
     if file["index"].value:
         refused["index"] = file["index"].value
-    if refused and not problem:
+    if problem:
+        return
+    if refused:
         yield f"check: good with {count} frames, but {refused}"
-    if not problem and not refused:
-        counts = {name: file[name].value[0] for name in ("probe", "read", "frames")} | {"prepare": file["prepare"].value}
-        if {count} != {*counts.values()}:
-            yield f"check: {count} frames, but {counts}"
-        decord = file["decord"]
-        if isinstance(decord, Outcome) and decord.value != file["read"].value:
-            yield f"decord: good by check, but differs: {decord}"
-        if file["frames"].value[1]:
-            yield f"frames: alone are others: {file['frames'].value[1]}"
-        if file["sample"].value[0]:
-            yield f"sample: {file['sample'].value[0]}, but good by check"
+        return
+    counts = {name: file[name].value[0] for name in ("probe", "read", "frames")} | {"prepare": file["prepare"].value}
+    if {count} != {*counts.values()}:
+        yield f"check: {count} frames, but {counts}"
+    decord = file["decord"]
+    if isinstance(decord, Outcome) and decord.value != file["read"].value:
+        yield f"decord: good by check, but differs: {decord}"
+    if file["frames"].value[1]:
+        yield f"frames: good by check, but read alone are others: {file['frames'].value[1]}"
+    if file["sample"].value[0]:
+        yield f"sample: good by check, but {file['sample'].value[0]}"
