@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.data import videos
+from tests.data import videos, writers
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts, check_file
@@ -203,3 +203,22 @@ def test_odd_files(make_video, tmp_path):
         ("slow.mp4", "odd", "10 frames per second, usual 25"),
         ("small.mp4", "odd", "short side 20 pixels, usual 64"),
     ]
+
+
+def test_frames_that_are_not_in_the_order_of_their_timestamps(tmp_path):
+    def exchange(i, packet):  # two B-frames, which follow each other in the file and on the screen
+        step = round(0.04 / packet.time_base)
+        packet.pts, packet.dts = packet.pts + {2: 1, 3: -1}.get(i, 0) * step, packet.dts - step
+
+    writers.remux(tmp_path / "a.mp4", exchange, "libx264", "bframes=2:b-adapt=0:b-pyramid=none")
+    facts = check_file(str(tmp_path / "a.mp4"))
+    assert (facts.frames, facts.problem) == (40, "its frames are not in the order of their timestamps")
+
+
+def test_damage_is_reported_where_the_decoder_has_another_name_than_its_codec(tmp_path):
+    path = tmp_path / "a.avi"
+    writers.encode(path, "msmpeg4")
+    data = bytearray(path.read_bytes())
+    data[10_000:10_040] = bytes(40)
+    path.write_bytes(data)
+    assert check_file(str(path)).problem.startswith("FFmpeg reports damage (")

@@ -124,6 +124,13 @@ def copy(
                 i += 1
 
 
+def renamed(path: Path, old: bytes, new: bytes, *args, **kwargs) -> None:
+    """Encode, then rename a box or chunk of the container, which readers then ignore."""
+    data = encoded(path, *args, suffix=path.suffix, **kwargs)
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+
+
 def moved(by: int, i: int, packet: av.Packet) -> None:
     """Shift the times by a number of frames of 1/25 s."""
     step = round(Fraction(by, 25) / packet.time_base)

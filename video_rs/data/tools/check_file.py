@@ -126,6 +126,8 @@ def _frames(file: str | Blob, facts: dict[str, Any]) -> Iterator[Tensor]:
             yield from video.stream(np.arange(video.num_frames))
         if video.num_damaged:
             facts["problem"] = f"FFmpeg reports damage in {video.num_damaged} of {video.num_frames} frames"
+        elif video.is_unordered:
+            facts["problem"] = "its frames are not in the order of their timestamps"
         elif errors:
             facts["problem"] = f"FFmpeg reports damage ({errors[0]})"
     if video.backend == "pyav" and "problem" not in facts:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import av
 import av.logging
 
 # a file that starts within a GOP, metadata, and the empty packets of packed AVI files
@@ -38,5 +39,15 @@ def decoding_errors(codec: str = "") -> Iterator[list[str]]:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skip_repeated)
         found = ((name, message.strip()) for _, name, message in messages)
-        harmless = _HARMLESS if codec else ()
-        errors += [text for name, text in found if name in (codec or name,) and not text.startswith(harmless)]
+        if codec:
+            found = (
+                (name, text) for name, text in found if _canonical(name) == codec and not text.startswith(_HARMLESS)
+            )
+        errors += [text for _, text in found]
+
+
+def _canonical(decoder: str) -> str:
+    """Return the name of the codec of a decoder; "" for other parts of FFmpeg."""
+    with suppress(ValueError):
+        return av.codec.Codec(decoder, "r").canonical_name
+    return ""

@@ -265,6 +265,11 @@ class Video(AbstractContextManager):
         """The number of frames read so far that FFmpeg marks as damaged. PyAV only."""
         return getattr(self._reader, "num_damaged", 0)
 
+    @property
+    def is_unordered(self) -> bool:
+        """True if frames read so far were not in the order of their timestamps. PyAV only."""
+        return getattr(self._reader, "is_unordered", False)
+
     def close(self) -> None:
         self._reader.close()
 

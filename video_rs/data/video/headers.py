@@ -19,32 +19,42 @@ _KINDS: dict[
 }
 
 
-def packet_headers(codec: str, packet: Buffer, extradata: bytes) -> tuple[set[bytes], bool]:
-    """Return the headers in a packet that are not in the `extradata`, and True if the first picture is no IDR frame.
+def packet_headers(codec: str, packet: Buffer, extradata: bytes) -> tuple[set[bytes], bytes]:
+    """Return the headers in a packet that are not in the `extradata`, and the first two bytes of its first picture.
 
-    A changed header is another header. The second value is False for all codecs except H.264.
+    A changed header is another header. The second value is empty for codecs without units.
     """
     if codec == "mjpeg":
         data = bytes(packet)
-        return {table for table in _MJPEG_TABLES if table in data}, False
+        return {table for table in _MJPEG_TABLES if table in data}, b""
     headers: set[bytes] = set()
     if codec not in _KINDS:
-        return headers, False
+        return headers, b""
     kind, header_types, picture_types = _KINDS[codec]
     length_at = 4 if codec == "h264" else 21
     has_sizes = codec in NAL_CODECS and len(extradata) > length_at and extradata[0] != 0
     length = extradata[length_at] % 4 + 1 if has_sizes else 0
     view = memoryview(packet)
     if length and len(view) > length and kind(view[length:]) in picture_types:  # most packets
-        return headers, codec == "h264" and kind(view[length:]) != 5
+        return headers, bytes(view[length : length + 2])
     for unit in nal_units(view, length):
         if not unit:
             continue
         if kind(unit) in picture_types:
-            return headers, codec == "h264" and kind(unit) != 5
+            return headers, bytes(unit[:2])
         if kind(unit) in header_types and bytes(unit) not in extradata:
             headers.add(bytes(unit))
-    return headers, codec == "h264"
+    return headers, b""
+
+
+def is_idr(picture: bytes) -> bool:
+    """Return True for the first bytes of an IDR frame of H.264."""
+    return picture[:1] != b"" and picture[0] & 31 == 5
+
+
+def is_b_frame(picture: bytes) -> bool:
+    """Return True for the first two bytes of a B-frame of H.264."""
+    return len(picture) > 1 and (picture[1] >> 4 == 0b1010 or picture[1] >> 2 == 0b100111)  # slice type 1 or 6
 
 
 def nal_units(packet: bytes | memoryview, length: int) -> Iterator[bytes | memoryview]:

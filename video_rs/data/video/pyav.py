@@ -14,6 +14,7 @@ from itertools import chain, islice
 import av
 import numpy as np
 import torch
+from av.video.frame import PictureType
 from torch import Tensor
 
 from video_rs.data import limits
@@ -35,6 +36,7 @@ from video_rs.data.video.stream_index import (
 from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError, VideoRSError
 
+_INTER = (PictureType.P, PictureType.B)
 PIECE_BYTES = 16 * 2**20  # maximum size of the frames decoded at a time, before they are resized
 
 
@@ -50,10 +52,11 @@ class PyAVReader:
 
     Attributes:
         num_damaged: number of frames read so far that FFmpeg marks as damaged.
+        is_unordered: True if frames were not in the order of their timestamps.
     """
 
     def __init__(self, path: File, index: StreamIndex | None = None) -> None:
-        self.path, self._fresh, self.num_damaged = path, index is not None, 0
+        self.path, self._fresh, self.num_damaged, self.is_unordered = path, index is not None, 0, False
         self._container = open_container(path)
         try:
             self._set_up()
@@ -121,8 +124,13 @@ class PyAVReader:
                 done += 1
         if done < len(indices):  # count frames from the start
             wanted = set(indices[done:].tolist())
-            counted = enumerate(islice(self._decoded(), max(wanted) + 1))
-            yield from (frame for number, frame in counted if number in wanted)
+            last = None
+            for number, frame in enumerate(islice(self._decoded(), max(wanted) + 1)):
+                if self.index.pts is not None and None not in (last, frame.pts):
+                    self.is_unordered |= frame.pts < last
+                last = frame.pts
+                if number in wanted:
+                    yield frame
 
     def _seeking(self, indices: np.ndarray) -> Iterator[av.VideoFrame]:
         """Yield the frames at `indices`. Stop at the first unexpected timestamp."""
@@ -132,12 +140,13 @@ class PyAVReader:
         steady = len(times) < 3 or np.diff(times).max() < 1.5 * np.diff(times).min()
         # a gap may be a lost packet, which FFmpeg conceals using earlier frames
         wanted = set(times[indices].tolist()) if self.index.codec == "h264" and steady else None
-        upcoming, frames = 0, None
+        upcoming, frames, sought = 0, None, False
         for index in indices.tolist():
             key = np.searchsorted(keys, times[index], side="right") - 1
             start = int(np.searchsorted(times, keys[key])) if key >= 0 else 0
             if frames is None or start > upcoming:
                 upcoming, frames = start, self._decoded_from(self.index.keyframes[key] if key >= 0 else None, wanted)
+                sought = start > 0
             while True:
                 try:
                     frame = next(frames, None)
@@ -149,6 +158,9 @@ class PyAVReader:
                 found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
                 if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
                     return
+                if sought and frame.pict_type in _INTER:  # without an index all packets are marked as keyframes
+                    return
+                sought = False
                 upcoming = found + 1
                 if found == index:
                     break

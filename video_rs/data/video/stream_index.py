@@ -20,7 +20,7 @@ from av.stream import Disposition
 from video_rs.data import limits, storage
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.contents import cause
-from video_rs.data.video.headers import NAL_CODECS, packet_headers
+from video_rs.data.video.headers import NAL_CODECS, is_b_frame, is_idr, packet_headers
 from video_rs.data.video.media import media_errors, require_file, too_large
 from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError, VideoRSError
@@ -208,18 +208,19 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     context, format_name = stream.codec_context, container.format.name
     codec, extradata, starts_anywhere = context.codec.canonical_name, context.extradata or b"", True
     # keep only these fields; a list of packets would keep the whole file in memory
-    packets, headers, brought, changes = [], set(), {}, False
+    packets, headers, brought, changes, b_frames = [], set(), {}, False, False
     has_units = codec in NAL_CODECS
     for p in _packets(container, stream, path):
         is_key = p.is_keyframe
         if not packets and (p.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata):
             raise MediaError(f"{path}: encrypted; decrypt it first")
         if is_key or has_units:
-            own, not_idr = packet_headers(codec, p, extradata)
+            own, picture = packet_headers(codec, p, extradata)
             headers |= own
+            b_frames |= codec == "h264" and is_b_frame(picture)
             if is_key:
                 brought[len(packets)] = own
-                starts_anywhere &= not not_idr
+                starts_anywhere &= codec != "h264" or is_idr(picture)
         for side in p.iter_sidedata():
             changes |= side.data_type in _SENT_ONCE
         packets.append((p.pts, p.dts, is_key, p.is_discard, p.is_corrupt))
@@ -248,7 +249,8 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     late = np.arange(len(pts)) - np.argsort(np.argsort(pts))  # positions by which frames are delayed
     if late.max() > context.reorder_depth:  # the decoder would drop the first frames
         return unreliable
-    if codec == "mpeg4" and context.has_b_frames and not late.any():  # packed: two frames in one packet
+    # no display times; or packed: two frames in one packet
+    if not late.any() and (b_frames or (codec == "mpeg4" and context.has_b_frames)):
         return unreliable
     seconds, rate = frame_times(shown.tolist(), stream.time_base, rate)
     starts = [i for i in np.flatnonzero(safe).tolist() if brought[i] >= headers and not changes]
@@ -265,6 +267,7 @@ def index_stream(container: Container, path: File) -> StreamIndex:
         "decord does not support AV1": codec == "av1",
         "its header counts other frames": stream.frames not in (0, len(pts)),
         f"decord converts {context.pix_fmt} differently": context.pix_fmt not in PLAIN_FORMATS,
+        "its keyframes are unknown": is_key.all() and not (context.codec.intra_only or codec in NAL_CODECS),
         "decord does not support the colour space": context.colorspace in ODD_COLORS,
         "decord converts odd sizes differently": context.width % 2 or context.height % 2,
         "several video streams": len(container.streams.video) > 1,  # decord may choose another one
