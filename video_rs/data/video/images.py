@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from video_rs.data import limits, storage
@@ -53,7 +53,10 @@ def _opened(source: Any, file: File) -> Image.Image:
     except VideoRSError:
         raise
     except Exception as error:
-        if reason := cause(file, image=True):
+        reason = cause(file, image=True)
+        if not reason and isinstance(error, UnidentifiedImageError):
+            reason = "cannot be decoded (damaged, or in a format that is not read)"
+        if reason:
             raise MediaError(f"{file}: {reason}") from error
         raise
     finally:
