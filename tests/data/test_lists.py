@@ -232,6 +232,7 @@ def test_lists_of_other_programs_are_read(text, dataset):
         (PLAIN + "videos/run1.mp4," + "y" * 50_000, ":10: "),
         ("videos/run1.mp4 run\n" + "y " * 60_000 + "z.mp4", ":2: 'y y y"),  # was slow
         (PLAIN + "videos/" + "y" * 50_000 + ".mp4,run", "1 of 9 listed files are missing"),
+        (PLAIN + "y" * 5_000 + "/a.mp4,run", "1 of 9 listed files are missing"),
         (PLAIN + "run,videos/gone.mp4", ":10: expected a path and its label; found 'run, videos/gone.mp4'"),
         (table("path,klass"), ":1: 'path,klass' is not the path of a video or image, unlike the next line"),
         (
