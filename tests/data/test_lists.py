@@ -378,3 +378,15 @@ def test_segments_of_one_file_stay_together(dataset):
     parts = [labels(splits[name]) for name in ("train", "val")]
     assert not parts[0].keys() & parts[1].keys() and {**parts[0], **parts[1]} == RIGHT
     assert len(splits["val"]) == 18 and splits["val"].describe().startswith("18 segments, ")
+
+
+def test_a_label_that_is_a_folder_is_no_path(dataset):
+    files = [f"{name}/{i}/1.jpg" for name in ("run", "sit") for i in range(4)]
+    rows = ["run/gone,run", *(f"{file[:5]},{file[:3]}" for file in files)]
+    for text in ("\n".join(rows), "\n".join(["path,label", *rows])):
+        train = dataset(text, files=files, val="train.csv", max_missing=0.2)["train"]
+        assert len(train) == 8 and train.class_names == ("run", "sit") and train.num_missing == 1
+    rows = ["gone,", *(f"{file[:5]},{file[:3]}" for file in files)]
+    options = {"files": files, "val": "train.csv", "max_missing": 0.2, "multi_label": True}
+    train = dataset("\n".join(["path,label", *rows]), **options)["train"]
+    assert len(train) == 8 and train.class_names == ("run", "sit")

@@ -41,6 +41,7 @@ from video_rs.data.sources.tables import (
     read_header,
     read_json_lines,
 )
+from video_rs.data.video.search import has_frames
 from video_rs.errors import UserError
 
 COLUMNS = {
@@ -89,7 +90,7 @@ def _settle_order(entries: Iterator[Entry], file: str, base: str) -> Iterator[En
         is_media = has_extension(entry.path), has_extension(entry.label)
         is_swapped = False if is_media == (True, False) else swapped
         if is_media == (False, True) or (is_swapped is None and tries < _SWAP_TRIES):
-            there = tuple(os.path.exists(os.path.join(base, each)) for each in (entry.path, entry.label))
+            there = tuple(_is_sample(os.path.join(base, each)) for each in (entry.path, entry.label))
             tries += 1
             is_swapped = there == (False, True) if any(there) else None
             if is_media == (False, True) and there[0] == there[1]:
@@ -99,6 +100,11 @@ def _settle_order(entries: Iterator[Entry], file: str, base: str) -> Iterator[En
             entry = entry._replace(path=entry.label, label=entry.path, swapped=True)
         path = entry.path.rstrip("/") or entry.path  # folders can end in a slash
         yield entry._replace(path=os.path.join(base, path))
+
+
+def _is_sample(path: str) -> bool:
+    """Return True for a file or a folder of frames."""
+    return os.path.isfile(path) or (os.path.isdir(path) and has_frames(path))
 
 
 def base_folder(file: str, root: str) -> str:
