@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from video_rs.cli.common import Parser, run
+from video_rs.cli.common import Parser, input_path, run
 from video_rs.cli.convert import add_out, write
 from video_rs.errors import UserError, one_line, truncate
 from video_rs.hub import fetched, is_address, redact_url
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
         help="garden: take the variables even if the optimizer keeps averages of them. Right for exports that hold the "
         "averages as variables; the default for files that are named best_ckpt-* or average_weights-*",
     )
-    parser.add_argument("file", metavar="FILE", help="a checkpoint: its prefix, folder or .index file; or an h5 file")
+    help = "a checkpoint: its prefix, folder or .index file; or an h5 file"
+    parser.add_argument("file", type=input_path, metavar="FILE", help=help)
     add_out(parser)
     args = parser.parse_intermixed_args(argv)
     if args.no_averages and args.source != "garden":

@@ -120,6 +120,15 @@ def test_other_files_are_refused_in_one_line(tmp_path, file, text, words):
     assert "\n" not in message and len(message) < 350 and time.monotonic() - start < 1
 
 
+def test_a_folder_and_a_huge_file_are_no_class_names(tmp_path):
+    (tmp_path / "names").mkdir()
+    with open(tmp_path / "huge.txt", "wb") as file:
+        file.truncate(2**36)  # without blocks on the disk
+    for name, words in {"names": "a folder, not a file", "huge.txt": "larger than 16 MiB"}.items():
+        with pytest.raises(UserError, match=words):
+            read_class_names(str(tmp_path / name))
+
+
 def test_every_line_is_a_name_in_a_plain_file(tmp_path):
     """As in the file that is written beside shards."""
     (tmp_path / "class_names.txt").write_text("1 finger\n2 fingers\n")

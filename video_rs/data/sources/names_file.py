@@ -10,6 +10,7 @@ from typing import Any
 from video_rs.data import storage
 from video_rs.errors import UserError, first_line, shown
 
+_MAX_BYTES = 1 << 24
 _NUMBER = re.compile(r"\d{1,9}")
 _REFUSED = {  # not text, or another format
     **dict.fromkeys([".yaml", ".yml"], "YAML"),
@@ -48,7 +49,11 @@ def read_class_names(file: str, key: str = "data.class_names", *, plain: bool = 
     """
     place = f"{key}={file}"
     try:
-        text = storage.read(file, missing=UserError(f"{place}: no such file")).decode("utf-8-sig")
+        end = None if storage.is_remote(file) else _MAX_BYTES + 1
+        data = storage.read(file, 0, end, missing=UserError(f"{place}: no such file"))
+        if len(data) > _MAX_BYTES:
+            raise UserError(f"{place}: larger than {_MAX_BYTES >> 20} MiB: not a file of class names")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{place}: not a text file in UTF-8; {_FORMATS}") from None
     names = tuple(_plain(text) if plain else _parse(text, file, place))
