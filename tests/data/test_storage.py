@@ -16,6 +16,8 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.shards import Members
 from video_rs.data.sources.records import Records
 from video_rs.data.sources.splits import load_splits
+from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.encode import encode_video
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.video.decode import open_video, probe, read_frames
 from video_rs.data.video.stream_index import open_container, read_stream_index
@@ -58,8 +60,13 @@ def clip(path):
         return video.read(np.unique(np.linspace(0, video.num_frames - 1, 5).astype(int)))
 
 
+def copied(path):
+    encode_video(path, copy := path.with_name("copy.mp4"))
+    return copy.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.ts", "clip.webm", "clip.mov"])
-@pytest.mark.parametrize("function", [read_stream_index, probe, clip])
+@pytest.mark.parametrize("function", [read_stream_index, probe, clip, check_file, copied])
 def test_no_decoder_hides_a_read_that_fails(function, name, make_video, failing, monkeypatch, tmp_path, capfd):
     """FFmpeg may take it for the end of the file, and conceal the rest."""
     monkeypatch.setenv("VIDEO_RS_RETRIES", "0")
@@ -72,7 +79,7 @@ def test_no_decoder_hides_a_read_that_fails(function, name, make_video, failing,
     assert len(reads) > 5
     for first in sorted({*range(0, len(reads), 1 + len(reads) // 25), len(reads) - 1}):
         failing(range(first, 10**6))
-        with pytest.raises(StorageError, match=f"{name}: cannot be read .Input/output error.; check the storage$"):
+        with pytest.raises(StorageError, match="/.?(clip|copy)[^/]*: cannot be read .Input/output error.; check the storage$"):
             function(path)
     failing()
     again = function(path)

@@ -128,6 +128,7 @@ class Classifier:
             fps: frames per second of frames in memory; 0: the rate that the network expects.
 
         Raises:
+            StorageError: the storage cannot open or read a file.
             MediaError: a file cannot be read, a folder is empty, or a video network got an image. In a list or a folder
                 the first such file raises.
             UserError: the source is something else, float frames for example; the network has no classes; its output is

@@ -129,6 +129,7 @@ class Video(AbstractContextManager):
             IndexError: an index is out of range, or the crop is not inside the frame.
             ValueError: both `size` and `short_side` are given, or one is not a positive integer.
             MediaError: the file is truncated or cannot be decoded.
+            StorageError: the storage cannot read the file.
         """
         if size is not None and short_side is not None:
             raise ValueError("give size or short_side, not both")
@@ -289,6 +290,7 @@ def open_video(path: File, backend: str = "pyav", stream_index: StreamIndex | No
 
     Raises:
         MediaError: the file is missing or damaged, or has no video stream.
+        StorageError: the storage cannot open or read the file. It is also a MediaError if there is no such file.
         UserError: `backend` is unknown.
     """
     if backend not in BACKENDS:
