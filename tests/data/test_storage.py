@@ -79,7 +79,9 @@ def test_no_decoder_hides_a_read_that_fails(function, name, make_video, failing,
     assert len(reads) > 5
     for first in sorted({*range(0, len(reads), 1 + len(reads) // 25), len(reads) - 1}):
         failing(range(first, 10**6))
-        with pytest.raises(StorageError, match="/.?(clip|copy)[^/]*: cannot be read .Input/output error.; check the storage$"):
+        with pytest.raises(
+            StorageError, match="/.?(clip|copy)[^/]*: cannot be read .Input/output error.; check the storage$"
+        ):
             function(path)
     failing()
     again = function(path)
