@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -292,3 +293,20 @@ def test_writing_a_video_leaves_the_process_as_it_was(tmp_path):
     before = os.sched_getscheduler(0)
     encode_kind("av1.mkv", tmp_path / "av1.mkv")
     assert os.sched_getscheduler(0) == before
+
+
+def test_frames_of_damaged_vp8_do_not_depend_on_the_other_frames_of_a_clip(make_video, tmp_path):
+    """FFmpeg reports no error for these: it leaves blocks as an older frame in the same memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 64, 96, 3), np.uint8)
+    whole = make_video(tmp_path / "whole.webm", frames=pixels, codec="libvpx").read_bytes()
+    for seed in range(4):
+        data, rng = bytearray(whole), random.Random(seed)
+        for _ in range(40):
+            data[rng.randrange(len(data) // 4, len(data))] ^= 1 << rng.randrange(8)
+        path = tmp_path / f"{seed}.webm"
+        path.write_bytes(data)
+        with open_video(path) as video:
+            frames = video.read(np.arange(video.num_frames))
+        for step in (2, 3, 5):
+            numbers = np.arange(step - 1, len(frames), step)
+            assert torch.equal(read_frames(path, numbers), frames[numbers]), (seed, step)

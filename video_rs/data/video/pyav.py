@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
@@ -38,6 +39,7 @@ from video_rs.errors import MediaError, VideoRSError
 
 _INTER = (PictureType.P, PictureType.B)
 PIECE_BYTES = 16 * 2**20  # maximum size of the frames decoded at a time, before they are resized
+_KEPT_FRAMES = 6  # more than a conversion to RGB holds
 
 
 class PyAVReader:
@@ -196,6 +198,9 @@ class PyAVReader:
     def _decode(self, packets: Iterable[av.Packet], wanted: set[int] | None = None) -> Iterator[av.VideoFrame]:
         context = self.stream.codec_context
         context.skip_frame = "DEFAULT"
+        # FFmpeg leaves damaged blocks of VP8 as an older frame in the same memory; the memory of a new frame must not
+        # depend on which frames are converted
+        kept = deque(maxlen=_KEPT_FRAMES if context.codec.canonical_name == "vp8" else 0)
         for packet in packets:
             if wanted is not None:
                 context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
@@ -204,6 +209,7 @@ class PyAVReader:
             except av.FFmpegError:
                 self._require_size(packet)
                 raise
+            kept.extend(frames)
             yield from frames
 
     def _require_size(self, packet: av.Packet) -> None:
