@@ -198,6 +198,7 @@ kind("with_holes.mkv", with_holes, "libx264", "bframes=2:b-adapt=0", write=remux
 kind("no_index.avi", b"idx1", b"JUNK", "msmpeg4", write=renamed)
 kind("no_sync_samples.mp4", b"stss", b"free", "mpeg4", write=renamed)
 kind("no_display_times.mp4", b"ctts", b"free", "libx264", PYRAMID, write=renamed)
+kind("no_display_times_hevc.mp4", b"ctts", b"free", "libx265", "open-gop=1:bframes=4:b-adapt=0", gop=10, write=renamed)
 kind("edit_start.mp4", (29, 11), write=edited)
 kind("edit_end.mp4", (23, 0), write=edited)
 kind("edit_both_ends.mp4", (20, 7), write=edited)

@@ -29,7 +29,9 @@ def table(rng: random.Random, paths: Sequence[str], labels: Sequence[str]) -> li
         return rows
     names = ["path", "label"] + rng.sample(COLUMNS, rng.choice((0, 0, 1, 2, 4)))
     values = ("", "0", "1", "1.5", "0.2", "9", "train", "val", "test", "x", "-3", "1e400", "nan", "12:30")
-    rows = [row + [rng.choice(values) for _ in names[2:]] for row in rows]
+    plain = {"start": "0", "end": "0.3", "split": "train", "num_frames": "4", "frames": "4", "total_frames": "4"}
+    is_plain = rng.random() < 0.7
+    rows = [row + [plain.get(name, "1") if is_plain else rng.choice(values) for name in names[2:]] for row in rows]
     order = rng.sample(range(len(names)), len(names)) if rng.random() < 0.5 else list(range(len(names)))
     if rng.random() < 0.1:
         names = rng.sample(COLUMNS, len(names))
@@ -61,11 +63,11 @@ def list_file(rng: random.Random, paths: Sequence[str], labels: Sequence[str]) -
     """Return the suffix and the bytes of a list."""
     rows = table(rng, paths, labels)
     damage_cells(rng, rows)
-    kind = rng.choice(("csv", "csv", "csv", "join", "join", "jsonl", "json"))
+    kind = rng.choice(("csv", "csv", "csv", "join", "join", "jsonl"))
     if kind == "csv":
         out = io.StringIO()
         quoting = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC))
-        dialect = {"delimiter": rng.choice(",,,\t;| "), "quoting": quoting, "quotechar": rng.choice('"""\'')}
+        dialect = {"delimiter": rng.choice(",,,,\t\t;| "), "quoting": quoting, "quotechar": rng.choice('"""\'')}
         csv.writer(out, lineterminator=rng.choice(ENDS), **dialect).writerows(rows)
         text = out.getvalue()
     elif kind == "join":
@@ -73,10 +75,11 @@ def list_file(rng: random.Random, paths: Sequence[str], labels: Sequence[str]) -
     else:
         keys = rows[0] if rows else []
         found = [dict(zip(keys, map(rng.choice((str, str, _value)), row), strict=False)) for row in rows[1:]]
-        text = json.dumps(found) if kind == "json" else "\n".join(map(json.dumps, found))
-    data = encoded(rng, text)
-    suffix = rng.choice((".csv", ".csv", ".txt", ".tsv", ".jsonl", ".json") if rng.random() < 0.4 else (f".{kind}",))
-    return suffix.replace(".join", ".txt"), damage_bytes(rng, data)
+        text = "\n".join(map(json.dumps, found))
+    suffix = ".txt" if kind == "join" else f".{kind}"
+    if rng.random() < 0.1:
+        suffix = rng.choice((".csv", ".txt", ".tsv", ".jsonl", ".json"))
+    return suffix, damage_bytes(rng, encoded(rng, text))
 
 
 def encoded(rng: random.Random, text: str) -> bytes:
@@ -199,11 +202,10 @@ def config_file(rng: random.Random, keys: Sequence[str]) -> tuple[str, bytes]:
         tree.setdefault(section, []).append(f"{leaf}: {rng.choice(values)}")
     for section, leaves in tree.items():
         lines += ([f"{section}:"] + [f"  {leaf}" for leaf in leaves]) if section else leaves
-    lines.insert(
-        rng.randint(0, len(lines)),
-        rng.choice(("", "", "_BASE_: " + rng.choice(("motion_rs.yaml", *values)), "---", "x: y: z", "\t")),
-    )
-    for _ in range(rng.choice((0, 0, 1, 2))):
+    if rng.random() < 0.3:
+        odd = rng.choice((f"_BASE_: {rng.choice(('motion_rs.yaml', *values))}", "---", "x: y: z", "\t"))
+        lines.insert(rng.randint(0, len(lines)), odd)
+    for _ in range(rng.choice((0, 0, 0, 1, 2))):
         at = rng.randrange(len(lines))
         place = rng.randint(0, len(lines[at]))
         lines[at] = lines[at][:place] + rng.choice(SPECIAL) + lines[at][place:]

@@ -250,7 +250,7 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     if late.max() > context.reorder_depth:  # the decoder would drop the first frames
         return unreliable
     # no display times; or packed: two frames in one packet
-    if not late.any() and (b_frames or (codec == "mpeg4" and context.has_b_frames)):
+    if not late.any() and (b_frames or (codec in ("hevc", "mpeg4") and context.reorder_depth)):
         return unreliable
     seconds, rate = frame_times(shown.tolist(), stream.time_base, rate)
     starts = [i for i in np.flatnonzero(safe).tolist() if brought[i] >= headers and not changes]
