@@ -213,6 +213,7 @@ PLAIN = table("path,label")
         pytest.param(PLAIN.replace("videos", "Videos").replace("mp4", "MP4"), id="case"),
         pytest.param(PLAIN.replace(".mp4", ".mp4\u200b"), id="zero width"),
         pytest.param(PLAIN.replace("videos/", "./videos//"), id="slashes"),
+        pytest.param(PLAIN.replace(".mp4", ""), id="no extensions"),
     ],
 )
 def test_lists_of_other_programs_are_read(text, dataset):
@@ -268,7 +269,7 @@ def test_paths_relative_to_the_list_or_the_home(dataset, tmp_path, monkeypatch):
     splits = dataset(PLAIN, "lists/mine.csv", files=files, train="lists/mine.csv")
     assert labels(splits["train"], splits["val"]) == RIGHT
     monkeypatch.setenv("HOME", str(tmp_path))
-    for home in ("~", "$HOME"):
+    for home in (f"file://{tmp_path}", "~", "$HOME"):
         splits = dataset(PLAIN.replace("videos/", f"{home}/videos/"), files=VIDEOS)
         assert labels(splits["train"], splits["val"]) == RIGHT
     assert "8 paths are written in another way; the first: '$HOME/videos/run0.mp4' is '" in splits["train"].describe()

@@ -205,7 +205,7 @@ def _note_columns(raw: RawSplit) -> None:
 
 def _resolve(raw: RawSplit, missing: np.ndarray, base: str) -> np.ndarray:
     """Replace missing paths of a list by those of the files that they mean. Return which, bool ``[N]``."""
-    finder = WrittenPaths(base, os.path.dirname(raw.source))
+    finder = WrittenPaths(base, os.path.dirname(raw.source), add_extensions=len(missing) == len(raw.paths))
     found = {int(i): path for i in missing if (path := finder.find(raw.paths[i], raw.place(i)))}
     if found:
         index, path = next(iter(found.items()))

@@ -1,14 +1,17 @@
 r"""Find the files of a list whose paths are not written as they are on this machine.
 
-Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~`` or ``$HOME``, is relative to the
-folder of the list instead of ``data.root``, or looks like the name of a file; see ``lookalikes``.
+Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~``, ``$HOME`` or ``file://``, is
+relative to the folder of the list instead of ``data.root``, lacks the extension, or looks like the name of a file; see
+``lookalikes``.
 """
 
 import os
 import re
 from functools import cache
 
+from video_rs.data.sources.entries import has_extension
 from video_rs.data.sources.lookalikes import PathFinder, difference
+from video_rs.data.video.media import MEDIA_EXTENSIONS
 from video_rs.errors import UserError
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # also of a network share
@@ -20,10 +23,12 @@ class WrittenPaths:
     Args:
         base: folder that the paths are relative to.
         folder: folder of the list.
+        add_extensions: True if paths may lack the extension.
     """
 
-    def __init__(self, base: str, folder: str) -> None:
+    def __init__(self, base: str, folder: str, add_extensions: bool) -> None:
         self._base, self._folder = base, folder
+        self._suffixes = ("", *sorted(MEDIA_EXTENSIONS)) if add_extensions else ("",)
         self._finder = PathFinder()
         self._folders = cache(self._finder.find_all)
 
@@ -37,7 +42,7 @@ class WrittenPaths:
         Raises:
             UserError: there are several.
         """
-        written = path.removeprefix(os.path.join(self._base, ""))
+        written = path.removeprefix(os.path.join(self._base, "")).removeprefix("file://")
         found = {os.path.realpath(each): each for each in self._candidates(written)}
         if len(found) > 1:
             first, second = sorted(found.values())[:2]
@@ -61,4 +66,7 @@ class WrittenPaths:
     def _present(self, path: str) -> list[str]:
         folder, name = os.path.split(path.replace("\\", "/").rstrip("/"))
         found = self._folders(folder) if folder else [""]
-        return [os.path.join(each, there) for each in found for there in self._finder.names(each, name)]
+        names = [name + suffix for suffix in self._suffixes if not suffix or not has_extension(name)]
+        return [
+            os.path.join(place, there) for place in found for each in names for there in self._finder.names(place, each)
+        ]
