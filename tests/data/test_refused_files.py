@@ -177,6 +177,29 @@ def test_a_cover_image_is_no_video_and_hides_none(tmp_path):
     refused(tmp_path / "attached.mkv", "no video stream")
 
 
+def test_timed_thumbnails_are_no_video(tmp_path):
+    """A track of images that another track names as its chapters."""
+    path = tmp_path / "chapters.mov"
+    with av.open(str(path), "w") as made:
+        sound = made.add_stream("aac", rate=8000, layout="mono")
+        images = made.add_stream("mjpeg", rate=1, width=96, height=64, pix_fmt="yuvj420p")
+        for number in range(3):
+            heard = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = 8000, 1024 * number
+            made.mux(sound.encode(heard))
+            seen = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 80 * number, np.uint8))
+            seen.pts = number
+            made.mux(images.encode(seen))
+        made.mux(sound.encode())
+        made.mux(images.encode())
+    assert len(read_frames(path, range(3))) == 3
+    data = path.read_bytes()
+    edits = data.index(b"edts")  # of the sound, 36 bytes; the reference to track 2 takes its place
+    chapters = b"tref" + struct.pack(">I", 28) + b"chap" + struct.pack(">5I", *[2] * 5)
+    path.write_bytes(data[:edits] + chapters + data[edits + len(chapters) :])
+    refused(path, "no video stream, only a cover image")
+
+
 def test_a_still_image_in_an_mp4_container_is_no_video(tmp_path):
     Image.new("RGB", (96, 64), "red").save(tmp_path / "image.avif")
     (tmp_path / "image.avif").rename(tmp_path / "image.mp4")
