@@ -107,7 +107,7 @@ def open_container(path: File, **options: str) -> Container:
         StorageError: the file cannot be opened or read. Calls of the container that read raise it too.
     """
     # no protocol: a file cannot open another one
-    options |= {"format_whitelist": FORMATS, "protocol_whitelist": "none", "max_pixels": str(limits.max_pixels())}
+    options |= {"format_whitelist": FORMATS, "protocol_whitelist": "none", **decoder_options()}
     try:
         return Container(path, options)
     except VideoRSError:
