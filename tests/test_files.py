@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from video_rs.errors import MachineError, UserError
-from video_rs.files import LOCK, atomic_write, json_values, locked
+from video_rs.files import LOCK, atomic_write, json_values, locked, stamp
 
 
 def test_json_values_are_what_every_reader_takes():
@@ -104,3 +104,19 @@ def test_a_file_system_without_locks_is_told_of_once(tmp_path, monkeypatch, caps
     assert capsys.readouterr().err == (
         f"warning: {tmp_path}: no locks on this file system; start one process at a time\n"
     )
+
+
+def test_a_stamp_changes_with_a_file_a_frame_and_a_shard(tmp_path):
+    file, frame, shard = tmp_path / "a.mp4", tmp_path / "frames" / "1.jpg", tmp_path / "train-000000.tar"
+    frame.parent.mkdir()
+    names = {file: str(file), frame: str(frame.parent), shard: f"{shard}/train/a/b.mp4"}
+    for each in names:
+        each.write_bytes(b"1")
+    for each, name in names.items():
+        before = stamp(name)
+        assert stamp(name) == before != (0, 0)
+        os.utime(each, ns=(0, before[1] + 10**9))
+        touched = stamp(name)
+        each.write_bytes(b"12")
+        assert len({before, touched, stamp(name)}) == 3, name
+    assert stamp("s3://bucket/train-000000.tar/a.mp4") == (0, 0)

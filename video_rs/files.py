@@ -119,16 +119,21 @@ def atomic_write(path: str | Path, mode: str = "wb"):
             temporary.unlink()
 
 
-def stamp(path: str | Path) -> tuple[int, int]:
-    """Return size and modification time (ns) of a file, to notice that it changed.
+def stamp(path: str) -> tuple[int, int]:
+    """Return size and modification time (ns) of a file, to notice that it changed; zeros if they are not known.
 
     For a folder, the result includes the files in it; for a path that does not exist, such as a member of a tar, it is
     that of the nearest parent.
     """
-    path = Path(path)
-    while not path.exists() and path.parent != path:
-        path = path.parent
-    infos = [each.stat() for each in (path, *(path.iterdir() if path.is_dir() else ()))]
+    if "://" in path:
+        return 0, 0
+    try:
+        files = list(os.scandir(path)) if os.path.isdir(path) else []
+        while not os.path.exists(path) and path != os.path.dirname(path):
+            path = os.path.dirname(path)
+        infos = [os.stat(path or "."), *(file.stat() for file in files)]
+    except OSError:
+        return 0, 0
     return sum(info.st_size for info in infos), max(info.st_mtime_ns for info in infos)
 
 

@@ -4,6 +4,8 @@ import csv
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -118,6 +120,18 @@ def test_a_worker_that_the_machine_kills(tiny_config, run_tool, dataset, kill_wo
     kill_worker(next((dataset / split / "zoom_in").iterdir()), name)
     done = run_tool("train_net.py", "--cfg", tiny_config(data__root=str(dataset), data__workers=2))
     assert_one_line(done, 3, "a loader process died", words, "data.workers")
+    assert not (tmp_path / "run" / "broken_files.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [64, 256])
+def test_shared_memory_that_is_full(tiny_config, tmp_path, kilobytes):
+    if subprocess.run(["unshare", "-Urm", "true"]).returncode:
+        pytest.skip("no user namespaces")
+    mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
+    command = [sys.executable, dying.REPOSITORY / "tools" / "train_net.py", "--cfg", tiny_config(data__workers=2)]
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", mount, "sh", *command], capture_output=True, text=True)
+    assert_one_line(done, 3, "/dev/shm is full", "--shm-size", "data.workers")
     assert not (tmp_path / "run" / "broken_files.csv").exists()
 
 

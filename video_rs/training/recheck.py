@@ -11,7 +11,7 @@ from video_rs.errors import truncate
 from video_rs.files import stamp
 from video_rs.training.incidents import Incidents
 
-TIMEOUT = 120.0  # seconds, if `data.timeout` is off
+TIMEOUT = 600.0  # seconds, if `data.timeout` is off
 
 
 def recheck(
