@@ -133,10 +133,13 @@ def test_images_and_folders_of_frames_in_two_splits_are_named(check, tmp_path):
     shutil.copytree(tmp_path / "frames/train/a/0", tmp_path / "frames/val/b/1")
     for frame in (tmp_path / "frames/val/b/1").iterdir():
         frame.rename(frame.with_name(frame.name.replace("img_0", "frame_")))
+    damaged_metadata = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # PIL warns about it
+    Image.new("RGB", (32, 32)).save(tmp_path / "images/val/a/1.jpg", exif=damaged_metadata)
     for kind, end, setting in (("images", ".png", "data.num_frames=1"), ("frames", "", "data.frame_folders=true")):
         root = tmp_path / kind
         code, _, stderr = check(root, tmp_path / "out", setting)
         assert code == 2 and f"; {root}/val/b/1{end} in val and {root}/train/a/0{end} in train; see " in stderr
+        assert stderr.count("\n") == 1
 
 
 def test_segments_of_one_video_in_two_splits_are_a_leak(dataset, check, tmp_path):

@@ -18,6 +18,17 @@ def test_clips_of_one_source_stay_together():
     assert len(train) + len(val) == 90 and set(val.labels) == {0, 1, 2} and len(val) == 18
 
 
+def test_segments_of_one_video_stay_together():
+    records = Records([f"/k/{n // 3}.mp4" for n in range(30)], [n % 2 for n in range(30)], "xy")
+    records.segments = np.array([[n, n + 1] for n in range(30)], np.float64)
+    train, val = split_off(records, 0.3)
+    paths = [{part.path(i) for i in range(len(part))} for part in (train, val)]
+    assert not paths[0] & paths[1] and len(train) + len(val) == 30 and len(val) >= 6
+    assert all(
+        part.path(i) == f"/k/{int(part.segments[i, 0]) // 3}.mp4" for part in (train, val) for i in range(len(part))
+    )
+
+
 @given(
     st.lists(st.dictionaries(st.integers(0, 30), st.integers(1, 40), min_size=1), min_size=1, max_size=5),
     st.floats(0, 1),

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import resource_tracker
@@ -190,6 +191,7 @@ def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connec
 def _init_process() -> None:
     """Set up a new process: ignore SIGINT, which the parent handles, and exit when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged metadata
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
