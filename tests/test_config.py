@@ -302,7 +302,7 @@ def test_an_unset_variable_is_one_line(write, value, words):
     assert words in str(error.value)
 
 
-def test_paths_that_look_like_those_on_the_disk_are_resolved_with_a_note(write, tmp_path, capsys):
+def test_paths_that_look_like_those_on_the_disk_are_resolved_with_a_note(write, tmp_path, capsys, monkeypatch):
     (tmp_path / "cafe\u0301").mkdir()
     (tmp_path / "cafe\u0301" / "Train.csv").touch()
     path = write("Mine.yaml", "data: {train: train.csv}\n")
@@ -311,6 +311,10 @@ def test_paths_that_look_like_those_on_the_disk_are_resolved_with_a_note(write, 
     err = capsys.readouterr().err
     assert err.isascii() and err.startswith("note: data.root: '") and "U+00E9" in err and "e + U+0301" in err
     assert config.load_config(tmp_path / "mine.yaml") == config.load_config(path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "TIMM").mkdir()
+    loaded = config.load_config(path, ["data.root=CAFE\u0301", "train.init_from=timm"])
+    assert (loaded.data.root, loaded.train.init_from) == ("cafe\u0301", "timm")
     (tmp_path / "mine.YAML").touch()
     with pytest.raises(UserError, match=r"no such file or folder; .*mine.yaml' has .*; .*; give one of these"):
         config.load_config(tmp_path / "mine.yaml")

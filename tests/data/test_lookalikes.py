@@ -2,7 +2,7 @@
 
 import pytest
 
-from video_rs.data.sources.lookalikes import PathFinder, closest, difference, folded
+from video_rs.data.sources.lookalikes import PathFinder, difference, folded, group
 
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 
@@ -23,14 +23,12 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
     ],
 )
 def test_names_that_look_alike_are_found(name, known):
-    assert closest(name, [known, "other"]) == known and closest(known, [name, "other"]) == name
+    assert [*group([name, known, "other"]).values()] == [[name, known], ["other"]]
 
 
-@pytest.mark.parametrize("name", ["walk", "ru n", "m2", "", "run/"])
-def test_other_names_are_not(name):
-    assert closest(name, ["run", "walking", "m\u00b2"]) is None
-    assert closest("RUN", ["run", "Run"]) is None  # two ways
-    assert closest("RUN", ["run", "run"]) == "run"
+def test_other_names_are_not():
+    names = ["run", "walk", "walking", "ru n", "run/", "m2", "m\u00b2", "", "0", "\u0660"]
+    assert [*group([*names, *names]).values()] == [[name] for name in names]
 
 
 @pytest.mark.parametrize(
@@ -56,13 +54,13 @@ def test_paths_are_found_part_by_part(tmp_path):
     file = tmp_path / DECOMPOSED / "Run" / "v 1.mp4"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x")
-    finder = PathFinder()
-    assert finder.find(str(tmp_path / COMPOSED / "run" / "V 1.MP4 ")) == str(file)
-    assert finder.find(f"{tmp_path}\\{COMPOSED}\\Run\\v 1.mp4") == str(file)
-    assert finder.find(str(tmp_path / COMPOSED / "jump" / "v 1.mp4")) is None
+    find = PathFinder().find_all
+    assert find(str(tmp_path / COMPOSED / "run" / "V 1.MP4 ")) == [str(file)]
+    assert find(f"{tmp_path}\\{COMPOSED}\\Run\\v 1.mp4") == [str(file)]
+    assert find(str(tmp_path / COMPOSED / "jump" / "v 1.mp4")) == []
     (file.parent / "V 1.mp4").write_bytes(b"x")
-    assert PathFinder().find(str(file.parent / "V 1.MP4")) is None  # two ways
-    assert PathFinder().find(str(file)) == str(file)
+    assert len(PathFinder().find_all(str(file.parent / "V 1.MP4"))) == 2
+    assert PathFinder().find_all(str(file)) == [str(file)]
 
 
 def test_ascii_names_are_folded_as_all_others():

@@ -9,6 +9,7 @@ from itertools import takewhile
 from video_rs.errors import UserError
 
 LIMIT = 100  # characters of a name in a message
+WORDS = ("", "timm", "pretrained")  # weights that are no files
 
 
 def folded(name: str) -> str:
@@ -32,12 +33,6 @@ def group(names: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the one known name that looks like a name; None if there is none or if there are several."""
-    found = group(known).get(folded(name), ())
-    return found[0] if len(found) == 1 else None
-
-
 def difference(first: str, second: str) -> str:
     r"""Return a phrase that shows where two names differ: ``'caf\xe9' has U+00E9, 'cafe\u0301' has e + U+0301``."""
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
@@ -55,11 +50,6 @@ class PathFinder:
 
     def __init__(self) -> None:
         self._folders: dict[str, dict[str, list[str]]] = {}
-
-    def find(self, path: str) -> str | None:
-        """Return the one existing path that looks like `path`, part by part; None if there is none or several."""
-        found = self.find_all(path)
-        return found[0] if len(found) == 1 else None
 
     def find_all(self, path: str) -> list[str]:
         """Return the existing paths that look like `path`, part by part; only `path` if it exists."""
@@ -93,7 +83,7 @@ class PathFinder:
 def resolve(path: str, name: str, base: str = "") -> str:
     """Return a path that a person gave, or the one existing path that looks like it, with a note on stderr.
 
-    URLs, single words such as "timm", and paths without a lookalike are returned unchanged.
+    URLs, :data:`WORDS`, and paths without a lookalike are returned unchanged.
 
     Args:
         path: the path.
@@ -103,8 +93,8 @@ def resolve(path: str, name: str, base: str = "") -> str:
     Raises:
         UserError: the path does not exist, and several look like it.
     """
-    is_name = not any(mark in path for mark in "/\\.")
-    if is_name or "://" in path or path.startswith("hf-hub:") or os.path.exists(os.path.join(base, path)):
+    is_file = path not in WORDS and "://" not in path and not path.startswith("hf-hub:")
+    if not is_file or os.path.exists(path) or os.path.exists(os.path.join(base, path)):
         return path
     finder = PathFinder()
     ways = finder.find_all(path) or (finder.find_all(os.path.join(base, path)) if base else [])
