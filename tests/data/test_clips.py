@@ -12,6 +12,7 @@ from video_rs.data_config import DataConfig
 
 lengths, sizes, strides, seeds = st.integers(1, 400), st.integers(1, 40), st.integers(1, 8), st.integers(0, 2**32 - 1)
 rates = st.sampled_from([0.0, 7.5, 10, 12.5, 15, 23.976, 25, 29.97, 30, 50, 60, 1000 / 7])
+decimals = rates.filter(lambda rate: rate and rate == round(rate, 6))
 kinds = st.sampled_from(["dense", "segments"])
 SCENE = [25, 30, 60]  # frames a second of the same scene
 
@@ -86,6 +87,29 @@ def test_a_source_of_the_rate_asked_for_or_of_none_is_strided(length, num_frames
     assert np.array_equal(drawn, timed.random_clip(length, rng(seed)))
     assert np.array_equal(timed.even_clips(length, clips, evenly(length, fps)), plain.even_clips(length, clips))
     assert np.array_equal(timed.even_clips(length, clips), plain.even_clips(length, clips))
+
+
+def by_frame_numbers(sampling, start, length, source_fps):
+    """Return the clip of a first frame, computed with frame numbers alone, without times."""
+    step = sampling.stride * (source_fps / sampling.fps)
+    numbers = np.floor(start + step * np.arange(sampling.num_frames) + 1e-6).astype(np.int64)
+    return numbers % length if length <= (sampling.num_frames - 1) * step else np.minimum(numbers, length - 1)
+
+
+@given(lengths, sizes, strides, decimals, decimals, seeds, st.integers(1, 12))
+def test_times_of_a_constant_rate_give_the_clips_of_frame_numbers(
+    length, num_frames, stride, fps, source_fps, seed, clips
+):
+    sampling, times = TemporalSampling(num_frames, stride, fps=fps), evenly(length, source_fps)
+    step = stride * (source_fps / fps)
+    span = (num_frames - 1) * step
+    start = rng(seed).random() * (length - span if length > span else length)
+    drawn = sampling.random_clip(length, rng(seed), times)
+    assert drawn.tolist() == by_frame_numbers(sampling, start, length, source_fps).tolist()
+    room = max(0, length - num_frames * step)
+    starts = np.linspace(0, room, clips) if clips > 1 else [room / 2]
+    for start, clip in zip(starts, sampling.even_clips(length, clips, times), strict=True):
+        assert clip.tolist() == by_frame_numbers(sampling, start, length, source_fps).tolist()
 
 
 def moments(sampling, source_fps, seconds, seed):

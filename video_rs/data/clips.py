@@ -41,7 +41,8 @@ class Timeline:
         if times is None or length == 1:
             return
         mean = times[-1] / (length - 1)
-        self.rate = float(1 / mean)
+        rate = float(1 / mean)
+        self.rate = round(rate, 6) if math.isclose(rate, round(rate, 6), rel_tol=1e-13) else rate  # undo rounding
         if np.abs(times - np.arange(length) * mean).max() > min(MILLISECOND, mean / 2):
             last = float(np.median(np.diff(times)))
             self.rate = length / (float(times[-1]) + last)
@@ -124,7 +125,7 @@ class TemporalSampling:
         if self.kind == "segments":
             return self._in_segments(length, rng.random(self.num_frames))
         span = (self.num_frames - 1) * self.step(self.timeline(length, times).rate)
-        places = length - span if length > span + ROUNDING else length
+        places = length - span if length > span else length
         # a single draw, for the same time at any source rate
         start = rng.random() * places if self.fps else rng.integers(places)
         return self.clip_at(start, length, times)
@@ -160,7 +161,7 @@ class TemporalSampling:
         timeline = self.timeline(length, times)
         step = self.step(timeline.rate)
         places = np.asarray(start)[..., None] + step * np.arange(self.num_frames)
-        return timeline.frames_at(places, loop=length <= (self.num_frames - 1) * step + ROUNDING)
+        return timeline.frames_at(places, loop=length <= (self.num_frames - 1) * step)
 
     def _in_segments(self, length: int, places: np.ndarray) -> np.ndarray:
         """Return the frame at a position in ``[0, 1)`` of each segment. Positions broadcast to ``[..., T]``."""

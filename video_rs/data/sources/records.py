@@ -103,7 +103,7 @@ class LabelSets:
 
 
 def segment_name(path: str, start: float, end: float) -> str:
-    """Return a path with a segment as of :meth:`Records.segment`, for people: "a.mp4 (1 s to 2.5 s)"."""
+    """Return a path with its segment for messages, such as "a.mp4 (1 s to 2.5 s)". See :meth:`Records.segment`."""
     return f"{path} ({start:g} s to {f'{end:g} s' if end else 'the end'})" if start or end else path
 
 
@@ -173,7 +173,7 @@ class Records:
         return (0.0, 0.0) if self.segments is None else tuple(self.segments[int(index)].tolist())
 
     def name(self, index: int) -> str:
-        """Return the path of one file, with its segment if there is one, for people."""
+        """Return the path of one file for messages, with its segment if there is one."""
         return segment_name(self.path(index), *self.segment(index))
 
     def file(self, index: int) -> str | Member:
