@@ -24,7 +24,8 @@ ENDS = (*["\n"] * 12, "\r\n", "\r\n", "\r", "\n\n", "\x85", "\u2028", "\x0c")
 
 def table(rng: random.Random, paths: Sequence[str], labels: Sequence[str]) -> list[list[str]]:
     """Return rows of a list: path and label, and sometimes a header with more columns, in any order."""
-    rows = [[paths[at], labels[at % len(labels)]] for at in rng.choices(range(len(paths)), k=rng.choice((0, 2, 8, 8, 8, 30)))]
+    chosen = rng.choices(range(len(paths)), k=rng.choice((0, 2, 8, 8, 8, 30)))
+    rows = [[paths[at], labels[at % len(labels)]] for at in chosen]
     if rng.random() < 0.3:
         return rows
     names = ["path", "label"] + rng.sample(COLUMNS, rng.choice((0, 0, 1, 2, 4)))
