@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -335,6 +336,22 @@ def test_a_view_that_killed_its_worker_is_tried_again_if_it_has_changed(paths, d
     assert len(deaths) == 1  # no second death in the same file
     shutil.copy(paths[1], mixed[1])
     assert not [item for item in loader if item["error"]]
+
+
+class Limiting(TrainTransform):
+    """Leave the worker no further descriptor: it fails in the thread that sends a batch."""
+
+    def finish(self, clip, rng):
+        number = len(os.listdir("/proc/self/fd")) - 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+        return super().finish(clip, rng)
+
+
+@pytest.mark.parametrize("timeout", [0, 60])
+def test_a_batch_that_cannot_be_sent_is_not_waited_for(paths, capfd, timeout):
+    with pytest.raises(MachineError, match="^too many open files: raise `ulimit -n`, or lower data.workers$"):
+        list(clip_batches(paths, transform=Limiting(24), workers=1, timeout=timeout))
+    assert capfd.readouterr().err == ""
 
 
 SHARED_MEMORY = """
