@@ -191,7 +191,7 @@ def _retried(path: str, request: Callable[[int], T]) -> T:
             return request(attempt)
         except OSError as error:
             path = error.filename or path
-            if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno == errno.ENAMETOOLONG:
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise PathError(path, NO_SUCH_FILE) from error
             if error.errno in PATH_ERRNOS:
                 raise PathError(path, f"cannot be read ({first_line(error)})") from error

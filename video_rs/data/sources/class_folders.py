@@ -1,5 +1,6 @@
 """Class folders: the classes of a folder and their files."""
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -127,6 +128,6 @@ def _names(folder: str) -> list[str]:
     try:
         return [entry.name for entry in storage.entries(folder)]
     except PathError as error:
-        if error.is_missing:
+        if error.is_missing or error.__cause__.errno == errno.ENAMETOOLONG:
             return []
         raise
