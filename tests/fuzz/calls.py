@@ -127,9 +127,9 @@ def _sample(path: str, beat: Beat) -> tuple[list, bytes]:
     return batch["broken"] or views["error"], hashlib.sha1(batch["clip"].numpy()).digest()
 
 
-def _check(path: str, beat: Beat) -> tuple[int, str]:
+def _check(path: str, beat: Beat) -> tuple[int, str, int]:
     facts = check_file(path, beat)
-    return facts.frames, facts.problem
+    return facts.frames, facts.problem, facts.packets
 
 
 def _index(path: str, beat: Beat) -> str:
