@@ -141,7 +141,7 @@ def disagreements(intact: Container[int], file: Mapping[str, Outcome | Lost]) ->
     """Yield where the calls with one video contradict each other.
 
     Args:
-        intact: digests of packets that are not damaged. Decoders may conceal damage that no decoder reports differently.
+        intact: digests of packets that are not damaged. Decoders may conceal others differently, and report nothing.
     """
     if file["read"][:2] != file["read again"][:2]:
         yield f"read: two reads differ: {file['read']}, {file['read again']}"

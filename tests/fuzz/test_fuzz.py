@@ -55,7 +55,7 @@ def test_many_damaged_videos(fuzzer):
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_damaged_files(fuzzer, kind):
-    require_none(fuzzer.run(kind, SEED, range(FEW)))
+    require_none(fuzzer.run(kind, SEED, range(FEW // 2)))
 
 
 @pytest.mark.exhaustive
