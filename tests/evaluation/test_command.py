@@ -63,7 +63,7 @@ def test_report_and_metrics(job, capsys):
     out = capsys.readouterr().out
     folder = job / "run" / "test"
     assert "3 of 4 scored" in out and f"report: {folder / 'report.html'}" in out and "next: " in out
-    assert "2.mp4: cannot be decoded" in out
+    assert "2.mp4: a text file, not a video" in out
 
     rows = {Path(row["path"]).name: row for row in csv.DictReader((folder / "predictions.csv").open())}
     metrics = json.loads((folder / "metrics.json").read_text())
