@@ -163,7 +163,8 @@ def _answers(path: str) -> bool:
             return bool(os.listdir(path))
         file, _ = _open(path)
         try:
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)  # the page cache outlives the disk
+            if hasattr(os, "posix_fadvise"):  # the page cache outlives the disk
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             os.pread(file, 1, 0)
         finally:
             os.close(file)
