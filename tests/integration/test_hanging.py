@@ -203,7 +203,7 @@ def test_a_file_that_has_changed_and_is_no_better(tiny_config, run_tool, dataset
     assert done.returncode == 0, done.stderr
     reason = "hung the decoder" if end == b"SIGSTOP" else f"killed the decoder ({end.decode()})"
     assert unreadable_files(tmp_path / "run") == [(str(bad), reason, "2")]
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["stamps"] == {str(bad): stamp(bad)}
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["stamps"] == {str(bad): stamp(str(bad))}
 
 
 @pytest.mark.exhaustive
