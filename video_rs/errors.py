@@ -59,7 +59,7 @@ _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, 90, 90, 90
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value for a message, as Python writes it, in at most 100 characters on one line."""
     try:
         text = "null" if value is None else _repr.repr(value)
@@ -135,7 +135,7 @@ class StorageError(MachineError):
 class PathError(StorageError, MediaError):
     """A file does not exist, or access to it is denied.
 
-    It is the user's mistake, or the storage's if the file was there before: see ``storage.judge``.
+    It is the user's mistake, or the storage's if the file was there before: see ``storage.diagnose``.
     """
 
     exit_code = EXIT_USER

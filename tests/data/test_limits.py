@@ -19,8 +19,8 @@ def own_environment(monkeypatch):
 
 def test_limits_reach_the_processes_that_are_started():
     assert (limits.retries(), limits.max_pixels()) == (3, 8192 * 8192)
-    limits.set(retries=7)
-    limits.set(max_pixels=100)
+    limits.set_limits(retries=7)
+    limits.set_limits(max_pixels=100)
     code = "from video_rs.data import limits; print(limits.retries(), limits.max_pixels())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["7", "100"]
 

@@ -22,7 +22,7 @@ from video_rs.data.loader import MAX_FAILED, clip_loader, view_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
-from video_rs.data.watchdog import Heartbeats, Watchdog, explain
+from video_rs.data.watchdog import Heartbeats, Watchdog, worker_errors
 from video_rs.errors import DeadWorker, MachineError, StuckWorker
 
 SAMPLING = TemporalSampling(4, 2)
@@ -311,7 +311,7 @@ def test_several_workers_that_die(deaths, named):
         worker.code = code
         heartbeats.register(number, worker.pid)(index)
     expected = MachineError if named is None else DeadWorker
-    with pytest.raises(expected) as error, explain(workers, heartbeats, str):
+    with pytest.raises(expected) as error, worker_errors(workers, heartbeats, str):
         raise RuntimeError("a worker died")
     assert named is None or sorted(error.value.files) == list(map(str, named))
 

@@ -197,7 +197,7 @@ def test_whose_fault_a_failure_is(tmp_path):
     error = StorageError("f.mp4", "cannot be read (x)")
 
     def verdict(others, root=good.parent):
-        found = storage.judge(error, [*map(str, others)], str(root))
+        found = storage.diagnose(error, [*map(str, others)], str(root))
         assert str(found).startswith("f.mp4: ")
         return type(found)
 
@@ -208,15 +208,15 @@ def test_whose_fault_a_failure_is(tmp_path):
     assert verdict([good], tmp_path / "away") is MachineError
     (tmp_path / "empty").mkdir()
     assert verdict([good], tmp_path / "empty") is MachineError  # not mounted
-    assert storage.judge(error, [str(good)]).__class__ is MediaError
+    assert storage.diagnose(error, [str(good)]).__class__ is MediaError
 
 
 def test_which_other_files_are_read():
     records = Records([f"{i}" for i in range(100)], [0] * 100, ["a"])
-    assert records.others(50) == ["49", "51", "48"] and records.others(0) == ["99", "1", "98"]
-    assert records.others(50, spread=True) == ["75", "0", "25"]
-    assert Records(["a"], [0], ["a"]).others(0) == []
-    assert Records(["a", "b", "a"], [0] * 3, ["a"]).others(0) == ["b"]
+    assert records.neighbours(50) == ["49", "51", "48"] and records.neighbours(0) == ["99", "1", "98"]
+    assert records.neighbours(50, spread=True) == ["75", "0", "25"]
+    assert Records(["a"], [0], ["a"]).neighbours(0) == []
+    assert Records(["a", "b", "a"], [0] * 3, ["a"]).neighbours(0) == ["b"]
 
 
 def test_a_listing_that_fails(tiny_splits, monkeypatch):

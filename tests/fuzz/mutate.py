@@ -139,21 +139,21 @@ def swap(data: bytes, rng: random.Random) -> bytes:
     return b"".join(chunks)
 
 
-def lie(data: bytes, rng: random.Random) -> bytes:
+def overwrite_number(data: bytes, rng: random.Random) -> bytes:
     """Overwrite a field after a mark of the container with a number that is wrong."""
     at = _mark(data, rng)
     if at is None:
-        return lie_anywhere(data, rng)
+        return overwrite_anywhere(data, rng)
     return _overwritten(data, at + rng.randrange(0, rng.choice((8, 32, 96))), rng)
 
 
-def lie_size(data: bytes, rng: random.Random) -> bytes:
+def overwrite_size(data: bytes, rng: random.Random) -> bytes:
     """Overwrite the four bytes before a mark of the container, which are its size in mp4 and mov."""
     at = _mark(data, rng)
-    return lie_anywhere(data, rng) if at is None else _overwritten(data, max(0, at - 8), rng, size=4)
+    return overwrite_anywhere(data, rng) if at is None else _overwritten(data, max(0, at - 8), rng, size=4)
 
 
-def lie_anywhere(data: bytes, rng: random.Random) -> bytes:
+def overwrite_anywhere(data: bytes, rng: random.Random) -> bytes:
     """Overwrite a number somewhere."""
     return _overwritten(data, rng.randrange(len(data)), rng)
 
@@ -170,7 +170,8 @@ def rename(data: bytes, rng: random.Random) -> bytes:
 
 CHANGES: Sequence[Callable[[bytes, random.Random], bytes]] = (
     *(flip, flip_head, truncate, behead, zero, noise, duplicate, remove, swap),
-    *(lie, lie, lie, lie, lie_size, lie_anywhere, rename),
+    *(overwrite_number,) * 4,
+    *(overwrite_size, overwrite_anywhere, rename),
 )  # fmt: skip
 
 

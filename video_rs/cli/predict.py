@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             if isinstance(error, StorageError) and path not in denied:
                 others = [each for each in files[:number][::-1] + files[number + 1 :] if each not in denied]
                 if others or not isinstance(error, PathError):
-                    error = storage.judge(error, others)
+                    error = storage.diagnose(error, others)
             if not isinstance(error, MediaError):
                 raise error from None
             failed += 1

@@ -11,7 +11,7 @@ RETRIES, MAX_PIXELS = 3, 8192 * 8192  # defaults
 _NAMES = {"retries": "VIDEO_RS_RETRIES", "max_pixels": "VIDEO_RS_MAX_PIXELS"}
 
 
-def set(*, retries: int | None = None, max_pixels: int | None = None) -> None:
+def set_limits(*, retries: int | None = None, max_pixels: int | None = None) -> None:
     """Change the limits that are given: see :func:`retries` and :func:`max_pixels`."""
     for name, value in (("retries", retries), ("max_pixels", max_pixels)):
         if value is not None:

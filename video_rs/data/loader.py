@@ -27,7 +27,7 @@ from video_rs.data import limits, storage
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
-from video_rs.data.watchdog import Heartbeats, Watchdog, explain, kill_and_join, lacking
+from video_rs.data.watchdog import Heartbeats, Watchdog, kill_and_join, missing_resource, worker_errors
 from video_rs.errors import MachineError, UserError, VideoRSError, WorkerFailed, first_line
 from video_rs.files import stamp
 
@@ -115,7 +115,7 @@ class _Loader(DataLoader):
         check_timeout(dataset.records, timeout)
         self.processes: list[BaseProcess] = []
         self.hang_timeout = timeout  # `timeout` is an attribute of DataLoader
-        with explain((), Heartbeats(0), dataset.records.path):
+        with worker_errors((), Heartbeats(0), dataset.records.path):
             self.heartbeats = Heartbeats(workers)
         if workers:
             # import before the fork; otherwise the import counts towards the timeout of each worker's first file
@@ -139,7 +139,7 @@ class _Loader(DataLoader):
         with ExitStack() as stack:
             stack.callback(kill_and_join, self.processes)
             path = self.dataset.dataset.records.path
-            with explain(self.processes, self.heartbeats, path):  # torch has its own error for an early death
+            with worker_errors(self.processes, self.heartbeats, path):  # torch has its own error for an early death
                 # make as many locks as torch needs, because its half-made iterator prints errors when it is deleted
                 locks = [self.multiprocessing_context.Queue() for _ in range(self.num_workers + 3)]
                 del locks
@@ -183,7 +183,7 @@ class _Queue(queues.Queue):
         if get_worker_info() is None:
             super()._on_queue_feeder_error(error, item)
         else:
-            reason = lacking(error) or f"a loader process cannot send a batch: {first_line(error)}"
+            reason = missing_resource(error) or f"a loader process cannot send a batch: {first_line(error)}"
             self.put((item[0], MachineError(reason)))
 
 
@@ -199,7 +199,7 @@ class _ErrorsAsValues(Dataset):
         except VideoRSError as error:
             return error
         except (MemoryError, OSError, RuntimeError) as error:
-            if found := lacking(error):
+            if found := missing_resource(error):
                 return MachineError(found)
             raise
 

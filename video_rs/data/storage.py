@@ -139,7 +139,7 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
     return _retried(os.fspath(folder), read)
 
 
-def judge(error: StorageError, others: Sequence[str], root: str = "") -> MediaError | MachineError:
+def diagnose(error: StorageError, others: Sequence[str], root: str = "") -> MediaError | MachineError:
     """Find out if a file or the storage is at fault, by reading other files.
 
     Args:
@@ -150,13 +150,13 @@ def judge(error: StorageError, others: Sequence[str], root: str = "") -> MediaEr
     Returns:
         A ``MediaError`` of the file if another one can be read and the root is not empty, else a ``MachineError``.
     """
-    if (not root or _answers(root)) and any(map(_answers, others[:3])):
+    if (not root or _is_readable(root)) and any(map(_is_readable, others[:3])):
         return MediaError(f"{error.path}: {error.reason}")
     same = f", as are other files{f' of {root}' if root else ''}" if others else ""
     return MachineError(f"{error.path}: {error.reason}{same}; check that the storage is mounted")
 
 
-def _answers(path: str) -> bool:
+def _is_readable(path: str) -> bool:
     """Return True if a file or a folder with an entry can be read."""
     try:
         if os.path.isdir(path):

@@ -121,7 +121,7 @@ class Watchdog(threading.Thread):
                 worker.kill()
 
     def batches(self, iterator: Iterator) -> Iterator[Any]:
-        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs, or :func:`explain` a death."""
+        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs, or :func:`worker_errors` a death."""
         while True:
             self._batches, self._waiting = self._batches + 1, True
             try:
@@ -136,7 +136,7 @@ class Watchdog(threading.Thread):
                 if self._stuck:  # the error comes from a killed worker, or from its incomplete message
                     kill_and_join(self._killed)
                     raise self._stuck from None
-                with explain(self._workers, self._heartbeats, self._path):
+                with worker_errors(self._workers, self._heartbeats, self._path):
                     raise
             if batch is None:
                 return
@@ -150,7 +150,7 @@ class Watchdog(threading.Thread):
 
 
 @contextmanager
-def explain(workers: Sequence[BaseProcess], heartbeats: Heartbeats, path: Callable[[int], str]) -> Iterator[None]:
+def worker_errors(workers: Sequence[BaseProcess], heartbeats: Heartbeats, path: Callable[[int], str]) -> Iterator[None]:
     """Replace any error in this context if a worker died or if the machine lacks memory or descriptors.
 
     Raises:
@@ -160,7 +160,7 @@ def explain(workers: Sequence[BaseProcess], heartbeats: Heartbeats, path: Callab
     try:
         yield
     except Exception as error:
-        if found := lacking(error):
+        if found := missing_resource(error):
             raise MachineError(found) from error
         # the connection closes before the exit code of a worker is available
         end = time.monotonic() + (5.0 if isinstance(error, OSError | EOFError) else 0.0)
@@ -184,7 +184,7 @@ def _death(codes: Mapping[int, int], opened: Mapping[int, str]) -> VideoRSError:
     return MachineError(f"a loader process died ({how}), {cause}")
 
 
-def lacking(error: BaseException) -> str:
+def missing_resource(error: BaseException) -> str:
     """Return what the machine lacks, and what to do, if this is the cause of an error of torch or the system; or ""."""
     if isinstance(error, VideoRSError):
         return ""

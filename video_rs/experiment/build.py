@@ -34,7 +34,7 @@ def build_records(
 
     Sets the limits for reading files, see ``data/limits.py``.
     """
-    limits.set(retries=config.data.retries, max_pixels=config.data.max_pixels)
+    limits.set_limits(retries=config.data.retries, max_pixels=config.data.max_pixels)
     sources = _arguments(load_splits, config.data)
     try:
         records = load_splits(**sources, num_classes=config.model.num_classes, splits=tuple(splits))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from video_rs.errors import ConfigError, shown
+from video_rs.errors import ConfigError, format_value
 from video_rs.experiment.schema import Config, DataSection, options_of
 from video_rs.training.combinations import wrong_combinations
 from video_rs.training.options import LOSSES
@@ -58,7 +58,8 @@ def _phase_errors(config: Config) -> Iterator[str]:
 def _training_errors(config: Config) -> Iterator[str]:
     train = config.train
     if train.loss not in LOSSES and not config.plugins:
-        yield f"train.loss={shown(train.loss)[1:-1]}: must be {' or '.join(LOSSES)}, or registered by one of plugins="
+        loss = format_value(train.loss)[1:-1]
+        yield f"train.loss={loss}: must be {' or '.join(LOSSES)}, or registered by one of plugins="
     if train.device == "xla" and train.activation_checkpointing:
         yield "train.activation_checkpointing: not available with train.device=xla; remove it"
     yield from wrong_combinations(options_of(config), multi_label=config.data.multi_label)

@@ -22,7 +22,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from video_rs.data.sources.lookalikes import resolve
-from video_rs.errors import ConfigError, UserError, did_you_mean, first_line, shown
+from video_rs.errors import ConfigError, UserError, did_you_mean, first_line, format_value
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, plain
@@ -71,7 +71,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"override {shown(override)} is not key=value")
+            raise ConfigError(f"override {format_value(override)} is not key=value")
         _set(nested, key.strip(), text)
     config = _build(Config, nested, str(file))
     is_run = file.name == "config.yaml" and not Path(path).is_file()
@@ -118,7 +118,7 @@ def find_config(path: str | Path) -> Path:
         return find_config(similar)
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
     hint = did_you_mean(Path(path).stem[:100], known, f"; configs: {', '.join(known)}")
-    raise ConfigError(f"config {shown(path)[1:-1]} is not a file, a run folder or a name in configs/{hint}")
+    raise ConfigError(f"config {format_value(path)[1:-1]} is not a file, a run folder or a name in configs/{hint}")
 
 
 def describe(keys: Sequence[str] = ()) -> str:
@@ -167,7 +167,7 @@ class _CheckedYaml(CfgNode):
         if "_BASE_" in values:
             bases = values["_BASE_"] if isinstance(values["_BASE_"], list) else [values["_BASE_"]]
             if not all(isinstance(base, str) and base for base in bases):
-                raise ConfigError(f"{filename}: _BASE_ must be a file or a list of files; found {shown(bases)}")
+                raise ConfigError(f"{filename}: _BASE_ must be a file or a list of files; found {format_value(bases)}")
             values["_BASE_"] = [expand_path(base, f"{filename}: _BASE_") for base in bases]
         return io.StringIO(yaml.safe_dump(values, sort_keys=False))
 
@@ -200,7 +200,7 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
             raise ConfigError(f"{source}: {_unknown(key)}")
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{source}: {key} is a section; expected keys below it, found {shown(value)}")
+                raise ConfigError(f"{source}: {key} is a section; expected keys below it, found {format_value(value)}")
             arguments[name] = _build(hints[name], value, source, f"{key}.")
         else:
             arguments[name] = _checked(value, key, source)
@@ -208,7 +208,7 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
 
 
 def _unknown(key: str) -> str:
-    known, key = list(_schema()), shown(key)[1:-1]
+    known, key = list(_schema()), format_value(key)[1:-1]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # a valid name in the wrong section
         near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
@@ -221,7 +221,7 @@ def _set(nested: dict[str, Any], key: str, text: str) -> None:
     if _schema()[key].type_ is str:
         value: Any = text
     else:
-        value = read_yaml(text, f"override {key}={shown(text)[1:-1]}")
+        value = read_yaml(text, f"override {key}={format_value(text)[1:-1]}")
     value = _checked(value, key, "override")
     *sections, leaf = key.split(".")
     place = functools.reduce(lambda d, s: d.setdefault(s, {}), sections, nested)

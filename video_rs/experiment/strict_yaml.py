@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from video_rs.errors import ConfigError, first_line, shown
+from video_rs.errors import ConfigError, first_line, format_value
 
 MAX_CHARACTERS = 1 << 16
 _MAX_NODES = 20_000  # with all aliases expanded
@@ -63,7 +63,7 @@ def _refuse_repeated(keys: list[yaml.ScalarNode]) -> None:
     lines: dict[str, int] = {}
     for key in keys:
         if key.value in lines:
-            problem = f"the key {shown(key.value)} is repeated, see line {lines[key.value]}"
+            problem = f"the key {format_value(key.value)} is repeated, see line {lines[key.value]}"
             raise ConstructorError(None, None, problem, key.start_mark)
         lines[key.value] = key.start_mark.line + 1
 
@@ -75,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, OverflowError, AttributeError, TypeError) as error:
-            problem = f"{shown(node.value)} is not a valid value ({first_line(error, 60)})"
+            problem = f"{format_value(node.value)} is not a valid value ({first_line(error, 60)})"
             raise ConstructorError(None, None, problem, node.start_mark) from None
 
     def fetch_flow_collection_start(self, token: type) -> None:

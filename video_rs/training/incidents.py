@@ -34,7 +34,7 @@ class Incidents:
     Attributes:
         files: ``{path: [reason, number of replacements]}``, in order of discovery.
         hung: files that hung or killed the decoder. A resumed run does not open them unless they have changed.
-        stamps: :func:`video_rs.files.stamp` of these files when they did so.
+        stamps: :func:`video_rs.files.stamp` of these files at that time.
         steps: for each bad step (from 1), the samples with a non-finite loss, or the whole batch if only the gradient
             was non-finite.
     """
@@ -55,20 +55,26 @@ class Incidents:
             self._is_written = False
 
     def note_hung(self, path: str, reason: str, version: tuple[int, int]) -> None:
-        """Record a file that hung or killed the decoder, with its stamp. It must not be opened again as it is."""
+        """Record a file that hung or killed the decoder, with its stamp. It is not opened again unless it changes."""
         self.files.setdefault(path, ["", 0])[0] = reason
         self.hung += [path] * (path not in self.hung)
         self.stamps[path] = version
         self._is_written = False
 
-    def doubtful_files(self) -> dict[str, bool]:
-        """Return the files to look at again when a run starts: True for those that hung, and have changed since."""
+    def files_to_recheck(self) -> dict[str, bool]:
+        """Return the files to decode again when a run starts: True for those that hung and have changed since."""
         return {path: path in self.hung for path in self.files if self.stamps.get(path) != stamp(path)}
 
-    def rebook(self, looked_at: Iterable[str], bad: Mapping[str, str], hung: Mapping[str, tuple[int, int]]) -> None:
-        """Record reasons of files that still cannot be read and stamps of those that hung now; forget the others."""
-        self.hung = [path for path in self.hung if path not in looked_at] + list(hung)
-        for path in looked_at:
+    def update(self, checked: Iterable[str], bad: Mapping[str, str], hung: Mapping[str, tuple[int, int]]) -> None:
+        """Update files that were decoded again, and remove those that can be read.
+
+        Args:
+            checked: paths of the files.
+            bad: ``{path: reason}`` of those that still cannot be read.
+            hung: ``{path: stamp}`` of those that hung.
+        """
+        self.hung = [path for path in self.hung if path not in checked] + list(hung)
+        for path in checked:
             self.stamps.pop(path, None)
             if path in bad:
                 self.files[path][0] = bad[path]

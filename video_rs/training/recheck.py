@@ -43,7 +43,7 @@ def recheck(
 
     found = None
     with world.together("the unreadable files", heartbeats=True):
-        if world.is_main and (doubtful := incidents.doubtful_files()):
+        if world.is_main and (doubtful := incidents.files_to_recheck()):
             info(f"looking again at {len(doubtful)} unreadable files")
             options = {"decoder": train.decoder, "workers": workers, "timeout": timeout or TIMEOUT}
             bad, hung = decode_again(train.records, doubtful, progress=progress, **options)
@@ -51,4 +51,4 @@ def recheck(
             if whole := [path for path in doubtful if path not in bad]:
                 info(f"{len(whole)} of them count no more, they can be read: {truncate(whole)}")
     if found := world.gather(found, "the unreadable files")[0]:
-        incidents.rebook(*found)
+        incidents.update(*found)

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from video_rs.errors import did_you_mean, shown
+from video_rs.errors import did_you_mean, format_value
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -27,17 +27,17 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
     try:
         result = _as_type(value, type_)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        raise ValueError(f"{name} must be {_in_words(type_)}; found {shown(value)}") from None
+        raise ValueError(f"{name} must be {_in_words(type_)}; found {format_value(value)}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
         hint = did_you_mean(str(value)[:100], rules["choices"])
-        raise ValueError(f"{name} is one of {', '.join(rules['choices'])}; found {shown(value)}{hint}")
+        raise ValueError(f"{name} is one of {', '.join(rules['choices'])}; found {format_value(value)}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
         if isinstance(number, str) and _CONTROL.search(number):
-            raise ValueError(f"{name} must not have control characters; found {shown(value)}")
+            raise ValueError(f"{name} must not have control characters; found {format_value(value)}")
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ValueError(f"{name} must be {bounds}; found {shown(value)}")
+            raise ValueError(f"{name} must be {bounds}; found {format_value(value)}")
     return result
 
 

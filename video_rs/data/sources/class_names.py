@@ -12,7 +12,7 @@ from video_rs.data.shards import NAMES_FILE, TAR
 from video_rs.data.sources.lookalikes import difference, folded, group
 from video_rs.data.sources.read_split import RawSplit
 from video_rs.data.sources.records import SEPARATOR
-from video_rs.data.sources.tables import cut
+from video_rs.data.sources.tables import shorten
 from video_rs.errors import UserError
 
 _SYNSET = re.compile(r"n\d{8} ")
@@ -57,13 +57,13 @@ def choose_class_names(names: tuple[str, ...], num_classes: int, splits: Mapping
     named = next((label for label in listed if not label.isdecimal()), None)
     if named is not None:
         number = next(label for label in listed if label.isdecimal())
-        both = f"label '{cut(named)}' is a name, but '{cut(number)}' in {listed[number]} is a number"
+        both = f"label '{shorten(named)}' is a name, but '{shorten(number)}' in {listed[number]} is a number"
         raise UserError(f"{listed[named]}: {both}: use one kind, or give data.class_names")
     largest = max(listed, key=int)
     lines = sum(len(part.paths) + part.num_missing for part in splits.values())
     if not num_classes and int(largest) >= 10 * lines + 1000:
         raise UserError(
-            f"{listed[largest]}: label '{cut(largest)}' is too large for so short a list: set model.num_classes"
+            f"{listed[largest]}: label '{shorten(largest)}' is too large for so short a list: set model.num_classes"
         )
     return tuple(str(i) for i in range(num_classes or 1 + int(largest)))
 
@@ -73,7 +73,7 @@ def _refuse_joined_labels(splits: Mapping[str, RawSplit], names: Sequence[str]) 
     for part in splits.values():
         for label, place in part.first_place.items():
             if SEPARATOR in label and part.is_list and not part.has_label_sets and label not in names:
-                raise UserError(f"{place}: '{cut(label)}' is more than one label: set data.multi_label=true")
+                raise UserError(f"{place}: '{shorten(label)}' is more than one label: set data.multi_label=true")
 
 
 def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list[list[int]]:
@@ -103,10 +103,10 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
         known = f"0 to {len(names) - 1}" if label.isdecimal() and has_numbers else f"the {len(names)} class names"
         hint = ": give data.class_names, in the order of the numbers" if label.isdecimal() and not has_numbers else ""
         if not label.isdecimal() and (near := difflib.get_close_matches(label, names, n=1)):
-            hint = f"; did you mean '{cut(near[0])}'?"
+            hint = f"; did you mean '{shorten(near[0])}'?"
         if len(ways := similar.get(folded(label), ())) > 1:
             hint = f"; {difference(label, ways[0])}; {difference(label, ways[1])}; use one of these"
-        raise UserError(f"{part.place(unknown[0])}: label '{cut(label)}' is not one of {known}{hint}")
+        raise UserError(f"{part.place(unknown[0])}: label '{shorten(label)}' is not one of {known}{hint}")
     if part.is_list and not part.repeats:
         _refuse_conflict(part, numbers)
     return numbers
@@ -136,6 +136,6 @@ def _refuse_conflict(part: RawSplit, numbers: list[list[int]]) -> None:
         a, b = part.labels[first], part.labels[second]
         same = part.paths[first] == part.paths[second] and part.segment(first) == part.segment(second)
         if same and set(numbers[a]) != set(numbers[b]):
-            there = f"'{cut(written[a])}' in {'line' if part.mark == ':' else 'entry'} {part.lines[first]}"
+            there = f"'{shorten(written[a])}' in {'line' if part.mark == ':' else 'entry'} {part.lines[first]}"
             place = f"{part.place(second)}: {part.paths[second]}"
-            raise UserError(f"{place} has label '{cut(written[b])}', but {there}: keep one")
+            raise UserError(f"{place} has label '{shorten(written[b])}', but {there}: keep one")

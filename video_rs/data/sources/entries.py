@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from video_rs.data.sources.records import SEPARATOR
-from video_rs.data.sources.tables import bad_line, cut
+from video_rs.data.sources.tables import bad_line, shorten
 from video_rs.data.video.media import MEDIA_EXTENSIONS
 from video_rs.errors import UserError
 
@@ -55,7 +55,7 @@ def has_extension(path: str) -> bool:
 def parse_split(text: str, place: str) -> str:
     """Return the split with an alias. Raise UserError if there is none."""
     if text.lower() not in _SPLIT:
-        raise UserError(f"{place}: split '{cut(text)}' is not train, val or test; correct it, or rename the column")
+        raise UserError(f"{place}: split '{shorten(text)}' is not train, val or test; correct it, or rename the column")
     return _SPLIT[text.lower()]
 
 
@@ -73,14 +73,14 @@ def parse_segment(start: str, end: str, place: str) -> tuple[float, float]:
 def parse_count(text: str, place: str) -> int:
     """Return a number of frames. Raise UserError if it is not positive."""
     if not text.isdecimal() or not int(text):
-        raise UserError(f"{place}: '{cut(text)}' is not a valid number of frames")
+        raise UserError(f"{place}: '{shorten(text)}' is not a valid number of frames")
     return int(text)
 
 
 def check_label(label: str, place: str, multi_label: bool) -> None:
     """Raise UserError for a negative or fractional number as a label."""
     if wrong := next(filter(_NO_CLASS.fullmatch, label.split(SEPARATOR) if multi_label else [label]), None):
-        raise UserError(f"{place}: label '{cut(wrong)}' is neither a class number (0, 1, ...) nor a name")
+        raise UserError(f"{place}: label '{shorten(wrong)}' is neither a class number (0, 1, ...) nor a name")
 
 
 def refuse_columns(label: str, place: str) -> None:
@@ -89,7 +89,7 @@ def refuse_columns(label: str, place: str) -> None:
     is_segment = len(rest) > 1 and _is_number(rest[-1]) and _is_number(last) and float(rest[-1]) < float(last)
     if is_segment or (rest and last.lower() in _SPLIT):
         hint = "name the columns in a header (path,label,start,end,split), or quote the label"
-        raise UserError(f"{place}: several columns after the path, '{cut(label)}': {hint}")
+        raise UserError(f"{place}: several columns after the path, '{shorten(label)}': {hint}")
 
 
 def _is_number(text: str) -> bool:

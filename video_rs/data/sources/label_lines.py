@@ -10,7 +10,7 @@ from itertools import chain, islice
 
 from video_rs.data.sources.entries import Entry, check_label, has_extension, parse_count, refuse_columns
 from video_rs.data.sources.records import SEPARATOR
-from video_rs.data.sources.tables import Row, cut, read_csv, read_header
+from video_rs.data.sources.tables import Row, read_csv, read_header, shorten
 from video_rs.data.video.media import MEDIA_EXTENSIONS
 from video_rs.errors import UserError
 
@@ -53,14 +53,14 @@ def read_label_lines(file: str, base: str, multi_label: bool) -> Iterator[Entry]
         if not path or not (label or multi_label):
             hint = "; data.multi_label=true allows files without labels" if path else ""
             hint = "; put a comma, a tab or a space between them" if ";" in text else hint
-            raise UserError(f"{place}: '{cut(text)}' is not a line 'path label'{hint}")
+            raise UserError(f"{place}: '{shorten(text)}' is not a line 'path label'{hint}")
         if label not in good:
             if not is_quoted or len(fields) > 2:
                 refuse_columns(label, place)
             words = label.replace(",", " ").split()
             if len(words) > 1 and all(word.lstrip("+-").isdecimal() for word in words):  # VideoMAE, MMAction2
                 keep = "write 1;2 for two labels" if multi_label else "keep only the label"
-                raise UserError(f"{place}: several numbers after the path, '{cut(label)}': {keep}")
+                raise UserError(f"{place}: several numbers after the path, '{shorten(label)}': {keep}")
             check_label(label, place, multi_label)
             good.add(label)
         yield Entry(path, label, line, swapped=swapped is not None)
@@ -72,7 +72,7 @@ def _refuse_unknown_header(file: str, first: Row, second: Row, base: str) -> Non
     names_media = [any(each in row.text.lower() for each in MEDIA_EXTENSIONS) for row in (first, second)]
     if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
         hint = "if it is a header, call its columns path and label"
-        found = f"'{cut(first.text)}' is not the path of a video or image, unlike the next line"
+        found = f"'{shorten(first.text)}' is not the path of a video or image, unlike the next line"
         raise UserError(f"{file}:{first.line}: {found}; {hint}")
 
 

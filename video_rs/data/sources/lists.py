@@ -36,10 +36,10 @@ from video_rs.data.sources.tables import (
     JSON_LINES,
     bad_line,
     column_name,
-    cut,
     read_csv,
     read_header,
     read_json_lines,
+    shorten,
 )
 from video_rs.data.video.search import has_frames
 from video_rs.errors import UserError
@@ -76,7 +76,7 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
     if {"path", "label"} <= {column.use for column in columns}:
         entries = _column_entries(file, columns, multi_label)
     elif _is_json(file):
-        names = cut(", ".join(column.name for column in columns))
+        names = shorten(", ".join(column.name for column in columns))
         raise UserError(f"{file}: the keys of its objects are {names}; call the path 'path' and the label 'label'")
     else:
         entries = read_label_lines(file, base, multi_label)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from video_rs.data import storage
-from video_rs.errors import UserError, first_line, shown
+from video_rs.errors import UserError, first_line, format_value
 
 _MAX_BYTES = 1 << 24
 _NUMBER = re.compile(r"\d{1,9}")
@@ -62,7 +62,7 @@ def read_class_names(file: str, key: str = "data.class_names", *, plain: bool = 
     if len(set(names)) < len(names):
         first = {name: number for number, name in reversed([*enumerate(names)])}
         number, name = next((number, name) for number, name in enumerate(names) if first[name] != number)
-        raise UserError(f"{place}: {shown(name)} is repeated, as number {first[name]} and {number}; keep one")
+        raise UserError(f"{place}: {format_value(name)} is repeated, as number {first[name]} and {number}; keep one")
     return names
 
 
@@ -183,7 +183,8 @@ def _in_order(pairs: Sequence[tuple[Any, str]], place: str) -> list[str]:
     for number, name in pairs:
         other = names.setdefault(int(number), name)
         if other is not name:
-            raise UserError(f"{place}: {shown(other)} and {shown(name)} both have the number {int(number)}")
+            both = f"{format_value(other)} and {format_value(name)} both have the number {int(number)}"
+            raise UserError(f"{place}: {both}")
     missing = next((number for number in range(len(names)) if number not in names), None)
     if missing is not None:
         hint = "they must start at 0" if missing == 0 else "they must have no gaps"

@@ -15,7 +15,7 @@ from video_rs.data.sources.class_folders import class_folders, present
 from video_rs.data.sources.holdout import source_key
 from video_rs.data.sources.lists import base_folder, list_splits, read_columns, read_list
 from video_rs.data.sources.records import SEPARATOR, Paths
-from video_rs.data.sources.tables import cut
+from video_rs.data.sources.tables import shorten
 from video_rs.data.sources.written_paths import WrittenPaths
 from video_rs.data.video.search import LeftOut
 from video_rs.errors import UserError
@@ -198,7 +198,7 @@ def _note_columns(raw: RawSplit) -> None:
     if not {"path", "label"} <= {column.use for column in columns}:
         return
     has_use = {column.use for column in columns} - {""} - ({"frames"} if not raw.frames else set())
-    if unused := [cut(column.name) for column in columns if column.use not in has_use]:
+    if unused := [shorten(column.name) for column in columns if column.use not in has_use]:
         more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
         raw.notes.append(f"columns not used: {', '.join(unused[:20])}{more}")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from video_rs.data import storage
 from video_rs.data.shards import Member, Members
-from video_rs.data.sources.tables import cut, shown_path
+from video_rs.data.sources.tables import format_path, shorten
 from video_rs.errors import MediaError, PathError, StorageError, first_line, printable
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Records:
         path = self.path(index)
         return self.members.member(int(index), path) if self.members else path
 
-    def others(self, index: int, *, spread: bool = False) -> list[str]:
+    def neighbours(self, index: int, *, spread: bool = False) -> list[str]:
         """Return the paths of three other files: the nearest in order, or `spread` over all files."""
         near = (index + sign * distance for distance in range(1, len(self)) for sign in (-1, 1))
         far = (index + len(self) * quarter // 4 for quarter in (1, 2, 3)) if spread else ()
@@ -199,7 +199,7 @@ class Records:
         one of several disks, and so the nearest files; all files of a folder may have been deleted.
         """
         if isinstance(error, StorageError) and not self.members:
-            error = storage.judge(error, self.others(index, spread=isinstance(error, PathError)), self.root)
+            error = storage.diagnose(error, self.neighbours(index, spread=isinstance(error, PathError)), self.root)
         if not isinstance(error, MediaError):
             raise error
         return first_line(error, 1000, prefix=f"{self.path(index)}: ")
@@ -250,7 +250,7 @@ class Records:
         absent = np.setdiff1d(np.arange(len(self.class_names)), values)
         classes = f"{len(self.class_names)} classes"
         if len(absent):
-            first = ", ".join([cut(self.class_names[label]) for label in absent[:3]] + ["..."] * (len(absent) > 3))
+            first = ", ".join([shorten(self.class_names[label]) for label in absent[:3]] + ["..."] * (len(absent) > 3))
             classes = f"{len(self.class_names) - len(absent)} of {classes} (none of {first})"
         text = f"{len(self)} {'files' if self.segments is None else 'segments'}, {classes}, "
         text += f"shards: {len(self.members.starts())}, " if self.members else ""
@@ -260,7 +260,7 @@ class Records:
         text += f"; {self.coverage}" if self.coverage else ""
         if self.num_missing:
             text += (
-                f"; {self.num_missing} listed files are missing, the first: {', '.join(map(shown_path, self.missing))}"
+                f"; {self.num_missing} listed files are missing, the first: {', '.join(map(format_path, self.missing))}"
             )
         if self.empty_folders:
             first = ", ".join(self.empty_folders[:3])

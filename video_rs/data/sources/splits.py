@@ -34,7 +34,7 @@ from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.read_split import RawSplit, read_split
 from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
-from video_rs.data.sources.tables import shown_path
+from video_rs.data.sources.tables import format_path
 from video_rs.data.video.media import is_image, is_media
 from video_rs.data.video.search import listing
 from video_rs.errors import UserError
@@ -234,7 +234,7 @@ def _refuse_missing(part: RawSplit, max_missing: float) -> None:
     if part.num_missing > max_missing * total:
         found = f"{part.source}: {part.num_missing} of {total} listed files are missing"
         limit = f"more than data.max_missing={max_missing:g} allows"
-        raise UserError(f"{found}, {limit}; the first: {', '.join(map(shown_path, part.missing))}")
+        raise UserError(f"{found}, {limit}; the first: {', '.join(map(format_path, part.missing))}")
 
 
 def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_label: bool) -> Records:

@@ -123,16 +123,16 @@ def _json_text(value: Any) -> str:
 
 def bad_line(place: str, expected: str, found: str) -> UserError:
     """Return the error for a line in the wrong format. `expected` and `found` are truncated."""
-    return UserError(f"{place}: expected {expected[:200]}; found '{cut(found)}'")
+    return UserError(f"{place}: expected {expected[:200]}; found '{shorten(found)}'")
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """Return a text on one line, truncated to 100 characters, with escapes if it has invisible characters."""
     text = " ".join(text[:1000].split())
     return (text if text.isprintable() else ascii(text)[1:-1])[:100]
 
 
-def shown_path(path: str) -> str:
+def format_path(path: str) -> str:
     """Return a path for messages: escaped if it has invisible characters, and at most 200 characters of it."""
     text = path if path.isprintable() else ascii(path)
     return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"

@@ -40,7 +40,7 @@ _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def cause(file: File, image: bool = False) -> str:
+def content_problem(file: File, image: bool = False) -> str:
     """Return why a file is not a video (or an image) and what to do; "" if its first bytes do not tell."""
     with file.open() if isinstance(file, Blob) else storage.open_file(file) as stream:
         head = stream.read(_HEAD)

@@ -17,7 +17,7 @@ from torch import Tensor
 from video_rs.data import limits, storage
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.transforms.crops import Box
-from video_rs.data.video.contents import cause
+from video_rs.data.video.contents import content_problem
 from video_rs.data.video.media import is_image, media_errors, require_file, too_large
 from video_rs.errors import MediaError, VideoRSError
 
@@ -53,7 +53,7 @@ def _opened(source: Any, file: File) -> Image.Image:
     except VideoRSError:
         raise
     except Exception as error:
-        reason = cause(file, image=True)
+        reason = content_problem(file, image=True)
         if not reason and isinstance(error, UnidentifiedImageError):
             reason = "cannot be decoded (damaged, or in a format that is not read)"
         if reason:

@@ -19,7 +19,7 @@ from av.stream import Disposition
 
 from video_rs.data import limits, storage
 from video_rs.data.shards import Blob, File, in_memory
-from video_rs.data.video.contents import cause
+from video_rs.data.video.contents import content_problem
 from video_rs.data.video.headers import NAL_CODECS, is_b_frame, is_idr, packet_headers
 from video_rs.data.video.media import media_errors, require_file, too_large
 from video_rs.data.video.times import frame_times
@@ -113,7 +113,7 @@ def open_container(path: File, **options: str) -> Container:
     except VideoRSError:
         raise
     except Exception as error:
-        reason = cause(path)
+        reason = content_problem(path)
         if not reason and isinstance(error, av.ArgumentError):
             reason = "not a video, or in a format that is not read"
         if reason:
