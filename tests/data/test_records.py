@@ -150,6 +150,19 @@ def test_media_below_follows_links_once_and_sees_nothing_hidden(tmp_path):
     assert found == ["a.mp4", "b/1.MP4", "b/2.mp4", "linked/5.mp4"]
 
 
+def test_a_link_out_of_a_class_folder_brings_no_files_of_other_classes(tmp_path, monkeypatch):
+    touch(tmp_path, "run/1.mp4", "run/2.mp4", "sit/3.mp4", "sit/4.mp4")
+    (tmp_path / "sit/up").symlink_to("..")
+    (tmp_path / "all").symlink_to(".")
+    (train,) = load_splits(str(tmp_path), splits=["train"], val_fraction=0).values()
+    assert [train.path(i).removeprefix(f"{tmp_path}/") for i in range(len(train))] == [
+        "run/1.mp4", "run/2.mp4", "sit/3.mp4", "sit/4.mp4"
+    ]  # fmt: skip
+    assert "2 files or folders are left out" in train.describe()
+    monkeypatch.chdir(tmp_path / "run")
+    assert len([*media_below("..", {".mp4"})]) == 4
+
+
 def test_class_names_from_a_file(tmp_path):
     touch(tmp_path, "train/b/1.mp4", "train/c/1.mp4", "val/c/1.mp4", "l/1.mp4", "l/2.mp4")
     (tmp_path / "names.txt").write_text("\ufeffa\nb\nc\n", encoding="utf-8")
@@ -391,7 +404,8 @@ def test_empty_and_absent_data(tmp_path):
 
 def test_images_and_videos_do_not_mix(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/a/2.jpg", "val/a/3.mp4")
-    failure("images and videos are mixed", root=str(tmp_path))
+    message = "train: images and videos are mixed: keep them in separate datasets; the first: .*1.mp4, .*2.jpg$"
+    failure(message, root=str(tmp_path))
 
 
 def test_records_are_packed():

@@ -257,16 +257,20 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
 
 def _refuse_mixed_media(part: RawSplit) -> None:
     """Raise UserError if a split mixes images, videos and frame folders, or a file name is not UTF-8."""
-    num_images, first = 0, {}
+    by_name, by_kind = {}, {}
     for path in part.paths:
         if not path.isascii() and path != (printable := os.fsencode(path).decode(errors="backslashreplace")):
             raise UserError(f"{printable}: the file name is not UTF-8: rename it")
-        num_images += is_image(path)
-        first.setdefault(is_media(path), path)
-    if len(set(map(os.path.isdir, first.values()))) > 1:
-        raise UserError(f"{part.source}: folders of frames and files are mixed: keep them in separate datasets")
-    if num_images not in (0, len(part.paths)):
-        raise UserError(f"{part.source}: images and videos are mixed: keep them in separate datasets")
+        by_name.setdefault(is_media(path), path)
+        by_kind.setdefault(is_image(path), path)
+    if len(set(map(os.path.isdir, by_name.values()))) > 1:
+        what, first = "folders of frames and files", by_name
+    elif len(by_kind) > 1:
+        what, first = "images and videos", by_kind
+    else:
+        return
+    names = ", ".join(map(shown_path, first.values()))
+    raise UserError(f"{part.source}: {what} are mixed: keep them in separate datasets; the first: {names}")
 
 
 def _check(records: Records, split: str, source: str) -> None:

@@ -69,8 +69,9 @@ def media_below(
 ) -> Iterator[str]:
     """Yield the files below a folder with one of the extensions (lower case, with the dot), sorted within each folder.
 
-    A folder with the extension of a video and with images in it (``v0.avi/``) is a video. Links are followed, but no
-    folder is visited twice. Names are skipped as in :func:`listing`.
+    A folder with the extension of a video and with images in it (``v0.avi/``) is a video. Links are followed, but not
+    to a folder around this one, which holds the files of others, and no folder is visited twice. Names are skipped as
+    in :func:`listing`.
 
     Args:
         folder: folder to search.
@@ -78,14 +79,17 @@ def media_below(
         left_out: counts the other files.
         video_folders: False to yield the images in ``v0.avi/`` instead.
     """
-    seen: set[tuple[int, int]] = set()
+    around = {*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents}
+    seen = set(map(_identity, around))
     pending = [folder]
     while pending:
         place = pending.pop()
-        stat = os.stat(place)
-        if (stat.st_dev, stat.st_ino) in seen:
+        identity = _identity(place)
+        if identity in seen:
+            if left_out is not None:
+                left_out.add(place)
             continue
-        seen.add((stat.st_dev, stat.st_ino))
+        seen.add(identity)
         folders, files = listing(place, left_out)
         for name in files:
             path = os.path.join(place, name)
@@ -113,6 +117,11 @@ def folders_of_frames(folder: str, left_out: LeftOut | None = None) -> list[str]
     """Return the folders that directly contain images: this folder and its subfolders. See :func:`media_below`."""
     images = media_below(folder, IMAGE_EXTENSIONS, left_out, video_folders=False)
     return list(dict.fromkeys(map(os.path.dirname, images)))
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
 
 
 def _extension(path: str) -> str:
