@@ -4,16 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from video_rs.data.shards import File
-from video_rs.data.video.headers import nal_units
+from video_rs.data.video.headers import NAL_CODECS, is_picture, nal_units, unit_length
 from video_rs.data.video.media import media_errors
 from video_rs.data.video.stream_index import best_stream, open_container
-
-# For these codecs: position in the header of the byte whose last two bits are the size of a unit's length minus one, in
-# mp4 and Matroska; and a function that is True for the first byte of a unit that is a part of a picture.
-_UNITS = {
-    "h264": (4, lambda first: 1 <= first % 32 <= 5),
-    "hevc": (21, lambda first: first // 2 % 64 < 32),
-}
 
 
 def packet_digest(file: File, beat: Callable[[], None] = lambda: None) -> int:
@@ -40,11 +33,9 @@ def packet_digest(file: File, beat: Callable[[], None] = lambda: None) -> int:
 
 def _pictures(packet: bytes, codec: str, extradata: bytes) -> Iterator[bytes]:
     """Yield the parts of a packet that do not depend on the container."""
-    if codec not in _UNITS:
+    if codec not in NAL_CODECS:
         yield packet
         return
-    place, is_picture = _UNITS[codec]
-    has_sizes = extradata[:1] == b"\1" and len(extradata) > place
-    for unit in nal_units(packet, extradata[place] % 4 + 1 if has_sizes else 0):
-        if unit and is_picture(unit[0]):
+    for unit in nal_units(packet, unit_length(codec, extradata)):
+        if unit and is_picture(codec, unit):
             yield unit.rstrip(b"\0")

@@ -20,7 +20,7 @@ from av.stream import Disposition
 from video_rs.data import limits, storage
 from video_rs.data.shards import Blob, File, in_memory
 from video_rs.data.video.contents import content_problem
-from video_rs.data.video.headers import NAL_CODECS, is_b_frame, is_idr, packet_headers
+from video_rs.data.video.headers import NAL_CODECS, is_b_frame, is_idr, packet_headers, unit_length
 from video_rs.data.video.media import media_errors, require_file, too_large
 from video_rs.data.video.times import frame_times
 from video_rs.errors import MediaError, VideoRSError
@@ -209,15 +209,15 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     codec, extradata, starts_anywhere = context.codec.canonical_name, context.extradata or b"", True
     # keep only these fields; a list of packets would keep the whole file in memory
     packets, headers, brought, changes, b_frames = [], set(), {}, False, False
-    has_units = codec in NAL_CODECS
+    has_units, length = codec in NAL_CODECS, unit_length(codec, extradata)
     for p in _packets(container, stream, path):
         is_key = p.is_keyframe
         if not packets and (p.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata):
             raise MediaError(f"{path}: encrypted; decrypt it first")
         if is_key or has_units:
-            own, picture = packet_headers(codec, p, extradata)
+            own, picture = packet_headers(codec, p, extradata, length)
             headers |= own
-            b_frames |= codec == "h264" and is_b_frame(picture)
+            b_frames = b_frames or (codec == "h264" and is_b_frame(picture))
             if is_key:
                 brought[len(packets)] = own
                 starts_anywhere &= codec != "h264" or is_idr(picture)
