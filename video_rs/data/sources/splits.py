@@ -269,7 +269,7 @@ def _refuse_mixed_media(part: RawSplit) -> None:
         what, first = "images and videos", by_kind
     else:
         return
-    names = ", ".join(map(shown_path, first.values()))
+    names = ", ".join(map(format_path, first.values()))
     raise UserError(f"{part.source}: {what} are mixed: keep them in separate datasets; the first: {names}")
 
 
