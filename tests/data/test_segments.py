@@ -62,7 +62,7 @@ def test_segments_outside_of_a_video_are_errors():
             frame_range(video, start, end)
     images = SimpleNamespace(path="frames", times=None, num_frames=5)
     assert frame_range(images) == (0, 5, None)
-    with pytest.raises(MediaError, match="frames: has no times, which a segment needs"):
+    with pytest.raises(MediaError, match="frames: has no timestamps, which segments require"):
         frame_range(images, 0.0, 1.0)
     assert ImageReader(["a.png"]).times is None
 

@@ -268,12 +268,12 @@ def test_a_slow_store_must_not_look_like_files_that_hang(monkeypatch):
     for good in (0, 104):
         check(good)
     check(1, "k.tar/a.mp4")
-    with pytest.raises(UserError, match=r"^data.timeout=60: must be more than the 103.5 s .*data.retries=3"):
+    with pytest.raises(UserError, match=r"^data.timeout=60: must be 0, or more than the 103.5 s .*data.retries=3"):
         check(60)
     monkeypatch.setenv("VIDEO_RS_RETRIES", "1")
     check(60)
     monkeypatch.setenv("VIDEO_RS_RETRIES", "20")
-    with pytest.raises(UserError, match=r"^data.timeout=120: must be more than the 135.5 s .*data.retries=20"):
+    with pytest.raises(UserError, match=r"^data.timeout=120: must be 0, or more than the 135.5 s .*data.retries=20"):
         check(120, "k.tar/a.mp4")
 
 

@@ -213,10 +213,10 @@ def test_whose_fault_a_failure_is(tmp_path):
 
 def test_which_other_files_are_read():
     records = Records([f"{i}" for i in range(100)], [0] * 100, ["a"])
-    assert records.neighbours(50) == ["49", "51", "48"] and records.neighbours(0) == ["99", "1", "98"]
-    assert records.neighbours(50, spread=True) == ["75", "0", "25"]
-    assert Records(["a"], [0], ["a"]).neighbours(0) == []
-    assert Records(["a", "b", "a"], [0] * 3, ["a"]).neighbours(0) == ["b"]
+    assert records.other_files(50) == ["49", "51", "48"] and records.other_files(0) == ["99", "1", "98"]
+    assert records.other_files(50, spread=True) == ["75", "0", "25"]
+    assert Records(["a"], [0], ["a"]).other_files(0) == []
+    assert Records(["a", "b", "a"], [0] * 3, ["a"]).other_files(0) == ["b"]
 
 
 def test_a_listing_that_fails(tiny_splits, monkeypatch):
@@ -277,5 +277,5 @@ def test_a_folder_of_frames_that_is_away(tmp_path):
     folders[0].rename(tmp_path / "moved")
     assert dataset[0]["error"] == "no such file"
     folders[1].rename(tmp_path / "moved too")
-    with pytest.raises(MachineError, match=f"^{folders[0]}: no such file, as are other files"):
+    with pytest.raises(MachineError, match=f"^{folders[0]}: no such file; other files"):
         dataset[0]

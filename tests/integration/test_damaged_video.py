@@ -15,13 +15,13 @@ DAMAGED = "m00089_mjpeg.mov"
 REASONS = {
     "audio_cover.mp4": "no video stream, only a cover image",
     "encrypted.mp4": "encrypted; decrypt it first",
-    "ffconcat.mp4": "a playlist, not a video; use the files in it",
+    "ffconcat.mp4": "a playlist, not a video; use the files that it lists",
     "html.mp4": "a web page saved under this name; download the file again",
     "lfs.mp4": "a Git LFS pointer, not the file; run git lfs pull",
-    "m00159_mpeg2.ts": "damaged: it has packets of a stream that its header does not announce",
+    "m00159_mpeg2.ts": "damaged: it has packets of a stream that its header does not declare",
     "m00392_h264frag.mp4": "cannot be decoded (Cannot allocate memory)",
-    "m00761_rotated_90.mov": "damaged: 3 of 4294901763 frames are there",
-    "m00812_mjpeg.mov": "damaged: 9 of 40 frames are there",
+    "m00761_rotated_90.mov": "damaged: it has only 3 of 4294901763 frames",
+    "m00812_mjpeg.mov": "damaged: it has only 9 of 40 frames",
     "m02379_flv1.flv": "a frame has 24640x8759 pixels; raise data.max_pixels=67108864 (or VIDEO_RS_MAX_PIXELS)",
 }
 READ = ("pal8.avi", "av1_no_seq.mp4", "m02454_mjpeg.mov", "matrix_tkhd_all_zero.mp4")

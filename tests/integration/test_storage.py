@@ -75,13 +75,13 @@ def away(root, split="*", **options):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_disk_that_is_away_ends_training_and_books_nothing(run, config, data, tmp_path, workers):
     done = run("train_net.py", *config(f"data.workers={workers}"), **away(data))
-    failed(done, data / "train", "cannot be read (Input/output error), as are other files", "is mounted")
+    failed(done, data / "train", "cannot be read (Input/output error); other files", "is mounted")
     assert not (tmp_path / "run" / "broken_files.csv").exists()
 
 
 def test_a_disk_that_is_away_ends_a_validation_in_training(run, config, data, tmp_path):
     arguments = config("train.epochs=1", "data.workers=1")
-    failed(run("train_net.py", *arguments, **away(data, "val")), data / "val", "as are other files")
+    failed(run("train_net.py", *arguments, **away(data, "val")), data / "val", "other files")
     saved = checkpoint.load(tmp_path / "run" / "last.pt")
     assert saved["step"] == 3 and not (tmp_path / "run" / "broken_files.csv").exists()
     done = run("train_net.py", *arguments)
@@ -91,14 +91,14 @@ def test_a_disk_that_is_away_ends_a_validation_in_training(run, config, data, tm
 def test_a_disk_that_is_away_ends_the_test(run, config, data, weights, tmp_path):
     for workers in (0, 1):
         done = run("test_net.py", *config(f"weights={weights}", f"data.workers={workers}"), **away(data, "test"))
-        failed(done, data / "test", "as are other files")
+        failed(done, data / "test", "other files")
     assert not list((tmp_path / "run" / "test").glob("*"))
 
 
 def test_a_disk_that_is_away_ends_predict(run, config, data, weights):
     for inputs in ([data / "test"], files(data, "test")[:3], files(data, "test")[:1]):
         done = run("predict.py", "--weights", weights, *inputs, **away(data))
-        same = ", as are other files" if len(inputs) > 1 or inputs[0].is_dir() else ""
+        same = "; other files cannot be read either" if len(inputs) > 1 or inputs[0].is_dir() else ""
         failed(done, data / "test", f"cannot be read (Input/output error){same}; check that the storage is mounted")
         assert done.stderr.count("\n") == 1
 
@@ -106,24 +106,24 @@ def test_a_disk_that_is_away_ends_predict(run, config, data, weights):
 def test_a_disk_that_is_away_ends_prepare(run, config, data, tmp_path):
     out = tmp_path / "prepared"
     arguments = *config("data.workers=1"), "--out", out, "--short-side", 32
-    failed(run("prepare_dataset.py", *arguments, **away(data)), data, "as are other files")
+    failed(run("prepare_dataset.py", *arguments, **away(data)), data, "other files")
     assert not (out / "failed.csv").exists() and not (out / "train.csv").exists()
 
 
 def test_a_disk_that_is_away_ends_check(run, config, data, tmp_path):
     done = run("check_dataset.py", *config("data.workers=1"), **away(data))
-    failed(done, data, "as are other files")
+    failed(done, data, "other files")
     assert not list((tmp_path / "run" / "check").glob("*"))
 
 
 def test_a_disk_that_is_away_ends_index(run, config, data, monkeypatch, tmp_path):
     done = run("index_dataset.py", *config("data.workers=1"), VIDEO_RS_CACHE=str(tmp_path / "cache"), **away(data))
-    failed(done, data, "as are other files")
+    failed(done, data, "other files")
     assert not list((tmp_path / "cache").rglob("*.npz"))
 
 
 def test_a_disk_that_is_away_ends_show_clips(run, config, data):
-    failed(run("show_clips.py", *config(), **away(data)), data, "as are other files")
+    failed(run("show_clips.py", *config(), **away(data)), data, "other files")
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ENOENT])
@@ -176,7 +176,7 @@ def test_a_file_that_fails_twice_costs_nothing(run, config, data, tmp_path):
 
 def test_decord_that_fails_falls_back_to_our_reads(run, config, data, tmp_path):
     pytest.importorskip("decord")
-    failed(run("train_net.py", *config("data.decoder=decord"), **away(data)), data, "as are other files")
+    failed(run("train_net.py", *config("data.decoder=decord"), **away(data)), data, "other files")
 
 
 def test_a_wrong_path_stays_the_users_mistake(run, weights, data):
@@ -204,7 +204,7 @@ def test_a_disk_that_goes_away_in_training(tiny_config, data, tmp_path, run_tool
     done = faults.in_namespace(TRAIN_UNTIL_AWAY.format(**words, log=log, errors=errors, data=data))
     line = errors.read_text()
     assert done.returncode == 3 and line.count("\n") == 1, (line, done.stderr)
-    assert line.startswith(f"error: {data}/train/") and "no such file, as are other files of" in line
+    assert line.startswith(f"error: {data}/train/") and "no such file; other files in" in line
     out = tmp_path / "run"
     saved = checkpoint.load(out / "last.pt")
     assert 2 <= saved["step"] < STEPS and f"checkpoint saved at step {saved['step']}" in log.read_text()

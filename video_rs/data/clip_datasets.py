@@ -197,7 +197,7 @@ class ViewDataset(Dataset):
         records, sampling, decoder, skip: as for :class:`ClipDataset`.
         clips: number of evenly spaced clips per video.
         transform: returns the crops of a clip.
-        stamps: :func:`video_rs.files.stamp` of files in `skip` that a loader found. If one changes, it is read again.
+        stamps: :func:`video_rs.files.stamp` of the files that a loader added to `skip`. Changed files are read again.
     """
 
     records: Records

@@ -16,7 +16,7 @@ import numpy as np
 from video_rs.data_config import SAMPLINGS, DataConfig
 
 ROUNDING = 1e-6  # frames; keeps the exact start of a frame from being rounded down to the previous one
-MILLISECOND = 1e-3  # Matroska and others round the times of evenly spaced frames to it
+MILLISECOND = 1e-3  # seconds; Matroska and others round timestamps to it
 
 
 class Timeline:
@@ -54,7 +54,7 @@ class Timeline:
         return self.length / self.rate if self.rate else 0.0
 
     def frames_at(self, places: np.ndarray, *, loop: bool = False) -> np.ndarray:
-        """Return the last frame shown at each place from 0 on, int64. After its end, the video stops or loops."""
+        """Return the last frame shown at each place from 0 on, int64. Past the end, return the last frame, or loop."""
         places = places + ROUNDING
         places = places % self.length if loop else places
         frames = np.floor(places) if self.starts is None else np.searchsorted(self.starts, places, side="right") - 1
@@ -91,7 +91,7 @@ class TemporalSampling:
         return cls(data_config.num_frames, data_config.stride, data_config.sampling, data_config.fps)
 
     def timeline(self, length: int, times: np.ndarray | None = None) -> Timeline:
-        """Return the timeline of a video for this sampling: without ``fps``, frames count and not their times."""
+        """Return the timeline of a video for this sampling. Times are ignored without ``fps``."""
         return Timeline(length, times if self.fps else None)
 
     def step(self, rate: float = 0.0) -> float:

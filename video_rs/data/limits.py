@@ -1,6 +1,6 @@
-"""Limits for reading files, in this process and in those that it starts.
+"""Limits for reading files, in this process and its child processes.
 
-They are kept in environment variables, which forked and spawned workers inherit.
+They are stored in environment variables, which forked and spawned workers inherit.
 """
 
 import os
@@ -12,19 +12,19 @@ _NAMES = {"retries": "VIDEO_RS_RETRIES", "max_pixels": "VIDEO_RS_MAX_PIXELS"}
 
 
 def set_limits(*, retries: int | None = None, max_pixels: int | None = None) -> None:
-    """Change the limits that are given: see :func:`retries` and :func:`max_pixels`."""
+    """Set the limits that are not None; see :func:`retries` and :func:`max_pixels`."""
     for name, value in (("retries", retries), ("max_pixels", max_pixels)):
         if value is not None:
             os.environ[_NAMES[name]] = str(value)
 
 
 def retries() -> int:
-    """Return how often to repeat a request that the storage does not answer. Raise UserError if it is not a number."""
+    """Return the number of retries of a failed read. Raise UserError if the variable is not a whole number."""
     return _number("retries", RETRIES)
 
 
 def max_pixels() -> int:
-    """Return the largest width times height of a frame to decode. Raise UserError if it is not a number."""
+    """Return the maximum width times height of a frame. Raise UserError if the variable is not a whole number."""
     return _number("max_pixels", MAX_PIXELS)
 
 

@@ -70,9 +70,9 @@ def view_loader(
 
 
 class ViewLoader:
-    """Load videos in order. One that hangs or kills a worker is added to ``dataset.skip``; new workers read the rest.
+    """Load videos in order. New workers continue after a video that hangs or kills a worker.
 
-    The next iteration tries it again only if it has changed.
+    Such a video is added to ``dataset.skip``. The next iteration reads it again only if the file has changed.
 
     Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
@@ -103,8 +103,8 @@ class ViewLoader:
                 if failed_in_a_row > MAX_FAILED:
                     last = next(iter(failure.files))
                     raise MachineError(
-                        f"{failed_in_a_row} consecutive videos hung or killed the decoder, the last: {last}: check the "
-                        "disk that they are on, and the decoder"
+                        f"{failed_in_a_row} consecutive videos hung or killed the decoder, the last one: {last}; "
+                        "check their disk and the decoder"
                     ) from failure
                 self.dataset.skip = {**self.dataset.skip, **failure.files}
                 stamps |= {path: stamp(path) for path in failure.files}
@@ -140,7 +140,7 @@ class _Loader(DataLoader):
             stack.callback(kill_and_join, self.processes)
             path = self.dataset.dataset.records.path
             with worker_errors(self.processes, self.heartbeats, path):  # torch has its own error for an early death
-                # make as many locks as torch needs, because its half-made iterator prints errors when it is deleted
+                # check that there are enough descriptors: a partly created iterator of torch prints errors when deleted
                 locks = [self.multiprocessing_context.Queue() for _ in range(self.num_workers + 3)]
                 del locks
                 batches = super().__iter__()
@@ -159,8 +159,8 @@ def check_timeout(records: Records, timeout: float) -> None:
     wait = storage.longest_wait(records.path(0)) if slow else 0
     if 0 < timeout <= wait:
         raise UserError(
-            f"data.timeout={timeout:g}: must be more than the {wait:g} s that a failing read is repeated for "
-            f"(data.retries={limits.retries()}), or 0"
+            f"data.timeout={timeout:g}: must be 0, or more than the {wait:g} s for which a failing read is retried "
+            f"(data.retries={limits.retries()})"
         )
 
 
@@ -177,7 +177,7 @@ def _recording_context(processes: list[BaseProcess]) -> BaseContext:
 
 
 class _Queue(queues.Queue):
-    """Send an error in place of an item that a worker cannot send. The main process would wait for the item forever."""
+    """A queue that sends an error instead of an item that cannot be sent: the main process would wait forever."""
 
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
         if get_worker_info() is None:

@@ -28,7 +28,7 @@ class FrameRange(NamedTuple):
 def frame_range(video: Video, start: float = 0.0, end: float = 0.0) -> FrameRange:
     """Return the frames of a segment: those whose time is in ``[start, end)``.
 
-    A segment that begins and ends within one frame has that frame.
+    A segment within one frame contains that frame.
 
     Args:
         video: an open video.
@@ -40,7 +40,7 @@ def frame_range(video: Video, start: float = 0.0, end: float = 0.0) -> FrameRang
     if not start and not end:
         return FrameRange(0, video.num_frames, video.times)
     if video.times is None:
-        raise MediaError(f"{video.path}: has no times, which a segment needs")
+        raise MediaError(f"{video.path}: has no timestamps, which segments require")
     if start >= video.duration - ROUNDING:
         raise MediaError(f"{video.path}: a segment starts at {start:g} s, but the video ends at {video.duration:g} s")
     stop = np.searchsorted(video.times, end - ROUNDING) if end else video.num_frames

@@ -24,7 +24,7 @@ from video_rs.errors import (
 )
 
 T = TypeVar("T")
-REQUEST_SECONDS = 25.0  # for the answer to one request to remote storage
+REQUEST_SECONDS = 25.0  # timeout of one request to remote storage
 _BAD_SETTINGS = (ValueError, TypeError, NotImplementedError)  # not worth a retry
 _NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError", "RefreshError")
 
@@ -35,21 +35,21 @@ def is_remote(path: str) -> bool:
 
 
 def pause(attempt: int) -> float:
-    """Return the seconds to wait after a failed request, which grow with its number."""
+    """Return the seconds to wait after failed attempt number `attempt`: 0.5, 1, 2, ..., at most 8."""
     return min(8.0, 0.5 * 2**attempt)
 
 
 def longest_wait(path: str) -> float:
-    """Return for how many seconds a request can be repeated until it fails."""
+    """Return the maximum time in seconds until a request fails, with its retries."""
     pauses = sum(map(pause, range(limits.retries())))
     return pauses + REQUEST_SECONDS * (limits.retries() + 1) if is_remote(path) else pauses
 
 
 class LocalFile(io.RawIOBase):
-    """A file on a local or mounted disk. A request that fails is repeated, see ``limits.retries``.
+    """A file on a local or mounted disk. Failed reads are retried, see ``limits.retries``.
 
-    The error that remains is raised once, as ``StorageError``. Later reads return nothing, because a decoder that reads
-    again would hide it: PyAV raises the first error of this object after the call of FFmpeg that met it.
+    After the last retry, ``StorageError`` is raised once, and later reads return no data. FFmpeg can read again after
+    an error and hide it: PyAV raises the first error of this object only when the call of FFmpeg returns.
 
     Attributes:
         name: path of the file.
@@ -98,7 +98,7 @@ class LocalFile(io.RawIOBase):
         return len(data)
 
     def _request(self, size: int, attempt: int) -> bytes:
-        if attempt:  # the handle is stale if the storage was mounted again
+        if attempt:  # the handle is stale if the storage was remounted
             file, found = _open(self.name)
             os.close(self._file)
             self._file = file
@@ -140,11 +140,11 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
 
 
 def diagnose(error: StorageError, others: Sequence[str], root: str = "") -> MediaError | MachineError:
-    """Find out if a file or the storage is at fault, by reading other files.
+    """Determine if a file or the storage has failed, by reading other files.
 
     Args:
         error: the error of the file.
-        others: other files or folders on the same storage; three are read.
+        others: other files or folders on the same storage. The first three are read.
         root: folder of the dataset; "" if unknown.
 
     Returns:
@@ -152,7 +152,7 @@ def diagnose(error: StorageError, others: Sequence[str], root: str = "") -> Medi
     """
     if (not root or _is_readable(root)) and any(map(_is_readable, others[:3])):
         return MediaError(f"{error.path}: {error.reason}")
-    same = f", as are other files{f' of {root}' if root else ''}" if others else ""
+    same = f"; other files{f' in {root}' if root else ''} cannot be read either" if others else ""
     return MachineError(f"{error.path}: {error.reason}{same}; check that the storage is mounted")
 
 
@@ -186,7 +186,7 @@ def _size(found: os.stat_result, path: str | os.PathLike) -> int:
 
 
 def _retried(path: str, request: Callable[[int], T]) -> T:
-    """Return ``request(attempt)``, and repeat it while it raises ``OSError``."""
+    """Return the result of ``request(attempt)``. Retry after an ``OSError``."""
     for attempt in count():
         try:
             return request(attempt)

@@ -22,7 +22,7 @@ from torch import Tensor
 from video_rs.errors import DeadWorker, MachineError, StuckWorker, VideoRSError, first_line, is_out_of_memory
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-"""Signals of errors in native code, which damaged files can cause."""
+"""Signals of crashes in native code, which damaged files can cause."""
 _LESS = "lower data.workers or train.micro_batch (test.batch_size for a test)"
 _SHARED_MEMORY = "/dev/shm is full: raise its size (docker run --shm-size=8g), or lower data.workers"
 _LACKING = {  # in errors of torch and the operating system
@@ -121,7 +121,7 @@ class Watchdog(threading.Thread):
                 worker.kill()
 
     def batches(self, iterator: Iterator) -> Iterator[Any]:
-        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs, or :func:`worker_errors` a death."""
+        """Yield the items of an iterator. Raise ``StuckWorker`` if a worker hangs; see also :func:`worker_errors`."""
         while True:
             self._batches, self._waiting = self._batches + 1, True
             try:
@@ -151,10 +151,10 @@ class Watchdog(threading.Thread):
 
 @contextmanager
 def worker_errors(workers: Sequence[BaseProcess], heartbeats: Heartbeats, path: Callable[[int], str]) -> Iterator[None]:
-    """Replace any error in this context if a worker died or if the machine lacks memory or descriptors.
+    """Replace an error in this context if its cause is a dead worker, or a lack of memory or descriptors.
 
     Raises:
-        DeadWorker: workers died of native code while they read files.
+        DeadWorker: workers crashed in native code while reading files.
         MachineError: a worker was killed in another way, or died while it had no file open.
     """
     try:
@@ -185,7 +185,7 @@ def _death(codes: Mapping[int, int], opened: Mapping[int, str]) -> VideoRSError:
 
 
 def missing_resource(error: BaseException) -> str:
-    """Return what the machine lacks, and what to do, if this is the cause of an error of torch or the system; or ""."""
+    """Return the missing resource and what to do, if that caused an error of torch or the system; else ""."""
     if isinstance(error, VideoRSError):
         return ""
     if is_out_of_memory(error):

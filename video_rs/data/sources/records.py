@@ -181,8 +181,8 @@ class Records:
         path = self.path(index)
         return self.members.member(int(index), path) if self.members else path
 
-    def neighbours(self, index: int, *, spread: bool = False) -> list[str]:
-        """Return the paths of three other files: the nearest in order, or `spread` over all files."""
+    def other_files(self, index: int, *, spread: bool = False) -> list[str]:
+        """Return the paths of three other files: the nearest ones, or ones that are spread over all files."""
         near = (index + sign * distance for distance in range(1, len(self)) for sign in (-1, 1))
         far = (index + len(self) * quarter // 4 for quarter in (1, 2, 3)) if spread else ()
         found = {self.path(index): None}
@@ -195,11 +195,12 @@ class Records:
     def fault(self, error: MediaError | StorageError, index: int) -> str:
         """Return the reason why one file cannot be read, for tables.
 
-        Raise ``MachineError`` if the storage is at fault: other files cannot be read either. A failed read may concern
-        one of several disks, and so the nearest files; all files of a folder may have been deleted.
+        Raise ``MachineError`` if other files cannot be read either: the storage has failed. After a failed read, the
+        nearest files are tried, because a dataset can be on several disks. If the file is missing, files of the whole
+        dataset are tried, because its folder may have been deleted.
         """
         if isinstance(error, StorageError) and not self.members:
-            error = storage.diagnose(error, self.neighbours(index, spread=isinstance(error, PathError)), self.root)
+            error = storage.diagnose(error, self.other_files(index, spread=isinstance(error, PathError)), self.root)
         if not isinstance(error, MediaError):
             raise error
         return first_line(error, 1000, prefix=f"{self.path(index)}: ")

@@ -152,7 +152,7 @@ def _outside(segment: tuple[float, float], facts: Facts) -> str:
     """Return the reason why a segment cannot be read, see ``segments.frame_range``; or ""."""
     start, end = segment
     if not facts.seconds and (start or end < math.inf):
-        return "has no times, which a segment needs"
+        return "has no timestamps, which segments require"
     if start and start >= facts.seconds - ROUNDING:
         return f"a segment starts at {start:g} s, but the video ends at {facts.seconds:g} s"
     return ""

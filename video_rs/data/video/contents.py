@@ -1,4 +1,4 @@
-"""Name the reason why a file cannot be opened, judging by its first bytes: a web page, a Git LFS pointer, ..."""
+"""Recognize files that are not videos or images by their first bytes: web pages, Git LFS pointers, archives, ..."""
 
 import codecs
 import re
@@ -13,14 +13,14 @@ _CAUSES = {
     rb"\s*<(!doctype html|html|head|body|script)": "a web page saved under this name; download the file again",
     rb"\s*<(\?xml|error|response)": "XML text, often a server's error message; download the file again",
     rb'\s*(\{\s*["}]|\[\s*[\[{"])': "JSON text, often a server's error message; download the file again",
-    rb"\s*(#EXTM3U|ffconcat version|\[playlist\])": "a playlist, not a video; use the files in it",
+    rb"\s*(#EXTM3U|ffconcat version|\[playlist\])": "a playlist, not a video; use the files that it lists",
     rb"PK(\x03\x04|\x05\x06)": "a zip archive; unpack it",
     rb"\x1f\x8b": "a gzip archive; unpack it",
     rb".{257}ustar": "a tar archive; unpack it",
     rb"7z\xbc\xaf|Rar!|\xfd7zXZ\x00|BZh\d|\x28\xb5\x2f\xfd": "an archive; unpack it",
     rb"ID3|fLaC|RIFF....WAVE|FORM....AIF": "an audio file, not a video",
     rb"%PDF": "a PDF document, not a video",
-    rb"\x00{512}": "starts with zeros, as an unfinished download or copy does; copy the file again",
+    rb"\x00{512}": "starts with zeros: an incomplete download or copy; copy the file again",
 }
 _IMAGES = {
     rb"\xff\xd8\xff": "a JPEG image",
@@ -41,17 +41,17 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def content_problem(file: File, image: bool = False) -> str:
-    """Return why a file is not a video (or an image) and what to do; "" if its first bytes do not tell."""
+    """Return why a file is not a video (or an image), and what to do; "" if its first bytes are not conclusive."""
     with file.open() if isinstance(file, Blob) else storage.open_file(file) as stream:
         head = stream.read(_HEAD)
-        unfinished = not image and _lacks_moov(stream)
+        is_incomplete = not image and _lacks_moov(stream)
     kind, others = ("an image", _VIDEOS) if image else ("a video", _IMAGES)
     for causes, ending in ((_CAUSES, ""), (others, f", not {kind}; give it the right extension")):
         for signature, text in causes.items():
             if re.match(signature, head, re.DOTALL | re.IGNORECASE):
                 return text + ending
-    if unfinished:
-        return "an mp4 or mov without its index (moov), as an unfinished download or recording is; copy it again"
+    if is_incomplete:
+        return "an mp4 or mov without its index (moov): an incomplete download or recording; copy it again"
     return f"a text file, not {kind}" if _is_text(head) else ""
 
 
@@ -67,7 +67,7 @@ def _lacks_moov(stream: IO[bytes]) -> bool:
         if place == 0 and kind not in _FIRST_BOXES:
             return False
         size = int.from_bytes(header[8:16], "big") if size == 1 else size
-        if size < 8:  # to the end of the file, or no box
+        if size < 8:  # the box extends to the end of the file, or is invalid
             return True
         place += size
 

@@ -1,4 +1,4 @@
-"""Errors that FFmpeg logs while it decodes, although it returns a frame."""
+"""Collect the errors that FFmpeg logs while decoding. FFmpeg can log an error and still return a frame."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from contextlib import contextmanager, suppress
 import av
 import av.logging
 
-# a file that starts within a GOP, metadata, and the empty packets of packed AVI files
+# start within a GOP, metadata, empty packets of packed AVI files
 _HARMLESS = (
-    *("co located POCs", "Could not find ref with POC", "Error constructing the frame RPS"),
-    *(
-        "reference picture missing",
-        "Missing reference picture",
-        "APP fields",
-        "Header truncated",
-        "warning: first frame is no",
-    ),
+    "co located POCs",
+    "Could not find ref with POC",
+    "Error constructing the frame RPS",
+    "reference picture missing",
+    "Missing reference picture",
+    "APP fields",
+    "Header truncated",
+    "warning: first frame is no",
 )
 
 
 @contextmanager
 def decoding_errors(codec: str = "") -> Iterator[list[str]]:
-    """Collect the errors that FFmpeg logs in this block, in a list that is filled when the block ends.
+    """Collect the errors that FFmpeg logs in this context. The list is filled on exit.
 
     Args:
-        codec: name of the decoder whose errors are collected, without harmless ones; "" for all messages.
+        codec: collect only the errors of decoders of this codec, without harmless ones; "" to collect all errors.
     """
     level, skip_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     errors: list[str] = []

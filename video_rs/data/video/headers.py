@@ -1,4 +1,4 @@
-"""Find codec headers in packets. Decoding can start only at a keyframe that brings all headers with it."""
+"""Find codec headers in packets. Decoding can start only at a keyframe that contains all headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: dict[str, tuple[Callable[[int], int], range, range]] = {
 def packet_headers(codec: str, packet: Buffer, extradata: bytes, length: int) -> tuple[Set[bytes], bytes]:
     """Return the headers in a packet that are not in the `extradata`, and the first two bytes of its first picture.
 
-    A changed header is another header. The second value is empty for codecs without units.
+    A header with changed bytes counts as another header. The second value is empty for codecs without units.
 
     Args:
         codec, packet, extradata: FFmpeg's name of the codec, a packet, and the extradata of the stream.

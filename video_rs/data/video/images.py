@@ -21,7 +21,7 @@ from video_rs.data.video.contents import content_problem
 from video_rs.data.video.media import is_image, media_errors, require_file, too_large
 from video_rs.errors import MediaError, VideoRSError
 
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # none that runs a program
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # no PostScript: PIL would run Ghostscript
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)", re.DOTALL)
 _FLOW = re.compile(r"flow_[xy]_")  # optical flow, written by TSN's tools to the folder of the frames
 
@@ -46,7 +46,7 @@ def _bytes(file: File) -> io.BufferedIOBase:
 
 
 def _opened(source: Any, file: File) -> Image.Image:
-    """Open an image with PIL. Raise ``MediaError`` if its first bytes show that it is something else."""
+    """Open an image with PIL. Raise ``MediaError`` if its first bytes are those of another kind of file."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # data.max_pixels is the limit
     try:
         return Image.open(source, formats=_FORMATS)
@@ -55,7 +55,7 @@ def _opened(source: Any, file: File) -> Image.Image:
     except Exception as error:
         reason = content_problem(file, image=True)
         if not reason and isinstance(error, UnidentifiedImageError):
-            reason = "cannot be decoded (damaged, or in a format that is not read)"
+            reason = "cannot be decoded (damaged, or in an unsupported format)"
         if reason:
             raise MediaError(f"{file}: {reason}") from error
         raise

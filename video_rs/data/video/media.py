@@ -22,8 +22,8 @@ VIDEO_EXTENSIONS = frozenset(
 )
 
 TEXT_EXTENSIONS = (".txt", ".csv", ".tsv", ".json", ".nfo")
-UNFINISHED_EXTENSIONS = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".!qb", ".aria2")
-_SPARE_BYTES = 2**28  # memory that is short if it cannot be allocated
+INCOMPLETE_EXTENSIONS = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".!qb", ".aria2")
+_SPARE_BYTES = 2**28  # memory is short if this much cannot be allocated
 
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
@@ -47,21 +47,24 @@ class CallerError(Exception):
 
 
 def require_file(path: File) -> None:
-    """Raise ``MediaError`` for a path that does not exist, is not a regular file, or is empty; see also `storage`."""
+    """Raise ``MediaError`` for a path that does not exist, is not a regular file, or is empty.
+
+    Other errors are those of :func:`video_rs.data.storage.file_size`.
+    """
     size = len(path.data) if isinstance(path, Blob) else storage.file_size(path)
     if not isinstance(path, Blob):
         if str(path).endswith(TAR):
             raise MediaError(f"{path}: a shard, not a video; use {path}/NAME for a video in it")
         if str(path).lower().endswith(TEXT_EXTENSIONS):
             raise MediaError(f"{path}: a text file, not a video")
-        if str(path).lower().endswith(UNFINISHED_EXTENSIONS):
-            raise MediaError(f"{path}: an unfinished download; finish it, or rename the file if it is whole")
+        if str(path).lower().endswith(INCOMPLETE_EXTENSIONS):
+            raise MediaError(f"{path}: an incomplete download; complete it, or rename the file if it is complete")
     if not size:
         raise MediaError(f"{path}: the file is empty")
 
 
 def too_large(path: File, width: int, height: int) -> str:
-    """Return the message about a frame of more pixels than the limit."""
+    """Return the message for a frame with more pixels than the limit."""
     limit = limits.max_pixels()
     return f"{path}: a frame has {width}x{height} pixels; raise data.max_pixels={limit} (or VIDEO_RS_MAX_PIXELS)"
 
@@ -70,8 +73,8 @@ def too_large(path: File, width: int, height: int) -> str:
 def media_errors(path: File, action: str = "decoded") -> Iterator[None]:
     """Convert errors of a decoder or library into a ``MediaError`` that names the file, or a ``MachineError``.
 
-    Damaged files raise errors of any type. A damaged header can ask for too much memory: that is a ``MediaError``,
-    unless memory is really short.
+    Damaged files can raise errors of any type. Running out of memory is a ``MediaError`` if memory is available: a
+    damaged header can request too much.
 
     Args:
         path: path of the file.
@@ -93,7 +96,7 @@ def media_errors(path: File, action: str = "decoded") -> Iterator[None]:
 
 
 def _memory_is_short() -> bool:
-    """Return True if the process cannot get the memory of some large frames. Limits such as RLIMIT_AS count."""
+    """Return True if the process cannot allocate memory for a few large frames. Limits such as RLIMIT_AS count."""
     try:
         mmap.mmap(-1, _SPARE_BYTES).close()
     except OSError:

@@ -155,7 +155,7 @@ class PyAVReader:
                 except Exception as error:
                     if isinstance(error, VideoRSError):
                         raise
-                    return  # it may be decoded from the beginning
+                    return  # the caller decodes from the beginning
                 # FFmpeg conceals damage using earlier frames
                 found = None if frame is None or frame.is_corrupt else number.get(frame.pts)
                 if found is None or not upcoming <= found <= index or (wanted is None and found > upcoming):
@@ -198,8 +198,8 @@ class PyAVReader:
     def _decode(self, packets: Iterable[av.Packet], wanted: set[int] | None = None) -> Iterator[av.VideoFrame]:
         context = self.stream.codec_context
         context.skip_frame = "DEFAULT"
-        # FFmpeg leaves damaged blocks of VP8 as an older frame in the same memory; the memory of a new frame must not
-        # depend on which frames are converted
+        # FFmpeg does not overwrite damaged blocks of VP8: they keep the content of the reused buffer. Hold the latest
+        # frames, so that buffers are reused in the same order whichever frames are converted
         kept = deque(maxlen=_KEPT_FRAMES if context.codec.canonical_name == "vp8" else 0)
         for packet in packets:
             if wanted is not None:
@@ -215,7 +215,7 @@ class PyAVReader:
     def _require_size(self, packet: av.Packet) -> None:
         """Raise ``MediaError`` if a packet cannot be decoded because its frame is larger than the limit."""
         failed = self.stream.codec_context
-        context = av.CodecContext.create(failed.codec, "r")  # the state of the one that failed is not defined
+        context = av.CodecContext.create(failed.codec, "r")  # the state of the failed decoder is undefined
         context.extradata, context.options = failed.extradata, decoder_options()
         with decoding_errors() as errors, contextlib.suppress(Exception):
             context.decode(packet)

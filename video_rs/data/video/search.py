@@ -15,7 +15,7 @@ _LEFTOVERS = frozenset(
     + ["$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"]
     + ["network trash folder", "temporary items", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"]
 )
-"""Names, in lower case, that operating systems, storage servers and tools leave in any folder."""
+"""Lower-case names of files and folders that operating systems, storage servers and tools create in any folder."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class LeftOut:
 def listing(folder: str | Path, left_out: LeftOut | None = None) -> tuple[list[str], list[str]]:
     """Return the sorted names of the subfolders and of the files of a folder.
 
-    Hidden names and what tools leave behind (``@eaDir``, ``Thumbs.db``) are skipped. Links are followed. A folder is
+    Hidden files and files of systems and tools (``@eaDir``, ``Thumbs.db``) are skipped. Links are followed. A folder is
     read once, and its files are not opened.
 
     Args:

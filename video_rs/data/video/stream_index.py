@@ -77,7 +77,7 @@ class StreamIndex:
 
 
 class Container(AbstractContextManager):
-    """A file opened by FFmpeg. It has the attributes of PyAV's container, and closes the file too."""
+    """A file opened by FFmpeg. It has the attributes of PyAV's container. Closing it also closes the file."""
 
     def __init__(self, path: File, options: dict[str, str]) -> None:
         self._file = path.open() if isinstance(path, Blob) else storage.open_file(path)
@@ -100,7 +100,7 @@ class Container(AbstractContextManager):
 
 
 def open_container(path: File, **options: str) -> Container:
-    """Open a file with FFmpeg, if it is in one of the ``FORMATS``.
+    """Open a file in one of the ``FORMATS`` with FFmpeg.
 
     Raises:
         MediaError, av.FFmpegError: the file is not a video, or damaged.
@@ -115,7 +115,7 @@ def open_container(path: File, **options: str) -> Container:
     except Exception as error:
         reason = content_problem(path)
         if not reason and isinstance(error, av.ArgumentError):
-            reason = "not a video, or in a format that is not read"
+            reason = "not a video, or in an unsupported format"
         if reason:
             raise MediaError(f"{path}: {reason}") from error
         raise
@@ -191,7 +191,7 @@ def _packets(container: Container, stream: av.VideoStream, path: File) -> Iterat
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except IndexError as error:
-        raise MediaError(f"{path}: damaged: it has packets of a stream that its header does not announce") from error
+        raise MediaError(f"{path}: damaged: it has packets of a stream that its header does not declare") from error
 
 
 def _require_packets(path: File, count: int) -> None:
@@ -199,7 +199,7 @@ def _require_packets(path: File, count: int) -> None:
     with open_container(path, ignore_editlist="1") as container:
         found = sum(1 for _ in _packets(container, best_stream(container, path), path))
     if found < count:
-        raise MediaError(f"{path}: damaged: {found} of {count} frames are there")
+        raise MediaError(f"{path}: damaged: it has only {found} of {count} frames")
 
 
 def index_stream(container: Container, path: File) -> StreamIndex:
@@ -265,7 +265,7 @@ def index_stream(container: Container, path: File) -> StreamIndex:
         "the stream changes midway": bool(headers) or changes,
         "keyframes that are not IDR frames": not starts_anywhere,
         "decord does not support AV1": codec == "av1",
-        "its header counts other frames": stream.frames not in (0, len(pts)),
+        "its header gives another number of frames": stream.frames not in (0, len(pts)),
         f"decord converts {context.pix_fmt} differently": context.pix_fmt not in PLAIN_FORMATS,
         "its keyframes are unknown": is_key.all() and not (context.codec.intra_only or codec in NAL_CODECS),
         "decord does not support the colour space": context.colorspace in ODD_COLORS,

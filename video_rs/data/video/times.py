@@ -16,8 +16,8 @@ def frame_times(
 ) -> tuple[np.ndarray | None, float]:
     """Return the times of frames, and their mean rate.
 
-    Frames are taken for evenly spaced if a timestamp is missing, is not after the one before, or is more than 6 hours
-    after it. Their rate is that of the header, unless the mean interval without jumps differs by more than a tenth.
+    If a timestamp is missing, does not increase, or increases by more than 6 hours, the frames are treated as evenly
+    spaced. Their rate is then that of the header, unless the mean interval without jumps differs by more than 10 %.
 
     Args:
         pts: timestamps of the frames in presentation order, at least one; None for a frame without one.
@@ -29,7 +29,7 @@ def frame_times(
     """
     first, unit = next((time for time in pts if time is not None), 0), time_base or Fraction(0)
     offsets = np.array([np.nan if time is None else time - first for time in pts], np.float64)
-    seconds = offsets * unit.numerator / unit.denominator  # equal for equal times in another unit
+    seconds = offsets * unit.numerator / unit.denominator  # the same result in any unit
     intervals = np.diff(seconds)
     if not len(intervals):
         return np.zeros(1), header_rate
