@@ -24,8 +24,15 @@ _FIRST_LINES = {  # of the first line that is not empty
     r"(item|entries|name)\s*:?\s*\{": "protobuf text",
     r"---$|%YAML": "YAML",
     r"version https://git-lfs": "a Git LFS pointer (run git lfs pull)",
-    r"\(?[ldc](p?\d+|__builtin__|copy_?reg)": "a pickle",
+    r"\([ld]p\d|c(__builtin__|copy_?reg)": "a pickle",
+    r"#\s": "a comment",
+    r"\|": "a Markdown table",
+    r"([\"']).*\1,$": "part of a program",
 }
+_NUMBERED = (  # "0 run", "1. run", "[2] run" and "run 0", "run=1"
+    re.compile(r"[(\[#]?(?P<number>\d{1,9})(\s*[-.:=>|)\]]+\s*|\s+)(?P<name>.+)"),
+    re.compile(r"(?P<name>.+?)(\s*[:=|]\s*|\s+)(?P<number>\d{1,9})"),
+)
 _YAML_LINE = re.compile(r"\s*(- \S|[^\s:{\[]+:(\s|$))")
 _NAME_COLUMNS = ("name", "class_name", "class", "names", "classes", "label", "labels")
 _FORMATS = "give one name per line, a JSON list of names, or a csv with the columns id and name"
@@ -35,8 +42,9 @@ def read_class_names(file: str, key: str = "data.class_names", *, plain: bool = 
     """Return the class names in a file, in the order of their numbers.
 
     The file has one name per non-empty line; or a number and a name per line, in either order, separated by a comma, a
-    tab or, for the numbers 0 to N-1, a space; or it is JSON: a list of names, ``{"run": 0}`` or ``{"0": "run"}``.
-    Double quotes around the names in a JSON object, as in the files of PySlowFast, are removed.
+    tab or, for the numbers 0 to N-1, a space or a mark such as "="; or it is JSON: a list of names,
+    ``{"run": 0}`` or ``{"0": "run"}``. Double quotes around the names in a JSON object, as in the files of
+    PySlowFast, are removed.
 
     Args:
         file: path or URL of the file.
@@ -106,17 +114,19 @@ def _parse(text: str, file: str, place: str) -> Iterable[str]:
     is_table = extension in (".csv", ".tsv") or delimiter == "\t" or len(lines) == 1 < len(rows[0])
     if is_table or (len(rows) > 1 and _number_columns(rows[1:])):
         return _from_table(rows, place)
-    return _from_words(lines, place) or lines
+    has_header = lines and {*re.split(r"\W+", first.lower())} & {*_NAME_COLUMNS}
+    if names := _from_words(lines, place) or (has_header and _from_words(lines[1:], place)):
+        return names
+    return _from_table(rows, place) if all(len(row) == 1 for row in rows) else lines
 
 
 def _from_words(lines: Sequence[str], place: str) -> Iterable[str]:
-    """Return the names in lines such as "0 run" or "run 0"; empty if the words are no numbers from 0 or 1 on."""
-    for at in (0, -1):
-        pairs = [line.split(None, 1) if at == 0 else line.rsplit(None, 1) for line in lines]
-        numbered = {pair[-1 - at]: pair[at] for pair in pairs if len(pair) == 2 and _NUMBER.fullmatch(pair[at])}
-        numbers = sorted(map(int, numbered.values()))
-        if 1 < len(numbers) == len(lines) and numbers[0] < 2 and numbers[-1] - numbers[0] == len(lines) - 1:
-            return _in_order([(number, name) for name, number in numbered.items()], place)
+    """Return the names in numbered lines; empty if the numbers are not consecutive from 0 or 1."""
+    for pattern in _NUMBERED:
+        found = {match["name"]: int(match["number"]) for match in map(pattern.fullmatch, lines) if match}
+        first = min(found.values(), default=0)
+        if 1 < len(found) == len(lines) and first < 2 and sorted(found.values()) == [*range(first, first + len(lines))]:
+            return _in_order([(number, name) for name, number in found.items()], place)
     return ()
 
 
