@@ -589,6 +589,16 @@ def test_unreadable_files_are_reported_and_other_files_predicted(weights, video,
     assert "3 of 4" in err and "Traceback" not in err
 
 
+def test_an_empty_path_is_no_folder_and_two_dashes_precede_paths(weights, video, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").symlink_to(video)
+    (tmp_path / "-3B32lodo2M.mp4").symlink_to(video)
+    code, out, err = command(capsys, "--weights", weights, "")
+    assert (code, out) == (2, "") and "a path is empty" in err
+    code, out, _ = command(capsys, "--csv", "--weights", weights, "--top-k", 1, "--", "-3B32lodo2M.mp4", "a.mp4")
+    assert code == 0 and [line.split(",")[0] for line in out.splitlines()] == ["path", "./-3B32lodo2M.mp4", "a.mp4"]
+
+
 def test_folders_are_searched(weights, video, tmp_path, capsys, make_video):
     (tmp_path / "notes.txt").write_text("no video")
     (tmp_path / "still.png").touch()  # a video network leaves images alone

@@ -402,6 +402,16 @@ def test_empty_and_absent_data(tmp_path):
     failure("no such file", root=str(tmp_path), class_names=str(tmp_path / "names.txt"))
 
 
+def test_classes_that_look_alike_are_noted_in_the_first_lines(tmp_path):
+    touch(tmp_path, "Run/1.mp4", "run/2.mp4", "sit/3.mp4", "caf\u00e9/4.mp4", "cafe\u0301/5.mp4")
+    (train,) = load_splits(str(tmp_path), splits=["train"], val_fraction=0).values()
+    assert len(train.class_names) == 5
+    assert train.describe().endswith("; two classes look alike: 'Run' has R, 'run' has r, and 1 more")
+    (tmp_path / "train.csv").write_text("sit/3.mp4,sit\nRun/1.mp4,run\nrun/2.mp4,Run\n")
+    (train,) = load_splits(str(tmp_path), splits=["train"], val_fraction=0).values()
+    assert "two classes look alike: 'Run' has R, 'run' has r" in train.describe()
+
+
 def test_images_and_videos_do_not_mix(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/a/2.jpg", "val/a/3.mp4")
     message = "train: images and videos are mixed: keep them in separate datasets; the first: .*1.mp4, .*2.jpg$"

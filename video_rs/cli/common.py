@@ -69,6 +69,13 @@ class Parser(argparse.ArgumentParser):
         help = "a Python file that registers networks; may be repeated"
         self.add_argument("--plugins", action="append", metavar="FILE", type=plugin, help=help)
 
+    def parse_intermixed_args(self, args: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments in any order. After ``--``, those that begin with "-" are paths."""
+        if "--" in args:
+            place = args.index("--")
+            args = [*args[:place], *("./" + each if each.startswith("-") else each for each in args[place + 1 :])]
+        return super().parse_intermixed_args(args)
+
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments: --" in message and "=" in message:
             message += " (settings are key=value, without dashes)"
@@ -90,6 +97,8 @@ output_path = expand_path
 
 def input_path(text: str) -> str:
     """Expand the path of an input. If it does not exist, return the one that looks like it (an argparse type)."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is empty")
     return resolve(expand_path(text), "the path")
 
 

@@ -53,7 +53,12 @@ def choose_class_names(names: tuple[str, ...], num_classes: int, splits: Mapping
     places = {label: place for part in parts for label, place in part.label_places().items()}
     listed = {label: place for part in splits.values() if part.is_list for label, place in part.label_places().items()}
     if not any(part.is_list for part in parts) or not any(label.isdecimal() and label in listed for label in places):
-        return tuple(sorted(places))
+        names = tuple(sorted(places))
+        alike = [ways for ways in group(names).values() if len(ways) > 1]
+        if alike:
+            more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
+            parts[0].notes.append(f"two classes look alike: {difference(*alike[0][:2])}{more}")
+        return names
     named = next((label for label in listed if not label.isdecimal()), None)
     if named is not None:
         number = next(label for label in listed if label.isdecimal())
