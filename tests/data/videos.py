@@ -38,6 +38,7 @@ from tests.data.writers import (
     with_holes,
     without_reordering_hint,
     without_times,
+    wrong_index,
 )
 
 AUDIO_ONLY = "audio_only.mp4"  # the only kind without video
@@ -196,6 +197,7 @@ kind(
 kind("with_holes.mp4", with_holes, "libx264", PYRAMID, write=remux)
 kind("with_holes.mkv", with_holes, "libx264", "bframes=2:b-adapt=0", write=remux)
 kind("no_index.avi", b"idx1", b"JUNK", "msmpeg4", write=renamed)
+kind("wrong_index.avi", "huffyuv", pix_fmt="yuv422p", num_frames=20, write=wrong_index)
 kind("no_sync_samples.mp4", b"stss", b"free", "mpeg4", write=renamed)
 kind("no_display_times.mp4", b"ctts", b"free", "libx264", PYRAMID, write=renamed)
 kind("no_display_times_hevc.mp4", b"ctts", b"free", "libx265", "open-gop=1:bframes=4:b-adapt=0", gop=10, write=renamed)

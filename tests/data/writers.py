@@ -131,6 +131,16 @@ def renamed(path: Path, old: bytes, new: bytes, *args, **kwargs) -> None:
     path.write_bytes(data.replace(old, new))
 
 
+def wrong_index(path: Path, *args, **kwargs) -> None:
+    """Encode an AVI file, then exchange the places of two packets in its index."""
+    encode(path, *args, **kwargs)
+    data = bytearray(path.read_bytes())
+    entries = data.index(b"idx1") + 8
+    first, second = (slice(entries + 16 * i + 8, entries + 16 * i + 12) for i in (5, 9))
+    data[first], data[second] = data[second], data[first]
+    path.write_bytes(data)
+
+
 def moved(by: int, i: int, packet: av.Packet) -> None:
     """Shift the times by a number of frames of 1/25 s."""
     step = round(Fraction(by, 25) / packet.time_base)

@@ -29,6 +29,7 @@ from video_rs.errors import MediaError, VideoRSError
 # chroma is interpolated across blocks, differently in each decoder.
 PLAIN_FORMATS = ("yuv420p", "yuvj420p")
 ODD_COLORS = (8, 10, 11, 12, 13, 14)  # YCgCo, BT.2020 with constant luminance, ICtCp, ...: unknown to decord
+_CHUNK_HEADER = 8  # bytes before a packet in an AVI file
 _SENT_ONCE = ("palette", "new_extradata", "param_change")  # side data of packets, lost by seeking
 _IMAGE_BRANDS = ("avif", "heic", "heix", "heim", "heis", "mif1")
 _PICTURE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -223,7 +224,7 @@ def index_stream(container: Container, path: File) -> StreamIndex:
                 starts_anywhere &= codec != "h264" or is_idr(picture)
         for side in p.iter_sidedata():
             changes |= side.data_type in _SENT_ONCE
-        packets.append((p.pts, p.dts, is_key, p.is_discard, p.is_corrupt))
+        packets.append((p.pts, p.dts, is_key, p.is_discard, p.is_corrupt, p.pos))
     mov, avi = "mov" in format_name, format_name == "avi"
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
@@ -233,11 +234,14 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     if not packets:
         raise MediaError(f"{path}: the video stream is empty")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    times, dts, is_key, hidden, _ = zip(*packets)
+    times, dts, is_key, hidden, _, positions = zip(*packets)
     # timestamps of other containers are reconstructed, and VP8 has packets that are never shown
     reliable = (mov or "matroska" in format_name or (avi and not context.has_b_frames)) and codec != "vp8"
     unreliable = StreamIndex(codec, None, decord_problem="unreliable timestamps", fps=rate)
     if not reliable or None in times:
+        return unreliable
+    places = {entry.timestamp: entry.pos + _CHUNK_HEADER for entry in stream.index_entries} if avi else {}
+    if any(places.get(time, pos) != pos for time, pos in zip(dts, positions)):  # its index leads to other packets
         return unreliable
 
     pts, is_key = np.array(times), np.array(is_key)
