@@ -202,7 +202,7 @@ NINES = "9" * 5000
         (f"data: {{mean: {'y' * 50_000}}}\n", "data.mean must be 3 floats"),
         (f"optim: {'y' * 50_000}\n", "optim is a section"),
         (f"train: {{loss: {'y' * 50_000}}}\n", "must be cross_entropy or bce"),
-        ('out: "a\\x1b[31mb"\n', "out must not have control characters; found 'a\\x1b[31mb'"),
+        ('out: "a\\x1b[31mb"\n', "out must not contain control characters; found 'a\\x1b[31mb'"),
         ('data: {filter: "a\\nb"}\n', "found 'a\\nb'"),
         ('data: {"a\\nb": 1}\n', "unknown key data.a\\nb"),
         ("out: a\x1bb\n", "unacceptable character #x001b"),
@@ -230,7 +230,7 @@ def test_hostile_values_are_one_short_line(write, text, words):
         (f"data.filter={'x' * 50_000}", "data.filter is one of"),
         ("data.augment={a: 1, a: 2}", "'a' is repeated"),
         ("optim.lr=\x1b", "unacceptable character"),
-        ("out=a\0b", "must not have control characters"),
+        ("out=a\0b", "must not contain control characters"),
     ],
 )
 def test_hostile_overrides_are_one_short_line(write, override, words):

@@ -60,7 +60,7 @@ _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, 90, 90, 90
 
 
 def format_value(value: Any) -> str:
-    """Return a value for a message, as Python writes it, in at most 100 characters on one line."""
+    """Return the repr of a value for a message, on one line and with at most 100 characters."""
     try:
         text = "null" if value is None else _repr.repr(value)
     except ValueError:  # an integer of more than 4300 digits
@@ -115,11 +115,11 @@ class MachineError(VideoRSError):
 
 
 class StorageError(MachineError):
-    """The storage cannot open or read a file, also after retries.
+    """A file cannot be opened or read, even after retries.
 
     Attributes:
         path: path of the file.
-        reason: what is wrong with it.
+        reason: the reason why it cannot be read.
     """
 
     advice = "; check the storage"
@@ -135,7 +135,7 @@ class StorageError(MachineError):
 class PathError(StorageError, MediaError):
     """A file does not exist, or access to it is denied.
 
-    It is the user's mistake, or the storage's if the file was there before: see ``storage.diagnose``.
+    Either the path is wrong, or the storage has failed: see ``storage.diagnose``.
     """
 
     exit_code = EXIT_USER
@@ -191,7 +191,7 @@ class StuckWorker(WorkerFailed):
 
 
 class DeadWorker(WorkerFailed):
-    """Loader workers died of errors in native code, such as segmentation faults, while they read files.
+    """Loader workers crashed in native code, for example with a segmentation fault, while reading files.
 
     Args:
         signals: ``{path: name of the signal}``.

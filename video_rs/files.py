@@ -22,7 +22,7 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
 def expand_path(path: str | Path, name: str = "") -> str:
-    """Return a path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` expanded. One that exists as written is returned.
+    """Return a path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` expanded, or unchanged if it exists as written.
 
     Args:
         path: a path or URL, as given.
@@ -40,7 +40,7 @@ def expand_path(path: str | Path, name: str = "") -> str:
             raise UserError(f"{place}: the environment variable {match[1] or match[2]} is not set; set it")
     expanded = _VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], os.path.expanduser(path))
     if expanded.startswith("~"):
-        raise UserError(f"{place}: no home folder of {expanded.split('/')[0]}; write the path out, or ./{expanded}")
+        raise UserError(f"{place}: no home folder of {expanded.split('/')[0]}; write the full path, or ./{expanded}")
     return expanded
 
 
@@ -120,10 +120,10 @@ def atomic_write(path: str | Path, mode: str = "wb"):
 
 
 def stamp(path: str) -> tuple[int, int]:
-    """Return size and modification time (ns) of a file, to notice that it changed; zeros if they are not known.
+    """Return size and modification time (ns) of a file, to detect changes; zeros if they are unknown.
 
-    For a folder, the result includes the files in it; for a path that does not exist, such as a member of a tar, it is
-    that of the nearest parent.
+    For a folder, the files in it are included. For a path that does not exist, such as a member of a tar, the nearest
+    existing parent is used.
     """
     if "://" in path:
         return 0, 0

@@ -272,7 +272,7 @@ def test_a_process_that_is_killed_is_the_machines_fault(endless, tmp_path):
     os.kill(reading, signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 3 and stderr.count("\n") == 1, stderr
-    assert f"{endless}/train/a/long.mkv: its process was killed (SIGKILL), perhaps for a lack of memory" in stderr
+    assert f"{endless}/train/a/long.mkv: its process was killed (SIGKILL), possibly out of memory" in stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 

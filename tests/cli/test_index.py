@@ -92,7 +92,7 @@ def test_files_that_crash_or_hang_are_lost_alone(make_video, tmp_path, monkeypat
     assert found.problems == ["SEGV: its process crashed (SIGSEGV)", f"hang: {HANGS}"]
     assert [bool(row["bytes"]) for row in found.index.rows] == [True, False, True, False, True]
     assert [found.index.stream_index(n, files[n]).num_frames for n in (0, 2, 4)] == [10, 11, 12]
-    with pytest.raises(MachineError, match="^KILL: its process was killed .SIGKILL., perhaps for a lack of memory"):
+    with pytest.raises(MachineError, match="^KILL: its process was killed .SIGKILL., possibly out of memory"):
         index.index_videos(Records([*good, "KILL"], [0] * 4, ["a"]))
 
 

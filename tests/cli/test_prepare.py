@@ -190,7 +190,7 @@ def test_segments_are_not_packed(source, tmp_path):
     shutil.copytree(source / "train/juggling balls", tmp_path / "root/train/swim")
     lists = [f"data.{split}={tmp_path / 'train.csv'}" for split in ("train", "val")]
     done = prepare_here(tmp_path / "root", tmp_path / "out", *lists, "--shards")
-    refused(done, 2, "the train list has segments (start, end), which shards do not keep; leave out --shards")
+    refused(done, 2, "the train list has segments (start, end), which shards do not support; omit --shards")
     assert not (tmp_path / "out").exists()
 
 

@@ -183,7 +183,7 @@ def test_class_folders_of_folders_of_frames(tmp_path):
     splits = load_splits(str(tmp_path), frame_folders=True)
     assert contents(splits["train"], tmp_path / "train") == [("a/v1", 0), ("a/v2", 0), ("b/v1", 1), ("b/v2", 1)]
     assert contents(splits["val"], tmp_path / "val") == [("a/v3", 0)] and splits["train"].empty_folders == ("c",)
-    hint = "no class folders with videos or images in it, but folders of images: set data.frame_folders=true"
+    hint = "no class folders with videos or images in it, but there are folders of images: set data.frame_folders=true"
     failure(f"the train split of .* is empty: {hint}", root=str(tmp_path))
     failure(f"no train, .*{hint}", root=str(tmp_path / "train"))
     assert len(load_splits(str(tmp_path / "train"), frame_folders=True, val_fraction=0.5)["val"]) == 2

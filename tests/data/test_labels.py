@@ -149,7 +149,7 @@ def test_class_folders_of_splits_that_look_alike_are_one_class(tmp_path, written
         (tmp_path / folder / "0.mp4").touch()
     splits = load_splits(str(tmp_path), splits=["train", "val"])
     assert sorted(splits["val"].labels) == [0, 1] and splits["val"].class_names == splits["train"].class_names
-    note = f"labels read as the class that they look like: {difference(written, name)}"
+    note = f"labels matched to class names that look the same: {difference(written, name)}"
     assert note in splits["val"].describe() and not splits["train"].notes
 
 

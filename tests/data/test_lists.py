@@ -244,7 +244,7 @@ def test_lists_of_other_programs_are_read(text, dataset):
         (table("path,label,split", "dev"), ":2: split 'dev' is not train, val or test; correct it, or rename"),
         (
             table("path,label,split", "test"),
-            ": no row of split train in its column for the split; its rows are of test",
+            ": the split column has no rows for train, only for test",
         ),
     ],
 )
@@ -259,8 +259,11 @@ def test_names_in_other_forms_of_unicode(dataset):
     text = "path,label\n" + "".join(f"{unicodedata.normalize('NFD', file)},{file[8]}\n" for file in files)
     train = dataset(text, files=files, val="train.csv")["train"]
     assert [train.path(i).split("/")[-1] for i in range(2)] == ["r\u00f6l 1.mp4", "sit.mp4"]
-    assert r"2 paths are written in another way; the first: 'vide\u0301os/ro\u0308l 1.mp4' is '" in train.describe()
-    with pytest.raises(UserError, match=r"train.csv:2: two files can be meant: .* has T, .* has t; correct the path"):
+    assert (
+        r"2 paths do not exist as written and were resolved; the first: 'vide\u0301os/ro\u0308l 1.mp4' is '"
+        in train.describe()
+    )
+    with pytest.raises(UserError, match=r"train.csv:2: two files match: .* has T, .* has t; correct the path"):
         dataset("path,label\nv/SIT.mp4,a\n", files=["v/sit.mp4", "v/siT.mp4"])
 
 
@@ -272,7 +275,10 @@ def test_paths_relative_to_the_list_or_the_home(dataset, tmp_path, monkeypatch):
     for home in (f"file://{tmp_path}", "~", "$HOME"):
         splits = dataset(PLAIN.replace("videos/", f"{home}/videos/"), files=VIDEOS)
         assert labels(splits["train"], splits["val"]) == RIGHT
-    assert "8 paths are written in another way; the first: '$HOME/videos/run0.mp4' is '" in splits["train"].describe()
+    assert (
+        "8 paths do not exist as written and were resolved; the first: '$HOME/videos/run0.mp4' is '"
+        in splits["train"].describe()
+    )
 
 
 def test_a_column_is_used_or_named(dataset):
@@ -323,7 +329,7 @@ def test_a_list_of_all_splits_beside_another(dataset, tmp_path):
     text = table("path,label,subset", SPLITS)
     assert labels(dataset(text, "train.csv")["val"]) == {"sit0.mp4": "sit"}
     test = dataset(table("path,label,split", "val"), "val.csv", train="train.csv", test="val.csv")["test"]
-    assert len(test) == 8 and f"the rows of {tmp_path}/val.csv are of split val" in test.describe()
+    assert len(test) == 8 and f"all rows of {tmp_path}/val.csv belong to split val" in test.describe()
 
 
 def test_a_csv_of_kinetics_with_all_splits(dataset):
@@ -352,7 +358,7 @@ def test_bad_json_lines(line, dataset):
     with pytest.raises(UserError, match="train.jsonl:2: expected a JSON object") as error:
         dataset('{"path": "a.mp4", "label": "x"}\n' + line, "train.jsonl")
     assert len(str(error.value)) < 300
-    with pytest.raises(UserError, match="the keys of its objects are path, text; call the path 'path' and the label"):
+    with pytest.raises(UserError, match="the keys of its objects are path, text; name the path 'path' and the label"):
         dataset('{"path": "a.mp4", "text": "x"}\n', "train.jsonl")
 
 

@@ -343,7 +343,7 @@ def test_folders_and_lists_of_splits_may_be_capitalized(tmp_path):
     splits = load_splits(str(tmp_path))
     assert [len(splits[split]) for split in SPLITS] == [2, 2, 1]
     touch(tmp_path, "test.CSV")
-    failure("/Test.csv' has T, .*/test.CSV' has t; which is test", root=str(tmp_path))
+    failure("/Test.csv' has T, .*/test.CSV' has t; both look like test", root=str(tmp_path))
     touch(tmp_path / "vehicles", "Train/0.mp4", "Bus/0.mp4", "Bus/1.mp4", "Train/1.mp4")
     assert load_splits(str(tmp_path / "vehicles"))["train"].class_names == ("Bus", "Train")
 
@@ -351,7 +351,7 @@ def test_folders_and_lists_of_splits_may_be_capitalized(tmp_path):
 def test_folders_of_folders_are_no_classes_unless_given(tmp_path):
     touch(tmp_path, *files(2, "k400/run", "k400/sit", "ucf/run"))
     hint = f"set data.train={tmp_path} if k400 is a class, or data.root={tmp_path}/k400$"
-    failure(f"no train, val or test folder .* but in folders of these: {hint}", root=str(tmp_path))
+    failure(f"no train, val or test folder .* but there are some one level deeper: {hint}", root=str(tmp_path))
     assert load_splits(train=str(tmp_path), splits=["train"])["train"].class_names == ("k400", "ucf")
 
 

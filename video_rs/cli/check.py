@@ -3,7 +3,8 @@
 tools/check_dataset.py --cfg k400_rs50.yaml data.root=/data/k400
 
 Writes files.csv (a row per file), problems.csv (path, kind, detail), summary.json and check.png. The exit code is 2 if
-a file is broken, if a content or source is in two splits, or if a content has two labels; see docs/datasets.md.
+a file is broken, if the same content or source is in two splits, or if the same content has two labels; see
+docs/datasets.md.
 """
 
 import os

@@ -96,7 +96,7 @@ output_path = expand_path
 
 
 def input_path(text: str) -> str:
-    """Expand the path of an input. If it does not exist, return the one that looks like it (an argparse type)."""
+    """Expand the path of an input. If it does not exist, return one that looks the same (an argparse type)."""
     if not text:
         raise argparse.ArgumentTypeError("a path is empty")
     return resolve(expand_path(text), "the path")
@@ -237,8 +237,8 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         raise
 
 
-def _shown(message: str) -> str:
-    """Escape the control characters in a message, and cut what a person gave to about 100 characters."""
+def _printable_message(message: str) -> str:
+    """Escape control characters in a message, and truncate long words and messages."""
     text = re.sub(
         r"[^\s/]{101,}|\S{300,}", lambda word: f"{word[0][:50]}...{word[0][-47:]}", errors.printable(message[:20_000])
     )
@@ -248,7 +248,7 @@ def _shown(message: str) -> str:
 def _fail(message: str, code: int = errors.EXIT_MACHINE) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    message = _shown(message)
+    message = _printable_message(message)
     prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "
     print(f"error: {prefix}{message}", file=sys.stderr, flush=True)
     return code

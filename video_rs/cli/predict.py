@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
     # on a terminal the results show the progress
     bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
-    denied = {path for path in args.inputs if not os.access(path, os.R_OK)}  # before the storage can go away
+    denied = {path for path in args.inputs if not os.access(path, os.R_OK)}  # check before the storage can fail
     for number, path in enumerate(files):
         try:
             if args.every:

@@ -86,7 +86,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _resolve(config: Config) -> Config:
-    """Replace the paths of inputs that do not exist by those that look like them, see ``lookalikes.resolve``."""
+    """Replace input paths that do not exist by existing ones that look the same, see ``lookalikes.resolve``."""
     data, names = config.data, ("root", "train", "val", "test", "list", "class_names")
     root = resolve(data.root, "data.root")
     found = {name: resolve(getattr(data, name), f"data.{name}", root) for name in names[1:]}

@@ -92,7 +92,7 @@ class _Clips:
     max_missing: float = setting(0.05, "tolerated fraction of a list missing on disk", low=0, high=1)
     decoder: str = free("pyav", "decord: where its frames are exact, otherwise PyAV", choices=("pyav", "decord"))
     max_pixels: int = free(MAX_PIXELS, "largest frame or image to decode: width times height", low=1)
-    retries: int = free(RETRIES, "retries of a read that fails, with growing pauses (0.5 to 8 s)", low=0, high=100)
+    retries: int = free(RETRIES, "retries of a failed read, with pauses of 0.5 to 8 s", low=0, high=100)
     num_frames: int = setting(32, "frames per clip; 1 for images", low=1, high=1024)
     stride: int = setting(2, "distance between frames of a clip, in frames at the rate fps", low=1, high=1024)
     fps: float = setting(0.0, "frame rate for stride; 0: each file's own", low=0, high=1000)

@@ -1,4 +1,4 @@
-"""Read YAML: no repeated keys, no aliases that expand without bounds, every error in one line."""
+"""Read YAML without repeated keys, with limits on its size, depth and expanded aliases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_yaml(text: str, source: str) -> Any:
 
     Raises:
         ConfigError: the text is too long or not valid YAML, nested too deeply, or its aliases expand to too
-            much; a key is repeated; or a number or date is impossible. The message names the line.
+            much; a key is repeated; or a number or date is invalid. The message names the line.
     """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"{source}: longer than {MAX_CHARACTERS} characters: not a config")
@@ -33,7 +33,7 @@ def read_yaml(text: str, source: str) -> Any:
         if node is None:
             return None
         if _num_nodes(node, {}) > _MAX_NODES:
-            raise ConfigError(f"{source}: has more than {_MAX_NODES} values, with its aliases (*name) written out")
+            raise ConfigError(f"{source}: has more than {_MAX_NODES} values, with its aliases (*name) expanded")
         return loader.construct_document(node)
     except RecursionError:
         raise ConfigError(f"{source}: values are nested too deeply") from None
@@ -79,6 +79,6 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, problem, node.start_mark) from None
 
     def fetch_flow_collection_start(self, token: type) -> None:
-        if self.flow_level >= _MAX_DEPTH:  # its time grows with the square of the depth
+        if self.flow_level >= _MAX_DEPTH:  # parsing time grows with the square of the depth
             raise RecursionError
         super().fetch_flow_collection_start(token)

@@ -22,10 +22,10 @@ def find_files(folder: str | Path, images: bool, left_out: LeftOut | None = None
     """List the files in a folder and its subfolders that a network can classify, sorted by name.
 
     For a video network, a folder with images is one video, unless it or a subfolder contains videos. A folder of frames
-    that is called like a video (``v0.avi/``) is one too.
+    with the extension of a video (``v0.avi/``) is one too.
 
     Args:
-        folder: folder to search. Links are followed. Hidden files and what tools leave behind are skipped.
+        folder: folder to search. Links are followed. Hidden files and files of systems and tools are skipped.
         images: True for an image network.
         left_out: counts the files that are not used.
 

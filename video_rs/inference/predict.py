@@ -165,8 +165,8 @@ class Classifier:
 
         A window has the length of one clip of the network, or ``every_seconds`` if clips are sampled by segments. A
         window is added at the end if the last frames would not be covered. A video shorter than a clip is looped and
-        has one window. Times are those of the frames in the file, also if their rate varies. Consecutive windows that
-        have the same frames, while the picture is frozen, are computed once.
+        has one window. Times are those of the frames in the file, also if their rate varies. Consecutive windows with
+        the same frames are computed once.
 
         Args:
             path: path of a video file. Folders of frames have no times.

@@ -26,7 +26,7 @@ def window_clips(sampling: TemporalSampling, timeline: Timeline, every_seconds: 
     """Return the windows over a video.
 
     If the frames are evenly spaced, windows start at the frames that are nearest to the multiples of ``every_seconds``.
-    Otherwise they start at these times, with the frame that is shown then.
+    Otherwise they start at these times, with the frame shown at that time.
 
     Args:
         timeline: the times of the frames; its rate must be known.

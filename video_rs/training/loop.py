@@ -49,8 +49,8 @@ class Run(RunState):
         validate: called with a network and a function that it must call often, which raises if the run must stop.
             Returns metrics: ``top1`` (``map`` with several labels per sample) in [0, 1], ``loss`` and others.
         samples_of: called with a step (from 0); returns the samples of its global batch, in order.
-        recheck: called before the first step with a function as for ``validate``; forgets unreadable files that can be
-            read now.
+        recheck: called before the first step with a function as for ``validate``; removes unreadable files that can
+            be read now from the list.
         prepare: called like ``validate``; returns the network to validate and to save as the best one.
         keep: number of checkpoints to keep.
         incidents: unreadable files and non-finite steps, with their limits.

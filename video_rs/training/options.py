@@ -38,7 +38,7 @@ def setting(
     free: bool = False,
     path: bool = False,
 ) -> Any:
-    """Return a field with its rules. A ``free`` one may differ when a run is resumed. A ``path`` is that of a file."""
+    """Return a field with its rules. A ``free`` one may differ when a run is resumed. A ``path`` is expanded."""
     rules = {"low": low, "high": high, "choices": choices, "free": free, "path": path}
     return field(default=default, metadata={"help": help, **rules})
 

@@ -1,4 +1,4 @@
-"""Look again at unreadable files when a run starts: they count no more if they can be read."""
+"""Decode unreadable files again when a run starts, and forget those that can be read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recheck(
     """Decode the unreadable files again on rank 0, and update `incidents` on all ranks.
 
     Files that hung or killed a worker are decoded only if they have changed. Files that are no longer in the data are
-    forgotten.
+    removed.
 
     Args:
         check: called after each file; raises if the run must stop.
@@ -44,11 +44,11 @@ def recheck(
     found = None
     with world.together("the unreadable files", heartbeats=True):
         if world.is_main and (doubtful := incidents.files_to_recheck()):
-            info(f"looking again at {len(doubtful)} unreadable files")
+            info(f"decoding {len(doubtful)} unreadable files again")
             options = {"decoder": train.decoder, "workers": workers, "timeout": timeout or TIMEOUT}
             bad, hung = decode_again(train.records, doubtful, progress=progress, **options)
             found = list(doubtful), bad, {path: stamp(path) for path in hung}
             if whole := [path for path in doubtful if path not in bad]:
-                info(f"{len(whole)} of them count no more, they can be read: {truncate(whole)}")
+                info(f"{len(whole)} of them can be read now: {truncate(whole)}")
     if found := world.gather(found, "the unreadable files")[0]:
         incidents.update(*found)

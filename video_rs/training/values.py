@@ -33,7 +33,7 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
         raise ValueError(f"{name} is one of {', '.join(rules['choices'])}; found {format_value(value)}{hint}")
     for number in result if isinstance(result, tuple) else (result,):
         if isinstance(number, str) and _CONTROL.search(number):
-            raise ValueError(f"{name} must not have control characters; found {format_value(value)}")
+            raise ValueError(f"{name} must not contain control characters; found {format_value(value)}")
         low, high = rules["low"], rules["high"]
         if low is not None and number is not None and not (low <= number < math.inf and number <= (high or number)):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"

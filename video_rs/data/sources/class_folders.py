@@ -34,7 +34,8 @@ def class_folders(folder: str, frame_folders: bool, left_out: LeftOut) -> Iterat
         left_out: counts what is not used.
 
     Raises:
-        UserError: a file and `frame_folders` do not fit together.
+        UserError: with `frame_folders`, a file is not in a folder of frames; without, there are many folders of images
+            and no videos.
     """
     names, loose = listing(folder, left_out)
     for name in loose:
@@ -105,9 +106,11 @@ def describe_no_classes(folder: str, split: str = "train") -> str:
         for inner in listing(os.path.join(folder, name))[0][:1]:
             place = os.path.join(folder, name, inner)
             if has_frames(place):
-                return f"{text}, but folders of images: set data.frame_folders=true if each of them is one video"
+                return (
+                    f"{text}, but there are folders of images: set data.frame_folders=true if each of them is one video"
+                )
             if any(map(is_media, listing(place)[1])):
-                below = f"but in folders of these: set data.{split}={folder} if {name} is a class"
+                below = f"but there are some one level deeper: set data.{split}={folder} if {name} is a class"
                 return f"{text}, {below}, or data.root={os.path.join(folder, name)}"
     return text
 

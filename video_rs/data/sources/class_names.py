@@ -86,7 +86,7 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
 
     Args:
         part: a split.
-        names: the class names. A label that looks like one of them stands for it; this is noted in the split.
+        names: the class names. A label that looks the same as one of them is matched to it, with a note.
         from_file: True if the names were read from ``data.class_names``; labels can then be numbers or names.
 
     Raises:
@@ -118,7 +118,7 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
 
 
 def _resolve(part: RawSplit, names: Sequence[str], number: dict[str, int]) -> dict[str, list[str]]:
-    """Number the labels that look like one class name, and return the class names that look equal."""
+    """Number the labels that look the same as one class name. Return all class names by their folded form."""
     unknown = [label for label in part.label_places() if label not in number]
     similar = group(names) if unknown else {}
     resolved = {label: ways[0] for label in unknown if len(ways := similar.get(folded(label), ())) == 1}
@@ -126,7 +126,7 @@ def _resolve(part: RawSplit, names: Sequence[str], number: dict[str, int]) -> di
         number[label] = number[name]
     for label, name in [*resolved.items()][:1]:
         more = f", and {len(resolved) - 1} more" if len(resolved) > 1 else ""
-        part.notes.append(f"labels read as the class that they look like: {difference(label, name)}{more}")
+        part.notes.append(f"labels matched to class names that look the same: {difference(label, name)}{more}")
     return similar
 
 

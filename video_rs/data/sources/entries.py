@@ -48,19 +48,19 @@ class Entry(NamedTuple):
 
 
 def has_extension(path: str) -> bool:
-    """Return True if a text ends as the path of a video or an image."""
+    """Return True if a text ends with the extension of a video or an image."""
     return path.lower().endswith(_EXTENSIONS)
 
 
 def parse_split(text: str, place: str) -> str:
-    """Return the split with an alias. Raise UserError if there is none."""
+    """Return the split that an alias stands for. Raise UserError if it is unknown."""
     if text.lower() not in _SPLIT:
         raise UserError(f"{place}: split '{shorten(text)}' is not train, val or test; correct it, or rename the column")
     return _SPLIT[text.lower()]
 
 
 def parse_segment(start: str, end: str, place: str) -> tuple[float, float]:
-    """Return start and end in seconds; an end that is empty or not positive is the end of the file."""
+    """Return start and end in seconds. An end that is empty or not positive is returned as 0, the end of the file."""
     try:
         seconds = float(start or 0), float(end or 0)
     except ValueError:
@@ -84,7 +84,7 @@ def check_label(label: str, place: str, multi_label: bool) -> None:
 
 
 def refuse_columns(label: str, place: str) -> None:
-    """Raise UserError for a label that ends in start and end or in a split, the columns of a csv without a header."""
+    """Raise UserError for a label that ends with start and end, or a split: columns of a csv without a header."""
     *rest, last = re.split(r'"?\s*[,\t]\s*"?', label)
     is_segment = len(rest) > 1 and _is_number(rest[-1]) and _is_number(last) and float(rest[-1]) < float(last)
     if is_segment or (rest and last.lower() in _SPLIT):

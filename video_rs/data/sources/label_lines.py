@@ -71,13 +71,13 @@ def _refuse_unknown_header(file: str, first: Row, second: Row, base: str) -> Non
     path, label = split_line(first.text)
     names_media = [any(each in row.text.lower() for each in MEDIA_EXTENSIONS) for row in (first, second)]
     if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
-        hint = "if it is a header, call its columns path and label"
+        hint = "if it is a header, name its columns path and label"
         found = f"'{shorten(first.text)}' is not the path of a video or image, unlike the next line"
         raise UserError(f"{file}:{first.line}: {found}; {hint}")
 
 
 def _swapped(fields: Sequence[str], text: str, base: str) -> tuple[str, str] | None:
-    """Return path and label of a line "label path" whose file exists; None if there is no or more than one way."""
+    """Return path and label of a line "label path" whose file exists; None if no or several files exist."""
     if len(text) > _TOO_LONG:
         return None
     pairs = [_split_at(text, mark)[::-1] for mark in _MARKS.finditer(text)]
@@ -88,7 +88,7 @@ def _swapped(fields: Sequence[str], text: str, base: str) -> tuple[str, str] | N
 
 
 def split_line(text: str) -> tuple[str, str]:
-    """Split "path label" into path and label; both may be empty. See the grammar above."""
+    """Split "path label" into path and label; both may be empty. See ``lists`` for the grammar."""
     marks = list(_MARKS.finditer(text))
     for mark in reversed(marks):
         if has_extension(text[max(0, mark.start() - _LONGEST) : mark.start()].rstrip('"')):
@@ -113,7 +113,7 @@ def _other_split(fields: list[str], split: tuple[str, str]) -> tuple[str, str] |
 
 
 def _is_csv(rows: Iterator[Row], base: str) -> bool:
-    """Return True if "a,b c" means the path "a" in a list, False if it means "a,b". See the grammar above."""
+    """Return True if "a,b c" means the path "a" in a list, False if it means "a,b". See ``lists``."""
     all_two = True
     for _, fields, text in rows:
         all_two = all_two and len(fields) == 2

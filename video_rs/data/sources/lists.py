@@ -2,7 +2,7 @@
 
 * With a header: csv (RFC 4180), with a tab, a comma or a semicolon between fields; or JSON lines, whose keys are the
   columns. `COLUMNS` has the names of the columns that are used, in any order; "path" and "label" are required. In a
-  list of paths and labels alone, a row that is not csv is read as a line "path label".
+  list with only these two columns, a row that is not csv is read as a line "path label".
 * "path label", without a header: the path ends with the last media extension that is followed by a space, a tab or a
   comma, and the rest is the label. Both may contain spaces and commas. Without an extension, the last word is the
   label. A quoted field makes the line csv.
@@ -58,7 +58,7 @@ COLUMNS = {
     "split": ("split", "subset", "partition"),
 }
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face; paths are relative to their folder
-_SWAP_TRIES = 100  # rows whose files are looked for to find out if label and path are swapped
+_SWAP_TRIES = 100  # maximum number of rows whose files are checked to determine if label and path are swapped
 
 
 def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[Entry]:
@@ -77,14 +77,14 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
         entries = _column_entries(file, columns, multi_label)
     elif _is_json(file):
         names = shorten(", ".join(column.name for column in columns))
-        raise UserError(f"{file}: the keys of its objects are {names}; call the path 'path' and the label 'label'")
+        raise UserError(f"{file}: the keys of its objects are {names}; name the path 'path' and the label 'label'")
     else:
         entries = read_label_lines(file, base, multi_label)
     yield from _settle_order(entries, file, base)
 
 
 def _settle_order(entries: Iterator[Entry], file: str, base: str) -> Iterator[Entry]:
-    """Swap path and label of entries if the label is the one that exists. Join the paths to the base folder."""
+    """Swap path and label of entries if only the label is an existing path. Join the paths to the base folder."""
     swapped, tries = None, 0  # of files without an extension: the first one that exists decides
     for entry in entries:
         is_media = has_extension(entry.path), has_extension(entry.label)
@@ -108,7 +108,7 @@ def _is_sample(path: str) -> bool:
 
 
 def base_folder(file: str, root: str) -> str:
-    """Return the folder that the paths in a list are relative to: `root`, or the folder of the list without a root."""
+    """Return the folder that the paths in a list are relative to: `root`, or the folder of the list if it is empty."""
     folder = os.path.dirname(file)
     return folder if os.path.basename(file).lower() in _METADATA else root or folder
 

@@ -1,4 +1,4 @@
-"""Names that look equal but are not: Unicode form, case, blanks, zero-width characters, backslashes."""
+"""Match names that differ only in Unicode form, case, blanks, invisible characters or backslashes."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ from itertools import takewhile
 from video_rs.errors import UserError
 
 LIMIT = 100  # characters of a name in a message
-WORDS = ("", "timm", "pretrained")  # weights that are no files
+WORDS = ("", "timm", "pretrained")  # values of weights options that are not files
 
 
 def folded(name: str) -> str:
-    """Return what a name has in common with all names that look like it.
+    """Return the folded form of a name, which is the same for all names that look the same.
 
     Slashes replace backslashes. Each part of a path is compared without case, surrounding blanks, zero-width
     characters, and differences between composed and decomposed characters. Any blank is a space.
@@ -26,7 +26,7 @@ def folded(name: str) -> str:
 
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return different names that look equal, by what they have in common; see :func:`folded`."""
+    """Group different names by their :func:`folded` form."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         groups.setdefault(folded(name), []).append(name)
@@ -46,7 +46,7 @@ def difference(first: str, second: str) -> str:
 
 
 class PathFinder:
-    """Find files by paths that only look like those on the disk. Each folder is listed once."""
+    """Find files whose paths look the same as a given one. Each folder is listed once."""
 
     def __init__(self) -> None:
         self._folders: dict[str, dict[str, list[str]]] = {}
@@ -81,7 +81,7 @@ class PathFinder:
 
 
 def resolve(path: str, name: str, base: str = "") -> str:
-    """Return a path that a person gave, or the one existing path that looks like it, with a note on stderr.
+    """Return a path of a config or command; or the existing path that looks the same, with a note on stderr.
 
     URLs, :data:`WORDS`, and paths without a lookalike are returned unchanged.
 
@@ -91,7 +91,7 @@ def resolve(path: str, name: str, base: str = "") -> str:
         base: a folder that the path may be relative to.
 
     Raises:
-        UserError: the path does not exist, and several look like it.
+        UserError: the path does not exist, and several existing ones look the same.
     """
     is_file = path not in WORDS and "://" not in path and not path.startswith("hf-hub:")
     if not is_file or os.path.exists(path) or os.path.exists(os.path.join(base, path)):

@@ -34,7 +34,7 @@ class RawSplit:
         other_rows: number of rows of other splits, by split.
         num_missing, missing: number of listed files that do not exist, and the first three.
         empty_folders: class folders without files.
-        notes: phrases for the log: what is left out, not used or resolved.
+        notes: phrases for the log about entries that are left out, not used or resolved.
         class_names: class names in the official order, if the layout has one.
         sources: the ``source_key`` of each path; empty if unknown.
         frames: number of frames of each path; empty if unknown.
@@ -187,8 +187,8 @@ def _split_in_list(raw: RawSplit, split: str) -> str:
         return split
     if split == "train" or "train" in found:
         rows = ", ".join(found)
-        raise UserError(f"{raw.source}: no row of split {split} in its column for the split; its rows are of {rows}")
-    raw.notes.append(f"the rows of {raw.source} are of split {found[0]}")
+        raise UserError(f"{raw.source}: the split column has no rows for {split}, only for {rows}")
+    raw.notes.append(f"all rows of {raw.source} belong to split {found[0]}")
     return found[0]
 
 
@@ -204,14 +204,14 @@ def _note_columns(raw: RawSplit) -> None:
 
 
 def _resolve(raw: RawSplit, missing: np.ndarray, base: str) -> np.ndarray:
-    """Replace missing paths of a list by those of the files that they mean. Return which, bool ``[N]``."""
+    """Replace missing paths of a list by those of matching files. Return the mask of replaced ones, bool ``[N]``."""
     finder = WrittenPaths(base, os.path.dirname(raw.source), add_extensions=len(missing) == len(raw.paths))
     found = {int(i): path for i in missing if (path := finder.find(raw.paths[i], raw.place(i)))}
     if found:
         index, path = next(iter(found.items()))
         written = raw.paths[index].removeprefix(os.path.join(base, ""))
         first = f"{ascii(written)} is {ascii(path)}"
-        raw.notes.append(f"{len(found)} paths are written in another way; the first: {first}")
+        raw.notes.append(f"{len(found)} paths do not exist as written and were resolved; the first: {first}")
         raw.paths = Paths(found.get(i, path) for i, path in enumerate(raw.paths))
     return np.isin(np.arange(len(raw.paths)), list(found))
 

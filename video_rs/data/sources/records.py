@@ -122,7 +122,7 @@ class Records:
         label_sets: the classes of each file if it can have several, else None.
         class_names: as given.
         empty_folders: class folders without a video or an image.
-        notes: further phrases for :meth:`describe`: what was left out or resolved.
+        notes: further phrases for :meth:`describe` about entries that were left out or resolved.
         num_missing, missing: number of listed files that do not exist, and the first three.
         frames: int32 ``[N]``, number of frames in each frame folder according to the list; None if not listed.
         segments: float64 ``[N, 2]``, start and end of each segment in seconds; an end of 0 is the end of the file. None

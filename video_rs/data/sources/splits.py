@@ -173,7 +173,7 @@ def _find_in_root(root: str, split: str, finder: PathFinder) -> str:
     for name, is_source in [] if found else names:
         similar = [path for path in finder.find_all(name) if is_source(path) and not _is_class(path)]
         if len(similar) > 1:
-            raise UserError(f"{difference(*sorted(similar)[:2])}; which is {split}? set data.{split}")
+            raise UserError(f"{difference(*sorted(similar)[:2])}; both look like {split}: set data.{split}")
         found = found or next(iter(similar), "")
     return find_metadata(found) or found
 
@@ -199,7 +199,7 @@ def _splits_of_list(file: str) -> dict[str, str]:
 def _only_list(root: str, frame_folders: bool) -> str:
     """Return the list in a root that holds the whole dataset; "" if there is none.
 
-    It is a ``metadata.csv``, or the only list with a column "split", or the only list if there are less than two class
+    It is a ``metadata.csv``, or the only list with a column "split", or the only list if there are fewer than two class
     folders.
     """
     if metadata := find_metadata(root):

@@ -1,8 +1,8 @@
-r"""Find the files of a list whose paths are not written as they are on this machine.
+r"""Find the files of a list whose paths do not exist as written.
 
 Such a path has backslashes or a drive letter (``C:\data\a.mp4``), starts with ``~``, ``$HOME`` or ``file://``, is
-relative to the folder of the list instead of ``data.root``, lacks the extension, or looks like the name of a file; see
-``lookalikes``.
+relative to the folder of the list instead of ``data.root``, lacks the extension, or looks the same as an
+existing path; see ``lookalikes``.
 """
 
 import os
@@ -33,25 +33,27 @@ class WrittenPaths:
         self._folders = cache(self._finder.find_all)
 
     def find(self, path: str, place: str) -> str | None:
-        """Return the one file that a path can mean; None if there is none.
+        """Return the file that matches a path; None if there is none.
 
         Args:
             path: the path, joined to the base folder.
             place: file and line, for messages.
 
         Raises:
-            UserError: there are several.
+            UserError: several files match.
         """
         written = path.removeprefix(os.path.join(self._base, "")).removeprefix("file://")
         found = {os.path.realpath(each): each for each in self._candidates(written)}
         if len(found) > 1:
             first, second = sorted(found.values())[:2]
-            raise UserError(f"{place}: two files can be meant: {difference(first, second)}; correct the path")
+            raise UserError(f"{place}: two files match: {difference(first, second)}; correct the path")
         return next(iter(found.values()), None)
 
     def _candidates(self, written: str) -> list[str]:
-        """Return the files that a path can mean."""
-        if drive := _DRIVE.match(written):  # the folders of another machine are dropped until a file exists
+        """Return the files that match a path."""
+        if drive := _DRIVE.match(
+            written
+        ):  # drop leading folders, which are those of another machine, until a file exists
             parts = re.split(r"[\\/]+", written[drive.end() :])
             tails = ("/".join(parts[start:]) for start in range(len(parts)))
             return next(filter(None, map(self._below_bases, tails)), [])

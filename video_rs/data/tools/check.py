@@ -71,7 +71,7 @@ class DatasetCheck:
         }
 
     def leaks(self) -> list[str]:
-        """Describe each leak by its two entries and their splits."""
+        """Return a phrase for each leak, with its two entries and their splits."""
         pairs = ((problem.entry, problem.other) for problem in self.problems if problem.kind == "leak")
         return [" and ".join(map(self._place, pair)) for pair in pairs]
 
@@ -172,7 +172,7 @@ def check_dataset(
 def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts | StorageError:
     try:
         return check_file(item[1], beat)
-    except StorageError as error:  # judged where the other files are known
+    except StorageError as error:  # the caller knows other files to compare with
         return error
 
 

@@ -61,7 +61,7 @@ class Facts:
 
     @property
     def content(self) -> dict[str, int | bytes]:
-        """The digests that are known, by what they compare. Files have the same content if they share one of them."""
+        """The known digests by kind. Files have the same content if one of their digests is equal."""
         digests = {"frames": 0 if self.problem else self.pixels, "video packets": self.packets}
         digests = {kind: digest for kind, digest in digests.items() if digest} or {"bytes": self.sha1}
         return digests if self.bytes and self.sha1 else {}
@@ -88,7 +88,7 @@ def check_file(path: str | Member, beat: Callable[[], None] = lambda: None) -> F
         images = frame_files(file)
         facts["bytes"], facts["sha1"] = _digest(images or [file], beat)
         if not images:
-            with suppress(MediaError):  # decoding finds the reason
+            with suppress(MediaError):  # decoding reports the reason
                 facts["packets"] = packet_digest(file, beat)
         for frame in _frames(file, facts):
             facts["frames"] += 1

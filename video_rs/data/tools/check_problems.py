@@ -112,7 +112,7 @@ class Problem(NamedTuple):
 
 
 def similar_names(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of class names that may be one class: the first one with each form, and each other one.
+    """Return pairs of class names that may be the same class. The first of each group is paired with each other one.
 
     They differ in case, blanks, Unicode form, invisible characters, or hyphens and underscores between words.
     """
@@ -191,7 +191,7 @@ def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]
     """Yield entries with the same content as an earlier one: duplicates, leaks and label conflicts.
 
     Any two segments of one video in two splits are a leak. In one split they are a duplicate, and with different labels
-    a conflict, if they overlap for at least half of the time that they cover together.
+    a conflict, if their intersection is at least half of their union.
     """
     contents = _join([each.content.items() for each in facts])
     for group in _groups(contents[file] for file in entries.file):
@@ -218,7 +218,7 @@ def _same_content(entries: Entries, facts: Sequence[Facts]) -> Iterator[Problem]
 
 
 def _overlap(entries: Entries, entry: int, other: int, seconds: float) -> bool:
-    """Return True if two segments of a video overlap for at least half of the time that they cover together."""
+    """Return True if the intersection of two segments of a video is at least half of their union."""
     starts, ends = zip(*(entries.segment(each) for each in (entry, other)))
     ends = [min(end, seconds or math.inf) for end in ends]
     if starts[0] == starts[1] and ends[0] == ends[1]:
@@ -227,7 +227,7 @@ def _overlap(entries: Entries, entry: int, other: int, seconds: float) -> bool:
 
 
 def _describe(entries: Entries, facts: Sequence[Facts], entry: int, other: int) -> str:
-    """Return how an entry is equal to another ("same bytes as"), with the path of the other."""
+    """Return in which way an entry equals another ("same bytes as"), with the path of the other."""
     mine, theirs = entries.file[entry], entries.file[other]
     if mine == theirs:
         again = entries.segment(entry) == entries.segment(other)

@@ -1,4 +1,4 @@
-"""Identify a video by its packets, whatever its name, container, metadata and sound are."""
+"""Identify a video by its packets, independently of its name, container, metadata and audio."""
 
 import hashlib
 from collections.abc import Callable, Iterator

@@ -151,8 +151,8 @@ class _Worker:
                 raise MachineError(f"a process died at start-up ({how}), perhaps out of memory; use fewer") from None
             if code >= 0 or -code in _CRASHES:
                 return "lost", Lost(f"its process crashed ({how})")
-            cause = "a full /dev/shm: see --shm-size" if -code == signal.SIGBUS else "a lack of memory"
-            return "killed", f"its process was killed ({how}), perhaps for {cause}; use fewer workers"
+            cause = "/dev/shm may be full (see --shm-size)" if -code == signal.SIGBUS else "possibly out of memory"
+            return "killed", f"its process was killed ({how}), {cause}; use fewer workers"
         if kind == "error":
             raise result
         return kind, result

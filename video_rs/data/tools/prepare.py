@@ -163,7 +163,7 @@ def _check_class_names(splits: Mapping[str, Records]) -> None:
 def _plan_jobs(sources: Sequence[str], base: str) -> list[Job]:
     """Return one job per file.
 
-    Copies keep the names of the sources. Those that are equal, perhaps only to another file system, go to
+    Copies keep the names of the sources. Sources with equal names, if only on some file systems, get copies in
     separate folders.
     """
     outside = [path for path in map(os.path.abspath, sources) if not _is_below(path, base)]
@@ -258,7 +258,7 @@ def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared | St
                 raise MediaError("it was changed or deleted while it was read; run the command again")
             seconds, _ = read_header(target)
         return Prepared(job, size, os.path.getsize(target), read_header(job.source)[0], seconds)
-    except StorageError as error:  # judged where the other files are known
+    except StorageError as error:  # the caller knows other files to compare with
         return error
     except MediaError as error:
         return Prepared(job, problem=str(error).removeprefix(f"{job.source}: "))

@@ -1,4 +1,4 @@
-"""Look again at files that could not be read: decode them completely, in watched processes."""
+"""Decode unreadable files again, completely, in watched processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _TimeIsUp(VideoRSError):
 
 @dataclass(eq=False)
 class _Files(Dataset):
-    """Why files cannot be read.
+    """A dataset of the reasons why files cannot be read.
 
     Args:
         records, decoder, skip: as for ``ClipDataset``.
@@ -87,8 +87,8 @@ def decode_again(
         hung: ``{path: True}`` for files that hung or killed a worker before, False for others.
         decoder: see ``ClipDataset``.
         workers: number of processes.
-        timeout: maximum seconds in one file. Files that did not hang before are decoded for half of it; no problem
-            until then means that they can be read.
+        timeout: maximum seconds in one file. Files that did not hang before are decoded for at most half
+            of it, and can be read if there is no problem until then.
         progress: called after each file.
 
     Returns:

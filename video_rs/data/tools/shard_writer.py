@@ -121,10 +121,10 @@ def pack(
 
 
 def require_packable(splits: Mapping[str, Records]) -> None:
-    """Raise UserError for splits with segments, which an index of a shard does not have."""
+    """Raise UserError for splits with segments, which the index of a shard does not contain."""
     for split, records in splits.items():
         if records.segments is not None:
-            raise UserError(f"the {split} list has segments (start, end), which shards do not keep; leave out --shards")
+            raise UserError(f"the {split} list has segments (start, end), which shards do not support; omit --shards")
 
 
 def _sample(out: Path, copy: str, name: str, records: Records, i: int) -> Sample:
@@ -138,7 +138,7 @@ def member_names(paths: Iterable[str]) -> dict[str, str]:
     """Return the member name for each path.
 
     WebDataset treats everything after the first dot of a base name as the extension, so other dots are replaced by "_".
-    Names are unique without their extensions, also where a file system ignores case or the Unicode form.
+    Names are unique without their extensions, even on file systems that ignore case or the Unicode form.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
