@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import re
 import struct
 import tarfile
@@ -75,6 +76,10 @@ def archive(kind):
         ("hls.mp4", b"#EXTM3U\n#EXTINF:10,\nwhole.mp4\n#EXT-X-ENDLIST\n", "a playlist"),
         ("dash.mp4", b'<?xml version="1.0"?><MPD type="static"></MPD>', "XML text"),
         ("denied.mp4", b"<Error><Code>AccessDenied</Code></Error>", "XML text"),
+        ("login.mp4", b"\xef\xbb\xbf<!DOCTYPE html><html></html>", "a web page"),
+        ("comment.mp4", b"<!-- 404 --><html></html>", "a web page"),
+        ("fragment.mp4", b"<center>404 Not Found</center>", "XML text"),
+        ("annex.mp4", b"/annex/objects/SHA256E-s1352828--0a1b.mp4\n", "a git-annex pointer"),
         ("denied.webm", b'{"error": {"code": 403}}', "JSON text"),
         ("a.mp4", archive("zip"), "a zip archive"),
         ("a.mkv", archive("tar"), "a tar archive"),
@@ -224,6 +229,18 @@ def test_a_matrix_without_a_rotation_means_none(name, assets):
     assert torch.equal(*frames) and frames[0].shape == (40, 64, 96, 3)
     facts = check_file(str(assets / "cases" / name))
     assert (facts.rotation, facts.height, facts.width, facts.problem) == (0, 64, 96, "")
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(45, 0), (60, 0), (135, 0), (-135, 0), (180, 2), (270, 1)])
+def test_a_rotation_that_is_no_quarter_turn_means_none(degrees, turns, make_video, tmp_path):
+    data = bytearray(make_video(tmp_path / "a.mp4", 4, 64, 96).read_bytes())
+    place = data.index(b"tkhd") + 44
+    cosine, sine = (round(2**16 * function(math.radians(degrees))) for function in (math.cos, math.sin))
+    data[place : place + 20] = struct.pack(">5i", cosine, sine, 0, -sine, cosine)
+    (tmp_path / "b.mp4").write_bytes(data)
+    whole = np.rot90(read_frames(tmp_path / "a.mp4", range(4)).numpy(), turns, (1, 2))
+    for backend in BACKENDS:
+        assert np.array_equal(read_frames(tmp_path / "b.mp4", range(4), backend=backend).numpy(), whole)
 
 
 def test_damage_that_ffmpeg_reports_is_reported_by_check(assets):

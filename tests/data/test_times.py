@@ -68,9 +68,17 @@ def test_without_a_rate_frames_count_whatever_their_times(times, num_frames, str
         assert np.array_equal(sampling.even_clips(length, 3, times), sampling.even_clips(length, 3))
 
 
-@given(st.integers(1, 400), st.sampled_from([10, 15, 24000 / 1001, 25, 29.97, 50, 60]), samplings, seeds)
-def test_times_in_whole_milliseconds_give_the_clips_of_their_rate(length, rate, sampling, seed):
-    times = np.rint(1000 * np.arange(length) / rate) / 1000
+@given(
+    st.integers(1, 400),
+    st.sampled_from([10, 15, 24000 / 1001, 25, 29.97, 50, 60]),
+    st.sampled_from([600, 1000]),
+    samplings,
+    seeds,
+)
+def test_rounded_times_give_the_clips_of_their_rate(length, rate, per_second, sampling, seed):
+    """Matroska rounds timestamps to 1/1000 s, and QuickTime to 1/600 s."""
+    times = np.rint(per_second * np.arange(length) / rate) / per_second
+    assert is_even(times)
     even = np.arange(length) * (times[-1] / max(1, length - 1))
     drawn = [sampling.random_clip(length, np.random.default_rng(seed), given) for given in (times, even)]
     assert np.array_equal(*drawn)

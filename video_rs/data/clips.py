@@ -16,7 +16,7 @@ import numpy as np
 from video_rs.data_config import SAMPLINGS, DataConfig
 
 ROUNDING = 1e-6  # frames; keeps the exact start of a frame from being rounded down to the previous one
-MILLISECOND = 1e-3  # seconds; Matroska and others round timestamps to it
+_JITTER = 2e-3  # seconds; Matroska rounds timestamps to 1/1000 s, QuickTime often to 1/600 s
 
 
 class Timeline:
@@ -43,7 +43,7 @@ class Timeline:
         mean = times[-1] / (length - 1)
         rate = float(1 / mean)
         self.rate = round(rate, 6) if math.isclose(rate, round(rate, 6), rel_tol=1e-13) else rate  # undo rounding
-        if np.abs(times - np.arange(length) * mean).max() > min(MILLISECOND, mean / 2):
+        if np.abs(times - np.arange(length) * mean).max() > min(_JITTER, mean / 2):
             last = float(np.median(np.diff(times)))
             self.rate = length / (float(times[-1]) + last)
             self.starts, self.interval = times * self.rate, last * self.rate

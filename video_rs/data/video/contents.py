@@ -10,8 +10,9 @@ from video_rs.data.shards import Blob, File
 _HEAD = 4096  # bytes
 _CAUSES = {
     rb"version https://git-lfs": "a Git LFS pointer, not the file; run git lfs pull",
-    rb"\s*<(!doctype html|html|head|body|script)": "a web page saved under this name; download the file again",
-    rb"\s*<(\?xml|error|response)": "XML text, often a server's error message; download the file again",
+    rb"\S*/annex/objects/": "a git-annex pointer, not the file; run git annex get",
+    rb"\s*<(!doctype html|!--|html|head|body|script)": "a web page saved under this name; download the file again",
+    rb"\s*<[?a-z]": "XML text, often a server's error message; download the file again",
     rb'\s*(\{\s*["}]|\[\s*[\[{"])': "JSON text, often a server's error message; download the file again",
     rb"\s*(#EXTM3U|ffconcat version|\[playlist\])": "a playlist, not a video; use the files that it lists",
     rb"PK(\x03\x04|\x05\x06)": "a zip archive; unpack it",
@@ -43,7 +44,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 def content_problem(file: File, image: bool = False) -> str:
     """Return why a file is not a video (or an image), and what to do; "" if its first bytes are not conclusive."""
     with file.open() if isinstance(file, Blob) else storage.open_file(file) as stream:
-        head = stream.read(_HEAD)
+        head = stream.read(_HEAD).removeprefix(codecs.BOM_UTF8)
         is_incomplete = not image and _lacks_moov(stream)
     kind, others = ("an image", _VIDEOS) if image else ("a video", _IMAGES)
     for causes, ending in ((_CAUSES, ""), (others, f", not {kind}; give it the right extension")):

@@ -156,10 +156,13 @@ def decoder_options() -> dict[str, str]:
 def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
     """Return the rotation that makes a frame upright, and the rotated height and width.
 
-    The rotation is counter-clockwise in degrees, a multiple of 90.
+    The rotation is counter-clockwise in degrees, a multiple of 90. Rotations by other angles count as none.
     """
-    degrees = frame.rotation if abs(frame.rotation) <= 180 else 0  # a matrix of zeros has no rotation
-    rotation = round(degrees / 90) * 90
+    rotation = round(frame.rotation / 90) * 90
+    if (
+        abs(rotation) > 180 or abs(frame.rotation - rotation) > 1
+    ):  # a matrix of zeros, or one that rotates by 45 degrees
+        rotation = 0
     return (rotation, frame.width, frame.height) if rotation % 180 else (rotation, frame.height, frame.width)
 
 
@@ -209,12 +212,10 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     context, format_name = stream.codec_context, container.format.name
     codec, extradata, starts_anywhere = context.codec.canonical_name, context.extradata or b"", True
     # keep only these fields; a list of packets would keep the whole file in memory
-    packets, headers, brought, changes, b_frames = [], set(), {}, False, False
+    packets, headers, brought, side_data, b_frames = [], set(), {}, set(), False
     has_units, length = codec in NAL_CODECS, unit_length(codec, extradata)
     for p in _packets(container, stream, path):
         is_key = p.is_keyframe
-        if not packets and (p.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata):
-            raise MediaError(f"{path}: encrypted; decrypt it first")
         if is_key or has_units:
             own, picture = packet_headers(codec, p, extradata, length)
             headers |= own
@@ -223,9 +224,11 @@ def index_stream(container: Container, path: File) -> StreamIndex:
                 brought[len(packets)] = own
                 starts_anywhere &= codec != "h264" or is_idr(picture)
         for side in p.iter_sidedata():
-            changes |= side.data_type in _SENT_ONCE
+            side_data.add(side.data_type)
         packets.append((p.pts, p.dts, is_key, p.is_discard, p.is_corrupt, p.pos))
-    mov, avi = "mov" in format_name, format_name == "avi"
+    if "encryption_info" in side_data or "enc_key_id" in stream.metadata:
+        raise MediaError(f"{path}: encrypted; decrypt it first")
+    mov, avi, changes = "mov" in format_name, format_name == "avi", not side_data.isdisjoint(_SENT_ONCE)
     indexed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if any(packet[4] for packet in packets) or (mov and indexed > container.size):
         raise MediaError(f"{path}: damaged or truncated")
