@@ -76,9 +76,11 @@ def _frame_folders(folder: str, left_out: LeftOut) -> list[str]:
     places = [os.path.join(folder, name) for name in names]
     if not places or has_frames(places[0]):  # listing all would take long
         return places
-    found = [path for place in places for path in folders_of_frames(place)]
+    found: list[str] = []
     for place in places:
-        if not any(path == place or path.startswith(place + "/") for path in found):
+        inner = folders_of_frames(place)
+        found += inner
+        if not inner:
             left_out.add(place)
     return found
 

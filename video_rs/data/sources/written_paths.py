@@ -43,17 +43,17 @@ class WrittenPaths:
             UserError: several files match.
         """
         written = path.removeprefix(os.path.join(self._base, "")).removeprefix("file://")
-        found = {os.path.realpath(each): each for each in self._candidates(written)}
+        found = self._candidates(written)
+        if len(found) > 1:  # realpath looks at each folder on the way
+            found = list({os.path.realpath(each): each for each in found}.values())
         if len(found) > 1:
-            first, second = sorted(found.values())[:2]
+            first, second = sorted(found)[:2]
             raise UserError(f"{place}: two files match: {difference(first, second)}; correct the path")
-        return next(iter(found.values()), None)
+        return found[0] if found else None
 
     def _candidates(self, written: str) -> list[str]:
         """Return the files that match a path."""
-        if drive := _DRIVE.match(
-            written
-        ):  # drop leading folders, which are those of another machine, until a file exists
+        if drive := _DRIVE.match(written):  # drop the folders of another machine until a file exists
             parts = re.split(r"[\\/]+", written[drive.end() :])
             tails = ("/".join(parts[start:]) for start in range(len(parts)))
             return next(filter(None, map(self._below_bases, tails)), [])
@@ -68,7 +68,10 @@ class WrittenPaths:
     def _present(self, path: str) -> list[str]:
         folder, name = os.path.split(path.replace("\\", "/").rstrip("/"))
         found = self._folders(folder) if folder else [""]
-        names = [name + suffix for suffix in self._suffixes if not suffix or not has_extension(name)]
+        suffixes = ("",) if not found or has_extension(name) else self._suffixes
         return [
-            os.path.join(place, there) for place in found for each in names for there in self._finder.names(place, each)
+            os.path.join(place, there)
+            for place in found
+            for suffix in suffixes
+            for there in self._finder.names(place, name + suffix)
         ]
