@@ -20,6 +20,9 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
         ("a\\B.mp4", "a/b.mp4"),
         ("a /b.mp4", "a/b.mp4"),
         ("stand  up", "stand up"),
+        ("\uff52\uff55\uff4e", "run"),
+        ("\ufb01ght", "fight"),
+        ("run\u200f", "run"),
     ],
 )
 def test_names_that_look_alike_are_found(name, known):
@@ -27,7 +30,7 @@ def test_names_that_look_alike_are_found(name, known):
 
 
 def test_other_names_are_not():
-    names = ["run", "walk", "walking", "ru n", "run/", "m2", "m\u00b2", "", "0", "\u0660"]
+    names = ["run", "walk", "walking", "ru n", "run/", "run.", "\u0131", "i", "", "0", "\u0660"]
     assert [*group([*names, *names]).values()] == [[name] for name in names]
 
 

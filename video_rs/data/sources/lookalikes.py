@@ -16,12 +16,12 @@ def folded(name: str) -> str:
     """Return the folded form of a name, which is the same for all names that look the same.
 
     Slashes replace backslashes. Each part of a path is compared without case, surrounding blanks, zero-width
-    characters, and differences between composed and decomposed characters. Any blank is a space.
+    characters, and differences between composed, decomposed, wide and joined characters (NFKC). Any blank is a space.
     """
     if name.isascii() and " " not in name and "\\" not in name and name.isprintable():
         return name.lower()
     visible = "".join(c for c in name.replace("\\", "/") if not _is_invisible(c))
-    caseless = unicodedata.normalize("NFD", unicodedata.normalize("NFD", visible).casefold())
+    caseless = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", visible).casefold())
     return "/".join(" ".join(part.split()) for part in unicodedata.normalize("NFC", caseless).split("/"))
 
 
