@@ -45,7 +45,8 @@ def test_what_csv_writer_writes_is_read_back(folder, names, extension, header, e
     with open(folder / "written.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator=end, quoting=quoting).writerows([("path", "label")] * header + rows)
     text = (folder / "written.csv").read_bytes().decode()
-    if header or not any("\t" in field for field in rows[0]):  # the first line names the delimiter
+    first = "".join(rows[0])  # without a header its first line names the delimiter
+    if header or ("\t" not in first and "\n" not in first):
         assert entries(text, folder) == rows
 
 
@@ -214,6 +215,9 @@ PLAIN = table("path,label")
         pytest.param(PLAIN.replace(".mp4", ".mp4\u200b"), id="zero width"),
         pytest.param(PLAIN.replace("videos/", "./videos//"), id="slashes"),
         pytest.param(PLAIN.replace(".mp4", ""), id="no extensions"),
+        pytest.param("sep=;\r\n" + table("path;label", mark=";"), id="delimiter of Excel"),
+        pytest.param(table("path|label", mark="|"), id="vertical bars"),
+        pytest.param(PLAIN.replace("s/sit", "s/\uff53\uff49t"), id="wide characters"),
     ],
 )
 def test_lists_of_other_programs_are_read(text, dataset):
@@ -241,6 +245,11 @@ def test_lists_of_other_programs_are_read(text, dataset):
             ":1: several columns after the path, 'run,0.0,1.5': name the columns in a header",
         ),
         (table("x", "train")[2:], ":1: several columns after the path, 'run,train': name the columns in a header"),
+        (table("x", "0", "")[2:], ":1: several columns after the path, 'run,0,': name the columns in a header"),
+        (
+            PLAIN + 'videos/run1.mp4,"say \\"hi\\""\n',
+            """:10: a quote after a backslash in 'videos/run1.mp4,"say \\"hi\\""'; write a quote in a field as \"\"""",
+        ),
         (table("path,label,split", "dev"), ":2: split 'dev' is not train, val or test; correct it, or rename"),
         (
             table("path,label,split", "test"),
@@ -288,6 +297,15 @@ def test_a_column_is_used_or_named(dataset):
     assert dataset(text, "mine.jsonl", train="mine.jsonl")["train"].describe().endswith("; columns not used: note")
     text = table("path,label,source,start,end,split", [*"01230123"], "0", "1", "train")
     assert "not used" not in dataset(text)["train"].describe()
+
+
+def test_a_duration_is_that_of_the_segment_if_there_is_a_start(dataset):
+    train = dataset(table("path,label,start,duration", "0.5", "2"), val="train.csv")["train"]
+    assert set(map(tuple, train.segments)) == {(0.5, 2.5)} and "not used" not in train.describe()
+    train = dataset(table("path,label,duration", "2"), val="train.csv")["train"]
+    assert train.segments is None and train.describe().endswith("; columns not used: duration")
+    with pytest.raises(UserError, match="train.csv:2: expected a start and a later end in seconds; found '1, 0'"):
+        dataset(table("path,label,start,duration", "1", "0"))
 
 
 SPLITS = ["Training", "train", "validation", "TEST"] * 2
@@ -360,6 +378,15 @@ def test_bad_json_lines(line, dataset):
     assert len(str(error.value)) < 300
     with pytest.raises(UserError, match="the keys of its objects are path, text; name the path 'path' and the label"):
         dataset('{"path": "a.mp4", "text": "x"}\n', "train.jsonl")
+
+
+@pytest.mark.parametrize("label", [{"id": 3, "name": "run"}, [{"name": "run"}]])
+def test_json_objects_in_json_lines(label, dataset):
+    with pytest.raises(UserError, match="train.jsonl:1: expected a text, a number or a list of these .* found '{"):
+        dataset(json.dumps({"path": "a.mp4", "label": label}), "train.jsonl")
+    rows = [{"path": path, "label": path[7:10], "note": label} for path in VIDEOS]
+    train = dataset("".join(json.dumps(row) + "\n" for row in rows), "train.jsonl", val="train.jsonl")["train"]
+    assert labels(train) == RIGHT and train.describe().endswith("; columns not used: note")
 
 
 def test_metadata_of_hugging_face(dataset, tmp_path):

@@ -59,14 +59,14 @@ def parse_split(text: str, place: str) -> str:
     return _SPLIT[text.lower()]
 
 
-def parse_segment(start: str, end: str, place: str) -> tuple[float, float]:
+def parse_segment(start: str, end: str, duration: str, place: str) -> tuple[float, float]:
     """Return start and end in seconds. An end that is empty or not positive is returned as 0, the end of the file."""
     try:
-        seconds = float(start or 0), float(end or 0)
+        seconds = float(start or 0), float(start or 0) + float(duration) if duration else float(end or 0)
     except ValueError:
         seconds = (math.nan, math.nan)
     if not all(map(math.isfinite, seconds)) or seconds[0] < 0 or 0 < seconds[1] <= seconds[0]:
-        raise bad_line(place, "a start and a later end in seconds", f"{start}, {end}")
+        raise bad_line(place, "a start and a later end in seconds", f"{start}, {end or duration}")
     return seconds[0], max(seconds[1], 0.0)
 
 
@@ -84,10 +84,10 @@ def check_label(label: str, place: str, multi_label: bool) -> None:
 
 
 def refuse_columns(label: str, place: str) -> None:
-    """Raise UserError for a label that ends with start and end, or a split: columns of a csv without a header."""
+    """Raise UserError for a label that ends with start and end, a split, or nothing: columns without a header."""
     *rest, last = re.split(r'"?\s*[,\t]\s*"?', label)
     is_segment = len(rest) > 1 and _is_number(rest[-1]) and _is_number(last) and float(rest[-1]) < float(last)
-    if is_segment or (rest and last.lower() in _SPLIT):
+    if is_segment or (rest and (not last or last.lower() in _SPLIT)):
         hint = "name the columns in a header (path,label,start,end,split), or quote the label"
         raise UserError(f"{place}: several columns after the path, '{shorten(label)}': {hint}")
 

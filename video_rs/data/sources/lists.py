@@ -1,6 +1,6 @@
 """Read dataset lists: csv, JSON lines, and lines "path label".
 
-* With a header: csv (RFC 4180), with a tab, a comma or a semicolon between fields; or JSON lines, whose keys are the
+* With a header: csv (RFC 4180), with a tab, a comma, ";" or "|" between fields; or JSON lines, whose keys are the
   columns. `COLUMNS` has the names of the columns that are used, in any order; "path" and "label" are required. In a
   list with only these two columns, a row that is not csv is read as a line "path label".
 * "path label", without a header: the path ends with the last media extension that is followed by a space, a tab or a
@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from video_rs.data.sources.entries import (
@@ -36,6 +37,7 @@ from video_rs.data.sources.tables import (
     JSON_LINES,
     bad_line,
     column_name,
+    json_text,
     read_csv,
     read_header,
     read_json_lines,
@@ -43,6 +45,7 @@ from video_rs.data.sources.tables import (
 )
 from video_rs.data.video.search import has_frames
 from video_rs.errors import UserError
+from video_rs.files import stamp
 
 COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "video_file")
@@ -55,6 +58,7 @@ COLUMNS = {
     + ("begin_time", "segment_start", "clip_start"),
     "end": ("end", "end_time", "time_end", "t_end", "end_sec", "end_seconds", "end_s", "stop", "stop_time", "t_stop")
     + ("segment_end", "clip_end"),
+    "duration": ("duration", "duration_sec", "duration_seconds", "duration_s", "clip_duration"),  # of a segment
     "split": ("split", "subset", "partition"),
 }
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face; paths are relative to their folder
@@ -123,10 +127,13 @@ class Column(NamedTuple):
 def read_columns(file: str) -> list[Column]:
     """Return the columns in the header of a list. Columns of a list without a header are not used."""
     if _is_json(file):
-        names = list(dict.fromkeys(name for _, values, _ in read_json_lines(file) for name in values))
+        names = _json_keys(file, stamp(file))
     else:
         names, _ = read_header(file, _is_header)
-    uses = {next((names.index(name) for name in known if name in names), -1): use for use, known in COLUMNS.items()}
+    places = {use: next((names.index(name) for name in known if name in names), -1) for use, known in COLUMNS.items()}
+    if places["start"] < 0 or places["end"] >= 0:
+        del places["duration"]  # of the file
+    uses = {place: use for use, place in places.items()}
     return [Column(name or f"column {i + 1}", uses.get(i, "")) for i, name in enumerate(names)]
 
 
@@ -152,11 +159,21 @@ def find_metadata(folder: str) -> str:
 
 def list_splits(file: str) -> list[str]:
     """Return the splits in the column "split" of a list; empty if it has none. Raise UserError for another value."""
+    return _splits_in(file, stamp(file))
+
+
+@lru_cache(maxsize=8)  # read once, although each split looks at them
+def _splits_in(file: str, stamp: tuple[int, int]) -> list[str]:
     columns = read_columns(file)
     if "split" not in {column.use for column in columns}:
         return []
     found = {parse_split(values["split"], f"{file}:{line}") for line, values, _ in _rows(file, columns)}
     return [split for split in ALIASES if split in found]
+
+
+@lru_cache(maxsize=8)
+def _json_keys(file: str, stamp: tuple[int, int]) -> list[str]:
+    return list(dict.fromkeys(name for _, values, _ in read_json_lines(file) for name in values))
 
 
 def _is_json(file: str) -> bool:
@@ -186,7 +203,7 @@ def _column_entries(file: str, columns: Sequence[Column], multi_label: bool) -> 
             line,
             source=values["source"] or path if "source" in values else None,  # empty: the file is its own source
             frames=parse_count(values["frames"], place) if "frames" in values and not has_extension(path) else 0,
-            segment=parse_segment(values.get("start", ""), values.get("end", ""), place),
+            segment=parse_segment(*(values.get(use, "") for use in ("start", "end", "duration")), place),
             split=parse_split(values["split"], place) if "split" in values else "",
         )
 
@@ -195,7 +212,7 @@ def _rows(file: str, columns: Sequence[Column]) -> Iterator[tuple[int, dict[str,
     """Yield the line number, the values by their use, and the text of each row below a header."""
     if _is_json(file):
         for line, values, text in read_json_lines(file):
-            yield line, {use: values.get(name, "") for name, use in columns if use}, text
+            yield line, {use: json_text(values.get(name), f"{file}:{line}") for name, use in columns if use}, text
         return
     names, delimiter = read_header(file, _is_header)
     is_first = True

@@ -34,12 +34,12 @@ from video_rs.data.sources.names_file import read_class_names
 from video_rs.data.sources.read_split import RawSplit, read_split
 from video_rs.data.sources.records import SPLITS, LabelSets, Records
 from video_rs.data.sources.shard_splits import are_shards, read_shards
-from video_rs.data.sources.tables import format_path
+from video_rs.data.sources.tables import JSON_LINES, format_path
 from video_rs.data.video.media import is_image, is_media
 from video_rs.data.video.search import listing
 from video_rs.errors import UserError
 
-LIST_SUFFIXES = (".csv", ".txt", ".tsv", ".jsonl")
+LIST_SUFFIXES = (".csv", ".txt", ".tsv", *JSON_LINES)
 
 
 def load_splits(

@@ -17,7 +17,8 @@ from video_rs.errors import UserError
 
 JSON_LINES = (".jsonl", ".ndjson")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_COMMENT = re.compile(r"#([\s#!]|$)")
+_COMMENT = re.compile(r"#([\s#!]|$)|sep=.\s*$")  # Excel names the delimiter in a first line "sep=;"
+_BACKSLASH = re.compile(r'\\"[^",;|\s]')  # in a quoted field, where a quote must be doubled
 
 
 class Row(NamedTuple):
@@ -67,7 +68,11 @@ def read_csv(file: str, delimiter: str = ",") -> Iterator[Row]:
         for values in csv.reader(lines(), delimiter=delimiter, skipinitialspace=True):
             fields = [value.strip() for value in values]
             if any(fields):
-                yield Row(number - len(row) + 1, fields, "".join(row).strip())
+                text = "".join(row).strip()
+                if _BACKSLASH.search(text):
+                    problem = f"a quote after a backslash in '{shorten(text)}'"
+                    raise UserError(f'{file}:{number - len(row) + 1}: {problem}; write a quote in a field as ""')
+                yield Row(number - len(row) + 1, fields, text)
             row.clear()
     except csv.Error as error:
         place = f"{file}:{number - max(len(row), 1) + 1}"
@@ -88,7 +93,7 @@ def read_header(file: str, is_header: Callable[[list[str]], bool] = lambda colum
 
 
 def _split_header(line: str) -> tuple[list[str], str]:
-    delimiter = next((mark for mark in "\t,;" if mark in line), " ")  # ";" from Excel, where a comma is decimal
+    delimiter = next((mark for mark in "\t,;|" if mark in line), " ")  # ";" from Excel, where a comma is decimal
     try:
         fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:  # read_csv reports it
@@ -101,8 +106,8 @@ def column_name(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name).strip("_").lower()
 
 
-def read_json_lines(file: str) -> Iterator[tuple[int, dict[str, str], str]]:
-    """Yield the number, the values and the text of each line, a JSON object. A list of values is joined by ";"."""
+def read_json_lines(file: str) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yield the number, the values and the text of each line, a JSON object."""
     for number, line in enumerate(read_lines(file), 1):
         if not (text := line.strip()):
             continue
@@ -112,12 +117,15 @@ def read_json_lines(file: str) -> Iterator[tuple[int, dict[str, str], str]]:
             values = None
         if not isinstance(values, dict):
             raise bad_line(f"{file}:{number}", "a JSON object", text)
-        yield number, {column_name(name): _json_text(value) for name, value in values.items()}, text
+        yield number, {column_name(name): value for name, value in values.items()}, text
 
 
-def _json_text(value: Any) -> str:
+def json_text(value: Any, place: str) -> str:
+    """Return a value of a JSON object as text. A list is joined by ";". Raise UserError for an object in it."""
     if isinstance(value, list):
-        return ";".join(map(_json_text, value))
+        return ";".join(json_text(each, place) for each in value)
+    if isinstance(value, dict):
+        raise bad_line(place, "a text, a number or a list of these as a value", json.dumps(value, ensure_ascii=False))
     return "" if value is None else str(value).strip()
 
 
