@@ -166,7 +166,7 @@ def fails(write, text, *overrides):
 
 
 @pytest.mark.parametrize("key", ["mean", "phases", "augment"])
-def test_aliases_that_expand_without_end_are_one_line(write, bomb, key):
+def test_exponential_aliases_are_an_error(write, bomb, key):
     assert "more than 20000 values" in fails(write, bomb.replace("mean", key))
     assert "more than 20000 values" in fails(write, "", f"data.{key}={bomb.split('mean:')[1].strip()}")
 
@@ -215,7 +215,7 @@ NINES = "9" * 5000
         ("!!python/object:os.system x\n", "could not determine a constructor"),
     ],
 )
-def test_hostile_values_are_one_short_line(write, text, words):
+def test_hostile_values_are_short_errors(write, text, words):
     assert words in fails(write, text)
 
 
@@ -233,19 +233,19 @@ def test_hostile_values_are_one_short_line(write, text, words):
         ("out=a\0b", "must not contain control characters"),
     ],
 )
-def test_hostile_overrides_are_one_short_line(write, override, words):
+def test_hostile_overrides_are_short_errors(write, override, words):
     assert words in fails(write, "", override)
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b"\0\1\2", b"PK\3\4" + bytes(1000), bytes(10_000_000)])
-def test_a_binary_file_is_no_config(tmp_path, content):
+def test_a_binary_file_is_not_a_config(tmp_path, content):
     (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=r"a\.yaml(:| cannot be read)") as error:
         config.load_config(tmp_path / "a.yaml")
     assert str(error.value).isprintable()
 
 
-def test_a_section_in_place_of_null_in_a_base_is_one_line(write):
+def test_a_section_that_replaces_null_of_a_base_is_an_error(write):
     write("base.yaml", "data: {augment: null}\n")
     assert "Cannot inherit key 'augment'" in fails(write, "_BASE_: base.yaml\ndata: {augment: {Gray: {}}}\n")
 
@@ -264,12 +264,12 @@ def test_home_and_variables_are_expanded_in_every_path(write, monkeypatch, tmp_p
         assert config.flatten(config.load_config(write("a.yaml", content), overrides))[key] == f"{tmp_path}/x"
 
 
-def test_all_keys_of_paths_are_marked():
+def test_all_path_keys_are_marked():
     marked = {key for key, f in config._schema().items() if f.metadata["path"]}
     assert marked == {*PATHS, "train.init_from", "plugins"}
 
 
-def test_configs_bases_and_plugins_are_found_below_home(write, monkeypatch, tmp_path):
+def test_home_is_expanded_for_configs_bases_and_plugins(write, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     write("base.yaml", "optim: {lr: 0.5}\n")
     write("nam_plugin.py", "")
@@ -296,13 +296,13 @@ def test_a_path_that_exists_as_written_is_not_expanded(write, monkeypatch, tmp_p
         ("~no_such_user/x", "no home folder of ~no_such_user"),
     ],
 )
-def test_an_unset_variable_is_one_line(write, value, words):
+def test_an_unset_variable_is_an_error(write, value, words):
     with pytest.raises(UserError) as error:
         config.load_config(write("a.yaml", f'data: {{root: "{value}"}}\n'))
     assert words in str(error.value)
 
 
-def test_paths_that_look_like_those_on_the_disk_are_resolved_with_a_note(write, tmp_path, capsys, monkeypatch):
+def test_similar_paths_are_resolved_with_a_note(write, tmp_path, capsys, monkeypatch):
     (tmp_path / "cafe\u0301").mkdir()
     (tmp_path / "cafe\u0301" / "Train.csv").touch()
     path = write("Mine.yaml", "data: {train: train.csv}\n")

@@ -106,7 +106,7 @@ def test_a_file_system_without_locks_is_told_of_once(tmp_path, monkeypatch, caps
     )
 
 
-def test_a_stamp_changes_with_a_file_a_frame_and_a_shard(tmp_path):
+def test_stamps_change_with_the_file(tmp_path):
     file, frame, shard = tmp_path / "a.mp4", tmp_path / "frames" / "1.jpg", tmp_path / "train-000000.tar"
     frame.parent.mkdir()
     names = {file: str(file), frame: str(frame.parent), shard: f"{shard}/train/a/b.mp4"}

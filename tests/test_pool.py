@@ -45,7 +45,7 @@ def test_a_call_that_hangs_or_dies_is_lost_alone():
 
 
 @pytest.mark.parametrize(("name", "cause"), [("KILL", "possibly out of memory"), ("BUS", "/dev/shm")])
-def test_a_process_that_the_machine_kills_is_no_fault_of_the_file(name, cause):
+def test_a_killed_process_is_a_machine_error(name, cause):
     with pytest.raises(MachineError, match=f"^{name}: its process was killed .SIG{name}., .*{cause}"):
         list(watched_calls(sometimes, [name], 1, 1.0))
 

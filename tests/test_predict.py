@@ -245,7 +245,7 @@ def write_with_freeze(path):
 
 
 @pytest.mark.parametrize("fps", [0.0, 10.0])
-def test_windows_of_a_variable_rate_are_at_their_times(tmp_path, fps, monkeypatch, capsys):
+def test_windows_of_variable_rate_videos(tmp_path, fps, monkeypatch, capsys):
     write_with_freeze(tmp_path / "freeze.mkv")
     path = save(tmp_path / "a.pt", "resnet3d_rs_26", dataclasses.replace(CLIPS, fps=fps))
     scored, original = [], Classifier._probs
@@ -570,7 +570,7 @@ def test_names_that_are_not_utf8(weights, video, tmp_path):
     assert torch.equal(*(read_frames(odd, [0, 9], backend=backend) for backend in BACKENDS))
 
 
-def test_home_is_expanded_in_python_too(monkeypatch, tmp_path, weights):
+def test_home_is_expanded_by_load_and_predict(monkeypatch, tmp_path, weights):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(weights, tmp_path / "mine.pt")
     assert video_rs.load("~/mine.pt", "cpu").class_names == NAMES

@@ -100,7 +100,7 @@ def copy_with(target, source, sound=False, **metadata):
 
 
 @pytest.mark.parametrize("kind", ["mkv", "ts", "title", "sound", "name", "symbolic link", "hard link"])
-def test_a_video_in_two_splits_is_named_whatever_its_container_metadata_and_sound(kind, dataset, check, tmp_path):
+def test_the_same_video_in_two_splits_is_a_leak_in_any_container(kind, dataset, check, tmp_path):
     source, target = dataset / "train/a/0.mp4", dataset / f"val/b/COPY.{kind if len(kind) < 4 else 'mp4'}"
     match kind:
         case "symbolic link":
@@ -117,7 +117,7 @@ def test_a_video_in_two_splits_is_named_whatever_its_container_metadata_and_soun
     assert leak["path"] == str(target) and leak["detail"].endswith(f"as {source} in train")
 
 
-def test_images_and_folders_of_frames_in_two_splits_are_named(check, tmp_path):
+def test_images_and_frame_folders_in_two_splits_are_leaks(check, tmp_path):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -159,7 +159,7 @@ def test_segments_of_one_video_in_two_splits_are_a_leak(dataset, check, tmp_path
     ]
 
 
-def test_segments_outside_of_their_video_are_broken_and_short_ones_are_short(dataset, check, tmp_path):
+def test_segments_outside_their_video_are_broken(dataset, check, tmp_path):
     """The videos have 12 frames in 0.48 s; a clip has 4 frames."""
     lines = ["path,label,start,end", "train/a/0.mp4,a,0.48,0.6", "train/a/1.mp4,a,0.47,0.6", "train/b/0.mp4,b,0.3,0.47"]
     (dataset / "train.csv").write_text("\n".join(lines))
@@ -255,7 +255,7 @@ def begin(root, out):
 
 
 @pytest.mark.slow
-def test_a_process_that_crashes_loses_its_file_alone(endless, tmp_path):
+def test_a_crashed_process_affects_only_its_file(endless, tmp_path):
     process, reading = begin(endless, tmp_path / "out")
     os.kill(reading, signal.SIGSEGV)
     stdout, stderr = process.communicate(timeout=60)
@@ -267,7 +267,7 @@ def test_a_process_that_crashes_loses_its_file_alone(endless, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_the_machines_fault(endless, tmp_path):
+def test_a_killed_process_is_a_machine_error(endless, tmp_path):
     process, reading = begin(endless, tmp_path / "out")
     os.kill(reading, signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)

@@ -145,7 +145,7 @@ def test_errors_of_the_system_are_one_line(capsys, number, code):
     assert capsys.readouterr().err == f"error: /data/a.mp4: {os.strerror(number)}\n"
 
 
-def test_messages_are_printable_and_values_in_them_short(capsys):
+def test_messages_are_printable_and_truncated(capsys):
     def main(argv):
         raise UserError(f"data.root=a\x1b[31m\n\u202eb{'x' * 100_000}: no such folder {'y ' * 50_000}")
 
@@ -179,7 +179,7 @@ def test_home_and_variables_are_expanded_in_every_path_of_a_command(monkeypatch,
     assert not (tmp_path / "~").exists() and not list(tmp_path.glob("$*"))
 
 
-def test_a_path_of_a_command_that_looks_like_one_on_the_disk_is_resolved_with_a_note(tmp_path, capsys):
+def test_similar_paths_of_a_command_are_resolved_with_a_note(tmp_path, capsys):
     (tmp_path / "cafe\u0301.pt").write_bytes(b"no checkpoint")
     assert common.run(main.dispatch, ["predict", "--weights", f"{tmp_path}/Caf\u00e9.pt", "x.mp4"]) == 2
     note, error = capsys.readouterr().err.splitlines()

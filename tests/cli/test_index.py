@@ -84,7 +84,7 @@ def crash_or_hang(item, beat):
     return index_video(item[1])
 
 
-def test_files_that_crash_or_hang_are_lost_alone(make_video, tmp_path, monkeypatch):
+def test_files_that_crash_or_hang_do_not_affect_others(make_video, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_index", crash_or_hang)
     good = [str(make_video(tmp_path / f"{n}.mp4", 10 + n)) for n in range(3)]
     files = [good[0], "SEGV", good[1], "hang", good[2]]

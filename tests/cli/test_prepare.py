@@ -129,7 +129,7 @@ def test_names_that_go_to_other_files(tmp_path):
     assert tree(out) == tree(tmp_path / "anew")
 
 
-def test_names_that_another_file_system_takes_for_one(tmp_path):
+def test_copies_have_unique_names_on_every_file_system(tmp_path):
     """No copy replaces another one where case and Unicode form do not count."""
     names = ("clip", "CLIP", "caf\u00e9", "cafe\u0301")
     for n, name in enumerate(names):
@@ -160,7 +160,7 @@ def test_lists_keep_segments_and_splits(source, tmp_path):
         assert [(path, label, float(a), float(b)) for path, label, a, b in written[1:]] == wanted
 
 
-def test_files_without_extension_gifs_and_folders_among_videos(make_video, assets, tmp_path):
+def test_files_without_extension_gifs_and_frame_folders(make_video, assets, tmp_path):
     root = tmp_path / "data"
     for name, number in (("run/noext", 0), ("run/deep/er/v.2", 100), ("swim/a.mp4", 200)):
         make_video(tmp_path / "made.mp4", 10, first_number=number)
@@ -183,7 +183,7 @@ def test_files_without_extension_gifs_and_folders_among_videos(make_video, asset
         assert video.num_frames == gif.num_frames and np.allclose(video.times, gif.times, atol=1e-3)
 
 
-def test_segments_are_not_packed(source, tmp_path):
+def test_segments_are_refused_in_shards(source, tmp_path):
     lines = ["path,label,start,end", *(f"train/{name}/0.mp4,{name},0,0.4" for name in ("juggling balls", "swim"))]
     (tmp_path / "train.csv").write_text("\n".join(lines))
     shutil.copytree(source / "train", tmp_path / "root/train")
@@ -194,7 +194,7 @@ def test_segments_are_not_packed(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_folder_that_is_deleted(slow_source, tmp_path):
+def test_a_deleted_output_folder_is_an_error(slow_source, tmp_path):
     process = begin(slow_source, tmp_path / "out")
     wait_for(lambda: any((tmp_path / "out").rglob("*.mp4*")))
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -227,7 +227,7 @@ def test_a_damaged_copy_is_made_again(make_video, assets, tmp_path):
 
 
 @pytest.mark.parametrize("change", [lambda path: os.truncate(path, 10**6), os.unlink])
-def test_a_source_that_changes_while_it_is_read_has_no_copy(change, make_video, tmp_path):
+def test_a_source_that_changes_during_encoding_has_no_copy(change, make_video, tmp_path):
     source = make_video(tmp_path / "a.mp4", 10)
     job, calls = Job(str(source), "copy.mp4", "a.mp4"), itertools.count()
     made = _encode(str(tmp_path), Settings(), job, lambda: None if next(calls) else change(source))

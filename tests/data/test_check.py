@@ -127,7 +127,7 @@ def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
     ]
 
 
-def test_files_without_content_are_no_duplicates(tmp_path):
+def test_files_without_content_are_not_duplicates(tmp_path):
     """Empty files, and those that are missing or crash the process."""
     files = [tmp_path / name for name in ("empty.mp4", "also_empty.mp4")]
     for file in files:
@@ -137,7 +137,7 @@ def test_files_without_content_are_no_duplicates(tmp_path):
     assert Facts(problem="no such file").content == {}
 
 
-def test_the_packets_tell_where_the_frames_differ(assets, tmp_path):
+def test_leaks_are_found_by_packets_if_frames_differ(assets, tmp_path):
     """Matroska has no edit list: five more frames are shown there."""
     one = assets / "videos/discard_first_keyframe.mp4"
     two = remux(one, tmp_path / "all.mkv")
@@ -158,7 +158,7 @@ def test_the_packets_tell_where_the_frames_differ(assets, tmp_path):
         ("libvpx-vp9", "webm", "avi"),
     ],
 )
-def test_packets_are_the_same_in_every_container(codec, source, others, make_video, tmp_path):
+def test_packet_digests_are_equal_in_every_container(codec, source, others, make_video, tmp_path):
     one = make_video(tmp_path / f"one.{source}", 20, codec=codec)
     digest = packet_digest(str(one))
     assert digest and digest != packet_digest(str(make_video(tmp_path / f"two.{source}", 21, codec=codec)))
@@ -205,7 +205,7 @@ def test_odd_files(make_video, tmp_path):
     ]
 
 
-def test_frames_that_are_not_in_the_order_of_their_timestamps(tmp_path):
+def test_frames_out_of_timestamp_order_are_reported(tmp_path):
     def exchange(i, packet):  # two B-frames, which follow each other in the file and on the screen
         step = round(0.04 / packet.time_base)
         packet.pts, packet.dts = packet.pts + {2: 1, 3: -1}.get(i, 0) * step, packet.dts - step
@@ -215,7 +215,7 @@ def test_frames_that_are_not_in_the_order_of_their_timestamps(tmp_path):
     assert (facts.frames, facts.problem) == (40, "its frames are not in the order of their timestamps")
 
 
-def test_damage_is_reported_where_the_decoder_has_another_name_than_its_codec(tmp_path):
+def test_damage_is_reported_for_decoders_not_named_like_their_codec(tmp_path):
     path = tmp_path / "a.avi"
     writers.encode(path, "msmpeg4")
     data = bytearray(path.read_bytes())

@@ -143,7 +143,7 @@ def emptied(tmp_path, readable, *, of_class=0, others=0):
 
 
 @pytest.mark.parametrize(("of_class", "others"), [(60, 0), (500, 0), (60, 20)])
-def test_a_large_class_that_is_all_broken_is_replaced(records, tmp_path, of_class, others):
+def test_an_unreadable_class_is_replaced_by_other_classes(records, tmp_path, of_class, others):
     """Whatever its size: a few of its files are tried, then files of other classes, which may be broken too."""
     only = emptied(tmp_path, [records.path(i) for i in range(3)], of_class=of_class, others=others)
     dataset = clips(only)
@@ -156,7 +156,7 @@ def test_a_large_class_that_is_all_broken_is_replaced(records, tmp_path, of_clas
             assert torch.equal(clips(only)[SampleKey(0, index)]["clip"], sample["clip"])
 
 
-def test_known_broken_files_cost_no_time(records, tmp_path, opened):
+def test_unreadable_files_are_opened_once(records, tmp_path, opened):
     dataset = clips(emptied(tmp_path, [records.path(0)], of_class=40))
     for epoch in range(3):
         for index in range(40):
@@ -164,7 +164,7 @@ def test_known_broken_files_cost_no_time(records, tmp_path, opened):
     assert len([path for path in opened if path != records.path(0)]) == 40  # each was opened once
 
 
-def test_the_first_replacements_are_drawn_as_before(records, some_broken):
+def test_first_replacements_match_earlier_versions(records, some_broken):
     """Runs of earlier versions resume with the same samples."""
     taken = [clips(some_broken)[SampleKey(epoch, index)]["index"] for epoch in range(4) for index in (1, 3, 5)]
     assert taken == [0, 4, 4, 0, 4, 4, 2, 4, 4, 2, 4, 4]

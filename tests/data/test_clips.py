@@ -97,9 +97,7 @@ def by_frame_numbers(sampling, start, length, source_fps):
 
 
 @given(lengths, sizes, strides, decimals, decimals, seeds, st.integers(1, 12))
-def test_times_of_a_constant_rate_give_the_clips_of_frame_numbers(
-    length, num_frames, stride, fps, source_fps, seed, clips
-):
+def test_clips_at_a_constant_rate_match_frame_arithmetic(length, num_frames, stride, fps, source_fps, seed, clips):
     sampling, times = TemporalSampling(num_frames, stride, fps=fps), evenly(length, source_fps)
     step = stride * (source_fps / fps)
     span = (num_frames - 1) * step

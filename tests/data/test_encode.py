@@ -148,7 +148,7 @@ def test_too_many_open_files_are_not_the_sources_fault(make_video, tmp_path, mon
         encode_video(make_video(tmp_path / "a.mp4", 8), tmp_path / "copy.mp4")
 
 
-def test_any_error_of_the_encoder_is_the_sources(make_video, tmp_path, monkeypatch):
+def test_encoder_errors_name_the_source(make_video, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OverflowError("Python int too large to convert to C int")
 

@@ -18,7 +18,7 @@ def test_clips_of_one_source_stay_together():
     assert len(train) + len(val) == 90 and set(val.labels) == {0, 1, 2} and len(val) == 18
 
 
-def test_segments_of_one_video_stay_together():
+def test_holdout_keeps_segments_of_one_video_together():
     records = Records([f"/k/{n // 3}.mp4" for n in range(30)], [n % 2 for n in range(30)], "xy")
     records.segments = np.array([[n, n + 1] for n in range(30)], np.float64)
     train, val = split_off(records, 0.3)

@@ -129,7 +129,7 @@ ALIKE = [(COMPOSED, DECOMPOSED), ("Run", "run"), ("run ", "run"), ("ru\u200bn", 
 
 
 @pytest.mark.parametrize("written, name", [*ALIKE, (DECOMPOSED, COMPOSED)])
-def test_a_label_that_looks_like_one_class_is_that_class(tmp_path, written, name):
+def test_labels_match_similar_class_names(tmp_path, written, name):
     (tmp_path / "names.json").write_text(json.dumps([name, "other"]))
     rows = [("0.mp4", written), ("1.mp4", "other")]
     for file, _ in rows:
@@ -143,7 +143,7 @@ def test_a_label_that_looks_like_one_class_is_that_class(tmp_path, written, name
 
 
 @pytest.mark.parametrize("written, name", [*ALIKE[:4], (DECOMPOSED, COMPOSED)])
-def test_class_folders_of_splits_that_look_alike_are_one_class(tmp_path, written, name):
+def test_similar_class_folders_of_splits_are_one_class(tmp_path, written, name):
     for folder in (f"train/{name}", "train/other", f"val/{written}", "val/other"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "0.mp4").touch()
@@ -153,7 +153,7 @@ def test_class_folders_of_splits_that_look_alike_are_one_class(tmp_path, written
     assert note in splits["val"].describe() and not splits["train"].notes
 
 
-def test_a_label_that_looks_like_two_classes_is_one_line(tmp_path):
+def test_a_label_similar_to_two_classes_is_an_error(tmp_path):
     for folder in (f"train/{COMPOSED}", f"train/{DECOMPOSED}", "val/Cafe\u0301"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "0.mp4").touch()

@@ -17,7 +17,7 @@ def own_environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_limits_reach_the_processes_that_are_started():
+def test_limits_are_inherited_by_child_processes():
     assert (limits.retries(), limits.max_pixels()) == (3, 8192 * 8192)
     limits.set_limits(retries=7)
     limits.set_limits(max_pixels=100)
@@ -25,7 +25,7 @@ def test_limits_reach_the_processes_that_are_started():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["7", "100"]
 
 
-def test_the_keys_set_the_limits_before_a_file_is_read(tmp_path):
+def test_config_keys_set_the_limits(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(f"data: {{root: {tmp_path}/none}}\n")
     with pytest.raises(UserError, match="none"):
@@ -34,7 +34,7 @@ def test_the_keys_set_the_limits_before_a_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1.5", ""])
-def test_a_wrong_limit_is_named(text, monkeypatch):
+def test_invalid_limits_are_errors(text, monkeypatch):
     monkeypatch.setenv("VIDEO_RS_RETRIES", text)
     with pytest.raises(UserError, match="^VIDEO_RS_RETRIES=.*must be a whole number"):
         limits.retries()

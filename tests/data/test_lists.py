@@ -128,7 +128,7 @@ def test_bad_first_lines(tmp_path):
             entries(text, tmp_path)
 
 
-def test_segments_of_a_file(tmp_path):
+def test_lists_with_segments(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
     text = "path,label,Start Time,End\na.mp4,run,0.5,1\na.mp4,sit,1,2.5\nb.mp4,run,,\nb.mp4,sit,2,-1\n"
@@ -149,7 +149,7 @@ def test_segments_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("start", "end"), [("x", "1"), ("1", "0:02"), ("-1", "2"), ("2", "2"), ("nan", ""), ("1", "inf")]
 )
-def test_bad_segments(start, end, tmp_path):
+def test_invalid_segments_are_errors(start, end, tmp_path):
     with pytest.raises(
         UserError, match=f"list.csv:2: expected a start and a later end in seconds; found '{start}, {end}".rstrip()
     ):
@@ -257,13 +257,13 @@ def test_lists_of_other_programs_are_read(text, dataset):
         ),
     ],
 )
-def test_lists_that_cannot_be_read_are_one_short_line(text, message, dataset):
+def test_unreadable_lists_are_short_errors(text, message, dataset):
     with pytest.raises(UserError) as error:
         dataset(text)
     assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 450
 
 
-def test_names_in_other_forms_of_unicode(dataset):
+def test_paths_in_other_unicode_forms_are_resolved(dataset):
     files = ["vid\u00e9os/r\u00f6l 1.mp4", "vid\u00e9os/sit.mp4"]
     text = "path,label\n" + "".join(f"{unicodedata.normalize('NFD', file)},{file[8]}\n" for file in files)
     train = dataset(text, files=files, val="train.csv")["train"]
@@ -276,7 +276,7 @@ def test_names_in_other_forms_of_unicode(dataset):
         dataset("path,label\nv/SIT.mp4,a\n", files=["v/sit.mp4", "v/siT.mp4"])
 
 
-def test_paths_relative_to_the_list_or_the_home(dataset, tmp_path, monkeypatch):
+def test_paths_relative_to_the_list_or_home_are_resolved(dataset, tmp_path, monkeypatch):
     files = [f"lists/{path}" for path in VIDEOS]
     splits = dataset(PLAIN, "lists/mine.csv", files=files, train="lists/mine.csv")
     assert labels(splits["train"], splits["val"]) == RIGHT
@@ -290,7 +290,7 @@ def test_paths_relative_to_the_list_or_the_home(dataset, tmp_path, monkeypatch):
     )
 
 
-def test_a_column_is_used_or_named(dataset):
+def test_unused_columns_are_logged(dataset):
     train = dataset(table("path,label,label_id,fps,num_frames,start_frame", "0", "25", "300", "7"))["train"]
     assert train.describe().endswith("; columns not used: label_id, fps, num_frames, start_frame")
     text = "".join(json.dumps({"video": path, "label": path[7:10], "note": [1]}) + "\n" for path in VIDEOS)
@@ -311,7 +311,7 @@ def test_a_duration_is_that_of_the_segment_if_there_is_a_start(dataset):
 SPLITS = ["Training", "train", "validation", "TEST"] * 2
 
 
-def test_one_list_of_folders_without_classes(dataset):
+def test_one_list_for_split_folders_without_classes(dataset):
     files = [f"{split}/{name}{i}.mp4" for split in ("train", "test") for name in ("run", "sit") for i in range(4)]
     rows = [f"{file},{file.split('/')[1][:3]},{file.split('/')[0]}" for file in files]
     splits = dataset("\n".join(["path,label,split", *rows]), "labels.csv", files=files)
@@ -334,7 +334,7 @@ def test_one_list_of_all_splits(name, options, dataset):
     assert not splits["val"].held_out and not splits["test"].used_as_test
 
 
-def test_a_list_of_all_splits_beside_another(dataset, tmp_path):
+def test_a_list_of_all_splits_with_another_split_list(dataset, tmp_path):
     (tmp_path / "val.csv").write_text("path,label\nvideos/sit0.mp4,sit\n")
     text = table("path,label,subset", SPLITS)
     train = dataset(text, "all.csv", train="all.csv", val="val.csv")
@@ -350,7 +350,7 @@ def test_a_list_of_all_splits_beside_another(dataset, tmp_path):
     assert len(test) == 8 and f"all rows of {tmp_path}/val.csv belong to split val" in test.describe()
 
 
-def test_a_csv_of_kinetics_with_all_splits(dataset):
+def test_a_kinetics_csv_with_all_splits(dataset):
     files = [f"x/abcdefghij{i}_000000_000010.mp4" for i in range(8)]
     rows = [f"{'ab'[i % 2]},abcdefghij{i},0,10,{'train' if i < 4 else ('validate', 'test')[i > 5]}" for i in range(8)]
     splits = dataset("\n".join(["label,youtube_id,time_start,time_end,split", *rows]), "k400.csv", files=files)
@@ -365,14 +365,14 @@ def test_json_lines(name, dataset):
     assert splits["val"].segments.tolist() == [[0.5, 0], [0.5, 0]]
 
 
-def test_json_lines_of_several_labels(dataset):
+def test_json_lines_with_several_labels(dataset):
     text = "".join(json.dumps({"path": path, "labels": ["a", path[7:10]]}) + "\n" for path in VIDEOS)
     train = dataset(text, "train.jsonl", val="train.jsonl", multi_label=True)["train"]
     assert {train.label_names(i) for i in range(8)} == {("a", "run"), ("a", "sit")}
 
 
 @pytest.mark.parametrize("line", ["{oops", "[1]", "3", "[" * 100_000, '{"path": "a.mp4", "label": ' + "9" * 5000 + "}"])
-def test_bad_json_lines(line, dataset):
+def test_invalid_json_lines_are_errors(line, dataset):
     with pytest.raises(UserError, match="train.jsonl:2: expected a JSON object") as error:
         dataset('{"path": "a.mp4", "label": "x"}\n' + line, "train.jsonl")
     assert len(str(error.value)) < 300
@@ -389,7 +389,7 @@ def test_json_objects_in_json_lines(label, dataset):
     assert labels(train) == RIGHT and train.describe().endswith("; columns not used: note")
 
 
-def test_metadata_of_hugging_face(dataset, tmp_path):
+def test_hugging_face_metadata(dataset, tmp_path):
     rows = PLAIN.replace("path", "file_name").replace("videos/", "clips/")
     files = [f"{split}/clips/{path[7:]}" for split in ("train", "test") for path in VIDEOS]
     dataset(rows, "test/metadata.csv", files=files, train="test")
@@ -398,7 +398,7 @@ def test_metadata_of_hugging_face(dataset, tmp_path):
     assert splits["test"].path(0) == f"{tmp_path}/test/clips/run0.mp4"
 
 
-def test_metadata_without_labels_leaves_class_folders(dataset):
+def test_metadata_without_labels_is_ignored_beside_class_folders(dataset):
     files = [f"{split}/{name}/1.mp4" for split in ("train", "val") for name in "ab"]
     splits = dataset("file_name,text\na/1.mp4,one\n", "train/metadata.csv", files=files)
     assert splits["train"].class_names == ("a", "b") and len(splits["train"]) == 2
@@ -406,7 +406,7 @@ def test_metadata_without_labels_leaves_class_folders(dataset):
         dataset("file_name,text\nrun0.mp4,one\n", "videos/metadata.csv", train="videos")
 
 
-def test_segments_of_one_file_stay_together(dataset):
+def test_val_holdout_keeps_segments_of_a_file_together(dataset):
     rows = [f"{path},{path[7:10]},{start},{start + 1}" for path in VIDEOS for start in range(9)]
     splits = dataset("\n".join(["path,label,begin,stop", *rows]))
     parts = [labels(splits[name]) for name in ("train", "val")]
@@ -414,7 +414,7 @@ def test_segments_of_one_file_stay_together(dataset):
     assert len(splits["val"]) == 18 and splits["val"].describe().startswith("18 segments, ")
 
 
-def test_a_label_that_is_a_folder_is_no_path(dataset):
+def test_a_label_equal_to_a_folder_name_is_not_a_path(dataset):
     files = [f"{name}/{i}/1.jpg" for name in ("run", "sit") for i in range(4)]
     rows = ["run/gone,run", *(f"{file[:5]},{file[:3]}" for file in files)]
     for text in ("\n".join(rows), "\n".join(["path,label", *rows])):

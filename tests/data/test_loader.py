@@ -249,7 +249,7 @@ def dying_videos(paths, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL"])
-def test_a_file_that_kills_its_worker_is_named(paths, dying_videos, capfd, name):
+def test_a_file_that_crashes_its_worker_is_named(paths, dying_videos, capfd, name):
     mixed = dying_videos({4: name})
     with pytest.raises(DeadWorker) as error:
         list(clip_batches(mixed, timeout=60))
@@ -266,7 +266,7 @@ def test_a_file_that_kills_its_worker_is_named(paths, dying_videos, capfd, name)
     ("name", "words"),
     [("SIGKILL", "by signal 9.*out of memory.*data.workers"), ("SIGBUS", "/dev/shm.*--shm-size.*data.workers")],
 )
-def test_a_file_is_not_blamed_for_the_machine(dying_videos, name, words):
+def test_a_killed_worker_is_a_machine_error(dying_videos, name, words):
     """Too little memory, or shared memory that is full, kill a worker in any file."""
     with pytest.raises(MachineError, match=f"^a loader process died .*{words}"):
         list(clip_batches(dying_videos({4: name}), timeout=60))
@@ -286,7 +286,7 @@ class Crashing(BatchStream):
             yield keys
 
 
-def test_a_worker_that_dies_without_a_file_names_none(paths, monkeypatch):
+def test_a_worker_that_dies_without_an_open_file(paths, monkeypatch):
     monkeypatch.setitem(globals(), "BatchStream", Crashing)
     with pytest.raises(MachineError, match="^a loader process died .by signal 11"):
         list(clip_batches(paths, timeout=60))
@@ -305,7 +305,7 @@ def test_a_worker_that_dies_without_a_file_names_none(paths, monkeypatch):
         ([(1, 4)], None),
     ],
 )
-def test_several_workers_that_die(deaths, named):
+def test_several_dead_workers(deaths, named):
     heartbeats, workers = Heartbeats(len(deaths)), [Worker(100 + i) for i in range(len(deaths))]
     for number, (worker, (code, index)) in enumerate(zip(workers, deaths)):
         worker.code = code
@@ -316,7 +316,7 @@ def test_several_workers_that_die(deaths, named):
     assert named is None or sorted(error.value.files) == list(map(str, named))
 
 
-def test_views_of_the_others_when_some_kill_their_worker(paths, dying_videos):
+def test_views_continue_after_videos_that_crash_workers(paths, dying_videos):
     loader = views(dying_videos({1: "SIGSEGV", 4: "SIGABRT"}), timeout=60)
     items = list(loader)
     assert [item["index"] for item in items] == list(range(6))
@@ -327,7 +327,7 @@ def test_views_of_the_others_when_some_kill_their_worker(paths, dying_videos):
     assert_no_worker_left()
 
 
-def test_a_view_that_killed_its_worker_is_tried_again_if_it_has_changed(paths, dying_videos, monkeypatch):
+def test_views_reread_a_crashing_video_after_it_changes(paths, dying_videos, monkeypatch):
     mixed, deaths, explained = dying_videos({1: "SIGSEGV"}), [], watchdog._death
     monkeypatch.setattr(watchdog, "_death", lambda *arguments: deaths.append(1) or explained(*arguments))
     loader = views(mixed, timeout=60)
@@ -348,7 +348,7 @@ class Limiting(TrainTransform):
 
 
 @pytest.mark.parametrize("timeout", [0, 60])
-def test_a_batch_that_cannot_be_sent_is_not_waited_for(paths, capfd, timeout):
+def test_a_batch_that_cannot_be_sent_is_an_error(paths, capfd, timeout):
     with pytest.raises(MachineError, match="^too many open files: raise `ulimit -n`, or lower data.workers$"):
         list(clip_batches(paths, transform=Limiting(24), workers=1, timeout=timeout))
     assert capfd.readouterr().err == ""
@@ -371,7 +371,7 @@ except MachineError as error:
     [(8, "clip_batches"), (48, "clip_batches"), (72, "clip_batches"), (64, "views")],
     ids=["heartbeats", "locks", "batches", "views"],
 )
-def test_a_full_shared_memory_is_named(paths, tmp_path, kilobytes, loader):
+def test_full_shared_memory_is_a_machine_error(paths, tmp_path, kilobytes, loader):
     """A file system of this size is mounted over /dev/shm. Errors may come from the queue of a worker too."""
     if subprocess.run(["unshare", "-Urm", "true"]).returncode:
         pytest.skip("no user namespaces")

@@ -25,11 +25,11 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
         ("run\u200f", "run"),
     ],
 )
-def test_names_that_look_alike_are_found(name, known):
+def test_similar_names_are_found(name, known):
     assert [*group([name, known, "other"]).values()] == [[name, known], ["other"]]
 
 
-def test_other_names_are_not():
+def test_different_names_are_not_found():
     names = ["run", "walk", "walking", "ru n", "run/", "run.", "\u0131", "i", "", "0", "\u0660"]
     assert [*group([*names, *names]).values()] == [[name] for name in names]
 
@@ -44,16 +44,16 @@ def test_other_names_are_not():
         (("r\u200bun", "run"), r"'r\u200bun' has U+200B, 'run' has nothing"),
     ],
 )
-def test_a_difference_is_shown_in_ascii(names, phrase):
+def test_differences_are_shown_in_ascii(names, phrase):
     assert difference(*names) == phrase
 
 
-def test_a_difference_of_long_names_is_short_and_in_sight():
+def test_differences_of_long_names_are_truncated_around_the_difference():
     text = difference("x" * 5000 + "A" + "y" * 5000, "x" * 5000 + "a" + "y" * 5000)
     assert len(text) < 300 and "xA" in text and text.endswith("has a")
 
 
-def test_paths_are_found_part_by_part(tmp_path):
+def test_paths_are_matched_part_by_part(tmp_path):
     file = tmp_path / DECOMPOSED / "Run" / "v 1.mp4"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x")
@@ -66,5 +66,5 @@ def test_paths_are_found_part_by_part(tmp_path):
     assert PathFinder().find_all(str(file)) == [str(file)]
 
 
-def test_ascii_names_are_folded_as_all_others():
+def test_ascii_names_are_folded_like_other_names():
     assert folded("A-b_1.MP4") == "a-b_1.mp4" and folded("a\tb") == "a b"

@@ -13,7 +13,7 @@ from video_rs.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["cn.json", "cn4.csv"])
-def test_numbers_and_names_as_other_tools_write_them(assets, name, tmp_path):
+def test_numbered_class_names_of_other_tools(assets, name, tmp_path):
     names = assets / "cases" / name
     assert read_class_names(str(names)) == ("run", "sit")
     touch(tmp_path, "1.mp4", "2.mp4")
@@ -53,7 +53,7 @@ def test_numbers_and_names_as_other_tools_write_them(assets, name, tmp_path):
         ("names.tsv", "id\tname\n0\trun\n1\tsit\n"),
     ],
 )
-def test_structured_files_are_read_as_such(tmp_path, file, text):
+def test_structured_class_name_files(tmp_path, file, text):
     (tmp_path / file).write_text(text, encoding="utf-8", newline="")
     assert read_class_names(str(tmp_path / file)) == ("run", "sit")
 
@@ -72,7 +72,7 @@ def test_structured_files_are_read_as_such(tmp_path, file, text):
         ("names.csv", "name,id\n10,0\n20,1\n", ("10", "20")),
     ],
 )
-def test_names_that_hold_numbers_and_commas(tmp_path, file, text, names):
+def test_names_with_numbers_and_commas(tmp_path, file, text, names):
     (tmp_path / file).write_text(text)
     assert read_class_names(str(tmp_path / file)) == names
 
@@ -124,7 +124,7 @@ def test_names_that_hold_numbers_and_commas(tmp_path, file, text, names):
         ("names.json", "[]", "no names in it"),
     ],
 )
-def test_other_files_are_refused_in_one_line(tmp_path, file, text, words):
+def test_other_formats_are_errors(tmp_path, file, text, words):
     (tmp_path / file).write_text(text)
     start = time.monotonic()
     with pytest.raises(UserError) as error:
@@ -134,7 +134,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, file, text, words):
     assert "\n" not in message and len(message) < 350 and time.monotonic() - start < 1
 
 
-def test_a_folder_and_a_huge_file_are_no_class_names(tmp_path):
+def test_a_folder_and_a_huge_file_are_errors(tmp_path):
     (tmp_path / "names").mkdir()
     with open(tmp_path / "huge.txt", "wb") as file:
         file.truncate(2**36)  # without blocks on the disk
@@ -143,7 +143,7 @@ def test_a_folder_and_a_huge_file_are_no_class_names(tmp_path):
             read_class_names(str(tmp_path / name))
 
 
-def test_every_line_is_a_name_in_a_plain_file(tmp_path):
+def test_every_line_of_a_plain_file_is_a_name(tmp_path):
     """As in the file that is written beside shards."""
     (tmp_path / "class_names.txt").write_text("1 finger\n2 fingers\n")
     assert read_class_names(str(tmp_path / "class_names.txt"), plain=True) == ("1 finger", "2 fingers")
@@ -158,7 +158,7 @@ NAMES = st.lists(
 @example(["1 finger", "2 fingers"])
 @example(["0,run", "1,sit"])
 @example(["- run", "- sit"])
-def test_written_names_are_read_back(tmp_path_factory, names):
+def test_written_names_round_trip(tmp_path_factory, names):
     file = tmp_path_factory.mktemp("names") / "class_names.txt"
     file.write_text(names_text(names), encoding="utf-8")
     assert read_class_names(str(file)) == tuple(names)

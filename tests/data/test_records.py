@@ -289,7 +289,7 @@ def test_class_folders_without_known_files_are_named(tmp_path):
     assert "2 folders contain no video or image, the first: c, d" in train.describe()
 
 
-def test_nested_videos_have_the_class_of_the_top_folder_and_what_is_left_out_is_counted(tmp_path):
+def test_nested_videos_belong_to_the_top_folder_and_unused_files_are_counted(tmp_path):
     videos = ["run/a.GIF", "run/b.asf", "run/c.divx", "run/d.f4v", "run/s1/e.mp4", "run/s1/deep/f.m4v", "sit/s2/g.mxf"]
     others = ["run/no_extension", "run/s1/frames/1.jpg", "run/s1/frames/2.jpg", "run/.hidden.mp4", "loose.mp4"]
     touch(tmp_path / "train", *videos, *others)
@@ -299,13 +299,13 @@ def test_nested_videos_have_the_class_of_the_top_folder_and_what_is_left_out_is_
     assert load_splits(str(tmp_path))["train"].notes == train.notes  # also of a part
 
 
-def test_names_with_control_characters_are_escaped_in_start_up_lines(tmp_path):
+def test_control_characters_are_escaped_in_log_lines(tmp_path):
     touch(tmp_path / "train", "run/1.mp4", "sit/2.mp4", "sit/a\x1b[31m\n.txt", "c\nd/3.txt")
     text = load_splits(str(tmp_path), val="train", splits=["train"])["train"].describe()
     assert text.isprintable() and text.endswith(r"c\nd/3.txt") and r"the first: c\nd;" in text
 
 
-def test_nested_images_count_beside_images(tmp_path):
+def test_nested_images_are_used_with_top_level_images(tmp_path):
     images = ["run/a.jpg", "run/s1/b.jpg", "sit/a.png"]
     touch(tmp_path / "train", *images)
     train = load_splits(str(tmp_path), val="train", splits=["train"])["train"]
@@ -316,7 +316,7 @@ def test_nested_images_count_beside_images(tmp_path):
 LEFTOVERS = ["@eaDir", ".ipynb_checkpoints", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"]
 
 
-def test_what_systems_and_tools_leave_is_no_class_and_no_video(tmp_path):
+def test_files_of_systems_and_tools_are_skipped(tmp_path):
     videos = ["run/a.mp4", "sit/b.mp4"]
     names = [f"{place}/x.mp4" for name in LEFTOVERS for place in (name, f"run/{name}", f"sit/s/{name}")]
     touch(tmp_path / "train", *videos, *names, "run/._a.mp4", "run/.DS_Store", "run/Thumbs.db", "sit/desktop.ini")
@@ -325,7 +325,7 @@ def test_what_systems_and_tools_leave_is_no_class_and_no_video(tmp_path):
     assert train.class_names == ("run", "sit") and not train.notes
 
 
-def test_a_folder_called_like_a_video_may_be_one_of_frames(tmp_path):
+def test_a_frame_folder_can_have_a_video_extension(tmp_path):
     touch(tmp_path, *(f"train/{c}/v{v}.avi/{i}.jpg" for c in ("run", "sit") for v in (0, 1) for i in (1, 2)))
     touch(tmp_path, "train/run/w.mp4/w.mp4", "train/sit/x.mkv/notes.txt")
     train = load_splits(str(tmp_path), val="train", splits=["train"])["train"]
@@ -348,14 +348,14 @@ def test_folders_and_lists_of_splits_may_be_capitalized(tmp_path):
     assert load_splits(str(tmp_path / "vehicles"))["train"].class_names == ("Bus", "Train")
 
 
-def test_folders_of_folders_are_no_classes_unless_given(tmp_path):
+def test_folders_of_folders_are_classes_only_if_given(tmp_path):
     touch(tmp_path, *files(2, "k400/run", "k400/sit", "ucf/run"))
     hint = f"set data.train={tmp_path} if k400 is a class, or data.root={tmp_path}/k400$"
     failure(f"no train, val or test folder .* but there are some one level deeper: {hint}", root=str(tmp_path))
     assert load_splits(train=str(tmp_path), splits=["train"])["train"].class_names == ("k400", "ucf")
 
 
-def test_a_forgotten_option_for_folders_of_frames_is_found_early(tmp_path, monkeypatch):
+def test_many_image_folders_without_videos_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(class_folders, "_MANY", 2)
     touch(tmp_path, *(f"train/run/v{i}/{j}.jpg" for i in range(4) for j in range(2)))
     failure("run: more than 2 folders of images .*set data.frame_folders=true", root=str(tmp_path))

@@ -48,7 +48,7 @@ def refused(path, reason):
         ("m02379_flv1.flv", "a frame has 24640x8759 pixels; raise data.max_pixels=67108864 (or VIDEO_RS_MAX_PIXELS)"),
     ],
 )
-def test_recorded_files_that_are_refused(name, reason, assets):
+def test_recorded_files_are_refused_with_the_reason(name, reason, assets):
     refused(assets / "cases" / name, reason)
 
 
@@ -93,13 +93,13 @@ def archive(kind):
         ("rand.mp4", np.random.default_rng(0).bytes(5000), "cannot be decoded"),
     ],
 )
-def test_the_first_bytes_name_the_cause(name, content, reason, make_video, tmp_path):
+def test_first_bytes_give_the_reason(name, content, reason, make_video, tmp_path):
     make_video(tmp_path / "whole.mp4", 3)  # a playlist must not open it
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, reason)
 
 
-def test_an_image_that_is_something_else_is_named(make_video, tmp_path):
+def test_files_that_are_not_images_are_named(make_video, tmp_path):
     make_video(tmp_path / "video.mp4", 3).rename(tmp_path / "video.jpg")
     (tmp_path / "page.png").write_bytes(b"<!DOCTYPE html><html></html>")
     with pytest.raises(MediaError, match=r"video.jpg: an mp4 or mov video, not an image; give it the right extension"):
@@ -108,7 +108,7 @@ def test_an_image_that_is_something_else_is_named(make_video, tmp_path):
         read_image(tmp_path / "page.png")
 
 
-def test_an_image_is_one_of_the_formats_of_images(tmp_path, recwarn):
+def test_only_image_formats_are_opened(tmp_path, recwarn):
     """PIL would run Ghostscript for a PostScript file; its own limit of pixels is not in effect."""
     Image.new("RGB", (20, 10)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
@@ -121,7 +121,7 @@ def test_an_image_is_one_of_the_formats_of_images(tmp_path, recwarn):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
-def test_tags_may_be_in_any_encoding(name, make_video, tmp_path):
+def test_metadata_in_any_encoding(name, make_video, tmp_path):
     path = tmp_path / name
     source = make_video(tmp_path / "source.mp4", 10, codec="mpeg4")
     with av.open(str(source)) as given, av.open(str(path), "w") as made:
@@ -139,7 +139,7 @@ def test_tags_may_be_in_any_encoding(name, make_video, tmp_path):
     assert check_file(str(path)).problem == ""
 
 
-def test_an_mp4_without_its_index_is_named(make_video, tmp_path):
+def test_an_mp4_without_moov_is_named(make_video, tmp_path):
     data = make_video(tmp_path / "whole.mp4", 20).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: data.index(b"moov") - 100])
     refused(tmp_path / "cut.mp4", "an mp4 or mov without its index (moov)")
@@ -165,7 +165,7 @@ def with_cover(path, *, video):
             made.mux(stream.encode())
 
 
-def test_a_cover_image_is_no_video_and_hides_none(tmp_path):
+def test_cover_images_are_not_read_as_video(tmp_path):
     with_cover(tmp_path / "both.mp4", video=True)
     for backend in BACKENDS:
         means = read_frames(tmp_path / "both.mp4", range(30), backend=backend).float().mean((1, 2, 3))
@@ -182,7 +182,7 @@ def test_a_cover_image_is_no_video_and_hides_none(tmp_path):
     refused(tmp_path / "attached.mkv", "no video stream")
 
 
-def test_timed_thumbnails_are_no_video(tmp_path):
+def test_timed_thumbnails_are_not_read_as_video(tmp_path):
     """A track of images that another track names as its chapters."""
     path = tmp_path / "chapters.mov"
     with av.open(str(path), "w") as made:
@@ -205,14 +205,14 @@ def test_timed_thumbnails_are_no_video(tmp_path):
     refused(path, "no video stream, only a cover image")
 
 
-def test_a_still_image_in_an_mp4_container_is_no_video(tmp_path):
+def test_a_still_image_in_an_mp4_container_is_not_a_video(tmp_path):
     Image.new("RGB", (96, 64), "red").save(tmp_path / "image.avif")
     (tmp_path / "image.avif").rename(tmp_path / "image.mp4")
     refused(tmp_path / "image.mp4", "an AVIF or HEIF image, not a video")
 
 
 @pytest.mark.parametrize(("box", "place"), [(b"stts", 12), (b"stsz", 16)])
-def test_an_index_that_promises_more_frames_is_damage(box, place, make_video, tmp_path):
+def test_an_index_with_more_frames_than_the_file_is_damage(box, place, make_video, tmp_path):
     """The table of times counts 2**31 frames; the first size in the table of sizes is beyond the end of the file."""
     data = bytearray(make_video(tmp_path / "a.mp4", 20).read_bytes())
     start = data.index(box) + place
@@ -222,7 +222,7 @@ def test_an_index_that_promises_more_frames_is_damage(box, place, make_video, tm
 
 
 @pytest.mark.parametrize("name", ["m02454_mjpeg.mov", "matrix_tkhd_all_zero.mp4"])
-def test_a_matrix_without_a_rotation_means_none(name, assets):
+def test_a_display_matrix_without_rotation(name, assets):
     info = probe(assets / "cases" / name)
     assert (info.rotation, info.height, info.width, info.num_frames) == (0, 64, 96, 40)
     frames = [read_frames(assets / "cases" / name, range(40), backend=backend) for backend in BACKENDS]
@@ -243,7 +243,7 @@ def test_a_rotation_that_is_no_quarter_turn_means_none(degrees, turns, make_vide
         assert np.array_equal(read_frames(tmp_path / "b.mp4", range(4), backend=backend).numpy(), whole)
 
 
-def test_damage_that_ffmpeg_reports_is_reported_by_check(assets):
+def test_check_reports_the_damage_that_ffmpeg_reports(assets):
     facts = check_file(str(assets / "cases" / "m00089_mjpeg.mov"))
     assert facts.frames == 40 and facts.problem.startswith("FFmpeg reports damage (decode_sos")
 
@@ -268,7 +268,7 @@ def test_frames_and_images_above_the_limit_are_refused(make_video, max_pixels, t
 
 
 @pytest.mark.parametrize("factor", [1.25, 4])
-def test_a_size_that_grows_midway_is_refused_before_it_is_decoded(factor, max_pixels, tmp_path):
+def test_a_size_that_grows_midway_is_refused(factor, max_pixels, tmp_path):
     path, sizes = tmp_path / "grows.mkv", [(96, 64)] * 5 + [(int(96 * factor), int(64 * factor))] * 5
     with av.open(str(path), "w") as made:
         stream = made.add_stream("mjpeg", rate=25, width=96, height=64, pix_fmt="yuvj420p")
@@ -292,14 +292,14 @@ def test_a_size_that_grows_midway_is_refused_before_it_is_decoded(factor, max_pi
     assert check_file(str(path)).problem == message
 
 
-def test_a_strip_of_a_few_pixels_is_not_blown_up(max_pixels, tmp_path):
+def test_resizing_a_narrow_strip_is_limited(max_pixels, tmp_path):
     Image.new("RGB", (4000, 2)).save(tmp_path / "strip.png")
     max_pixels(10**6)
     with pytest.raises(MediaError, match=r"strip.png: a frame has 512000x256 pixels"):
         read_frames(tmp_path / "strip.png", [0], short_side=256)
 
 
-def test_memory_that_is_short_is_not_the_files_fault(assets, monkeypatch):
+def test_out_of_memory_is_a_machine_error(assets, monkeypatch):
     """The same error of FFmpeg, with and without memory to spare."""
     path = assets / "cases" / "m00392_h264frag.mp4"
     with pytest.raises(MediaError, match="Cannot allocate memory"):
@@ -309,7 +309,7 @@ def test_memory_that_is_short_is_not_the_files_fault(assets, monkeypatch):
         read_stream_index(path)
 
 
-def test_a_file_that_is_decoded_from_the_start_can_be_indexed(assets):
+def test_files_without_usable_keyframes_can_be_indexed(assets):
     path = assets / "cases" / "pal8.avi"
     index = read_stream_index(path)
     assert index.keyframes == [] and index.num_frames == 60

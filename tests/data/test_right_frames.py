@@ -195,7 +195,7 @@ def check_several_crops(path, truth, backend):
 
 
 @pytest.mark.parametrize("name", ["pal8.avi", "av1_no_seq.mp4"])
-def test_what_only_the_first_packet_carries_is_not_lost_by_a_seek(name, assets):
+def test_headers_in_the_first_packet_survive_a_seek(name, assets):
     """The palette of a raw video, and the sequence header of AV1."""
     path = assets / "cases" / name
     truth = sequential(path)
@@ -208,7 +208,7 @@ def test_what_only_the_first_packet_carries_is_not_lost_by_a_seek(name, assets):
             assert torch.equal(video.read([40, 50]), truth[[40, 50]]) and torch.equal(video.read([20]), truth[[20]])
 
 
-def test_headers_that_change_midway_and_are_sent_once(make_video, tmp_path):
+def test_headers_that_change_midway_survive_a_seek(make_video, tmp_path):
     """Frames after a seek are those of a sequential decode, although the later keyframes do not repeat the headers."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 12, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     options = "keyint=10:min-keyint=10:scenecut=0:bframes=0:chroma-qp-offset="
@@ -295,7 +295,7 @@ def test_writing_a_video_leaves_the_process_as_it_was(tmp_path):
     assert os.sched_getscheduler(0) == before
 
 
-def test_frames_of_damaged_vp8_do_not_depend_on_the_other_frames_of_a_clip(make_video, tmp_path):
+def test_damaged_vp8_frames_do_not_depend_on_the_clip(make_video, tmp_path):
     """FFmpeg reports no error for these: it leaves blocks as an older frame in the same memory."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 64, 96, 3), np.uint8)
     whole = make_video(tmp_path / "whole.webm", frames=pixels, codec="libvpx").read_bytes()

@@ -38,7 +38,7 @@ gaps = st.lists(st.integers(5, 30000), min_size=2, max_size=60)  # milliseconds
 
 
 @given(gaps, st.lists(st.integers(1, 200_000), min_size=1, max_size=5, unique=True))
-def test_adjacent_segments_share_no_frame_and_leave_none_out(gaps, borders):
+def test_adjacent_segments_partition_the_frames(gaps, borders):
     video = video_of(np.cumsum([0, *gaps]) / 1000)
     borders = sorted(border / 1000 for border in borders if border / 1000 < video.duration - 1e-3)
     taken = []
@@ -54,7 +54,7 @@ def test_adjacent_segments_share_no_frame_and_leave_none_out(gaps, borders):
     assert taken == list(range(video.num_frames))
 
 
-def test_segments_outside_of_a_video_are_errors():
+def test_segments_outside_a_video_are_errors():
     video = video_of(np.arange(20) / FPS)
     assert frame_range(video, 1.9, 99.0)[:2] == (19, 1) and frame_range(video)[:2] == (0, 20)
     for start, end in ((2.0, 3.0), (5.0, 0.0)):
@@ -95,7 +95,7 @@ def first_and_end(index):
 @pytest.mark.parametrize(
     "sampling", [TemporalSampling(4, 2), TemporalSampling(4, 1, fps=5), TemporalSampling(4, kind="segments")]
 )
-def test_clips_are_drawn_within_their_segment(records, sampling, frame_numbers):
+def test_clips_stay_within_their_segment(records, sampling, frame_numbers):
     whole = TrainTransform(64, area=(1, 1), aspect=(1, 1), flip=0)
     training = ClipDataset(records, sampling=sampling, transform=whole)
     testing = ViewDataset(records, sampling=sampling, clips=3, transform=ViewTransform(64, 64))
@@ -110,7 +110,7 @@ def test_clips_are_drawn_within_their_segment(records, sampling, frame_numbers):
         assert [frame_numbers(view) for view in item["views"]] == (item["frames"] + shift).tolist()
 
 
-def test_every_reader_of_clips_obeys_segments(folder, frame_numbers):
+def test_every_reader_of_clips_uses_segments(folder, frame_numbers):
     """A list in a file, as VideoDataset and show_clips read it."""
     (folder / "train.csv").write_text(
         "path,label,start,end\n" + "".join("{}.mp4,{},{},{}\n".format(*segment) for segment in SEGMENTS)
@@ -130,7 +130,7 @@ def test_every_reader_of_clips_obeys_segments(folder, frame_numbers):
     assert rows[4].path.endswith("b.mp4") and min(rows[2].frames) >= 25
 
 
-def test_a_segment_outside_of_its_video_is_replaced_by_another_of_the_file(folder):
+def test_a_segment_outside_its_video_is_replaced(folder):
     records = Records([str(folder / "a.mp4")] * 3, [0] * 3, ["run"])
     records.segments = np.array([[0, 1], [9, 10], [2, 3]], np.float64)
     transform = TrainTransform(32)
@@ -141,7 +141,7 @@ def test_a_segment_outside_of_its_video_is_replaced_by_another_of_the_file(folde
     assert views[1]["error"] == sample["broken"][0][1] and views[2]["error"] is None
 
 
-def test_the_test_command_tells_segments_of_a_file_apart(folder, tmp_path, capsys):
+def test_results_name_the_segment(folder, tmp_path, capsys):
     config = load_config("k400_rs50", ["model.name=resnet3d_rs_26", "model.width=0.125", "data.num_frames=4"])
     torch.manual_seed(0)
     arguments = {"name": "resnet3d_rs_26", "num_classes": 2, "width": 0.125}

@@ -67,7 +67,7 @@ def copied(path):
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.ts", "clip.webm", "clip.mov"])
 @pytest.mark.parametrize("function", [read_stream_index, probe, clip, check_file, copied])
-def test_no_decoder_hides_a_read_that_fails(function, name, make_video, failing, monkeypatch, tmp_path, capfd):
+def test_decoders_do_not_hide_read_errors(function, name, make_video, failing, monkeypatch, tmp_path, capfd):
     """FFmpeg may take it for the end of the file, and conceal the rest."""
     monkeypatch.setenv("VIDEO_RS_RETRIES", "0")
     monkeypatch.setattr("video_rs.data.video.stream_index.BUFFER_BYTES", 2048)  # many reads
@@ -90,7 +90,7 @@ def test_no_decoder_hides_a_read_that_fails(function, name, make_video, failing,
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.bmp", "a.webp"])
-def test_no_image_hides_a_read_that_fails(name, failing, monkeypatch, tmp_path):
+def test_images_do_not_hide_read_errors(name, failing, monkeypatch, tmp_path):
     monkeypatch.setenv("VIDEO_RS_RETRIES", "0")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     Image.fromarray(pixels).save(path := tmp_path / name)
@@ -103,14 +103,14 @@ def test_no_image_hides_a_read_that_fails(name, failing, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("error", [EIO, ESTALE])
-def test_a_read_that_fails_twice_costs_nothing(error, make_video, failing, no_pauses, tmp_path):
+def test_a_read_succeeds_after_two_failures(error, make_video, failing, no_pauses, tmp_path):
     path = make_video(tmp_path / "a.mp4")
     expected = clip(path)
     failing((0, 1), error)
     assert torch.equal(clip(path), expected) and no_pauses == [0.5, 1.0]
 
 
-def test_how_often_a_read_is_repeated(make_video, failing, no_pauses, monkeypatch, tmp_path):
+def test_number_of_retries(make_video, failing, no_pauses, monkeypatch, tmp_path):
     path = make_video(tmp_path / "a.mp4")
     for retries, pauses in ((3, [0.5, 1, 2]), (0, []), (7, [0.5, 1, 2, 4, 8, 8, 8])):
         monkeypatch.setenv("VIDEO_RS_RETRIES", str(retries))
@@ -146,13 +146,13 @@ def test_errors_of_open(number, kind, text, no_pauses, monkeypatch, tmp_path, ma
     assert type(caught.value) is kind and len(no_pauses) == (3 if kind is StorageError else 0)
 
 
-def test_a_path_that_a_person_gives_stays_a_mistake(tmp_path):
+def test_a_wrong_path_is_a_user_error(tmp_path):
     with pytest.raises(MediaError, match="none.mp4: no such file$") as caught:
         probe(tmp_path / "none.mp4")
     assert caught.value.exit_code == 2
 
 
-def test_a_file_that_changes_while_it_is_read(make_video, failing, tmp_path):
+def test_a_file_that_changes_while_read_is_an_error(make_video, failing, tmp_path):
     path = make_video(tmp_path / "a.mp4")
     with storage.open_file(path) as file:
         os.truncate(path, 100)
@@ -190,7 +190,7 @@ def test_reading_and_seeking(tmp_path):
             file.seek(-1)
 
 
-def test_whose_fault_a_failure_is(tmp_path):
+def test_file_and_storage_failures_are_distinguished(tmp_path):
     good, other = tmp_path / "data" / "good", tmp_path / "data" / "other"
     good.parent.mkdir()
     good.write_bytes(b"1")
@@ -211,7 +211,7 @@ def test_whose_fault_a_failure_is(tmp_path):
     assert storage.diagnose(error, [str(good)]).__class__ is MediaError
 
 
-def test_which_other_files_are_read():
+def test_other_files_are_near_or_spread():
     records = Records([f"{i}" for i in range(100)], [0] * 100, ["a"])
     assert records.other_files(50) == ["49", "51", "48"] and records.other_files(0) == ["99", "1", "98"]
     assert records.other_files(50, spread=True) == ["75", "0", "25"]
@@ -219,7 +219,7 @@ def test_which_other_files_are_read():
     assert Records(["a", "b", "a"], [0] * 3, ["a"]).other_files(0) == ["b"]
 
 
-def test_a_listing_that_fails(tiny_splits, monkeypatch):
+def test_a_failed_listing_is_an_error(tiny_splits, monkeypatch):
     """A folder that fails is never taken for an empty one."""
     scandir, calls = os.scandir, []
 
@@ -254,7 +254,7 @@ def tiny_splits(tmp_path):
     return tmp_path
 
 
-def test_a_shard_that_fails_is_the_storage(tmp_path):
+def test_a_failed_read_of_a_shard_is_a_machine_error(tmp_path):
     """Its other members are in the same file; none is left out."""
     records = Records([f"{tmp_path}/a.tar/{i}.mp4" for i in range(5)], [0] * 5, ["a"])
     records.members = Members([512] * 5, [1] * 5, [0] * 5)
@@ -264,7 +264,7 @@ def test_a_shard_that_fails_is_the_storage(tmp_path):
     assert caught.value is error
 
 
-def test_a_folder_of_frames_that_is_away(tmp_path):
+def test_missing_frame_folders_are_a_machine_error(tmp_path):
     folders = []
     for name in ("a", "b"):
         folders.append(tmp_path / name)

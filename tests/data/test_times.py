@@ -34,7 +34,7 @@ def is_even(times):
 
 
 @given(uneven, samplings, seeds, st.integers(1, 5))
-def test_the_frame_of_a_time_is_the_last_one_shown_then(times, sampling, seed, clips):
+def test_sampled_frames_are_the_last_shown_at_their_times(times, sampling, seed, clips):
     length, end = len(times), times[-1] + np.median(np.diff(times))
     if is_even(times):
         end = length * times[-1] / (length - 1)
@@ -60,7 +60,7 @@ def test_the_frame_of_a_time_is_the_last_one_shown_then(times, sampling, seed, c
 
 
 @given(uneven, st.integers(1, 20), st.integers(1, 4), seeds)
-def test_without_a_rate_frames_count_whatever_their_times(times, num_frames, stride, seed):
+def test_without_fps_times_are_ignored(times, num_frames, stride, seed):
     for kind in ("dense", "segments"):
         sampling, length = TemporalSampling(num_frames, stride, kind), len(times)
         drawn = [sampling.random_clip(length, np.random.default_rng(seed), given) for given in (times, None)]
@@ -85,7 +85,7 @@ def test_rounded_times_give_the_clips_of_their_rate(length, rate, per_second, sa
     assert np.array_equal(sampling.even_clips(length, 4, times), sampling.even_clips(length, 4, even))
 
 
-def test_a_freeze_of_ten_minutes_is_no_jump():
+def test_a_freeze_of_ten_minutes_is_not_a_jump():
     times = np.arange(300) / 30 + 600 * (np.arange(300) >= 150)
     sampling = TemporalSampling(8, 2, fps=30)
     early = sampling.clip_at(Timeline(300, times).starts[10], 300, times)
@@ -126,7 +126,7 @@ def test_wrong_timestamps_fall_back_to_a_constant_rate(pts, header, expected):
     ("name", "fps", "frames"),
     [("mr_vp8.webm", 26.155, 78), ("vfr_libx264.ts", 14.369, 173), ("vfr_gif.gif", 14.369, 173)],
 )
-def test_rates_are_measured_where_all_frames_are_decoded(assets, name, fps, frames, tmp_path):
+def test_rates_are_measured_if_all_frames_are_decoded(assets, name, fps, frames, tmp_path):
     path = assets / "cases" / name
     with av.open(str(path)) as container:
         expected = np.array([frame.time for frame in container.decode(video=0)])
@@ -201,7 +201,7 @@ def test_times_are_those_of_a_sequential_decode_with_and_without_an_index(name, 
 
 
 @given(uneven, st.integers(1, 20), st.integers(1, 4), st.sampled_from([0.0, 7.5, 25]), st.floats(0.1, 40))
-def test_windows_start_at_their_times(times, num_frames, stride, fps, every):
+def test_windows_start_at_multiples_of_the_step(times, num_frames, stride, fps, every):
     for kind in ("dense", "segments"):
         sampling, timeline = TemporalSampling(num_frames, stride, kind, fps), Timeline(len(times), times)
         if timeline.starts is None:

@@ -49,7 +49,7 @@ def test_two_trainings_on_a_damaged_file_are_equal(assets, make_video, run_tool,
     assert same(*weights)
 
 
-def test_predict_names_each_file_that_it_cannot_read(assets, run_tool, tmp_path):
+def test_predict_names_each_unreadable_file(assets, run_tool, tmp_path):
     data_config = {"num_frames": 4, "stride": 2, "train_size": 32, "short_side": 36, "test_size": 32}
     arguments = {"name": "resnet3d_rs_26", "num_classes": 3, "width": 0.125}
     model = video_rs.create_model(**arguments)
@@ -65,7 +65,7 @@ def test_predict_names_each_file_that_it_cannot_read(assets, run_tool, tmp_path)
     assert all(f"{assets / 'cases' / name}\n" in done.stdout for name in READ), done.stdout
 
 
-def test_check_names_the_files_that_training_cannot_read(assets, make_video, run_tool, tiny_config, tmp_path):
+def test_check_and_training_agree_on_unreadable_files(assets, make_video, run_tool, tiny_config, tmp_path):
     folder = tmp_path / "videos/train/a"
     for number, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
         make_video(tmp_path / "videos" / place / "good.mp4", 12, height=48, width=48, first_number=50 * number)
@@ -84,7 +84,7 @@ def test_check_names_the_files_that_training_cannot_read(assets, make_video, run
     assert dict(rows) == REASONS | {DAMAGED: damage} and len(rows) == len(REASONS) + 1
 
 
-def test_the_limit_of_pixels_is_a_key(make_video, run_tool, tiny_config, tmp_path, monkeypatch):
+def test_max_pixels_is_a_config_key(make_video, run_tool, tiny_config, tmp_path, monkeypatch):
     for place, size in (("train/a", 64), ("train/b", 48), ("val/a", 48), ("val/b", 48)):
         make_video(tmp_path / "videos" / place / "0.mp4", 12, height=48, width=size)
     monkeypatch.setenv("VIDEO_RS_MAX_PIXELS", "1")  # the key is stronger

@@ -204,7 +204,7 @@ def test_one_list_of_all_splits(place, case, run):
     assert metrics["num_scored"] == 4
 
 
-def test_a_list_of_csv_writer(case, run):
+def test_a_list_written_by_csv_writer(case, run):
     case("d_q2.train.csv", "train.csv")
     printed, metrics = run("finetune_rs50", "data.val=train.csv")
     assert "train          4 files, 2 classes" in printed and metrics["num_scored"] == 4

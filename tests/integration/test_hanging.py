@@ -96,7 +96,7 @@ def kill_worker(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", pytest.param("SIGABRT", marks=pytest.mark.slow)])
-def test_a_file_that_kills_its_worker(tiny_config, run_tool, dataset, kill_worker, tmp_path, name):
+def test_a_file_that_crashes_its_worker_is_left_out(tiny_config, run_tool, dataset, kill_worker, tmp_path, name):
     bad = [kill_worker(next((dataset / split / "zoom_in").iterdir()), name) for split in ("train", "val", "test")]
     path = tiny_config(data__root=str(dataset), data__workers=2)
     done = run_tool("train_net.py", "--cfg", path)
@@ -116,7 +116,7 @@ def test_a_file_that_kills_its_worker(tiny_config, run_tool, dataset, kill_worke
 
 @pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "words"), [("SIGKILL", "out of memory"), ("SIGBUS", "--shm-size")])
-def test_a_worker_that_the_machine_kills(tiny_config, run_tool, dataset, kill_worker, tmp_path, split, name, words):
+def test_a_killed_worker_ends_the_run(tiny_config, run_tool, dataset, kill_worker, tmp_path, split, name, words):
     kill_worker(next((dataset / split / "zoom_in").iterdir()), name)
     done = run_tool("train_net.py", "--cfg", tiny_config(data__root=str(dataset), data__workers=2))
     assert_one_line(done, 3, "a loader process died", words, "data.workers")
@@ -125,7 +125,7 @@ def test_a_worker_that_the_machine_kills(tiny_config, run_tool, dataset, kill_wo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [64, 256])
-def test_shared_memory_that_is_full(tiny_config, tmp_path, kilobytes):
+def test_full_shared_memory_ends_the_run(tiny_config, tmp_path, kilobytes):
     if subprocess.run(["unshare", "-Urm", "true"]).returncode:
         pytest.skip("no user namespaces")
     mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
@@ -135,7 +135,7 @@ def test_shared_memory_that_is_full(tiny_config, tmp_path, kilobytes):
     assert not (tmp_path / "run" / "broken_files.csv").exists()
 
 
-def test_a_class_that_is_all_unreadable(tiny_config, run_tool, dataset, tmp_path):
+def test_an_unreadable_class_is_replaced(tiny_config, run_tool, dataset, tmp_path):
     """However large it is, up to data.max_broken."""
     good = next((dataset / "train" / "zoom_out").iterdir())
     bad = sorted((dataset / "train" / "zoom_in").iterdir())
@@ -150,7 +150,7 @@ def test_a_class_that_is_all_unreadable(tiny_config, run_tool, dataset, tmp_path
     assert_one_line(done, 2, "training files cannot be read", "data.max_broken=0.1 allows 6")
 
 
-def test_unreadable_files_are_looked_at_again(tiny_config, run_tool, dataset, kill_worker, tmp_path):
+def test_unreadable_files_are_decoded_again_at_the_start(tiny_config, run_tool, dataset, kill_worker, tmp_path):
     """Files that are whole count no more; those that killed a worker only if they have changed."""
     broken, damaged, killer, other = sorted(dataset.glob("train/*/*.mp4"))[:8:2]
     whole, run = {file: file.read_bytes() for file in (broken, damaged, killer, other)}, tmp_path / "run"
@@ -178,7 +178,7 @@ def test_unreadable_files_are_looked_at_again(tiny_config, run_tool, dataset, ki
     assert saved["hung"] == [str(other)] and saved["stamps"].keys() == {str(other)}
 
 
-def test_a_list_of_unreadable_files_that_are_whole_again(tiny_config, run_tool, dataset, tmp_path):
+def test_recovered_files_are_removed_from_the_list(tiny_config, run_tool, dataset, tmp_path):
     """A file that was away for a moment has the size and time of before."""
     file = next(dataset.glob("train/*/*.mp4"))
     file.rename(dataset / "away")
@@ -193,7 +193,7 @@ def test_a_list_of_unreadable_files_that_are_whole_again(tiny_config, run_tool, 
 
 
 @pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", b"SIGSTOP"])
-def test_a_file_that_has_changed_and_is_no_better(tiny_config, run_tool, dataset, kill_worker, tmp_path, end):
+def test_a_changed_file_that_still_fails_stays_left_out(tiny_config, run_tool, dataset, kill_worker, tmp_path, end):
     """It is looked at in a process of its own, with a time limit, and stays left out."""
     bad = kill_worker(next((dataset / "train" / "zoom_in").iterdir()), "SIGSEGV")
     path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=4)

@@ -22,7 +22,7 @@ def paths_of(fates, fate):
     return {name for name, each in fates.items() if each == fate}
 
 
-def test_check_names_all_odd_files(odd_dataset, tmp_path, run_tool, tiny_config):
+def test_check_reports_all_odd_files(odd_dataset, tmp_path, run_tool, tiny_config):
     root, fates = odd_dataset
     config = tiny_config(data__root=str(root))
     done = run_tool("check_dataset.py", "--cfg", config, "--out", tmp_path / "check", "--workers", 1)
@@ -37,7 +37,7 @@ def test_check_names_all_odd_files(odd_dataset, tmp_path, run_tool, tiny_config)
     assert re.search(rf"\b{count} files or folders are left out", done.stdout + done.stderr), done.stdout
 
 
-def test_training_and_testing_go_on(odd_dataset, tmp_path, run_tool, tiny_config):
+def test_training_and_testing_continue(odd_dataset, tmp_path, run_tool, tiny_config):
     root, fates = odd_dataset
     config = tiny_config(data__root=str(root), data__max_broken=0.9, data__workers=1)
     done = run_tool("train_net.py", "--cfg", config, "data.val_fraction=0.3")
@@ -47,7 +47,7 @@ def test_training_and_testing_go_on(odd_dataset, tmp_path, run_tool, tiny_config
     assert booked and booked <= paths_of(fates, BROKEN)
 
 
-def test_predict_names_each_file(odd_dataset, tmp_path, run_tool, tiny_config):
+def test_predict_reports_each_file(odd_dataset, tmp_path, run_tool, tiny_config):
     root, fates = odd_dataset
     run_tool("train_net.py", "--cfg", tiny_config(), "train.epochs=1")
     done = run_tool("predict.py", "--weights", tmp_path / "run/best.pt", "--csv", root / "run")

@@ -317,7 +317,7 @@ def test_a_hanging_file_in_one_of_two_processes(tiny_config, tiny_videos, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_file_that_kills_a_worker_of_one_of_two_processes(tiny_config, tiny_videos, tmp_path):
+def test_a_file_that_crashes_a_worker_of_one_of_two_processes(tiny_config, tiny_videos, tmp_path):
     """Both processes exit properly. The next start looks at the file again, because it has changed."""
     dataset = tmp_path / "videos"
     shutil.copytree(tiny_videos, dataset)

@@ -177,7 +177,7 @@ def commanded(command, capsys, *arguments):
     return code, captured.err
 
 
-def test_what_cannot_be_reached_is_one_line(tiny_config, shards, here, capsys, tmp_path):
+def test_unreachable_shards_are_an_error(tiny_config, shards, here, capsys, tmp_path):
     from video_rs.cli.train import main
 
     path = tiny_config()
@@ -281,7 +281,7 @@ def test_web_servers(tiny_config, shards, handler):
 
 
 @pytest.mark.slow
-def test_a_store_that_goes_away(tiny_config, run_tool, shards, s3, here, tmp_path):
+def test_a_store_that_stops_responding_ends_the_run(tiny_config, run_tool, shards, s3, here, tmp_path):
     """No sample is replaced: a checkpoint is saved, the exit code is 3, and the resumed run has the same weights."""
     from moto.server import ThreadedMotoServer
 

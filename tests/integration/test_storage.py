@@ -73,13 +73,13 @@ def away(root, split="*", **options):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_disk_that_is_away_ends_training_and_books_nothing(run, config, data, tmp_path, workers):
+def test_missing_storage_ends_training(run, config, data, tmp_path, workers):
     done = run("train_net.py", *config(f"data.workers={workers}"), **away(data))
     failed(done, data / "train", "cannot be read (Input/output error); other files", "is mounted")
     assert not (tmp_path / "run" / "broken_files.csv").exists()
 
 
-def test_a_disk_that_is_away_ends_a_validation_in_training(run, config, data, tmp_path):
+def test_missing_storage_ends_a_validation_in_training(run, config, data, tmp_path):
     arguments = config("train.epochs=1", "data.workers=1")
     failed(run("train_net.py", *arguments, **away(data, "val")), data / "val", "other files")
     saved = checkpoint.load(tmp_path / "run" / "last.pt")
@@ -88,14 +88,14 @@ def test_a_disk_that_is_away_ends_a_validation_in_training(run, config, data, tm
     assert done.returncode == 0 and "not scored" not in done.stdout
 
 
-def test_a_disk_that_is_away_ends_the_test(run, config, data, weights, tmp_path):
+def test_missing_storage_ends_the_test(run, config, data, weights, tmp_path):
     for workers in (0, 1):
         done = run("test_net.py", *config(f"weights={weights}", f"data.workers={workers}"), **away(data, "test"))
         failed(done, data / "test", "other files")
     assert not list((tmp_path / "run" / "test").glob("*"))
 
 
-def test_a_disk_that_is_away_ends_predict(run, config, data, weights):
+def test_missing_storage_ends_predict(run, config, data, weights):
     for inputs in ([data / "test"], files(data, "test")[:3], files(data, "test")[:1]):
         done = run("predict.py", "--weights", weights, *inputs, **away(data))
         same = "; other files cannot be read either" if len(inputs) > 1 or inputs[0].is_dir() else ""
@@ -103,31 +103,31 @@ def test_a_disk_that_is_away_ends_predict(run, config, data, weights):
         assert done.stderr.count("\n") == 1
 
 
-def test_a_disk_that_is_away_ends_prepare(run, config, data, tmp_path):
+def test_missing_storage_ends_prepare(run, config, data, tmp_path):
     out = tmp_path / "prepared"
     arguments = *config("data.workers=1"), "--out", out, "--short-side", 32
     failed(run("prepare_dataset.py", *arguments, **away(data)), data, "other files")
     assert not (out / "failed.csv").exists() and not (out / "train.csv").exists()
 
 
-def test_a_disk_that_is_away_ends_check(run, config, data, tmp_path):
+def test_missing_storage_ends_check(run, config, data, tmp_path):
     done = run("check_dataset.py", *config("data.workers=1"), **away(data))
     failed(done, data, "other files")
     assert not list((tmp_path / "run" / "check").glob("*"))
 
 
-def test_a_disk_that_is_away_ends_index(run, config, data, monkeypatch, tmp_path):
+def test_missing_storage_ends_index(run, config, data, monkeypatch, tmp_path):
     done = run("index_dataset.py", *config("data.workers=1"), VIDEO_RS_CACHE=str(tmp_path / "cache"), **away(data))
     failed(done, data, "other files")
     assert not list((tmp_path / "cache").rglob("*.npz"))
 
 
-def test_a_disk_that_is_away_ends_show_clips(run, config, data):
+def test_missing_storage_ends_show_clips(run, config, data):
     failed(run("show_clips.py", *config(), **away(data)), data, "other files")
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ENOENT])
-def test_a_single_file_that_fails_is_booked(run, config, data, tmp_path, error):
+def test_a_single_failing_file_is_recorded_as_unreadable(run, config, data, tmp_path, error):
     """In training and validation; the other files answer."""
     bad = [files(data, split)[5] for split in ("train", "val")]
     one = faults.environment(f"{data}/[tv][ra]*/{bad[0].parent.name}/{bad[0].name}", error)
@@ -138,7 +138,7 @@ def test_a_single_file_that_fails_is_booked(run, config, data, tmp_path, error):
 
 
 @pytest.mark.slow
-def test_a_single_file_that_fails_is_named_by_each_tool(run, config, data, weights, tmp_path):
+def test_a_single_failing_file_is_named_by_each_tool(run, config, data, weights, tmp_path):
     bad = files(data, "test")[3]
     one = faults.environment(str(bad), errno.EIO)
     done = run("test_net.py", *config(f"weights={weights}"), **one)
@@ -154,7 +154,7 @@ def test_a_single_file_that_fails_is_named_by_each_tool(run, config, data, weigh
     assert done.returncode == 0 and f"{bad}: cannot be read" in done.stdout
 
 
-def test_a_single_file_that_fails_is_left_out_by_prepare(run, config, data, tmp_path):
+def test_a_single_failing_file_is_left_out_by_prepare(run, config, data, tmp_path):
     bad = files(data, "test")[3]
     arguments = *config("data.workers=1"), "--out", tmp_path / "prepared", "--short-side", 32
     done = run("prepare_dataset.py", *arguments, **faults.environment(str(bad), errno.EIO))
@@ -163,7 +163,7 @@ def test_a_single_file_that_fails_is_left_out_by_prepare(run, config, data, tmp_
     assert row == {"path": str(bad), "reason": "cannot be read (Input/output error)"}
 
 
-def test_a_file_that_fails_twice_costs_nothing(run, config, data, tmp_path):
+def test_a_file_is_read_after_two_failures(run, config, data, tmp_path):
     bad, arguments = files(data, "train")[5], ("train.epochs=1", "train.val_every=0", "data.retries=3")
     states = []
     for calls in ("", "open", "read"):
@@ -174,12 +174,12 @@ def test_a_file_that_fails_twice_costs_nothing(run, config, data, tmp_path):
     assert same(states[0], states[1]) and same(states[0], states[2])
 
 
-def test_decord_that_fails_falls_back_to_our_reads(run, config, data, tmp_path):
+def test_read_errors_in_decord_fall_back_to_pyav(run, config, data, tmp_path):
     pytest.importorskip("decord")
     failed(run("train_net.py", *config("data.decoder=decord"), **away(data)), data, "other files")
 
 
-def test_a_wrong_path_stays_the_users_mistake(run, weights, data):
+def test_a_wrong_path_of_a_command_is_a_user_error(run, weights, data):
     good = files(data, "test")[0]
     for inputs in ([data / "none.mp4"], [data / "none.mp4", data / "no.mp4"], [good, data / "none.mp4"]):
         done = run("predict.py", "--weights", weights, *inputs)
@@ -196,7 +196,7 @@ exit $code
 
 
 @pytest.mark.slow
-def test_a_disk_that_goes_away_in_training(tiny_config, data, tmp_path, run_tool):
+def test_training_resumes_after_the_storage_was_unmounted(tiny_config, data, tmp_path, run_tool):
     """Unmounted in the middle: a checkpoint, exit code 3. After it is back the run resumes bit for bit."""
     settings = {"data__root": str(data), "data__workers": 1, "train__max_steps": STEPS, "train__val_every": 0}
     path, log, errors = tiny_config(**settings), tmp_path / "log.txt", tmp_path / "errors.txt"
@@ -216,7 +216,7 @@ def test_a_disk_that_goes_away_in_training(tiny_config, data, tmp_path, run_tool
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_not_mounted_at_the_start(tiny_config, data, weights, tmp_path):
+def test_unmounted_storage_at_the_start_is_an_error(tiny_config, data, weights, tmp_path):
     """The folder is empty: one line, and nothing of an earlier run is lost."""
     path = tiny_config(data__root=str(data))
     tool = f"{sys.executable} {REPOSITORY}/tools"

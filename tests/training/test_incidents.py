@@ -160,7 +160,7 @@ def test_checkpoints_from_before_files_could_hang(tmp_path):
     assert (run.incidents.hung, run.incidents.stamps) == ([], {})
 
 
-def test_checkpoints_from_before_stamps(tmp_path):
+def test_checkpoints_without_stamps(tmp_path):
     """A file that hung is left out until it changes after this start."""
     file = tmp_path / "late.mp4"
     file.write_bytes(b"hangs")
