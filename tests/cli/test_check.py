@@ -153,6 +153,7 @@ def test_segments_of_one_video_in_two_splits_are_a_leak(dataset, check, tmp_path
     )
     file = f"{dataset}/train/a/0.mp4"
     assert code == 2 and f"(1 x leak); {file} in val and {file} in train; see " in stderr, stderr
+    assert "\n4 files, listed 7 times, " in stdout
     assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv") if row["kind"] != "short"] == [
         (file, "leak", f"another segment of {file} in train"),
         (f"{dataset}/train/a/1.mp4", "duplicate", f"another segment of {dataset}/train/a/1.mp4"),

@@ -231,6 +231,7 @@ def test_lists_of_other_programs_are_read(text, dataset):
         (table("x", mark=";")[2:], ":1: 'videos/run0.mp4;run' is not a line 'path label'; put a comma"),
         (PLAIN.encode("utf-16-le"), ": not a text file; save it as csv in UTF-8"),
         (PLAIN.replace("run", "l\xe4uft").encode("latin-1"), ": not a text file in UTF-8; save"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", ": a Git LFS pointer, not the file"),
         (b"\x00\x00\x00\x1cftypisom" * 99, ": not a text file; save"),
         ("", " is empty: no files in it"),
         (PLAIN + "x" * 200_000, ":10: not csv (field larger than field limit (131072))"),

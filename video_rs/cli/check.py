@@ -74,7 +74,9 @@ def _prepare_folder(out: Path, names: Sequence[str]) -> None:
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
     length = f", {duration(summary['seconds'])} of video" if summary["seconds"] else ""
-    print(f"{sum(summary['files'].values())} files, {size_text(summary['bytes'])}{length}")
+    files, listed = sum(summary["codecs"].values()), sum(summary["files"].values())
+    times = f", listed {listed} times" if listed != files else ""
+    print(f"{files} files{times}, {size_text(summary['bytes'])}{length}")
     for name in ("frames", "fps", "height", "width"):
         if spread := summary[name]:
             print(f"  {name}: {spread['min']:g} to {spread['max']:g}, median {spread['median']:g}")

@@ -19,6 +19,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _COMMENT = re.compile(r"#([\s#!]|$)|sep=.\s*$")  # Excel names the delimiter in a first line "sep=;"
 _BACKSLASH = re.compile(r'\\"[^",;|\s]')  # in a quoted field, where a quote must be doubled
+_LFS = b"version https://git-lfs"
 
 
 class Row(NamedTuple):
@@ -36,10 +37,13 @@ class Row(NamedTuple):
 
 
 def read_lines(file: str) -> Iterator[str]:
-    """Yield the lines of a file with their line ends. Raise UserError if it is not a text file."""
+    """Yield the lines of a file with their line ends. Raise UserError if it is no text file or a pointer."""
     try:
         with open(file, "rb") as stream:
-            encoding = "utf-16" if stream.read(2) in _UTF_16 else "utf-8-sig"
+            head = stream.read(len(_LFS))
+        if head == _LFS:
+            raise UserError(f"{file}: a Git LFS pointer, not the file; run git lfs pull")
+        encoding = "utf-16" if head.startswith(_UTF_16) else "utf-8-sig"
         with open(file, encoding=encoding, newline="") as stream:
             for text in stream:
                 if "\0" in text:
