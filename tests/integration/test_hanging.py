@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,17 @@ def test_full_shared_memory_ends_the_run(tiny_config, tmp_path, kilobytes):
     done = subprocess.run(["unshare", "-Urm", "sh", "-c", mount, "sh", *command], capture_output=True, text=True)
     assert_one_line(done, 3, "/dev/shm is full", "--shm-size", "data.workers")
     assert not (tmp_path / "run" / "broken_files.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("descriptors", [44, 48, 52])
+def test_too_few_descriptors_for_the_workers(tiny_config, run_tool, tmp_path, descriptors):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    done = run_tool("train_net.py", "--cfg", tiny_config(data__workers=4), preexec_fn=limit)
+    errors = [line for line in done.stderr.splitlines() if not line.endswith(("if necessary.", "rationality()"))]
+    assert (done.returncode, errors) == (3, ["error: too many open files: raise `ulimit -n`, or lower data.workers"])
 
 
 def test_an_unreadable_class_is_replaced(tiny_config, run_tool, dataset, tmp_path):

@@ -170,9 +170,9 @@ def test_checkpoints_without_stamps(tmp_path):
     assert saved.pop("stamps") == {str(file): (5, file.stat().st_mtime_ns)}
     with run_of(trainer(schedule()), tmp_path) as run:
         run.load_state_dict(saved)
-    assert run.incidents.hung == [str(file)] and run.incidents.files_to_recheck() == {}
+    assert run.incidents.hung == [str(file)] and run.incidents.files_to_recheck() == []
     file.write_bytes(b"is whole")
-    assert run.incidents.files_to_recheck() == {str(file): True}
+    assert run.incidents.files_to_recheck() == [str(file)]
 
 
 def test_a_file_that_hangs_where_none_may_be_broken(tmp_path):

@@ -78,8 +78,11 @@ class ViewLoader:
     ``StuckWorker`` if the workers hang while no video is open.
     """
 
-    def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
+    def __init__(
+        self, dataset: ViewDataset, workers: int, timeout: float, indices: range, max_failed: int = MAX_FAILED
+    ) -> None:
         self.dataset, self.workers, self.timeout, self.indices = dataset, workers, timeout, indices
+        self.max_failed = max_failed
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -100,7 +103,7 @@ class ViewLoader:
                 if not failure.files:
                     raise
                 failed_in_a_row += 1
-                if failed_in_a_row > MAX_FAILED:
+                if failed_in_a_row > self.max_failed:
                     last = next(iter(failure.files))
                     raise MachineError(
                         f"{failed_in_a_row} consecutive videos hung or killed the decoder, the last one: {last}; "
@@ -141,7 +144,7 @@ class _Loader(DataLoader):
             path = self.dataset.dataset.records.path
             with worker_errors(self.processes, self.heartbeats, path):  # torch has its own error for an early death
                 # check that there are enough descriptors: a partly created iterator of torch prints errors when deleted
-                locks = [self.multiprocessing_context.Queue() for _ in range(self.num_workers + 3)]
+                locks = [self.multiprocessing_context.Queue() for _ in range(2 * self.num_workers + 3)]
                 del locks
                 batches = super().__iter__()
                 watchdog = Watchdog(self.processes, self.heartbeats, self.hang_timeout, path)

@@ -61,26 +61,23 @@ class Incidents:
         self.stamps[path] = version
         self._is_written = False
 
-    def files_to_recheck(self) -> dict[str, bool]:
-        """Return the files to decode again when a run starts: True for those that hung and have changed since."""
-        return {path: path in self.hung for path in self.files if self.stamps.get(path) != stamp(path)}
+    def files_to_recheck(self) -> list[str]:
+        """Return the files to decode again when a run starts: those that hung only if they have changed since."""
+        return [path for path in self.files if self.stamps.get(path) != stamp(path)]
 
-    def update(self, checked: Iterable[str], bad: Mapping[str, str], hung: Mapping[str, tuple[int, int]]) -> None:
-        """Update files that were decoded again, and remove those that can be read.
+    def update(self, found: Mapping[str, str], hung: Mapping[str, tuple[int, int]]) -> None:
+        """Update files that were decoded again.
 
         Args:
-            checked: paths of the files.
-            bad: ``{path: reason}`` of those that still cannot be read.
-            hung: ``{path: stamp}`` of those that hung.
+            found: ``{path: reason}``; "" for files to forget.
+            hung: the stamps of those that hung now.
         """
-        self.hung = [path for path in self.hung if path not in checked] + list(hung)
-        for path in checked:
-            self.stamps.pop(path, None)
-            if path in bad:
-                self.files[path][0] = bad[path]
-            else:
-                del self.files[path]
-        self.stamps |= hung
+        self.hung = [path for path in self.hung if path not in found] + list(hung)
+        self.stamps = {path: version for path, version in self.stamps.items() if path not in found} | hung
+        for path, reason in found.items():
+            _, times = self.files.pop(path)
+            if reason:
+                self.files[path] = [reason, times]  # at the end: the next start looks at others first
         self._is_written = False
 
     def note_step(self, step: int, suspects: Iterable[Suspect]) -> None:
