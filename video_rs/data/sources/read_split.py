@@ -18,7 +18,7 @@ from video_rs.data.sources.records import SEPARATOR, Paths
 from video_rs.data.sources.tables import shorten
 from video_rs.data.sources.written_paths import WrittenPaths
 from video_rs.data.video.search import LeftOut
-from video_rs.errors import UserError
+from video_rs.errors import UserError, truncate
 
 
 @dataclass
@@ -167,8 +167,7 @@ def read_split(
     raw.segments = raw.segments if any(raw.segments) else array("d")
     if num_swapped:
         raw.notes.append(f"path and label are swapped in {num_swapped} rows of {source}")
-    if layout is None:
-        _note_columns(raw)
+    _note_columns(raw, layout)
     mask = present(raw.paths)
     if not mask.all() and layout is None:
         mask |= _resolve(raw, np.flatnonzero(~mask), base_folder(source, root))
@@ -192,15 +191,16 @@ def _split_in_list(raw: RawSplit, split: str) -> str:
     return found[0]
 
 
-def _note_columns(raw: RawSplit) -> None:
+def _note_columns(raw: RawSplit, layout: layouts.Layout | None) -> None:
     """Note the columns of a list that are not used."""
-    columns = read_columns(raw.source)
-    if not {"path", "label"} <= {column.use for column in columns}:
-        return
-    has_use = {column.use for column in columns} - {""} - ({"frames"} if not raw.frames else set())
-    if unused := [shorten(column.name) for column in columns if column.use not in has_use]:
-        more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
-        raw.notes.append(f"columns not used: {', '.join(unused[:20])}{more}")
+    unused: list[str] = []
+    columns = [] if layout and not layout.used_columns else read_columns(raw.source)
+    if layout:
+        unused = [column.name for column in columns if column.name not in layout.used_columns]
+    elif {"path", "label"} <= {column.use for column in columns}:
+        unused = [column.name for column in columns if not column.use or (column.use == "frames" and not raw.frames)]
+    if unused:
+        raw.notes.append(f"columns not used: {truncate([*map(shorten, unused)], 20)}")
 
 
 def _resolve(raw: RawSplit, missing: np.ndarray, base: str) -> np.ndarray:

@@ -29,6 +29,7 @@ class WrittenPaths:
     def __init__(self, base: str, folder: str, add_extensions: bool) -> None:
         self._base, self._folder = base, folder
         self._suffixes = ("", *sorted(MEDIA_EXTENSIONS)) if add_extensions else ("",)
+        self._foreign: list[str] = []  # folders of another machine that the paths start with, once known
         self._finder = PathFinder()
         self._folders = cache(self._finder.find_all)
 
@@ -53,13 +54,21 @@ class WrittenPaths:
 
     def _candidates(self, written: str) -> list[str]:
         """Return the files that match a path."""
-        if drive := _DRIVE.match(written):  # drop the folders of another machine until a file exists
-            parts = re.split(r"[\\/]+", written[drive.end() :])
-            tails = ("/".join(parts[start:]) for start in range(len(parts)))
-            return next(filter(None, map(self._below_bases, tails)), [])
+        if _DRIVE.match(written):
+            return self._of_other_machine(re.split(r"[\\/]+", written))
         if written.startswith(("~", "$")):
             return self._present(os.path.expanduser(os.path.expandvars(written)))
         return self._below_bases(written)
+
+    def _of_other_machine(self, parts: list[str]) -> list[str]:
+        """Return the files that match a path without its first folders, which are the same for all paths."""
+        for start in [len(self._foreign)] if self._foreign else range(1, len(parts)):
+            foreign = [part.lower() for part in parts[:start]]
+            found = self._below_bases("/".join(parts[start:])) if self._foreign in ([], foreign) else []
+            if found:
+                self._foreign = foreign
+                return found
+        return []
 
     def _below_bases(self, path: str) -> list[str]:
         bases = dict.fromkeys((self._base, self._folder))

@@ -20,6 +20,7 @@ class Layout:
     Attributes:
         files: name of the annotation file of each split, "train" at least, in the root or one of its usual subfolders.
         columns: csv columns by which :meth:`recognises` identifies a file.
+        used_columns: csv columns that :meth:`read` uses; empty for other files. The log names the other columns.
         json_key: key of JSON objects by which :meth:`recognises` identifies a file.
         multi_label: True if a video can have several labels, joined by ";".
         repeats: True if the published lists may contain a video twice with different labels.
@@ -27,6 +28,7 @@ class Layout:
 
     files: Mapping[str, str] = {}
     columns: Sequence[str] = ()
+    used_columns: Sequence[str] = ()
     json_key = ""
     multi_label = False
     repeats = False

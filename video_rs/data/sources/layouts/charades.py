@@ -20,7 +20,7 @@ class Charades(base.Layout):
     """A csv file. Column ``actions`` has class codes with times, ``c092 11.90 21.20;c147 0.00 12.60``, or is empty."""
 
     files = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
-    columns = ("id", "actions")
+    columns = used_columns = ("id", "actions")
     multi_label = True
 
     def class_names(self, source: str, fold: int) -> Sequence[str]:

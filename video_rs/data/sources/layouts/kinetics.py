@@ -34,6 +34,7 @@ class Kinetics(base.Layout):
     """A csv ``label,youtube_id,time_start,time_end,split``; videos ``<youtube_id>_<start>_<end>.*`` in any folder."""
 
     columns = ("youtube_id",)
+    used_columns = ("label", "youtube_id", "time_start", "time_end", "split")
     repeats = True
 
     def read(self, source: str, root: str, split: str, fold: int) -> Iterator[Entry]:
