@@ -291,7 +291,14 @@ def test_paths_relative_to_the_list_or_home_are_resolved(dataset, tmp_path, monk
     )
 
 
+def test_the_folders_of_another_machine_are_the_same_for_all_paths(dataset):
+    rows = ["path,label", "C:\\a\\run\\1.mp4,run", "c:\\A\\sit\\2.mp4,sit", "C:\\b\\run\\1.mp4,run"]
+    train = dataset("\n".join(rows), files=["run/1.mp4", "sit/2.mp4"], val="train.csv", max_missing=0.5)["train"]
+    assert labels(train) == {"1.mp4": "run", "2.mp4": "sit"} and train.num_missing == 1
+
+
 def test_unused_columns_are_logged(dataset):
+    assert dataset(table("path,label,label", "x"))["train"].describe().endswith("; columns not used: label")
     train = dataset(table("path,label,label_id,fps,num_frames,start_frame", "0", "25", "300", "7"))["train"]
     assert train.describe().endswith("; columns not used: label_id, fps, num_frames, start_frame")
     text = "".join(json.dumps({"video": path, "label": path[7:10], "note": [1]}) + "\n" for path in VIDEOS)
@@ -353,8 +360,9 @@ def test_a_list_of_all_splits_with_another_split_list(dataset, tmp_path):
 
 def test_a_kinetics_csv_with_all_splits(dataset):
     files = [f"x/abcdefghij{i}_000000_000010.mp4" for i in range(8)]
-    rows = [f"{'ab'[i % 2]},abcdefghij{i},0,10,{'train' if i < 4 else ('validate', 'test')[i > 5]}" for i in range(8)]
-    splits = dataset("\n".join(["label,youtube_id,time_start,time_end,split", *rows]), "k400.csv", files=files)
+    rows = [f"{'ab'[i % 2]},abcdefghij{i},0,10,{'train' if i < 4 else ('validate', 'test')[i > 5]},0" for i in range(8)]
+    splits = dataset("\n".join(["label,youtube_id,time_start,time_end,split,is_cc", *rows]), "k400.csv", files=files)
+    assert splits["train"].describe().endswith("; columns not used: is_cc")
     assert [len(splits[split]) for split in ("train", "val", "test")] == [4, 2, 2]
 
 
