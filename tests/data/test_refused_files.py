@@ -267,6 +267,11 @@ def test_frames_and_images_above_the_limit_are_refused(make_video, max_pixels, t
     refused(tmp_path / "a.png", "a frame has 96x64 pixels; raise data.max_pixels=6143 (or VIDEO_RS_MAX_PIXELS)")
 
 
+def test_any_limit_can_be_set(make_video, max_pixels, tmp_path):
+    max_pixels(10**30)
+    assert len(read_frames(make_video(tmp_path / "a.mp4", 8), range(8))) == 8
+
+
 @pytest.mark.parametrize("factor", [1.25, 4])
 def test_a_size_that_grows_midway_is_refused(factor, max_pixels, tmp_path):
     path, sizes = tmp_path / "grows.mkv", [(96, 64)] * 5 + [(int(96 * factor), int(64 * factor))] * 5

@@ -150,7 +150,7 @@ def best_stream(container: Container, path: File) -> av.VideoStream:
 
 def decoder_options() -> dict[str, str]:
     """Return the options of a decoder, which limit the memory for one frame."""
-    return {"max_pixels": str(2 * limits.max_pixels())}  # decoders add a margin to a frame
+    return {"max_pixels": str(min(2 * limits.max_pixels(), 2**31 - 1))}  # decoders add a margin to a frame
 
 
 def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
@@ -193,7 +193,9 @@ def read_stream_index(path: File) -> StreamIndex:
 def _packets(container: Container, stream: av.VideoStream, path: File) -> Iterator[av.Packet]:
     """Yield the packets of a stream to the end of the file."""
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
     except IndexError as error:
         raise MediaError(f"{path}: damaged: it has packets of a stream that its header does not declare") from error
 
@@ -243,9 +245,10 @@ def index_stream(container: Container, path: File) -> StreamIndex:
     unreliable = StreamIndex(codec, None, decord_problem="unreliable timestamps", fps=rate)
     if not reliable or None in times:
         return unreliable
-    places = {entry.timestamp: entry.pos + _CHUNK_HEADER for entry in stream.index_entries} if avi else {}
-    if any(places.get(time, pos) != pos for time, pos in zip(dts, positions)):  # its index leads to other packets
-        return unreliable
+    if avi:
+        places = {entry.timestamp: entry.pos + _CHUNK_HEADER for entry in stream.index_entries}
+        if any(places.get(time, pos) != pos for time, pos in zip(dts, positions)):  # its index leads to other packets
+            return unreliable
 
     pts, is_key = np.array(times), np.array(is_key)
     earliest_after = np.minimum.accumulate(pts[::-1])[::-1]  # minimum over this packet and all later ones
