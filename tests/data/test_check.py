@@ -222,3 +222,16 @@ def test_damage_is_reported_for_decoders_not_named_like_their_codec(tmp_path):
     data[10_000:10_040] = bytes(40)
     path.write_bytes(data)
     assert check_file(str(path)).problem.startswith("FFmpeg reports damage (")
+
+
+def test_a_first_frame_of_another_size_than_the_header_is_damage(tmp_path):
+    source, file, problems = videos.shared("av1.mkv"), tmp_path / "a.mkv", set()
+    with av.open(str(source)) as container:
+        header = bytes(next(container.demux(video=0)))[:12]  # the first sequence header
+    data = source.read_bytes()
+    for bit in range(8 * data.index(header) + 16, 8 * (data.index(header) + len(header))):  # some change the size
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        problems.add(check_file(str(file)).problem)
+    assert "its first frame does not have the size in its header" in problems

@@ -271,6 +271,11 @@ class Video(AbstractContextManager):
         """True if frames read so far were not in the order of their timestamps. PyAV only."""
         return getattr(self._reader, "is_unordered", False)
 
+    @property
+    def is_resized(self) -> bool:
+        """True if the first frame was read and does not have the size in the header. PyAV only."""
+        return getattr(self._reader, "is_resized", False)
+
     def close(self) -> None:
         self._reader.close()
 

@@ -55,10 +55,12 @@ class PyAVReader:
     Attributes:
         num_damaged: number of frames read so far that FFmpeg marks as damaged.
         is_unordered: True if frames were not in the order of their timestamps.
+        is_resized: True if the first frame was read and does not have the size in the header.
     """
 
     def __init__(self, path: File, index: StreamIndex | None = None) -> None:
-        self.path, self._fresh, self.num_damaged, self.is_unordered = path, index is not None, 0, False
+        self.path, self._fresh = path, index is not None
+        self.num_damaged, self.is_unordered, self.is_resized = 0, False, False
         self._container = open_container(path)
         try:
             self._set_up()
@@ -84,6 +86,8 @@ class PyAVReader:
             if frame.width * frame.height > max_pixels:  # the size of a stream can change
                 raise MediaError(too_large(self.path, frame.width, frame.height))
             self.num_damaged += frame.is_corrupt
+            if convert is None and indices[0] == 0:
+                self.is_resized = (frame.width, frame.height) != self._size
             convert = convert or _CropConverter(self._with_first_size(frame), crop)
             if piece is None:
                 height, width = convert.size
