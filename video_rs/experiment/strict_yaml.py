@@ -9,8 +9,7 @@ from yaml.constructor import ConstructorError
 
 from video_rs.errors import ConfigError, first_line, format_value
 
-MAX_CHARACTERS = 1 << 16
-_MAX_NODES = 20_000  # with all aliases expanded
+MAX_CHARACTERS = 1 << 16  # also with all aliases expanded
 _MAX_DEPTH = 50  # of [ and {
 
 
@@ -32,8 +31,8 @@ def read_yaml(text: str, source: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _num_nodes(node, {}) > _MAX_NODES:
-            raise ConfigError(f"{source}: has more than {_MAX_NODES} values, with its aliases (*name) expanded")
+        if _size(node, {}) > MAX_CHARACTERS:
+            raise ConfigError(f"{source}: has more than {MAX_CHARACTERS} characters with its aliases (*name) expanded")
         return loader.construct_document(node)
     except RecursionError:
         raise ConfigError(f"{source}: values are nested too deeply") from None
@@ -43,8 +42,8 @@ def read_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}{where}: not YAML: {problem or first_line(error)}") from None
 
 
-def _num_nodes(node: yaml.Node, counts: dict[int, float]) -> float:
-    """Return the number of values in a node with all aliases expanded; infinity for one that contains itself.
+def _size(node: yaml.Node, counts: dict[int, float]) -> float:
+    """Return the number of values and characters in a node with all aliases expanded; infinity if it contains itself.
 
     Raises:
         ConstructorError: a key is repeated.
@@ -55,7 +54,7 @@ def _num_nodes(node: yaml.Node, counts: dict[int, float]) -> float:
         if isinstance(node, yaml.MappingNode):
             _refuse_repeated([key for key, _ in children if isinstance(key, yaml.ScalarNode)])
             children = [child for pair in children for child in pair]
-        counts[id(node)] = 1 + sum(_num_nodes(child, counts) for child in children)
+        counts[id(node)] = 1 + len(node.value) + sum(_size(child, counts) for child in children)
     return counts[id(node)]
 
 
