@@ -241,6 +241,8 @@ def test_lists_of_other_programs_are_read(text, dataset):
         (PLAIN + "y" * 5_000 + "/a.mp4,run", "1 of 9 listed files are missing"),
         (PLAIN + "run,videos/gone.mp4", ":10: expected a path and its label; found 'run, videos/gone.mp4'"),
         (table("path,klass"), ":1: 'path,klass' is not the path of a video or image, unlike the next line"),
+        (PLAIN.replace("path", "video_id").replace(".mp4", ""), ":1: 'video_id,label' is not the path of a video"),
+        (PLAIN.replace("label", "tags").replace(".mp4", ""), ":1: 'path,tags' is not the path of a video"),
         (
             table("x", "0.0", "1.5")[2:],
             ":1: several columns after the path, 'run,0.0,1.5': name the columns in a header",

@@ -96,6 +96,7 @@ def test_names_with_numbers_and_commas(tmp_path, file, text, names):
         ("names.csv", "id,name\n0,run\n1,run\n", "'run' is repeated"),
         ("names.csv", "id,name\n0,\n1,run\n", "a name is empty"),
         ("names.csv", 'id,name\n0,"run\n1,sit\n', "not csv"),
+        ("names.csv", "-1,none\n0,run\n1,sit\n", "not a list of names and their numbers"),
         ("names.csv", "run,fast\nsit,slow\n", "not a list of names and their numbers"),
         ("names.csv", "id,name\n0,run\n1\n", "not a list of names and their numbers"),
         ("names.txt", "run,sit,jump\n", "not a list of names and their numbers"),

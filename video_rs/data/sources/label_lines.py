@@ -19,8 +19,11 @@ _LONGEST = 2 + max(map(len, MEDIA_EXTENSIONS))  # characters of an extension and
 _TOO_LONG = 5000  # characters of a line; a path has at most 4096
 
 
-def read_label_lines(file: str, base: str, multi_label: bool) -> Iterator[Entry]:
-    """Yield the entries of a list. For `base` see ``lists.base_folder``, for other arguments ``lists.read_list``."""
+def read_label_lines(file: str, base: str, multi_label: bool, *, names_columns: bool) -> Iterator[Entry]:
+    """Yield the entries of a list. For `base` see ``lists.base_folder``, for other arguments ``lists.read_list``.
+
+    `names_columns` is True if there are names of columns in the first line.
+    """
     mark = read_header(file)[1]
     is_csv = None if mark in "\t," else False  # True if "a,b c" means the path "a"; None until needed
     delimiter = mark if mark in "\t," else ","
@@ -29,7 +32,7 @@ def read_label_lines(file: str, base: str, multi_label: bool) -> Iterator[Entry]
     rows = read_csv(file, delimiter)
     first_two = list(islice(rows, 2))
     if len(first_two) == 2:
-        _refuse_unknown_header(file, first_two[0], first_two[1], base)
+        _refuse_unknown_header(file, first_two[0], first_two[1], base, names_columns)
     for line, fields, text in chain(first_two, rows):
         place, swapped = f"{file}:{line}", None
         path, label = split_line(text)
@@ -66,11 +69,12 @@ def read_label_lines(file: str, base: str, multi_label: bool) -> Iterator[Entry]
         yield Entry(path, label, line, swapped=swapped is not None)
 
 
-def _refuse_unknown_header(file: str, first: Row, second: Row, base: str) -> None:
+def _refuse_unknown_header(file: str, first: Row, second: Row, base: str, names_columns: bool) -> None:
     """Raise UserError for a header with unknown names. It would otherwise be read as a file and its label."""
     path, label = split_line(first.text)
     names_media = [any(each in row.text.lower() for each in MEDIA_EXTENSIONS) for row in (first, second)]
-    if path and label and names_media == [False, True] and not os.path.exists(os.path.join(base, path)):
+    is_header = names_media == [False, True] or (names_columns and not names_media[0])
+    if path and label and is_header and not any(os.path.exists(os.path.join(base, each)) for each in (path, label)):
         hint = "if it is a header, name its columns path and label"
         found = f"'{shorten(first.text)}' is not the path of a video or image, unlike the next line"
         raise UserError(f"{file}:{first.line}: {found}; {hint}")

@@ -77,13 +77,14 @@ def read_list(file: str, root: str = "", multi_label: bool = False) -> Iterator[
         UserError: a line cannot be parsed; the message names file and line.
     """
     base, columns = base_folder(file, root), read_columns(file)
-    if {"path", "label"} <= {column.use for column in columns}:
+    uses = {column.use for column in columns}
+    if {"path", "label"} <= uses:
         entries = _column_entries(file, columns, multi_label)
     elif _is_json(file):
         names = shorten(", ".join(column.name for column in columns))
         raise UserError(f"{file}: the keys of its objects are {names}; name the path 'path' and the label 'label'")
     else:
-        entries = read_label_lines(file, base, multi_label)
+        entries = read_label_lines(file, base, multi_label, names_columns=any(uses))
     yield from _settle_order(entries, file, base)
 
 

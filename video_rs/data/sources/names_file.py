@@ -144,7 +144,7 @@ def _from_table(rows: list[list[str]], place: str) -> Iterable[str]:
         return [row[0] for row in (rows[1:] if header and header[0] in _NAME_COLUMNS else rows)]
     body = rows[1:]
     columns = _number_columns(body) if body else []
-    is_header = not any(_NUMBER.fullmatch(rows[0][column]) for column in columns if column < len(rows[0]))
+    is_header = not any(re.fullmatch(r"[-+.\d]+", rows[0][column]) for column in columns if column < len(rows[0]))
     if is_header and len(rows[0]) == len(rows[-1]):
         named = [header.index(name) for name in _NAME_COLUMNS if name in header]
     else:
