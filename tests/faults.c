@@ -1,9 +1,9 @@
-/* Let calls on some paths fail, for LD_PRELOAD. Environment:
+/* Make calls on some paths fail, for LD_PRELOAD. Environment variables:
    FAULT_PATH   pattern of the paths, as in a shell; "*" matches slashes too
    FAULT_CALLS  "open", "read" or both
-   FAULT_ERRNO  number of the error
-   FAULT_TIMES  calls that fail for each path in each process; unset: all
-   FAULT_WHILE  fail only while this file exists */
+   FAULT_ERRNO  error number
+   FAULT_TIMES  number of failing calls per path and process; unset: all
+   FAULT_WHILE  calls fail only while this file exists */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,4 +1,4 @@
-"""Faults of the storage under real commands: calls that fail (faults.c), and a disk that is away (mount namespaces)."""
+"""Storage faults for real commands: failing calls (faults.c), and unmounted storage (mount namespaces)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unavailable(reason: str) -> None:
 
 
 def library() -> Path:
-    """Return the library for ``LD_PRELOAD``, compiled once in a run."""
+    """Return the library for ``LD_PRELOAD``, compiled once per run."""
     compiler = shutil.which("cc")
     if not compiler or not sys.platform.startswith("linux"):
         unavailable("needs a C compiler (cc) on Linux")
@@ -37,14 +37,14 @@ def library() -> Path:
 
 
 def environment(path: str, error: int, *, calls: str = "open read", times: int | None = None, while_: Any = "") -> dict:
-    """Return the variables that let calls on the paths of a pattern fail, see faults.c."""
+    """Return the environment variables that make calls on the paths of a pattern fail, see faults.c."""
     values = {"FAULT_PATH": path, "FAULT_ERRNO": error, "FAULT_CALLS": calls, "FAULT_TIMES": times}
     values |= {"FAULT_WHILE": while_ or None}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
 class Commands:
-    """A process with the library in which commands run one after another, so that only the first imports torch."""
+    """A process with the library that runs commands one after another. Only the first one imports torch."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.faults"]
@@ -56,7 +56,7 @@ class Commands:
         """Run a script of ``tools/`` with the variables of :func:`environment`."""
         print(json.dumps([script, [*map(str, arguments)], faults]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
-        assert answer, "the process has died"
+        assert answer, "the process died"
         return subprocess.CompletedProcess(arguments, *json.loads(answer))
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Commands:
 
 
 def serve() -> None:
-    """Run the commands of stdin. Answer with exit code, output and errors; faults end with the command."""
+    """Run the commands on stdin, each with its faults. Print exit code, output and errors as JSON."""
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         script, arguments, faults = json.loads(line)
@@ -73,7 +73,7 @@ def serve() -> None:
         try:
             done = commands.script(f"tools/{script}", *arguments)
             answer = done.returncode, done.stdout, done.stderr
-        except BaseException as error:  # a traceback in a process of its own
+        except BaseException as error:  # would be a traceback in a separate process
             answer = 1, "", f"Traceback: {error!r}"
         for name in faults:
             os.environ.pop(name, None)
@@ -81,7 +81,7 @@ def serve() -> None:
 
 
 def in_namespace(script: str, **options: Any) -> subprocess.CompletedProcess:
-    """Run a shell script that may mount, in a user and mount namespace of its own."""
+    """Run a shell script, which can mount file systems, in a new user and mount namespace."""
     command = ["unshare", "-Urm", "sh", "-euc"]
     if not shutil.which("unshare") or subprocess.run([*command, "mount -t tmpfs none /mnt"]).returncode:
         unavailable("needs user and mount namespaces (unshare -Urm)")

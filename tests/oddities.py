@@ -1,4 +1,4 @@
-"""Twenty odd files and folders that real datasets contain, to plant into class folders of videos."""
+"""Twenty odd files and folders of real datasets, to add to class folders of videos."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ USED, BROKEN, LEFT_OUT = "used", "broken", "left out"
 
 
 def plant(folder: Path, video: Path) -> dict[str, str]:
-    """Put the oddities into a class folder.
+    """Add the odd files to a class folder.
 
     Args:
         folder: the class folder.
         video: an mp4 file of more than one second to copy.
 
     Returns:
-        The path of each oddity relative to `folder`, and what should become of it: USED, BROKEN (booked and named) or
+        The path of each odd file relative to `folder`, and how it is treated: USED, BROKEN (recorded as unreadable) or
         LEFT_OUT (counted when a run starts).
     """
     data = video.read_bytes()

@@ -167,7 +167,7 @@ def test_clips_lie_in_their_windows_in_order(sampling, length, fps, every):
     assert (clips[:, 0] >= starts).all() and (clips.max(1) < ends).all()
     assert all((clip >= clips[:number, :1]).all() for number, clip in enumerate(clips))  # what read_once relies on
     if every * fps <= (ends - starts).max():
-        assert ends[-1] == length  # nothing of the video goes unseen
+        assert ends[-1] == length  # the windows cover the whole video
 
 
 def test_frames_agree_with_their_file(weights, video):
@@ -254,9 +254,9 @@ def test_windows_of_variable_rate_videos(tmp_path, fps, monkeypatch, capsys):
     assert run(cli.main, command) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     starts, ends = (np.array([float(row[name]) for row in rows]) for name in ("start", "end"))
-    assert starts.tolist() == list(range(606)) and (ends[0], ends[-1]) == (0.8, 605.8)  # no gap that a last one fills
+    assert starts.tolist() == list(range(606)) and (ends[0], ends[-1]) == (0.8, 605.8)  # no extra window at the end
     frozen = [row["score"] for row in rows if 4 <= float(row["start"]) < 599]
-    assert len(set(frozen)) == 1 and sum(scored) < 20  # a frozen picture is computed once
+    assert len(set(frozen)) == 1 and sum(scored) < 20  # frozen frames are computed once
 
 
 def tap(seen):

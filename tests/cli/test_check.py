@@ -83,7 +83,7 @@ def test_problems_are_named_and_grave_ones_are_an_error(dataset, check, make_vid
 
 
 def copy_with(target, source, sound=False, **metadata):
-    """Copy the video packets into another container, with a title and perhaps a sound."""
+    """Copy the video packets into another container, with a title and optional audio."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         made.metadata.update(metadata)
         stream = made.add_stream_from_template(given.streams.video[0])
@@ -143,7 +143,7 @@ def test_images_and_frame_folders_in_two_splits_are_leaks(check, tmp_path):
 
 
 def test_segments_of_one_video_in_two_splits_are_a_leak(dataset, check, tmp_path):
-    """In one split they are no duplicates unless they overlap for most of their time."""
+    """In one split they are duplicates only if their intersection is at least half of their union."""
     header = "path,label,start,end"
     train = ["train/a/0.mp4,a,0,0.2", "train/a/0.mp4,b,0.2,0.4", "train/a/1.mp4,a,0,0.24", "train/a/1.mp4,a,0,0.2"]
     for name, lines in (("train", [*train, "train/b/0.mp4,b,,"]), ("val", ["train/a/0.mp4,a,0.4,", "val/b/0.mp4,b,,"])):

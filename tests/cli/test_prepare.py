@@ -130,7 +130,7 @@ def test_names_that_go_to_other_files(tmp_path):
 
 
 def test_copies_have_unique_names_on_every_file_system(tmp_path):
-    """No copy replaces another one where case and Unicode form do not count."""
+    """Copies do not overwrite each other on file systems that ignore case and Unicode form."""
     names = ("clip", "CLIP", "caf\u00e9", "cafe\u0301")
     for n, name in enumerate(names):
         write_video(tmp_path / "data/train/a" / f"{name}.mp4", 10, first_number=20 * n)

@@ -128,7 +128,7 @@ def test_duplicates_leaks_and_conflicts(make_video, tmp_path):
 
 
 def test_files_without_content_are_not_duplicates(tmp_path):
-    """Empty files, and those that are missing or crash the process."""
+    """Empty and missing files, and files that crash the process."""
     files = [tmp_path / name for name in ("empty.mp4", "also_empty.mp4")]
     for file in files:
         file.touch()
@@ -138,7 +138,7 @@ def test_files_without_content_are_not_duplicates(tmp_path):
 
 
 def test_leaks_are_found_by_packets_if_frames_differ(assets, tmp_path):
-    """Matroska has no edit list: five more frames are shown there."""
+    """Matroska has no edit list: it shows five more frames."""
     one = assets / "videos/discard_first_keyframe.mp4"
     two = remux(one, tmp_path / "all.mkv")
     facts = [check_file(str(path)) for path in (one, two)]

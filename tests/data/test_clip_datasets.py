@@ -134,7 +134,7 @@ def test_a_broken_file_that_is_listed_many_times(records, tmp_path):
 
 
 def emptied(tmp_path, readable, *, of_class=0, others=0):
-    """Return files of class 0 and other classes, that are all empty but for the videos of `readable`."""
+    """Return records of class 0 and other classes. All files are empty, except the videos of `readable`."""
     for i in range(of_class + others):
         (tmp_path / f"{i}.mp4").touch()
     paths = [str(tmp_path / f"{i}.mp4") for i in range(of_class + others)] + readable
@@ -144,7 +144,7 @@ def emptied(tmp_path, readable, *, of_class=0, others=0):
 
 @pytest.mark.parametrize(("of_class", "others"), [(60, 0), (500, 0), (60, 20)])
 def test_an_unreadable_class_is_replaced_by_other_classes(records, tmp_path, of_class, others):
-    """Whatever its size: a few of its files are tried, then files of other classes, which may be broken too."""
+    """Independently of its size: a few of its files are tried, then files of other classes, some of them broken."""
     only = emptied(tmp_path, [records.path(i) for i in range(3)], of_class=of_class, others=others)
     dataset = clips(only)
     for index in range(of_class):
@@ -152,7 +152,7 @@ def test_an_unreadable_class_is_replaced_by_other_classes(records, tmp_path, of_
         tried = [only.labels[int(Path(path).stem)] for path, _ in sample["broken"]]
         assert sample["label"] == 9 and len(tried) == len(set(sample["broken"]))
         assert tried[: SAME_CLASS + 1] == [0] * (SAME_CLASS + 1) and 0 not in tried[SAME_CLASS + 1 :]
-        if index % 17 == 0:  # the same sample without knowing the others
+        if index % 17 == 0:  # the same sample without results of others
             assert torch.equal(clips(only)[SampleKey(0, index)]["clip"], sample["clip"])
 
 

@@ -90,7 +90,7 @@ def test_a_source_of_the_rate_asked_for_or_of_none_is_strided(length, num_frames
 
 
 def by_frame_numbers(sampling, start, length, source_fps):
-    """Return the clip of a first frame, computed with frame numbers alone, without times."""
+    """Return the clip of a first frame, computed from frame numbers, without times."""
     step = sampling.stride * (source_fps / sampling.fps)
     numbers = np.floor(start + step * np.arange(sampling.num_frames) + 1e-6).astype(np.int64)
     return numbers % length if length <= (sampling.num_frames - 1) * step else np.minimum(numbers, length - 1)

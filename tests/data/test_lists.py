@@ -161,7 +161,7 @@ VIDEOS = [f"videos/{name}{number}.mp4" for name in ("run", "sit") for number in 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A function that writes a list beside empty files, and returns the records of all splits."""
+    """Return a function that writes a list and empty files, and returns the records of all splits."""
 
     def write(text, name="train.csv", *, files=VIDEOS, encoding="utf-8", **options):
         for path in (tmp_path / file for file in files):
@@ -175,7 +175,7 @@ def dataset(tmp_path):
 
 
 def labels(*records):
-    """The label of each file, by its name."""
+    """Return the label of each file, by its name."""
     return {part.path(i).split("/")[-1]: part.label_names(i)[0] for part in records for i in range(len(part))}
 
 
@@ -183,7 +183,7 @@ RIGHT = {path[7:]: path[7:10] for path in VIDEOS}
 
 
 def table(header, *columns, mark=","):
-    """A csv of the videos with their labels; each further column is a text, or a list with a text for each video."""
+    """Return a csv of the videos with their labels. Further columns are a text, or a list with a text per video."""
     columns = [[column] * len(VIDEOS) if isinstance(column, str) else column for column in columns]
     return "\n".join([header, *(mark.join([path, path[7:10], *more]) for path, *more in zip(VIDEOS, *columns))]) + "\n"
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import video_rs.data.loader as loader_module
-from tests.data import dying
+from tests.data import crashing
 from tests.data.hanging import write_hanging_video
 from video_rs.data import clip_datasets, watchdog
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
@@ -237,26 +237,28 @@ def test_a_worker_that_is_killed_is_another_thing(paths):
 
 
 @pytest.fixture
-def dying_videos(paths, tmp_path, monkeypatch):
-    """A function that returns the videos with some replaced by those that kill their reader, ``{index: signal}``."""
-    monkeypatch.setattr(clip_datasets, "open_video", dying.open_video)
+def crashing_videos(paths, tmp_path, monkeypatch):
+    """Return a function that replaces some videos by ones that kill their reader, ``{index: signal}``."""
+    monkeypatch.setattr(clip_datasets, "open_video", crashing.open_video)
 
     def make(signals):
-        bad = {i: str(dying.write_dying_video(tmp_path / f"{i}.mp4", paths[i], name)) for i, name in signals.items()}
+        bad = {
+            i: str(crashing.write_crashing_video(tmp_path / f"{i}.mp4", paths[i], name)) for i, name in signals.items()
+        }
         return [bad.get(i, path) for i, path in enumerate(paths)]
 
     return make
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL"])
-def test_a_file_that_crashes_its_worker_is_named(paths, dying_videos, capfd, name):
-    mixed = dying_videos({4: name})
+def test_a_file_that_crashes_its_worker_is_named(paths, crashing_videos, capfd, name):
+    mixed = crashing_videos({4: name})
     with pytest.raises(DeadWorker) as error:
         list(clip_batches(mixed, timeout=60))
     assert error.value.files == {mixed[4]: f"killed the decoder ({name})"}
     assert str(error.value) == f"{mixed[4]}: killed a loader worker ({name}); restart to leave it out"
     assert error.value.exit_code == 75
-    assert "in worker" not in capfd.readouterr().err  # torch's own line about it
+    assert "in worker" not in capfd.readouterr().err  # the line that torch prints
     assert_no_worker_left()
     skip = error.value.files
     assert len(list(clip_batches(mixed, skip=skip))) == 8
@@ -266,12 +268,12 @@ def test_a_file_that_crashes_its_worker_is_named(paths, dying_videos, capfd, nam
     ("name", "words"),
     [("SIGKILL", "by signal 9.*out of memory.*data.workers"), ("SIGBUS", "/dev/shm.*--shm-size.*data.workers")],
 )
-def test_a_killed_worker_is_a_machine_error(dying_videos, name, words):
-    """Too little memory, or shared memory that is full, kill a worker in any file."""
+def test_a_killed_worker_is_a_machine_error(crashing_videos, name, words):
+    """A lack of memory and full shared memory can kill a worker in any file."""
     with pytest.raises(MachineError, match=f"^a loader process died .*{words}"):
-        list(clip_batches(dying_videos({4: name}), timeout=60))
+        list(clip_batches(crashing_videos({4: name}), timeout=60))
     with pytest.raises(MachineError, match=words):
-        list(views(dying_videos({4: name}), timeout=60))
+        list(views(crashing_videos({4: name}), timeout=60))
 
 
 class Crashing(BatchStream):
@@ -316,8 +318,8 @@ def test_several_dead_workers(deaths, named):
     assert named is None or sorted(error.value.files) == list(map(str, named))
 
 
-def test_views_continue_after_videos_that_crash_workers(paths, dying_videos):
-    loader = views(dying_videos({1: "SIGSEGV", 4: "SIGABRT"}), timeout=60)
+def test_views_continue_after_videos_that_crash_workers(paths, crashing_videos):
+    loader = views(crashing_videos({1: "SIGSEGV", 4: "SIGABRT"}), timeout=60)
     items = list(loader)
     assert [item["index"] for item in items] == list(range(6))
     killed = [None, "killed the decoder (SIGSEGV)", None, None, "killed the decoder (SIGABRT)", None]
@@ -327,8 +329,8 @@ def test_views_continue_after_videos_that_crash_workers(paths, dying_videos):
     assert_no_worker_left()
 
 
-def test_views_reread_a_crashing_video_after_it_changes(paths, dying_videos, monkeypatch):
-    mixed, deaths, explained = dying_videos({1: "SIGSEGV"}), [], watchdog._death
+def test_views_reread_a_crashing_video_after_it_changes(paths, crashing_videos, monkeypatch):
+    mixed, deaths, explained = crashing_videos({1: "SIGSEGV"}), [], watchdog._death
     monkeypatch.setattr(watchdog, "_death", lambda *arguments: deaths.append(1) or explained(*arguments))
     loader = views(mixed, timeout=60)
     for _ in range(2):
@@ -339,7 +341,7 @@ def test_views_reread_a_crashing_video_after_it_changes(paths, dying_videos, mon
 
 
 class Limiting(TrainTransform):
-    """Leave the worker no further descriptor: it fails in the thread that sends a batch."""
+    """Use up all descriptors of the worker: the thread that sends a batch fails."""
 
     def finish(self, clip, rng):
         number = len(os.listdir("/proc/self/fd")) - 1
@@ -372,10 +374,10 @@ except MachineError as error:
     ids=["heartbeats", "locks", "batches", "views"],
 )
 def test_full_shared_memory_is_a_machine_error(paths, tmp_path, kilobytes, loader):
-    """A file system of this size is mounted over /dev/shm. Errors may come from the queue of a worker too."""
+    """A file system of this size is mounted over /dev/shm. Errors can also come from the queue of a worker."""
     if subprocess.run(["unshare", "-Urm", "true"]).returncode:
         pytest.skip("no user namespaces")
-    code = SHARED_MEMORY.format(repository=str(dying.REPOSITORY), paths=paths, loader=loader)
+    code = SHARED_MEMORY.format(repository=str(crashing.REPOSITORY), paths=paths, loader=loader)
     (tmp_path / "script.py").write_text(code)
     mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
     command = ["unshare", "-Urm", "sh", "-c", mount, "sh", sys.executable, str(tmp_path / "script.py")]

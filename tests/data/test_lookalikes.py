@@ -1,4 +1,4 @@
-"""Names that look equal but are not."""
+"""Names that look the same but are not."""
 
 import pytest
 

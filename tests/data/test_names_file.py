@@ -145,7 +145,7 @@ def test_a_folder_and_a_huge_file_are_errors(tmp_path):
 
 
 def test_every_line_of_a_plain_file_is_a_name(tmp_path):
-    """As in the file that is written beside shards."""
+    """As in the class_names.txt of shards."""
     (tmp_path / "class_names.txt").write_text("1 finger\n2 fingers\n")
     assert read_class_names(str(tmp_path / "class_names.txt"), plain=True) == ("1 finger", "2 fingers")
 

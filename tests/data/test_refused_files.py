@@ -1,4 +1,4 @@
-"""Files that are no videos, damaged or too large are refused in one line that names the cause, and by `check` too."""
+"""Files that are not videos, damaged or too large are refused with the reason, also by `check`."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ from video_rs.errors import MachineError, MediaError
 
 
 def refused(path, reason):
-    """Reading with each decoder, `probe`, the index and `check` give this reason."""
+    """Assert that each decoder, `probe`, the index and `check` give this reason."""
     for read in (*(lambda b=b: read_frames(path, [0], backend=b) for b in BACKENDS), lambda: probe(path)):
         with pytest.raises(MediaError) as error:
             read()
@@ -109,7 +109,7 @@ def test_files_that_are_not_images_are_named(make_video, tmp_path):
 
 
 def test_only_image_formats_are_opened(tmp_path, recwarn):
-    """PIL would run Ghostscript for a PostScript file; its own limit of pixels is not in effect."""
+    """PIL would run Ghostscript for a PostScript file; PIL's own pixel limit is disabled."""
     Image.new("RGB", (20, 10)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     with pytest.raises(MediaError, match=r"a.png: "):
@@ -146,7 +146,7 @@ def test_an_mp4_without_moov_is_named(make_video, tmp_path):
 
 
 def with_cover(path, *, video):
-    """Write a cover image before 30 frames of video, or alone."""
+    """Write a cover image, followed by 30 frames if `video` is True."""
     cover = io.BytesIO()
     Image.new("RGB", (96, 64), "red").save(cover, "png")
     with av.open(str(path), "w") as made:
@@ -183,7 +183,7 @@ def test_cover_images_are_not_read_as_video(tmp_path):
 
 
 def test_timed_thumbnails_are_not_read_as_video(tmp_path):
-    """A track of images that another track names as its chapters."""
+    """A track of images that another track refers to as its chapters."""
     path = tmp_path / "chapters.mov"
     with av.open(str(path), "w") as made:
         sound = made.add_stream("aac", rate=8000, layout="mono")
@@ -305,7 +305,7 @@ def test_resizing_a_narrow_strip_is_limited(max_pixels, tmp_path):
 
 
 def test_out_of_memory_is_a_machine_error(assets, monkeypatch):
-    """The same error of FFmpeg, with and without memory to spare."""
+    """The same error of FFmpeg, with and without free memory."""
     path = assets / "cases" / "m00392_h264frag.mp4"
     with pytest.raises(MediaError, match="Cannot allocate memory"):
         read_stream_index(path)

@@ -296,7 +296,7 @@ def test_writing_a_video_leaves_the_process_as_it_was(tmp_path):
 
 
 def test_damaged_vp8_frames_do_not_depend_on_the_clip(make_video, tmp_path):
-    """FFmpeg reports no error for these: it leaves blocks as an older frame in the same memory."""
+    """FFmpeg reports no error for these: blocks keep the content of an older frame in the same buffer."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 64, 96, 3), np.uint8)
     whole = make_video(tmp_path / "whole.webm", frames=pixels, codec="libvpx").read_bytes()
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""Segments of files: clips are drawn between their start and end, wherever clips are read."""
+"""Segments of files: all readers draw clips between start and end."""
 
 import csv
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def test_segments_outside_a_video_are_errors():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, make_video):
-    """Two videos of 4 seconds; frame i of the second shows the number 100 + i."""
+    """Return two videos of 4 seconds; frame i of the second shows the number 100 + i."""
     folder = tmp_path_factory.mktemp("segments")
     make_video(folder / "a.mp4", 4 * FPS, 64, 64, fps=FPS)
     make_video(folder / "b.mp4", 4 * FPS, 64, 64, fps=FPS, first_number=100)

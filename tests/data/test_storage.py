@@ -1,4 +1,4 @@
-"""Files of local storage: reads that fail, are repeated, or are the fault of one file."""
+"""Local storage: failed reads, retries, and failures of a single file."""
 
 import errno
 import gc
@@ -35,7 +35,7 @@ def no_pauses(monkeypatch):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """A function that lets the reads with some numbers fail; returns the list of all reads."""
+    """Return a function that makes the reads with some numbers fail, and returns the list of all reads."""
     pread, state = os.pread, {"numbers": (), "reads": []}
 
     def fail(numbers=(), error=EIO):
@@ -68,7 +68,7 @@ def copied(path):
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.ts", "clip.webm", "clip.mov"])
 @pytest.mark.parametrize("function", [read_stream_index, probe, clip, check_file, copied])
 def test_decoders_do_not_hide_read_errors(function, name, make_video, failing, monkeypatch, tmp_path, capfd):
-    """FFmpeg may take it for the end of the file, and conceal the rest."""
+    """FFmpeg can treat it as the end of the file, and conceal the rest."""
     monkeypatch.setenv("VIDEO_RS_RETRIES", "0")
     monkeypatch.setattr("video_rs.data.video.stream_index.BUFFER_BYTES", 2048)  # many reads
     codec = {"webm": "libvpx-vp9"}.get(name[5:], "libx264")
@@ -162,7 +162,7 @@ def test_a_file_that_changes_while_read_is_an_error(make_video, failing, tmp_pat
 
 
 def test_files_are_closed(make_video, tmp_path):
-    """At once: collections of garbage are rare in a worker."""
+    """Immediately: garbage collections are rare in a worker."""
     gc.disable()
     try:
         before = len(os.listdir("/proc/self/fd"))
@@ -220,7 +220,7 @@ def test_other_files_are_near_or_spread():
 
 
 def test_a_failed_listing_is_an_error(tiny_splits, monkeypatch):
-    """A folder that fails is never taken for an empty one."""
+    """A folder that cannot be listed is never treated as empty."""
     scandir, calls = os.scandir, []
 
     def fail(folder, times=10**6):
@@ -255,7 +255,7 @@ def tiny_splits(tmp_path):
 
 
 def test_a_failed_read_of_a_shard_is_a_machine_error(tmp_path):
-    """Its other members are in the same file; none is left out."""
+    """Its other members are in the same file. None is left out."""
     records = Records([f"{tmp_path}/a.tar/{i}.mp4" for i in range(5)], [0] * 5, ["a"])
     records.members = Members([512] * 5, [1] * 5, [0] * 5)
     error = StorageError(f"{tmp_path}/a.tar", "cannot be read (Input/output error)")

@@ -1,4 +1,4 @@
-"""Times of frames: from timestamps, for files of any rate; clips and windows show what is on screen at their times."""
+"""Times of frames: from timestamps, for files of any rate. Clips and windows have the frames shown at their times."""
 
 from fractions import Fraction
 
@@ -212,7 +212,7 @@ def test_windows_start_at_multiples_of_the_step(times, num_frames, stride, fps, 
         assert np.allclose(starts[:-1], whole[:-1]) and starts[-1] <= whole[-1] + 1e-9
         assert (starts >= 0).all() and (ends > starts).all() and (ends <= timeline.duration + 1e-9).all()
         assert clips.shape == (len(starts), num_frames) and clips.min() >= 0 and clips.max() < len(times)
-        assert all((clip >= clips[:number, :1]).all() for number, clip in enumerate(clips))  # what read_once relies on
+        assert all((clip >= clips[:number, :1]).all() for number, clip in enumerate(clips))  # required by read_once
         slack = 2e-6 / timeline.rate
         assert all(times[clip].max() < end + slack for clip, end in zip(clips, ends, strict=True))
         if kind == "dense":

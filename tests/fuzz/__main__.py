@@ -1,4 +1,4 @@
-"""Make mutants and call everything with them: ``python -m tests.fuzz SEED NUMBER ...``, or ``SEED FIRST:END``."""
+"""Create mutants and run all calls with them: ``python -m tests.fuzz SEED NUMBER ...``, or ``SEED FIRST:END``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that mutants are made from: a tiny video of every codec and container, and recorded ones."""
+"""The source files of mutants: a tiny video of every codec and container, and recorded ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done with one file, a call at a time, in a process whose time and memory are limited."""
+"""Calls with one file, in a process with limited time and memory."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Outcome(NamedTuple):
     """The result of one call.
 
     Attributes:
-        value: of the call; None if the file was refused or the call failed.
+        value: result of the call; None if the file was refused or the call failed.
         refused: the message of the ``MediaError``, or "".
         failed: the traceback of any other exception, or "".
         seconds: processor time.
-        bytes: peak of memory that the call used beyond what the process had.
+        bytes: peak memory of the call, in addition to that of the process before it.
     """
 
     value: Any
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 def call(item: tuple[str, str], beat: Beat) -> Outcome:
-    """Call a function of ``VIDEOS`` or ``OTHERS`` with a path; `item` is the name of the function, and the path."""
+    """Call a function of ``VIDEOS`` or ``OTHERS``. `item` has the name of the function, and the path."""
     name, path = item
     _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + MAX_SECONDS)
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
@@ -101,7 +101,7 @@ def _read(path: str, beat: Beat, backend: str = "pyav") -> tuple[int, bytes]:
 
 
 def _frames(path: str, beat: Beat) -> tuple[int, list[tuple[int, int]]]:
-    """Return the number of frames, and the frames that alone are not what they are among all."""
+    """Return the number of frames, and the frames that differ if they are read separately."""
     with open_video(path) as video:
         count = video.num_frames
         head = np.arange(min(count, MOST_FRAMES))
@@ -110,9 +110,9 @@ def _frames(path: str, beat: Beat) -> tuple[int, list[tuple[int, int]]]:
     for number in np.unique(np.linspace(0, len(head) - 1, 5).astype(int)).tolist():
         beat()
         with open_video(path) as video:
-            alone = zlib.crc32(video.read([number], short_side=32)[0].numpy())
-        if alone != every[number]:
-            wrong.append((number, every.index(alone) if alone in every else -1))
+            single = zlib.crc32(video.read([number], short_side=32)[0].numpy())
+        if single != every[number]:
+            wrong.append((number, every.index(single) if single in every else -1))
     return count, wrong
 
 
@@ -147,7 +147,7 @@ def _prepare(path: str, beat: Beat) -> int:
 
 
 def _list(path: str, beat: Beat) -> list[str]:
-    """Read a list in both ways that a person has, with one label a file and with several."""
+    """Read a list by ``load_splits``, with one and with several labels per file, and by ``VideoDataset``."""
     root, lines = str(Path(path).parent), []
     for options in ({}, {"multi_label": True}):
         with suppress(UserError):

@@ -1,4 +1,4 @@
-"""Damage files in ways that depend on a seed and a number alone.
+"""Damage files in ways that depend only on a seed and a number.
 
 ``mutant(seed, number, bases)`` is always the same file for the same bases. Every function that changes bytes takes them
 with a generator and returns new ones.
@@ -16,7 +16,7 @@ EBML = (  # of Matroska: headers, tracks, clusters, blocks, times and sizes
     *("1A45DFA3", "18538067", "114D9B74", "1549A966", "1654AE6B", "AE", "1F43B675", "A3", "A0", "A1", "E7", "2AD7B1"),
     *("B0", "BA", "63A2", "1C53BB6B", "23E383", "4489", "86", "83", "E0"),
 )
-MARKS = [  # what stands before the fields of mp4 and mov, avi, flv, gif, Ogg, and MPEG
+MARKS = [  # bytes before fields of mp4 and mov, avi, flv, gif, Ogg, and MPEG
     *(b"moov mvhd trak tkhd edts elst mdhd hdlr stsd stts ctts stsz stsc stco co64 stss avc1 avcC hvc1 hvcC").split(),
     *(b"av01 av1C mp4v esds vp09 vpcC moof mfhd traf tfhd tfdt trun mvex trex sidx mdat ftyp free udta meta").split(),
     *(b"RIFF LIST hdrl avih strl strh strf movi idx1 00dc 00db 01wb JUNK indx").split(),
@@ -56,7 +56,7 @@ def mutant(seed: int, number: int, bases: Mapping[str, bytes]) -> Mutant:
     """Return mutant `number` of a seed.
 
     Args:
-        bases: files by name. The name's suffix is the mutant's, unless that is what changes.
+        bases: files by name. The mutant has the suffix of the base, unless the suffix is changed.
     """
     rng = random.Random(f"{seed}/{number}")
     base = rng.choice(sorted(bases))
@@ -104,7 +104,7 @@ def behead(data: bytes, rng: random.Random) -> bytes:
 
 
 def zero(data: bytes, rng: random.Random) -> bytes:
-    """Set a range to zero, as a sparse copy has it."""
+    """Set a range to zero, as in a sparse copy."""
     start, end = _range(data, rng)
     return data[:start] + bytes(end - start) + data[end:]
 
@@ -140,7 +140,7 @@ def swap(data: bytes, rng: random.Random) -> bytes:
 
 
 def overwrite_number(data: bytes, rng: random.Random) -> bytes:
-    """Overwrite a field after a mark of the container with a number that is wrong."""
+    """Overwrite a field after a mark of the container with a wrong number."""
     at = _mark(data, rng)
     if at is None:
         return overwrite_anywhere(data, rng)

@@ -1,4 +1,4 @@
-"""Call everything with damaged files, and compare what the calls say."""
+"""Run all calls with damaged files, and compare their results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NATIVE = "exit code -"
 
 @dataclass(frozen=True)
 class Found:
-    """What the calls said.
+    """The results of the calls.
 
     Attributes:
         outcomes: by file and call.
@@ -91,7 +91,7 @@ class Fuzzer:
     def run(
         self, kind: str, seed: int, numbers: Iterable[int], workers: int = 2, report: Callable = lambda text: None
     ) -> Found:
-        """Call everything with some mutants.
+        """Run all calls with some mutants.
 
         Args:
             report: called with each failure.
@@ -120,7 +120,7 @@ class Fuzzer:
 
 
 def _failures(file: Mapping[str, Outcome | Lost], compare: Callable) -> Iterator[str]:
-    """Yield what is wrong in one file: exceptions, deaths, calls beyond the limits, and what `compare` yields."""
+    """Yield the failures of one file: exceptions, deaths, calls beyond the limits, and those of `compare`."""
     whole = True
     for name, outcome in file.items():
         if isinstance(outcome, Lost):
@@ -138,16 +138,16 @@ def _failures(file: Mapping[str, Outcome | Lost], compare: Callable) -> Iterator
 
 
 def disagreements(intact: Container[int], file: Mapping[str, Outcome | Lost]) -> Iterator[str]:
-    """Yield where the calls with one video contradict each other.
+    """Yield the contradictions between calls with one video.
 
     Args:
-        intact: digests of packets that are not damaged. Decoders may conceal others differently, and report nothing.
+        intact: digests of packets that are not damaged. Decoders can conceal damage differently, without reporting it.
     """
     if file["read"][:2] != file["read again"][:2]:
         yield f"read: two reads differ: {file['read']}, {file['read again']}"
     count, problem, packets = file["check"].value
     refused = {name: file[name].refused for name in ("probe", "read", "frames", "prepare") if file[name].refused}
-    if "do not fit an mp4" in file["prepare"].refused:  # times that no mp4 can hold are no damage
+    if "do not fit an mp4" in file["prepare"].refused:  # times that an mp4 cannot represent are not damage
         return
     if file["index"].value:
         refused["index"] = file["index"].value
@@ -163,6 +163,6 @@ def disagreements(intact: Container[int], file: Mapping[str, Outcome | Lost]) ->
     if packets in intact and isinstance(decord, Outcome) and decord.value != file["read"].value:
         yield f"decord: good by check, but differs: {decord}"
     if file["frames"].value[1]:
-        yield f"frames: good by check, but read alone are others: {file['frames'].value[1]}"
+        yield f"frames: good by check, but differ if read separately: {file['frames'].value[1]}"
     if file["sample"].value[0]:
         yield f"sample: good by check, but {file['sample'].value[0]}"

@@ -1,4 +1,4 @@
-"""Damaged files: no traceback, no death, no hang, no lack of memory, and no two answers to one question."""
+"""Damaged files: no traceback, crash, hang or lack of memory, and no contradicting results."""
 
 import csv
 import os
@@ -90,7 +90,7 @@ def test_commands_on_folders_of_mutants(fuzzer, tmp_path):
 
 
 def command(name, code, *arguments):
-    """Run a command as a process of its own. It must end with an exit code and say no more than lines."""
+    """Run a command in a separate process. Require an exit code and no traceback."""
     done = subprocess.run(
         [sys.executable, REPOSITORY / "tools" / name, *map(str, arguments)],
         capture_output=True,

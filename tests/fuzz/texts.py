@@ -1,4 +1,4 @@
-"""Lists, class names and configs in every dialect, damaged."""
+"""Damaged lists, class names and configs in many dialects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def table(rng: random.Random, paths: Sequence[str], labels: Sequence[str]) -> li
 
 
 def damage_cells(rng: random.Random, rows: list[list[str]]) -> None:
-    """Change some rows: special characters in cells, cells too many, too few and exchanged."""
+    """Change some rows: special characters in cells; extra, missing and swapped cells."""
     for _ in range(rng.choice((0, 0, 1, 1, 2, 5))):
         if not rows or not (row := rng.choice(rows)):
             continue
@@ -84,7 +84,7 @@ def list_file(rng: random.Random, paths: Sequence[str], labels: Sequence[str]) -
 
 
 def encoded(rng: random.Random, text: str) -> bytes:
-    """Encode a text in an encoding that a person may have, if it can be."""
+    """Encode a text in a common encoding, if possible."""
     encoding = rng.choice(ENCODINGS)
     try:
         return text.encode(encoding)

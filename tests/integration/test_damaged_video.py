@@ -1,4 +1,4 @@
-"""Damaged files: the same pixels in every process; what cannot be read is named by the commands, in one line each."""
+"""Damaged files: the same pixels in every process; commands report unreadable files in one line each."""
 
 import csv
 import shutil
@@ -87,7 +87,7 @@ def test_check_and_training_agree_on_unreadable_files(assets, make_video, run_to
 def test_max_pixels_is_a_config_key(make_video, run_tool, tiny_config, tmp_path, monkeypatch):
     for place, size in (("train/a", 64), ("train/b", 48), ("val/a", 48), ("val/b", 48)):
         make_video(tmp_path / "videos" / place / "0.mp4", 12, height=48, width=size)
-    monkeypatch.setenv("VIDEO_RS_MAX_PIXELS", "1")  # the key is stronger
+    monkeypatch.setenv("VIDEO_RS_MAX_PIXELS", "1")  # the key has precedence
     config = tiny_config(data__root=str(tmp_path / "videos"))
     done = run_tool("check_dataset.py", "--cfg", config, "--out", tmp_path / "check", f"data.max_pixels={48 * 48}")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr

@@ -173,7 +173,7 @@ def test_a_csv_with_sources(place, write, run):
 
 @pytest.fixture
 def case(assets, tmp_path, write, make_video):
-    """A function that copies a list of the recorded cases, and writes videos of 2 s and 50 frames for its paths."""
+    """Return a function that copies a recorded list, and writes videos of 2 s and 50 frames for its paths."""
 
     def copy(name, to):
         text = (assets / "cases" / "lists" / name).read_text()

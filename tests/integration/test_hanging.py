@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import corpus
-from tests.data import dying
+from tests.data import crashing
 from tests.data.hanging import write_hanging_video
 from tests.integration.test_bad_input import assert_one_line
 from tests.integration.test_resume import start, wait_for
@@ -91,9 +91,9 @@ def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout,
 
 @pytest.fixture
 def kill_worker(dataset, monkeypatch):
-    """A function that turns a video of the dataset into one that sends a signal to its reader."""
-    monkeypatch.setattr(clip_datasets, "open_video", dying.open_video)
-    return lambda path, name: dying.write_dying_video(dataset / path, dataset / path, name)
+    """Return a function that turns a video of the dataset into one that sends a signal to its reader."""
+    monkeypatch.setattr(clip_datasets, "open_video", crashing.open_video)
+    return lambda path, name: crashing.write_crashing_video(dataset / path, dataset / path, name)
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", pytest.param("SIGABRT", marks=pytest.mark.slow)])
@@ -130,7 +130,7 @@ def test_full_shared_memory_ends_the_run(tiny_config, tmp_path, kilobytes):
     if subprocess.run(["unshare", "-Urm", "true"]).returncode:
         pytest.skip("no user namespaces")
     mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
-    command = [sys.executable, dying.REPOSITORY / "tools" / "train_net.py", "--cfg", tiny_config(data__workers=2)]
+    command = [sys.executable, crashing.REPOSITORY / "tools" / "train_net.py", "--cfg", tiny_config(data__workers=2)]
     done = subprocess.run(["unshare", "-Urm", "sh", "-c", mount, "sh", *command], capture_output=True, text=True)
     assert_one_line(done, 3, "/dev/shm is full", "--shm-size", "data.workers")
     assert not (tmp_path / "run" / "broken_files.csv").exists()
@@ -148,7 +148,7 @@ def test_too_few_descriptors_for_the_workers(tiny_config, run_tool, tmp_path, de
 
 
 def test_an_unreadable_class_is_replaced(tiny_config, run_tool, dataset, tmp_path):
-    """However large it is, up to data.max_broken."""
+    """The size of the class does not matter, up to data.max_broken."""
     good = next((dataset / "train" / "zoom_out").iterdir())
     bad = sorted((dataset / "train" / "zoom_in").iterdir())
     bad += [shutil.copy(good, dataset / "train" / "zoom_in" / f"more{i}.mp4") for i in range(40)]
@@ -163,7 +163,7 @@ def test_an_unreadable_class_is_replaced(tiny_config, run_tool, dataset, tmp_pat
 
 
 def test_unreadable_files_are_decoded_again_at_the_start(tiny_config, run_tool, dataset, kill_worker, tmp_path):
-    """Files that are whole count no more; those that killed a worker only if they have changed."""
+    """Readable files are removed from the list; those that crashed a worker only if they have changed."""
     broken, damaged, killer, other = sorted(dataset.glob("train/*/*.mp4"))[:8:2]
     whole, run = {file: file.read_bytes() for file in (broken, damaged, killer, other)}, tmp_path / "run"
     for file in (broken, damaged):
@@ -191,7 +191,7 @@ def test_unreadable_files_are_decoded_again_at_the_start(tiny_config, run_tool, 
 
 
 def test_recovered_files_are_removed_from_the_list(tiny_config, run_tool, dataset, tmp_path):
-    """A file that was away for a moment has the size and time of before."""
+    """Size and time of a file that was temporarily missing have not changed."""
     file = next(dataset.glob("train/*/*.mp4"))
     file.rename(dataset / "away")
     file.write_bytes(b"")
@@ -206,7 +206,7 @@ def test_recovered_files_are_removed_from_the_list(tiny_config, run_tool, datase
 
 @pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", b"SIGSTOP"])
 def test_a_changed_file_that_still_fails_stays_left_out(tiny_config, run_tool, dataset, kill_worker, tmp_path, end):
-    """It is looked at in a process of its own, with a time limit, and stays left out."""
+    """It is decoded in a separate process, with a time limit, and stays left out."""
     bad = kill_worker(next((dataset / "train" / "zoom_in").iterdir()), "SIGSEGV")
     path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=4)
     assert_one_line(run_tool("train_net.py", "--cfg", path), 75, bad)

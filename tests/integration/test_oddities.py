@@ -1,4 +1,4 @@
-"""A folder of videos with twenty odd files in it, through the commands a user runs: nothing is lost in silence."""
+"""Commands on a folder of videos with twenty odd files: each one is used or reported."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ from tests.oddities import BROKEN, LEFT_OUT, USED, plant
 
 @pytest.fixture(scope="module")
 def odd_dataset(tmp_path_factory, make_video):
-    """Two classes of videos, and the fate of each odd file in the first one."""
+    """Return two classes of videos, and how each odd file in the first one is treated."""
     root = tmp_path_factory.mktemp("odd")
     for label in ("run", "sit"):
         for number in range(12):
@@ -43,8 +43,8 @@ def test_training_and_testing_continue(odd_dataset, tmp_path, run_tool, tiny_con
     done = run_tool("train_net.py", "--cfg", config, "data.val_fraction=0.3")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "run/broken_files.csv", newline="") as file:
-        booked = {row["path"].removeprefix(f"{root}/run/") for row in csv.DictReader(file)}
-    assert booked and booked <= paths_of(fates, BROKEN)
+        unreadable = {row["path"].removeprefix(f"{root}/run/") for row in csv.DictReader(file)}
+    assert unreadable and unreadable <= paths_of(fates, BROKEN)
 
 
 def test_predict_reports_each_file(odd_dataset, tmp_path, run_tool, tiny_config):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tests import commands, corpus
-from tests.data import dying
+from tests.data import crashing
 from tests.data.hanging import write_hanging_video
 from tests.integration.conftest import REPOSITORY, tool
 from tests.integration.test_resume import assert_same, run
@@ -318,13 +318,13 @@ def test_a_hanging_file_in_one_of_two_processes(tiny_config, tiny_videos, tmp_pa
 
 @pytest.mark.slow
 def test_a_file_that_crashes_a_worker_of_one_of_two_processes(tiny_config, tiny_videos, tmp_path):
-    """Both processes exit properly. The next start looks at the file again, because it has changed."""
+    """Both processes exit properly. The next start decodes the file again, because it has changed."""
     dataset = tmp_path / "videos"
     shutil.copytree(tiny_videos, dataset)
     bad = next((dataset / "train" / "zoom_in").iterdir())
     whole = bad.read_bytes()
-    dying.write_dying_video(bad, bad, "SIGSEGV")
-    plugin = dying.write_plugin(tmp_path / "dying_plugin.py")
+    crashing.write_crashing_video(bad, bad, "SIGSEGV")
+    plugin = crashing.write_plugin(tmp_path / "dying_plugin.py")
     sizes = {"train__micro_batch": 2, "train__sync_bn": True, "train__peer_timeout": 60}
     path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=50, plugins=[str(plugin)], **sizes)
     found = by_hand(path, [0, 1])

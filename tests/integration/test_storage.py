@@ -1,4 +1,4 @@
-"""Real commands on storage that fails: whole (the disk is away), at one file, or for a moment."""
+"""Real commands on failing storage: the whole disk, one file, or temporarily."""
 
 import csv
 import errno
@@ -24,13 +24,13 @@ def run():
 
 @pytest.fixture
 def data(tiny_videos, tmp_path):
-    """A copy of the videos that a test may damage."""
+    """Return a copy of the videos that a test can damage."""
     return shutil.copytree(tiny_videos, tmp_path / "data")
 
 
 @pytest.fixture
 def config(tiny_config, data):
-    """A function that returns the arguments of a command: a config without pauses between retries, and overrides."""
+    """Return a function for the arguments of a command: a config without retries, and overrides."""
 
     def write(*overrides, **changes):
         return "--cfg", tiny_config(data__root=str(data), data__retries=0, **changes), *overrides
@@ -40,7 +40,7 @@ def config(tiny_config, data):
 
 @pytest.fixture(scope="module")
 def weights(tiny_videos, tmp_path_factory, run):
-    """A checkpoint of the tiny network."""
+    """Return a checkpoint of the tiny network."""
     import yaml
 
     folder = tmp_path_factory.mktemp("trained")
@@ -52,7 +52,7 @@ def weights(tiny_videos, tmp_path_factory, run):
 
 
 def failed(done, *words):
-    """Check that a command ended because of the storage, with one line."""
+    """Assert that a command ended with one line about the storage."""
     assert done.returncode == 3, (done.stdout, done.stderr)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in done.stderr and all(str(word) in line for word in words), line
@@ -68,7 +68,7 @@ def rows(path):
 
 
 def away(root, split="*", **options):
-    """The disk fails whole: no file of a split can be opened."""
+    """Return the faults of a failing disk: no file of a split can be opened."""
     return faults.environment(f"{root}/{split}/*.mp4", errno.EIO, **options)
 
 
@@ -128,7 +128,7 @@ def test_missing_storage_ends_show_clips(run, config, data):
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ENOENT])
 def test_a_single_failing_file_is_recorded_as_unreadable(run, config, data, tmp_path, error):
-    """In training and validation; the other files answer."""
+    """In training and validation; other files can be read."""
     bad = [files(data, split)[5] for split in ("train", "val")]
     one = faults.environment(f"{data}/[tv][ra]*/{bad[0].parent.name}/{bad[0].name}", error)
     done = run("train_net.py", *config("train.epochs=1"), **one)
@@ -197,7 +197,7 @@ exit $code
 
 @pytest.mark.slow
 def test_training_resumes_after_the_storage_was_unmounted(tiny_config, data, tmp_path, run_tool):
-    """Unmounted in the middle: a checkpoint, exit code 3. After it is back the run resumes bit for bit."""
+    """Unmounted during training: a checkpoint and exit code 3. After remounting, the run resumes bit for bit."""
     settings = {"data__root": str(data), "data__workers": 1, "train__max_steps": STEPS, "train__val_every": 0}
     path, log, errors = tiny_config(**settings), tmp_path / "log.txt", tmp_path / "errors.txt"
     words = {"python": sys.executable, "tool": REPOSITORY / "tools" / "train_net.py", "config": path}
@@ -217,7 +217,7 @@ def test_training_resumes_after_the_storage_was_unmounted(tiny_config, data, tmp
 
 @pytest.mark.slow
 def test_unmounted_storage_at_the_start_is_an_error(tiny_config, data, weights, tmp_path):
-    """The folder is empty: one line, and nothing of an earlier run is lost."""
+    """The folder is empty: one line, and an earlier run stays intact."""
     path = tiny_config(data__root=str(data))
     tool = f"{sys.executable} {REPOSITORY}/tools"
     for command in (f"train_net.py --cfg {path}", f"test_net.py --cfg {path} weights={weights}"):

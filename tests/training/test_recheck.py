@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.data import dying
+from tests.data import crashing
 from video_rs import create_transform
 from video_rs.data import clip_datasets
 from video_rs.data.loader import MAX_FAILED
@@ -21,7 +21,7 @@ from video_rs.training.recheck import recheck
 @pytest.fixture
 def dataset(make_video, tmp_path, monkeypatch):
     """Thirteen files."""
-    monkeypatch.setattr(clip_datasets, "open_video", dying.open_video)
+    monkeypatch.setattr(clip_datasets, "open_video", crashing.open_video)
     whole = make_video(tmp_path / "0.mp4", 8, 32, 48)
     paths = [str(whole), *(str(shutil.copy(whole, tmp_path / f"{i}.mp4")) for i in range(1, 13))]
     transform = create_transform(num_frames=4, train_size=24, is_training=True)
@@ -45,7 +45,7 @@ def test_any_number_of_files_may_kill_their_worker_again(dataset, workers):
     """They have another modification time: the dataset was copied to another disk."""
     incidents, paths = Incidents(20), [dataset.records.path(index) for index in range(MAX_FAILED + 2)]
     for path in paths:
-        dying.write_dying_video(path, path, "SIGSEGV")
+        crashing.write_crashing_video(path, path, "SIGSEGV")
         incidents.note_hung(path, "killed the decoder (SIGABRT)", (1, 1))
     assert look_again(incidents, dataset, workers=workers) == [f"decoding {len(paths)} unreadable files again"]
     assert sorted(incidents.hung) == sorted(paths)
