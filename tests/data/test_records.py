@@ -412,6 +412,23 @@ def test_classes_that_look_alike_are_noted_in_the_first_lines(tmp_path):
     assert "two classes look alike: 'Run' has R, 'run' has r" in train.describe()
 
 
+def test_files_beside_class_folders_need_not_be_lists(tmp_path):
+    touch(tmp_path, "run/1.mp4", "run/2.mp4", "sit/3.mp4", "sit/4.mp4", "old.csv/5.mp4", "old.csv/6.mp4")
+    (tmp_path / "readme.txt").write_bytes("Gr\u00fc\u00dfe".encode("latin-1"))
+    (tmp_path / "blob.csv").write_bytes(bytes(range(256)))
+    (tmp_path / "open.csv").write_text('"unclosed\n')
+    (tmp_path / "bad.jsonl").write_text("{bad\n")
+    (tmp_path / "gone.csv").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.csv")
+    os.mkfifo(tmp_path / "train.csv")
+    (train,) = load_splits(str(tmp_path), splits=["train"], val_fraction=0).values()
+    assert train.class_names == ("old.csv", "run", "sit") and len(train) == 6
+    assert "7 files or folders are left out" in train.describe()
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "blob.csv").rename(tmp_path / "alone/blob.csv")
+    failure("blob.csv: not a text file", root=str(tmp_path / "alone"))
+
+
 def test_images_and_videos_do_not_mix(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/a/2.jpg", "val/a/3.mp4")
     message = "train: images and videos are mixed: keep them in separate datasets; the first: .*1.mp4, .*2.jpg$"

@@ -200,17 +200,24 @@ def _only_list(root: str, frame_folders: bool) -> str:
     """Return the list in a root that holds the whole dataset; "" if there is none.
 
     It is a ``metadata.csv``, or the only list with a column "split", or the only list if there are fewer than two class
-    folders.
+    folders. Beside class folders, a file that cannot be read as a list, such as a readme, is none.
     """
     if metadata := find_metadata(root):
         return metadata
     files = [os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower().endswith(LIST_SUFFIXES)]
-    uses = {file: uses_of_columns(file) for file in files}
-    uses = {file: used for file, used in uses.items() if {"path", "label"} <= used or layouts.recognise(file)}
+    has_classes = len([*islice(folders_with_files(root, frame_folders), 2)]) == 2
+    uses: dict[str, set[str]] = {}
+    for file in filter(os.path.isfile, files):
+        try:
+            used = uses_of_columns(file)
+            if {"path", "label"} <= used or layouts.recognise(file):
+                uses[file] = used
+        except (UserError, OSError):
+            if not has_classes:
+                raise
     if with_splits := [file for file in uses if "split" in uses[file]]:
         return with_splits[0] if len(with_splits) == 1 else ""
-    classes = islice(folders_with_files(root, frame_folders), 2)
-    return next(iter(uses)) if len(uses) == 1 and len([*classes]) < 2 else ""
+    return next(iter(uses)) if len(uses) == 1 and not has_classes else ""
 
 
 def _note_other_rows(raw: Mapping[str, RawSplit], sources: Mapping[str, str]) -> None:
