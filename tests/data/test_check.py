@@ -224,7 +224,7 @@ def test_damage_is_reported_for_decoders_not_named_like_their_codec(tmp_path):
     assert check_file(str(path)).problem.startswith("FFmpeg reports damage (")
 
 
-def test_a_first_frame_of_another_size_than_the_header_is_damage(tmp_path):
+def test_a_first_frame_with_another_size_than_the_header_is_damage(tmp_path):
     source, file, problems = videos.shared("av1.mkv"), tmp_path / "a.mkv", set()
     with av.open(str(source)) as container:
         header = bytes(next(container.demux(video=0)))[:12]  # the first sequence header

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from video_rs.data.clips import TemporalSampling
@@ -80,6 +80,7 @@ def test_clips_are_in_range_ascending_and_reproducible(length, num_frames, strid
 
 
 @given(lengths, sizes, strides, st.sampled_from([7.5, 23.976, 25.0, 30000 / 1001]), seeds, st.integers(1, 12))
+@example(2, 2, 2, 30000 / 1001, 0, 1)  # as long as the clip, up to rounding
 def test_a_source_of_the_rate_asked_for_or_of_none_is_strided(length, num_frames, stride, fps, seed, clips):
     plain, timed = TemporalSampling(num_frames, stride), TemporalSampling(num_frames, stride, fps=fps)
     drawn = timed.random_clip(length, rng(seed), evenly(length, fps))

@@ -293,7 +293,7 @@ def test_paths_relative_to_the_list_or_home_are_resolved(dataset, tmp_path, monk
     )
 
 
-def test_the_folders_of_another_machine_are_the_same_for_all_paths(dataset):
+def test_leading_folders_of_another_machine_are_dropped_for_all_paths(dataset):
     rows = ["path,label", "C:\\a\\run\\1.mp4,run", "c:\\A\\sit\\2.mp4,sit", "C:\\b\\run\\1.mp4,run"]
     train = dataset("\n".join(rows), files=["run/1.mp4", "sit/2.mp4"], val="train.csv", max_missing=0.5)["train"]
     assert labels(train) == {"1.mp4": "run", "2.mp4": "sit"} and train.num_missing == 1

@@ -351,7 +351,7 @@ def test_folders_and_lists_of_splits_may_be_capitalized(tmp_path):
 def test_folders_of_folders_are_classes_only_if_given(tmp_path):
     touch(tmp_path, *files(2, "k400/run", "k400/sit", "ucf/run"))
     hint = f"set data.train={tmp_path} if k400 is a class, or data.root={tmp_path}/k400$"
-    failure(f"no train, val or test folder .* but there are some one level deeper: {hint}", root=str(tmp_path))
+    failure(f"no train, val or test folder .* but there are some one level below: {hint}", root=str(tmp_path))
     assert load_splits(train=str(tmp_path), splits=["train"])["train"].class_names == ("k400", "ucf")
 
 
@@ -412,7 +412,7 @@ def test_classes_that_look_alike_are_noted_in_the_first_lines(tmp_path):
     assert "two classes look alike: 'Run' has R, 'run' has r" in train.describe()
 
 
-def test_files_beside_class_folders_need_not_be_lists(tmp_path):
+def test_other_files_next_to_class_folders_are_not_read_as_lists(tmp_path):
     touch(tmp_path, "run/1.mp4", "run/2.mp4", "sit/3.mp4", "sit/4.mp4", "old.csv/5.mp4", "old.csv/6.mp4")
     (tmp_path / "readme.txt").write_bytes("Gr\u00fc\u00dfe".encode("latin-1"))
     (tmp_path / "blob.csv").write_bytes(bytes(range(256)))

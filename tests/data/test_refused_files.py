@@ -267,7 +267,7 @@ def test_frames_and_images_above_the_limit_are_refused(make_video, max_pixels, t
     refused(tmp_path / "a.png", "a frame has 96x64 pixels; raise data.max_pixels=6143 (or VIDEO_RS_MAX_PIXELS)")
 
 
-def test_any_limit_can_be_set(make_video, max_pixels, tmp_path):
+def test_limits_of_any_size_can_be_set(make_video, max_pixels, tmp_path):
     max_pixels(10**30)
     assert len(read_frames(make_video(tmp_path / "a.mp4", 8), range(8))) == 8
 

@@ -324,7 +324,7 @@ def test_a_file_that_crashes_a_worker_of_one_of_two_processes(tiny_config, tiny_
     bad = next((dataset / "train" / "zoom_in").iterdir())
     whole = bad.read_bytes()
     crashing.write_crashing_video(bad, bad, "SIGSEGV")
-    plugin = crashing.write_plugin(tmp_path / "dying_plugin.py")
+    plugin = crashing.write_plugin(tmp_path / "crashing_plugin.py")
     sizes = {"train__micro_batch": 2, "train__sync_bn": True, "train__peer_timeout": 60}
     path = tiny_config(data__root=str(dataset), data__workers=1, data__timeout=50, plugins=[str(plugin)], **sizes)
     found = by_hand(path, [0, 1])

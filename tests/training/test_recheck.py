@@ -1,4 +1,4 @@
-"""Unreadable files that are looked at again when a run starts."""
+"""Unreadable files are decoded again when a run starts."""
 
 import shutil
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from video_rs.training.recheck import recheck
 
 @pytest.fixture
 def dataset(make_video, tmp_path, monkeypatch):
-    """Thirteen files."""
+    """Return a dataset of thirteen files."""
     monkeypatch.setattr(clip_datasets, "open_video", crashing.open_video)
     whole = make_video(tmp_path / "0.mp4", 8, 32, 48)
     paths = [str(whole), *(str(shutil.copy(whole, tmp_path / f"{i}.mp4")) for i in range(1, 13))]
@@ -28,8 +28,8 @@ def dataset(make_video, tmp_path, monkeypatch):
     return VideoDataset.from_records(Records(paths, [0] * len(paths), ["a"]), transform)
 
 
-def look_again(incidents, dataset, world=None, **options):
-    """Return the logged lines."""
+def run_recheck(incidents, dataset, world=None, **options):
+    """Decode unreadable files again, and return the logged lines."""
     lines = []
     recheck(incidents, dataset, world or World(), lambda: None, info=lines.append, **{"timeout": 60, **options})
     return lines
@@ -41,20 +41,20 @@ def unreadable(incidents, dataset, indices):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_files_may_kill_their_worker_again(dataset, workers):
+def test_any_number_of_files_can_crash_their_worker_again(dataset, workers):
     """They have another modification time: the dataset was copied to another disk."""
     incidents, paths = Incidents(20), [dataset.records.path(index) for index in range(MAX_FAILED + 2)]
     for path in paths:
         crashing.write_crashing_video(path, path, "SIGSEGV")
         incidents.note_hung(path, "killed the decoder (SIGABRT)", (1, 1))
-    assert look_again(incidents, dataset, workers=workers) == [f"decoding {len(paths)} unreadable files again"]
+    assert run_recheck(incidents, dataset, workers=workers) == [f"decoding {len(paths)} unreadable files again"]
     assert sorted(incidents.hung) == sorted(paths)
     assert incidents.files == {path: ["killed the decoder (SIGSEGV)", 0] for path in paths}
     assert incidents.stamps == {path: stamp(path) for path in paths}
-    assert look_again(incidents, dataset) == []
+    assert run_recheck(incidents, dataset) == []
 
 
-def test_many_files_do_not_hold_up_a_start(dataset, monkeypatch):
+def test_the_time_of_a_recheck_is_limited(dataset, monkeypatch):
     """The next start continues with the rest."""
     incidents = Incidents(20)
     unreadable(incidents, dataset, range(4))
@@ -62,7 +62,7 @@ def test_many_files_do_not_hold_up_a_start(dataset, monkeypatch):
         pass  # is damaged
     monkeypatch.setattr(module, "SECONDS", 0)
     for left in ({1, 2, 3, 0}, {2, 3, 0}, {3, 0}, {0}):
-        look_again(incidents, dataset)
+        run_recheck(incidents, dataset)
         assert incidents.files.keys() == {dataset.records.path(index) for index in left}
 
 
@@ -77,11 +77,11 @@ class Two(World):
 
 
 def test_files_of_another_rank_stay_unreadable(dataset):
-    """Those that are in the data of no rank are forgotten."""
+    """Files that are in the data of no rank are removed."""
     incidents = Incidents(20)
     incidents.note_files([("/elsewhere/a.mp4", "damaged"), ("/gone/a.mp4", "damaged")])
     incidents.note_hung("/elsewhere/b.mp4", "hung the decoder", (1, 1))
     unreadable(incidents, dataset, [0])
-    look_again(incidents, dataset, Two(missing={"/gone/a.mp4", dataset.records.path(0)}))
+    run_recheck(incidents, dataset, Two(missing={"/gone/a.mp4", dataset.records.path(0)}))
     assert list(incidents.files) == ["/elsewhere/a.mp4", "/elsewhere/b.mp4"]
     assert (incidents.hung, incidents.stamps) == (["/elsewhere/b.mp4"], {"/elsewhere/b.mp4": (1, 1)})

@@ -125,7 +125,7 @@ class TemporalSampling:
         if self.kind == "segments":
             return self._in_segments(length, rng.random(self.num_frames))
         span = (self.num_frames - 1) * self.step(self.timeline(length, times).rate)
-        places = length - span if length > span else length
+        places = length - span if length > span + ROUNDING else length
         # a single draw, for the same time at any source rate
         start = rng.random() * places if self.fps else rng.integers(places)
         return self.clip_at(start, length, times)
@@ -161,7 +161,7 @@ class TemporalSampling:
         timeline = self.timeline(length, times)
         step = self.step(timeline.rate)
         places = np.asarray(start)[..., None] + step * np.arange(self.num_frames)
-        return timeline.frames_at(places, loop=length <= (self.num_frames - 1) * step)
+        return timeline.frames_at(places, loop=length <= (self.num_frames - 1) * step + ROUNDING)
 
     def _in_segments(self, length: int, places: np.ndarray) -> np.ndarray:
         """Return the frame at a position in ``[0, 1)`` of each segment. Positions broadcast to ``[..., T]``."""

@@ -77,7 +77,7 @@ class Incidents:
         for path, reason in found.items():
             _, times = self.files.pop(path)
             if reason:
-                self.files[path] = [reason, times]  # at the end: the next start looks at others first
+                self.files[path] = [reason, times]  # move to the end: the next start decodes other files first
         self._is_written = False
 
     def note_step(self, step: int, suspects: Iterable[Suspect]) -> None:

@@ -112,7 +112,7 @@ def describe_no_classes(folder: str, split: str = "train") -> str:
                     f"{text}, but there are folders of images: set data.frame_folders=true if each of them is one video"
                 )
             if any(map(is_media, listing(place)[1])):
-                below = f"but there are some one level deeper: set data.{split}={folder} if {name} is a class"
+                below = f"but there are some one level below: set data.{split}={folder} if {name} is a class"
                 return f"{text}, {below}, or data.root={os.path.join(folder, name)}"
     return text
 

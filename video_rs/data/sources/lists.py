@@ -163,7 +163,7 @@ def list_splits(file: str) -> list[str]:
     return _splits_in(file, stamp(file))
 
 
-@lru_cache(maxsize=8)  # read once, although each split looks at them
+@lru_cache(maxsize=8)  # read once for all splits
 def _splits_in(file: str, stamp: tuple[int, int]) -> list[str]:
     columns = read_columns(file)
     if "split" not in {column.use for column in columns}:

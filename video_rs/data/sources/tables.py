@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def read_lines(file: str) -> Iterator[str]:
-    """Yield the lines of a file with their line ends. Raise UserError if it is no text file or a pointer."""
+    """Yield the lines of a file with their line ends. Raise UserError if it is not text, or a Git LFS pointer."""
     try:
         with open(file, "rb") as stream:
             head = stream.read(len(_LFS))

@@ -45,7 +45,7 @@ class WrittenPaths:
         """
         written = path.removeprefix(os.path.join(self._base, "")).removeprefix("file://")
         found = self._candidates(written)
-        if len(found) > 1:  # realpath looks at each folder on the way
+        if len(found) > 1:  # realpath accesses each folder of a path
             found = list({os.path.realpath(each): each for each in found}.values())
         if len(found) > 1:
             first, second = sorted(found)[:2]

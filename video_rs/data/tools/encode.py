@@ -99,9 +99,8 @@ def encode_video(
     with atomic_write(target) as handle:
         pts, base = write()
         times, fps = (index.times, index.fps) if index.num_frames else frame_times(pts, base, index.fps)
-        if not _has_times(
-            handle.name, source, len(pts), times
-        ):  # the source has wrong timestamps; `times` has the corrected ones
+        # if the timestamps of the source are wrong, `times` has the corrected ones
+        if not _has_times(handle.name, source, len(pts), times):
             with media_errors(source, action="encoded"):
                 interval = 1 / Fraction(fps).limit_denominator(10**5)
             write(interval)

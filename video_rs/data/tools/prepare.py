@@ -227,7 +227,7 @@ def _remove_temporary(out: Path) -> None:
 
 
 def _fault(error: StorageError, job: Job, splits: Mapping[str, Records]) -> str:
-    """Return the reason why a source cannot be read. Raise ``MachineError`` if the storage is at fault."""
+    """Return the reason why a source cannot be read. Raise ``MachineError`` if the storage has failed."""
     for records in splits.values():
         for index in range(len(records)):
             if records.path(index) == job.source == error.path:

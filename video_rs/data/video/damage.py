@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import av
 import av.logging
 
-# start within a GOP, metadata, empty packets of packed AVI files
+# logged for files that start within a GOP, for metadata, and for empty packets of packed AVI files
 _HARMLESS = (
     "co located POCs",
     "Could not find ref with POC",

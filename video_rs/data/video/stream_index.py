@@ -159,9 +159,8 @@ def upright_shape(frame: av.VideoFrame) -> tuple[int, int, int]:
     The rotation is counter-clockwise in degrees, a multiple of 90. Rotations by other angles count as none.
     """
     rotation = round(frame.rotation / 90) * 90
-    if (
-        abs(rotation) > 180 or abs(frame.rotation - rotation) > 1
-    ):  # a matrix of zeros, or one that rotates by 45 degrees
+    # not for a matrix of zeros, or one that rotates by 45 degrees
+    if abs(rotation) > 180 or abs(frame.rotation - rotation) > 1:
         rotation = 0
     return (rotation, frame.width, frame.height) if rotation % 180 else (rotation, frame.height, frame.width)
 
