@@ -392,7 +392,10 @@ def test_empty_and_absent_data(tmp_path):
     (tmp_path / "train").mkdir()
     failure("train split of .* is empty: no class folders with videos or images in it$", root=str(tmp_path))
     touch(tmp_path, "train/x.mp4", "train/y.mp4")
-    failure("is empty: no class folders .*; 2 files are directly in it: set data.train=LIST", root=str(tmp_path))
+    failure(
+        f"is empty: no class folders .*; 2 files are directly in it: set data.train=LIST, or data.train={tmp_path} if",
+        root=str(tmp_path),
+    )
     failure("no train, val .* 2 files are directly in it: set data.train=LIST", root=str(tmp_path / "train"))
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4")
     failure("val split of .* is empty: too few source videos", root=str(tmp_path))

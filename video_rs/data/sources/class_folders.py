@@ -103,7 +103,9 @@ def describe_no_classes(folder: str, split: str = "train") -> str:
     if loose:
         is_imagenet = loose[0].startswith("ILSVRC2012_val_")
         kaggle = ", or put LOC_val_solution.csv into data.root" if is_imagenet else ""
-        return f"{text}; {len(loose)} files are directly in it: set data.{split}=LIST{kaggle}"
+        name = os.path.basename(folder)
+        root = f", or data.{split}={os.path.dirname(folder)} if '{name}' is a class" if name == split else ""
+        return f"{text}; {len(loose)} files are directly in it: set data.{split}=LIST{kaggle}{root}"
     for name in names:
         for inner in listing(os.path.join(folder, name))[0][:1]:
             place = os.path.join(folder, name, inner)
