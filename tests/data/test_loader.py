@@ -345,7 +345,7 @@ class Limiting(TrainTransform):
 
     def finish(self, clip, rng):
         number = len(os.listdir("/proc/self/fd")) - 1
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         return super().finish(clip, rng)
 
 
