@@ -124,12 +124,8 @@ def _frames(file: str | Blob, facts: dict[str, Any]) -> Iterator[Tensor]:
             facts["decoder"] = "decord"
         with decoding_errors(info.codec) as errors:
             yield from video.stream(np.arange(video.num_frames))
-        if video.num_damaged:
-            facts["problem"] = f"FFmpeg reports damage in {video.num_damaged} of {video.num_frames} frames"
-        elif video.is_unordered:
-            facts["problem"] = "its frames are not in the order of their timestamps"
-        elif video.is_resized:
-            facts["problem"] = "its first frame does not have the size in its header"
+        if video.damage:
+            facts["problem"] = video.damage
         elif errors:
             facts["problem"] = f"FFmpeg reports damage ({errors[0]})"
     if video.backend == "pyav" and "problem" not in facts:

@@ -59,6 +59,7 @@ class FrameReader(Protocol):
     num_frames: int
     fps: float
     times: np.ndarray | None
+    damage: str
 
     def frames(self, indices: np.ndarray, crop: Callable[[int, int], Box]) -> Iterator[Tensor]:
         """Yield the frames at `indices` in pieces, uint8 ``[n, h, w, 3]``.
@@ -262,19 +263,9 @@ class Video(AbstractContextManager):
         return VideoInfo(self.num_frames, self.fps, height, width, self.duration, codec, rotation)
 
     @property
-    def num_damaged(self) -> int:
-        """The number of frames read so far that FFmpeg marks as damaged. PyAV only."""
-        return getattr(self._reader, "num_damaged", 0)
-
-    @property
-    def is_unordered(self) -> bool:
-        """True if frames read so far were not in the order of their timestamps. PyAV only."""
-        return getattr(self._reader, "is_unordered", False)
-
-    @property
-    def is_resized(self) -> bool:
-        """True if the first frame was read and does not have the size in the header. PyAV only."""
-        return getattr(self._reader, "is_resized", False)
+    def damage(self) -> str:
+        """What is wrong with the frames read so far; "" if nothing. For PyAV."""
+        return self._reader.damage
 
     def close(self) -> None:
         self._reader.close()

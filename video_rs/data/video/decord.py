@@ -49,6 +49,8 @@ class DecordReader:
             decode.
     """
 
+    damage = ""
+
     def __init__(self, path: File, index: StreamIndex) -> None:
         if index.decord_problem:
             raise Unsuitable

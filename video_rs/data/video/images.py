@@ -86,6 +86,8 @@ class ImageReader:
         paths: paths of the images, in order.
     """
 
+    damage = ""
+
     def __init__(self, paths: Sequence[File]) -> None:
         self.paths, self.num_frames, self.fps, self.times = paths, len(paths), 0.0, None
         self._size: tuple[int, int] | None = None  # size of the first frame that was read

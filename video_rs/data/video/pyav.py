@@ -53,14 +53,11 @@ class PyAVReader:
         index: the stream index of the file, if already known.
 
     Attributes:
-        num_damaged: number of frames read so far that FFmpeg marks as damaged.
-        is_unordered: True if frames were not in the order of their timestamps.
-        is_resized: True if the first frame was read and does not have the size in the header.
+        damage: what is wrong with the frames read so far; "" if nothing.
     """
 
     def __init__(self, path: File, index: StreamIndex | None = None) -> None:
-        self.path, self._fresh = path, index is not None
-        self.num_damaged, self.is_unordered, self.is_resized = 0, False, False
+        self.path, self._fresh, self.damage = path, index is not None, ""
         self._container = open_container(path)
         try:
             self._set_up()
@@ -85,9 +82,10 @@ class PyAVReader:
         for frame in self._chosen(indices):
             if frame.width * frame.height > max_pixels:  # the size of a stream can change
                 raise MediaError(too_large(self.path, frame.width, frame.height))
-            self.num_damaged += frame.is_corrupt
-            if convert is None and indices[0] == 0:
-                self.is_resized = (frame.width, frame.height) != self._size
+            if frame.is_corrupt:
+                self.damage = self.damage or f"FFmpeg reports damage in frame {int(indices[-left])}"
+            elif convert is None and indices[0] == 0 and (frame.width, frame.height) != self._size:
+                self.damage = self.damage or "its first frame does not have the size in its header"
             convert = convert or _CropConverter(self._with_first_size(frame), crop)
             if piece is None:
                 height, width = convert.size
@@ -132,8 +130,8 @@ class PyAVReader:
             wanted = set(indices[done:].tolist())
             last = None
             for number, frame in enumerate(islice(self._decoded(), max(wanted) + 1)):
-                if self.index.pts is not None and None not in (last, frame.pts):
-                    self.is_unordered |= frame.pts < last
+                if self.index.pts is not None and None not in (last, frame.pts) and frame.pts < last:
+                    self.damage = self.damage or "its frames are not in the order of their timestamps"
                 last = frame.pts
                 if number in wanted:
                     yield frame
