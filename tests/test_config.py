@@ -214,6 +214,7 @@ NINES = "9" * 5000
         ("!!bool x\n", "is not a valid value"),
         ("a: !!timestamp x\n", "is not a valid value"),
         ("!!python/object:os.system x\n", "could not determine a constructor"),
+        (f"a: !{'y' * 50_000} x\n", "could not determine a constructor"),
     ],
 )
 def test_hostile_values_are_short_errors(write, text, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from video_rs.errors import ConfigError, first_line, format_value
 
 MAX_CHARACTERS = 1 << 16  # also with all aliases expanded
 _MAX_DEPTH = 50  # of [ and {
+_LONG_WORD = re.compile(r"(?<=\S{90})\S+")  # the part of a word that messages do not show
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -37,9 +39,9 @@ def read_yaml(text: str, source: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{source}: values are nested too deeply") from None
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
         where = f":{mark.line + 1}" if mark and "\n" in text else ""
-        raise ConfigError(f"{source}{where}: not YAML: {problem or first_line(error)}") from None
+        raise ConfigError(f"{source}{where}: not YAML: {_LONG_WORD.sub('...', problem)}") from None
 
 
 def _size(node: yaml.Node, counts: dict[int, float]) -> float:
