@@ -25,6 +25,16 @@ def meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
         MachineError: the store is unreachable, or ranks did not arrive within ``timeout`` seconds. The message names
             them.
     """
+    try:
+        return _meet(rank, size, host, port, timeout)
+    except dist.DistNetworkError:
+        if launcher.is_torchrun():
+            raise
+        return _meet(rank, size, host, port, timeout)  # the first store was that of an earlier start, and has closed
+
+
+def _meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
+    """See :func:`meet`. Raise ``DistNetworkError`` if the store closes."""
     store = dist.PrefixStore("video_rs", _connect(rank, size, host, port, timeout))
     name, end = uuid.uuid4().hex, time.monotonic() + timeout
     store.set(f"here/{rank}", name)
