@@ -299,9 +299,12 @@ def test_a_full_disk(dataset, check, tmp_path):
 def test_what_may_not_be_read_or_written(dataset, as_a_user, tmp_path):
     settings = ("--cfg", "motion_rs.yaml", f"data.root={dataset}", *SETTINGS, "--out", tmp_path / "target")
     (tmp_path / "target").mkdir()
-    for place, message in ((dataset / "val/a", "cannot be read (Permission"), (tmp_path / "target", "cannot be writ")):
+    for place, message in (
+        (dataset / "val/a", ": cannot be read (Permission"),
+        (tmp_path / "target", " cannot be writ"),
+    ):
         place.chmod(0o500 if place.name == "target" else 0)
         process = start("check_dataset.py", *settings, **as_a_user)
         stderr = process.communicate(timeout=60)[1]
         place.chmod(0o700)
-        assert process.returncode == 2 and stderr.count("\n") == 1 and f"{place} {message}" in stderr, stderr
+        assert process.returncode == 2 and stderr.count("\n") == 1 and f"{place}{message}" in stderr, stderr

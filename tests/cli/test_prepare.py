@@ -454,7 +454,7 @@ def test_what_may_not_be_read_or_written(source, as_a_user, tmp_path):
     shutil.copytree(source, root)
     (root / "train/juggling balls").chmod(0)
     done = prepare(root, tmp_path / "out", **as_a_user)
-    refused(done, 2, f"{root}/train/juggling balls cannot be read (Permission denied)")
+    refused(done, 2, f"{root}/train/juggling balls: cannot be read (Permission denied)")
     (root / "train/juggling balls").chmod(0o700)
     (tmp_path / "target").mkdir(mode=0o500)
     for out in (tmp_path / "target/out", tmp_path / "target"):
