@@ -3,6 +3,7 @@ import subprocess
 import pytest
 
 from tests.cli.processes import bind_root
+from tests.faults import unavailable
 
 
 @pytest.fixture
@@ -11,5 +12,5 @@ def as_a_user():
     try:
         subprocess.run(["true"], preexec_fn=bind_root, check=True)
     except subprocess.SubprocessError:
-        pytest.skip("this root cannot give up its capabilities")
+        unavailable("this root cannot give up its capabilities")
     return {"preexec_fn": bind_root}

@@ -99,7 +99,10 @@ def copy_with(target, source, sound=False, **metadata):
                 made.mux(packet)
 
 
-@pytest.mark.parametrize("kind", ["mkv", "ts", "title", "sound", "name", "symbolic link", "hard link"])
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("ts", "title", "name", "hard link")]
+
+
+@pytest.mark.parametrize("kind", ["mkv", "sound", "symbolic link", *SLOW_KINDS])
 def test_the_same_video_in_two_splits_is_a_leak_in_any_container(kind, dataset, check, tmp_path):
     source, target = dataset / "train/a/0.mp4", dataset / f"val/b/COPY.{kind if len(kind) < 4 else 'mp4'}"
     match kind:
@@ -117,6 +120,7 @@ def test_the_same_video_in_two_splits_is_a_leak_in_any_container(kind, dataset, 
     assert leak["path"] == str(target) and leak["detail"].endswith(f"as {source} in train")
 
 
+@pytest.mark.slow
 def test_images_and_frame_folders_in_two_splits_are_leaks(check, tmp_path):
     from PIL import Image
 
@@ -218,6 +222,7 @@ def test_bad_input(dataset, check, tmp_path):
         assert code == 2 and message in stderr and stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_sources_that_lists_name(dataset, check, tmp_path):
     """Sources in lists take precedence over file names: two clips of one video id have two sources here."""
     clip = "abcdefghijk_000000_00001{}.mp4"

@@ -84,6 +84,7 @@ def crash_or_hang(item, beat):
     return index_video(item[1])
 
 
+@pytest.mark.slow
 def test_files_that_crash_or_hang_do_not_affect_others(make_video, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_index", crash_or_hang)
     good = [str(make_video(tmp_path / f"{n}.mp4", 10 + n)) for n in range(3)]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import video_rs.data.loader as loader_module
+from tests import faults
 from tests.data import crashing
 from tests.data.hanging import write_hanging_video
 from video_rs.data import clip_datasets, watchdog
@@ -373,13 +374,17 @@ except MachineError as error:
 
 @pytest.mark.parametrize(
     ("kilobytes", "loader"),
-    [(8, "clip_batches"), (48, "clip_batches"), (72, "clip_batches"), (64, "views")],
-    ids=["heartbeats", "locks", "batches", "views"],
+    [
+        pytest.param(8, "clip_batches", id="heartbeats", marks=pytest.mark.slow),
+        pytest.param(48, "clip_batches", id="locks", marks=pytest.mark.slow),
+        pytest.param(72, "clip_batches", id="batches"),
+        pytest.param(64, "views", id="views"),
+    ],
 )
 def test_full_shared_memory_is_a_machine_error(paths, tmp_path, kilobytes, loader):
     """A file system of this size is mounted over /dev/shm. Errors can also come from the queue of a worker."""
     if subprocess.run(["unshare", "-Urm", "true"]).returncode:
-        pytest.skip("no user namespaces")
+        faults.unavailable("needs user and mount namespaces (unshare -Urm)")
     code = SHARED_MEMORY.format(repository=str(crashing.REPOSITORY), paths=paths, loader=loader)
     (tmp_path / "script.py").write_text(code)
     mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import corpus
+from tests import corpus, faults
 from tests.data import crashing
 from tests.data.hanging import write_hanging_video
 from tests.integration.test_bad_input import assert_one_line
@@ -128,7 +128,7 @@ def test_a_killed_worker_ends_the_run(tiny_config, run_tool, dataset, kill_worke
 @pytest.mark.parametrize("kilobytes", [64, 256])
 def test_full_shared_memory_ends_the_run(tiny_config, tmp_path, kilobytes):
     if subprocess.run(["unshare", "-Urm", "true"]).returncode:
-        pytest.skip("no user namespaces")
+        faults.unavailable("needs user and mount namespaces (unshare -Urm)")
     mount = f'mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm && exec "$@"'
     command = [sys.executable, crashing.REPOSITORY / "tools" / "train_net.py", "--cfg", tiny_config(data__workers=2)]
     done = subprocess.run(["unshare", "-Urm", "sh", "-c", mount, "sh", *command], capture_output=True, text=True)
@@ -204,7 +204,7 @@ def test_recovered_files_are_removed_from_the_list(tiny_config, run_tool, datase
     assert not (run / "broken_files.csv").exists() and "broken files" not in done.stdout
 
 
-@pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", b"SIGSTOP"])
+@pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", pytest.param(b"SIGSTOP", marks=pytest.mark.slow)])
 def test_a_changed_file_that_still_fails_stays_left_out(tiny_config, run_tool, dataset, kill_worker, tmp_path, end):
     """It is decoded in a separate process, with a time limit, and stays left out."""
     bad = kill_worker(next((dataset / "train" / "zoom_in").iterdir()), "SIGSEGV")

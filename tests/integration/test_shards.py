@@ -334,6 +334,7 @@ def test_a_damaged_member_is_replaced_and_named(tiny_config, shards, tmp_path, c
     assert [problem["path"] for problem in problems if problem["kind"] == "broken"] == [member]
 
 
+@pytest.mark.slow
 def test_the_check_of_shards_is_that_of_the_files(tiny_config, shards, tmp_path):
     files = {}
     for name, root in zip(("shards", "files"), shards):

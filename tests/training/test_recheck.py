@@ -40,7 +40,7 @@ def unreadable(incidents, dataset, indices):
         incidents.note_files([(dataset.records.path(index), "damaged")])
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_number_of_files_can_crash_their_worker_again(dataset, workers):
     """They have another modification time: the dataset was copied to another disk."""
     incidents, paths = Incidents(20), [dataset.records.path(index) for index in range(MAX_FAILED + 2)]
