@@ -180,7 +180,7 @@ def test_a_disk_that_is_gone_ends_the_views(hanging_video, tmp_path):
     links = [str(tmp_path / f"{i}.mkv") for i in range(MAX_FAILED + 3)]
     for link in links:
         os.link(hanging_video, link)
-    with pytest.raises(MachineError, match=f"^{MAX_FAILED + 1} consecutive videos .*the last: {tmp_path}.*check the"):
+    with pytest.raises(MachineError, match=f"^{MAX_FAILED + 1} consecutive videos .*the last one: {tmp_path}.*; check"):
         list(views(links, timeout=0.1))
     assert_no_worker_left()
 
