@@ -22,7 +22,7 @@ if __name__ == "__main__":
     parser.add_argument("seed", type=int)
     parser.add_argument("numbers", nargs="+", help="42, or 0:100")
     parser.add_argument("--kind", default="videos", choices=("videos", *OTHERS))
-    parser.add_argument("--out", type=Path, default=Path("fuzz"), help="folder to write the mutants to")
+    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="folder to write the mutants to")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
