@@ -28,6 +28,22 @@ def root(make_video, tmp_path_factory):
     return root
 
 
+@pytest.mark.parametrize("kind", ["folder", "split", "names", "numbers", "one file", "val"])
+def test_one_class_is_a_dataset(make_video, tmp_path, kind):
+    folder = tmp_path / {"split": "train", "val": "val"}.get(kind, "") / "only"
+    files = [make_video(folder / f"{i}.mp4", 20 + i, 32, 48) for i in range(1 if kind == "one file" else 3)]
+    place, split = tmp_path, "val" if kind == "val" else "train"
+    if kind in ("names", "numbers", "one file"):
+        place = tmp_path / "list.csv"
+        label = "0" if kind == "numbers" else "only"
+        place.write_text("path,label\n" + "".join(f"{file},{label}\n" for file in files))
+    sources = {"class_names": str(tmp_path / "names.txt")} if kind == "val" else {}
+    (tmp_path / "names.txt").write_text("only\n")
+    dataset = VideoDataset(place, split, EVALUATION, **sources)
+    assert dataset.classes == (("0",) if kind == "numbers" else ("only",))
+    assert {label for _, label in DataLoader(dataset, batch_size=None)} == {0} and len(dataset) >= 1
+
+
 def test_a_transform_of_a_data_config():
     assert isinstance(TRAINING.spatial, TrainTransform) and isinstance(EVALUATION.spatial, ViewTransform)
     assert TRAINING.sampling == EVALUATION.sampling == TemporalSampling(4, 2)

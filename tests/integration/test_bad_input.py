@@ -23,6 +23,16 @@ def assert_one_line(done, code, *words):
         assert str(word) in errors[0]
 
 
+def test_training_on_one_class(tiny_config, tiny_videos, run_tool, tmp_path):
+    shutil.copytree(tiny_videos / "train" / "zoom_in", tmp_path / "data" / "train" / "only")
+    arguments = ["--cfg", tiny_config(), f"data.root={tmp_path / 'data'}"]
+    for more in ([], ["model.num_classes=5"], ["--dry-run"]):
+        done = run_tool("train_net.py", *arguments, *more)
+        assert_one_line(done, 2, "the training data have a single class, 'only'", "at least two")
+    assert not (tmp_path / "run").exists()
+    assert run_tool("check_dataset.py", "--cfg", *arguments[1:]).returncode == 0
+
+
 # Keys and values ------------------------------------------------------------------------------------------------------
 
 

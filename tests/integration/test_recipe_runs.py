@@ -1,5 +1,7 @@
 """Whole runs with the parts of a recipe that others leave out: they end well, and resume bit for bit in any phase."""
 
+import re
+
 import pytest
 import torch
 
@@ -25,6 +27,28 @@ def test_phases_follow_the_step(tiny_config):
     path = tiny_config(**LARGE_BATCH)
     sizes = [(2, 16)] * 4 + [(4, 24)] * 6 + [(4, 32)] * 2  # of both micro-batches of each step
     assert clip_sizes(path, 0) == sizes and clip_sizes(path, 3) == sizes[6:]
+
+
+def test_the_log_says_what_its_numbers_are(tiny_config, tmp_path):
+    mixed = {"data__mixup": 0.2, "train__class_weights": "balanced", "train__max_steps": 1}
+    assert run(tiny_config(**mixed, out=str(tmp_path / "mixed"))) == 0
+    first, line, validation = logged(tmp_path / "mixed", "loss  ", "step 1/1", "validation:")
+    assert first.endswith(
+        "smoothed weighted cross entropy of mixed clips (label smoothing 0.1); in validations cross entropy; accuracy "
+        "in training is of mixed clips, where the larger part counts"
+    )
+    assert re.search(r"  loss \d\.\d+ \(smoothed weighted cross entropy of mixed clips\)  accuracy", line)
+    assert re.search(r"  accuracy \d+\.\d % \(mixed clips\)  lr", line)
+    assert re.search(r"  loss \d\.\d+ \(cross entropy\)", validation)
+    assert run(tiny_config(train__label_smoothing=0, train__max_steps=1, out=str(tmp_path / "plain"))) == 0
+    first, line, _ = logged(tmp_path / "plain", "loss  ", "step 1/1", "validation:")
+    assert first.endswith(" cross entropy; in validations cross entropy")
+    assert re.search(r"  loss \d\.\d+ \(cross entropy\)  accuracy \d+\.\d %  lr", line)
+
+
+def logged(folder, *starts):
+    lines = [line[20:] for line in (folder / "log.txt").read_text().splitlines()]
+    return [next(line for line in lines if start in line) for start in starts]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def reference(job, batches, steps):
             keys = sample_keys(SEED, step, np.arange(number * MICRO, (number + 1) * MICRO))
             target = F.one_hot(batch["label"], 3).double() * (1 - SMOOTHING) + SMOOTHING / 3
             log_probs = model(clips, torch.from_numpy(keys)).log_softmax(1)
-            (-(class_weights * target * log_probs).sum() / BATCH).backward()
+            losses = -(target * log_probs).sum(1)  # smoothing included, times the weight of the sample's own class
+            ((class_weights[batch["label"]] * losses).sum() / BATCH).backward()
         norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
         with torch.no_grad():
             for p in model.parameters():

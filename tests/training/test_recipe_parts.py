@@ -81,6 +81,22 @@ def test_losses():
     assert type(several) is losses.BinaryCrossEntropy and several.towards == 0.5
 
 
+@pytest.mark.parametrize(
+    ("keys", "loss", "val_loss"),
+    [
+        ([], "smoothed cross entropy", "cross entropy"),
+        (["train.label_smoothing=0"], "cross entropy", "cross entropy"),
+        (["train.class_weights=balanced"], "smoothed weighted cross entropy", "cross entropy"),
+        (["train.loss=bce", "data.mixup=0.2"], "smoothed binary cross entropy of mixed clips", "cross entropy"),
+        (["data.multi_label=true"], "smoothed binary cross entropy", "binary cross entropy"),
+    ],
+)
+def test_the_log_names_its_losses(keys, loss, val_loss):
+    notes = recipe.metric_notes(options(*keys), multi_label="data.multi_label=true" in keys)
+    assert (notes["loss"], notes["val_loss"]) == (loss, val_loss)
+    assert notes.get("accuracy") == notes.get("hit1") == ("mixed clips" if "mixed" in loss else None)
+
+
 def test_augmentation():
     plain = build.transform(config(), is_training=True).spatial
     assert plain.color_jitter is plain.random_erasing is plain.rand_augment is None

@@ -171,7 +171,8 @@ def run_in_folder(
 def _open_log(job: Job, saved: Mapping[str, Any] | None, out: Path, caller: Caller) -> RunLog:
     step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
     config = checkpoint.redact_config(caller.config)
-    return RunLog(out, step, job.trainer.schedule.num_steps, validated, wandb=job.options.wandb, config=config)
+    others = {"notes": job.metric_notes(), "wandb": job.options.wandb, "config": config}
+    return RunLog(out, step, job.trainer.schedule.num_steps, validated, **others)
 
 
 def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError
+from video_rs.errors import UserError, format_value
 from video_rs.evaluation.metrics import check_labels
 
 
@@ -36,6 +37,9 @@ def _check_classes(model: nn.Module, train: VideoDataset, val: VideoDataset | No
     classes, outputs = len(train.classes), model.num_classes
     if classes > outputs:
         raise UserError(f"the data has {classes} classes, the network {outputs}; create it with num_classes={classes}")
+    if not train.records.multi_label and len(present := np.unique(train.records.labels)) < 2:
+        name = format_value(train.classes[present[0]])
+        raise UserError(f"the training data have a single class, {name}: training needs at least two")
     if val is None:
         return
     if train.classes[: len(val.classes)] != val.classes:

@@ -31,6 +31,7 @@ class RunLog:
         step: step that the run starts from. Lines of later steps, from an interrupted run, are removed.
         num_steps: number of steps of the whole run.
         validated: last step that was validated. Lines of later validations are removed.
+        notes: what the metrics are, for the text lines, see ``recipe.metric_notes``.
         wandb: project of Weights & Biases; "" for none.
         config: config of the run, for Weights & Biases.
 
@@ -48,6 +49,7 @@ class RunLog:
         num_steps: int,
         validated: int = 0,
         *,
+        notes: Mapping[str, str] | None = None,
         wandb: str = "",
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -58,7 +60,7 @@ class RunLog:
         _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._events: SummaryWriter | None = None
-        self._start, self._lines = step, 0
+        self._start, self._lines, self._notes = step, 0, notes
         self.bar = terminal.Bar(num_steps, done=step)
         self._wandb = WandbLog(wandb, folder, config or {}, self.info) if wandb else None
 
@@ -79,7 +81,7 @@ class RunLog:
         seconds_left = schedule.seconds_left(step, rate, validation_seconds)
         self.metrics("train", step, schedule.epoch(step), metrics)
         self.status.trained(step, seconds_left)
-        line = train_line(step, schedule, metrics, seconds_left)
+        line = train_line(step, schedule, metrics, seconds_left, self._notes)
         self.bar.note(line.partition("  ")[2])
         self.info(line)
         self._lines += 1
@@ -92,9 +94,8 @@ class RunLog:
         if not metrics:
             return
         self.metrics("val", step, schedule.epoch(step), metrics)
-        self.info(
-            f"epoch {schedule.epoch(step):.2f}  validation: {metrics_text(metrics)}{'  (best)' if is_best else ''}"
-        )
+        text = metrics_text(metrics) + _note(self._notes, "val_loss")
+        self.info(f"epoch {schedule.epoch(step):.2f}  validation: {text}{'  (best)' if is_best else ''}")
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Write metrics to ``metrics.jsonl``, TensorBoard and Weights & Biases."""
@@ -139,7 +140,7 @@ class StepClock:
 
 class _SilentLog(RunLog):
     def __init__(self) -> None:
-        self._lines = 0
+        self._lines, self._notes = 0, None
         self.status = Status(None)
         self.bar = terminal.Bar(None, hidden=True)
 
@@ -160,12 +161,23 @@ def _drop_beyond(path: Path, last: dict[str, int]) -> None:
             handle.writelines(f"{json.dumps(values)}\n" for values in kept)
 
 
-def train_line(step: int, schedule: Schedule, metrics: Mapping[str, float], seconds_left: float) -> str:
+def _note(notes: Mapping[str, str] | None, name: str) -> str:
+    return f" ({notes[name]})" if notes and name in notes else ""
+
+
+def train_line(
+    step: int,
+    schedule: Schedule,
+    metrics: Mapping[str, float],
+    seconds_left: float,
+    notes: Mapping[str, str] | None = None,
+) -> str:
     """Format loss, accuracy and speed of the last steps. Omit loss and accuracy if all steps were skipped."""
     parts = [f"step {step}/{schedule.num_steps}", f"epoch {schedule.epoch(step):.2f}"]
     if "loss" in metrics:
-        parts.append(f"loss {metrics['loss']:.4f}")
-    parts += [f"{NAMES[name]} {100 * value:.1f} %" for name, value in metrics.items() if name in NAMES]
+        parts.append(f"loss {metrics['loss']:.4f}{_note(notes, 'loss')}")
+    rates = {name: value for name, value in metrics.items() if name in NAMES}
+    parts += [f"{NAMES[name]} {100 * value:.1f} %{_note(notes, name)}" for name, value in rates.items()]
     parts.append(f"lr {metrics['lr']:.4g}")
     parts.append(f"{metrics['clips_per_second']:.1f} clips/s")
     parts.append(f"waiting for data {100 * metrics['data_wait']:.0f} %")

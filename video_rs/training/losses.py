@@ -35,6 +35,10 @@ def registered_loss(name: str, label_smoothing: float) -> nn.Module:
 class CrossEntropy(nn.Module):
     """Cross entropy with label smoothing for hard or soft targets. Returns one loss per sample.
 
+    The whole loss of a sample, smoothing included, is multiplied by the weight of its own class. With soft targets t,
+    it is the sum over k of ``t[k] * weight[k] * loss(class k)``. torch multiplies each entry of the smoothed target by
+    the weight of that entry's class instead, and a rare class then wins for every sample from 9 C + 1 : 1 on.
+
     Args:
         label_smoothing: fraction of the target that is spread over all classes (0.1 in ResNet-RS).
         class_weights: ``[classes]``, weights of the classes; None for equal weights. The loss is not divided by the sum
@@ -50,8 +54,14 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return losses ``[N]`` for logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
-        options = {"label_smoothing": self.label_smoothing, "reduction": "none"}
-        return F.cross_entropy(_wide(logits), targets, self.class_weights, **options)
+        logits = _wide(logits)
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, logits.shape[1])
+        weighted = targets * self.class_weights
+        smoothed = torch.lerp(weighted, weighted.mean(1, keepdim=True), self.label_smoothing)
+        return F.cross_entropy(logits, smoothed.to(logits.dtype), reduction="none")
 
 
 class BinaryCrossEntropy(nn.Module):

@@ -60,6 +60,7 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
             ("steps", _steps(schedule)),
             ("learning rate", _learning_rate(options)),
             *(("parameters", line) for line in describe_groups(job.model, job.trainer.optimizer)),
+            ("loss", _loss(job)),
             ("targets", targets if job.train.records.multi_label and smoothing else ""),
             ("folder", _folder(folder, options)),
             ("begins", begins.format(job.trainer.step, schedule.num_steps)),
@@ -163,6 +164,13 @@ def _learning_rate(options: Options) -> str:
     scaled = f" = {options.lr:g} x {options.batch_size} / {options.lr_batch}" if options.lr_batch else ""
     warm_up = f"{counted(options.warmup_epochs, 'epoch')} of warm-up, then " if options.warmup_epochs else ""
     return f"up to {options.peak_lr:.4g}{scaled}; {warm_up}{options.schedule}"
+
+
+def _loss(job: Job) -> str:
+    notes, smoothing = job.metric_notes(), job.options.label_smoothing
+    loss = notes["loss"] + (f" (label smoothing {smoothing:g})" if smoothing else "")
+    accuracy = "; accuracy in training is of mixed clips, where the larger part counts" if "accuracy" in notes else ""
+    return f"{loss}; in validations {notes['val_loss']}{accuracy}"
 
 
 def _folder(folder: str | Path, options: Options) -> str:

@@ -49,6 +49,18 @@ def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module
     return losses.CrossEntropy(smoothing, class_weights)
 
 
+def metric_notes(options: Options, *, multi_label: bool) -> dict[str, str]:
+    """Return what the metrics in the log are: ``loss``, ``accuracy`` and ``hit1`` in training, and ``val_loss``."""
+    binary = "binary cross entropy"
+    val_loss = binary if multi_label else "cross entropy"
+    name = {"cross_entropy": val_loss, "bce": binary}.get(options.loss, options.loss)
+    kinds = {"smoothed": options.label_smoothing, "weighted": options.class_weights != "none"}
+    loss = " ".join([*(kind for kind, is_on in kinds.items() if is_on), name])
+    if not (options.mixup or options.cutmix):
+        return {"loss": loss, "val_loss": val_loss}
+    return {"loss": f"{loss} of mixed clips", "val_loss": val_loss} | dict.fromkeys(("accuracy", "hit1"), "mixed clips")
+
+
 def optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
     """Freeze parameters according to the options, and return the optimizer of the remaining ones.
 

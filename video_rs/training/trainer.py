@@ -198,8 +198,8 @@ class Trainer:
         # the loss is the mean over the global batch, and gradients are averaged over ranks
         self.scaler.scale(losses.sum() * self.world.size / self.schedule.batch_size).backward()
         with torch.no_grad():
-            top = logits.argmax(1)
-            correct = labels.gather(1, top[:, None])[:, 0] > 0 if data_config.multi_label else top == labels
+            top = logits.argmax(1)  # correct if the target has it, or at least half of it in mixed clips
+            correct = top == targets if targets.ndim == 1 else targets.gather(1, top[:, None])[:, 0] >= 0.5
             self.metrics.add(losses.double(), correct.double(), positions)
 
     @torch.no_grad()

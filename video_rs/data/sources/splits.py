@@ -281,18 +281,14 @@ def _refuse_mixed_media(part: RawSplit) -> None:
 
 
 def _check(records: Records, split: str, source: str) -> None:
-    """Raise UserError for a split without files, or a training split without labels or with a single class."""
+    """Raise UserError for a split without files, or a training split without labels."""
     if not len(records):
         hint = describe_no_classes(source, split) if os.path.isdir(source) else "no files in it"
         if records.held_out:
             hint = "too few source videos per class to hold some out: set data.val"
         raise UserError(f"the {split} split of {source} is empty: {hint}")
-    if split != "train":
-        return
-    if records.multi_label and not records.label_sets.values.size:
+    if split == "train" and records.multi_label and not records.label_sets.values.size:
         raise UserError(f"the train split of {source} has no labels")
-    if not records.multi_label and len(np.unique(records.labels)) < 2:
-        raise UserError(f"the train split of {source} has a single class: training needs at least two")
 
 
 def _return_freed_memory() -> None:
