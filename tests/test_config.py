@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -400,6 +401,27 @@ def test_a_run_folder_is_a_config(tmp_path):
     found = config.load_config(tmp_path)
     assert (found.optim.lr, found.out) == (0.125, str(tmp_path))
     assert config.load_config(str(tmp_path), ["out=elsewhere"]).out == "elsewhere"
+
+
+@pytest.mark.parametrize("name", ["mine", "mine/", "./mine", "k400_rs50", "."])
+def test_a_folder_is_its_config_also_beside_a_file_of_its_name(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for file in ("mine.yaml", "k400_rs50.yaml"):
+        (tmp_path / file).write_text("optim: {lr: 0.5}")
+    (folder / "config.yaml").write_text("optim: {lr: 0.125}\nout: elsewhere")
+    found = config.load_config(name)
+    assert found.optim.lr == 0.125 and Path(found.out).samefile(folder)
+
+
+def test_a_folder_without_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs", "k400_rs50"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=r"^--cfg runs: a folder without config.yaml; "):
+        config.load_config("runs")
+    assert config.load_config("k400_rs50").out == "runs/k400_rs50"  # the one in configs/
 
 
 def test_the_decoder_auto_of_old_configs_is_pyav(tmp_path):

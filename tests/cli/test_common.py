@@ -202,3 +202,39 @@ def test_out_of_memory_is_one_line(capsys, error):
     assert common.run(main, []) == 3
     out, err = capsys.readouterr()
     assert err.startswith("error: out of memory; lower train.micro_batch") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, setting",
+    [
+        (["--data.root", "X"], "data.root=X"),
+        (["--data.root=X"], "data.root=X"),
+        (["-data.root", "X"], "data.root=X"),
+        (["--optim.lr", "0.1", "train.epochs=3"], "optim.lr=0.1"),
+        (["--lr", "0.1"], "optim.lr=0.1"),
+        (["--batch-size=8"], "train.batch_size=8"),
+        (["--data.rooot", "X"], "data.root=X"),
+        (["--out", "X"], "out=X"),
+        (["--train.init_from", "https://h/a.pt?token=secret"], "train.init_from=https://h/a.pt"),
+        (["--data.root"], "data.root=VALUE"),
+        (["data.root", "X"], "data.root=X"),
+        (["data.root", "=", "X"], "data.root=X"),
+    ],
+)
+def test_settings_with_dashes_or_blanks_name_the_setting(capsys, words, setting):
+    assert common.run(main.dispatch, ["train", "--cfg", "k400_rs50", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"; write {setting}" in error and "secret" not in error
+
+
+@pytest.mark.parametrize(
+    "argv, option",
+    [
+        (["predict", "--weight", "x.pt", "x.mp4"], "--weights"),
+        (["train", "--cfg", "k400_rs50", "--dryrun"], "--dry-run"),
+        (["check", "--cfg", "k400_rs50", "--worker=4"], "--workers"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(capsys, argv, option):
+    assert common.run(main.dispatch, argv) == 2
+    assert option in capsys.readouterr().err

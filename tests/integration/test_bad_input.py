@@ -244,7 +244,7 @@ def trained(tiny_videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     values = {**TINY, "out": str(folder), "data": {**TINY["data"], "root": str(tiny_videos)}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
-    train(config.load_config(folder / "tiny.yaml", ["train.max_steps=1"]), [])
+    train(config.load_config(folder / "tiny.yaml", ["train.max_steps=1"]))
     return folder / "best.pt"
 
 

@@ -27,7 +27,7 @@ STEPS = 6  # 24 clips, batches of 8, 2 epochs
 
 
 def run(path, *overrides):
-    return train_command.train(config.load_config(path, overrides), ["--cfg", str(path)])
+    return train_command.train(config.load_config(path, overrides))
 
 
 def interrupt_after(monkeypatch, step):
@@ -174,9 +174,9 @@ def test_the_token_of_an_address_is_not_printed(tiny_config, tmp_path, monkeypat
     texts = [(tmp_path / "run" / name).read_text() for name in ("log.txt", "status.json")]
     assert "https://h/a.pt" in out and "secret" not in "".join((out, err, *texts))
     assert "https://h/a.pt" in str(wandb.call_args) and "secret" not in str(wandb.call_args)
-    command, name, path, folder = shlex.split(json.loads(texts[1])["command"])[-4:]
-    assert (command, name) == ("train", "--cfg")
-    assert config.load_config(path, [folder]) == config.load_config(start[1], start[2:])
+    command, name, folder = shlex.split(json.loads(texts[1])["command"])[-3:]
+    assert (command, name, folder) == ("train", "--cfg", str(tmp_path / "run"))
+    assert config.load_config(folder) == config.load_config(start[1], start[2:])
 
 
 def test_a_finished_run_says_so(tiny_config, tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_checkpoint_predicts(old_run, one_thread):
 
 @pytest.mark.parametrize("written", ["old.yaml", "run/config.yaml"])
 def test_config_resumes_the_run(old_run, one_thread, written, capsys):
-    assert train_command.train(config.load_config(written), ["--cfg", written]) == 0
+    assert train_command.train(config.load_config(written)) == 0
     assert "step 6/12" in capsys.readouterr().out
     state = checkpoint.load_run("run/last.pt")
     assert state["step"] == 12
@@ -56,7 +56,7 @@ def test_config_resumes_the_run(old_run, one_thread, written, capsys):
 
 def test_checkpoint_starts_another_run(old_run, one_thread):
     overrides = ["train.init_from=run/last.pt", "out=other", "train.max_steps=1"]
-    assert train_command.train(config.load_config("old.yaml", overrides), ["--cfg", "old.yaml", *overrides]) == 0
+    assert train_command.train(config.load_config("old.yaml", overrides)) == 0
     old, new = (checkpoint.load_run(f"{run}/last.pt")["model"] for run in ("run", "other"))
     assert all((new[name] - weight).norm() <= 0.1 * weight.norm() for name, weight in old.items() if "conv.w" in name)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import os
 import re
 import shlex
@@ -76,10 +77,15 @@ class Parser(argparse.ArgumentParser):
             args = [*args[:place], *("./" + each if each.startswith("-") else each for each in args[place + 1 :])]
         return super().parse_intermixed_args(args)
 
+    def has_option_like(self, word: str) -> bool:
+        """Return True for the name of an option, alone or with ``=value``, and for a small typing error in it."""
+        return bool(difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1, cutoff=0.8))
+
     def error(self, message: str) -> NoReturn:
-        if "unrecognized arguments: --" in message and "=" in message:
-            message += " (settings are key=value, without dashes)"
-        raise errors.UserError(f"{message}; see {self.prog} --help")
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        option = words.split("=")[0].split(" ")[0]
+        hint = errors.did_you_mean(option, self._option_string_actions) if unknown else ""
+        raise errors.UserError(f"{message}{hint or f'; see {self.prog} --help'}")
 
 
 def plugin(name: str) -> str:
@@ -109,7 +115,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def config_parser(name: str, description: str) -> Parser:
+def config_parser(name: str, description: str, *, needs_config: bool = True) -> Parser:
     """Return a parser with ``--cfg`` and ``key=value``. ``--help`` lists ten keys, ``--help-all`` every key."""
     from video_rs.experiment import config
 
@@ -117,20 +123,24 @@ def config_parser(name: str, description: str) -> Parser:
     epilog = f"ten keys (type, default, meaning); --help-all lists every key:\n{keys}"
     parser = Parser(description, prog=program(name), epilog=epilog)
     parser.add_argument("--help-all", action="store_true", help="show this help with every key, and exit")
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file, a name in configs/, or a run folder")
+    help = "a YAML file, a name in configs/, or a run folder"
+    parser.add_argument("--cfg", required=needs_config, metavar="FILE", help=help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
     return parser
 
 
 def parse_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, Any]:
-    """Parse the arguments of a :func:`config_parser`, and load their config."""
+    """Parse the arguments of a :func:`config_parser`, and load their config; None without ``--cfg``."""
     from video_rs.experiment import config
 
     if "--help-all" in argv:
         parser.epilog = f"all keys (type, default, meaning):\n{config.describe()}"
         argv = ["--help"]
+    for number, word in enumerate(argv):
+        if word.startswith("-") and not parser.has_option_like(word) and (setting := config.as_setting(argv[number:])):
+            parser.error(f"{word[:100]}: settings are key=value, without dashes; write {setting}")
     args = parser.parse_intermixed_args(argv)
-    return args, config.load_config(args.cfg, args.overrides)
+    return args, config.load_config(args.cfg, args.overrides) if args.cfg is not None else None
 
 
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     for run in runs:
         if not run["command"]:  # unknown, or for another folder
             what = "test" if run["verdict"] == "complete" else "train"
-            run["command"] = command(what, "--cfg", f"{run['folder']}/config.yaml", f"out={run['folder']}")
+            run["command"] = command(what, "--cfg", run["folder"])
     if args.json:
         lines = [json.dumps(run) for run in runs]
     else:

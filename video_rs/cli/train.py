@@ -11,7 +11,6 @@ If the run folder has a checkpoint of the same config, training resumes from it.
 from video_rs.cli.common import command, config_parser, parse_config
 from video_rs.errors import EXIT_INTERRUPTED
 from video_rs.experiment.config import Config
-from video_rs.hub import redact_url
 
 
 def main(argv: list[str]) -> int:
@@ -27,27 +26,19 @@ def main(argv: list[str]) -> int:
 
         dry_run(config)
         return 0
-    again = [arg for arg in argv if arg != "--resume"]
-    if any(arg != redact_url(arg) for arg in again):  # the secret of a URL is in config.yaml only
-        again = ["--cfg", f"{config.out}/config.yaml", f"out={config.out}"]
-    return train(config, again, must_resume=args.resume)
+    return train(config, must_resume=args.resume)
 
 
-def train(config: Config, argv: list[str], *, must_resume: bool = False) -> int:
-    """Train and return the exit code.
-
-    Args:
-        config: the config of the run.
-        argv: the command line, for the commands printed in the log.
-        must_resume: raise UserError if there is no checkpoint to resume from.
-    """
+def train(config: Config, *, must_resume: bool = False) -> int:
+    """Train and return the exit code. With `must_resume`, raise UserError if there is no checkpoint to resume from."""
     from video_rs.training.signals import exit_on_signals
 
     with exit_on_signals():
         from video_rs.experiment.run import run
 
         try:
-            run(config, resume=command("train", *argv), test=command("test", *argv), must_resume=must_resume)
+            resume, test = (command(name, "--cfg", config.out) for name in ("train", "test"))  # of its config.yaml
+            run(config, resume=resume, test=test, must_resume=must_resume)
         except KeyboardInterrupt as stop:
             if not stop.args:  # a second Ctrl-C, without a checkpoint
                 raise

@@ -7,6 +7,7 @@ take plain arguments. This module does not import torch, to make ``--help`` and 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import functools
@@ -25,9 +26,10 @@ from video_rs.data.sources.lookalikes import resolve
 from video_rs.errors import ConfigError, UserError, did_you_mean, first_line, format_value
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
-from video_rs.experiment.schema import Config, plain
+from video_rs.experiment.schema import Config, DataSection, ModelSection, plain
 from video_rs.experiment.strict_yaml import MAX_CHARACTERS, read_yaml
 from video_rs.files import expand_path
+from video_rs.hub import redact_url
 from video_rs.training.values import checked, type_name
 
 
@@ -68,17 +70,48 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     file = find_config(path)
     nested = dict(_CheckedYaml.load_yaml_with_base(str(file)) or {})
-    for override in overrides:
+    if file.name == "config.yaml" and not Path(path).is_file():
+        nested["out"] = str(file.parent)  # the run may have been moved
+    return _complete(nested, overrides, str(file), file.stem)
+
+
+def config_of_checkpoint(state: Mapping[str, Any], name: str, out: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of a checkpoint, with its run folder and overrides. Its plugins are not imported.
+
+    Args:
+        state: see :func:`video_rs.checkpoint.load_run`. Without a config, as from ``fit``, its network and data config.
+        name: name of the checkpoint, for messages.
+        out: the run folder.
+        overrides: see :func:`load_config`.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    nested = copy.deepcopy(dict(state["config"]))
+    if "model" not in nested:
+        sections = ("model", ModelSection, state["model_args"]), ("data", DataSection, state["data_config"])
+        nested = {
+            section: {key: value for key, value in values.items() if key in fields.__dataclass_fields__}
+            for section, fields, values in sections
+        }
+        nested["data"].pop("class_names", None)  # a file in a config
+    nested |= {"out": out, "plugins": []}
+    from_dict(nested, name)
+    return _complete(nested, overrides, name, Path(out).name)
+
+
+def _complete(nested: dict[str, Any], overrides: Sequence[str], source: str, name: str) -> Config:
+    """Return the config of nested plain values and overrides, checked, and import its plugins."""
+    for number, override in enumerate(overrides):
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"override {format_value(override)} is not key=value")
+            setting = as_setting(overrides[number:]) if nearest(override) == override else ""
+            hint = f"; write {setting}" if setting else ""
+            raise ConfigError(f"override {format_value(override)} is not key=value{hint}")
         _set(nested, key.strip(), text)
-    config = _build(Config, nested, str(file))
-    is_run = file.name == "config.yaml" and not Path(path).is_file()
-    if is_run and not any(override.startswith("out=") for override in overrides):
-        config = dataclasses.replace(config, out=str(file.parent))  # the run may have been moved
+    config = _build(Config, nested, source)
     if not config.out:
-        config = dataclasses.replace(config, out=str(Path("runs") / file.stem))
+        config = dataclasses.replace(config, out=str(Path("runs") / name))
     check_config(config)
     config = _resolve(config)
     load_plugins(config.plugins)
@@ -109,13 +142,15 @@ def config_folder() -> Path:
 def find_config(path: str | Path) -> Path:
     """Return the config file for a path, a name in ``configs/``, or a run folder. Raise ConfigError if none."""
     path = expand_path(str(path), "--cfg")
-    names = [Path(path), Path(f"{path}.yaml"), Path(path, "config.yaml")]
+    names = [Path(path), Path(path, "config.yaml"), Path(f"{path}.yaml")]
     for candidate in [*names, *(config_folder() / n for n in names)]:
         with contextlib.suppress(OSError):  # such as a name that is too long
             if candidate.is_file():
                 return candidate
     if (similar := Path(resolve(path, "--cfg"))) != Path(path):
         return find_config(similar)
+    if os.path.isdir(path):
+        raise ConfigError(f"--cfg {format_value(path)[1:-1]}: a folder without config.yaml; give a file or run folder")
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
     hint = did_you_mean(Path(path).stem[:100], known, f"; configs: {', '.join(known)}")
     raise ConfigError(f"config {format_value(path)[1:-1]} is not a file, a run folder or a name in configs/{hint}")
@@ -207,12 +242,27 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
     return cls(**arguments)
 
 
+def nearest(name: str) -> str:
+    """Return the key that is most similar to a name: itself, its name in another section, or similar words; else ""."""
+    known, name = list(_schema()), name[:100]
+    same = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
+    similar = [name] * (name in known) or same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return similar[0] if similar else ""
+
+
+def as_setting(words: Sequence[str]) -> str:
+    """Return ``data.root=X`` for words such as ``--data.root X`` and ``data.root = X``; "" if no key is similar."""
+    name, equals, value = words[0].lstrip("-").partition("=")
+    key = nearest(name.replace("-", "_"))
+    if not equals:
+        value = next((word for word in words[1:3] if word != "=" and not word.startswith("--")), "VALUE")
+    return f"{key}={redact_url(value)[:100]}" if key else ""
+
+
 def _unknown(key: str) -> str:
-    known, key = list(_schema()), format_value(key)[1:-1]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # a valid name in the wrong section
-        near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
-    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; --help-all lists all keys")
+    near = nearest(key)
+    hint = f"did you mean {near}?" if near else "--help-all lists all keys"
+    return f"unknown key {format_value(key)[1:-1]}; {hint}"
 
 
 def _set(nested: dict[str, Any], key: str, text: str) -> None:
