@@ -10,6 +10,7 @@ import io
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -17,11 +18,13 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from video_rs import checkpoint, hub
+from video_rs.cli import convert
 from video_rs.cli.common import run
 from video_rs.errors import MachineError, UserError
 from video_rs.hub import cache_folder, fetch
@@ -41,9 +44,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/best.pt")
             self.end_headers()
-        elif name == "away.pt":
-            self.send_response(302)
-            self.send_header("Location", "ftp://127.0.0.1/best.pt?token=secret")
+        elif name.startswith("away"):
+            self.send_response(int(name[4:7]))
+            self.send_header(*self.server.away)
             self.end_headers()
         elif name == "circle.pt":
             self.send_response(302)
@@ -199,19 +202,104 @@ def test_names_that_no_disk_refuses(server, name):
     assert len(path.name.encode()) <= 100 and path.name.isascii() and not path.name.startswith(".")
 
 
-def test_where_redirects_may_lead():
+def test_redirects_to_https_or_from_http_to_http_are_allowed():
     """A redirect from https to http would lose the authentication of the server."""
-    from urllib.request import Request
-
-    def lead(start: str, end: str):
-        asked = Request(f"{start}://host/a.pt?t=x")
-        return hub._Redirects().redirect_request(asked, None, 302, "Found", {}, f"{end}://host/b.pt?t=x")
-
-    for start, end in (("http", "http"), ("http", "https"), ("https", "https")):
-        assert lead(start, end).full_url == f"{end}://host/b.pt?t=x"
+    for start, end in (("http", "http"), ("http", "https"), ("https", "HTTPS")):
+        hub._check_redirect(f"{start}://host/a.pt?t=x", f"{end}://host/b.pt?t=x")
+    hub._check_redirect("https://host/a.pt", "//other/b.pt")
     for start, end in (("https", "http"), ("http", "file"), ("https", "ftp")):
         with pytest.raises(UserError, match=rf"^{start}://host/a.pt redirects to {end}://host/b.pt: only https"):
-            lead(start, end)
+            hub._check_redirect(f"{start}://host/a.pt?t=x", f"{end}://host/b.pt?t=x")
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "away",
+    [
+        "ftp://127.0.0.1/best.pt?token=secret",
+        "file:///etc/hosts",
+        "file:/etc/hosts",
+        "data:text/plain,x",
+        "gopher://a/b",
+    ]
+    + ["hf-hub:me/my.net", "javascript:x", "jar:http://a/b!/c", "http://[1/a.pt"],
+)
+def test_a_redirect_to_another_scheme_is_exit_code_2(server, capsys, code, away):
+    address = f"{server.base}/away{code}.pt"
+    for header in ("Location", "URI"):
+        server.away = header, away
+        argv = ["--weights", address, "--out", "x.pt"]
+        assert run(convert.main, argv) == 2 and kept() == []
+        shown = away.partition("?")[0]
+        message = f"error: {address} redirects to {shown}: only https, or http to http, is allowed\n"
+        assert capsys.readouterr().err == message
+
+
+def test_a_hub_that_redirects_to_another_scheme(server, tmp_path):
+    server.files["/me/my.net/resolve/main/away302.pt"] = CONTENT
+    for away in ("ftp://127.0.0.1/best.pt", "file:///etc/hosts"):
+        server.away = "Location", away
+        ((kind, message, *_),) = ask_hub(
+            "hf-hub:me/my.net/away302.pt", HF_ENDPOINT=server.base, HF_HOME=str(tmp_path / "home")
+        )
+        assert kind == "UserError" and f"redirects to {away}: only https, or http to http, is allowed" in message
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Self-signed certificates for 127.0.0.1 and for another host. Each file also holds its key."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for name, host in (("own", "IP:127.0.0.1"), ("other", "DNS:b.org")):
+        file = folder / f"{name}.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=me"]
+        made = [*command, "-addext", f"subjectAltName={host}", "-keyout", "-", "-out", "-"]
+        file.write_bytes(subprocess.run(made, check=True, capture_output=True).stdout)
+    return folder
+
+
+@contextlib.contextmanager
+def tls_server(certificate: Path, files: dict[str, bytes]):
+    """Serve files over TLS, and yield the address of the server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None
+    server.files, server.asked = files, Counter()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+TRUST = "set SSL_CERT_FILE to a file with the certificates to trust (PEM)"
+
+
+def test_a_self_signed_certificate_says_what_to_set(server, certificates, monkeypatch, capsys):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with tls_server(certificates / "own.pem", {"/best.pt": CONTENT}) as base:
+        assert run(convert.main, ["--weights", f"{base}/best.pt", "--out", "x.pt"]) == 3
+        expected = f"the server's certificate is self-signed or of an unknown authority; {TRUST}"
+        assert capsys.readouterr().err == f"error: {base}/best.pt could not be downloaded: {expected}\n"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "own.pem"))
+        assert fetch(f"{base}/best.pt").read_bytes() == CONTENT
+    with tls_server(certificates / "other.pem", {"/best.pt": CONTENT}) as base:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "other.pem"))
+        with pytest.raises(MachineError, match="verify failed: IP.*; check the address and the clock of this machine$"):
+            fetch(f"{base}/best.pt")
+
+
+def test_a_hub_with_a_self_signed_certificate(server, certificates, tmp_path):
+    certificate = certificates / "own.pem"
+    with tls_server(certificate, {"/me/my.net/resolve/main/best.pt": b"weights"}) as base:
+        there = {"HF_ENDPOINT": base, "HF_HOME": str(tmp_path / "home"), "SSL_CERT_FILE": ""}
+        ((kind, message, *_),) = ask_hub("hf-hub:me/my.net/best.pt", **there)
+        assert kind == "MachineError" and message.endswith(f"of an unknown authority; {TRUST}"), message
+        there["SSL_CERT_FILE"] = str(certificate)
+        ((kind, _, content, _),) = ask_hub("hf-hub:me/my.net/best.pt", **there)
+        assert (kind, content) == ("", "weights")
 
 
 def test_size_and_time_are_limited(server, monkeypatch):
@@ -343,7 +431,7 @@ def test_the_network_is_lost_between_the_two_requests_to_the_hub(monkeypatch):
     def lost(**_):
         raise LocalEntryNotFoundError("An error happened")
 
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: SimpleNamespace(location=url))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
     with pytest.raises(MachineError, match="^hf-hub:a/b could not be downloaded: An error happened; try again$"):
         fetch("hf-hub:a/b")
@@ -379,7 +467,6 @@ def test_what_is_no_address(server, address):
         ("cut.pt", MachineError, "128,000 of 256,000 bytes"),
         ("empty.pt", MachineError, "after 0 of 0 bytes"),
         ("page.pt", UserError, "is a web page"),
-        ("away.pt", UserError, "redirects to ftp://127.0.0.1/best.pt: only https, or http to http, is"),
         ("circle.pt", MachineError, "HTTP 302 The HTTP server returned a redirect error"),
         ("silent.pt", MachineError, "no answer within 0.2 seconds"),
     ],

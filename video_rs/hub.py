@@ -41,6 +41,9 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|hf-hub:", re.IGNORECASE)
 _SECRETS = re.compile(  # credentials with any characters, and a query
     r"(?<=://)(?:[^/]*\?[^/]*@.*|[^/?#]*@|[^/@\[]*:(?!\d*(?:[/?#]|$)).*)|\?[^#]*"
 )
+_UNKNOWN_CERTIFICATE = re.compile(
+    "certificate verify failed: (self.signed|unable to get|unable to verify)", re.IGNORECASE
+)
 _HUB = re.compile(r"hf-hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^?#]+))?")
 
 
@@ -129,7 +132,10 @@ def _from_hub(address: str) -> Path:
     where = {"repo_id": match["repo"], "filename": match["file"] or HUB_FILE, "revision": match["revision"] or "main"}
     failure = None
     try:  # a single request first: hf_hub_download retries for 23 seconds if no server answers
-        hub.get_hf_file_metadata(hub.hf_hub_url(**where))
+        url = hub.hf_hub_url(**where)
+        _check_redirect(url, hub.get_hf_file_metadata(url).location)
+    except UserError:
+        raise
     except (EntryNotFoundError, RevisionNotFoundError) as error:
         raise _hub_error(address, error) from None
     except Exception as error:  # from the hub, its http library or the system; the file may be cached
@@ -155,11 +161,18 @@ def _hub_error(address: str, error: Exception) -> Exception:
     for kind, reason in reasons.items():
         if isinstance(error, kind):
             return UserError(f"{address} {reason}")
-    return _not_fetched(address, redact_url(first_line(error)))
+    return _not_fetched(address, error)
 
 
-def _not_fetched(name: str, reason: str, advice: str = "try again") -> MachineError:
-    return MachineError(f"{name} could not be downloaded: {reason}; {advice}")
+def _not_fetched(name: str, reason: object, advice: str = "try again") -> MachineError:
+    """Return the error for a failed download. `reason` is an exception or a text."""
+    text = first_line(reason) if isinstance(reason, Exception) else str(reason)
+    if _UNKNOWN_CERTIFICATE.search(str(reason)):
+        text = "the server's certificate is self-signed or of an unknown authority"
+        advice = "set SSL_CERT_FILE to a file with the certificates to trust (PEM)"
+    elif "CERTIFICATE_VERIFY_FAILED" in str(reason):  # expired, or of another host
+        advice = "check the address and the clock of this machine"
+    return MachineError(f"{name} could not be downloaded: {redact_url(text)}; {advice}")
 
 
 # The download cache ---------------------------------------------------------------------------------------------------
@@ -226,16 +239,24 @@ def _download(url: str, path: Path, checksum: str) -> None:
 # The network --------------------------------------------------------------------------------------------------------
 
 
+def _check_redirect(start: str, end: str) -> None:
+    """Raise UserError for a redirect to another scheme, except from http to https."""
+    try:
+        schemes = [urllib.parse.urlsplit(url).scheme.lower() for url in (start, urllib.parse.urljoin(start, end))]
+    except ValueError:  # from brackets
+        schemes = ["", ""]
+    if schemes[1] not in _SCHEMES or schemes == ["https", "http"]:
+        raise UserError(f"{redact_url(start)} redirects to {redact_url(end)}: only https, or http to http, is allowed")
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects to https, or from http to http."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        start, end = (urllib.parse.urlsplit(url).scheme.lower() for url in (req.full_url, newurl))
-        if end not in _SCHEMES or (start, end) == ("https", "http"):
-            raise UserError(
-                f"{redact_url(req.full_url)} redirects to {redact_url(newurl)}: only https, or http to http, is allowed"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def http_error_302(self, req, fp, code, msg, headers):
+        _check_redirect(req.full_url, headers.get("Location", headers.get("URI", "")))
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _chunks(url: str) -> Iterator[bytes]:
@@ -288,5 +309,4 @@ def _failures(name: str) -> Iterator[None]:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         timed_out = isinstance(reason, TimeoutError)
-        text = f"no answer within {TIMEOUT:g} seconds" if timed_out else first_line(reason)
-        raise _not_fetched(name, text) from None
+        raise _not_fetched(name, f"no answer within {TIMEOUT:g} seconds" if timed_out else reason) from None
