@@ -22,6 +22,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,10 +33,13 @@ import torch
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line, is_out_of_memory
+from video_rs.file_limits import MAX_RATIO, check_values, check_zip
 from video_rs.files import atomic_write, json_values
 from video_rs.hub import fetched, redact_url
 
 FORMAT = 2
+_MAX_HEADER = 8 << 20  # bytes of the header of a safetensors file
+_ALLOCATED = re.compile(r"allocate (\d+) bytes")
 _FORMAT_1 = {"contract": "data_config", "figures": "metrics"}
 RUN = {"format": int, "config": dict, "model_args": dict, "data_config": dict, "model": dict}
 """Entries of every checkpoint of this package, with their types."""
@@ -162,9 +166,10 @@ def _load(path: Path) -> dict[str, Any]:
         known = {errno.ENOENT: absent, errno.EISDIR: "is a folder without best.pt; name a file"}
         reason = known.get(getattr(error, "errno", 0), f"cannot be read: {first_line(error)}")
         raise UserError(f"checkpoint {path} {reason}") from None
-    if path.suffix == ".safetensors" or _is_safetensors(head):
-        return _load_safetensors(path, head)
-    return _upgrade(_load_torch(path, head))
+    is_safetensors = path.suffix == ".safetensors" or _is_safetensors(head)
+    state = _load_safetensors(path, head) if is_safetensors else _upgrade(_load_torch(path, head))
+    check_values(path, state)
+    return state
 
 
 def _upgrade(entries: dict[str, Any]) -> dict[str, Any]:
@@ -175,12 +180,15 @@ def _upgrade(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
+    check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; errors are reported below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types, depending on the damage
-        if is_out_of_memory(error):  # the file may be intact: do not call it damaged
+        asked = _ALLOCATED.search(str(error))
+        is_absurd = asked and int(asked[1]) > MAX_RATIO * path.stat().st_size
+        if is_out_of_memory(error) and not is_absurd:  # the file may be intact: do not call it damaged
             raise MachineError(f"not enough memory to read checkpoint {path}") from None
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:
             raise MachineError(f"checkpoint {path} cannot be read: {error.strerror}; check its disk") from None
@@ -198,6 +206,8 @@ def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
 
 
 def _load_safetensors(path: Path, head: bytes) -> dict[str, Any]:
+    if _is_safetensors(head) and int.from_bytes(head[:8], "little") > _MAX_HEADER:
+        raise UserError(f"checkpoint {path} is damaged: its header is longer than {_MAX_HEADER >> 20} MB")
     try:
         os.fspath(path).encode()  # safetensors requires UTF-8 names
         with safetensors.safe_open(path, framework="pt") as handle:

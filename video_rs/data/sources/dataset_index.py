@@ -15,6 +15,7 @@ import numpy as np
 from video_rs.data.sources.records import Records
 from video_rs.data.video.stream_index import RULES, Keyframe, StreamIndex, read_stream_index
 from video_rs.errors import MediaError, StorageError, UserError
+from video_rs.file_limits import check_zip
 from video_rs.files import atomic_write
 from video_rs.hub import cache_folder
 
@@ -52,6 +53,8 @@ class VideoIndex:
         """Return the stream index of one file, or None if the file must be scanned."""
         row = self.rows[number]
         if not row["bytes"] or file_version(path) != (row["bytes"], row["changed"]):
+            return None
+        if row["num_frames"] > row["bytes"]:  # no file has so many
             return None
         start = self.ends[number - 1] if number else 0
         keys = np.cumsum(self.gaps[start : self.ends[number]], dtype=np.int64)
@@ -108,6 +111,7 @@ def pack(indexes: Iterable[tuple[Version, StreamIndex | None]], count: int) -> V
 def load(file: Path) -> VideoIndex:
     """Load an index. Raise UserError if the file is damaged or cannot be read."""
     try:
+        check_zip(file)
         with np.load(file, allow_pickle=False) as arrays:
             index = VideoIndex(arrays["rows"], arrays["gaps"], arrays["ends"], tuple(arrays["words"].tolist()))
         if index.rows.dtype == ROW and len(index.ends) == len(index):
