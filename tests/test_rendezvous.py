@@ -1,5 +1,6 @@
 """Processes find each other in a store with keys of earlier processes."""
 
+import socket
 import threading
 import time
 
@@ -57,3 +58,12 @@ def test_who_did_not_come_is_named(store, missing, before):
     found = meet(store.port, 3, {rank: 0 for rank in range(3) if rank != missing}, timeout=0.5)
     for error in found.values():
         assert isinstance(error, MachineError) and f"of 3: rank {missing} did not arrive" in str(error)
+
+
+def test_a_store_of_torchrun_that_has_ended_is_not_waited_for(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setattr(rendezvous, "TORCHRUN_SECONDS", 0.5)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nothing listens
+        error = meet(taken.getsockname()[1], 2, {1: 0}, timeout=600)[1]
+    assert isinstance(error, MachineError) and "check that torchrun still runs there" in str(error)

@@ -225,20 +225,23 @@ def test_a_restart_on_two_machines(tiny_config, tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("processes", [1, 2])
 def test_soak(tiny_config, tmp_path, processes):
-    """SIGKILL of one or all processes at random moments; the newest checkpoint is sometimes truncated."""
+    """SIGKILL of a rank, torchrun or all processes at random moments; the newest checkpoint is sometimes truncated."""
     changes = {"train__epochs": 20, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
     train(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes)
     path, draw, folder = tiny_config(**changes), random.Random(processes), tmp_path / "run"
     had_one, seen, step = False, set(), 0
-    for kill in range(10):
+    for kill in range(20):
         process = start(path, processes)
-        step += draw.randrange(5)
-        wait_until(lambda step=step: newest_step(folder) >= step, [process])
-        time.sleep(draw.uniform(0.0, 0.2))
+        if kill % 5 == 4:  # at any moment of the start, also before the ranks have met
+            time.sleep(draw.uniform(0.0, 8.0))
+        else:
+            step += draw.randrange(4)
+            wait_until(lambda step=step: newest_step(folder) >= step, [process])
+            time.sleep(draw.uniform(0.0, 0.2))
         if process.poll() is None:
             victims = children(process) if processes > 1 else []
-            if victims and draw.random() < 0.5:
-                os.kill(draw.choice(victims), signal.SIGKILL)
+            if victims and draw.random() < 0.6:
+                os.kill(draw.choice([*victims, process.pid]), signal.SIGKILL)
             else:
                 os.killpg(process.pid, signal.SIGKILL)
                 for victim in victims:  # torchrun gives them sessions of their own
@@ -383,19 +386,26 @@ def test_too_many_bad_steps_stop_both_processes(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_workers_do_not_outlive_their_torchrun(tiny_config, tmp_path):
-    path = tiny_config(train__epochs=500, train__val_every=0)
-    process = start(path, 2)
+    process = start(tiny_config(train__epochs=500, train__val_every=0), 2)
     wait_for(process, "step 2/")
-    workers = children(process)
-    assert len(workers) == 2
-    process.kill()
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    text, _ = process.communicate()
+    text = kill_torchrun(process)
     assert "torchrun has ended" in text
     assert newest_valid(tmp_path / "run").state["step"] >= 2, text
+
+
+@pytest.mark.slow
+def test_ranks_that_never_met_do_not_outlive_their_torchrun(tiny_config, tmp_path):
+    process = start(tiny_config(), 2)
+    wait_until(lambda: len(children(process)) == 2, [process])
+    assert kill_torchrun(process).count("check that torchrun still runs there") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def kill_torchrun(process):
+    """Kill torchrun alone, wait at most a minute until its ranks have ended, and return their output."""
+    assert len(children(process)) == 2
+    process.kill()
+    return process.communicate(timeout=60)[0]  # ends with the last process that can write to it
 
 
 @pytest.fixture

@@ -16,6 +16,9 @@ import torch.distributed as dist
 from video_rs.distributed import launcher
 from video_rs.errors import MachineError, UserError, first_line
 
+# torchrun's store exists before it starts the ranks: a rank that does not reach it has lost its torchrun.
+TORCHRUN_SECONDS = 15.0
+
 
 def meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
     """Wait for all processes of this start and return their common store, hosted by torchrun or rank 0.
@@ -50,14 +53,18 @@ def _meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
 
 
 def _connect(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
-    hosting = rank == 0 and not launcher.is_torchrun()
+    hosting, limit, host_name = rank == 0 and not launcher.is_torchrun(), timeout, "rank 0"
+    if launcher.is_torchrun():
+        limit, host_name = min(timeout, TORCHRUN_SECONDS), "torchrun"
     try:
-        return dist.TCPStore(host, port, None, hosting, timedelta(seconds=timeout), wait_for_workers=False)
+        store = dist.TCPStore(host, port, None, hosting, timedelta(seconds=limit), wait_for_workers=False)
+        store.set_timeout(timedelta(seconds=timeout))
+        return store
     except RuntimeError as error:
         if hosting and "in use" in str(error).lower():
             raise UserError(f"port {port} of {host} is in use; set MASTER_PORT to another") from None
         raise MachineError(
-            f"rank {rank} of {size}: cannot reach {host}:{port} ({first_line(error)}); check that rank 0 runs there"
+            f"rank {rank} of {size}: cannot reach {host}:{port} ({first_line(error)}); check that {host_name} still runs there"
         ) from error
 
 

@@ -117,7 +117,7 @@ class World:
         """Send a heartbeat to the other ranks, at most once a second."""
         if self._store and time.monotonic() > self._last_heartbeat + 1:
             self._last_heartbeat = time.monotonic()
-            with contextlib.suppress(RuntimeError):  # waiting ranks time out
+            with self._publishing("a heartbeat"):
                 self._store.add(f"alive/{self.rank}", 1)
 
     @contextlib.contextmanager
@@ -172,10 +172,16 @@ class World:
 
     def _arrive(self, what: str) -> None:
         """Publish the current operation of this rank for the error messages of other ranks."""
-        try:
-            if self._store:
+        if self._store:
+            with self._publishing(what):
                 self._store.set(f"at/{self.rank}", what)
-        except RuntimeError:  # the store was hosted by rank 0, whose loss is detected later, or by torchrun
+
+    @contextlib.contextmanager
+    def _publishing(self, what: str) -> Iterator[None]:
+        """Run a block that writes to the store. Raise PeersLost if the store was that of a torchrun that has ended."""
+        try:
+            yield
+        except RuntimeError:  # a store of rank 0: its loss is detected later
             if launcher.is_torchrun():
                 raise PeersLost(f"rank {self.rank}: torchrun has ended, in {what}; restart to resume") from None
 
