@@ -53,9 +53,10 @@ def _meet(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
 
 
 def _connect(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
-    hosting, limit, host_name = rank == 0 and not launcher.is_torchrun(), timeout, "rank 0"
     if launcher.is_torchrun():
-        limit, host_name = min(timeout, TORCHRUN_SECONDS), "torchrun"
+        owner, hosting, limit = "torchrun", False, min(timeout, TORCHRUN_SECONDS)
+    else:
+        owner, hosting, limit = "rank 0", rank == 0, timeout
     try:
         store = dist.TCPStore(host, port, None, hosting, timedelta(seconds=limit), wait_for_workers=False)
         store.set_timeout(timedelta(seconds=timeout))
@@ -64,7 +65,8 @@ def _connect(rank: int, size: int, host: str, port: int, timeout: float) -> Any:
         if hosting and "in use" in str(error).lower():
             raise UserError(f"port {port} of {host} is in use; set MASTER_PORT to another") from None
         raise MachineError(
-            f"rank {rank} of {size}: cannot reach {host}:{port} ({first_line(error)}); check that {host_name} still runs there"
+            f"rank {rank} of {size}: cannot reach {host}:{port} ({first_line(error)}); check that {owner} still runs "
+            "there"
         ) from error
 
 
