@@ -283,3 +283,11 @@ def test_options_that_do_not_fit_together(data, tmp_path, options, message):
     with pytest.raises(UserError, match=f"^{message}"):
         run(data, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_whose_weights_are_not_finite_is_refused(data, tmp_path):
+    model = small()
+    next(model.parameters()).data[0] = float("nan")
+    with pytest.raises(UserError, match="^model: its weights are not finite"):
+        fit(model, *datasets(data, model), out=tmp_path / "run", **OPTIONS)
+    assert not (tmp_path / "run").exists()

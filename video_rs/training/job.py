@@ -38,12 +38,12 @@ from video_rs.training import recipe
 from video_rs.training.combinations import without_sections, wrong_combinations
 from video_rs.training.ema import EMA
 from video_rs.training.finetune import unfreeze
-from video_rs.training.incidents import ADVICE, Incidents, Suspect
+from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.inputs import check_inputs, clip_config
 from video_rs.training.options import Options
 from video_rs.training.precise_bn import with_precise_statistics
 from video_rs.training.run_folder import another_config
-from video_rs.training.trainer import Trainer
+from video_rs.training.trainer import Trainer, is_finite
 
 
 class Job:
@@ -104,6 +104,8 @@ class Job:
             model.weights_from = saved.get("weights_from")
         elif options.init_from:
             self.started_from = self._init_from()
+        if not is_finite(model.state_dict()):
+            raise UserError("model: its weights are not finite; start from other weights")
         model.data_config = self._data_config()
         model.to(self.device, parameter_dtype(self.precision))
         if self.device.type != "cpu":
@@ -192,7 +194,7 @@ class Job:
     ) -> dict[str, float]:
         """Return top-1, top-5 and loss (mAP, hit@1 and loss for multi-label data) on one centre view of each sample.
 
-        Returns an empty dict without validation data.
+        Returns an empty dict without validation data. The loss is NaN if no output is finite.
         """
         if self._views is None:
             return {}
@@ -214,9 +216,9 @@ class Job:
 
     def _metrics(self, scores: Scores, info: Callable[[str], None]) -> dict[str, float]:
         if not scores.scored.any():
-            reason = next((reason for _, reason in scores.errors if reason == OUTPUT_NOT_FINITE), scores.errors[0][1])
-            advice = f": {ADVICE}, with another out=" if reason == OUTPUT_NOT_FINITE else ""
-            raise UserError(f"no validation sample can be scored: {reason}{advice}")
+            reasons = [reason for _, reason in scores.errors]
+            if OUTPUT_NOT_FINITE not in reasons:
+                raise UserError(f"no validation sample can be scored: {reasons[0]}")
         if scores.errors:
             index, reason = scores.errors[0]
             first = f"{self.records['val'].path(index)}: {reason}"

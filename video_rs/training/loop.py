@@ -8,6 +8,7 @@ ranks act on the result.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Run(RunState):
         identity: entries of every checkpoint in addition to the state: config, model_args, data_config, ...
         loader_from: called with a step (from 0); returns the micro-batches of this rank from that step on.
         validate: called with a network and a function that it must call often, which raises if the run must stop.
-            Returns metrics: ``top1`` (``map`` with several labels per sample) in [0, 1], ``loss`` and others.
+            Returns metrics: ``top1`` (``map`` with several labels per sample) in [0, 1], ``loss`` and others. The loss
+            is NaN if no output is finite.
         samples_of: called with a step (from 0); returns the samples of its global batch, in order.
         recheck: called before the first step with a function as for ``validate``; removes unreadable files that can
             be read now from the list.
@@ -160,15 +162,18 @@ class Run(RunState):
         if bad := [step for step in sorted(self.incidents.steps) if step > self.logged]:
             self.log.info(f"skipped non-finite steps: {', '.join(map(str, bad))}; see {self.folder / BAD_STEPS}")
         self.write_incidents()
+        self.require_finite("the weights to log")
         self.check_steps(bad)
         self.logged, self._clock = self.step, StepClock(self.step)
 
     def _validate(self) -> None:
-        self.require_finite("the weights to validate")
         self.log.status.validating()
         network = self.trainer.ema.model if self.trainer.ema else self.trainer.model
         network = self.prepare(network, self.signals.check)
+        self.require_finite("the weights to validate", network.state_dict())
         metrics = self.validate(network, self.signals.check)
+        if math.isnan(metrics.get("loss", 0.0)):
+            self.fail_not_finite(self.step, "no validation output is finite", last_good=self.validated)
         is_best = self.keep_best(network, metrics)
         self.log.validated(self.schedule, self.step, metrics, is_best)
         self.save()

@@ -13,7 +13,7 @@ from video_rs.errors import UserError
 from video_rs.training.checkpointer import Checkpointer
 from video_rs.training.incidents import ADVICE, Incidents, Suspect
 from video_rs.training.run_folder import newest_before
-from video_rs.training.trainer import Trainer
+from video_rs.training.trainer import PROBLEMS, Trainer, is_finite
 
 
 @dataclass(eq=False, repr=False)
@@ -59,17 +59,16 @@ class RunState:
         self.collect_bad_steps()
         if self.step in self.incidents.steps and self.step < self.schedule.num_steps:
             return
-        if self.world.agree([not self.write()], "the weights to save")[0]:
-            self._fail_not_finite()
+        self._check(self.write(), "the weights to save")
 
-    def write(self) -> bool:
-        """Write a checkpoint without synchronizing ranks. Return False and write nothing if a weight is not finite."""
-        if not self.trainer.is_finite():
-            return False
-        first_doubtful = self.incidents.first_doubtful(self.step, self.logged)
-        self.checkpointer.save({**self.identity, **self.state_dict()}, self.step, first_doubtful)
-        self.write_incidents()
-        return True
+    def write(self) -> list[bool]:
+        """Write a checkpoint without synchronizing ranks, unless there is a problem. Return ``trainer.problems()``."""
+        problems = self.trainer.problems()
+        if not any(problems):
+            first_doubtful = self.incidents.first_doubtful(self.step, self.logged)
+            self.checkpointer.save({**self.identity, **self.state_dict()}, self.step, first_doubtful)
+            self.write_incidents()
+        return problems
 
     def keep_best(self, model: nn.Module, metrics: Mapping[str, float]) -> bool:
         """Record a validation of this step. If it is the best one, write ``best.pt`` and return True.
@@ -107,29 +106,41 @@ class RunState:
                 self.incidents.check_files(self.folder, self.step)
 
     def check_steps(self, bad: Sequence[int]) -> None:
-        """Raise UserError if there were too many bad steps up to one of these."""
-        if streaks := [step for step in bad if self.incidents.too_many_steps(step)]:
-            self._fail_not_finite(streaks[-1])
+        """Raise UserError if there were too many bad steps up to one of these, or if all steps of the run are bad."""
+        streaks = [step for step in bad if self.incidents.too_many_steps(step)]
+        if streaks:
+            self.fail_not_finite(streaks[-1], self.incidents.describe_streak(streaks[-1]))
+        if len(self.incidents.steps) == self.schedule.num_steps:
+            self.fail_not_finite(self.step, "no step of the run is finite", last_good=0)
 
-    def require_finite(self, what: str) -> None:
-        """Raise UserError on all ranks if a weight of any rank is not finite."""
-        if self.world.agree([not self.trainer.is_finite()], what)[0]:
-            self._fail_not_finite()
+    def require_finite(self, what: str, weights: Mapping[str, Any] | None = None) -> None:
+        """Raise UserError on all ranks if training cannot continue, or some other weights are not finite."""
+        found, *others = self.trainer.problems()
+        self._check([found or not is_finite(weights), *others], what)
 
-    def _fail_not_finite(self, streak: int = 0) -> None:
-        """Raise UserError on all ranks, with the newest checkpoint before the bad steps in the message.
+    def _check(self, problems: Sequence[bool], what: str) -> None:
+        """Raise UserError on all ranks if there is a problem on any rank."""
+        for reason, found in zip(PROBLEMS, self.world.agree(problems, what), strict=True):
+            if found:
+                self.fail_not_finite(self.step, reason)
 
-        ``streak`` is the last step of a streak of bad steps, or 0 if the weights are not finite.
+    def fail_not_finite(self, step: int, reason: str, *, last_good: int | None = None) -> None:
+        """Raise UserError on all ranks. Name the newest good checkpoint, or else ``best.pt``.
+
+        Checkpoints up to step ``last_good`` are good, by default those from before the bad steps.
         """
         self.collect_bad_steps()
-        reason = self.incidents.describe_streak(streak) if streak else "weights or gradients are not finite"
         with self.world.together("the last checkpoint"):
             if self.world.is_main:
                 self.write_incidents()
                 self.checkpointer.wait()
-                good = newest_before(self.folder, self.incidents.first_doubtful(self.step, self.logged))
+                if last_good is None:
+                    last_good = self.incidents.first_doubtful(self.step, self.logged) - 1
+                good = newest_before(self.folder, last_good + 1)
+                if last_good and self.validated and not good:
+                    good = self.folder / "best.pt"
                 start = f"start with another out={f' and train.init_from={good}' if good else ''}"
-                raise UserError(f"step {streak or self.step}: {reason}; {ADVICE}; {start}")
+                raise UserError(f"step {step}: {reason}; {ADVICE}; {start}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes during a run."""

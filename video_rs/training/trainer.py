@@ -1,8 +1,8 @@
 """One optimizer step on one global batch, taken as micro-batches of uint8 clips ``[N, T, H, W, C]``.
 
 All random numbers are a function of (seed, step, position in the global batch), and ``Trainer.state_dict()`` contains
-everything that a step changes. A step with a non-finite loss or gradient changes nothing: it is detected and skipped on
-the device, and the host is notified when it reads the metrics.
+everything that a step changes. A step with a non-finite loss, gradient or batch norm statistic changes nothing: it is
+detected and skipped on the device, and the host is notified when it reads the metrics.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from video_rs.data.transforms.crops import normalize
 from video_rs.data.transforms.mixing import draw_mix, mix
@@ -42,6 +43,8 @@ from video_rs.training.optim import load_optimizer, step_unless
 from video_rs.training.schedule import Schedule
 
 SMALLEST_SCALE = 2.0**-10  # minimum loss scale for float16, reached after 26 consecutive skipped steps
+PROBLEMS = ("weights are not finite", "no fp16 loss scale is left, with the smallest one gradients are not finite")
+"""What prevents further steps, in the order of :meth:`Trainer.problems`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -204,14 +207,15 @@ class Trainer:
 
     @torch.no_grad()
     def _update(self, before: Tensor, buffers: Tensor, sums: Tensor) -> None:
-        """Update weights and EMA on the device, unless loss or gradient is not finite."""
+        """Update weights and EMA on the device, unless loss, gradient or a buffer is not finite."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._trained if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.clip_grad_norm:
             nn.utils.clip_grads_with_norm_(self._trained, self.clip_grad_norm, norm)
-        lost = ~sums[0].isfinite()
+        # batch norm maps an overflow of its variance to 0: the loss stays finite
+        lost = ~sums[0].isfinite() | (before.isfinite() & ~buffers.isfinite()).any()
         skip = lost | ~norm.isfinite()
         self._buffers.write(torch.where(skip, before, buffers))
         step_unless(self.optimizer, skip)
@@ -229,11 +233,10 @@ class Trainer:
         self.world.sum_(message, f"step {self.step + 1}")
         return message[:-3] / self.world.size, message[-3:]
 
-    def is_finite(self) -> bool:
-        """Return True if all weights are finite and, with float16, the loss scale is usable. Waits for the device."""
-        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
-            return False
-        return bool(nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]).isfinite())
+    def problems(self) -> list[bool]:
+        """Return a flag for each of ``PROBLEMS``. Waits for the device."""
+        overflows = self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE
+        return [not is_finite(self.state_dict()), overflows]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all state that a step changes."""
@@ -256,6 +259,13 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.metrics.load_state_dict(state)
+
+
+def is_finite(state: Any) -> bool:
+    """Return True if all floating-point tensors in nested dicts and lists have a finite norm. Waits for the device."""
+    tensors = [value for value in tree_leaves(state) if torch.is_tensor(value)]
+    floating = [value.detach() for value in tensors if value.is_floating_point() and value.numel()]
+    return bool(nn.utils.get_total_norm(floating).isfinite())
 
 
 class _Buffers:
