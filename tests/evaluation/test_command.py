@@ -3,10 +3,12 @@
 import csv
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from video_rs import checkpoint
 from video_rs.cli.common import run
@@ -86,12 +88,10 @@ def test_from_python(job, capsys):
     assert lines[1] == f"model: resnet3d_rs_26 from {job / 'run' / 'best.pt'}, step 7" and not capsys.readouterr().out
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_warning(job, capsys):
-    log = job / "run" / "metrics.jsonl"
-    log.write_bytes(b"\xff\xfe")
+def test_a_picture_that_cannot_be_drawn_is_a_warning(job, capsys, monkeypatch):
+    monkeypatch.setattr("video_rs.evaluation.report.confusion_png", MagicMock(side_effect=ValueError("no font")))
     assert run(main, arguments(job)) == 0
-    log.unlink()
-    assert "warning: curves.png: not drawn (" in capsys.readouterr().out
+    assert "warning: confusion.png: not drawn (no font)" in capsys.readouterr().out
     assert "Not drawn" in (job / "run" / "test" / "report.html").read_text()
 
 
@@ -128,6 +128,7 @@ def test_classes_in_another_order_are_refused(job, capsys, tmp_path):
 
 def test_checkpoints_that_are_not_there_or_damaged(job, capsys, tmp_path):
     assert "train first" in failure(capsys, job, f"out={tmp_path}")
+    assert "gone.pt does not exist" in failure(capsys, job, f"weights={tmp_path}/gone.pt")
     cut = tmp_path / "cut.pt"
     cut.write_bytes((job / "run" / "best.pt").read_bytes()[:5000])
     assert str(cut) in failure(capsys, job, f"weights={cut}")
@@ -160,3 +161,156 @@ def test_a_folder_that_cannot_be_made_is_found_before_the_work(job, capsys, monk
     assert "Not a directory" in failure(
         capsys, job, f"weights={job / 'run' / 'best.pt'}", f"out={job / 'tiny.yaml' / 'x'}"
     )
+
+
+# Which weights were scored on what ------------------------------------------------------------------------------------
+
+
+def report_of(capsys, *argv):
+    """Return the folder of the report that a test writes."""
+    assert run(main, [str(word) for word in argv]) == 0, capsys.readouterr().err
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("report: "))
+    return Path(line.removeprefix("report: ")).parent
+
+
+@pytest.fixture
+def own(job, tmp_path, monkeypatch):
+    """A copy of the run folder with a log and the settings of a quick test, without drawing plots."""
+    for name in ("confusion_png", "curves_png", "thumbnail"):
+        monkeypatch.setattr(f"video_rs.evaluation.report.{name}", lambda *args: b"drawn")
+    folder = tmp_path / "run"
+    state = checkpoint.load(job / "run" / "best.pt") | {"metrics": {"top1": 0.5, "loss": 1.23456789}}
+    state["config"]["data"]["root"] = str(job / "data")
+    state["config"]["test"] |= {"clips": 1, "crops": 1}
+    checkpoint.save(folder / "best.pt", state)
+    line = {"kind": "val", "step": 7, "epoch": 1.0, "top1": 0.5, "loss": 1.23457}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    return folder
+
+
+def other_weights(own, path, **entries):
+    state = checkpoint.load(own / "best.pt") | entries
+    state["model"]["head.bias"] = state["model"]["head.bias"] + len(str(path))
+    checkpoint.save(path, state)
+    return path
+
+
+def test_the_report_of_other_weights_is_in_a_folder_of_its_own(job, own, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = ["--cfg", job / "tiny.yaml", f"data.root={job / 'data'}", f"out={own}", "test.clips=1", "test.crops=1"]
+    assert report_of(capsys, *start) == own / "test"
+    before = {file.name: file.read_bytes() for file in (own / "test").iterdir()}
+    (tmp_path / "link").symlink_to(own)
+    for same in ("run/best.pt", "run", "link/best.pt", own / "best.pt"):
+        assert report_of(capsys, *start, "--weights", same) == own / "test"
+    others = [
+        other_weights(own, tmp_path / name)
+        for name in ("run/last.pt", "run/checkpoints/step-00000003.pt", "b/run/best.pt", "c/d/run/best.pt")
+    ]
+    folders = [report_of(capsys, *start, "--weights", other) for other in others]
+    assert len(set(folders)) == 4 and all(folder.parent == own for folder in folders)
+    names = [folder.name[:-9] for folder in folders]
+    assert names == ["test-run-last", "test-checkpoints-step-00000003", "test-run-best", "test-run-best"]
+    assert report_of(capsys, *start, f"weights={others[2]}") == folders[2]
+    other_weights(own, others[2], step=8)  # other weights under the same name
+    checkpoint.save(others[2], checkpoint.load(others[2]) | {"step": 9})
+    assert report_of(capsys, *start, "--weights", others[2]) not in folders
+    assert "run/val-run-last-" in str(
+        report_of(capsys, *start, "--weights", others[0], "test.split=val", f"data.val={job / 'data' / 'test'}")
+    )
+    assert {file.name: file.read_bytes() for file in (own / "test").iterdir()}.keys() == before.keys()
+    assert (own / "test" / "metrics.json").read_bytes() == before["metrics.json"]
+
+
+def test_the_report_says_what_was_scored_on_what(job, own, capsys):
+    weights = other_weights(own, own / "last.pt", step=12)
+    folder = report_of(capsys, "--weights", weights, f"data.test={job / 'data' / 'test'}")
+    about = json.loads((folder / "metrics.json").read_text())["about"]
+    digest = folder.name[-8:]
+    assert about["weights"] == f"{weights}, step 12, SHA-256 {digest}"
+    assert about["data"].startswith(f"test split of {job / 'data' / 'test'}: 4 files, 3 classes, fingerprint ")
+    assert about["model"] == "resnet3d_rs_26" and about["views"].startswith("1 x 1 views")
+    page = (folder / "report.html").read_text()
+    assert all(value in page for value in about.values()) and "<h1>run-last: test split</h1>" in page
+
+
+def test_curves_are_those_of_the_run_that_made_the_weights(job, own, tmp_path, capsys):
+    other = {"metrics": {"top1": 0.5, "loss": 2.0}}
+    state = {"best_metrics": {"top1": 0.5, "loss": 1.23456789}, "metrics": None}  # as in last.pt
+    for path, entries, expected in (
+        (own / "best.pt", {}, True),
+        (own / "last.pt", state, True),
+        (own / "checkpoints" / "step-00000007.pt", state, True),
+        (own / "from_another_run.pt", other, False),
+        (own / "best.pt", other, False),
+        (tmp_path / "elsewhere" / "best.pt", {}, False),
+    ):
+        weights = other_weights(own, path, **entries)
+        folder = report_of(capsys, "--weights", weights, f"out={own}")
+        assert (folder / "curves.png").exists() == expected, path
+        assert ("training curves" in (folder / "report.html").read_text()) == expected
+
+
+def test_curves_of_a_run_without_validations(own, capsys):
+    state = checkpoint.load(own / "best.pt") | {"metrics": {}}
+    checkpoint.save(own / "best.pt", state)
+    (own / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 7, "epoch": 1.0, "loss": 1.0}) + "\n")
+    assert not (report_of(capsys, "--weights", own) / "curves.png").exists()
+    (own / "config.yaml").write_text(yaml.safe_dump(state["config"]))
+    assert (report_of(capsys, "--weights", own) / "curves.png").exists()
+
+
+def test_weights_need_no_config(job, own, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = (report_of(capsys, "--weights", own / "best.pt") / "predictions.csv").read_text()
+    assert "bowling" in expected
+    shared = checkpoint.load(own / "best.pt")
+    plain = tmp_path / "plain.safetensors"
+    checkpoint.save(plain, shared)
+    checkpoint.save(tmp_path / "of_fit.pt", shared | {"config": {"fit": {"epochs": 1}}})
+    checkpoint.save(tmp_path / "converted.pt", shared | {"config": {}})
+    quick = [f"data.root={job / 'data'}", "test.clips=1", "test.crops=1", "data.workers=0", "train.device=cpu"]
+    for words, folder in (
+        (["--weights", own], own),
+        ([f"weights={own}"], own),
+        (["--weights", "run/best.pt"], Path("run")),
+        (["--weights", plain], Path("runs") / f"{tmp_path.name}-plain"),
+        (["--weights", "of_fit.pt"], Path("runs") / f"{tmp_path.name}-of_fit"),
+        (["--weights", "converted.pt", "out=there"], Path("there")),
+    ):
+        found = report_of(capsys, *words, *quick)
+        assert found.parent == folder and (found / "predictions.csv").read_text() == expected, words
+
+
+def test_a_checkpoint_imports_no_plugin(own, tmp_path, capsys):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    state = checkpoint.load(own / "best.pt")
+    state["config"]["plugins"] = [str(tmp_path / "evil.py")]
+    checkpoint.save(own / "best.pt", state)
+    report_of(capsys, "--weights", own)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_weights_and_configs_that_do_not_do(own, tmp_path, capsys):
+    state = checkpoint.load(own / "best.pt")
+    checkpoint.save(tmp_path / "odd.pt", state | {"config": {"model": 5}})
+    checkpoint.save(tmp_path / "old.pt", state | {"config": {"model": {}, "what": 1}})
+    for words, text in (
+        ([], "--cfg or --weights is required"),
+        (["weights="], "--cfg or --weights is required"),
+        (["--weights", own, f"weights={own}"], "--weights and weights= are the same"),
+        (["--weights", tmp_path / "gone.pt"], "gone.pt does not exist"),
+        (["--weights", tmp_path / "odd.pt"], "odd.pt: model is a section"),
+        (["--weights", tmp_path / "old.pt"], "old.pt: unknown key what"),
+        (["--weights", own, "data.root=/nowhere"], "data.root=/nowhere: no such folder"),
+        (["--weights", own, "optim.lrr=1"], "did you mean optim.lr?"),
+    ):
+        assert run(main, [str(word) for word in words]) == 2
+        error = capsys.readouterr().err
+        assert text in error and error.count("\n") == 1, error
+
+
+def test_missing_data_is_noticed_before_weights_are_loaded(job, capsys, monkeypatch):
+    monkeypatch.setattr("video_rs.checkpoint.load", lambda *args: pytest.fail("loaded"))
+    for words in (["data.root=/nowhere"], [f"data.test={job}/*.csv"], [f"data.class_names={job}/gone.txt"]):
+        assert words[0].partition("=")[2] in failure(capsys, job, *words)

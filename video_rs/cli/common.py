@@ -130,7 +130,15 @@ def config_parser(name: str, description: str, *, needs_config: bool = True) -> 
 
 
 def parse_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, Any]:
-    """Parse the arguments of a :func:`config_parser`, and load their config; None without ``--cfg``."""
+    """Parse the arguments of a :func:`config_parser`, and load their config."""
+    from video_rs.experiment.config import load_config
+
+    args = parse_settings(parser, argv)
+    return args, load_config(args.cfg, args.overrides)
+
+
+def parse_settings(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of a :func:`config_parser`."""
     from video_rs.experiment import config
 
     if "--help-all" in argv:
@@ -139,8 +147,7 @@ def parse_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespac
     for number, word in enumerate(argv):
         if word.startswith("-") and not parser.has_option_like(word) and (setting := config.as_setting(argv[number:])):
             parser.error(f"{word[:100]}: settings are key=value, without dashes; write {setting}")
-    args = parser.parse_intermixed_args(argv)
-    return args, config.load_config(args.cfg, args.overrides) if args.cfg is not None else None
+    return parser.parse_intermixed_args(argv)
 
 
 def counter(total: int, desc: str, unit: str) -> Callable[[int], None]:

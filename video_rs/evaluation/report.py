@@ -69,7 +69,7 @@ def write_report(
         scores: from ``multiview.score``. If they contain views, ``views.npz`` is also written.
         metrics: from ``metrics.summarize``.
         run_dir: a run folder, to plot training curves from its ``metrics.jsonl``.
-        about: information for the header of the report: weights, views, device, ...
+        about: what was scored on what, for the header of the report and for metrics.json: weights, data, views, ...
         decoder: backend for the thumbnails.
         segments: start and end of each video in seconds, see ``Records.segments``.
         warn: called with one line for each image that failed.
@@ -93,7 +93,7 @@ def write_report(
     for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # from an earlier report
         (folder / name).unlink(missing_ok=True)
     _write(folder / "predictions.csv", predictions_csv(paths, scores, class_names, segments))
-    _write(folder / "metrics.json", metrics_json(metrics))
+    _write(folder / "metrics.json", metrics_json({"about": dict(about or {}), **metrics}))
     if scores.views is not None:
         with atomic_write(folder / "views.npz") as handle:
             times = {} if segments is None else {"segments": segments}

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from video_rs import checkpoint
 from video_rs.data.loader import view_loader
@@ -27,9 +33,13 @@ from video_rs.evaluation.metrics import check_labels, summarize
 from video_rs.evaluation.multiview import Scores, score
 from video_rs.evaluation.report import write_report
 from video_rs.experiment import build
-from video_rs.experiment.config import Config
-from video_rs.hub import fetch, redact_url
+from video_rs.experiment.config import Config, config_of_checkpoint
+from video_rs.experiment.strict_yaml import read_yaml
+from video_rs.files import read_run_metrics
+from video_rs.hub import fetch, is_address, redact_url
 from video_rs.models.weights.load import model_from_checkpoint
+from video_rs.training.run_folder import FOLDER
+from video_rs.training.run_status import SIGNS
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared separately
 
@@ -59,14 +69,19 @@ def evaluate(
     *,
     log: Callable[[str], Any] = print,
     progress: Callable[[int], Callable[[int], Any]] | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Evaluation | None:
     """Score ``test.split`` with ``weights``, or with ``best.pt`` of the run folder, and write the report.
+
+    The report of ``best.pt`` of the run folder is in ``<out>/<split>/``, that of other weights in a folder beside it,
+    named after the split, the weights and their checksum.
 
     Args:
         config: a config with the data and network of the training run.
         world: the ranks, which each score a part of the videos.
         log: called on rank 0 with lines of text: device, network, data, warnings.
         progress: called on rank 0 with the number of videos; returns a function that advances the progress.
+        state: the content of ``weights`` if it was read before.
 
     Returns:
         The result on rank 0; None on other ranks.
@@ -76,16 +91,20 @@ def evaluate(
     """
     world = world or World()
     weights, split = str(checkpoint.resolve(config.weights or Path(config.out) / "best.pt")), config.test.split
-    if not config.weights and not Path(weights).exists():
-        raise UserError(f"{weights} does not exist; train first, or name a checkpoint with weights=FILE")
-    state, file, name = checkpoint.load_run(weights), fetch(weights), redact_url(weights)
-    records = build.build_records(config, (split,))[split]
+    if not is_address(weights) and not os.path.exists(weights):
+        raise UserError(f"{weights} does not exist; train first, or name a checkpoint with --weights FILE")
+    records = build.build_records(config, (split,))[split]  # errors come before a download
+    state, file, name = state or checkpoint.load_run(weights), fetch(weights), redact_url(weights)
     check_labels(records, split)
     names = build.class_names(config, records)
     check_fits(config, names, state, name)
     check_unseen(records, state, name)
-    folder = Path(config.out) / split
-    folder.mkdir(parents=True, exist_ok=True)  # fail early
+    folder, checksum = Path(config.out) / split, ""
+    if world.is_main:
+        checksum = hashlib.sha256(np.memmap(file, mode="r")).hexdigest()
+        if not _is_same(file, Path(config.out) / "best.pt"):
+            folder = folder.with_name(f"{split}-{label(name)}-{checksum[:8]}")
+        folder.mkdir(parents=True, exist_ok=True)  # fail early
 
     configure_torch(config.train.threads, config.train.deterministic)
     device = select_device(config.train.device)
@@ -136,14 +155,68 @@ def evaluate(
         scores,
         names,
         metrics,
-        run_dir=file.parent,
-        title=f"{Path(config.out).name}: {split_name}",
-        about={"model": config.model.name, "weights": name, "views": views, "precision": precision},
+        run_dir=run_folder(file) if made_in(run_folder(file), state) else None,
+        title=f"{label(name)}: {split_name}",
+        about={
+            "weights": f"{name}, step {state.get('step', 'unknown')}, SHA-256 {checksum[:8]}",
+            "data": f"{split_name} of {_source(config, records, split)}: {records.describe()}",
+            "model": config.model.name,
+            "views": views,
+            "precision": precision,
+        },
         decoder=config.data.decoder,
         segments=records.segments,
         warn=lambda text: log(f"warning: {text}"),
     )
     return Evaluation(metrics, scores, paths, report, weights if weights == name else str(file))
+
+
+def config_for(weights: str, overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
+    """Return the config of a checkpoint with overrides, and the checkpoint, to test it without ``--cfg``.
+
+    The run folder is that of the checkpoint, or ``runs/<name of the checkpoint>`` for a single file or an address.
+    """
+    state, out = checkpoint.load_run(weights), Path("runs") / label(redact_url(weights))
+    if not is_address(weights):
+        folder = run_folder(Path(checkpoint.resolve(weights)))
+        if os.path.isdir(weights) or any((folder / name).is_file() for name in SIGNS):
+            out = folder
+    return config_of_checkpoint(state, redact_url(weights), str(out), overrides), state
+
+
+def label(weights: str) -> str:
+    """Return the last two names of a path or URL, without the suffix, as a name for a folder: ``mine-best``."""
+    path = weights.partition("#")[0] if is_address(weights) else os.path.abspath(checkpoint.resolve(weights))
+    words = re.sub(r"\.(pt|pth|safetensors)$", "", path).replace(":", "/").split("/")[-2:]
+    return "-".join(re.sub(r"[^\w.-]+", "-", word, flags=re.ASCII).strip("-.")[:50] for word in words) or "weights"
+
+
+def run_folder(file: Path) -> Path:
+    """Return the folder of a checkpoint, or the folder above if that is ``checkpoints``."""
+    return file.parent.parent if file.absolute().parent.name == FOLDER else file.parent
+
+
+def made_in(folder: Path, state: Mapping[str, Any]) -> bool:
+    """Return True if the run in a folder made a checkpoint: by its last best validation, or else by its config."""
+    metrics = state.get("metrics") or state.get("best_metrics") or {}
+    with contextlib.suppress(OSError, UserError):
+        if "loss" in metrics:
+            loss = float(f"{metrics['loss']:.6g}")  # as in the log
+            lines = read_run_metrics(folder / "metrics.jsonl")
+            return any(line["kind"] == "val" and line.get("loss") == loss for line in lines)
+        return read_yaml((folder / "config.yaml").read_text(encoding="utf-8"), "config.yaml") == state["config"]
+    return False
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
+def _source(config: Config, records: Records, split: str) -> str:
+    """Return the list or folder of a split."""
+    data = config.data
+    own = data.val if records.used_as_test else getattr(data, split)
+    return redact_url(own or data.list or (data.train if records.held_out else "") or data.root)
 
 
 def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, Any], weights: str) -> None:
