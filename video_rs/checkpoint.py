@@ -18,6 +18,7 @@ A ``.safetensors`` file holds the weights for prediction, and the plain entries 
 program can read it. It does not contain the state of the optimizer.
 """
 
+import argparse
 import errno
 import json
 import os
@@ -32,7 +33,16 @@ import safetensors.torch
 import torch
 
 from video_rs.data_config import DataConfig
-from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line, is_out_of_memory
+from video_rs.errors import (
+    LIMIT_ERRNOS,
+    STORAGE_ERRNOS,
+    MachineError,
+    UserError,
+    first_line,
+    is_out_of_memory,
+    printable,
+    truncate,
+)
 from video_rs.file_limits import MAX_RATIO, check_values, check_zip
 from video_rs.files import atomic_write, json_values
 from video_rs.hub import fetched, redact_url
@@ -111,13 +121,20 @@ def load_run(path: str | Path) -> dict[str, Any]:
     state, name = load(path), redact_url(path)
     if not is_run(state):
         if not any(isinstance(value, (torch.Tensor, Mapping)) for value in state.values()):
-            raise UserError(f"{name} holds no weights: neither a checkpoint nor a state dict")
+            raise no_weights(state, name)
         raise UserError(
             f"{name} holds bare weights, not a run; start from them with train.init_from={name}, or make a checkpoint "
             "of them with video-rs convert"
         )
     check_format(state, name)
     return state
+
+
+def no_weights(state: Mapping[Any, Any], name: str) -> UserError:
+    """Return the error for a file without tensors, which names its entries."""
+    entries = truncate([printable(f"{str(key)[:40]} ({type(value).__name__})") for key, value in state.items()])
+    has = f"; its entries are {entries}" if entries else "; it is empty"
+    return UserError(f"{name} holds no weights: neither a checkpoint nor a state dict{has}")
 
 
 def is_run(state: Mapping[str, Any]) -> bool:
@@ -182,7 +199,7 @@ def _upgrade(entries: dict[str, Any]) -> dict[str, Any]:
 def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
     check_zip(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # of other trainers
             warnings.simplefilter("ignore")  # about unusual pickles; errors are reported below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types, depending on the damage

@@ -62,7 +62,9 @@ def states():
         ("ours", {"head.weight": torch.tensor(1.0)}, {"model": "resnet_rs_50"}, r"head.weight has shape \[\], which"),
         ("ours", {}, {"timm": True}, "it has this package's names, not timm's; omit --from$"),
         ("timm", {}, {"timm": False}, "it has timm's names, not this package's; omit --from$"),
-        ("timm", {"a.b": torch.ones(1)}, {}, r"of another network\? Weights of its"),
+        ("timm", {"layer1.b": torch.ones(1)}, {}, r"of another network\? Weights of its"),
+        ("timm", {"a.b": torch.ones(1)}, {}, "this network has no a.b$"),
+        ("ours", {"a.b": torch.ones(1)}, {"model": "resnet_rs_50"}, "this network has no a.b$"),
     ],
 )
 def test_weights_that_do_not_fit_are_one_line(tmp_path, states, state, changes, options, message):

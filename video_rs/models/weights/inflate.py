@@ -22,7 +22,8 @@ from video_rs.errors import UserError, truncate
 from video_rs.models.architecture import INFLATIONS, Differences
 from video_rs.models.base import classifier_names
 from video_rs.models.resnet_rs import ResNetRS
-from video_rs.models.weights.state_dict import State, to_ours
+from video_rs.models.weights.find import find_weights
+from video_rs.models.weights.state_dict import State, sizes_in_files, to_ours
 
 
 @dataclass
@@ -39,6 +40,7 @@ class InflationReport:
         differences: differences of the architectures, ``{field: (source, network)}``. If there are any, the logits of
             still clips differ from those of the source.
         compared: False if the architecture of the source is unknown.
+        notes: where the weights were in the file, what else is in it, and what is unknown of the head.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ class InflationReport:
     missing: list[str] = field(default_factory=list)
     differences: Differences = field(default_factory=dict)
     compared: bool = True
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} weights unchanged"]
@@ -55,7 +58,7 @@ class InflationReport:
         parts += [f"{name} ({reason})" for name, reason in self.adapted.items() if name.endswith("weight")]
         parts += [f"not used: {truncate(self.unused)}"] if self.unused else []
         parts += [f"not in the source: {truncate(self.missing)}"] if self.missing else []
-        return ", ".join(filter(None, [*parts, self.about_architectures()]))
+        return ", ".join(filter(None, [*parts, self.about_architectures(), *self.notes]))
 
     def about_architectures(self) -> str:
         """Describe the differences of the architectures; "" if there are none."""
@@ -68,7 +71,8 @@ class InflationReport:
         """Return a line for each list of weights."""
         rows = {name: getattr(self, name) for name in ("matched", "inflated", "adapted", "unused", "missing")}
         rows["adapted"] = [f"{name} ({reason})" for name, reason in self.adapted.items()]
-        return "\n".join(f"{row:<9}{len(names):5d}  {truncate(names)}".rstrip() for row, names in rows.items())
+        lines = [f"{row:<9}{len(names):5d}  {truncate(names)}".rstrip() for row, names in rows.items()]
+        return "\n".join([*lines, *self.notes])
 
 
 def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -> InflationReport:
@@ -89,7 +93,8 @@ def inflate(state_dict_2d: State, model_3d: nn.Module, method: str = "center") -
     Raises:
         UserError: a weight has a wrong shape. The network is unchanged.
     """
-    weights, report = match(to_ours(state_dict_2d), model_3d, method)
+    found = find_weights(state_dict_2d, sizes_in_files(model_3d))
+    weights, report = match(to_ours(found.weights), model_3d, method)
     model_3d.load_state_dict(weights, strict=False)
     return report
 
@@ -142,6 +147,9 @@ def match(
     if misfits:
         more = f"; ... ({len(misfits) - 3} more)" if len(misfits) > 3 else ""
         raise UserError(f"weights have other shapes: {'; '.join(misfits[:3])}{more}")
+    names = model.data_config.class_names
+    if names and tuple(class_names) != tuple(names) and set(head) & set(report.matched):
+        report.notes.append(f"{head[0]} kept: the class names of the source are unknown")
     report.unused = [name for name in state if name not in targets]
     return loaded, report
 

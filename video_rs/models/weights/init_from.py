@@ -22,6 +22,7 @@ from video_rs.models.weights.timm import no_public_weights, read_timm, timm_data
 # Fields of the architecture that add modules, and the common part of the names of their weights.
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
 PUBLIC = ("pretrained", "timm")  # sources of init_from that are not files
+NO_HEAD = "new head"  # for a source without one
 PADDING = "temporal_padding"  # a field of the architecture and an argument of create_model
 
 
@@ -54,29 +55,45 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
     if data_config is None and family and state_dict.looks_like_timm(source.weights):
         data_config = timm_data_config(model.blocks)
     class_names = data_config.class_names if data_config else ()
-    with named(f"{name} does not fit"):
+    with named(f"{name} does not fit{_place(source)}"):
         state, differences = _family_state(source, model) if family else (_external_state(source, model), {})
         weights, report = match(state, model, method, class_names)
         if family:
             report.differences, report.compared = differences, source.architecture is not None
-        else:  # public weights of networks without a classifier have no head
-            new = set(report.missing) & set(classifier_names(model))
-            report.missing = [name for name in report.missing if name not in new]
-            report.adapted |= dict.fromkeys(sorted(new), "new head")
+        if set(head := classifier_names(model)) <= set(report.missing):  # such as public weights of feature extractors
+            report.missing = [name for name in report.missing if name not in head]
+            report.adapted |= dict.fromkeys(head, NO_HEAD)
         _validate_state_dict(report, state, model.state_dict())
     model.load_state_dict(weights, strict=False)
     model.weights_from = source.weights_from
+    report.notes += _notes(source)
     if data_config is not None:
-        same_head = not any(head in report.adapted for head in classifier_names(model))
+        same_head = not any(name in report.adapted for name in head)
         model.data_config = _merge_data_configs(model.data_config, data_config, same_head=same_head)
     return report
+
+
+def _place(source: Source) -> str:
+    """Return the place of the weights in a file that contains more, for an error."""
+    if source.found is None or not (str(source.found) or source.ignored):
+        return ""
+    others = f"not used: {truncate(source.ignored)}" if source.ignored else ""
+    return f" ({'; '.join(filter(None, [str(source.found), others]))})"
+
+
+def _notes(source: Source) -> list[str]:
+    """Return where the weights were in the file of another trainer, and what else is in it."""
+    if source.found is None:
+        return []
+    left = (*source.found.beside, *source.ignored)
+    return [*filter(None, [str(source.found)]), f"left in the file: {truncate(left)}"] if left else []
 
 
 def _read(model: nn.Module, source: str) -> tuple[Source, str]:
     """Read the weights to initialize a network from. Return them and their name for messages."""
     if source not in PUBLIC:
         _check_file(source)
-        found, shown = read_file(source), redact_url(source)
+        found, shown = read_file(source, model), redact_url(source)
         if found.name not in ("", model.name, *PRESETS) and "/" not in found.name:
             raise UserError(f"{shown} holds {found.name}, a network unknown to this version of video_rs: upgrade it")
         return found, shown
@@ -139,8 +156,7 @@ def _external_state(source: Source, model: nn.Module) -> dict[str, Tensor]:
     theirs, own = (name.partition(".")[0] for name in (source.name, model.name))  # without the tag of timm's weights
     if theirs not in ("", own):
         raise UserError(f"its network is {source.name}, not {model.name}")
-    names = model.state_dict()
-    prefix = next(iter(names), "").removesuffix(next(iter(state_dict.strip_prefixes(names)), ""))
+    prefix = state_dict.prefix_of(model)
     return {prefix + name: tensor for name, tensor in source.weights.items()}
 
 

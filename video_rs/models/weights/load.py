@@ -21,10 +21,11 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError, truncate
 from video_rs.models.presets import Preset
 from video_rs.models.registry import create_model, empty_model, find_preset
+from video_rs.models.weights.find import is_average
 from video_rs.models.weights.identify import identify_preset, matching_preset
 from video_rs.models.weights.inflate import InflationReport
-from video_rs.models.weights.init_from import load_into
-from video_rs.models.weights.source import AVERAGES, Source, from_checkpoint, named, read_file
+from video_rs.models.weights.init_from import NO_HEAD, load_into
+from video_rs.models.weights.source import Source, from_checkpoint, named, read_file
 from video_rs.models.weights.state_dict import blocks_of, from_timm, looks_like_timm, sizes_of
 from video_rs.models.weights.timm import PATTERN, read_timm, timm_data_config
 
@@ -81,6 +82,7 @@ def load_network(path: str | Path | None, model: str | None = None, *, timm: boo
         if timm or detected:
             return _of_timm(source, path, model)
         blocks_of(source.state)
+        _refuse_beside(source)
         if not model:
             raise UserError("bare weights do not name their network: give --model")
         return of_preset(find_preset(model), source, averages=_entry(source))
@@ -151,7 +153,7 @@ def load_inflated(
     if any(kernel.ndim == 5 and kernel.shape[2] > 1 for kernel in weights.state.values()):
         network_name = f" ({weights.name})" if weights.name else ""
         raise UserError(f"{name} is already a video network{network_name}; start from it with train.init_from={name}")
-    model_args["num_classes"] = len(class_names) or num_classes or model_args["num_classes"]
+    model_args["num_classes"] = len(class_names) or num_classes or model_args.get("num_classes")
     if temporal_padding:
         model_args["temporal_padding"] = temporal_padding
     network = create_model(**model_args)
@@ -163,8 +165,16 @@ def load_inflated(
 def load_exactly(network: nn.Module, source: Source, name: str) -> None:
     """Load weights into a network of the same shapes. Raise UserError, starting with ``name``, if they do not match."""
     report = load_into(network, source, name)
+    if absent := [weight for weight, reason in report.adapted.items() if reason == NO_HEAD]:
+        raise UserError(f"{name} does not fit: it has no {truncate(absent)}")
     if changed := [*report.inflated, *report.adapted]:
         raise UserError(f"{name} does not fit: weights have other shapes: {truncate(changed)}")
+
+
+def _refuse_beside(source: Source) -> None:
+    """Raise UserError for weights of modules that the network does not have: its results would be others."""
+    if source.found and source.found.beside:
+        raise UserError(f"this network has no {truncate(source.found.beside)}")
 
 
 def _network(model_args: Mapping[str, Any], source: Source, data_config: DataConfig | None) -> nn.Module:
@@ -200,6 +210,7 @@ def _of_run(source: Source, model: str | None) -> Loaded:
 def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Loaded:
     if "stem.conv1.conv.weight" in source.weights:
         raise UserError("it has this package's names, not timm's; omit --from")
+    _refuse_beside(source)
     try:
         state = from_timm(source.weights)
     except UserError as error:
@@ -216,6 +227,7 @@ def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Load
 
 def _entry(source: Source) -> str:
     """Return a phrase on the entry of the file that the weights were loaded from."""
-    if source.entry in AVERAGES:
-        return f"all tensors, the entry {source.entry} of the file"
-    return f"none, the entry {source.entry} of the file was taken" if source.entry else ALONE
+    place = str(source.found or "")
+    if is_average(place):
+        return f"all tensors, the {place} of the file"
+    return f"none, the {place} of the file was taken" if place else ALONE

@@ -7,21 +7,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from video_rs import checkpoint
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.hub import redact_url
+from video_rs.models.adapters.base import PREFIX
 from video_rs.models.architecture import RESNET_RS_2D, Architecture
 from video_rs.models.base import VideoModel
 from video_rs.models.presets import PRESETS
-from video_rs.models.weights.state_dict import looks_like_timm, strip_prefixes, to_ours
+from video_rs.models.resnet_rs import STAGES
+from video_rs.models.weights.find import Found, find_weights
+from video_rs.models.weights.state_dict import in_both_codes, looks_like_timm, sizes_in_files, to_ours
 
-# Entries in which trainers, including timm, store weights. The EMA comes first, as in ``timm.models``.
-AVERAGES = ("state_dict_ema", "model_ema", "ema")
-_ENTRIES = (*AVERAGES, "model", "state_dict", "model_state")
-_COUNTER = "n_averaged"  # added to the weights by torch's AveragedModel
+# weights of every network of the family, by which they are found if the network is unknown
+_FAMILY = (
+    *("stem.conv1.conv.weight", "stem.conv3.norm.weight", "stem.pool.conv.weight", "head.weight"),
+    *(f"stages.{i}.0.conv1.conv.weight" for i in range(len(STAGES))),
+)
 
 
 @dataclass
@@ -29,12 +33,13 @@ class Source:
     """Weights and their metadata.
 
     Attributes:
-        weights: weights by their names in the file, without prefixes of wrappers.
+        weights: weights by their names in the file, without a prefix of all names.
         address: path of the file, URL without secrets, or name of another package's weights; "" if unknown.
         data_config: data config of the network, from the file; None if unknown.
         model_args: arguments of ``create_model`` for the network; None if unknown.
         record: entries of a checkpoint on its run: the config and the keys in ``checkpoint.RECORD``.
         licence: licence of another package's weights; None if unknown.
+        found: the place of the weights in a file of another trainer; None for a checkpoint of this package.
         entry: name of the weights in the file; "" if the file contains only weights.
         ignored: other entries of the file.
     """
@@ -45,6 +50,7 @@ class Source:
     model_args: dict[str, Any] | None = None
     record: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
+    found: Found | None = None
     entry: str = ""
     ignored: tuple[str, ...] = ()
 
@@ -74,13 +80,13 @@ class Source:
         return {**record, "licence": earlier.get("licence"), "weights_from": earlier} if earlier else record
 
 
-def read_file(path: str | Path) -> Source:
+def read_file(path: str | Path, model: nn.Module | None = None) -> Source:
     """Read the weights in a file.
 
     Args:
         path: path or URL (see ``video_rs.hub``) of a checkpoint of this package, whose EMA is read if there is one; or
-            of a bare state dict in ``.pt``, ``.pth`` or ``.safetensors`` format, from this package or timm, with or
-            without prefixes.
+            of a ``.pt``, ``.pth`` or ``.safetensors`` file of any trainer, see ``video_rs.models.weights.find``.
+        model: the network to find weights for; None for any network of the ResNet-RS family.
 
     Raises:
         UserError: the file is missing, damaged, from a newer version, or of another format.
@@ -91,15 +97,14 @@ def read_file(path: str | Path) -> Source:
         checkpoint.check_format(saved, shown)
         source = from_checkpoint(saved, shown)
     else:
-        entry = next((key for key in _ENTRIES if checkpoint.are_weights(saved.get(key)) and saved[key]), "")
-        ignored = tuple(sorted(map(str, saved.keys() - {entry}))) if entry else ()
-        source = Source(saved[entry] if entry else saved, shown, entry=entry, ignored=ignored)
-    weights = {name: tensor for name, tensor in source.weights.items() if name != _COUNTER}
-    if not (weights and checkpoint.are_weights(weights)):
-        raise UserError(f"{shown} holds no weights: neither a checkpoint nor a state dict")
-    if damaged := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        found = find_weights(
+            saved, in_both_codes(dict.fromkeys(_FAMILY, 0)) if model is None else sizes_in_files(model)
+        )
+        source = Source(found.weights, shown, found=found, entry=found.entry, ignored=found.ignored)
+    if not source.weights:
+        raise checkpoint.no_weights(saved, shown)
+    if damaged := [name for name, tensor in source.weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
-    source.weights = strip_prefixes(weights)
     return source
 
 
@@ -115,8 +120,9 @@ def from_checkpoint(state: Mapping[str, Any], name: str) -> Source:
     """
     entry = "model" if state.get("ema") is None else "ema"
     others = state.keys() - {entry, *checkpoint.TRAVELS}
+    prefix = PREFIX if "/" in state["model_args"]["name"] else ""
     return Source(
-        strip_prefixes(checkpoint.weights(state)),
+        {name.removeprefix(prefix): tensor for name, tensor in checkpoint.weights(state).items()},
         name,
         DataConfig.from_dict(state["data_config"], name),
         state["model_args"],
@@ -133,7 +139,7 @@ def read_public(model: VideoModel) -> Source:
         UserError: there are no public weights.
         MachineError: the weights could not be downloaded.
     """
-    weights, record = strip_prefixes(model.public_weights()), public_record(model)
+    weights, record = model.public_weights(), public_record(model)
     return Source(weights, record["source"], model.native, licence=record["licence"])
 
 

@@ -1,21 +1,19 @@
 """State dicts of the ResNet-RS family: names of weights, here and in timm, and the sizes of a network."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from video_rs.errors import UserError
-from video_rs.models.adapters.base import PREFIX
+from video_rs.models.adapters.base import PREFIX, External
 from video_rs.models.presets import BLOCKS
-from video_rs.models.resnet_rs import STAGES, scaled
+from video_rs.models.resnet_rs import STAGES, ResNetRS, scaled
 
 State = Mapping[str, Tensor]
-
-# prefixes from DistributedDataParallel, torch.compile, trainers, and our wrapper of other packages' networks
-PREFIXES = ("module.", "_orig_mod.", "model.", PREFIX)
 
 # no other network of timm has a deep stem with a strided convolution, bottlenecks and squeeze-and-excitation
 _TIMM_HAS = ("conv1.0.weight", "maxpool.0.weight", "layer1.0.conv1.weight", "layer1.0.se.fc1.weight")
@@ -64,9 +62,25 @@ def to_timm(state: State) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.ndim == 5 and tensor.shape[2] > 1:
             raise UserError(f"{name} extends over {tensor.shape[2]} frames; timm's networks are for images")
-        theirs = _renamed(name, r"stages\.(\d)", "layer{}", 1, _TIMM_STEM, _TIMM_BLOCK)
-        converted[theirs] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
+        converted[_theirs(name)] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
     return converted
+
+
+def sizes_in_files(model: nn.Module) -> dict[str, int]:
+    """Return the number of elements of each weight of a network, by the names that files can have for it."""
+    prefix = prefix_of(model)
+    sizes = {name.removeprefix(prefix): tensor.numel() for name, tensor in model.state_dict().items()}
+    return in_both_codes(sizes) if isinstance(model, ResNetRS) else sizes
+
+
+def prefix_of(model: nn.Module) -> str:
+    """Return the prefix of our wrapper of networks of other packages; "" for other networks."""
+    return PREFIX if isinstance(model, External) else ""
+
+
+def _theirs(name: str) -> str:
+    """Return timm's name of a weight. Raise UserError if timm's networks have no such weight."""
+    return _renamed(name, r"stages\.(\d)", "layer{}", 1, _TIMM_STEM, _TIMM_BLOCK)
 
 
 def _renamed(
@@ -82,22 +96,23 @@ def _renamed(
     return f"{place}{names[module]}.{suffix}"
 
 
-def strip_prefixes(state: State) -> dict[str, Tensor]:
-    """Return the state dict without the prefixes that wrappers add to all names."""
-    while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state)
-
-
 def looks_like_timm(state: State) -> bool:
     """Return True if the names are those of timm's ``resnetrs*``."""
     return all(name in state for name in _TIMM_HAS)
 
 
 def to_ours(state: State) -> dict[str, Tensor]:
-    """Return the state dict without prefixes, and with timm's names converted to this package's. May be partial."""
-    state = strip_prefixes(state)
-    return from_timm(state) if looks_like_timm(state) else state
+    """Return the state dict with timm's names converted to this package's. May be partial."""
+    return from_timm(state) if looks_like_timm(state) else dict(state)
+
+
+def in_both_codes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return a mapping by names of weights with the names that timm has for them in addition."""
+    both = dict(sizes)
+    for name, size in sizes.items():
+        with contextlib.suppress(UserError):  # not a weight of timm's networks
+            both[_theirs(name)] = size
+    return both
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
@@ -151,11 +166,11 @@ def describe_width(state: State) -> str:
 
 
 def sizes_of(state: State) -> dict[str, Any]:
-    """Return the arguments of ``create_model`` for a network of the same width, classes and channels."""
+    """Return the arguments of ``create_model`` for a network of the same width, classes (if known) and channels."""
     classes = _size(state, "head.weight", 0)
     channels = _size(state, "stem.conv1.conv.weight", 1)
     return {
-        "num_classes": 1 if classes is None else classes,
+        **({} if classes is None else {"num_classes": classes}),
         "in_channels": 3 if channels is None else channels,
         "width": width_of(state),
     }
