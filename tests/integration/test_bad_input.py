@@ -300,6 +300,25 @@ def test_a_dataset_of_another_class_count(tiny_config, run_tool, trained, fewer_
     assert done.returncode == 0 and "head.weight (7 of 7 classes by name)" in done.stdout, done.stderr
 
 
+def test_weights_of_another_trainer(tiny_config, run_tool, trained, tmp_path):
+    """A Lightning-like file of the backbone alone, beside a loss, a head and a metric; then files that do not fit."""
+    weights, path = checkpoint.load(trained)["model"], tmp_path / "last.ckpt"
+    backbone = {f"model.net.{name}": tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    beside = {"model.fc.weight": torch.ones(3, 9), "criterion.weight": torch.ones(8), "train_acc.total": torch.ones(1)}
+    torch.save({"state_dict": {**backbone, **beside}, "epoch": 3, "loops": {"fit_loop": {}}}, path)
+    start = "--cfg", tiny_config(train__max_steps=1), f"train.init_from={path}"
+    done = run_tool("train_net.py", *start)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "started from" in line)
+    assert "head.weight (new head)" in line and "entry state_dict, names that begin with model.net." in line
+    assert "left in the file: model.fc.weight, criterion.weight, train_acc.total, epoch and 1 more" in line
+    start = *start, f"out={tmp_path / 'other'}"
+    torch.save({"generator": {"conv.weight": torch.ones(1)}, "epoch": 3}, path)
+    assert_one_line(run_tool("train_net.py", *start), 2, path, "entry generator", "epoch", "the first is conv.weight")
+    torch.save({"epoch": 3, "best": "a.pt"}, path)
+    assert_one_line(run_tool("train_net.py", *start), 2, path, "holds no weights", "epoch (int), best (str)")
+
+
 def test_weights_that_expect_other_pixels(tiny_config, run_tool, trained):
     done = run_tool("train_net.py", "--cfg", tiny_config(), f"train.init_from={trained}", "data.mean=[0.5, 0.5, 0.5]")
     assert_one_line(done, 2, "data.mean is (0.5, 0.5, 0.5)", "(0.0, 0.0, 0.0)")

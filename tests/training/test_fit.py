@@ -1,5 +1,6 @@
 """``fit``: training from Python, without a config."""
 
+import dataclasses
 import inspect
 import os
 import signal
@@ -167,6 +168,26 @@ def test_a_complete_run_without_a_readable_best(data, tmp_path):
     result = run(data, tmp_path / "run", max_steps=1)
     result.path.write_bytes(b"")
     assert run(data, tmp_path / "run", max_steps=1) == result
+
+
+@pytest.mark.parametrize("names", [("right", "left"), ("up", "down")])
+def test_a_head_for_other_class_names(data, tmp_path, capsys, names):
+    """Files give their rows by class name; the head of a network that is trained itself is kept and reported."""
+    datasets = VideoDataset(data, "train", create_transform(**SIZES, is_training=True)), None
+    model = small()
+    model.data_config = dataclasses.replace(model.data_config, class_names=names)
+    state = checkpoint.from_weights(model.model_args, model.data_config, model.state_dict())
+    checkpoint.save(tmp_path / "other.pt", state)
+    head, fresh = model.head.weight.detach().clone(), small()
+    before = fresh.head.weight.detach().clone()
+    options = {**OPTIONS, "epochs": 1, "lr": 0.0, "ema_decay": 0.0, "weight_decay": 0.0}
+    fit(model, *datasets, out=tmp_path / "kept", **options)
+    assert f"its head is kept, for other class names: {', '.join(names)}" in capsys.readouterr().out
+    assert torch.equal(model.head.weight.detach(), head)
+    fit(fresh, *datasets, out=tmp_path / "file", init_from=tmp_path / "other.pt", **options)
+    said = "2 of 2 classes by name" if names == ("right", "left") else "other class names, new head"
+    assert f"head.weight ({said})" in capsys.readouterr().out
+    assert torch.equal(fresh.head.weight.detach(), head.flip(0) if names == ("right", "left") else before)
 
 
 def test_more_outputs_than_classes(data, tmp_path):

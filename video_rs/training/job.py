@@ -28,7 +28,7 @@ from video_rs.distributed.device import (
 )
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World, check_same
-from video_rs.errors import UserError
+from video_rs.errors import UserError, truncate
 from video_rs.evaluation.metrics import summarize
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.hub import redact_url
@@ -100,13 +100,16 @@ class Job:
         unfreeze(model)  # of an earlier run
         revert_sync_batch_norm(model)
         model.train()
+        trained_for = model.data_config.class_names
+        model.data_config = self._data_config()  # before loading weights, whose head is matched by class names
         if saved:
             model.weights_from = saved.get("weights_from")
         elif options.init_from:
             self.started_from = self._init_from()
+        elif trained_for not in ((), model.data_config.class_names):
+            self.started_from = f"the network's own; its head is kept, for other class names: {truncate(trained_for)}"
         if not is_finite(model.state_dict()):
             raise UserError("model: its weights are not finite; start from other weights")
-        model.data_config = self._data_config()
         model.to(self.device, parameter_dtype(self.precision))
         if self.device.type != "cpu":
             check_convolutions(model, self.precision)
@@ -116,12 +119,12 @@ class Job:
     def _init_from(self) -> str:
         """Load the initial weights and return a description of them."""
         own, options = self.model.data_config, self.options
+        source = redact_url(options.init_from)
         report = init_from(self.model, options.init_from, method=options.inflate)
         if changed := own.differences(self.model.data_config, ("mean", "std", "filter")):
             wrong = ", ".join(f"data.{key} is {ours}, expected {theirs}" for key, (ours, theirs) in changed.items())
-            source = redact_url(options.init_from)
             raise UserError(f"the config does not match the weights {source}: {wrong}; change the config")
-        return str(report)
+        return f"started from {source}: {report}"
 
     def _data_config(self) -> DataConfig:
         """Return the model's data config with the sampling, sizes and class names of the data."""

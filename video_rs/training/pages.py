@@ -12,7 +12,6 @@ from torch import nn
 from video_rs import terminal
 from video_rs.data.video.decord import describe_decoder
 from video_rs.distributed.device import describe
-from video_rs.hub import redact_url
 from video_rs.terminal import counted, duration
 from video_rs.training import recipe
 from video_rs.training.incidents import BAD_STEPS, BROKEN_FILES, Incidents
@@ -43,7 +42,6 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
     sampling, size, smoothing = job.train.transform.sampling, job.train.transform.spatial.size, options.label_smoothing
     values = f"targets are {smoothing / 2:g} and {1 - smoothing / 2:g} for every class"
     targets = f"label smoothing {smoothing:g}: {values}; 0 is usual for many classes"
-    started = f"started from {redact_url(options.init_from)}: {job.started_from}"
     begins = f"resuming at step {{}} of {{}} from {resumed_from}" if resumed_from else "starting at step {} of {}"
     return _aligned(
         [
@@ -51,7 +49,7 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
             ("precision", job.precision),
             ("loading", f"{job.loading()['workers']} loader workers{each}"),
             ("network", _network(job)),
-            ("weights", started if job.started_from else ""),
+            ("weights", job.started_from),
             *((split, records.describe()) for split, records in job.records.items()),
             ("decoder", describe_decoder(job.train.decoder)),
             ("clips", f"{sampling.num_frames} frames x stride {sampling.stride}, {size} px"),
