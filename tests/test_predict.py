@@ -543,6 +543,77 @@ def test_command_every(weights, video, capsys):
     assert out.splitlines()[0] == "path,start,end,rank,label,index,score"
 
 
+@pytest.mark.parametrize(
+    "every, sampling, num_frames, missed",
+    [
+        ("1s", {}, 30, 20),  # windows of 8 frames at 0, 10 and 20
+        ("800ms", {}, 30, None),
+        ("801ms", {}, 30, 20),  # no window at the end
+        ("0.9", {}, 30, 20),  # windows at 0, 9 and 18
+        ("5s", {}, 30, 73),  # a single window
+        ("5s", {}, 8, None),  # the video is one window
+        ("5s", {}, 5, None),  # and is looped
+        ("1s", {"sampling": "segments"}, 30, None),  # a window is as long as its step
+        ("1s", {"fps": 5.0}, 30, None),  # a clip of 4 x 2 frames at 5 per second: 1.6 s
+        ("2s", {"fps": 5.0}, 30, 47),
+    ],
+)
+def test_windows_that_leave_gaps_are_a_warning(
+    tmp_path, weights, make_video, capsys, every, sampling, num_frames, missed
+):
+    video = make_video(tmp_path / "v.mp4", num_frames=num_frames, fps=FPS)
+    saved = checkpoint.load(weights)
+    checkpoint.save(tmp_path / "w.pt", saved | {"data_config": saved["data_config"] | sampling})
+    code, out, err = command(capsys, "--weights", tmp_path / "w.pt", "--every", every, "--json", video)
+    assert code == 0 and all(map(json.loads, out.splitlines()))
+    assert bool(err) == (missed is not None), err
+    if missed:
+        assert err.startswith(f"warning: {video}: windows of ") and err.count("\n") == 1
+        assert f"leave gaps, with {missed} % of the video; at most " in err
+        longest = re.search(r"at most (\S+) s", err)[1]
+        assert command(capsys, "--weights", tmp_path / "w.pt", "--every", longest, "--json", video)[::2] == (0, "")
+
+
+def test_gaps_are_reported_once_and_in_python(weights, video, tmp_path, capsys):
+    shutil.copy(video, tmp_path / "a.mp4")
+    code, _, err = command(capsys, "--weights", weights, "--every", "2s", "--csv", video, tmp_path)
+    assert code == 0 and err.count("\n") == 1 and err.endswith(" (and 1 more files with gaps)\n")
+    with pytest.warns(UserWarning, match="leave gaps"):
+        list(video_rs.load(weights, "cpu").predict_windows(video, 2.0))
+
+
+def test_missing_files_and_patterns_are_noticed_before_weights_are_loaded(
+    weights, video, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b/2.mp4", "b/1.mp4", "b/c/3.mp4", "[x].mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(video)
+    (tmp_path / "dangling.mp4").symlink_to("nowhere")
+    for name, reason in (
+        ("gone.mp4", "no such file"),
+        ("gone/", "no such file"),
+        ("[x].mp4/a.mp4", "no file matches this pattern"),
+        ("dangling.mp4", "no such file"),
+        ("*.avi", "no file matches this pattern"),
+        ("b/**/*.mkv", "no file matches this pattern"),
+        ("b/[3-9].mp4", "no file matches this pattern"),
+    ):
+        code, out, err = command(capsys, "--weights", "no_weights.pt", name)
+        assert (code, out, err) == (2, "", f"error: {name}: {reason}\n")
+    words = ["--weights", weights, "--csv", "--top-k", 1]
+    for name, paths in (
+        ("b/*.mp4", ["b/1.mp4", "b/2.mp4"]),
+        ("b/**/*.mp4", ["b/1.mp4", "b/2.mp4", "b/c/3.mp4"]),
+        ("[x].mp4", ["[x].mp4"]),  # it exists
+        ("?/c", ["b/c/3.mp4"]),
+    ):
+        code, out, err = command(capsys, *words, name)
+        assert (code, err) == (0, "") and [line.split(",")[0] for line in out.splitlines()[1:]] == paths
+    code, out, err = command(capsys, *words, "gone.mp4", "*.avi", "[x].mp4")
+    assert code == 2 and out.splitlines()[1].startswith("[x].mp4,") and err.endswith("2 of 3 could not be predicted\n")
+
+
 @pytest.mark.parametrize("every", ["1ms", "0.000000001s", "90ms"])
 def test_windows_are_a_frame_apart_at_least(weights, video, capsys, every):
     _, out, _ = command(capsys, "--weights", weights, "--every", every, "--json", video)

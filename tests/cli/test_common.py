@@ -161,6 +161,7 @@ def test_home_and_variables_are_expanded_in_every_path_of_a_command(monkeypatch,
     monkeypatch.setenv("PLACE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert main.dispatch(["make-motion", "--out", written, "--train=8", "--val=8", "--test=8", "--frames=8"]) == 0
+    (tmp_path / "x.mp4").touch()
     (tmp_path / "x" / "mine.yaml").write_text("data: {root: $HOME/x/data}\n")
     for argv in (
         ["predict", "--weights", f"{written}/none.pt", "x.mp4"],
@@ -181,7 +182,7 @@ def test_home_and_variables_are_expanded_in_every_path_of_a_command(monkeypatch,
 
 def test_similar_paths_of_a_command_are_resolved_with_a_note(tmp_path, capsys):
     (tmp_path / "cafe\u0301.pt").write_bytes(b"no checkpoint")
-    assert common.run(main.dispatch, ["predict", "--weights", f"{tmp_path}/Caf\u00e9.pt", "x.mp4"]) == 2
+    assert common.run(main.dispatch, ["predict", "--weights", f"{tmp_path}/Caf\u00e9.pt", str(tmp_path)]) == 2
     note, error = capsys.readouterr().err.splitlines()
     assert note.startswith("note: the path: '") and note.isascii() and "cafe\u0301.pt" in error
 

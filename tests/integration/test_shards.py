@@ -1,6 +1,7 @@
 """Training and testing from local shards and from an S3 server give the results of files, bit for bit."""
 
 import csv
+import json
 import logging
 import os
 import re
@@ -127,8 +128,9 @@ def test_commands_end_with_the_same_weights_and_scores(tiny_config, run_tool, sh
             assert done.returncode == 0 and not done.stderr, done.stderr
             done = run_tool("test_net.py", "--cfg", path, f"out={out}", *overrides)
             assert done.returncode == 0 and "8 of 8 scored" in done.stdout, done.stderr
-        metrics = (out / "test" / "metrics.json").read_text()
-        results[name] = checkpoint.load(out / "last.pt"), metrics.replace(str(out), "")
+        metrics = json.loads((out / "test" / "metrics.json").read_text())
+        assert str(overrides[-1]).partition("=")[2] in metrics.pop("about")["data"]
+        results[name] = checkpoint.load(out / "last.pt"), metrics
     assert same(results["files"][0]["model"], results["shards"][0]["model"])
     assert same(results["files"][0]["ema"], results["shards"][0]["ema"])
     assert results["files"][1] == results["shards"][1]

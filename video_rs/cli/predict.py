@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import glob
 import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
-from video_rs.errors import MediaError, PathError, StorageError, printable
+from video_rs.data.shards import is_member
+from video_rs.errors import EXIT_USER, NO_SUCH_FILE, MediaError, PathError, StorageError, printable
 
 if TYPE_CHECKING:
     from video_rs.inference.predict import Prediction
@@ -42,30 +45,34 @@ def main(argv: list[str]) -> int:
     from video_rs.inference.inputs import find_files
     from video_rs.inference.predict import load
 
+    inputs, failed = _existing(args.inputs)
+    if not inputs:
+        return EXIT_USER
     classifier = load(args.weights, args.device)
     files: list[str] = []
-    left_out = LeftOut()
-    done = failed = 0
-    for entry in args.inputs:
+    left_out, done = LeftOut(), 0
+    for entry in inputs:
         try:
             is_folder = Path(entry).is_dir()
             files += find_files(entry, classifier.takes_images, left_out) if is_folder else [entry]
         except MediaError as error:
             failed += 1
-            print(f"error: {printable(str(error))}", file=sys.stderr)
+            _note(f"error: {error}")
     if left_out.count:
-        print(f"note: {printable(left_out.describe())}", file=sys.stderr)
+        _note(f"note: {left_out.describe()}")
     top_k = args.top_k or (1 if args.every else 5)
     write = _write_json if args.json else _write_csv if args.csv else _write_text
     if args.csv:
         _csv_row("path", *(["start", "end"] if args.every else []), "rank", "label", "index", "score")
     # on a terminal the results show the progress
     bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
-    denied = {path for path in args.inputs if not os.access(path, os.R_OK)}  # check before the storage can fail
+    denied = {path for path in inputs if not os.access(path, os.R_OK)}  # check before the storage can fail
+    gaps: list[str] = []
     for number, path in enumerate(files):
         try:
             if args.every:
-                for start, end, predictions in classifier.predict_windows(path, args.every, top_k, crops=args.crops):
+                windows = classifier.predict_windows(path, args.every, top_k, crops=args.crops, warn=gaps.append)
+                for start, end, predictions in windows:
                     write(path, (start, end), predictions)
             else:
                 write(path, (), classifier.predict(path, top_k, clips=args.clips or CLIPS, crops=args.crops))
@@ -78,12 +85,52 @@ def main(argv: list[str]) -> int:
             if not isinstance(error, MediaError):
                 raise error from None
             failed += 1
-            terminal.write(f"error: {printable(str(error))}", sys.stderr)
+            _note(f"error: {error}")
         bar.advance()
     bar.close()
-    if failed and len(files) > 1:
-        print(f"{failed} of {failed + done} could not be predicted", file=sys.stderr)
-    return 2 if failed else 0
+    if gaps:
+        more = f" (and {len(gaps) - 1} more files with gaps)" if gaps[1:] else ""
+        _note(f"warning: {gaps[0]}{more}")
+    if failed and failed + done > 1:
+        _note(f"{failed} of {failed + done} could not be predicted")
+    return EXIT_USER if failed else 0
+
+
+def _existing(inputs: Sequence[str]) -> tuple[list[str], int]:
+    """Return the inputs that exist, with patterns such as ``*.mp4`` expanded, and the number of missing ones.
+
+    Missing inputs are reported. Others that cannot be read, and videos in shards, count as existing here.
+    """
+    found: list[str] = []
+    missing = 0
+    for name in inputs:
+        names, reason = [name], ""
+        if is_missing(name):
+            is_pattern = glob.has_magic(name)
+            names = sorted(glob.glob(name, recursive=True)) if is_pattern else []
+            reason = "no file matches this pattern" if is_pattern else NO_SUCH_FILE
+        if not names:
+            missing += 1
+            _note(f"error: {name}: {reason}")
+        found += names
+    return found, missing
+
+
+def is_missing(path: str) -> bool:
+    """Return True if there is no file or folder at a local path outside a shard."""
+    if storage.is_remote(path) or is_member(path):
+        return False
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _note(text: str) -> None:
+    terminal.write(printable(text), sys.stderr)
 
 
 def seconds(text: str) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,13 @@ class Classifier:
         return np.concatenate([np.empty((0, self.model.num_features), np.float32), *rows])
 
     def predict_windows(
-        self, path: str | Path, every_seconds: float, top_k: int = 5, *, crops: int = 1
+        self,
+        path: str | Path,
+        every_seconds: float,
+        top_k: int = 5,
+        *,
+        crops: int = 1,
+        warn: Callable[[str], Any] = warnings.warn,
     ) -> Iterator[Window]:
         """Predict windows of a long video at regular intervals. The video is decoded once, in a streaming fashion.
 
@@ -172,6 +179,7 @@ class Classifier:
             path: path of a video file. Folders of frames have no times.
             every_seconds: time between the starts of consecutive windows.
             top_k, crops: as for :meth:`predict`.
+            warn: called with one line if frames of the video are in no window.
 
         Raises:
             MediaError: the file cannot be read, or is an image.
@@ -184,6 +192,8 @@ class Classifier:
             if not video.fps:
                 raise MediaError(f"{path}: has no frame rate, which windows need")
             windows = window_clips(TemporalSampling.of(data_config), video.timeline, every_seconds)
+            if gaps := windows.describe_gaps(video.timeline):
+                warn(f"{path}: {gaps}")
             is_new = np.append(True, (windows.clips[1:] != windows.clips[:-1]).any(axis=1))
             clips, borders = windows.clips[is_new], np.append(np.flatnonzero(is_new), len(is_new))
             read = read_once(video, clips, data_config.short_side, data_config.filter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,16 @@ class Windows(NamedTuple):
     starts: np.ndarray
     ends: np.ndarray
     clips: np.ndarray
+
+    def describe_gaps(self, timeline: Timeline) -> str:
+        """Return a warning if frames of the video are in no window, else ""."""
+        gaps = np.append(self.starts[1:], timeline.duration) - self.ends
+        missed = float(gaps[gaps > 0.99 * timeline.interval / timeline.rate].sum())
+        if not missed:
+            return ""
+        part, length = missed / timeline.duration, float((self.ends - self.starts).min())
+        advice = f"at most {math.floor(1000 * length + ROUNDING) / 1000:g} s from one window to the next leaves none"
+        return f"windows of {length:.3g} s leave gaps, with {100 * part:.2g} % of the video; {advice}"
 
 
 def window_clips(sampling: TemporalSampling, timeline: Timeline, every_seconds: float) -> Windows:
@@ -84,7 +95,7 @@ def _places(last: float, span: float, step: float, shortest: float) -> np.ndarra
         raise UserError(f"the time between windows must be above 0, got {step:g} frames")
     step = max(step, shortest)
     places = np.arange(int(last / step) + 1) * step
-    return np.append(places, last) if step <= span and places[-1] < last else places
+    return np.append(places, last) if step <= span + ROUNDING and places[-1] < last else places
 
 
 def read_once(video: Video, clips: np.ndarray, short_side: int, filter: str) -> Callable[..., Tensor]:
