@@ -18,6 +18,9 @@ from video_rs.errors import PATH_ERRNOS, MachineError, UserError
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _warned: set[str] = set()
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # also in their full-width forms
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # also of text direction
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
@@ -143,12 +146,28 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
         handle.write(json.dumps(values, indent=1) + "\n")
 
 
-def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table to a CSV file atomically."""
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, escape: bool = True) -> None:
+    """Write a table to a CSV file atomically.
+
+    Args:
+        escape: apply :func:`safe_cell`; False for a file that this package reads.
+    """
     with atomic_write(path, "w") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(map(safe_cell, row) if escape else row for row in rows)
+
+
+def safe_cell(value: Any) -> Any:
+    """Return a value for a cell of a table that may be opened in a spreadsheet or on a terminal.
+
+    A text that a spreadsheet takes for a formula follows an apostrophe; control characters are escaped. Numbers, also
+    as text, are unchanged.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value if value.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], value)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def read_run_metrics(path: Path, errors: str = "replace") -> Iterator[dict[str, Any]]:

@@ -26,6 +26,7 @@ from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
 from video_rs.data.shards import is_member
 from video_rs.errors import EXIT_USER, NO_SUCH_FILE, MediaError, PathError, StorageError, printable
+from video_rs.files import safe_cell
 
 if TYPE_CHECKING:
     from video_rs.inference.predict import Prediction
@@ -173,7 +174,7 @@ def _write_csv(path: str, times: Times, predictions: list[Prediction]) -> None:
 
 
 def _csv_row(*cells: Any) -> None:
-    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+    csv.writer(sys.stdout, lineterminator="\n").writerow(map(safe_cell, cells))
 
 
 def _write_text(path: str, times: Times, predictions: list[Prediction]) -> None:

@@ -6,7 +6,6 @@ Videos with several labels have no confusion matrix.
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import math
@@ -23,11 +22,11 @@ from PIL import Image
 from video_rs.data.segments import frame_range
 from video_rs.data.sources.records import SEPARATOR, segment_name
 from video_rs.data.video.decode import open_video
-from video_rs.errors import first_line
+from video_rs.errors import first_line, printable
 from video_rs.evaluation.metrics import TOP_K, metric_names, most_confused, ranking
 from video_rs.evaluation.multiview import Scores
 from video_rs.evaluation.plots import confusion_png, curves_png, read_log
-from video_rs.files import atomic_write, json_values
+from video_rs.files import atomic_write, json_values, write_csv
 
 VERSION = 1  # version of the machine-readable files, see docs/evaluation.md
 MAX_MISTAKES = 12
@@ -92,7 +91,7 @@ def write_report(
 
     for name in ("report.html", "confusion.png", "curves.png", "views.npz"):  # from an earlier report
         (folder / name).unlink(missing_ok=True)
-    _write(folder / "predictions.csv", predictions_csv(paths, scores, class_names, segments))
+    write_csv(folder / "predictions.csv", *predictions_table(paths, scores, class_names, segments))
     _write(folder / "metrics.json", metrics_json({"about": dict(about or {}), **metrics}))
     if scores.views is not None:
         with atomic_write(folder / "views.npz") as handle:
@@ -131,24 +130,28 @@ def write_report(
 
 def _write(path: Path, content: bytes | str) -> None:
     if isinstance(content, str):
-        content = content.encode(errors="backslashreplace")  # file names may not be UTF-8
+        content = content.encode()
     with atomic_write(path) as handle:
         handle.write(content)
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["percent"] = lambda value: "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.2f} %"
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
 
 
-def predictions_csv(
+def predictions_table(
     paths: Sequence[str], scores: Scores, class_names: Sequence[str], segments: np.ndarray | None = None
-) -> str:
-    """Return a CSV with a row per video: path, label, predicted, correct, scored, top classes and probabilities, error.
+) -> tuple[list[str], list[list[Any]]]:
+    """Return the header and a row per video: path, label, predicted, correct, scored, classes and probabilities, error.
 
     With segments, their start and end in seconds follow the path. An end of 0 is the end of the file.
     Multiple labels are joined by ";", and ``correct`` is 1 if the predicted class is one of them.
@@ -156,20 +159,8 @@ def predictions_csv(
     order = ranking(scores.probs)[:, :TOP_K]
     reasons = dict(scores.errors)
     top = [f"{name}_{k}" for k in range(1, order.shape[1] + 1) for name in ("class", "prob")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "path",
-            *([] if segments is None else ["start", "end"]),
-            "label",
-            "predicted",
-            "correct",
-            "scored",
-            *top,
-            "error",
-        ]
-    )
+    span = [] if segments is None else ["start", "end"]
+    rows = []
     for i, path in enumerate(paths):
         true = scores.classes(i)
         times = [] if segments is None else [f"{time:g}" for time in segments[i]]
@@ -179,8 +170,8 @@ def predictions_csv(
             row = [class_names[order[i, 0]], int(order[i, 0] in true), 1, *ranked, ""]
         else:
             row = ["", 0, 0, *[""] * len(top), reasons.get(i, "")]
-        writer.writerow([*start, *row])
-    return text.getvalue()
+        rows.append([*start, *row])
+    return ["path", *span, "label", "predicted", "correct", "scored", *top, "error"], rows
 
 
 def metrics_json(metrics: Mapping[str, Any]) -> str:

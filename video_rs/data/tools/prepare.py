@@ -152,7 +152,7 @@ def _check_class_names(splits: Mapping[str, Records]) -> None:
             try:
                 file.write_text(name + "\n", encoding="utf-8")
                 found = [*read_class_names(str(file), plain=True)]
-                write_csv(file, ("path", "label"), [("videos/a.mp4", name)])
+                write_csv(file, ("path", "label"), [("videos/a.mp4", name)], escape=False)
                 found += [entry.label for entry in read_list(str(file), folder, multi_label)]
             except (UserError, UnicodeEncodeError):
                 found = []
@@ -279,6 +279,6 @@ def _write_lists(out: Path, splits: Mapping[str, Records], copies: Mapping[str, 
                 source = () if records.sources is None else (f"{records.sources[i]:016x}",)
                 segment = () if records.segments is None else records.segments[i].tolist()
                 rows.append((copies[path], ";".join(records.label_names(i)), *source, *segment))
-        write_csv(file, header, rows)
+        write_csv(file, header, rows, escape=False)
     with atomic_write(out / "class_names.txt", "w") as handle:
         handle.write(names_text(splits["train"].class_names))
