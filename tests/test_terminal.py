@@ -7,6 +7,7 @@ import pytest
 
 from video_rs import terminal
 from video_rs.cli.common import counter, run
+from video_rs.errors import UserError
 
 ROWS = [("[red]a b[/red] :smile:", "1.5"), ("\udcff" + "x" * 300, "10")]
 
@@ -30,8 +31,8 @@ def test_a_table_in_a_pipe_is_plain(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "20")
     lines = terminal.table(ROWS, ("name", "seconds"), right=[1])
-    width = len(ROWS[1][0])
-    assert lines == [f"{name:<{width}}  {number:>7}" for name, number in [("name", "seconds"), *ROWS]]
+    rows = [("name", "seconds"), ROWS[0], ("\\udcff" + "x" * 300, "10")]
+    assert lines == [f"{name:<306}  {number:>7}" for name, number in rows]
 
 
 @pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
@@ -99,3 +100,28 @@ def test_an_error_stands_alone(monkeypatch):
 
     assert run(fail, []) == 3
     assert screen.getvalue().endswith("\x1b[2Kerror: x.pt: No space left on device\n")
+
+
+HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\rd\x9bmé\u202egpj.\u2066\x7f\udcff"
+ESCAPED = r"a\x1b[2Jb\x1b]0;title\x07c\rd\x9bmé\u202egpj.\u2066\x7f\udcff"
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(monkeypatch):
+    screen = screen_of(monkeypatch)
+
+    def main(argv):
+        print(HOSTILE, HOSTILE, sep="\n")
+        print(HOSTILE, file=sys.stderr)
+        bar = terminal.Bar(3, HOSTILE)
+        bar.note("x")
+        terminal.write(HOSTILE + "\n" + HOSTILE)
+        bar.close()
+        print(*terminal.table([(HOSTILE, "1")], (HOSTILE, "b")), sep="\n")
+        raise UserError(HOSTILE)
+
+    assert run(main, []) == 2
+    shown = screen.getvalue()
+    assert shown.count("gpj") >= 8 and f"{ESCAPED}\\n{ESCAPED}\n" in shown and "error: a\\x1b[2J" in shown
+    for code in ("\x1b[2J", "\x1b]0", "\x07", "c\rd", "\x9b", "\u202e", "\u2066", "\x7f"):
+        assert code not in shown
+    assert (sys.stdout, sys.stderr) == (screen, screen)

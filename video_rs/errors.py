@@ -29,6 +29,7 @@ LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Error numbers for too many open files and too little memory."""
 
 NO_SUCH_FILE = "no such file"
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, and oneDNN
     "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
     "attempting to (reserve|allocate)|could not create a primitive$",
@@ -71,6 +72,17 @@ def format_value(value: Any) -> str:
 def printable(text: str) -> str:
     """Return a text with escapes for line ends, control characters and other characters that are not visible."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def escape_controls(text: str, keep: str = "") -> str:
+    """Return a text with escapes for control characters, those that change the direction of text, and surrogates.
+
+    Args:
+        keep: control characters that are left as they are.
+    """
+    if text.isprintable():
+        return text
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
 
 
 def truncate(names: Sequence[str], limit: int = 4) -> str:

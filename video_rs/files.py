@@ -11,16 +11,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from video_rs.errors import PATH_ERRNOS, MachineError, UserError
+from video_rs.errors import PATH_ERRNOS, MachineError, UserError, escape_controls
 
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _warned: set[str] = set()
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # also in their full-width forms
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # also of text direction
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
@@ -66,6 +65,8 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / LOCK).is_symlink():
+        (folder / LOCK).unlink(missing_ok=True)
     lock = FileLock(folder / LOCK, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -122,6 +123,33 @@ def atomic_write(path: str | Path, mode: str = "wb"):
             temporary.unlink()
 
 
+def refuse_links(base: str | Path, *paths: str | Path) -> None:
+    """Raise UserError if a folder that a command makes is a link: it would write elsewhere.
+
+    Args:
+        base: a folder, which can be a link itself.
+        paths: folders in `base`, also with folders between.
+    """
+    for path in map(Path, paths):
+        for folder in (path, *path.parents):
+            if folder == Path(base):
+                break
+            if folder.is_symlink():
+                raise UserError(f"{folder}: is a link, which is never written through; remove it or use another folder")
+
+
+def open_append(path: Path) -> TextIO:
+    """Open a text file to append lines. A link to another file is replaced first: that file is never changed."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_file() and path.stat().st_nlink > 1:
+        content = path.read_bytes()
+        with atomic_write(path) as handle:
+            handle.write(content)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return open(descriptor, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+
 def stamp(path: str) -> tuple[int, int]:
     """Return size and modification time (ns) of a file, to detect changes; zeros if they are unknown.
 
@@ -166,7 +194,7 @@ def safe_cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    text = value if value.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], value)
+    text = escape_controls(value)
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 

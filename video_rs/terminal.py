@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
+
+from video_rs.errors import escape_controls
 
 WIDE = 100_000  # columns: rich must not wrap numbers and names
+_BOLD = re.compile("(\x1b\\[[01]m)")
 _open: list[Bar] = []
 
 
@@ -31,9 +35,11 @@ def table(
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(*headings, box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(
+        *map(escape_controls, headings), box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(escape_controls, row))
     for index, column in enumerate(grid.columns):
         column.justify = "right" if index in right else "left"
     if not grid.columns:
@@ -101,7 +107,7 @@ class Bar:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task(description, total=total, completed=done, note="")
+        self._task = self._progress.add_task(escape_controls(description), total=total, completed=done, note="")
         self._progress.start()
         self._progress.console.show_cursor()  # otherwise it stays hidden after a kill
         _open.append(self)
@@ -133,12 +139,48 @@ class Bar:
 
 
 def write(text: str, file: TextIO | None = None) -> None:
-    """Print a line to stdout or ``file``, above an open bar."""
-    file = file or sys.stdout
+    """Print a line to stdout or ``file``, above an open bar. Control characters, as in names of files, are escaped."""
+    file, text = file or sys.stdout, escape_controls(text)
     if _open and file.isatty():
         _open[-1]._progress.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(text, file=file, flush=True)
+
+
+class _Escaping:
+    """A text stream that escapes control characters, except line ends, tabs and the bold headings of a table.
+
+    Attributes:
+        rich_proxied_file: the stream below, which rich writes to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+    def write(self, text: str) -> int:
+        self.rich_proxied_file.write("".join(map(_escape_part, _BOLD.split(text))))
+        return len(text)
+
+
+def _escape_part(text: str) -> str:
+    return text if _BOLD.fullmatch(text) else escape_controls(text, keep="\n\t")
+
+
+@contextlib.contextmanager
+def escaping() -> Iterator[None]:
+    """Run a block in which control characters that are printed to stdout and stderr are escaped.
+
+    They can be part of the name of a file or a class, and would move the cursor or change the terminal.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Escaping(stream) for stream in before)  # None if it was closed
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 @contextlib.contextmanager

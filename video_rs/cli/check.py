@@ -14,9 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from video_rs import terminal
 from video_rs.cli.common import command, config_parser, output_path, parse_config, positive, progress, size_text
 from video_rs.data.sources.lookalikes import difference
 from video_rs.errors import UserError
+from video_rs.files import refuse_links
 from video_rs.terminal import duration
 
 _NAMED = 10  # maximum number of classes listed on the terminal
@@ -39,6 +41,7 @@ def main(argv: list[str]) -> int:
 
     out = Path(args.out or Path(config.out) / "check")
     splits = build_own_records(config)
+    refuse_links(args.out or config.out, out)
     _prepare_folder(out, FILES)
     for name, records in splits.items():
         print(f"{name}: {records.describe()}{'; held out from the training files' if records.held_out else ''}")
@@ -102,4 +105,4 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
 def _print_names(title: str, names: Sequence[str]) -> None:
     if names:
         more = ", ..." if len(names) > _NAMED else ""
-        print(f"  {title}: {len(names)} ({', '.join(names[:_NAMED])}{more})")
+        terminal.write(f"  {title}: {len(names)} ({', '.join(names[:_NAMED])}{more})")

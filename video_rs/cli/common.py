@@ -218,7 +218,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # print file names that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with terminal.closing_bars():
+        with terminal.escaping(), terminal.closing_bars():
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0

@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from video_rs import terminal
 from video_rs.cli.common import Parser, command, input_path, output_path, program
 from video_rs.errors import UserError, truncate
 from video_rs.hub import redact_url
@@ -109,10 +110,12 @@ def write(loaded: Loaded, source: str, out: str, *, to: str = "video_rs") -> Non
     parameters = sum(parameter.numel() for parameter in network.parameters())
     entries = "1 entry" if len(loaded.ignored) == 1 else f"{len(loaded.ignored)} entries"
     print(f"{source} -> {loaded.model_args['name']}, {network.num_classes} classes, {parameters:,} parameters")
-    print(*loaded.notes, f"matched: all {tensors} tensors of the network", sep="\n")
+    for note in loaded.notes:
+        terminal.write(note)
+    print(f"matched: all {tensors} tensors of the network")
     print(f"moving averages: {loaded.averages}")
-    print(f"ignored: {f'{entries}: {truncate(loaded.ignored, 3)}' if loaded.ignored else 'nothing'}")
+    terminal.write(f"ignored: {f'{entries}: {truncate(loaded.ignored, 3)}' if loaded.ignored else 'nothing'}")
     if origin := loaded.record.get("weights_from"):
-        print(f"first weights: {origin['source']}, licence {origin['licence'] or 'unknown'}")
+        terminal.write(f"first weights: {origin['source']}, licence {origin['licence'] or 'unknown'}")
     checkpoint.save(out, state)
     print(f"wrote {out}; next: {after}")

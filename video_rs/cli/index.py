@@ -10,6 +10,7 @@ other commands find it.
 from functools import partial
 from statistics import median
 
+from video_rs import terminal
 from video_rs.cli.common import config_parser, parse_config, progress
 from video_rs.errors import UserError
 
@@ -50,5 +51,6 @@ def main(argv: list[str]) -> int:
             print(f"  {min(lengths)} to {max(lengths)} frames, median {round(median(lengths))}")
         if found.problems:
             print(f"  {len(found.problems)} cannot be opened{', the first' if len(found.problems) > _LISTED else ''}:")
-            print(*(f"    {problem}" for problem in found.problems[:_LISTED]), sep="\n")
+            for problem in found.problems[:_LISTED]:
+                terminal.write(f"    {problem}")
     return 0

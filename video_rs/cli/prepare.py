@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from video_rs import terminal
 from video_rs.cli.common import (
     Parser,
     command,
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
     before, after = size_text(summary["bytes_before"]), size_text(summary["bytes_after"])
     print(f"{summary['files']} videos, {duration(summary['seconds_after'])} in total: {before} before, {after} after")
     if failed:
-        print(f"{len(failed)} could not be re-encoded, see {out / 'failed.csv'}; the first: {failed[0]}")
+        terminal.write(f"{len(failed)} could not be re-encoded, see {out / 'failed.csv'}; the first: {failed[0]}")
     overrides = _next_overrides(args, config, out)
     for step in ("check", "train"):
         print(f"{step}: {command(step, '--cfg', args.cfg, *overrides)}")

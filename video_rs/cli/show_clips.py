@@ -11,9 +11,11 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from video_rs import terminal
 from video_rs.cli.common import config_parser, output_path, parse_config, positive
 from video_rs.errors import UserError
 from video_rs.experiment.schema import Config
+from video_rs.files import atomic_write
 
 
 def main(argv: list[str]) -> int:
@@ -36,12 +38,13 @@ def main(argv: list[str]) -> int:
     rows = list(itertools.islice(read_rows(config, args.split), args.num))
     if not rows:
         raise UserError(f"no file of the {args.split} split can be read")
-    draw_grid(rows).save(out)
+    with atomic_write(out) as file:
+        draw_grid(rows).save(file, "PNG")
     print(f"{out}: {len(rows)} clips of {len(rows[0].frames)} frames")
     for number, row in enumerate(rows) if args.gif else ():
         path = out.with_name(f"{out.stem}_{number}.gif")
         save_gif(row, path)
-        print(f"{path}: {row.label}, frames {row.frames[0]} to {row.frames[-1]}")
+        terminal.write(f"{path}: {row.label}, frames {row.frames[0]} to {row.frames[-1]}")
     return 0
 
 

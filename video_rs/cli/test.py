@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if found:
         print_metrics(found.metrics)
         for index, reason in found.scores.errors[:3]:
-            print(f"not scored: {found.paths[index]}: {reason}")
+            terminal.write(f"not scored: {found.paths[index]}: {reason}")
         print(f"report: {found.report}")
         example = found.paths[int(found.scores.scored.argmax())]
         plugins = [word for plugin in config.plugins for word in ("--plugins", plugin)]

@@ -35,7 +35,7 @@ from video_rs.evaluation.report import write_report
 from video_rs.experiment import build
 from video_rs.experiment.config import Config, config_of_checkpoint
 from video_rs.experiment.strict_yaml import read_yaml
-from video_rs.files import read_run_metrics
+from video_rs.files import read_run_metrics, refuse_links
 from video_rs.hub import fetch, is_address, redact_url
 from video_rs.models.weights.load import model_from_checkpoint
 from video_rs.training.run_folder import FOLDER
@@ -104,6 +104,7 @@ def evaluate(
         checksum = hashlib.sha256(np.memmap(file, mode="r")).hexdigest()
         if not _is_same(file, Path(config.out) / "best.pt"):
             folder = folder.with_name(f"{split}-{label(name)}-{checksum[:8]}")
+        refuse_links(config.out, folder)
         folder.mkdir(parents=True, exist_ok=True)  # fail early
 
     configure_torch(config.train.threads, config.train.deterministic)

@@ -22,7 +22,7 @@ from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
 from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, UserError, truncate
-from video_rs.files import expand_path
+from video_rs.files import atomic_write, expand_path
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -182,7 +182,8 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
     try:
         if not is_complete:
             if run.world.is_main and caller.yaml:
-                (folder / "config.yaml").write_text(caller.yaml, encoding="utf-8")
+                with atomic_write(folder / "config.yaml", "w") as file:
+                    file.write(caller.yaml)
             for line in start_page(job, folder, resumed_from):
                 log.info(line)
         log.status.begin(run.step, num_steps, caller.resume)

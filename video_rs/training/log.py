@@ -13,7 +13,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from video_rs import terminal
-from video_rs.files import atomic_write, read_run_metrics
+from video_rs.errors import escape_controls
+from video_rs.files import atomic_write, open_append, read_run_metrics
 from video_rs.training.run_status import NAMES, Status, metrics_text
 from video_rs.training.schedule import Schedule
 from video_rs.training.wandb import WandbLog
@@ -56,9 +57,9 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.status = Status(folder)
-        self._text = open(folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        self._text = open_append(folder / "log.txt")
         _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
-        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._metrics = open_append(folder / "metrics.jsonl")
         self._events: SummaryWriter | None = None
         self._start, self._lines, self._notes = step, 0, notes
         self.bar = terminal.Bar(num_steps, done=step)
@@ -71,6 +72,7 @@ class RunLog:
 
     def info(self, text: str) -> None:
         """Write a line to the terminal, above the progress bar, and, with a timestamp, to ``log.txt``."""
+        text = escape_controls(text)
         terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
@@ -155,7 +157,7 @@ class _SilentLog(RunLog):
 
 
 def _drop_beyond(path: Path, last: dict[str, int]) -> None:
-    if path.exists():
+    if path.is_file():
         kept = [values for values in read_run_metrics(path) if values["step"] <= last[values["kind"]]]
         with atomic_write(path, "w") as handle:
             handle.writelines(f"{json.dumps(values)}\n" for values in kept)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from video_rs import checkpoint
+from video_rs import checkpoint, terminal
 from video_rs.distributed.world import World
 from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line, truncate
-from video_rs.files import locked
+from video_rs.files import locked, refuse_links
 from video_rs.hub import redact_url
 
 FOLDER = "checkpoints"
@@ -24,9 +24,10 @@ def lock(folder: Path) -> contextlib.ExitStack:
     """Create a run folder and lock it until the result is closed or this process exits.
 
     Raises:
-        UserError: another process is training in the folder, or the folder cannot be written.
+        UserError: another process is training in the folder, the folder cannot be written, or one in it is a link.
     """
     held = contextlib.ExitStack()
+    refuse_links(folder, *(folder / name for name in (FOLDER, "tensorboard", "wandb")))
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         if not os.access(folder / FOLDER, os.W_OK):
@@ -60,7 +61,7 @@ def find_saved(
         if world.is_main and not found:
             _check_new(folder, must_resume)
         for path, reason in found.skipped if found else ():
-            print(f"skipping {path}: {reason}", flush=True)
+            terminal.write(f"skipping {path}: {reason}")
     path = world.gather(found and found.path, "the checkpoint")[0]
     if path is None:
         return None, ""

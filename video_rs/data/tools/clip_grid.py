@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from video_rs import terminal
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream
+from video_rs.files import atomic_write
 
 HEADER = 16  # pixels above each row, for the label
 MAX_WIDTH = 2400  # pixels; frames are scaled down to fit, but not below MIN_TILE
@@ -36,7 +38,7 @@ def train_rows(dataset: ClipDataset, **order: Any) -> Iterator[Row]:
     for (key,) in BatchStream(len(dataset), **options, **{"repeats": dataset.repeats, **order}):
         sample = dataset[key]
         for path, reason in sample["broken"]:
-            print(f"replaced {path}: {reason}", file=sys.stderr)
+            terminal.write(f"replaced {path}: {reason}", sys.stderr)
         yield _row(sample["clip"], sample["frames"], dataset, sample["index"])
 
 
@@ -45,7 +47,7 @@ def view_rows(dataset: ViewDataset) -> Iterator[Row]:
     for index in range(len(dataset)):
         item = dataset[index]
         if item["views"] is None:
-            print(f"skipped {dataset.records.name(index)}: {item['error']}", file=sys.stderr)
+            terminal.write(f"skipped {dataset.records.name(index)}: {item['error']}", sys.stderr)
             continue
         crops = len(item["views"]) // len(item["frames"])
         for view, clip in enumerate(item["views"]):
@@ -72,7 +74,8 @@ def draw_grid(rows: Sequence[Row]) -> Image.Image:
 def save_gif(row: Row, path: Path, milliseconds: int = 100) -> None:
     """Save a clip as a looping GIF that shows each frame for ``milliseconds``."""
     images = numbered_frames(row, len(row.clip_THWC[0]))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
+    with atomic_write(path) as file:
+        images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
 
 
 def numbered_frames(row: Row, size: int) -> list[Image.Image]:

@@ -25,7 +25,7 @@ import numpy as np
 from video_rs.data.tools.encode import h264_writer
 from video_rs.data.tools.pool import Progress, map_in_processes, no_progress
 from video_rs.errors import UserError
-from video_rs.files import write_json
+from video_rs.files import atomic_write, refuse_links, write_json
 from video_rs.rng import keyed_rng
 
 SPLITS = ("train", "val", "test")
@@ -121,11 +121,10 @@ def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
     """Write uint8 RGB frames to an H.264 mp4 file atomically. The bytes depend only on the frames and on libx264."""
     # libx264's macroblock tree is not deterministic on frames this small
     options = {"preset": "veryfast", "crf": "20", "g": "12", "mbtree": "0"}
-    part = path.with_suffix(".part")
-    with h264_writer(str(part), *frames_THWC.shape[1:3], fps, options) as (container, stream):
+    height, width = frames_THWC.shape[1:3]
+    with atomic_write(path) as file, h264_writer(file.name, height, width, fps, options) as (container, stream):
         for image in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-    os.replace(part, path)
 
 
 def items(counts: dict[str, int]) -> Iterator[Item]:
@@ -175,6 +174,7 @@ def make(
     if _is_complete(root, stamp):
         return False
 
+    refuse_links(root, *(root / split / name for split in SPLITS for name in CLASSES))
     for split in SPLITS:
         for name in CLASSES:
             (root / split / name).mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from video_rs.data.tools.encode import Settings, encode_video, read_header
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.media import require_file
 from video_rs.errors import MediaError, StorageError, UserError
-from video_rs.files import LOCK, atomic_write, locked, write_csv, write_json
+from video_rs.files import LOCK, atomic_write, locked, refuse_links, write_csv, write_json
 
 SETTINGS = "settings.json"
 _LONGEST_NAME = 240  # bytes; the name of the temporary file is 10 bytes longer
@@ -109,6 +109,7 @@ def prepare_dataset(
         raise UserError(f"--out {out} lies in the source ({inside}), which is never changed; give another folder")
     _check_class_names(splits)
     jobs = _plan_jobs(sources, base)
+    refuse_links(out, out / "shards", *{(out / job.target).parent for job in jobs})
     with ExitStack() as stack:
         _reserve(stack, out, {**asdict(settings), "source": base})
         made: dict[Job, Prepared] = {}
