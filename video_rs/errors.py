@@ -30,9 +30,9 @@ LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 NO_SUCH_FILE = "no such file"
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, and oneDNN
+_OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, oneDNN, and the loader of libraries
     "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
-    "attempting to (reserve|allocate)|could not create a primitive$",
+    "attempting to (reserve|allocate)|could not create a primitive$|failed to map segment",
     re.IGNORECASE,
 )
 
@@ -41,7 +41,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return True if an error of Python or torch means that the host or the device is out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
-    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, RuntimeError | ImportError) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> str:

@@ -16,7 +16,8 @@ from typing import Any, TextIO
 from video_rs.errors import PATH_ERRNOS, MachineError, UserError, escape_controls
 
 LOCK = ".lock"
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Error numbers of file systems without locks or fsync."""
 _warned: set[str] = set()
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # also in their full-width forms
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -73,7 +74,7 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     except Timeout:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(folder)) from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _UNSUPPORTED:
             raise
         if str(folder) not in _warned:
             _warned.add(str(folder))
@@ -105,13 +106,14 @@ def atomic_write(path: str | Path, mode: str = "wb"):
         with open(temporary, mode.replace("w", "x"), **text) as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            _sync(handle.fileno())
         temporary.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(PermissionError):  # a folder that can be written and not be listed
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            try:
+                _sync(descriptor)
+            finally:
+                os.close(descriptor)
     except OSError as error:
         if error.errno in PATH_ERRNOS:
             raise UserError(f"{path} cannot be written: {error.strerror}; give another path") from None
@@ -148,6 +150,14 @@ def open_append(path: Path) -> TextIO:
             handle.write(content)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     return open(descriptor, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def stamp(path: str) -> tuple[int, int]:

@@ -114,11 +114,12 @@ def fetched(address: str | Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded files, which may not exist."""
-    if folder := os.environ.get("VIDEO_RS_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "video_rs"
+    """Return the folder of downloaded files, which may not exist. Raise UserError if this user has no home folder."""
+    folder, base = os.environ.get("VIDEO_RS_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = os.path.expanduser(folder or os.path.join(base or "~/.cache", "video_rs"))
+    if folder.startswith("~"):
+        raise UserError("no home folder for downloads and indexes; set VIDEO_RS_CACHE to a folder")
+    return Path(folder)
 
 
 def _from_hub(address: str) -> Path:

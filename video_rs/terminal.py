@@ -66,9 +66,10 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
 
 
-def has_cursor(file: TextIO) -> bool:
+def has_cursor(file: TextIO | None) -> bool:
     """Return True for a terminal that can erase text. A dumb terminal is treated as a file."""
-    return file.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    is_terminal = getattr(file, "isatty", bool)()  # None if closed; notebooks and services have their own objects
+    return is_terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 class Bar:
@@ -141,7 +142,7 @@ class Bar:
 def write(text: str, file: TextIO | None = None) -> None:
     """Print a line to stdout or ``file``, above an open bar. Control characters, as in names of files, are escaped."""
     file, text = file or sys.stdout, escape_controls(text)
-    if _open and file.isatty():
+    if _open and has_cursor(file):
         _open[-1]._progress.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(text, file=file, flush=True)
@@ -191,3 +192,47 @@ def closing_bars() -> Iterator[None]:
     finally:
         for bar in list(_open):
             bar.close()
+
+
+@contextlib.contextmanager
+def standard_streams(*, needs_stdout: bool) -> Iterator[None]:
+    """Run a block with usable standard streams.
+
+    Closed streams become the null device, so that no other file gets their descriptors. Output to stderr that cannot be
+    written is dropped without an error: its reader has exited, its disk is full, or its terminal is gone.
+
+    Args:
+        needs_stdout: False to treat stdout like stderr.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    before = sys.stdout, sys.stderr
+    if not needs_stdout or sys.stdout is None:
+        sys.stdout = _lossy(sys.stdout, 1)
+    sys.stderr = _lossy(sys.stderr, 2)
+    try:
+        yield
+    finally:
+        for stream in {sys.stdout, sys.stderr}.difference(before):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _LossyFile(io.FileIO):
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _lossy(stream: TextIO | None, descriptor: int) -> TextIO:
+    """Return a stream to the same file that drops what cannot be written. A stream in memory is returned unchanged."""
+    try:
+        descriptor = stream.fileno() if stream else descriptor
+    except OSError:
+        return stream
+    options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering} if stream else {}
+    file = _LossyFile(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(file), errors="backslashreplace", **options)

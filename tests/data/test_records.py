@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import shutil
@@ -271,14 +272,34 @@ def test_testing_does_not_need_the_training_files(tmp_path):
     assert load_splits(str(tmp_path), splits=["test"], class_names=str(tmp_path / "names.txt"))["test"].label(0) == 1
 
 
-def test_a_file_name_that_is_not_utf_8(tmp_path):
+def test_names_that_are_not_utf8_are_left_out(tmp_path):
+    """Files, folders below a class, and classes; the class names do not depend on them."""
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4")
-    name = os.fsencode(tmp_path) + b"/train/b/caf\xe9.mp4"
+    train = os.fsencode(tmp_path / "train")
+    names = [b"b/caf\xe9.mp4", b"b/na\xef/2.mp4", b"cl\xe4ss/1.mp4", b"only/\xff.mp4"]
     try:
-        open(name, "wb").close()
+        for name in names:
+            os.makedirs(os.path.dirname(os.path.join(train, name)), exist_ok=True)
+            open(os.path.join(train, name), "wb").close()
     except OSError:
         pytest.skip("this file system has only UTF-8 names")
-    failure(r"train/b/caf\\xe9.mp4: the file name is not UTF-8", root=str(tmp_path), splits=["train"])
+    found = load_splits(str(tmp_path), splits=["train"])["train"]
+    assert [found.path(i) for i in range(2)] == [str(tmp_path / f"train/{name}/1.mp4") for name in "ab"]
+    assert len(found) == 2 and found.class_names == ("a", "b") and found.empty_folders == ("only",)
+    text = found.describe()
+    assert "4 files or folders are left out: the name is not UTF-8; the first: " in text and text.isprintable()
+    assert "cl\\udce4ss" in text or "caf\\udce9.mp4" in text
+
+
+def test_names_of_a_list_that_are_not_utf8_are_left_out(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    rows = [{"path": "1.mp4", "label": "a"}, {"path": "2.mp4", "label": "b"}]
+    rows += [{"path": "caf\udce9.mp4", "label": "a"}, {"path": "\ud800.mp4", "label": "a"}]
+    rows += [{"path": "2.mp4", "label": "\udfff"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_splits(str(tmp_path), splits=["train"])["train"]
+    assert len(found) == 2 and found.class_names == ("a", "b")
+    assert "3 files or folders are left out: the name is not UTF-8; the first: " in found.describe()
 
 
 def test_class_folders_without_known_files_are_named(tmp_path):

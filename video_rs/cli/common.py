@@ -31,6 +31,8 @@ COMMANDS = {  # name: script in tools/, help
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
+WRITES_FILES = COMMANDS.keys() - {"status", "predict", "models"}
+"""Commands whose results are files. They do not end when nothing reads their output any more."""
 KEYS = {
     "train": "out data.root data.num_frames data.workers model.name train.init_from train.epochs train.batch_size "
     "train.micro_batch optim.lr",
@@ -244,7 +246,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             raise
         code = errors.EXIT_USER if error.errno in errors.PATH_ERRNOS else errors.EXIT_MACHINE
         return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if errors.is_out_of_memory(error):
             return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers")
         if type(error).__name__ == "BrokenProcessPool":

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     splits = build_own_records(config)
     files = {split: index_file(records) for split, records in splits.items()}
     for split, records in splits.items():
+        print(f"{split}: {records.describe()}")
         require_video_files(records, "index")
         folder = files[split].parent
         try:

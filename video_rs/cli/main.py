@@ -1,14 +1,20 @@
 """The console script: ``video-rs <command> ...``."""
 
 import importlib
+import os
 import sys
 
-from video_rs.cli.common import COMMANDS, run
+from video_rs.cli.common import COMMANDS, WRITES_FILES, run
 from video_rs.errors import UserError, did_you_mean
+from video_rs.terminal import standard_streams
 
 
 def dispatch(argv: list[str]) -> int:
     """Run the command ``argv[0]`` with the other arguments and return its exit code."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # torch's libraries would end the process
+        raise UserError("the working folder was deleted; change to another folder") from None
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: video-rs COMMAND ...\n\ncommands (each has its own --help):")
         print("\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()))
@@ -21,4 +27,7 @@ def dispatch(argv: list[str]) -> int:
 
 def main(*command: str) -> None:
     """Run the console script. The scripts in ``tools/`` name their ``command``."""
-    sys.exit(run(dispatch, [*command, *sys.argv[1:]]))
+    argv = [*command, *sys.argv[1:]]
+    with standard_streams(needs_stdout=not argv or argv[0] not in WRITES_FILES):
+        code = run(dispatch, argv)
+    sys.exit(code)

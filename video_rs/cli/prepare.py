@@ -63,7 +63,8 @@ def main(argv: list[str]) -> int:
         del splits["val"]
         whole = replace(config, data=replace(config.data, val_fraction=0.0))
         splits |= build_records(whole, ("train",), indexed=False)
-    for records in splits.values():
+    for split, records in splits.items():
+        print(f"{split}: {records.describe()}")
         require_video_files(records, "prepare")
     if args.shards:
         shard_writer.require_packable(splits)

@@ -26,6 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from video_rs.distributed.forks import check_fork, was_forked
+from video_rs.distributed.launcher import can_start_processes
 from video_rs.errors import MachineError, UserError, first_line
 from video_rs.terminal import counted
 
@@ -75,7 +77,7 @@ def select_device(name: str = "auto") -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda`` or ``xla``, without initializing it.
 
     Raises:
-        UserError: the device is not available. MPS is not supported.
+        UserError: the device is not available, or see :func:`check_fork`. MPS is not supported.
     """
     if name == "mps":
         raise UserError("device mps: not supported; use device cpu, or a machine with CUDA")
@@ -86,7 +88,9 @@ def select_device(name: str = "auto") -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
         raise UserError(f"device cuda: {why}; use cpu or auto, or fix the driver")
-    return torch.device(name)
+    device = torch.device(name)
+    check_fork(device)
+    return device
 
 
 def claim_device(kind: str, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
@@ -152,7 +156,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
     """Configure torch: CPU threads (0: torch's default), no TF32, optionally deterministic kernels."""
-    if threads:
+    if threads and not was_forked():
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.backends.cudnn.benchmark = not deterministic
@@ -164,9 +168,13 @@ def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
 def loader_workers(asked: int, processes: int = 1) -> int:
     """Return the number of loader processes: ``asked``, or one per CPU core of this process if it is -1.
 
+    In a daemonic process it is 0, see :func:`launcher.can_start_processes`.
+
     Args:
         processes: number of processes on this machine that share its cores, unless each is bound to some cores.
     """
+    if asked and not can_start_processes():
+        return 0
     if asked >= 0:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

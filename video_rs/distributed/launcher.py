@@ -1,7 +1,10 @@
-"""Read the environment variables of a launcher (torchrun or a SLURM step): ranks and the rendezvous address."""
+"""Read what started this process: the environment of a launcher (torchrun or a SLURM step), and multiprocessing."""
 
+import functools
+import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Mapping
 
 from video_rs.errors import UserError
@@ -43,6 +46,15 @@ def processes() -> int:
 def is_torchrun() -> bool:
     """Return True if torchrun hosts the store, which then exists as long as torchrun."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+@functools.cache
+def can_start_processes() -> bool:
+    """Return False, with a warning, in a daemonic process of multiprocessing, which cannot have child processes."""
+    is_daemon = multiprocessing.current_process().daemon
+    if is_daemon:
+        print("warning: a daemonic process cannot start others; files are read in this process", file=sys.stderr)
+    return not is_daemon
 
 
 def first_host(nodes: str) -> str:

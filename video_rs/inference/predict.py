@@ -22,6 +22,7 @@ from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
 from video_rs.data_config import DataConfig
 from video_rs.distributed.device import select_device
+from video_rs.distributed.forks import check_fork
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Forward
@@ -239,6 +240,7 @@ class Classifier:
         return TemporalSampling.of(self.data_config).even_clips(length, clips if length > 1 else 1, times)
 
     def _transform(self, crops: int) -> ViewTransform:
+        check_fork(self.device)
         if crops not in (1, 3):
             raise UserError(f"crops={crops!r}: must be 1 or 3")
         data_config = self.data_config

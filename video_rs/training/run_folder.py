@@ -29,12 +29,15 @@ def lock(folder: Path) -> contextlib.ExitStack:
     held = contextlib.ExitStack()
     refuse_links(folder, *(folder / name for name in (FOLDER, "tensorboard", "wandb")))
     try:
+        str(folder.absolute()).encode()
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         if not os.access(folder / FOLDER, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / FOLDER))
         held.enter_context(locked(folder))
     except BlockingIOError:
         raise UserError(f"another process is training in {folder}; wait for it, or choose another out=") from None
+    except UnicodeEncodeError:  # TensorBoard needs it
+        raise UserError(f"out={folder}: the name is not UTF-8; choose another out=") from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{error.filename}: {error.strerror}; the run needs its folder: choose another out=") from None
     remove_unfinished(folder)

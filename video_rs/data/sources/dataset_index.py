@@ -125,8 +125,12 @@ def load(file: Path) -> VideoIndex:
 
 def attach(records: Records) -> None:
     """Load the index of some records if it exists. Raise UserError if it is damaged."""
-    file = index_file(records)
-    if file.exists() and len(index := load(file)) == len(records):
+    try:
+        file = index_file(records)
+    except UserError:  # no home folder
+        return
+    # not Path.exists, which raises PermissionError in the home folder of another user
+    if os.path.exists(file) and len(index := load(file)) == len(records):
         records.index = index
 
 

@@ -1,6 +1,7 @@
 """Read one split: class folders, a list, or the annotation file of a known layout. Labels stay as written."""
 
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from video_rs.data.sources.tables import shorten
 from video_rs.data.sources.written_paths import WrittenPaths
 from video_rs.data.video.search import LeftOut
 from video_rs.errors import UserError, truncate
+
+_NOT_UTF8 = "the name is not UTF-8"
+_SURROGATES = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8, and in JSON
 
 
 @dataclass
@@ -151,11 +155,14 @@ def read_split(
         entries = layout.read(source, root, split, fold)
     else:
         entries = read_list(source, root, multi_label)
-    wanted, num_swapped = "", 0
+    wanted, num_swapped, not_utf8 = "", 0, LeftOut(_NOT_UTF8)
     for entry in entries:
         wanted = wanted or (entry.split and _split_in_list(raw, split))
         if entry.split != wanted:
             raw.other_rows[entry.split] += 1
+            continue
+        if not _is_utf8(entry.path + entry.label):  # in JSON, or in folders that a layout searches
+            not_utf8.add(entry.path)
             continue
         raw.add(entry.path, entry.label, entry.file or source, entry.line)
         raw.frames.append(entry.frames)
@@ -165,6 +172,7 @@ def read_split(
             raw.sources.append(source_key(entry.source))
     raw.frames = raw.frames if any(raw.frames) else array("i")
     raw.segments = raw.segments if any(raw.segments) else array("d")
+    raw.notes += filter(None, [not_utf8.describe()])
     if num_swapped:
         raw.notes.append(f"path and label are swapped in {num_swapped} rows of {source}")
     _note_columns(raw, layout)
@@ -216,15 +224,27 @@ def _resolve(raw: RawSplit, missing: np.ndarray, base: str) -> np.ndarray:
     return np.isin(np.arange(len(raw.paths)), list(found))
 
 
+def _is_utf8(name: str) -> bool:
+    return name.isascii() or not _SURROGATES.search(name)
+
+
 def _read_class_folders(folder: str, frame_folders: bool) -> RawSplit:
-    raw, left_out = RawSplit(folder), LeftOut()
-    for name, files in class_folders(folder, frame_folders, left_out):
-        if not files:
+    raw, left_out, not_utf8 = RawSplit(folder), LeftOut(), LeftOut(_NOT_UTF8)
+    for name, found in class_folders(folder, frame_folders, left_out):
+        place = os.path.join(folder, name)
+        if not _is_utf8(name):
+            not_utf8.add(place)
+            continue
+        count = len(raw.paths)
+        for file in found:
+            if _is_utf8(file):
+                raw.paths.append(os.path.join(place, file))
+            else:
+                not_utf8.add(os.path.join(place, file))
+        if len(raw.paths) == count:
             raw.empty_folders.append(name)
             continue
-        raw.labels.extend(repeat(len(raw.first_place), len(files)))
-        raw.first_place[name] = os.path.join(folder, name)
-        for file in files:
-            raw.paths.append(os.path.join(folder, name, file))
-    raw.notes += filter(None, [left_out.describe()])
+        raw.labels.extend(repeat(len(raw.first_place), len(raw.paths) - count))
+        raw.first_place[name] = place
+    raw.notes += filter(None, [left_out.describe(), not_utf8.describe()])
     return raw

@@ -263,11 +263,9 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
 
 
 def _refuse_mixed_media(part: RawSplit) -> None:
-    """Raise UserError if a split mixes images, videos and frame folders, or a file name is not UTF-8."""
+    """Raise UserError if a split mixes images, videos and frame folders."""
     by_name, by_kind = {}, {}
     for path in part.paths:
-        if not path.isascii() and path != (printable := os.fsencode(path).decode(errors="backslashreplace")):
-            raise UserError(f"{printable}: the file name is not UTF-8: rename it")
         by_name.setdefault(is_media(path), path)
         by_kind.setdefault(is_image(path), path)
     if len(set(map(os.path.isdir, by_name.values()))) > 1:

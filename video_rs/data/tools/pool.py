@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import Any, NamedTuple, TypeVar
 
+from video_rs.distributed.launcher import can_start_processes
 from video_rs.errors import MachineError
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -40,7 +41,7 @@ def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int
         BrokenProcessPool: a process was killed.
         Exception: any exception of a call.
     """
-    if workers == 1 or len(todo) < 64:  # starting processes would take longer
+    if workers == 1 or len(todo) < 64 or not can_start_processes():  # starting processes would take longer
         yield from map(function, todo)
         return
     with ProcessPoolExecutor(workers, _SPAWN, initializer=_init_process) as pool:
@@ -69,6 +70,8 @@ def watched_calls(
     The result of a call that hangs or crashes is a ``Lost``. Other calls are not affected. Closing this generator, or
     Ctrl-C, kills the processes immediately. Processes exit when their parent exits. A call costs 50 microseconds.
 
+    In a daemonic process, the calls are made one after another in this process, and a hang or crash is not detected.
+
     Args:
         function: an importable function, which calls ``beat()`` as it makes progress.
         todo: the items, which are read as needed and must not be None.
@@ -80,6 +83,9 @@ def watched_calls(
         MachineError: a process died before its first call, or was killed from outside, such as for lack of memory.
         Exception: any exception of a call.
     """
+    if not can_start_processes():
+        yield from ((item, function(item, lambda: None)) for item in todo)
+        return
     left, tick = iter(todo), min(1.0, timeout / 4) if timeout else None
     team: list[_Worker] = []
     try:

@@ -23,10 +23,12 @@ class LeftOut:
     """Files and folders that a search did not use.
 
     Attributes:
+        reason: why they are not used.
         count: number of files and folders.
         first: path of the first one.
     """
 
+    reason: str = "not a known video or image"
     count: int = 0
     first: str = ""
 
@@ -40,7 +42,7 @@ class LeftOut:
         if not self.count:
             return ""
         what = "file or folder is" if self.count == 1 else "files or folders are"
-        return f"{self.count} {what} left out: not a known video or image; the first: {self.first}"
+        return f"{self.count} {what} left out: {self.reason}; the first: {self.first}"
 
 
 def listing(folder: str | Path, left_out: LeftOut | None = None) -> tuple[list[str], list[str]]:
