@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     out, settings = Path(args.out), Settings(args.short_side, args.crf, args.gop)
     splits = build_own_records(config)
     # a split by the sources that a list names is kept: the prepared lists cannot make it again
-    if splits["val"].held_out and splits["val"].sources is None:
+    if "val" in splits and splits["val"].held_out and splits["val"].sources is None:
         del splits["val"]
         whole = replace(config, data=replace(config.data, val_fraction=0.0))
         splits |= build_records(whole, ("train",), indexed=False)

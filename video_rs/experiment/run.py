@@ -28,13 +28,14 @@ OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.list",
 """Keys that may differ between the ranks of a run."""
 
 
-def build_parts(config: Config) -> tuple[nn.Module, VideoDataset, VideoDataset]:
+def build_parts(config: Config) -> tuple[nn.Module, VideoDataset, VideoDataset | None]:
     """Create the model and the datasets of a config, the arguments of ``fit``. Raise UserError if one is invalid."""
     configure_torch(config.train.threads, config.train.deterministic)
     records = build.build_records(config, ("train", "val"))
     model = build.build_model(config, build.class_names(config, records["train"]))
     train = build.video_dataset(config, records["train"], is_training=True)
-    return model, train, build.video_dataset(config, records["val"], is_training=False)
+    val = build.video_dataset(config, records["val"], is_training=False) if "val" in records else None
+    return model, train, val
 
 
 def make_job(config: Config, saved: Mapping[str, Any] | None = None, world: World | None = None) -> Job:

@@ -88,7 +88,9 @@ class _Clips:
     fold: int = setting(1, "official split of UCF101 or HMDB51", low=1, high=3)
     frame_folders: bool = setting(False, "each folder in a class folder is a video with images as frames")
     multi_label: bool = setting(False, "several labels per file, joined by ; in lists: sigmoid loss, mAP")
-    val_fraction: float = setting(0.1, "fraction of train held out if there is no val split", low=0.001, high=0.9)
+    val_fraction: float = setting(
+        0.1, "fraction of train held out if there is no val split; 0: none, no validation", low=0, high=0.9
+    )
     max_missing: float = setting(0.05, "tolerated fraction of a list missing on disk", low=0, high=1)
     decoder: str = free("pyav", "decord: where its frames are exact, otherwise PyAV", choices=("pyav", "decord"))
     max_pixels: int = free(MAX_PIXELS, "largest frame or image to decode: width times height", low=1)

@@ -54,6 +54,8 @@ def _training_errors(options: Options, multi_label: bool) -> Iterator[str]:
             f"train.micro_batch={options.micro_batch}: must divide train.batch_size={options.batch_size}; set it to "
             f"{smaller} or {larger}"
         )
+    if options.early_stop and not options.val_every:
+        yield f"train.early_stop={options.early_stop}: requires train.val_every above 0"
     if not options.epochs and not options.max_steps:
         yield "train.epochs and train.max_steps are both 0; set one of them"
     if options.class_weights != "none" and options.balanced_sampling:

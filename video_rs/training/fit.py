@@ -178,7 +178,7 @@ def _open_log(job: Job, saved: Mapping[str, Any] | None, out: Path, caller: Call
 def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
     """Train to the end, and log the description of the run and its summary."""
     log, folder, num_steps = run.log, run.folder, run.schedule.num_steps
-    is_complete = run.validated == num_steps
+    is_complete = run.is_complete
     try:
         if not is_complete:
             if run.world.is_main and caller.yaml:
@@ -202,9 +202,12 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
         if run.best_metrics:
             best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, {best}"
         new = "for a new run, use another out= or delete the folder"
+        if run.stops_early:
+            new = f"train.early_stop={run.schedule.early_stop} ended it, a larger one or 0 resumes; {new}"
         page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {caller.test}"]
     else:
-        page = end_page(run.schedule, log.status, folder, run.incidents, caller.test)
+        schedule = replace(run.schedule, num_steps=run.step)  # may have stopped early
+        page = end_page(schedule, log.status, folder, run.incidents, caller.test)
     for line in page:
         log.info(line)
 

@@ -78,6 +78,8 @@ class Job:
         multi_label = train.records.multi_label
         for error in wrong_combinations(options, multi_label=multi_label, processes=world.size if world else 1):
             raise UserError(without_sections(error))
+        if options.early_stop and val is None:
+            raise UserError(f"early_stop={options.early_stop}: requires validation data")
         self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
         self.records = {"train": train.records} | ({"val": val.records} if val else {})
         self.device = select_device(options.device)
@@ -143,7 +145,7 @@ class Job:
 
     def _trainer(self) -> Trainer:
         options, records = self.options, self.train.records
-        schedule = recipe.schedule(options, len(records), self.world.size)
+        schedule = recipe.schedule(options, len(records), self.world.size, has_validation=self.val is not None)
         return Trainer(
             self.model,
             schedule,

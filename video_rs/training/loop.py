@@ -20,9 +20,11 @@ from torch import nn
 from video_rs.distributed.device import finishes_within
 from video_rs.errors import EXIT_USER, PeerFailed, VideoRSError, WorkerFailed
 from video_rs.files import stamp
+from video_rs.terminal import counted
 from video_rs.training.incidents import BAD_STEPS
 from video_rs.training.log import RunLog, StepClock
 from video_rs.training.run_state import RunState
+from video_rs.training.run_status import NAMES
 from video_rs.training.signals import Interrupted, StopSignals
 
 Check = Callable[[], None]
@@ -74,7 +76,7 @@ class Run(RunState):
         self._unreadable: list[tuple[str, str]] = []  # files replaced in this step on this rank
 
     def fit(self) -> None:
-        """Train from the current step to the last one.
+        """Train from the current step to the last one, or until the monitored metric stops to improve.
 
         Raises:
             Interrupted: a signal was received. A checkpoint is saved.
@@ -101,7 +103,7 @@ class Run(RunState):
         self.write_incidents()
         self.check_files()
         batches, self._clock = iter(self.loader_from(self.step)), StepClock(self.step)
-        while self.step < self.schedule.num_steps:
+        while not self.is_complete:
             self.trainer.train_step(self._fetch(batches))  # forward, backward, optimizer, EMA
             self._note_unreadable_files()
             self.log.bar.advance()
@@ -111,10 +113,15 @@ class Run(RunState):
                 self.save()
             if self.schedule.validates(self.step):
                 self._validate()
-            if self._stop and self.validated < self.schedule.num_steps:
+            if self._stop and not self.is_complete:
                 self.save()
                 raise Interrupted(self._stop)
             self.checkpointer.poll()
+        if self.stops_early:
+            self._log_bad_steps()
+            best = f"{NAMES[self.monitored]} than {100 * self.best[0]:.2f} %"
+            stale = counted(self.stale, "validation")
+            self.log.info(f"stopped early at step {self.step}: {stale} without a better {best}")
 
     def _fetch(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield the micro-batches of a step. Wait for all ranks each time, as the network may reduce over ranks."""
@@ -152,19 +159,24 @@ class Run(RunState):
             self.check_files()
 
     def _log_step(self) -> None:
-        self.collect_bad_steps()
         loss, accuracy = self.trainer.metrics.means()
         self.trainer.metrics.clear()
         name = "hit1" if self.monitored == "map" else "accuracy"  # hit1: the top class is one of the sample's
         metrics = {"loss": loss, name: accuracy} if loss == loss else {}  # nan: all steps were skipped
         metrics |= {"lr": self.trainer.learning_rate(self.step - 1)}
         self.log.trained(self.schedule, self.step, metrics | self._clock.metrics(self.step, self.schedule.batch_size))
+        self._log_bad_steps()
+        self._clock = StepClock(self.step)
+
+    def _log_bad_steps(self) -> None:
+        """Log the bad steps since the last call. Raise UserError for too many, or for weights that are not finite."""
+        self.collect_bad_steps()
         if bad := [step for step in sorted(self.incidents.steps) if step > self.logged]:
             self.log.info(f"skipped non-finite steps: {', '.join(map(str, bad))}; see {self.folder / BAD_STEPS}")
         self.write_incidents()
         self.require_finite("the weights to log")
         self.check_steps(bad)
-        self.logged, self._clock = self.step, StepClock(self.step)
+        self.logged = self.step
 
     def _validate(self) -> None:
         self.log.status.validating()

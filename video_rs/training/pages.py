@@ -80,12 +80,13 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
         taken += f", {duration(status.seconds_before + status.seconds)} with earlier starts"
     clips = (schedule.num_steps - status.first_step) * schedule.batch_size
     rate = clips / max(status.seconds - status.seconds_in_validation, 1e-9)
+    counts = ", validations not counted" if schedule.has_validation else ""
     val, best = metrics["val"], metrics["best"]
     rows = [
         ("complete", f"{schedule.num_steps} steps, {counted(schedule.epoch(schedule.num_steps), 'epoch')}, in {taken}"),
-        ("speed", f"{rate:.1f} clips/s, validations not counted" if clips else ""),
+        ("speed", f"{rate:.1f} clips/s{counts}" if clips else ""),
         ("validation", f"{metrics_text(val)} after epoch {val['epoch']:.4g}" if val else ""),
-        ("weights", _best(best, folder) if best else ""),
+        ("weights", _best(best, folder) if best else f"of the last step, in {folder / 'best.pt'}"),
         *_first_ten(
             "broken files",
             f"{len(incidents.files)} unreadable files were replaced by others:",
@@ -154,8 +155,10 @@ def _batch(schedule: Schedule, processes: int) -> str:
 def _steps(schedule: Schedule) -> str:
     epochs = f"{counted(schedule.epoch(schedule.num_steps), 'epoch')} of {schedule.num_samples:,} samples"
     every = "" if schedule.val_every == 1 else f"{schedule.val_every} "
-    when = f"after each {every}epoch{'s' if every else ''}" if schedule.val_every else "at the end"
-    return f"{schedule.num_steps:,}: {epochs}, validated {when}"
+    when = f"validated after each {every}epoch{'s' if every else ''}" if schedule.val_every else "validated at the end"
+    if schedule.early_stop:
+        when += f", until {counted(schedule.early_stop, 'validation')} without a better metric"
+    return f"{schedule.num_steps:,}: {epochs}, {when if schedule.has_validation else 'not validated'}"
 
 
 def _learning_rate(options: Options) -> str:
@@ -168,7 +171,8 @@ def _loss(job: Job) -> str:
     notes, smoothing = job.metric_notes(), job.options.label_smoothing
     loss = notes["loss"] + (f" (label smoothing {smoothing:g})" if smoothing else "")
     accuracy = "; accuracy in training is of mixed clips, where the larger part counts" if "accuracy" in notes else ""
-    return f"{loss}; in validations {notes['val_loss']}{accuracy}"
+    in_validations = f"; in validations {notes['val_loss']}" if job.val else ""
+    return f"{loss}{in_validations}{accuracy}"
 
 
 def _folder(folder: str | Path, options: Options) -> str:

@@ -17,7 +17,7 @@ from video_rs.training.options import Options
 from video_rs.training.schedule import Schedule, check_pairs, num_steps
 
 
-def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
+def schedule(options: Options, num_files: int, world_size: int = 1, *, has_validation: bool = True) -> Schedule:
     """Return the schedule of a run over ``num_files`` training files.
 
     Raises:
@@ -29,9 +29,9 @@ def schedule(options: Options, num_files: int, world_size: int = 1) -> Schedule:
     check_pairs(micro_batch, repeats, is_mixed=bool(options.mixup or options.cutmix))
     num_samples = num_files * repeats
     steps = options.max_steps or num_steps(num_samples, batch_size, options.epochs)
-    names = ("repeats", "seed", "val_every", "log_every", "checkpoint_minutes")
+    names = ("repeats", "seed", "val_every", "early_stop", "log_every", "checkpoint_minutes")
     own = {name: getattr(options, name) for name in names}
-    return Schedule(num_samples, steps, batch_size, micro_batch, world_size, **own)
+    return Schedule(num_samples, steps, batch_size, micro_batch, world_size, has_validation=has_validation, **own)
 
 
 def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module:

@@ -30,6 +30,7 @@ class RunState:
         best: monitored metric and negative loss of the best validation; below 0 before the first.
         best_metrics: all metrics of that validation; empty without validation data.
         validated: last step that was validated.
+        stale: number of validations since the last one with a better monitored metric.
         logged: last step that was logged.
     """
 
@@ -45,10 +46,20 @@ class RunState:
         minutes = self.schedule.checkpoint_minutes
         self.checkpointer = Checkpointer(self.folder, self.keep, minutes=minutes, writes=self.world.is_main)
         self.monitored = "map" if self.trainer.model.data_config.multi_label else "top1"
-        self.best, self.best_metrics, self.validated, self.logged = (-1.0, 0.0), {}, 0, 0
+        self.best, self.best_metrics, self.validated, self.stale, self.logged = (-1.0, 0.0), {}, 0, 0, 0
 
     step = property(lambda self: self.trainer.step, doc="Number of completed steps.")
     is_on_disk = property(lambda self: self.checkpointer.written == self.step, doc="True if this step's checkpoint is.")
+
+    @property
+    def stops_early(self) -> bool:
+        """True if the monitored metric has not improved for ``schedule.early_stop`` validations."""
+        return 0 < self.schedule.early_stop <= self.stale
+
+    @property
+    def is_complete(self) -> bool:
+        """True after the last validation."""
+        return self.stops_early or self.validated == self.schedule.num_steps
 
     def save(self) -> None:
         """Write a checkpoint, unless this step was skipped: many bad steps must not displace older checkpoints.
@@ -57,7 +68,7 @@ class RunState:
             UserError: a weight is not finite.
         """
         self.collect_bad_steps()
-        if self.step in self.incidents.steps and self.step < self.schedule.num_steps:
+        if self.step in self.incidents.steps and self.step < self.schedule.num_steps and not self.stops_early:
             return
         self._check(self.write(), "the weights to save")
 
@@ -77,6 +88,7 @@ class RunState:
         """
         result = (metrics[self.monitored], -metrics.get("loss", 0.0)) if metrics else self.best
         is_best, self.validated = not metrics or result > self.best, self.step
+        self.stale = 0 if not metrics or result[0] > self.best[0] else self.stale + 1
         if is_best:
             self.best, self.best_metrics = result, dict(metrics)
             weights = {"model": model.state_dict(), "ema": None}
@@ -144,7 +156,7 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes during a run."""
-        own = {"best": self.best, "best_metrics": self.best_metrics, "validated": self.validated}
+        own = {name: getattr(self, name) for name in ("best", "best_metrics", "validated", "stale")}
         return {**self.trainer.state_dict(), **own, **self.incidents.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,6 +165,6 @@ class RunState:
         self.incidents.load_state_dict(state)
         self.checkpointer.saved = self.checkpointer.written = state["step"]
         self.logged = state["step"] - state["step"] % self.schedule.log_every
-        self.best, self.validated = tuple(state["best"]), state["validated"]
+        self.best, self.validated, self.stale = tuple(state["best"]), state["validated"], state.get("stale", 0)
         known = {self.monitored: self.best[0], "loss": -self.best[1]} if self.best[0] >= 0 else {}
         self.best_metrics = state.get("best_metrics", known)  # checkpoints of earlier versions have no metrics

@@ -21,8 +21,10 @@ class Schedule:
         repeats: number of consecutive copies of a sample in the batch.
         seed: seed of the run.
         val_every: epochs between validations; 0 to validate only at the end.
+        early_stop: validations without a better monitored metric until the run stops; 0 for never.
         log_every: steps between log lines.
         checkpoint_minutes: minutes between checkpoints, in addition to those at epoch ends.
+        has_validation: False without validation data.
     """
 
     num_samples: int
@@ -33,8 +35,10 @@ class Schedule:
     repeats: int = 1
     seed: int = 0
     val_every: int = 1
+    early_stop: int = 0
     log_every: int = 20
     checkpoint_minutes: float = 10.0
+    has_validation: bool = True
 
     @property
     def per_rank_batch(self) -> int:
@@ -67,8 +71,8 @@ class Schedule:
         return math.floor(self.epoch(step) / epochs) > math.floor(self.epoch(step - 1) / epochs)
 
     def validations_left(self, step: int) -> int:
-        """Return the number of validations after ``step``. The last step always has one."""
-        if step >= self.num_steps:
+        """Return the number of validations after ``step``. The last step always has one if there is data."""
+        if step >= self.num_steps or not self.has_validation:
             return 0
         if not self.val_every:
             return 1

@@ -61,7 +61,8 @@ def load_splits(
     """Return the records of some splits.
 
     If there is no validation split, a fraction of the training files of each class is held out. All clips of a source
-    video stay in the same split. If there is no test split, "test" is the validation split.
+    video stay in the same split. If there is no test split, "test" is the validation split. If nothing is held out and
+    there is no such split, "val" and "test" are omitted if "train" is returned.
 
     Args:
         root: folder of the dataset, or shards as for ``read_shards``. Paths in lists are relative to it, or to the
@@ -75,7 +76,7 @@ def load_splits(
             folders or of the labels in lists, else "0", "1", ... for numbered labels. Numbers and names can only be
             mixed with such a file.
         num_classes: number of classes if labels are numbers; 0 to derive it from the largest label.
-        val_fraction: fraction of training files to hold out for validation.
+        val_fraction: fraction of training files to hold out for validation; 0 for none.
         max_missing: maximum fraction of listed files that can be missing.
         multi_label: True if a file can have any number of labels, joined by ";" in lists.
         fold: official split of UCF101 or HMDB51, 1 to 3.
@@ -106,19 +107,22 @@ def load_splits(
         records[split] = part = _to_records(raw[split], names, bool(names_file), multi_label)
         part.root = root if os.path.isdir(root) else ""
         part.coverage = kinetics_coverage(len(names), split, part.path(0) if len(part) else "", len(part))
-    if "val" not in sources and "train" in records:
+    if "val" not in sources and "train" in records and val_fraction:
         records["train"], records["val"] = split_off(records["train"], val_fraction)
     if "test" not in records and "val" in records:
         records["test"] = records["val"]
         records["test"].used_as_test = True
     for split in splits:
         if split not in records:
+            if "train" in records and not val_fraction and "train" in splits:
+                continue
+            held_out = "" if val_fraction else ", and data.val_fraction=0 holds none out"
             hint = f"set data.{split}, or put a folder or list '{split}' into data.root={root}"
-            raise UserError(f"no {split} split: {hint}")
+            raise UserError(f"no {split} split{held_out}: {hint}")
         _check(records[split], split, next(sources[name][0] for name in (split, "val", "train") if name in sources))
     del raw
     _return_freed_memory()
-    return {split: records[split] for split in splits}
+    return {split: records[split] for split in splits if split in records}
 
 
 def _find_sources(
