@@ -84,6 +84,11 @@ def test_a_network_of_another_package(capsys):
         ("jax/resnet50", ["jax/resnet50"]),
         ("jax/*", ["jax/*", "begin with timm/ or pytorchvideo/"]),
         ("timm/zz*", ["no model matches 'timm/zz*'", "'timm/*' lists all of timm"]),
+        ("slow_r*", ["no model matches 'slow_r*'", "'pytorchvideo/slow_r*' lists 1"]),
+        ("timm/garden_r3d*", ["no model matches 'timm/garden_r3d*'", "'garden_r3d*' lists 2"]),
+        ("pytorchvideo/resnetrs*", ["no model matches 'pytorchvideo/resnetrs*'", "'timm/resnetrs*' lists 7"]),
+        ("slow_r50", ["no model 'slow_r50'; did you mean pytorchvideo/slow_r50?"]),
+        ("jax/slow_r50", ["begin with timm/ or pytorchvideo/; did you mean pytorchvideo/slow_r50?"]),
     ],
 )
 def test_unknown_names_are_one_line(capsys, name, words):

@@ -88,6 +88,8 @@ def test_the_tools(tiny_config, tiny_videos, tmp_path, run_tool, name, settings)
         ({**OWN, "model__name": "timm/resnet18"}, "clips of 4 frames; set data.num_frames=1"),
         ({**OWN, "model__name": "pytorchvideo/slow_r50"}, "model.drop_path=0.2; set model.drop_path=null"),
         ({**OWN, "model__name": "pytorchvideo/slow_r5"}, "did you mean pytorchvideo/slow_r50"),
+        ({**OWN, "model__name": "slow_r50"}, "no model 'slow_r50'; did you mean pytorchvideo/slow_r50?"),
+        ({**OWN, "model__name": "timm/x3d_m"}, "no model 'timm/x3d_m'; did you mean pytorchvideo/x3d_m?"),
         (
             {**OWN, "model__name": "timm/efficientnet_b6", "train__init_from": "pretrained", **IMAGE},
             "no weights for timm",

@@ -1,6 +1,7 @@
 """Networks by name, and the arguments of create_model."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -110,6 +111,41 @@ def test_unknown_names_of_all_packages():
         create_model("resnet_rs_51")
     with pytest.raises(UserError, match="no model 'pytorchvideo/x3d'; did you mean pytorchvideo/x3d_"):
         create_model("pytorchvideo/x3d")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("slow_r50", "pytorchvideo/slow_r50?"),
+        ("X3D-M", "pytorchvideo/x3d_m?"),
+        ("timm/slow_r50", "pytorchvideo/slow_r50?"),
+        ("ResNet50", "timm/resnet50?"),
+        ("pytorchvideo/resnet50", "timm/resnet50?"),
+        ("tim/resnet50", "timm/resnet50?"),
+        ("resnet50.a1_in1k", "timm/resnet50.a1_in1k or "),
+        ("timm/resnet50.a1_in1", "timm/resnet50.a1_in1k or "),
+        ("timm/resnet3d_rs_50", "resnet3d_rs_50?"),
+        ("facebook/slowfast_r50", "pytorchvideo/slowfast_r50?"),
+        ("slowfast", "pytorchvideo/slowfast_r50 or "),
+        ("mvit", "timm/mvitv2_base or timm/mvitv2_tiny or pytorchvideo/mvit_base_16?"),
+    ],
+)
+def test_names_are_suggested_across_packages(name, meant):
+    with pytest.raises(UserError) as error:
+        create_model(name)
+    assert f"did you mean {meant}" in str(error.value)
+
+
+def test_suggestions_without_packages(monkeypatch):
+    """Packages that are missing or broken are left out; long names and names like no other have no suggestion."""
+    for package in ("timm", "pytorchvideo", "pytorchvideo.models.hub"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match="no model 'resnet50'; did you mean resnet_rs_50"):
+        create_model("resnet50")
+    for name in ("q" * 100_000, "", "?"):
+        with pytest.raises(UserError, match="; video-rs models lists them.*--plugins$") as error:
+            create_model(name)
+        assert len(str(error.value)) < 250
 
 
 def test_fields_of_the_architecture():

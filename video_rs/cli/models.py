@@ -6,12 +6,13 @@ video-rs models resnet3d_rs_50       one, stage by stage; also timm/resnet50, py
 video-rs models 'pytorchvideo/*'     the names of another package's networks that match, or 'timm/resnet*'
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
 from video_rs.cli.common import Parser, program
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError
+from video_rs.errors import UserError, format_value
 from video_rs.models import architecture
 from video_rs.models.presets import PRESETS, Preset
 from video_rs.models.registry import PACKAGES, list_models, no_package
@@ -66,13 +67,18 @@ def main(argv: list[str]) -> int:
 
 def _matching(pattern: str) -> list[str]:
     """Return the names that match a pattern. Raise UserError if there are none."""
-    package, slash, _ = pattern.partition("/")
+    package, slash, name = pattern.rpartition("/")
     if slash and package not in PACKAGES:
         raise no_package(pattern)
     if names := list_models(pattern):
         return names
-    hint = f"'{package}/*' lists all of {package}" if slash else "lists them all"
-    raise UserError(f"no model matches {pattern!r}; {program('models')} {hint}")
+    everything = f"'{package}/*' lists all of {package}" if slash else "lists them all"
+    elsewhere = []
+    for other in (name, *(f"{package}/{name}" for package in PACKAGES)):
+        with contextlib.suppress(ImportError, UserError):  # a package that cannot be imported
+            elsewhere += [f"{other!r} lists {len(list_models(other))}"] if list_models(other) else []
+    hint = " and ".join(elsewhere) or everything
+    raise UserError(f"no model matches {format_value(pattern)}; {program('models')} {hint}")
 
 
 def row(preset: Preset) -> list[str]:

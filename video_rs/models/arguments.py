@@ -2,10 +2,11 @@
 
 import difflib
 import numbers
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from video_rs.errors import UserError, did_you_mean
+from video_rs.errors import UserError, did_you_mean, format_value
 
 MINIMA = {"num_classes": 0, "in_channels": 1}
 RANGES = {"width": (0.05, 8), "dropout": (0, 0.95), "drop_path": (0, 0.95), "bn_momentum": (1e-4, 1)}
@@ -83,10 +84,30 @@ def _null(value: Any) -> Any:
 
 def check_name(name: str, names: Iterable[str], hint: str = "") -> None:
     """Raise UserError, with the nearest names and a hint, if ``name`` is not one of ``names``."""
-    names = list(names)
-    if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
-        raise UserError(f"there is no model {name!r}; did you mean {' or '.join(nearest)}?{hint}")
+    if name not in (names := list(names)):
+        raise UserError(f"there is no model {format_value(name)}{suggest(name, names)}{hint}")
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message that suggests up to three names.
+
+    Case, separators, the package and the tag of timm's weights do not count, except among equal names. If there are
+    equal names, only these are suggested.
+    """
+    known: dict[str, list[str]] = {}
+    for other in dict.fromkeys(names):
+        known.setdefault(_letters(other), []).append(other)
+    wanted = _letters(name[:100])
+    near = [wanted] if wanted in known else []
+    near = near or sorted((other for other in known if len(wanted) > 2 and other.startswith(wanted)), key=len)
+    near = near or difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    ranked = [other for key in near[:3] for other in difflib.get_close_matches(name[:100], known[key], n=3, cutoff=0)]
+    return f"; did you mean {' or '.join(ranked[:3])}?" if ranked else "; video-rs models lists them."
+
+
+def _letters(name: str) -> str:
+    """Return the lower-case letters and digits of a name, without its package and the tag of its weights."""
+    return re.sub("[^a-z0-9]", "", name.rpartition("/")[2].partition(".")[0].lower())
 
 
 def refuse(name: str, key: str, value: Any, instead: Any) -> NoReturn:

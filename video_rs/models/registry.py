@@ -12,6 +12,7 @@ network and can be the base class.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import importlib
@@ -22,8 +23,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError
-from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, check_settings, plain
+from video_rs.errors import UserError, format_value
+from video_rs.models.arguments import NEUTRAL, check_name, check_numbers, check_settings, plain, suggest
 from video_rs.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -183,12 +184,22 @@ def _factory(name: str) -> Factory:
     if slash and package not in PACKAGES:
         raise no_package(name)
     if slash:
+        if name not in _adapter(package).names(name):
+            check_name(name, _all_names(name))
         return functools.partial(_adapter(package).create, name)
     if name not in _FACTORIES:
-        _import_families()
-        others = " Other packages: timm/<name>, pytorchvideo/<name>. A plugin's network: name its file with --plugins"
-        check_name(name, _FACTORIES, others)
+        check_name(name, _all_names(name), " For a plugin's network, name its file with --plugins")
     return _FACTORIES[name]
+
+
+def _all_names(name: str) -> list[str]:
+    """Return the names of all networks that can be imported, with tags of weights if ``name`` has one."""
+    _import_families()
+    names = list(_FACTORIES)
+    for package in PACKAGES:
+        with contextlib.suppress(ImportError, UserError):
+            names += _adapter(package).names(name)
+    return names
 
 
 def _adapter(package: str) -> ModuleType:
@@ -197,7 +208,8 @@ def _adapter(package: str) -> ModuleType:
 
 def no_package(name: str) -> UserError:
     """Return the error for a name with an unknown prefix."""
-    return UserError(f"there is no model {name!r}: networks of other packages begin with {'/ or '.join(PACKAGES)}/")
+    prefixes = f"networks of other packages begin with {'/ or '.join(PACKAGES)}/"
+    return UserError(f"there is no model {format_value(name)}: {prefixes}{suggest(name, _all_names(name))}")
 
 
 @functools.cache

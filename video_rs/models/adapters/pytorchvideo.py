@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError
 from video_rs.models.adapters.base import HOW_TO_RESIZE, PREFIX, External, downloading, import_package, refuse_clips
-from video_rs.models.arguments import check_name, refuse
+from video_rs.models.arguments import refuse
 from video_rs.models.presets import read_rows
 
 ALPHA = 4
@@ -85,7 +85,6 @@ def create(
     data_config: DataConfig | None = None,
 ) -> PyTorchVideo:
     """Create a network of the hub with random weights; arguments and errors as for ``create_model``."""
-    check_name(name, (f"pytorchvideo/{other}" for other in ENTRIES))
     model = name.removeprefix("pytorchvideo/")
     builder, entry = getattr(import_package(name, "pytorchvideo.models.hub"), model), ENTRIES[model]
     native = entry.data_config.with_channels(in_channels)

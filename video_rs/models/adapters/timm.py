@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError, first_line, one_line
 from video_rs.models.adapters.base import External, NoClasses, downloading, import_package, refuse_clips
-from video_rs.models.arguments import check_name, check_numbers, refuse
+from video_rs.models.arguments import check_numbers, refuse
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
 """Our names of timm's arguments."""
@@ -44,10 +44,6 @@ def create(
     """Create a network of timm with random weights; arguments and errors as for ``create_model``."""
     timm = import_package(name, "timm")
     model = name.removeprefix("timm/")
-    architecture = model.partition(".")[0]
-    check_name(f"timm/{architecture}", (f"timm/{other}" for other in timm.list_models()))
-    if model != architecture:
-        check_name(name, (f"timm/{other}" for other in timm.list_pretrained(f"{architecture}.*")))
     cfg = timm.get_pretrained_cfg(model)
     native = native_data_config(cfg).with_channels(in_channels)
     data_config = data_config or native
