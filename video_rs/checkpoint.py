@@ -212,8 +212,10 @@ def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
         if not head.startswith((b"PK\x03\x04", b"\x80")):  # the first bytes from torch.save and pickle.dump
             raise UserError(f"{path} is not a checkpoint") from None
         if isinstance(error, pickle.UnpicklingError):
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            kind = f" ({found[1][:60]})" if found else ""
             raise UserError(
-                f"checkpoint {path} holds Python objects other than tensors, which were not executed; save a "
+                f"checkpoint {path} holds Python objects other than tensors{kind}, which were not executed; save a "
                 "plain state dict instead"
             ) from None
         raise UserError(f"checkpoint {path} is truncated or damaged") from None
@@ -274,9 +276,16 @@ def _metadata(state: Mapping[str, Any], path: str | Path) -> dict[str, str]:
 
 
 def are_weights(state: Any) -> bool:
-    """Return True for a dict of tensors by name; it may be empty."""
-    kinds = str, torch.Tensor
-    return isinstance(state, Mapping) and all(all(map(isinstance, item, kinds)) for item in state.items())
+    """Return True for a dict of plain tensors by name; it may be empty."""
+    return isinstance(state, Mapping) and all(isinstance(key, str) and is_plain(value) for key, value in state.items())
+
+
+def is_plain(value: Any) -> bool:
+    """Return True for a tensor that a network can have as weights: dense, of real numbers, not quantized."""
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+        return False
+    is_float8 = value.is_floating_point() and value.itemsize == 1
+    return not (is_float8 or value.is_complex() or value.is_quantized or value.is_nested or value.is_meta)
 
 
 def _is_safetensors(head: bytes) -> bool:

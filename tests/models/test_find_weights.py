@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -198,6 +199,33 @@ def test_errors_name_what_the_file_has(tmp_path):
         assert str(error.value).isprintable() and len(str(error.value)) < 600
 
 
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
+@pytest.mark.parametrize("kind", ["float8", "complex", "sparse", "quantized"])
+def test_weights_that_are_not_plain_are_one_line(tmp_path, kind):
+    convert = {
+        "float8": lambda tensor: tensor.to(torch.float8_e4m3fn),
+        "complex": lambda tensor: tensor.to(torch.complex64),
+        "sparse": lambda tensor: tensor.to_sparse(),
+        "quantized": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    }[kind]
+    model, path = small(), tmp_path / "a.pt"
+    state = {**model.state_dict(), "head.weight": convert(model.head.weight.detach())}
+    torch.save({"model": state}, path)
+    with pytest.raises(UserError, match=f"a.pt: head.weight is no dense tensor of real numbers .*{kind[:5]}|qint"):
+        init_from(model, path)
+    torch.save({**checkpoint.load(save_run(path, model, name="resnet_rs_26")), "model": state}, path)
+    with pytest.raises(UserError, match="a.pt is damaged: its entry model is invalid"):
+        checkpoint.load_run(path)
+
+
+def test_objects_in_a_file_are_named(tmp_path):
+    torch.save({"best": np.float64(3), "model": small().state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(
+        UserError, match=r"objects other than tensors \(numpy.*scalar\), which were not executed; save a"
+    ):
+        init_from(small(), tmp_path / "a.pt")
+
+
 def test_names_made_to_be_slow_are_read_fast(tmp_path):
     saved = {"a." * 30_000 + str(i): torch.zeros(1) for i in range(20)}
     saved |= {f"p{i}.head.weight": torch.zeros(1) for i in range(5000)}
@@ -210,6 +238,23 @@ def test_arguments_of_a_trainer_beside_the_weights(tmp_path):
     state = small().state_dict()
     saved = {"state_dict": state, "args": argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=[1]))}
     assert "left in the file: args" in str(loaded(saved, tmp_path / "a.pt", small(), state))
+
+
+def test_conversion_of_an_average(tmp_path):
+    """An average of the parameters alone is not converted; one of a network is, also beside a larger network."""
+    state, other = small().state_dict(), {name: tensor + 1 for name, tensor in small().state_dict().items()}
+    parameters = dict(small().named_parameters())
+    for saved, place in (
+        ({"model": to_timm(state), "ema": to_timm(parameters)}, "none, the entry model of"),
+        ({"model": to_timm(other), "ema": to_timm(state)}, "all tensors, the entry ema of"),
+        (prefixed("ema.", to_timm(state)) | prefixed("net.", to_timm(other)), "names that begin with ema. of"),
+    ):
+        torch.save(saved, tmp_path / "a.pt")
+        loaded = load_network(tmp_path / "a.pt")
+        assert same(loaded.network.state_dict(), state) and place in loaded.averages
+    torch.save({"generator": {"conv.weight": torch.ones(1)}, "epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a.pt \(entry generator; not used: epoch\): .* the first is conv.weight$"):
+        load_network(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])

@@ -19,7 +19,8 @@ from video_rs.errors import printable
 _AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow|teacher)(?![a-z])|EMA|Ema")
 _OPTIMIZER = re.compile("optim|grad|exp_avg|momentum")  # their tensors can have the names of weights
 # inserted into names by torch.compile, FSDP and activation checkpointing, at any depth
-_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)\.")
+_COUNTER = "num_batches_tracked"  # of batch norm, which files may lack
 _MAX_DEPTH, _MAX_PREFIXES, _MAX_NAME = 4, 8, 150
 
 
@@ -58,23 +59,22 @@ def find_weights(saved: Mapping[Any, Any], wanted: Mapping[str, int]) -> Found:
         saved: a state dict, or nested dicts that contain one.
         wanted: number of elements of each weight of the network, by name. May be partial.
     """
-    wanted = {name: size for name, size in wanted.items() if not name.endswith("num_batches_tracked")}
+    wanted = {name: size for name, size in wanted.items() if not name.endswith(_COUNTER)}
     roots = {_root(name) for name in wanted}
     best, best_score = Found({}, ignored=_entries(saved)), (-1,)
     for path, state in _state_dicts(saved):
         for prefix, count in _prefixes(state, wanted):
             weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-            own = [name for name in weights if _root(name) in roots or not count]
-            sizes = sum(weights[name].numel() == wanted.get(name) for name in own)
-            surplus = sum(name not in wanted for name in own)
+            own = {name: tensor for name, tensor in weights.items() if _root(name) in roots or not count}
+            sizes = sum(tensor.numel() == wanted.get(name) for name, tensor in own.items())
+            surplus = sum(name not in wanted and not name.endswith(_COUNTER) for name in own) if sizes else 0
             place = ".".join((*path, prefix))
             score = count, sizes, -surplus, not _OPTIMIZER.search(place), is_average(place), len(own)
             if score > best_score:
                 outside = [name for name in state if not name.startswith(prefix)]
                 ignored = (*_groups(outside), *_entries(saved, path))
-                beside = tuple(name for name in weights if name not in set(own))
-                best = Found({name: weights[name] for name in own}, ".".join(path), prefix, beside, ignored)
-                best_score = score
+                beside = tuple(name for name in weights if name not in own)
+                best, best_score = Found(own, ".".join(path), prefix, beside, ignored), score
     return best
 
 

@@ -55,7 +55,7 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
     if data_config is None and family and state_dict.looks_like_timm(source.weights):
         data_config = timm_data_config(model.blocks)
     class_names = data_config.class_names if data_config else ()
-    with named(f"{name} does not fit{_place(source)}"):
+    with named(f"{name} does not fit{source.place}"):
         state, differences = _family_state(source, model) if family else (_external_state(source, model), {})
         weights, report = match(state, model, method, class_names)
         if family:
@@ -66,27 +66,12 @@ def load_into(model: nn.Module, source: Source, name: str, *, method: str = "cen
         _validate_state_dict(report, state, model.state_dict())
     model.load_state_dict(weights, strict=False)
     model.weights_from = source.weights_from
-    report.notes += _notes(source)
+    if source.left:
+        report.notes += [*filter(None, [str(source.found)]), f"left in the file: {truncate(source.left)}"]
     if data_config is not None:
         same_head = not any(name in report.adapted for name in head)
         model.data_config = _merge_data_configs(model.data_config, data_config, same_head=same_head)
     return report
-
-
-def _place(source: Source) -> str:
-    """Return the place of the weights in a file that contains more, for an error."""
-    if source.found is None or not (str(source.found) or source.ignored):
-        return ""
-    others = f"not used: {truncate(source.ignored)}" if source.ignored else ""
-    return f" ({'; '.join(filter(None, [str(source.found), others]))})"
-
-
-def _notes(source: Source) -> list[str]:
-    """Return where the weights were in the file of another trainer, and what else is in it."""
-    if source.found is None:
-        return []
-    left = (*source.found.beside, *source.ignored)
-    return [*filter(None, [str(source.found)]), f"left in the file: {truncate(left)}"] if left else []
 
 
 def _read(model: nn.Module, source: str) -> tuple[Source, str]:

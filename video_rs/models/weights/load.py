@@ -73,7 +73,7 @@ def load_network(path: str | Path | None, model: str | None = None, *, timm: boo
         source = read_timm(matching_preset(model, PATTERN).blocks)
     else:
         source = read_file(path)
-    with named(source.address if path else "timm's public weights"):
+    with named(f"{source.address}{source.place}" if path else "timm's public weights"):
         if source.model_args:
             return _of_run(source, model)
         detected = looks_like_timm(source.weights)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from video_rs import checkpoint
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError
+from video_rs.errors import UserError, truncate
 from video_rs.hub import redact_url
 from video_rs.models.adapters.base import PREFIX
 from video_rs.models.architecture import RESNET_RS_2D, Architecture
@@ -23,7 +23,7 @@ from video_rs.models.weights.state_dict import in_both_codes, looks_like_timm, s
 
 # weights of every network of the family, by which they are found if the network is unknown
 _FAMILY = (
-    *("stem.conv1.conv.weight", "stem.conv3.norm.weight", "stem.pool.conv.weight", "head.weight"),
+    *("stem.conv1.conv.weight", "stem.conv3.norm.running_mean", "stem.pool.conv.weight", "head.weight"),
     *(f"stages.{i}.0.conv1.conv.weight" for i in range(len(STAGES))),
 )
 
@@ -58,6 +58,19 @@ class Source:
     def state(self) -> dict[str, Tensor]:
         """The weights with the names of the ResNet-RS family."""
         return to_ours(self.weights)
+
+    @property
+    def place(self) -> str:
+        """The place of the weights in a file that contains more, and its other entries, for errors."""
+        if self.found is None or not (self.entry or self.found.prefix or self.ignored):
+            return ""
+        others = f"not used: {truncate(self.ignored)}" if self.ignored else ""
+        return f" ({'; '.join(filter(None, [str(self.found), others]))})"
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Everything else in a file of another trainer."""
+        return (*self.found.beside, *self.ignored) if self.found else ()
 
     @property
     def name(self) -> str:
@@ -103,6 +116,9 @@ def read_file(path: str | Path, model: nn.Module | None = None) -> Source:
         source = Source(found.weights, shown, found=found, entry=found.entry, ignored=found.ignored)
     if not source.weights:
         raise checkpoint.no_weights(saved, shown)
+    if odd := [name for name, tensor in source.weights.items() if not checkpoint.is_plain(tensor)]:
+        kind = f"{source.weights[odd[0]].dtype}, {source.weights[odd[0]].layout}"
+        raise UserError(f"{shown}: {odd[0]} is no dense tensor of real numbers ({kind}); save the weights in float32")
     if damaged := [name for name, tensor in source.weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
     return source
