@@ -197,7 +197,8 @@ def test_odd_names_are_written_to_tables_and_plots(make_video, check, tmp_path):
     shutil.copy(tmp_path / "data/train" / names[2] / f"{names[2]}.mp4", tmp_path / "data/val" / names[3] / "0.mp4")
     code, stdout, stderr = check(tmp_path / "data", tmp_path / "out")
     assert code == 2 and stderr.count("\n") == 1 and "1 x leak" in stderr, stderr
-    assert {row["label"] for row in rows(tmp_path / "out/files.csv")} == set(names)
+    escaped = {name.replace("\n", r"\n").replace("\t", r"\t").replace("\u202e", r"\u202e") for name in names}
+    assert {row["label"] for row in rows(tmp_path / "out/files.csv")} == escaped
     assert (tmp_path / "out/check.png").exists()
 
 
