@@ -44,7 +44,7 @@ from video_rs.errors import (
     truncate,
 )
 from video_rs.file_limits import MAX_RATIO, check_values, check_zip
-from video_rs.files import atomic_write, json_values
+from video_rs.files import atomic_write, json_values, parse_json
 from video_rs.hub import fetched, redact_url
 
 FORMAT = 2
@@ -244,8 +244,8 @@ def _load_safetensors(path: Path, head: bytes) -> dict[str, Any]:
     for key in TRAVELS:
         if key in metadata:
             try:
-                state[key] = json.loads(metadata[key])
-            except (ValueError, RecursionError):  # RecursionError: deeply nested brackets
+                state[key] = parse_json(metadata[key])
+            except ValueError:
                 raise UserError(f"checkpoint {path} is damaged: {key} in its metadata is not JSON") from None
     return {**state, "model": tensors, "ema": None}
 

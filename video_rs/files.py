@@ -184,6 +184,26 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
         handle.write(json.dumps(values, indent=1) + "\n")
 
 
+def parse_json(text: str, **options: Any) -> Any:
+    """Return the value of a JSON text. Raise ValueError if it is damaged, also by deep nesting or a long number."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("values are nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        raise ValueError("a number is too long") from None
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raise ValueError if the file is damaged or holds another value."""
+    values = parse_json(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    return values
+
+
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, escape: bool = True) -> None:
     """Write a table to a CSV file atomically.
 
@@ -215,7 +235,7 @@ def read_run_metrics(path: Path, errors: str = "replace") -> Iterator[dict[str, 
     """
     for line in path.read_text(encoding="utf-8", errors=errors).splitlines():
         with suppress(ValueError, TypeError, KeyError):
-            values = json.loads(line, parse_constant=lambda name: None)
+            values = parse_json(line, parse_constant=lambda name: None)
             if values["kind"] in ("train", "val") and isinstance(values["step"], int) and values["step"] < 1e15:
                 yield values
 

@@ -14,6 +14,7 @@ import argparse
 import csv
 import glob
 import json
+import math
 import os
 import re
 import sys
@@ -138,7 +139,7 @@ def seconds(text: str) -> float:
     """Parse ``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds (an argparse type)."""
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
     value = float(match[1]) * (0.001 if match[2] == "ms" else 1) if match else 0
-    if not value:
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 such as 1s, 0.5s or 500ms")
     return value
 

@@ -34,7 +34,7 @@ COLUMNS = ("name", "offset", "size", "label", "split", "source")
 BLOCK = 512  # bytes; tar headers and contents start at multiples of it
 _MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
 class IndexRow(NamedTuple):

@@ -6,7 +6,6 @@ This module does not import torch, to make ``video-rs status`` fast.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import shlex
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from video_rs.errors import VideoRSError
-from video_rs.files import read_run_metrics, write_json
+from video_rs.files import read_json, read_run_metrics, write_json
 
 FILE = "status.json"
 SIGNS = (FILE, "metrics.jsonl", "last.pt")  # a folder with one of these is a run folder
@@ -232,7 +231,7 @@ def _newest_checkpoint(folder: Path) -> dict[str, Any] | None:
 def read(folder: Path) -> dict[str, Any]:
     """Return the values in a run's ``status.json``; empty if it is missing or a value has the wrong type."""
     try:
-        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        values = read_json(folder / FILE)
         numbers = [values["step"], *(values[key] for key in NUMBERS if values.get(key) is not None)]
         is_whole = isinstance(values["state"], str) and isinstance(values["step"], int)
         return values if is_whole and all(map(_is_number, numbers)) else {}

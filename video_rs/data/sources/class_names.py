@@ -64,9 +64,9 @@ def choose_class_names(names: tuple[str, ...], num_classes: int, splits: Mapping
         number = next(label for label in listed if label.isdecimal())
         both = f"label '{shorten(named)}' is a name, but '{shorten(number)}' in {listed[number]} is a number"
         raise UserError(f"{listed[named]}: {both}: use one kind, or give data.class_names")
-    largest = max(listed, key=int)
+    largest = max(listed, key=float)  # int raises for thousands of digits
     lines = sum(len(part.paths) + part.num_missing for part in splits.values())
-    if not num_classes and int(largest) >= 10 * lines + 1000:
+    if not num_classes and float(largest) >= 10 * lines + 1000:
         raise UserError(
             f"{listed[largest]}: label '{shorten(largest)}' is too large for so short a list: set model.num_classes"
         )
@@ -97,7 +97,7 @@ def number_labels(part: RawSplit, names: Sequence[str], from_file: bool) -> list
     if from_file and all(map(_SYNSET.match, names)):
         number |= {name.split(" ")[0]: i for i, name in enumerate(names)}
     for label in part.label_places():
-        if label not in number and has_numbers and part.is_list and label.isdecimal() and int(label) < len(names):
+        if label not in number and has_numbers and part.is_list and label.isdecimal() and float(label) < len(names):
             number[label] = int(label)
     similar = _resolve(part, names, number)
     labels = [part.split_label(written) for written in part.first_place]

@@ -72,7 +72,7 @@ def parse_segment(start: str, end: str, duration: str, place: str) -> tuple[floa
 
 def parse_count(text: str, place: str) -> int:
     """Return a number of frames. Raise UserError if it is not positive."""
-    if not text.isdecimal() or not int(text):
+    if not text.isdecimal() or not 0 < float(text) < 2**31:
         raise UserError(f"{place}: '{shorten(text)}' is not a valid number of frames")
     return int(text)
 

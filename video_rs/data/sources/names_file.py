@@ -9,6 +9,7 @@ from typing import Any
 
 from video_rs.data import storage
 from video_rs.errors import UserError, first_line, format_value
+from video_rs.files import parse_json
 
 _MAX_BYTES = 1 << 24
 _NUMBER = re.compile(r"\d{1,9}")
@@ -161,8 +162,8 @@ def _from_table(rows: list[list[str]], place: str) -> Iterable[str]:
 
 def _from_json(text: str, place: str) -> Iterable[str]:
     try:
-        value = json.loads(text, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text, object_pairs_hook=_Pairs)
+    except ValueError as error:
         raise UserError(f"{place}: not JSON ({first_line(error)}); {_FORMATS}") from None
     if isinstance(value, _Pairs):
         if value and all(isinstance(entry, str) and _is_number(name) for name, entry in value):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from video_rs.errors import UserError
+from video_rs.errors import UserError, format_value
+from video_rs.files import parse_json
 
 JSON_LINES = (".jsonl", ".ndjson")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -116,8 +116,8 @@ def read_json_lines(file: str) -> Iterator[tuple[int, dict[str, Any], str]]:
         if not (text := line.strip()):
             continue
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
+            values = parse_json(text)
+        except ValueError:
             values = None
         if not isinstance(values, dict):
             raise bad_line(f"{file}:{number}", "a JSON object", text)
@@ -126,10 +126,11 @@ def read_json_lines(file: str) -> Iterator[tuple[int, dict[str, Any], str]]:
 
 def json_text(value: Any, place: str) -> str:
     """Return a value of a JSON object as text. A list is joined by ";". Raise UserError for an object in it."""
+    values = value if isinstance(value, list) else [value]
+    if wrong := [each for each in values if isinstance(each, (list, dict))]:
+        raise bad_line(place, "a text, a number or a list of these as a value", format_value(wrong[0]))
     if isinstance(value, list):
         return ";".join(json_text(each, place) for each in value)
-    if isinstance(value, dict):
-        raise bad_line(place, "a text, a number or a list of these as a value", json.dumps(value, ensure_ascii=False))
     return "" if value is None else str(value).strip()
 
 

@@ -12,7 +12,6 @@ A textured shape translates (four directions), rotates (two) or zooms (two) over
 Each file depends only on (seed, split, class, number).
 """
 
-import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +24,7 @@ import numpy as np
 from video_rs.data.tools.encode import h264_writer
 from video_rs.data.tools.pool import Progress, map_in_processes, no_progress
 from video_rs.errors import UserError
-from video_rs.files import atomic_write, refuse_links, write_json
+from video_rs.files import atomic_write, read_json, refuse_links, write_json
 from video_rs.rng import keyed_rng
 
 SPLITS = ("train", "val", "test")
@@ -195,7 +194,7 @@ def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None
 def _is_complete(root: Path, stamp: dict) -> bool:
     """Return True if the dataset is complete. Raise UserError if ``root`` contains other files."""
     try:
-        found = json.loads((root / STAMP).read_text())
+        found = read_json(root / STAMP)
     except NotADirectoryError:
         raise UserError(f"{root} is not a folder; choose another one") from None
     except FileNotFoundError:

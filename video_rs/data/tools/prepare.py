@@ -5,7 +5,6 @@ The prepared dataset is a folder with the copies (``videos/``), a list per split
 existing copies are kept.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -26,7 +25,7 @@ from video_rs.data.tools.encode import Settings, encode_video, read_header
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.media import require_file
 from video_rs.errors import MediaError, StorageError, UserError
-from video_rs.files import LOCK, atomic_write, locked, refuse_links, write_csv, write_json
+from video_rs.files import LOCK, atomic_write, locked, read_json, refuse_links, write_csv, write_json
 
 SETTINGS = "settings.json"
 _LONGEST_NAME = 240  # bytes; the name of the temporary file is 10 bytes longer
@@ -212,7 +211,7 @@ def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
         write_json(file, wanted)
         return
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except ValueError:
         found = {}
     for key, value in wanted.items():

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.tables import bad_line, read_header, read_lines
 from video_rs.data.video.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from video_rs.errors import UserError
+from video_rs.errors import UserError, first_line, format_value
+from video_rs.files import parse_json
 
 _PLACES = ("", "annotations", "labels", "Charades")  # subfolders searched for annotation files
 
@@ -182,14 +183,16 @@ def read_json(file: str) -> object:
     """Return the content of a JSON file. Raise UserError with the line of the error."""
     text = "".join(read_lines(file))
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise bad_line(f"{file}:{error.lineno}", "JSON", text[error.pos :] or "the end of the file") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON: {first_line(error)}") from None
 
 
 def read_objects(file: str) -> list[dict]:
     """Return the objects in a JSON list. Raise UserError if the file contains anything else."""
     objects = read_json(file)
     if not isinstance(objects, list) or not objects or not all(isinstance(each, dict) for each in objects):
-        raise bad_line(file, "a JSON list of objects", json.dumps(objects))
+        raise bad_line(file, "a JSON list of objects", format_value(objects))
     return objects

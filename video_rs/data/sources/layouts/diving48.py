@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 
 from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts import base
 from video_rs.data.sources.tables import bad_line
+from video_rs.errors import format_value
 
 
 @base.register_layout("diving48")
@@ -36,6 +36,6 @@ class Diving48(base.Layout):
             label = entry.get("label")
             if not entry.get("vid_name") or type(label) is not int or not 0 <= label < len(names):
                 expected = f"'vid_name' and a 'label' from 0 to {len(names) - 1}"
-                raise bad_line(f"{source}: entry {number}", expected, json.dumps(entry))
+                raise bad_line(f"{source}: entry {number}", expected, format_value(entry))
             name = str(entry["vid_name"])  # <youtube id>_<clip>; too common a pattern to use it for other datasets
             yield Entry(os.path.join(folder, f"{name}{suffix}"), names[label], number, name.rpartition("_")[0] or name)

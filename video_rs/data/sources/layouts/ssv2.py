@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 
 from video_rs.data.sources.entries import Entry
 from video_rs.data.sources.layouts import base
 from video_rs.data.sources.tables import bad_line
+from video_rs.errors import format_value
 
 
 @base.register_layout("ssv2")
@@ -45,5 +45,5 @@ class SomethingSomething(base.Layout):
         for number, entry in enumerate(objects, 1):
             label = str(entry.get("template", "")).replace("[", "").replace("]", "")
             if not str(entry.get("id", "")) or label not in names:
-                raise bad_line(f"{source}: entry {number}", "'id' and a 'template' of labels.json", json.dumps(entry))
+                raise bad_line(f"{source}: entry {number}", "'id' and a 'template' of labels.json", format_value(entry))
             yield Entry(os.path.join(folder, f"{entry['id']}{suffix}"), label, number)
