@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from video_rs import checkpoint
-from video_rs.cli import convert, predict
+from video_rs.cli import convert
 from video_rs.cli.common import run
 from video_rs.data.sources import dataset_index
 from video_rs.errors import UserError
@@ -203,7 +203,7 @@ def test_safetensors_with_absurd_headers(tmp_path, capsys, little_memory, name):
     for suffix in ("safetensors", "pt"):
         path = tmp_path / f"a.{suffix}"
         path.write_bytes(SAFETENSORS[name])
-        refused(predict.main, "--weights", path, tmp_path / "a.mp4")
+        refused(convert.main, "--weights", path, "--out", tmp_path / "b.pt")
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and len(error) < 300 and str(path) in error
 
