@@ -212,6 +212,7 @@ def test_a_class_without_training_files_and_lists_of_several_labels(dataset, che
     )
     assert code == 0, stderr
     assert "short: 1" in stdout and "classes without a training file: 1 (c)" in stdout
+    assert "short videos: 25 % are shorter than a clip (4 frames" in stdout and "would fit 100 %" in stdout
     assert [row["label"] for row in rows(tmp_path / "out/files.csv")] == ["a", "a;b", "", "b"]
 
 

@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
     check = check_dataset(splits, sampling, workers=workers, timeout=config.data.timeout, progress=show)
     check.write(out)
     _print_summary(check.summary(), out)
+    if short := check.short_videos():
+        print(f"short videos: {short}")
     if grave := Counter(problem.kind for problem in check.problems if problem.grave):
         text = ", ".join(f"{count} x {kind}" for kind, count in grave.items())
         text = "; ".join([f"the dataset has problems ({text})", *check.leaks()[:_PAIRS]])

@@ -106,6 +106,12 @@ class TemporalSampling:
         """Return the number of source frames that a dense clip spans, including the stride after its last frame."""
         return math.ceil(self.num_frames * self.step(rate) - ROUNDING)
 
+    def shortest(self, rate: float = 0.0) -> int:
+        """Return the number of source frames from which on a clip repeats none, except to reach a higher rate."""
+        if self.kind == "segments":
+            return self.num_frames
+        return 1 + math.floor((self.num_frames - 1) * self.step(rate) + ROUNDING)
+
     def random_clip(self, length: int, rng: np.random.Generator, times: np.ndarray | None = None) -> np.ndarray:
         """Draw a random clip.
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from video_rs import terminal
+from video_rs.data.tools.lengths import describe_short, sample_lengths
 from video_rs.data.video.decord import describe_decoder
 from video_rs.distributed.device import describe
 from video_rs.terminal import counted, duration
@@ -53,6 +54,7 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
             *((split, records.describe()) for split, records in job.records.items()),
             ("decoder", describe_decoder(job.train.decoder)),
             ("clips", f"{sampling.num_frames} frames x stride {sampling.stride}, {size} px"),
+            ("short videos", _short_videos(job)),
             *(("phases", line) for line in recipe.describe_phases(options, len(job.train), sampling, size)),
             ("batch", _batch(schedule, world.size)),
             ("steps", _steps(schedule)),
@@ -135,6 +137,14 @@ def _aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _first_ten(heading: str, text: str, files: Sequence[str], path: Path) -> list[tuple[str, str]]:
     lines = [text, *(f"  {file}" for file in files[:10]), f"full list: {path}"]
     return [(heading, line) for line in lines] if files else []
+
+
+def _short_videos(job: Job) -> str:
+    if job.train.transform.sampling.num_frames == 1:
+        return ""
+    lengths = sample_lengths(job.train.records)
+    short = describe_short(lengths, job.train.transform.sampling)
+    return f"of {len(lengths)} training videos, {short}" if short else ""
 
 
 def _network(job: Job) -> str:

@@ -15,6 +15,7 @@ from video_rs.data.shards import Member
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts, check_file
 from video_rs.data.tools.check_problems import Entries, Problem, find_problems, similar_names
+from video_rs.data.tools.lengths import describe_short
 from video_rs.data.tools.pool import Lost, Progress, no_progress, watched_calls
 from video_rs.errors import StorageError
 from video_rs.files import atomic_write, write_csv, write_json
@@ -37,12 +38,14 @@ class DatasetCheck:
         entries: the files of all splits, numbered consecutively.
         facts: properties of each file.
         problems: the problems, see ``check_problems``.
+        sampling: the temporal sampling of clips.
     """
 
     splits: Mapping[str, Records]
     entries: Entries
     facts: list[Facts]
     problems: list[Problem]
+    sampling: TemporalSampling
 
     def summary(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
@@ -69,6 +72,12 @@ class DatasetCheck:
                 name: {split: int(count[i]) for split, count in counts.items()} for i, name in enumerate(names)
             },
         }
+
+    def short_videos(self) -> str:
+        """Return which part of the readable videos is shorter than a clip, and a setting that fits; "" for none."""
+        broken = {problem.entry for problem in self.problems if problem.kind == "broken"}
+        good = (entry for entry in range(len(self.entries)) if entry not in broken)
+        return describe_short((self.entries.length(entry, self.facts) for entry in good), self.sampling)
 
     def leaks(self) -> list[str]:
         """Return a phrase for each leak, with its two entries and their splits."""
@@ -166,7 +175,7 @@ def check_dataset(
                 records, index = entries.at(entries.first[number])
                 result = Facts(problem=records.fault(result, index))
             facts[number] = Facts(problem=result.reason) if isinstance(result, Lost) else result
-    return DatasetCheck(splits, entries, facts, find_problems(entries, facts, sampling))
+    return DatasetCheck(splits, entries, facts, find_problems(entries, facts, sampling), sampling)
 
 
 def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts | StorageError:

@@ -20,6 +20,7 @@ from video_rs.data.sources.holdout import source_key, source_of
 from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts
+from video_rs.data.tools.lengths import Length
 
 KINDS = ("broken", "short", "odd", "duplicate", "leak", "label conflict")
 ODD: Sequence[tuple[Callable[[Facts], float], float, str]] = (
@@ -74,6 +75,13 @@ class Entries:
             return 0.0, math.inf
         start, end = records.segments[index].tolist()
         return start, end if end > 0 else math.inf
+
+    def length(self, entry: int, facts: Sequence[Facts]) -> Length:
+        """Return the length of an entry; that of a segment is approximate for a variable rate."""
+        records, index = self.at(entry)
+        found = facts[self.file[entry]]
+        rate = found.frames / found.seconds if found.seconds else 0.0  # of a timeline, see clips.py
+        return Length(found.frames, rate).part(*records.segment(index))
 
     def source(self, entry: int) -> int | None:
         """Return the :func:`source_key` of the video that a file was cut from; None if unknown."""
@@ -140,7 +148,7 @@ def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSa
         if reason := facts[file].problem or _outside(segment, facts[file]):
             single.append(Problem(entry, "broken", reason, grave=True))
         else:
-            single += _frames(entry, segment, facts[file], records.listed_frames(index), sampling)
+            single += _frames(entry, entries.length(entry, facts), facts[file], records.listed_frames(index), sampling)
             single += _odd(entry, facts[file], medians, rotation)
     single.sort(key=lambda problem: KINDS.index(problem.kind))
     equal = list(_same_content(entries, facts))
@@ -158,23 +166,15 @@ def _outside(segment: tuple[float, float], facts: Facts) -> str:
     return ""
 
 
-def _frames(
-    entry: int, segment: tuple[float, float], facts: Facts, listed: int, sampling: TemporalSampling
-) -> Iterator[Problem]:
+def _frames(entry: int, length: Length, facts: Facts, listed: int, sampling: TemporalSampling) -> Iterator[Problem]:
     """Yield the problems with the number of frames. `listed` is that of the file's list, 0 if unknown."""
-    frames, needed = facts.frames, sampling.num_frames
+    frames, needed = facts.frames, sampling.shortest(length.rate)
     if listed > frames:
         yield Problem(entry, "broken", f"has {frames} images, but {listed} frames in its list", grave=True)
     elif 0 < listed < frames:
         yield Problem(entry, "odd", f"{frames} images; only the first {listed} are listed")
-    if sampling.kind != "segments":
-        rate = facts.frames / facts.seconds if facts.seconds else 0.0  # of a timeline, see clips.py
-        needed = 1 + int(np.floor((needed - 1) * sampling.step(rate) + ROUNDING))
-    if segment != (0.0, math.inf) and facts.seconds:  # approximate for a variable rate
-        seconds = max(0.0, min(segment[1], facts.seconds) - segment[0])
-        frames = max(1, round(frames * seconds / facts.seconds))
-    if frames < needed:
-        yield Problem(entry, "short", f"{frames} frames, a clip spans {needed}")
+    if length.frames < needed:
+        yield Problem(entry, "short", f"{length.frames} frames, a clip spans {needed}")
 
 
 def _odd(entry: int, facts: Facts, medians: Sequence[float], rotation: int) -> Iterator[Problem]:

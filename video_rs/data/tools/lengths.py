@@ -1,0 +1,143 @@
+"""The lengths of videos, and whether clips fit in them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.shards import in_memory
+from video_rs.data.sources.records import Records
+from video_rs.data.storage import is_remote
+from video_rs.data.video.images import frame_files
+from video_rs.data.video.stream_index import best_stream, open_container
+
+FILES, SECONDS = 100, 3.0  # limits of a sample
+TOLERATED = 0.05  # fraction of short videos with a setting that fits
+
+
+class Length(NamedTuple):
+    """Number of frames of a video, and frames per second; 0 if unknown."""
+
+    frames: int
+    rate: float
+
+    def part(self, start: float, end: float) -> Length:
+        """Return the length of a segment in seconds; an end of 0 is the end of the video. Approximate."""
+        if not self.rate or not (start or end):
+            return self
+        seconds = self.frames / self.rate
+        return Length(max(1, round((min(end or seconds, seconds) - start) * self.rate)), self.rate)
+
+
+def describe_short(lengths: Iterable[Length], sampling: TemporalSampling) -> str:
+    """Return which part of the videos is shorter than a clip, and a setting that fits; "" if none is shorter."""
+    counts = Counter(lengths)
+
+    def short(sampling: TemporalSampling) -> float:
+        few = sum(count for (frames, rate), count in counts.items() if frames < sampling.shortest(rate))
+        return few / counts.total()
+
+    now = short(sampling) if counts else 0.0
+    if not now:
+        return ""
+    clip = f"{sampling.num_frames} frames"
+    if sampling.kind == "dense":
+        clip += f" x stride {sampling.stride}{f' at {sampling.fps:g} per second' if sampling.fps else ''}"
+    text = f"{100 * now:.3g} % are shorter than a clip ({clip}) and repeat frames"
+    settings = [(short(shorter), key) for key, shorter in _shorter(sampling)]
+    best = min(settings, key=lambda setting: setting[0], default=(now, ""))
+    rest, key = next((setting for setting in settings if setting[0] <= min(TOLERATED, now / 2)), best)
+    return f"{text}; {key} would fit {100 * (1 - rest):.4g} %" if rest < now else text
+
+
+def _shorter(sampling: TemporalSampling) -> Iterator[tuple[str, TemporalSampling]]:
+    """Yield shorter clips with their settings, the longest first: smaller strides, then half of the frames."""
+    strides = range(sampling.stride - 1, 0, -1) if sampling.kind == "dense" else ()
+    for stride in strides:
+        yield f"data.stride={stride}", replace(sampling, stride=stride)
+    key = "data.stride=1 " if strides else ""
+    num_frames = sampling.num_frames // 2
+    while num_frames > 1:
+        stride = 1 if strides else sampling.stride
+        yield f"{key}data.num_frames={num_frames}", replace(sampling, num_frames=num_frames, stride=stride)
+        num_frames //= 2
+
+
+def sample_lengths(records: Records, files: int = FILES, seconds: float = SECONDS) -> list[Length]:
+    """Return the lengths of all indexed videos, or else of evenly spaced ones, from their headers.
+
+    Headers are read in a forked process, because a file can hang or crash its reader. Files that cannot be read in the
+    given time are omitted; all of them on a system without fork and for shards on remote storage.
+    """
+    if records.index is not None:
+        rows = records.index.rows
+        known = [(i, Length(int(rows["num_frames"][i]), float(rows["fps"][i]))) for i in np.flatnonzero(rows["bytes"])]
+        return [length.part(*records.segment(i)) for i, length in known]
+    lengths: list[Length] = []
+    if not hasattr(os, "fork") or is_remote(records.path(0)):
+        return lengths
+    numbers = np.unique(np.linspace(0, len(records) - 1, files).astype(int)).tolist()
+    with contextlib.suppress(OSError):  # no descriptor or process is left: the loader reports it
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        with receiver, sender:
+            process = os.fork() or _measure(records, numbers, sender, seconds)
+            sender.close()
+            try:
+                end = time.monotonic() + seconds
+                while receiver.poll(max(0.0, end - time.monotonic())):
+                    lengths.append(receiver.recv())
+            except (EOFError, OSError):  # it is done, or crashed
+                pass
+            finally:
+                _kill(process)
+    return lengths
+
+
+def _kill(process: int) -> None:
+    """Kill a child process and wait up to a second for its end: it can be stuck in the kernel."""
+    os.kill(process, signal.SIGKILL)
+    end = time.monotonic() + 1
+    while not os.waitpid(process, os.WNOHANG)[0] and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def _measure(records: Records, numbers: list[int], sender: Connection, seconds: float) -> int:
+    """Send the lengths of some files, in a forked process, and exit."""
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(seconds) + 1)  # if the parent is killed
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        for number in numbers:
+            with contextlib.suppress(Exception):  # training reports it
+                sender.send(_length(records, number).part(*records.segment(number)))
+    finally:
+        os._exit(0)
+
+
+def _length(records: Records, number: int) -> Length:
+    """Return the length of a file from its header, or the number of images in a folder."""
+    file = in_memory(records.file(number))
+    if images := frame_files(file, records.listed_frames(number)):
+        return Length(len(images), 0.0)
+    with open_container(file) as container:
+        stream = best_stream(container, file)
+        rate, seconds = float(stream.average_rate or 0), (container.duration or 0) / av.time_base
+        if stream.duration:
+            seconds = float(stream.duration * stream.time_base)
+        frames = stream.frames or round(rate * seconds)
+    if not frames:
+        raise ValueError("the header has no length")
+    return Length(frames, rate)
