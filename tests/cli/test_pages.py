@@ -98,16 +98,15 @@ def test_the_first_page_of_many_processes_that_go_on(page):
 
 def test_a_network_that_cannot_be_counted(page):
     model = create_model("resnet3d_rs_26", width=0.25)
-    assert pages.gigamacs(model, {"name": "pytorchvideo/mvit_base_16x4", "num_classes": 2}) is None
-    assert pages.gigamacs(model, {"name": "no such network"}) is None
+    model.register_forward_pre_hook(lambda module, args: args[0].sum().item())
+    assert pages.gigamacs(model) is None
 
 
 def test_counting_is_quick_and_draws_no_random_numbers():
     model = create_model("resnet3d_rs_50")
-    arguments = {"name": "resnet3d_rs_50", "num_classes": 400}
-    pages.gigamacs(model, arguments)  # imports
+    pages.gigamacs(model)  # imports
     before, start = torch.get_rng_state(), time.process_time()
-    assert pages.gigamacs(model, arguments) == pytest.approx(89.87, abs=0.01)
+    assert pages.gigamacs(model) == pytest.approx(89.87, abs=0.01)
     assert time.process_time() - start < 1
     assert torch.equal(torch.get_rng_state(), before)
 

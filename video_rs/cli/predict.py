@@ -154,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     clips = f"clips per video (default: {CLIPS}; not with --every)"
     parser.add_argument("--clips", type=positive, metavar="N", help=clips)
     parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops per clip (default: %(default)s)")
-    help = "auto: CUDA if there is a GPU (default: %(default)s)"
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help=help)
+    device = "auto (CUDA if there is a GPU), cpu, cuda or cuda:1 (default: %(default)s)"
+    parser.add_argument("--device", default="auto", help=device)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one line of JSON per file (with --every: per window)")
     form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")

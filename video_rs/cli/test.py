@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     from video_rs.distributed.world import start_world
     from video_rs.experiment.evaluate import evaluate
 
-    world = start_world(select_device(config.train.device).type, config.train.peer_timeout)
+    world = start_world(select_device(config.train.device), config.train.peer_timeout)
     try:
         check_timeouts(config, world.size)
         with world.together("the test"):

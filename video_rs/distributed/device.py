@@ -9,15 +9,13 @@ must run the same graphs in the same order.
 """
 
 import functools
-import gc
 import importlib.metadata
 import logging
 import os
 import resource
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from video_rs.distributed.device_name import parse_device
 from video_rs.distributed.forks import check_fork, was_forked
 from video_rs.distributed.launcher import can_start_processes
 from video_rs.errors import MachineError, UserError, first_line
@@ -73,38 +72,48 @@ def traits(device: torch.device) -> Traits:
 # Selection ------------------------------------------------------------------------------------------------------------
 
 
-def select_device(name: str = "auto") -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``xla``, without initializing it.
+def select_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``xla``, without initializing it.
 
     Raises:
-        UserError: the device is not available, or see :func:`check_fork`. MPS is not supported.
+        UserError: the device is unknown or not available, or see :func:`check_fork`.
     """
-    if name == "mps":
-        raise UserError("device mps: not supported; use device cpu, or a machine with CUDA")
-    if name == "xla":
+    kind, index = parse_device(name)
+    if kind == "xla":
         _torch_xla()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
-        raise UserError(f"device cuda: {why}; use cpu or auto, or fix the driver")
-    device = torch.device(name)
+        raise UserError(f"device {name}: {why}; use cpu or auto, or fix the driver")
+    if index is not None and index >= torch.cuda.device_count():
+        gpus = counted(torch.cuda.device_count(), "GPU")
+        raise UserError(f"device {name}: this process sees {gpus}, counted from 0; use cuda, or another index")
+    device = torch.device(kind, index)
     check_fork(device)
     return device
 
 
-def claim_device(kind: str, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
+def claim_device(
+    device: torch.device | str, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1
+) -> None:
     """Initialize the device of this process. Call this before creating any tensor on the device.
 
     Args:
-        kind: ``cpu``, ``cuda`` or ``xla``.
+        device: from :func:`select_device`.
         rank, size: rank of this process and number of processes.
         local_rank, local_size: the same among the processes of this machine.
 
     Raises:
-        UserError: there are fewer devices than processes.
+        UserError: there are fewer devices than processes, or several processes and one GPU by its index.
         MachineError: the XLA device cannot be used.
     """
+    device = torch.device(device)
+    kind, index = device.type, device.index
+    if index is not None and size > 1:
+        raise UserError(f"device {device}: each of {size} processes has its own GPU; use cuda, or one process")
+    if index is not None:
+        torch.cuda.set_device(index)
     if kind == "cuda" and size > 1:
         gpus = torch.cuda.device_count()
         own = 0 if gpus == 1 and "SLURM_GPUS_PER_TASK" in os.environ else local_rank  # a task sees only its GPU
@@ -131,7 +140,8 @@ def select_precision(name: str, device: torch.device) -> str:
     """
     if name == "auto":
         if device.type == "cuda":  # older GPUs emulate bf16, many times slower than float32
-            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            with torch.cuda.device(device):
+                has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             has_bf16 = device.type == "xla" and not _is_xla_cpu()
         return "bf16" if has_bf16 else "float32"
@@ -237,7 +247,7 @@ def finishes_within(device: torch.device, seconds: float) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
     done, end = torch.cuda.Event(), time.monotonic() + seconds
-    done.record()
+    done.record(torch.cuda.current_stream(device))
     while not done.query():
         if time.monotonic() > end:
             return False
@@ -286,28 +296,6 @@ def peak_memory(device: torch.device) -> float:
         return used.get("peak_bytes_used", used["bytes_used"]) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def free_memory(error: BaseException | None = None) -> None:
-    """Collect garbage and release cached GPU memory, including tensors in the traceback of ``error``."""
-    if error:
-        traceback.clear_frames(error.__traceback__)
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], object]) -> int:
-    """Return the largest of ``sizes`` for which ``attempt`` does not fail, or 0 if there is none."""
-    for size in sorted(sizes, reverse=True):
-        free_memory()
-        try:
-            attempt(size)
-        except (RuntimeError, MemoryError) as error:  # libraries raise different errors if out of memory
-            traceback.clear_frames(error.__traceback__)
-        else:
-            return size
-    return 0
 
 
 # torch_xla ------------------------------------------------------------------------------------------------------------

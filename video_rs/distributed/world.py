@@ -197,11 +197,11 @@ class World:
         return "".join(f"; rank {rank} was in {place}" for rank, place in places.items() if place != what)
 
 
-def start_world(device_type: str = "cpu", timeout: float = 600.0) -> World:
+def start_world(device: torch.device | str = "cpu", timeout: float = 600.0) -> World:
     """Join the other processes if torchrun or a SLURM step started several, and initialize the device.
 
     Args:
-        device_type: ``cpu`` (gloo), ``cuda`` (NCCL for tensors on it, gloo otherwise) or ``xla`` (XLA and gloo).
+        device: ``cpu`` (gloo), ``cuda`` (NCCL for tensors on it, gloo otherwise) or ``xla`` (XLA and gloo).
         timeout: seconds to wait for other ranks, at the start and later.
 
     Raises:
@@ -210,15 +210,15 @@ def start_world(device_type: str = "cpu", timeout: float = 600.0) -> World:
     """
     variables = launcher.variables()
     if launcher.processes() == 1:
-        claim_device(device_type)
+        claim_device(device)
         return World(timeout=timeout)
     rank, size, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     world = World(rank, local, size, int(variables.get("LOCAL_WORLD_SIZE", 1)), timeout)
-    claim_device(device_type, rank, size, local, world.local_size)
+    claim_device(device, rank, size, local, world.local_size)
     with world.guard("start"):
         world._store = meet(rank, size, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]), timeout)
         limit = timedelta(seconds=timeout)
-        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
         dist.init_process_group(
             backend, store=dist.PrefixStore("group", world._store), rank=rank, world_size=size, timeout=limit
         )

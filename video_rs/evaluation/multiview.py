@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from video_rs import terminal
 from video_rs.data.transforms.crops import normalize
-from video_rs.distributed.device import autocast, free_memory, select_precision, traits
+from video_rs.distributed.device import autocast, select_precision, traits
+from video_rs.distributed.memory import free_memory, limited
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, is_out_of_memory
 
@@ -58,6 +59,7 @@ class Forward:
             ``multi_label`` selects sigmoid instead of softmax.
         views_per_forward: maximum batch size. It is halved permanently if memory runs out.
         reduced: called with the new batch size whenever it is halved.
+        processes: number of processes on this machine that compute at the same time.
     """
 
     model: nn.Module
@@ -65,6 +67,7 @@ class Forward:
     precision: str
     views_per_forward: int
     reduced: Callable[[int], Any] | None = None
+    processes: int = 1
 
     def __call__(self, views: Tensor, *, features: bool = False) -> Tensor:
         """Return float32 or float64 ``[n, classes]`` (or ``[n, num_features]``) on the host.
@@ -94,7 +97,8 @@ class Forward:
 
     def _try(self, views: Tensor, features: bool) -> Tensor | None:
         try:
-            output = _forward(self.model, self._filled(views), self.device, self.precision, features)
+            with limited(self.device, self.processes):
+                output = _forward(self.model, self._filled(views), self.device, self.precision, features)
             return output[: len(views)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -150,7 +154,7 @@ def score(
         Scores of all videos, in the order of the dataset, on rank 0; None on other ranks.
     """
     world = world or World()
-    forward = Forward(model, device, precision, views_per_forward, reduced)
+    forward = Forward(model, device, precision, views_per_forward, reduced, world.local_size)
     rows: list[_Row] = []
 
     def readable() -> Iterator[tuple[_Row, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from video_rs.distributed.device_name import parse_device
 from video_rs.errors import ConfigError, format_value
 from video_rs.experiment.schema import Config, DataSection, options_of
 from video_rs.training.combinations import wrong_combinations
@@ -60,7 +61,7 @@ def _training_errors(config: Config) -> Iterator[str]:
     if train.loss not in LOSSES and not config.plugins:
         loss = format_value(train.loss)[1:-1]
         yield f"train.loss={loss}: must be {' or '.join(LOSSES)}, or registered by one of plugins="
-    if train.device == "xla" and train.activation_checkpointing:
+    if parse_device(train.device)[0] == "xla" and train.activation_checkpointing:
         yield "train.activation_checkpointing: not available with train.device=xla; remove it"
     yield from wrong_combinations(options_of(config), multi_label=config.data.multi_label)
     if (train.freeze or train.linear_probe) and not train.init_from:

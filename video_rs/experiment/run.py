@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from video_rs.training.pages import start_page
 
 OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.list", "data.workers", "train.threads"}
 """Keys that may differ between the ranks of a run."""
+MEASURED = 3  # steps of a dry run whose median is printed
 
 
 def build_parts(config: Config) -> tuple[nn.Module, VideoDataset, VideoDataset | None]:
@@ -57,7 +61,7 @@ def run(config: Config, *, resume: str, test: str, must_resume: bool = False) ->
     Raises:
         UserError, MachineError, Preempted, KeyboardInterrupt: see :func:`video_rs.training.fit.fit`.
     """
-    world = start_world(select_device(config.train.device).type, config.train.peer_timeout)
+    world = start_world(select_device(config.train.device), config.train.peer_timeout)
     try:
         check_timeouts(config, world.size)
         check_same(world, {"config": {key: v for key, v in flatten(config).items() if key not in OF_A_MACHINE}})
@@ -69,23 +73,39 @@ def run(config: Config, *, resume: str, test: str, must_resume: bool = False) ->
 
 
 def dry_run(config: Config) -> None:
-    """Run one training step on one micro-batch, and print the memory and time of the run. Write nothing."""
+    """Train on a few micro-batches of full size, and print the memory and time of the run. Write nothing."""
     if launcher.processes() > 1:
         raise UserError("--dry-run supports a single process: run it without torchrun, with the batch of one process")
-    start_world(select_device(config.train.device).type)
+    start_world(select_device(config.train.device))
     job = make_job(config)
-    trainer, schedule = job.trainer, job.trainer.schedule
+    trainer, schedule, waves = job.trainer, job.trainer.schedule, max(1, job.loading()["workers"])
     print("\n".join(start_page(job, config.out)))
-    batch = next(iter(job.loader(0)))
+    warmup = 1 + traits(trainer.device).warmup_steps
+    # without phases of smaller clips; more batches than a short run has
+    batches = iter(job.loader(0, num_steps=schedule.num_steps + waves + warmup + MEASURED, phase_ends=()))
+    batch = next(batches)
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
-    for _ in range(traits(trainer.device).warmup_steps):
-        trainer.train_step([batch])
+
+    def step() -> None:
+        trainer.train_step([next(batches)])
         synchronize(trainer.device)
-    start = time.monotonic()
-    trainer.train_step([batch])
-    synchronize(trainer.device)
-    seconds = (time.monotonic() - start) * schedule.accumulation_steps
+
+    loading = _seconds(lambda: deque(itertools.islice(batches, waves), maxlen=0)) / waves  # each worker loads one
+    for _ in range(warmup):
+        step()
+    # steps alone would take batches that were loaded before
+    seconds = max(loading, statistics.median(_seconds(step) for _ in range(MEASURED)))
     loss, _ = trainer.metrics.means()
+    total = seconds * schedule.accumulation_steps
     print(f"loss {loss:.4f}, peak memory {peak_memory(trainer.device):.2f} GiB")
-    print(f"one step of {schedule.accumulation_steps} micro-batches: {seconds:.2f} s without data loading")
-    print(f"{schedule.num_steps} steps at that rate: {duration(seconds * schedule.num_steps)}, validations not counted")
+    print(
+        f"one step of {schedule.accumulation_steps} micro-batches: {total:.2f} s with data loading (median of "
+        f"{MEASURED}; loading alone {loading * schedule.accumulation_steps:.2f} s)"
+    )
+    print(f"{schedule.num_steps} steps at that rate: {duration(total * schedule.num_steps)}, validations not counted")
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.monotonic()
+    function()
+    return time.monotonic() - start

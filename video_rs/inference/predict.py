@@ -62,7 +62,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     Args:
         path: a run folder such as ``runs/k400_rs50`` (its ``best.pt``); a ``.pt`` or ``.safetensors`` file; or a URL,
             ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
-        device: "auto" (CUDA if there is a GPU), "cpu" or "cuda".
+        device: "auto" (CUDA if there is a GPU), "cpu", "cuda" or "cuda:1" (the second GPU).
 
     Raises:
         UserError: the checkpoint is missing, damaged or contains only weights; or the device is not available.
@@ -87,7 +87,7 @@ class Classifier:
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
-        self.device = torch.device(device)
+        self.device = select_device(device)
         self.model = model.eval().to(self.device)
         self.views_per_forward = views_per_forward
         self._forward = Forward(self.model, self.device, "auto", views_per_forward)

@@ -117,20 +117,24 @@ def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any
     return function(create_model(name, **options))
 
 
-def macs(model: nn.Module, shape: Shape) -> int:
-    """Return the MACs of one forward pass of a sample of ``shape``, without the batch, in evaluation mode."""
-    return count_macs(model, shape, [model])[0]
+def macs(model: nn.Module, shape: Shape, device: str = "") -> int:
+    """Return the MACs of one forward pass of a sample of ``shape``, without the batch, in evaluation mode.
+
+    With ``device="meta"`` nothing is computed, and the model stays where it is.
+    """
+    return count_macs(model, shape, [model], device)[0]
 
 
-def activation_bytes(model: nn.Module, shape: Shape) -> int:
+def activation_bytes(model: nn.Module, shape: Shape, device: str = "") -> int:
     """Return the bytes per sample of ``shape`` that are kept from the forward to the backward pass in training.
 
-    This is the sum over all storages saved by autograd, each counted once, in float32: inputs of convolutions and of
-    normalisation, outputs of activations, the clip itself, and attention weights (which fused kernels do not keep).
-    Parameters, buffers, gradients, the optimizer state and temporary memory are not included, so a device needs more.
-    bfloat16 autocast roughly halves it. The value is half of a measurement with a batch of two.
+    This is the sum over all storages saved by autograd, each counted once, in the type of the parameters: inputs of
+    convolutions and of normalisation, outputs of activations, the clip itself, and attention weights (which fused
+    kernels do not keep). Parameters, buffers, gradients, the optimizer state and temporary memory are not included, so
+    a device needs more. bfloat16 autocast roughly halves it. The value is half of a measurement with a batch of two.
+    ``device`` is as in :func:`macs`.
     """
-    return _count_bytes(model, shape, [model])[0]
+    return _count_bytes(model, shape, [model], device)[0]
 
 
 def count_parameters(modules: Iterable[nn.Module]) -> list[int]:
@@ -138,19 +142,20 @@ def count_parameters(modules: Iterable[nn.Module]) -> list[int]:
     return [sum(p.numel() for p in module.parameters()) for module in modules]
 
 
-def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
+def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], device: str = "") -> list[int]:
     """Return the MACs of each module in one forward pass of the model, see :func:`macs`."""
     with (
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),  # the counter does not support all fused attention kernels
         FlopCounterMode(display=False) as counter,
     ):
-        flops = _growth(counter.get_total_flops, modules, model, (1, *shape), training=False)
+        flops = _growth(counter.get_total_flops, modules, model, _state(model, device), (1, *shape))
     return [count // 2 for count in flops]
 
 
-def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -> list[int]:
-    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], device: str = "") -> list[int]:
+    state = _state(model, device)
+    own = {_storage(tensor) for tensor in state.values()}
     saved: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so ids are not reused
 
     def pack(tensor: Tensor) -> Tensor:
@@ -162,15 +167,28 @@ def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module]) -
         return sum(storage.nbytes() for storage in saved.values())
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = _growth(total, modules, model, (2, *shape), training=True)
+        kept = _growth(total, modules, model, state, (2, *shape), training=True)
     return [count // 2 for count in kept]
 
 
+def _state(model: nn.Module, device: str) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model, on another device if one is given."""
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.to(device) for name, tensor in state.items()} if device else state
+
+
 def _growth(
-    read: Callable[[], int], modules: Sequence[nn.Module], model: nn.Module, shape: Shape, *, training: bool
+    read: Callable[[], int],
+    modules: Sequence[nn.Module],
+    model: nn.Module,
+    state: dict[str, Tensor],
+    shape: Shape,
+    training: bool = False,
 ) -> list[int]:
-    """Run a model on zeros, and return the increase of ``read()`` during each of the modules."""
+    """Run a model with a state on zeros, and return the increase of ``read()`` during each of the modules."""
     grown, before = [0] * len(modules), model.training
+    first = next(iter(state.values()))
+    zeros = torch.zeros(shape, dtype=first.dtype, device=first.device)
 
     def add(i: int, sign: int, *_: object) -> None:
         grown[i] += sign * read()
@@ -180,7 +198,8 @@ def _growth(
         hooks.append(module.register_forward_pre_hook(functools.partial(add, i, -1)))
         hooks.append(module.register_forward_hook(functools.partial(add, i, 1)))
     try:
-        model.train(training)(torch.zeros(shape, device=next(model.parameters()).device))
+        model.train(training)
+        torch.func.functional_call(model, state, zeros)
     finally:
         model.train(before)
         for hook in hooks:

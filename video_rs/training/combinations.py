@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
+from video_rs.distributed.device_name import parse_device
 from video_rs.training.options import OPTIMIZERS, Options
 
 
@@ -91,7 +92,7 @@ def _optimizer_errors(options: Options) -> Iterator[str]:
 
 def _device_errors(options: Options) -> Iterator[str]:
     """Yield errors for settings that ``train.device=xla`` does not support, because it compiles each step."""
-    if options.device != "xla":
+    if parse_device(options.device)[0] != "xla":
         return
     if options.augment_on == "device":
         yield "data.augment_on=device: not available with train.device=xla; remove it"

@@ -115,7 +115,7 @@ def fit(
     options, out = Options.of({"epochs": epochs, **options}), Path(expand_path(out))
     with contextlib.ExitStack() as closing:
         if world is None:
-            world = start_world(select_device(options.device).type, options.peer_timeout)
+            world = start_world(select_device(options.device), options.peer_timeout)
             closing.callback(world.close)
         return run_in_folder(lambda: (model, train, val), options, out, world, Caller.of_options(options, out))
 

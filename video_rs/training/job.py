@@ -40,6 +40,7 @@ from video_rs.training.ema import EMA
 from video_rs.training.finetune import unfreeze
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.inputs import check_inputs, clip_config
+from video_rs.training.memory import check_memory
 from video_rs.training.options import Options
 from video_rs.training.precise_bn import with_precise_statistics
 from video_rs.training.run_folder import another_config
@@ -63,6 +64,7 @@ class Job:
 
     Raises:
         UserError: model, data and options are incompatible.
+        MachineError: a step needs more memory than is available.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Job:
         self.incidents = Incidents(len(train), options.max_broken, options.max_bad_steps)
         self._views_per_forward = options.views_per_forward
         self._views = val.views(clips=1, crops=1) if val else None
+        check_memory(self)
 
     def _prepare_model(self, saved: Mapping[str, Any] | None) -> None:
         """Load the weights to start from, and bring the network to its device in training mode."""

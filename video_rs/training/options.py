@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from video_rs.distributed.device_name import device_name
 from video_rs.errors import UserError, did_you_mean
 from video_rs.models.architecture import INFLATIONS
 from video_rs.training.values import checked
@@ -35,11 +36,15 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    check: Callable[[Any], object] | None = None,
     free: bool = False,
     path: bool = False,
 ) -> Any:
-    """Return a field with its rules. A ``free`` one may differ when a run is resumed. A ``path`` is expanded."""
-    rules = {"low": low, "high": high, "choices": choices, "free": free, "path": path}
+    """Return a field with its rules. ``check`` converts a value, or raises UserError.
+
+    A ``free`` one may differ when a run is resumed. A ``path`` is expanded.
+    """
+    rules = {"low": low, "high": high, "choices": choices, "check": check, "free": free, "path": path}
     return field(default=default, metadata={"help": help, **rules})
 
 
@@ -117,7 +122,7 @@ class TrainOptions:
     linear_probe: bool = setting(False, "train only the head")
     inflate: str = setting("center", "inflation of 2D weights to 3D", choices=INFLATIONS)
     device: str = free(
-        "auto", "auto: cuda if available, otherwise cpu; xla: TPUs", choices=("auto", "cpu", "cuda", "xla", "mps")
+        "auto", "auto: cuda if available, otherwise cpu; cuda:1: the second GPU; xla: TPUs", check=device_name
     )
     precision: str = setting(
         "auto",

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from video_rs import terminal
 from video_rs.data.tools.lengths import describe_short, sample_lengths
 from video_rs.data.video.decord import describe_decoder
 from video_rs.distributed.device import describe
+from video_rs.models import cost
 from video_rs.terminal import counted, duration
 from video_rs.training import recipe
 from video_rs.training.incidents import BAD_STEPS, BROKEN_FILES, Incidents
@@ -106,20 +106,10 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
     return [*_aligned(rows), f"next: {next_command}"]
 
 
-def gigamacs(model: nn.Module, arguments: Mapping[str, object]) -> float | None:
-    """Return the GMACs of a forward pass of one training clip; None if they cannot be counted.
-
-    Args:
-        model: the network, whose data config has the shape of a clip.
-        arguments: arguments of ``create_model``, to create the network on the meta device.
-    """
-    from video_rs.models import cost
-    from video_rs.models.registry import create_model
-
+def gigamacs(model: nn.Module) -> float | None:
+    """Return the GMACs of a forward pass of one training clip; None if they cannot be counted."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            shapes = create_model(**arguments, data_config=model.data_config)
-            return cost.macs(shapes, cost.input_shape(model.data_config)) / 1e9
+        return cost.macs(model, cost.input_shape(model.data_config), "meta") / 1e9
     except Exception:  # networks of other packages may fail on the meta device
         return None
 
@@ -148,11 +138,11 @@ def _short_videos(job: Job) -> str:
 
 
 def _network(job: Job) -> str:
-    model, model_args = job.model, job.model_args()
-    parameters, macs = sum(p.numel() for p in model.parameters()), gigamacs(model, model_args)
+    model, macs = job.model, gigamacs(job.model)
+    parameters = sum(p.numel() for p in model.parameters())
     kind = "clip" if model.data_config.num_frames > 1 else "image"
     cost = f"GMACs per {kind} unknown" if macs is None else f"{macs:.4g} GMACs per {kind}"
-    return f"{model_args['name']}, {parameters:,} parameters, {model.num_classes} classes, {cost}"
+    return f"{job.model_args()['name']}, {parameters:,} parameters, {model.num_classes} classes, {cost}"
 
 
 def _batch(schedule: Schedule, processes: int) -> str:

@@ -28,12 +28,11 @@ from video_rs.distributed.device import (
     all_reduce,
     autocast,
     flush,
-    free_memory,
-    largest_that_fits,
     parameter_dtype,
     synchronize,
     traits,
 )
+from video_rs.distributed.memory import free_memory, largest_that_fits, limited, too_large
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, VideoRSError, first_line, is_out_of_memory
 from video_rs.rng import sample_keys
@@ -126,7 +125,8 @@ class Trainer:
                 for number, batch in enumerate(micro_batches):
                     is_last = number == self.schedule.accumulation_steps - 1
                     alone = self.world.size == 1 or not self._traits.has_ddp
-                    with contextlib.nullcontext() if is_last or alone else self._network.no_sync():
+                    syncing = contextlib.nullcontext() if is_last or alone else self._network.no_sync()
+                    with syncing, limited(self.device, self.world.local_size):
                         self._forward_backward(batch, number)
                     flush(self.device)
                 if not batch:
@@ -144,37 +144,37 @@ class Trainer:
                 raise
             free_memory(error)
         if is_full:  # outside of the except block, where the error would keep tensors alive
-            message = self._what_fits(batch)
+            failure = self._what_fits(batch)
             self._buffers.write(before)
-            raise MachineError(message)
+            raise failure
         self._update(before, buffers, sums)
         flush(self.device)
         self.step += 1
 
-    def _what_fits(self, batch: dict[str, Any]) -> str:
-        """Return the message for a micro-batch that does not fit in memory. A single process tries smaller sizes."""
+    def smaller_micro_batches(self) -> list[int]:
+        """Return the smaller micro-batches that the batch can be divided into, in ascending order."""
         schedule, unit = self.schedule, 2 * self.schedule.repeats if self.mixup or self.cutmix else 1
-        sizes = [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
+        return [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
+
+    def _what_fits(self, batch: dict[str, Any]) -> MachineError:
+        """Return the error for a micro-batch that does not fit in memory. A single process tries smaller sizes."""
+        sizes, reason = self.smaller_micro_batches(), f" at step {self.step + 1}"
 
         def attempt(size: int) -> None:
             self.metrics.begin()
             self.optimizer.zero_grad(set_to_none=True)
-            self._forward_backward({key: batch[key][:size] for key in ("clip", "label", "rngs") if key in batch}, 0)
+            with limited(self.device):
+                self._forward_backward({key: batch[key][:size] for key in ("clip", "label", "rngs") if key in batch}, 0)
             synchronize(self.device)
 
         if self.world.size > 1:
-            fits, found = max(sizes, default=0), ""
+            fits = max(sizes, default=0)
         else:
             self._network = self.model  # torch.compile would compile each size
             fits = largest_that_fits(sizes, attempt)
-            found = f"{fits} would fit; " if fits else ""
+            reason += f": {fits} would fit" if fits else ""
         self.optimizer.zero_grad(set_to_none=True)
-        advice = f"restart with train.micro_batch={fits}"
-        if not fits:
-            advice = "no smaller one fits; lower data.num_frames or data.train_size, or choose a smaller network"
-        return (
-            f"not enough memory for train.micro_batch={schedule.micro_batch} at step {self.step + 1}: {found}{advice}"
-        )
+        return too_large(self.schedule.micro_batch, reason, fits)
 
     def _forward_backward(self, batch: dict[str, Any], number: int) -> None:
         data_config, dtype = self.model.data_config, parameter_dtype(self.precision)

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from video_rs.errors import did_you_mean, format_value
+from video_rs.errors import UserError, did_you_mean, format_value
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -22,10 +22,12 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
         name: of the option.
         value: as given.
         type_: annotation of the option.
-        rules: ``choices``, ``low`` and ``high``, see :func:`video_rs.training.options.setting`.
+        rules: ``choices``, ``check``, ``low`` and ``high``, see :func:`video_rs.training.options.setting`.
     """
     try:
-        result = _as_type(value, type_)
+        result = _as_type(value, type_) if rules["check"] is None else rules["check"](value)
+    except UserError as error:
+        raise ValueError(f"{name}: {error}") from None
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError(f"{name} must be {_in_words(type_)}; found {format_value(value)}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
