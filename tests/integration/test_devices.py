@@ -57,7 +57,8 @@ def test_every_command_refuses_an_unknown_device(tiny_config, run_tool, tmp_path
     path = tiny_config()
     for command in (["train_net.py"], ["train_net.py", "--dry-run"], ["test_net.py"]):
         assert_one_line(run_tool(*command, "--cfg", path, f"train.device={name}"), 2, "train.device: device ")
-    done = run_tool("predict.py", "--weights", tmp_path / "none.pt", "--device", name, tmp_path / "none.mp4")
+    (tmp_path / "a.mp4").touch()
+    done = run_tool("predict.py", "--weights", tmp_path / "none.pt", "--device", name, tmp_path / "a.mp4")
     assert_one_line(done, 2, "device ")
     assert not (tmp_path / "run").exists()
 
@@ -68,7 +69,8 @@ def test_a_gpu_that_is_not_there(tiny_config, run_tool, tmp_path):
         for tool in ("train_net.py", "test_net.py"):
             done = run_tool(tool, "--cfg", tiny_config(), f"train.device={name}")
             assert_one_line(done, 2, f"device {name}: ", "use cpu or auto")
-        done = run_tool("predict.py", "--weights", tmp_path / "none.pt", "--device", name, tmp_path / "none.mp4")
+        (tmp_path / "a.mp4").touch()
+        done = run_tool("predict.py", "--weights", tmp_path / "none.pt", "--device", name, tmp_path / "a.mp4")
         assert_one_line(done, 2, f"device {name}: ")
         for call in (lambda name: video_rs.load(tmp_path, device=name), lambda name: Classifier(Wrong(), name)):
             with pytest.raises(UserError, match=f"device {name}: "):
