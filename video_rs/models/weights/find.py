@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from video_rs.errors import printable
+from video_rs.errors import printable, truncate
 
 _AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow|teacher)(?![a-z])|EMA|Ema")
 _OPTIMIZER = re.compile("optim|grad|exp_avg|momentum")  # their tensors can have the names of weights
@@ -41,6 +41,17 @@ class Found:
     prefix: str = ""
     beside: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Everything in the file that is not part of ``weights``."""
+        return (*self.beside, *self.ignored)
+
+    @property
+    def context(self) -> str:
+        """The place of the weights and the other entries of the file in parentheses, for errors."""
+        parts = [str(self), f"not used: {truncate(self.ignored)}" if self.ignored else ""]
+        return f" ({'; '.join(filter(None, parts))})" if any(parts) else ""
 
     def __str__(self) -> str:
         names = f"names that begin with {_short(self.prefix)}" if self.prefix else ""

@@ -22,7 +22,6 @@ from video_rs.models.weights.timm import no_public_weights, read_timm, timm_data
 # Fields of the architecture that add modules, and the common part of the names of their weights.
 PARTS = {"stem_pool": "stem.pool.", "self_gating": ".gating.", "se_ratio": ".se."}
 PUBLIC = ("pretrained", "timm")  # sources of init_from that are not files
-NO_HEAD = "new head"  # for a source without one
 PADDING = "temporal_padding"  # a field of the architecture and an argument of create_model
 
 
@@ -48,26 +47,37 @@ def init_from(model: nn.Module, source: str | Path, *, method: str = "center") -
     return load_into(model, *_read(model, str(source)), method=method)
 
 
-def load_into(model: nn.Module, source: Source, name: str, *, method: str = "center") -> InflationReport:
-    """Load weights that were already read, as in :func:`init_from`. ``name`` is for messages."""
+def load_into(
+    model: nn.Module, source: Source, name: str, *, method: str = "center", exact: bool = False
+) -> InflationReport:
+    """Load weights that were already read, as in :func:`init_from`.
+
+    Args:
+        model, source, method: as for :func:`init_from`.
+        name: name of the source, for messages.
+        exact: also raise UserError if there is no head, or if modules that the network does not have lie beside it.
+    """
     family = isinstance(model, ResNetRS)
     data_config = source.data_config
     if data_config is None and family and state_dict.looks_like_timm(source.weights):
         data_config = timm_data_config(model.blocks)
     class_names = data_config.class_names if data_config else ()
-    with named(f"{name} does not fit{source.place}"):
+    with named(f"{name} does not fit{'' if exact else source.found.context}"):
         state, differences = _family_state(source, model) if family else (_external_state(source, model), {})
         weights, report = match(state, model, method, class_names)
         if family:
             report.differences, report.compared = differences, source.architecture is not None
-        if set(head := classifier_names(model)) <= set(report.missing):  # such as public weights of feature extractors
+        head = classifier_names(model)
+        if exact:
+            report.unused += source.found.beside
+        elif set(head) <= set(report.missing):  # such as public weights of feature extractors
             report.missing = [name for name in report.missing if name not in head]
-            report.adapted |= dict.fromkeys(head, NO_HEAD)
+            report.adapted |= dict.fromkeys(head, "new head")
         _validate_state_dict(report, state, model.state_dict())
     model.load_state_dict(weights, strict=False)
     model.weights_from = source.weights_from
-    if source.left:
-        report.notes += [*filter(None, [str(source.found)]), f"left in the file: {truncate(source.left)}"]
+    if left := source.found.left:
+        report.notes += [*filter(None, [str(source.found)]), f"left in the file: {truncate(left)}"]
     if data_config is not None:
         same_head = not any(name in report.adapted for name in head)
         model.data_config = _merge_data_configs(model.data_config, data_config, same_head=same_head)

@@ -24,7 +24,7 @@ from video_rs.models.registry import create_model, empty_model, find_preset
 from video_rs.models.weights.find import is_average
 from video_rs.models.weights.identify import identify_preset, matching_preset
 from video_rs.models.weights.inflate import InflationReport
-from video_rs.models.weights.init_from import NO_HEAD, load_into
+from video_rs.models.weights.init_from import load_into
 from video_rs.models.weights.source import Source, from_checkpoint, named, read_file
 from video_rs.models.weights.state_dict import blocks_of, from_timm, looks_like_timm, sizes_of
 from video_rs.models.weights.timm import PATTERN, read_timm, timm_data_config
@@ -73,7 +73,7 @@ def load_network(path: str | Path | None, model: str | None = None, *, timm: boo
         source = read_timm(matching_preset(model, PATTERN).blocks)
     else:
         source = read_file(path)
-    with named(f"{source.address}{source.place}" if path else "timm's public weights"):
+    with named(f"{source.address}{source.found.context}" if path else "timm's public weights"):
         if source.model_args:
             return _of_run(source, model)
         detected = looks_like_timm(source.weights)
@@ -82,7 +82,6 @@ def load_network(path: str | Path | None, model: str | None = None, *, timm: boo
         if timm or detected:
             return _of_timm(source, path, model)
         blocks_of(source.state)
-        _refuse_beside(source)
         if not model:
             raise UserError("bare weights do not name their network: give --model")
         return of_preset(find_preset(model), source, averages=_entry(source))
@@ -164,17 +163,9 @@ def load_inflated(
 
 def load_exactly(network: nn.Module, source: Source, name: str) -> None:
     """Load weights into a network of the same shapes. Raise UserError, starting with ``name``, if they do not match."""
-    report = load_into(network, source, name)
-    if absent := [weight for weight, reason in report.adapted.items() if reason == NO_HEAD]:
-        raise UserError(f"{name} does not fit: it has no {truncate(absent)}")
+    report = load_into(network, source, name, exact=True)
     if changed := [*report.inflated, *report.adapted]:
         raise UserError(f"{name} does not fit: weights have other shapes: {truncate(changed)}")
-
-
-def _refuse_beside(source: Source) -> None:
-    """Raise UserError for weights of modules that the network does not have: its results would be others."""
-    if source.found and source.found.beside:
-        raise UserError(f"this network has no {truncate(source.found.beside)}")
 
 
 def _network(model_args: Mapping[str, Any], source: Source, data_config: DataConfig | None) -> nn.Module:
@@ -210,7 +201,6 @@ def _of_run(source: Source, model: str | None) -> Loaded:
 def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Loaded:
     if "stem.conv1.conv.weight" in source.weights:
         raise UserError("it has this package's names, not timm's; omit --from")
-    _refuse_beside(source)
     try:
         state = from_timm(source.weights)
     except UserError as error:
@@ -227,7 +217,7 @@ def _of_timm(source: Source, path: str | Path | None, model: str | None) -> Load
 
 def _entry(source: Source) -> str:
     """Return a phrase on the entry of the file that the weights were loaded from."""
-    place = str(source.found or "")
+    place = str(source.found)
     if is_average(place):
         return f"all tensors, the {place} of the file"
     return f"none, the {place} of the file was taken" if place else ALONE

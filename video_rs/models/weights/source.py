@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from video_rs import checkpoint
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError, truncate
+from video_rs.errors import UserError
 from video_rs.hub import redact_url
 from video_rs.models.adapters.base import PREFIX
 from video_rs.models.architecture import RESNET_RS_2D, Architecture
@@ -39,7 +39,7 @@ class Source:
         model_args: arguments of ``create_model`` for the network; None if unknown.
         record: entries of a checkpoint on its run: the config and the keys in ``checkpoint.RECORD``.
         licence: licence of another package's weights; None if unknown.
-        found: the place of the weights in a file of another trainer; None for a checkpoint of this package.
+        found: the place of the weights in a file of another trainer.
         entry: name of the weights in the file; "" if the file contains only weights.
         ignored: other entries of the file.
     """
@@ -50,7 +50,7 @@ class Source:
     model_args: dict[str, Any] | None = None
     record: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
-    found: Found | None = None
+    found: Found = Found({})
     entry: str = ""
     ignored: tuple[str, ...] = ()
 
@@ -58,19 +58,6 @@ class Source:
     def state(self) -> dict[str, Tensor]:
         """The weights with the names of the ResNet-RS family."""
         return to_ours(self.weights)
-
-    @property
-    def place(self) -> str:
-        """The place of the weights in a file that contains more, and its other entries, for errors."""
-        if self.found is None or not (self.entry or self.found.prefix or self.ignored):
-            return ""
-        others = f"not used: {truncate(self.ignored)}" if self.ignored else ""
-        return f" ({'; '.join(filter(None, [str(self.found), others]))})"
-
-    @property
-    def left(self) -> tuple[str, ...]:
-        """Everything else in a file of another trainer."""
-        return (*self.found.beside, *self.ignored) if self.found else ()
 
     @property
     def name(self) -> str:
