@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from video_rs.data.tools import motion
 from video_rs.experiment import config
 from video_rs.experiment.run import make_job
 
@@ -15,6 +16,21 @@ def mutated(request, monkeypatch):
         return nullcontext()
     request.param(monkeypatch)
     return pytest.raises((AssertionError, pytest.fail.Exception))
+
+
+@pytest.fixture(scope="session")
+def unequal(tmp_path_factory):
+    """Three classes of 9, 3 and 2 training videos."""
+    root = tmp_path_factory.mktemp("recipe") / "videos"
+    motion.make(root, train=72, val=16, test=8, size=32, frames=6, workers=1)
+    for split in ("train", "val"):
+        for name in motion.CLASSES[3:]:
+            for file in (root / split / name).iterdir():
+                file.unlink()
+    for name, kept in zip(motion.CLASSES, (9, 3, 2)):
+        for file in sorted((root / "train" / name).iterdir())[kept:]:
+            file.unlink()
+    return root
 
 
 @pytest.fixture

@@ -4,39 +4,18 @@ Each choice of the recipe is in here once, so that leaving one out (the scaling 
 the EMA's warm-up, torch's batch-norm momentum of 1, ...) changes the result.
 """
 
-import math
-
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
+from tests.training import plain
 from video_rs import checkpoint
 from video_rs.data.tools import motion
-from video_rs.data.transforms.crops import normalize
 from video_rs.errors import UserError
 from video_rs.evaluation import multiview
 from video_rs.experiment import build, config
 from video_rs.experiment.run import make_job
-from video_rs.models.layers import Conv
-from video_rs.rng import sample_keys
 
 LR, LR_BATCH, BATCH, MICRO, SMOOTHING, DECAY, CLIP, SEED = 0.3, 32, 8, 4, 0.2, 0.01, 0.5, 7
-
-
-@pytest.fixture(scope="module")
-def unequal(tmp_path_factory):
-    """Three classes of 9, 3 and 2 training videos."""
-    root = tmp_path_factory.mktemp("recipe") / "videos"
-    motion.make(root, train=72, val=16, test=8, size=32, frames=6, workers=1)
-    for split in ("train", "val"):
-        for name in motion.CLASSES[3:]:
-            for file in (root / split / name).iterdir():
-                file.unlink()
-    for name, kept in zip(motion.CLASSES, (9, 3, 2)):
-        for file in sorted((root / "train" / name).iterdir())[kept:]:
-            file.unlink()
-    return root
 
 
 @pytest.fixture
@@ -58,52 +37,10 @@ def load(unequal, tmp_path):
     return load
 
 
-def reference(job, batches, steps):
-    """The recipe in plain torch; returns the weights, their average and the learning rates."""
-    model, labels = job.model.train(), job.records["train"].labels
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.momentum = 1.0  # the last batch's statistics; the EMA averages them
-    decayed = [m.weight for m in model.modules() if isinstance(m, (Conv, torch.nn.Linear))]
-    buffers = {id(p): torch.zeros_like(p) for p in model.parameters()}
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    counts = np.bincount(labels)
-    class_weights = torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float64)
-    total, warmup = math.ceil(2 * len(labels) / BATCH), len(labels) / BATCH
-    rates = []
-    for step in range(steps):
-
-        def cosine(at):
-            return LR * BATCH / LR_BATCH * 0.5 * (1 + math.cos(math.pi * at / total))
-
-        rate = step / warmup * cosine(warmup) if step < warmup else cosine(step)
-        rates.append(rate)
-        model.zero_grad()
-        for number in range(BATCH // MICRO):
-            batch = next(batches)
-            clips = normalize(batch["clip"], (0, 0, 0), (1, 1, 1), dtype=torch.float64)
-            keys = sample_keys(SEED, step, np.arange(number * MICRO, (number + 1) * MICRO))
-            target = F.one_hot(batch["label"], 3).double() * (1 - SMOOTHING) + SMOOTHING / 3
-            log_probs = model(clips, torch.from_numpy(keys)).log_softmax(1)
-            losses = -(target * log_probs).sum(1)  # smoothing included, times the weight of the sample's own class
-            ((class_weights[batch["label"]] * losses).sum() / BATCH).backward()
-        norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
-        with torch.no_grad():
-            for p in model.parameters():
-                g = p.grad * min(1, CLIP / (norm + 1e-6))
-                g = g + DECAY * p if any(p is d for d in decayed) else g
-                v = buffers[id(p)].mul_(0.9).add_(g)
-                p -= rate * (g + 0.9 * v)  # Nesterov
-            d = min(0.9999, (1 + step) / (10 + step))
-            for name, value in model.state_dict().items():
-                average[name] = average[name] * d + value * (1 - d) if value.is_floating_point() else value.clone()
-    return model.state_dict(), average, rates
-
-
 def test_three_steps_equal_the_recipe_spelt_out(load):
     job, twin = make_job(load()), make_job(load())
     assert job.trainer.schedule.num_steps == 4  # 2 epochs of 14 samples, 8 a step
-    weights, average, rates = reference(twin, iter(twin.loader(0)), steps=3)
+    weights, average, rates, *logged = plain.train(twin, load(), iter(twin.loader(0)), steps=3)
     assert rates[0] == 0 < rates[1]
     batches = iter(job.loader(0))
     for step in range(3):
@@ -111,6 +48,7 @@ def test_three_steps_equal_the_recipe_spelt_out(load):
         assert job.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rates[step], rel=1e-12)
     torch.testing.assert_close(dict(job.trainer.model.state_dict()), dict(weights), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(dict(job.trainer.ema.state_dict()), average, rtol=1e-9, atol=1e-11)
+    assert job.trainer.metrics.means() == pytest.approx(logged, rel=1e-9)
 
 
 def test_an_optimizer_of_timms_has_the_recipes_groups(load):

@@ -63,7 +63,9 @@ def _training_errors(config: Config) -> Iterator[str]:
         yield f"train.loss={loss}: must be {' or '.join(LOSSES)}, or registered by one of plugins="
     if parse_device(train.device)[0] == "xla" and train.activation_checkpointing:
         yield "train.activation_checkpointing: not available with train.device=xla; remove it"
-    yield from wrong_combinations(options_of(config), multi_label=config.data.multi_label)
+    yield from wrong_combinations(
+        options_of(config), multi_label=config.data.multi_label, bn_momentum=config.model.bn_momentum
+    )
     if (train.freeze or train.linear_probe) and not train.init_from:
         key = f"train.freeze={train.freeze}" if train.freeze else "train.linear_probe=true"
         yield f"{key}: random weights would be frozen; set train.init_from"

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from video_rs.distributed.device import all_gather, all_reduce, reducing_processes
 from video_rs.errors import UserError
 
+ONE_VALUE = "batch norm has one value per channel ({}): raise train.micro_batch or data.train_size"
+
 
 class _Synced:
     """Mixin that replaces ``forward`` of torch's batch norm in training.
@@ -27,9 +29,7 @@ class _Synced:
             return super().forward(x)
         self._check_input_dim(x)
         if x.numel() // x.shape[1] * _processes(x, self.local) == 1:  # no unbiased variance
-            raise UserError(
-                f"batch norm has one value per channel ({list(x.shape)}): raise train.micro_batch or data.train_size"
-            )
+            raise UserError(ONE_VALUE.format(list(x.shape)))
         y, mean, var, count = _Normalize.apply(x, self.weight, self.bias, self.eps, self.local)
         if self.track_running_stats:
             with torch.no_grad():

@@ -11,17 +11,22 @@ from video_rs.distributed.device_name import parse_device
 from video_rs.training.options import OPTIMIZERS, Options
 
 
-def wrong_combinations(options: Options, *, multi_label: bool = False, processes: int = 1) -> Iterator[str]:
+def wrong_combinations(
+    options: Options, *, multi_label: bool = False, bn_momentum: float | None = None, processes: int = 1
+) -> Iterator[str]:
     """Yield an error for each combination of options that does not work.
 
     Args:
         options: of the run.
         multi_label: True if a sample can have several classes.
+        bn_momentum: momentum of batch norm that the network was created with.
         processes: number of ranks.
     """
     yield from _data_errors(options, processes)
     yield from _training_errors(options, multi_label)
     yield from _optimizer_errors(options)
+    if bn_momentum == 1 and not (options.ema_decay or options.precise_bn):
+        yield "model.bn_momentum=1: validation would use the statistics of one step; set train.ema_decay or precise_bn"
     yield from _device_errors(options)
 
 
@@ -84,6 +89,9 @@ def _optimizer_errors(options: Options) -> Iterator[str]:
                 f"optim.{key}={value}: only for adamw and lamb, not for optim.name={options.optimizer}; use "
                 f"optim.options={{{key}: {value}}}"
             )
+    if options.step_epochs and not options.max_steps and options.step_epochs[-1] >= options.epochs:
+        last, epochs = options.step_epochs[-1], options.epochs
+        yield f"optim.step_epochs: must end before train.epochs={epochs:g}; the last is after epoch {last:g}"
     if any(a >= b for a, b in pairwise(options.step_epochs)):
         yield f"optim.step_epochs={list(options.step_epochs)}: must ascend"
     if options.step_epochs and options.schedule != "step":

@@ -78,7 +78,8 @@ class Job:
     ) -> None:
         check_inputs(model, train, val)
         multi_label = train.records.multi_label
-        for error in wrong_combinations(options, multi_label=multi_label, processes=world.size if world else 1):
+        facts = {"multi_label": multi_label, "bn_momentum": model.model_args.get("bn_momentum")}
+        for error in wrong_combinations(options, **facts, processes=world.size if world else 1):
             raise UserError(without_sections(error))
         if options.early_stop and val is None:
             raise UserError(f"early_stop={options.early_stop}: requires validation data")

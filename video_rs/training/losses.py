@@ -18,7 +18,7 @@ def register_loss(loss: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """Register a loss class under its name for ``train.loss`` (a decorator).
 
     The class is called with ``label_smoothing``. Its ``forward`` takes logits ``[N, C]`` and targets, int64 ``[N]`` or
-    probabilities ``[N, C]``, and returns losses ``[N]``.
+    probabilities ``[N, C]``, and returns losses ``[N]``. With several labels per sample, targets are 0 to 1 per class.
     """
     _REGISTERED[loss.__name__] = loss
     return loss

@@ -15,6 +15,7 @@ from video_rs.distributed.device import describe
 from video_rs.models import cost
 from video_rs.terminal import counted, duration
 from video_rs.training import recipe
+from video_rs.training.buffers import trained_norms
 from video_rs.training.incidents import BAD_STEPS, BROKEN_FILES, Incidents
 from video_rs.training.optim import describe_groups
 from video_rs.training.run_status import NAMES, Status, metrics_text, read_metrics
@@ -58,7 +59,8 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
             *(("phases", line) for line in recipe.describe_phases(options, len(job.train), sampling, size)),
             ("batch", _batch(schedule, world.size)),
             ("steps", _steps(schedule)),
-            ("learning rate", _learning_rate(options)),
+            ("learning rate", _learning_rate(options, schedule)),
+            ("batch norm", _batch_norm(job)),
             *(("parameters", line) for line in describe_groups(job.model, job.trainer.optimizer)),
             ("loss", _loss(job)),
             ("targets", targets if job.train.records.multi_label and smoothing else ""),
@@ -161,10 +163,24 @@ def _steps(schedule: Schedule) -> str:
     return f"{schedule.num_steps:,}: {epochs}, {when if schedule.has_validation else 'not validated'}"
 
 
-def _learning_rate(options: Options) -> str:
+def _learning_rate(options: Options, schedule: Schedule) -> str:
     scaled = f" = {options.lr:g} x {options.batch_size} / {options.lr_batch}" if options.lr_batch else ""
-    warm_up = f"{counted(options.warmup_epochs, 'epoch')} of warm-up, then " if options.warmup_epochs else ""
+    warm_up, half = f"{counted(options.warmup_epochs, 'epoch')} of warm-up", schedule.epoch(schedule.num_steps) / 2
+    if options.warmup_epochs > half:
+        warm_up = f"warm-up in the first half of the run (optim.warmup_epochs={options.warmup_epochs:g} is longer)"
+    warm_up = f"{warm_up}, then " if options.warmup_epochs else ""
     return f"up to {options.peak_lr:.4g}{scaled}; {warm_up}{options.schedule}"
+
+
+def _batch_norm(job: Job) -> str:
+    """Describe the samples behind the statistics of batch norm if there are fewer than 8."""
+    schedule, is_synced = job.trainer.schedule, job.options.sync_bn
+    count = schedule.micro_batch * (job.world.size if is_synced else 1)
+    if count >= 8 or not trained_norms(job.model):
+        return ""
+    key = "train.micro_batch" if schedule.micro_batch < schedule.per_rank_batch else "train.batch_size"
+    sync = " or set train.sync_bn=true" if job.world.size > 1 and not is_synced else ""
+    return f"statistics of {counted(count, 'sample')} at a time; fewer than 8 lower the accuracy: raise {key}{sync}"
 
 
 def _loss(job: Job) -> str:

@@ -13,7 +13,7 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.sampler import divide_batch
 from video_rs.data.sources.records import Records
 from video_rs.training import finetune, losses, lr_schedule, optim
-from video_rs.training.options import Options
+from video_rs.training.options import LOSSES, Options
 from video_rs.training.schedule import Schedule, check_pairs, num_steps
 
 
@@ -37,12 +37,12 @@ def schedule(options: Options, num_files: int, world_size: int = 1, *, has_valid
 def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module:
     """Return the loss function, with one loss per sample."""
     smoothing = options.label_smoothing
+    if options.loss not in LOSSES:
+        return losses.registered_loss(options.loss, smoothing)
     if model.data_config.multi_label:
         return losses.BinaryCrossEntropy(smoothing, towards=0.5)
     if options.loss == "bce":
         return losses.BinaryCrossEntropy(smoothing, towards=None)
-    if options.loss != "cross_entropy":
-        return losses.registered_loss(options.loss, smoothing)
     class_weights = None
     if options.class_weights == "balanced":
         class_weights = losses.balanced_class_weights(records.labels, model.num_classes).to(next(model.parameters()))

@@ -34,8 +34,10 @@ from video_rs.distributed.device import (
 )
 from video_rs.distributed.memory import free_memory, largest_that_fits, limited, too_large
 from video_rs.distributed.world import World
-from video_rs.errors import MachineError, VideoRSError, first_line, is_out_of_memory
+from video_rs.errors import MachineError, UserError, VideoRSError, first_line, is_out_of_memory
+from video_rs.models.sync_batch_norm import ONE_VALUE
 from video_rs.rng import sample_keys
+from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
 from video_rs.training.metrics import StepMetrics
 from video_rs.training.optim import load_optimizer, step_unless
@@ -90,7 +92,7 @@ class Trainer:
         self.step = 0
         self.metrics = StepMetrics(schedule.per_rank_batch, schedule.log_every, self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        self._buffers = _Buffers(model)
+        self._buffers = Buffers(model)
         self._traits = traits(self.device)
         self._network: nn.Module | None = None  # made in the first step
 
@@ -117,6 +119,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.metrics.begin()
         before, batch, is_full, is_first = self._buffers.read(), {}, False, self._network is None
+        seen = torch.zeros_like(before)  # sum of the buffers after each micro-batch
         flush(self.device)  # pending operations would become part of this step's graph
         try:
             with self.world.guard(f"step {self.step + 1}"):
@@ -128,6 +131,8 @@ class Trainer:
                     syncing = contextlib.nullcontext() if is_last or alone else self._network.no_sync()
                     with syncing, limited(self.device, self.world.local_size):
                         self._forward_backward(batch, number)
+                    if self.schedule.accumulation_steps > 1:
+                        seen += self._buffers.read()
                     flush(self.device)
                 if not batch:
                     raise ValueError("a step needs at least one micro-batch")
@@ -135,11 +140,14 @@ class Trainer:
                     synchronize(self.device)
                 if self.world.size > 1 and not self._traits.has_ddp:
                     all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
-                buffers, sums = self._share(self._buffers.read(), self.metrics.of_step)
-        except (VideoRSError, RuntimeError, MemoryError) as error:
+                buffers = self._buffers.after_step(before, seen, self.schedule.accumulation_steps)
+                buffers, sums = self._share(buffers, self.metrics.of_step)
+        except (VideoRSError, RuntimeError, MemoryError, ValueError) as error:
             self._buffers.write(before)
             is_full = is_out_of_memory(error)
             if not is_full:
+                if "more than 1 value per channel" in str(error):
+                    raise UserError(ONE_VALUE.format(f"train.micro_batch={self.schedule.micro_batch}")) from None
                 _explain_compiler_error(error)
                 raise
             free_memory(error)
@@ -266,31 +274,6 @@ def is_finite(state: Any) -> bool:
     tensors = [value for value in tree_leaves(state) if torch.is_tensor(value)]
     floating = [value.detach() for value in tensors if value.is_floating_point() and value.numel()]
     return bool(nn.utils.get_total_norm(floating).isfinite())
-
-
-class _Buffers:
-    """The buffers of a network, mainly batch norm statistics, as one flat float64 tensor.
-
-    A network has hundreds of buffers; a flat tensor is saved, restored and reduced with few kernels. float64 represents
-    the counts of batch norm exactly.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers = [buffer for buffer in model.buffers() if buffer.numel()]
-        self._sizes = [buffer.numel() for buffer in self._buffers]
-        device = next(model.parameters()).device
-        self._empty = torch.zeros(0, dtype=torch.float64, device=device)  # makes the concatenation float64
-
-    def read(self) -> Tensor:
-        """Return a copy: float64 ``[n]``."""
-        return torch.cat([self._empty, *(buffer.flatten() for buffer in self._buffers)])
-
-    @torch.no_grad()
-    def write(self, flat: Tensor) -> None:
-        """Set all buffers from the result of :meth:`read`."""
-        values = zip(self._buffers, flat.split(self._sizes), strict=True)
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, [value.view_as(buffer) for buffer, value in values])
 
 
 def _compiled(network: nn.Module) -> nn.Module:
