@@ -141,6 +141,16 @@ def test_a_scale_that_fp16_cannot_lower_is_noticed_at_the_next_log_line(tmp_path
     assert job.step == 6 and checkpoint.load(tmp_path / "last.pt")["scaler"]["scale"] >= 2.0**-10
 
 
+def test_log_lines_can_be_far_apart(tmp_path):
+    """Flags are read every 256 steps: memory does not grow with train.log_every, and no step is forgotten."""
+    bad = {0, 255, 256, 300, 399}
+    plan = schedule(num_samples=4000, num_steps=400, log_every=10**12, val_every=0)
+    with run_of(trainer(plan, wrap=Poisoned), tmp_path, batches=with_white(bad, [0])) as run:
+        run.checkpointer.minutes = math.inf
+        run.fit()
+    assert sorted(run.incidents.steps) == [step + 1 for step in sorted(bad)]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_one_value_among_many_is_found(value, dtype):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from video_rs import checkpoint
 from video_rs.training.run_folder import FOLDER, checkpoints
@@ -84,7 +85,7 @@ class Checkpointer:
         self.wait()
         if not self.writes:
             return
-        copied, ready = _on_host(state), None
+        copied, ready = tree_map_only(torch.Tensor, _on_host, state), None
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             ready = torch.cuda.Event()
             ready.record()  # after the copies, which are asynchronous
@@ -115,15 +116,9 @@ class Checkpointer:
         self.written = step
 
 
-def _on_host(value: Any) -> Any:
+def _on_host(value: torch.Tensor) -> torch.Tensor:
     """Return a copy on the CPU. Copies from a GPU are asynchronous."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        if value.is_cuda:
-            return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
-        return value.clone() if value.device.type == "cpu" else value.cpu()
-    if isinstance(value, Mapping):
-        return {key: _on_host(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_on_host, value))
-    return value
+    value = value.detach()
+    if value.is_cuda:
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    return value.clone() if value.device.type == "cpu" else value.cpu()

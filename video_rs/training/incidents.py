@@ -112,10 +112,6 @@ class Incidents:
         """True if too many of the last steps up to ``step`` are bad."""
         return len(self.recent_steps(step)) >= self.max_bad_steps
 
-    def describe_streak(self, step: int) -> str:
-        """Return a phrase for the bad steps up to ``step``."""
-        return f"{len(self.recent_steps(step))} of the last {self.window} steps are not finite"
-
     def first_doubtful(self, step: int, since: int) -> int:
         """Return the first bad step that makes the weights after ``step`` doubtful, or ``step + 1`` if there is none.
 

@@ -119,9 +119,10 @@ class RunState:
 
     def check_steps(self, bad: Sequence[int]) -> None:
         """Raise UserError if there were too many bad steps up to one of these, or if all steps of the run are bad."""
-        streaks = [step for step in bad if self.incidents.too_many_steps(step)]
-        if streaks:
-            self.fail_not_finite(streaks[-1], self.incidents.describe_streak(streaks[-1]))
+        for step in reversed(bad):
+            if self.incidents.too_many_steps(step):
+                recent, window = len(self.incidents.recent_steps(step)), self.incidents.window
+                self.fail_not_finite(step, f"{recent} of the last {window} steps are not finite")
         if len(self.incidents.steps) == self.schedule.num_steps:
             self.fail_not_finite(self.step, "no step of the run is finite", last_good=0)
 

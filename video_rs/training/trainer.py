@@ -44,6 +44,7 @@ from video_rs.training.optim import load_optimizer, step_unless
 from video_rs.training.schedule import Schedule
 
 SMALLEST_SCALE = 2.0**-10  # minimum loss scale for float16, reached after 26 consecutive skipped steps
+MAX_FLAGS = 256  # steps whose flags stay on the device
 PROBLEMS = ("weights are not finite", "no fp16 loss scale is left, with the smallest one gradients are not finite")
 """What prevents further steps, in the order of :meth:`Trainer.problems`."""
 
@@ -90,7 +91,7 @@ class Trainer:
         self._to_device = ToDevice(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step = 0
-        self.metrics = StepMetrics(schedule.per_rank_batch, schedule.log_every, self.device)
+        self.metrics = StepMetrics(schedule.per_rank_batch, min(schedule.log_every, MAX_FLAGS), self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._buffers = Buffers(model)
         self._traits = traits(self.device)
