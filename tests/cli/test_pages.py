@@ -78,7 +78,7 @@ def test_a_decoder_that_is_not_installed_is_named(page, monkeypatch):
 def test_the_first_page_of_many_processes_that_go_on(page):
     def change(job):
         job.world = World(size=4, local_size=2)
-        job.started_from = "all of them"
+        job.started_from = "started from a.pt: all of them"
         job.trainer.step = 5
 
     overrides = ["train.val_every=2", "train.checkpoint_minutes=0", "data.phases=[[2,16,224]]"]
@@ -92,7 +92,7 @@ def test_the_first_page_of_many_processes_that_go_on(page):
     ]
     assert [line.partition(" (")[0] for line in said["phases"]] == ["clips to epoch 2", "clips from there"]
     assert said["steps"][0].endswith("validated after each 2 epochs")
-    assert said["weights"] == ["started from : all of them"] and "after each step" in said["folder"][0]
+    assert said["weights"] == ["started from a.pt: all of them"] and "after each step" in said["folder"][0]
     assert said["begins"] == ["resuming at step 5 of 10 from runs/small/checkpoints/step-00000005.pt"]
 
 
