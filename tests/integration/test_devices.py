@@ -48,7 +48,7 @@ def test_unknown_devices_are_one_line(name, words):
     with pytest.raises(UserError) as error:
         select_device(name)
     assert words in str(error.value) and len(str(error.value)) < 200 and "\n" not in str(error.value)
-    with pytest.raises(UserError, match="device: device "):
+    with pytest.raises(UserError, match="device "):
         Options(device=name)
 
 
@@ -56,10 +56,10 @@ def test_unknown_devices_are_one_line(name, words):
 def test_every_command_refuses_an_unknown_device(tiny_config, run_tool, tmp_path, name):
     path = tiny_config()
     for command in (["train_net.py"], ["train_net.py", "--dry-run"], ["test_net.py"]):
-        assert_one_line(run_tool(*command, "--cfg", path, f"train.device={name}"), 2, "train.device: device ")
+        assert_one_line(run_tool(*command, "--cfg", path, f"train.device={name}"), 2, "device ", name[:20])
     (tmp_path / "a.mp4").touch()
     done = run_tool("predict.py", "--weights", tmp_path / "none.pt", "--device", name, tmp_path / "a.mp4")
-    assert_one_line(done, 2, "device ")
+    assert_one_line(done, 2, "device ", name[:20])
     assert not (tmp_path / "run").exists()
 
 

@@ -27,7 +27,7 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
     try:
         result = _as_type(value, type_) if rules["check"] is None else rules["check"](value)
     except UserError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(str(error)) from None
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError(f"{name} must be {_in_words(type_)}; found {format_value(value)}") from None
     if rules["choices"] and result is not None and result not in rules["choices"]:
