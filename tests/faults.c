@@ -3,7 +3,11 @@
    FAULT_CALLS  "open", "read" or both
    FAULT_ERRNO  error number
    FAULT_TIMES  number of failing calls per path and process; unset: all
-   FAULT_WHILE  calls fail only while this file exists */
+   FAULT_WHILE  calls fail only while this file exists
+   FAULT_HANG   pattern of the paths whose open() never returns
+   FAULT_HUNG   a file that such a call creates first
+   FAULT_FORKS, FAULT_THREADS, FAULT_ACCEPTS
+                number of calls of fork, pthread_create and accept that succeed; later ones fail as with a limit */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define PATHS 4096
@@ -31,6 +36,18 @@ static int over(const char *path, long times) {
     }
     pthread_mutex_unlock(&lock);
     return over;
+}
+
+static void hang(const char *path) {
+    const char *pattern = getenv("FAULT_HANG");
+    if (!pattern || !path || fnmatch(pattern, path, 0)) return;
+    if (getenv("FAULT_HUNG")) close(creat(getenv("FAULT_HUNG"), 0600));
+    for (;;) sleep(1000);
+}
+
+static int exceeds(const char *name, long *count) {
+    const char *limit = getenv(name);
+    return limit && __atomic_fetch_add(count, 1, __ATOMIC_SEQ_CST) >= atol(limit);
 }
 
 static int fails(const char *call, const char *path) {
@@ -64,10 +81,12 @@ static int fails_to_read(int fd) {
 
 int open(const char *path, int flags, ...) {
     MODE(flags, flags)
+    hang(path);
     return fails("open", path) ? -1 : NEXT(open)(path, flags, mode);
 }
 int open64(const char *path, int flags, ...) {
     MODE(flags, flags)
+    hang(path);
     return fails("open", path) ? -1 : NEXT(open64)(path, flags, mode);
 }
 int openat(int folder, const char *path, int flags, ...) {
@@ -86,4 +105,16 @@ ssize_t pread(int fd, void *data, size_t size, off_t at) {
 }
 ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
     return fails_to_read(fd) ? -1 : NEXT(pread64)(fd, data, size, at);
+}
+pid_t fork(void) {
+    static long calls;
+    return exceeds("FAULT_FORKS", &calls) ? (errno = EAGAIN, -1) : NEXT(fork)();
+}
+int pthread_create(pthread_t *thread, const pthread_attr_t *settings, void *(*start)(void *), void *value) {
+    static long calls;
+    return exceeds("FAULT_THREADS", &calls) ? EAGAIN : NEXT(pthread_create)(thread, settings, start, value);
+}
+int accept4(int socket, struct sockaddr *address, socklen_t *size, int flags) {
+    static long calls;
+    return exceeds("FAULT_ACCEPTS", &calls) ? (errno = EMFILE, -1) : NEXT(accept4)(socket, address, size, flags);
 }

@@ -25,7 +25,7 @@ ROOMS = [
     ["evaluation"],
     ["models", "data"],
     ["distributed"],
-    ["checkpoint", "hub", "file_limits", "files", "terminal", "data_config", "errors", "rng"],
+    ["checkpoint", "hub", "file_limits", "files", "terminal", "data_config", "errors", "rng", "signals"],
 ]
 ROOMS_OF_DATA = [
     ["tools", "loader", "watchdog", "video_dataset", "clip_datasets"],

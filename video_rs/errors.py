@@ -28,6 +28,21 @@ STORAGE_ERRNOS = frozenset(
 LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Error numbers for too many open files and too little memory."""
 
+OUT_OF_MEMORY = "out of memory: lower data.workers or train.micro_batch (test.batch_size for a test)"
+SHARED_MEMORY = "/dev/shm is full: raise its size (docker run --shm-size=8g), or lower data.workers"
+_RESOURCES = {  # in errors of torch and the operating system, the first that is found
+    "too many open files|items of ancillary data": "too many open files: raise `ulimit -n`, or lower data.workers",
+    "AF_UNIX path too long": "the path of TMPDIR is too long for a socket: set TMPDIR=/tmp, or data.workers=0",
+    "start new thread|resource temporarily unavailable": "no more processes or threads can be started: raise "
+    "`ulimit -u` or the limit of the container (docker run --pids-limit), or lower data.workers and train.threads",
+    "cannot allocate memory": OUT_OF_MEMORY,
+    "(shared memory|unable to open file).*(no such file|not implemented|read-only|denied)": "/dev/shm is missing or "
+    "cannot be written: mount it (docker run --shm-size=8g), or set data.workers=0",
+    "shared memory|unable to (mmap|resize|write)|no space left on device": SHARED_MEMORY,
+}
+RESOURCES = tuple(_RESOURCES.values())
+"""All results of :func:`missing_resource`."""
+
 NO_SUCH_FILE = "no such file"
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, oneDNN, and the loader of libraries
@@ -42,6 +57,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     return isinstance(error, RuntimeError | ImportError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def missing_resource(error: BaseException) -> str:
+    """Return the missing resource of the machine and what to do, if an error of torch or the system names one; or "".
+
+    A full disk is taken for full shared memory. A restart without changes does not help.
+    """
+    if isinstance(error, VideoRSError):
+        return ""
+    text = first_line(error) if isinstance(error, OSError | RuntimeError) else ""
+    text = "cannot allocate memory" if is_out_of_memory(error) else text
+    return next((found for pattern, found in _RESOURCES.items() if re.search(pattern, text, re.IGNORECASE)), "")
 
 
 def first_line(error: BaseException, limit: int = 200, *, prefix: str = "") -> str:

@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_is_one_line(capsys):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(errno.ENOENT, 2), (errno.EACCES, 2), (errno.ENOSPC, 3), (errno.ETIMEDOUT, 3), (errno.EMFILE, 3)],
+    [(errno.ENOENT, 2), (errno.EACCES, 2), (errno.ENOSPC, 3), (errno.ETIMEDOUT, 3)],
 )
 def test_errors_of_the_system_are_one_line(capsys, number, code):
     def main(argv):
@@ -195,6 +195,25 @@ def test_a_missing_package_without_a_name_is_one_line(capsys):
     assert capsys.readouterr().err.startswith("error: install lz4 to read this in ")
 
 
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/a.mp4"), "too many open files: raise `ulimit -n`"),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "no more processes or threads can be started"),
+        (RuntimeError("can't start new thread"), "no more processes or threads can be started: raise `ulimit -u`"),
+        (OSError("AF_UNIX path too long"), "the path of TMPDIR is too long for a socket: set TMPDIR=/tmp"),
+    ],
+    ids=["descriptors", "processes", "threads", "TMPDIR"],
+)
+def test_a_missing_resource_is_one_line(capsys, error, start):
+    def main(argv):
+        raise error
+
+    assert common.run(main, []) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {start}") and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried 2 GiB"), "bad_alloc"])
 def test_out_of_memory_is_one_line(capsys, error):
     def main(argv):
@@ -202,7 +221,7 @@ def test_out_of_memory_is_one_line(capsys, error):
 
     assert common.run(main, []) == 3
     out, err = capsys.readouterr()
-    assert err.startswith("error: out of memory; lower train.micro_batch") and err.count("\n") == 1
+    assert err.startswith("error: out of memory: lower data.workers or train.micro_batch") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -67,26 +67,20 @@ def test_a_hanging_file_in_training_and_testing(tiny_config, run_tool, dataset, 
     assert f"not scored: {dataset / 'test' / 'zoom_in' / 'hanging.mkv'}: hung the decoder" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("timeout", "signals"),
-    [pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(600, 2, marks=pytest.mark.exhaustive)],
-)
-def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video, timeout, signals):
-    """One Ctrl-C ends the run as interrupted; a second one ends it at once."""
+@pytest.mark.slow
+def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video):
+    """One Ctrl-C ends the run as interrupted, without waiting for the file."""
     for folder in (dataset / "train").iterdir():  # whatever comes first hangs
         for file in folder.iterdir():
             file.unlink()
             file.symlink_to(hanging_video)
-    process = start(tiny_config(data__root=str(dataset), data__workers=2, data__timeout=timeout))
+    process = start(tiny_config(data__root=str(dataset), data__workers=2, data__timeout=600))
     wait_for(process, "starting at step")
     time.sleep(2)
-    for _ in range(signals):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == 130, rest
     assert "Traceback" not in rest and "Ctrl-C again to stop at once" in rest
-    assert ("Resume with: " in rest) == (signals == 1)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, capsys):
 
 
 def stop_after(patch, steps):
-    from video_rs.training.signals import Interrupted
+    from video_rs.signals import Interrupted
     from video_rs.training.trainer import Trainer
 
     step = Trainer.train_step

@@ -9,8 +9,8 @@ from tests.training.test_fit import data, run  # noqa: F401  data is a fixture
 from tests.training.test_loop import Poisoned, batches, fit, run_of, samples, schedule, trainer, with_white
 from video_rs import checkpoint
 from video_rs.errors import UserError
+from video_rs.signals import Interrupted
 from video_rs.terminal import counted
-from video_rs.training.signals import Interrupted
 from video_rs.training.trainer import Trainer
 
 STEPS = {"num_samples": 8, "num_steps": 12}  # a validation after every second step, six of them

@@ -17,6 +17,7 @@ from torch import nn
 from video_rs import checkpoint
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
+from video_rs.signals import Interrupted
 from video_rs.training.ema import EMA
 from video_rs.training.incidents import Incidents, Suspect
 from video_rs.training.log import RunLog
@@ -25,7 +26,6 @@ from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.lr_schedule import learning_rate
 from video_rs.training.optim import create
 from video_rs.training.schedule import Schedule
-from video_rs.training.signals import Interrupted
 from video_rs.training.trainer import Trainer
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from video_rs import errors, terminal
 from video_rs.data.sources.lookalikes import resolve
 from video_rs.files import expand_path
+from video_rs.signals import exit_on_signals
 from video_rs.terminal import Bar
 
 COMMANDS = {  # name: script in tools/, help
@@ -220,7 +221,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # print file names that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with terminal.escaping(), terminal.closing_bars():
+        with exit_on_signals(), terminal.escaping(), terminal.closing_bars():
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0
@@ -241,14 +242,13 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 0
-    except OSError as error:
-        if error.errno not in errors.PATH_ERRNOS | errors.STORAGE_ERRNOS | errors.LIMIT_ERRNOS:
-            raise
-        code = errors.EXIT_USER if error.errno in errors.PATH_ERRNOS else errors.EXIT_MACHINE
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if errors.is_out_of_memory(error):
-            return _fail("out of memory; lower train.micro_batch (test.batch_size, when testing) or data.workers")
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        number = getattr(error, "errno", None)
+        if number in errors.PATH_ERRNOS | errors.STORAGE_ERRNOS:
+            code = errors.EXIT_USER if number in errors.PATH_ERRNOS else errors.EXIT_MACHINE
+            return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
+        if missing := errors.missing_resource(error):
+            return _fail(missing)
         if type(error).__name__ == "BrokenProcessPool":
             return _fail("a worker process was killed, perhaps for lack of memory; use fewer processes")
         if "CUDA error" in str(error):

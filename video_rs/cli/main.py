@@ -1,5 +1,7 @@
 """The console script: ``video-rs <command> ...``."""
 
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -28,6 +30,7 @@ def dispatch(argv: list[str]) -> int:
 def main(*command: str) -> None:
     """Run the console script. The scripts in ``tools/`` name their ``command``."""
     argv = [*command, *sys.argv[1:]]
+    atexit.register(gc.freeze)  # faster: Python collects no garbage while it exits
     with standard_streams(needs_stdout=not argv or argv[0] not in WRITES_FILES):
         code = run(dispatch, argv)
     sys.exit(code)

@@ -11,6 +11,7 @@ If the run folder has a checkpoint of the same config, training resumes from it.
 from video_rs.cli.common import command, config_parser, parse_config
 from video_rs.errors import EXIT_INTERRUPTED
 from video_rs.experiment.config import Config
+from video_rs.signals import exit_on_signals
 
 
 def main(argv: list[str]) -> int:
@@ -31,9 +32,7 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, *, must_resume: bool = False) -> int:
     """Train and return the exit code. With `must_resume`, raise UserError if there is no checkpoint to resume from."""
-    from video_rs.training.signals import exit_on_signals
-
-    with exit_on_signals():
+    with exit_on_signals(" before the first step; restart to begin"):
         from video_rs.experiment.run import run
 
         try:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import partial
@@ -22,14 +22,17 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from video_rs.data import limits, storage
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
-from video_rs.data.watchdog import Heartbeats, Watchdog, kill_and_join, missing_resource, worker_errors
-from video_rs.errors import MachineError, UserError, VideoRSError, WorkerFailed, first_line
+from video_rs.data.watchdog import Heartbeats, Watchdog, kill_and_join, resource_code, worker_errors
+from video_rs.errors import MachineError, UserError, VideoRSError, WorkerFailed, first_line, missing_resource
 from video_rs.files import stamp
+from video_rs.signals import blocked_signals, ignore_stop_signals, interruptible
 
 # Workers are forked on Linux, so they share the records, the index and all imports. Python 3.14 no longer forks by
 # default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe here: workers
@@ -131,29 +134,53 @@ class _Loader(DataLoader):
         super().__init__(_ErrorsAsValues(dataset), batch_size=None, collate_fn=_identity, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._watched() if self.num_workers else super().__iter__():
+        batches = self._watched() if self.num_workers else super().__iter__()
+        while True:
+            with interruptible():
+                batch = next(batches, None)
+            if batch is None:
+                return
             if isinstance(batch, VideoRSError):
                 raise batch
             yield batch
 
+    def _get_iterator(self) -> Iterator[Any]:
+        return _Iterator(self) if self.num_workers else super()._get_iterator()
+
     def _watched(self) -> Iterator[Any]:
         self.heartbeats.clear()
         self.processes.clear()
+        path = self.dataset.dataset.records.path
         with ExitStack() as stack:
-            stack.callback(kill_and_join, self.processes)
-            path = self.dataset.dataset.records.path
-            with worker_errors(self.processes, self.heartbeats, path):  # torch has its own error for an early death
-                # check that there are enough descriptors: a partly created iterator of torch prints errors when deleted
-                locks = [self.multiprocessing_context.Queue() for _ in range(2 * self.num_workers + 3)]
-                del locks
-                batches = super().__iter__()
+            with blocked_signals(), worker_errors(self.processes, self.heartbeats, path):
                 watchdog = Watchdog(self.processes, self.heartbeats, self.hang_timeout, path)
                 stack.enter_context(watchdog)
-            end = partial(_end_workers, batches, self.processes, self.heartbeats)
-            atexit.register(end)  # Python waits at exit for the workers of an iterator that was not exhausted
-            stack.callback(atexit.unregister, end)
-            stack.callback(end)
+                stack.callback(kill_and_join, self.processes)
+                batches = super().__iter__()
+                end = partial(_end_workers, batches, self.processes, self.heartbeats)
+                atexit.register(end)  # Python waits at exit for the workers of an iterator that was not exhausted
+                stack.callback(atexit.unregister, end)
+                stack.callback(end)
             yield from watchdog.batches(batches)
+
+
+class _Iterator(_MultiProcessingDataLoaderIter):
+    """torch's iterator with two changes, which use its private attributes.
+
+    It does not handle SIGCHLD, as the watchdog does: torch's handler raises an error at any point of the main process.
+    If only a part of it was created, for lack of descriptors or processes, it can be deleted without an error.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        before, signal_handling._SIGCHLD_handler_set = signal_handling._SIGCHLD_handler_set, True
+        try:
+            super().__init__(loader)
+        finally:
+            signal_handling._SIGCHLD_handler_set = before
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            super().__del__()
 
 
 def check_timeout(records: Records, timeout: float) -> None:
@@ -171,8 +198,8 @@ def _recording_context(processes: list[BaseProcess]) -> BaseContext:
     """Return a ``multiprocessing`` context with :class:`_Queue` that appends each process it starts to a list."""
     context = copy(multiprocessing.get_context(START_METHOD))
 
-    def make(*args: Any, **options: Any) -> BaseProcess:
-        processes.append(type(context).Process(*args, **options))
+    def make(target: Callable, args: Sequence[Any]) -> BaseProcess:
+        processes.append(type(context).Process(target=_run_worker, args=(target, *args)))
         return processes[-1]
 
     context.Process, context.Queue = make, partial(_Queue, ctx=context)
@@ -183,11 +210,11 @@ class _Queue(queues.Queue):
     """A queue that sends an error instead of an item that cannot be sent: the main process would wait forever."""
 
     def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
-        if get_worker_info() is None:
-            super()._on_queue_feeder_error(error, item)
-        else:
+        if get_worker_info() is not None:
             reason = missing_resource(error) or f"a loader process cannot send a batch: {first_line(error)}"
             self.put((item[0], MachineError(reason)))
+        elif not isinstance(error, OSError):  # otherwise the worker has died, which the watchdog reports
+            super()._on_queue_feeder_error(error, item)
 
 
 class _ErrorsAsValues(Dataset):
@@ -211,17 +238,21 @@ def _identity(item: Any) -> Any:
     return item
 
 
+def _run_worker(loop: Callable, *args: Any) -> None:
+    try:
+        loop(*args)
+    except Exception as error:
+        _report_error(type(error), error, error.__traceback__)
+        sys.exit(1)
+
+
 def _start_worker(heartbeats: Heartbeats, worker: int) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # otherwise each collection touches, and so copies, the memory pages shared with the parent
-    # Ctrl-C and a scheduler's SIGTERM reach every process of a job. Workers ignore them, because the main process ends
-    # the workers after saving. They must not print if the connection closes during a transfer, which multiprocessing
-    # reports through sys.excepthook.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stop_signals()  # the main process ends the workers, after saving
     for number in (signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV):
         signal.signal(number, signal.SIG_DFL)  # torch's handlers print a line; the main process reports the death
-    sys.excepthook = _report_unless_disconnected
+    sys.excepthook = _report_error  # multiprocessing calls it for errors in the thread that sends descriptors
     get_worker_info().dataset.dataset.heartbeat = heartbeats.register(worker, os.getpid())
 
 
@@ -234,12 +265,14 @@ def _end_workers(batches: Iterator, workers: Sequence[BaseProcess], heartbeats: 
     batches._workers_done_event.set()  # workers open no further file
     busy = heartbeats.busy()
     kill_and_join([worker for worker in workers if worker.pid in busy])
-    batches._shutdown_workers()
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        batches._shutdown_workers()
     kill_and_join(workers)
 
 
-def _report_unless_disconnected(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
+def _report_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """End a worker that lacks a resource. Print other errors, unless the main process has closed the connection."""
+    if missing := missing_resource(error):
+        os._exit(resource_code(missing))
     if not isinstance(error, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, traceback)

@@ -6,7 +6,6 @@ when no batch has arrived within the timeout.
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 import time
@@ -19,17 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from video_rs.errors import DeadWorker, MachineError, StuckWorker, VideoRSError, first_line, is_out_of_memory
+from video_rs.errors import (
+    OUT_OF_MEMORY,
+    RESOURCES,
+    SHARED_MEMORY,
+    DeadWorker,
+    MachineError,
+    StuckWorker,
+    VideoRSError,
+    missing_resource,
+)
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Signals of crashes in native code, which damaged files can cause."""
-_LESS = "lower data.workers or train.micro_batch (test.batch_size for a test)"
-_SHARED_MEMORY = "/dev/shm is full: raise its size (docker run --shm-size=8g), or lower data.workers"
-_LACKING = {  # in errors of torch and the operating system
-    "shared memory|No space left on device|unable to (mmap|resize|write)": _SHARED_MEMORY,
-    "too many open files|items of ancillary data": "too many open files: raise `ulimit -n`, or lower data.workers",
-    "cannot allocate memory": f"out of memory: {_LESS}",
-}
+_FIRST_CODE = 100  # exit code of a worker that lacks the first resource
 
 
 class Heartbeats:
@@ -66,11 +68,10 @@ class Watchdog(threading.Thread):
     """Context manager that keeps the main process from waiting for a worker that hangs or died.
 
     A blocking read of a batch cannot be interrupted if the worker has sent only a part of it, so a thread checks the
-    heartbeats and kills a worker that hangs. The death of a worker interrupts only this wait. torch would raise its
-    error at any point of the main process, even in the middle of a training step.
+    heartbeats and kills a worker that hangs. The death of a worker interrupts only this wait.
 
     Args:
-        workers: the started processes.
+        workers: the processes; it may be entered before they start.
         heartbeats: heartbeats of the workers.
         timeout: maximum seconds that a worker may read one record while no batch arrives; 0 for no limit.
         path: returns the path of a record.
@@ -89,11 +90,11 @@ class Watchdog(threading.Thread):
         self._exit = ExitStack()
 
     def __enter__(self) -> Watchdog:
-        if threading.current_thread() is threading.main_thread():
-            self._exit.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, self._on_death))
         if self._timeout:
             self.start()
             self._exit.callback(self.join)
+        if threading.current_thread() is threading.main_thread():
+            self._exit.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, self._on_death))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -172,6 +173,11 @@ def worker_errors(workers: Sequence[BaseProcess], heartbeats: Heartbeats, path: 
         raise _death(codes, opened) from error
 
 
+def resource_code(missing: str) -> int:
+    """Return the exit code of a worker for a result of ``missing_resource``."""
+    return _FIRST_CODE + RESOURCES.index(missing)
+
+
 def _death(codes: Mapping[int, int], opened: Mapping[int, str]) -> VideoRSError:
     """Return the error for exit codes of workers and the files that workers have open, both by process id."""
     crashed = {
@@ -179,19 +185,12 @@ def _death(codes: Mapping[int, int], opened: Mapping[int, str]) -> VideoRSError:
     }
     if crashed and not {-signal.SIGKILL, -signal.SIGBUS} & set(codes.values()):
         return DeadWorker(crashed)
+    for code in codes.values():
+        if code >= _FIRST_CODE:
+            return MachineError(RESOURCES[code - _FIRST_CODE])
     how = " and ".join(f"by signal {-code}" if code < 0 else f"with exit code {code}" for code in set(codes.values()))
-    cause = _SHARED_MEMORY if -signal.SIGBUS in codes.values() else f"perhaps out of memory: {_LESS}"
+    cause = SHARED_MEMORY if -signal.SIGBUS in codes.values() else f"perhaps {OUT_OF_MEMORY}"
     return MachineError(f"a loader process died ({how}), {cause}")
-
-
-def missing_resource(error: BaseException) -> str:
-    """Return the missing resource and what to do, if that caused an error of torch or the system; else ""."""
-    if isinstance(error, VideoRSError):
-        return ""
-    if is_out_of_memory(error):
-        return _LACKING["cannot allocate memory"]
-    text = first_line(error) if isinstance(error, OSError | RuntimeError) else ""
-    return next((found for pattern, found in _LACKING.items() if re.search(pattern, text, re.IGNORECASE)), "")
 
 
 def kill_and_join(workers: Sequence[BaseProcess]) -> None:

@@ -23,6 +23,7 @@ from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
 from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, UserError, truncate
 from video_rs.files import atomic_write, expand_path
+from video_rs.signals import Interrupted
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -31,7 +32,6 @@ from video_rs.training.pages import end_page, start_page
 from video_rs.training.recheck import recheck
 from video_rs.training.run_folder import FOLDER, Differences, find_saved, lock
 from video_rs.training.run_status import NAMES
-from video_rs.training.signals import Interrupted
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from torch import nn
 from video_rs.distributed.device import finishes_within
 from video_rs.errors import EXIT_USER, PeerFailed, VideoRSError, WorkerFailed
 from video_rs.files import stamp
+from video_rs.signals import Interrupted, StopSignals
 from video_rs.terminal import counted
 from video_rs.training.incidents import BAD_STEPS
 from video_rs.training.log import RunLog, StepClock
 from video_rs.training.run_state import RunState
 from video_rs.training.run_status import NAMES
-from video_rs.training.signals import Interrupted, StopSignals
 
 Check = Callable[[], None]
 

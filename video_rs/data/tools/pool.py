@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from video_rs.distributed.launcher import can_start_processes
 from video_rs.errors import MachineError
+from video_rs.signals import blocked_signals, ignore_stop_signals
 
 T, R = TypeVar("T"), TypeVar("R")
 Progress = Callable[[Iterable, int], Iterable]
@@ -126,12 +127,9 @@ class _Worker:
         self.item, self.silence = None, 0.0
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_work, args=(*self._job, theirs), daemon=True)
-        resource_tracker.ensure_running()  # starting it later would unblock SIGINT
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: only the parent handles Ctrl-C
-        try:
+        resource_tracker.ensure_running()  # starting it later would unblock the signals
+        with blocked_signals():
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # otherwise the pipe stays open when the process dies
 
     def give(self, item: Any) -> bool:
@@ -195,8 +193,8 @@ def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connec
 
 
 def _init_process() -> None:
-    """Set up a new process: ignore SIGINT, which the parent handles, and exit when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set up a new process: ignore stop signals, which the parent handles, and exit when the parent is killed."""
+    ignore_stop_signals()
     warnings.filterwarnings("ignore", module="PIL")  # about damaged metadata
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
