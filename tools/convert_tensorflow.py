@@ -35,6 +35,7 @@ from torch import Tensor
 from video_rs.cli.common import Parser, input_path, run
 from video_rs.cli.convert import add_out, write
 from video_rs.errors import UserError, one_line, truncate
+from video_rs.file_limits import check_size
 from video_rs.hub import fetched, is_address, redact_url
 from video_rs.models.presets import BLOCKS
 from video_rs.models.weights.identify import identify_preset
@@ -387,7 +388,9 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
     items: list[tuple[str, h5py.HLObject]] = []
     with one_line(f"{path}{DAMAGED}"), h5py.File(path, "r") as file:
         file.get("model_weights", file).visititems(lambda *item: items.append(item))
-        return {name: item[()] for name, item in items if isinstance(item, h5py.Dataset)}
+        datasets = {name: item for name, item in items if isinstance(item, h5py.Dataset)}
+        check_size(path, sum(item.nbytes for item in datasets.values()))
+        return {name: item[()] for name, item in datasets.items()}
 
 
 def import_tensorflow():

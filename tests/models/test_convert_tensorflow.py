@@ -345,3 +345,13 @@ def test_h5_files(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             read_h5(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
+def test_an_h5_file_that_unpacks_to_many_times_its_size(tmp_path, options):
+    """Chunks that were never written, and compressed ones."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("w", (1 << 40 if not options else 1 << 24,), "f4", chunks=(1 << 20,), **options)
+        data[: 1 << 24] = 0.0
+    with pytest.raises(UserError, match=r"a.h5 is not used: its [\d,]+ bytes would unpack to [\d,]+; use another"):
+        read_h5(tmp_path / "a.h5")
