@@ -135,14 +135,17 @@ class _Loader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = self._watched() if self.num_workers else super().__iter__()
-        while True:
-            with interruptible():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            if isinstance(batch, VideoRSError):
-                raise batch
-            yield batch
+        try:
+            while True:
+                with interruptible():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                if isinstance(batch, VideoRSError):
+                    raise batch
+                yield batch
+        finally:
+            del batches  # end the workers now, not when the traceback of an error is deleted
 
     def _get_iterator(self) -> Iterator[Any]:
         return _Iterator(self) if self.num_workers else super()._get_iterator()
