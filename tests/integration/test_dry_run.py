@@ -1,11 +1,13 @@
 """What a step needs and what is available, before the first step; and the time of a dry run."""
 
 import re
+import time
 
 import pytest
 
 from tests import small_machine
 from tests.integration.test_bad_input import assert_one_line
+from video_rs.data import clip_datasets
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError
 from video_rs.experiment import run
@@ -126,4 +128,13 @@ def test_the_dry_run_has_the_largest_clips(tiny_config, run_tool, tmp_path):
     done = run_tool("train_net.py", "--cfg", tiny_config(), "data.phases=[[1, 2, 16]]", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "micro-batch: clips [8, 4, 32, 32, 3]" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_does_not_ask_for_a_restart_when_a_file_hangs(tiny_config, run_tool, tmp_path, monkeypatch):
+    """A run would leave the file out at its next start. The workers inherit the replaced function."""
+    monkeypatch.setattr(clip_datasets, "open_video", lambda *args, **options: time.sleep(60))
+    path = tiny_config(data__workers=1, data__timeout=1)
+    done = run_tool("train_net.py", "--cfg", path, "--dry-run")
+    assert_one_line(done, 3, ".mp4 hung the decoder; remove it, or train: a run leaves it out")
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed import launcher
 from video_rs.distributed.device import configure_torch, peak_memory, select_device, synchronize, traits
 from video_rs.distributed.world import World, check_same, start_world
-from video_rs.errors import UserError
+from video_rs.errors import MachineError, UserError, WorkerFailed
 from video_rs.experiment import build
 from video_rs.experiment.checks import check_timeouts
 from video_rs.experiment.config import Config, differences, flatten
@@ -78,11 +78,27 @@ def dry_run(config: Config) -> None:
         raise UserError("--dry-run supports a single process: run it without torchrun, with the batch of one process")
     start_world(select_device(config.train.device))
     job = make_job(config)
-    trainer, schedule, waves = job.trainer, job.trainer.schedule, max(1, job.loading()["workers"])
     print("\n".join(start_page(job, config.out)))
+    try:
+        loading, seconds = _time_of_micro_batch(job)
+    except WorkerFailed as error:  # its exit code asks for a restart, which leaves the file out of a run only
+        files = "; ".join(f"{path} {reason}" for path, reason in error.files.items())
+        raise MachineError(f"{files}; remove it, or train: a run leaves it out" if files else str(error)) from error
+    trainer, schedule = job.trainer, job.trainer.schedule
+    count, total = schedule.accumulation_steps, seconds * schedule.accumulation_steps
+    loss, _ = trainer.metrics.means()
+    print(f"loss {loss:.4f}, peak memory {peak_memory(trainer.device):.2f} GiB")
+    alone = f"median of {MEASURED}; loading alone {loading * count:.2f} s"
+    print(f"one step of {count} micro-batches: {total:.2f} s with data loading ({alone})")
+    print(f"{schedule.num_steps} steps at that rate: {duration(total * schedule.num_steps)}, validations not counted")
+
+
+def _time_of_micro_batch(job: Job) -> tuple[float, float]:
+    """Return the seconds per micro-batch of the loader alone, and of training with data loading."""
+    trainer, workers = job.trainer, max(1, job.loading()["workers"])
     warmup = 1 + traits(trainer.device).warmup_steps
-    # without phases of smaller clips; more batches than a short run has
-    batches = iter(job.loader(0, num_steps=schedule.num_steps + waves + warmup + MEASURED, phase_ends=()))
+    # all clips have the full size, also in a run with phases; a short run has fewer batches
+    batches = iter(job.loader(0, num_steps=1 + workers + warmup + MEASURED, phase_ends=()))
     batch = next(batches)
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
 
@@ -90,19 +106,11 @@ def dry_run(config: Config) -> None:
         trainer.train_step([next(batches)])
         synchronize(trainer.device)
 
-    loading = _seconds(lambda: deque(itertools.islice(batches, waves), maxlen=0)) / waves  # each worker loads one
+    loading = _seconds(lambda: deque(itertools.islice(batches, workers), maxlen=0)) / workers  # one of each worker
     for _ in range(warmup):
         step()
-    # steps alone would take batches that were loaded before
-    seconds = max(loading, statistics.median(_seconds(step) for _ in range(MEASURED)))
-    loss, _ = trainer.metrics.means()
-    total = seconds * schedule.accumulation_steps
-    print(f"loss {loss:.4f}, peak memory {peak_memory(trainer.device):.2f} GiB")
-    print(
-        f"one step of {schedule.accumulation_steps} micro-batches: {total:.2f} s with data loading (median of "
-        f"{MEASURED}; loading alone {loading * schedule.accumulation_steps:.2f} s)"
-    )
-    print(f"{schedule.num_steps} steps at that rate: {duration(total * schedule.num_steps)}, validations not counted")
+    seconds = statistics.median(_seconds(step) for _ in range(MEASURED))
+    return loading, max(loading, seconds)  # the steps may have taken batches that were loaded in advance
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -117,24 +117,24 @@ def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any
     return function(create_model(name, **options))
 
 
-def macs(model: nn.Module, shape: Shape, device: str = "") -> int:
+def macs(model: nn.Module, shape: Shape, on_meta: bool = False) -> int:
     """Return the MACs of one forward pass of a sample of ``shape``, without the batch, in evaluation mode.
 
-    With ``device="meta"`` nothing is computed, and the model stays where it is.
+    With ``on_meta`` the model stays where it is, and nothing is computed.
     """
-    return count_macs(model, shape, [model], device)[0]
+    return count_macs(model, shape, [model], on_meta)[0]
 
 
-def activation_bytes(model: nn.Module, shape: Shape, device: str = "") -> int:
+def activation_bytes(model: nn.Module, shape: Shape, on_meta: bool = False) -> int:
     """Return the bytes per sample of ``shape`` that are kept from the forward to the backward pass in training.
 
     This is the sum over all storages saved by autograd, each counted once, in the type of the parameters: inputs of
     convolutions and of normalisation, outputs of activations, the clip itself, and attention weights (which fused
     kernels do not keep). Parameters, buffers, gradients, the optimizer state and temporary memory are not included, so
     a device needs more. bfloat16 autocast roughly halves it. The value is half of a measurement with a batch of two.
-    ``device`` is as in :func:`macs`.
+    ``on_meta`` is as in :func:`macs`.
     """
-    return _count_bytes(model, shape, [model], device)[0]
+    return _count_bytes(model, shape, [model], on_meta)[0]
 
 
 def count_parameters(modules: Iterable[nn.Module]) -> list[int]:
@@ -142,19 +142,19 @@ def count_parameters(modules: Iterable[nn.Module]) -> list[int]:
     return [sum(p.numel() for p in module.parameters()) for module in modules]
 
 
-def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], device: str = "") -> list[int]:
+def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], on_meta: bool = False) -> list[int]:
     """Return the MACs of each module in one forward pass of the model, see :func:`macs`."""
     with (
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),  # the counter does not support all fused attention kernels
         FlopCounterMode(display=False) as counter,
     ):
-        flops = _growth(counter.get_total_flops, modules, model, _state(model, device), (1, *shape))
+        flops = _growth(counter.get_total_flops, modules, model, _state(model, on_meta), (1, *shape))
     return [count // 2 for count in flops]
 
 
-def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], device: str = "") -> list[int]:
-    state = _state(model, device)
+def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], on_meta: bool = False) -> list[int]:
+    state = _state(model, on_meta)
     own = {_storage(tensor) for tensor in state.values()}
     saved: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so ids are not reused
 
@@ -171,10 +171,15 @@ def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], d
     return [count // 2 for count in kept]
 
 
-def _state(model: nn.Module, device: str) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model, on another device if one is given."""
+def _state(model: nn.Module, on_meta: bool) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model, or tensors of their shapes on the meta device."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor.to(device) for name, tensor in state.items()} if device else state
+    return {name: _on_meta(tensor) for name, tensor in state.items()} if on_meta else state
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return shape.requires_grad_(tensor.requires_grad)
 
 
 def _growth(

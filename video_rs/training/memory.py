@@ -32,7 +32,7 @@ def check_memory(job: Job) -> None:
     if job.options.compile or traits(device).compiles_graphs or (job.options.sync_bn and world.size > 1):
         return
     try:
-        activations = cost.activation_bytes(job.model, shape, "meta")
+        activations = cost.activation_bytes(job.model, shape, on_meta=True)
     except Exception:  # networks of other packages may fail on the meta device
         return
     if job.precision in ("bf16", "fp16"):

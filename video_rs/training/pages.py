@@ -111,7 +111,7 @@ def end_page(schedule: Schedule, status: Status, folder: Path, incidents: Incide
 def gigamacs(model: nn.Module) -> float | None:
     """Return the GMACs of a forward pass of one training clip; None if they cannot be counted."""
     try:
-        return cost.macs(model, cost.input_shape(model.data_config), "meta") / 1e9
+        return cost.macs(model, cost.input_shape(model.data_config), on_meta=True) / 1e9
     except Exception:  # networks of other packages may fail on the meta device
         return None
 
