@@ -509,6 +509,14 @@ def test_published_defaults():
         (["optim.momentum=0"], ["optim.nesterov=true: requires optim.momentum"]),
         (["optim.step_epochs=[30, 20]", "optim.schedule=step"], ["optim.step_epochs=[30.0, 20.0]: must ascend"]),
         (["optim.step_epochs=[30]"], ["optim.step_epochs=[30.0]: requires optim.schedule=step, not cosine"]),
+        (
+            ["optim.schedule=step", "optim.step_epochs=[10, 350]"],
+            ["optim.step_epochs: must end before train.epochs=350; the last is after epoch 350"],
+        ),
+        (
+            ["model.bn_momentum=1", "train.ema_decay=0"],
+            ["model.bn_momentum=1: validation would use the statistics of one step; set train.ema_decay or precise_bn"],
+        ),
         (["optim.step_epochs=[-30]"], ["optim.step_epochs must be at least 0"]),
         (
             ["train.loss=bce", "train.class_weights=balanced"],

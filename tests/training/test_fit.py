@@ -295,6 +295,10 @@ def test_the_status_of_a_run_of_fit(data, tmp_path, capsys):
         ({"epochs": 0}, "epochs and max_steps are both 0"),
         ({"timeout": 0.1}, "timeout=0.1: must be 0"),
         ({"class_weights": "balanced", "loss": "bce"}, "class_weights=balanced: requires loss=cross_entropy"),
+        (
+            {"schedule": "step", "step_epochs": [1, 9]},
+            "step_epochs: must end before epochs=2; the last is after epoch 9",
+        ),
         ({"micro_batch": 3}, "micro_batch=3: must divide batch_size=4"),
         ({"phases": ((3, 4, 16), (2, 4, 32))}, "phases: .* must end after epoch 3"),
         ({"optimizer_options": {"a": 1}}, "optimizer_options=.*: only for timm's optimizers, not for optimizer=sgd"),

@@ -15,6 +15,7 @@ from video_rs.experiment.run import options_of
 from video_rs.models.registry import create_model
 from video_rs.training import losses, recipe
 from video_rs.training.lamb import Lamb
+from video_rs.training.options import Options
 
 
 def config(*overrides):
@@ -77,6 +78,9 @@ def test_losses():
     bce = recipe.criterion(options("train.loss=bce"), model, None)
     assert type(bce) is losses.BinaryCrossEntropy and (bce.label_smoothing, bce.towards) == (0.1, None)
     model.data_config = dataclasses.replace(model.data_config, multi_label=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(losses._REGISTERED, "Own", losses.CrossEntropy)
+        assert type(recipe.criterion(Options(loss="Own"), model, None)) is losses.CrossEntropy
     several = recipe.criterion(options("train.loss=bce", "data.multi_label=true"), model, None)
     assert type(several) is losses.BinaryCrossEntropy and several.towards == 0.5
 
