@@ -29,7 +29,9 @@ def test_the_last_weights_are_the_result(config, tmp_path, run_tool):
     assert f"of the last step, in {tmp_path / 'run' / 'best.pt'}" in said
     assert "top-1" not in said and "validat" not in said.replace("not validated", "")
     assert '"kind": "val"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "complete"
+    assert said.splitlines()[-1].endswith(f"predict.py --weights {tmp_path / 'run' / 'best.pt'} FILE")  # no test split
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "complete" and "predict.py" in status["command"]
     again = run_tool("train_net.py", "--cfg", config())
     assert again.returncode == 0 and "is complete: 5 steps" in again.stdout
     page = run_tool("run_status.py", tmp_path / "run").stdout

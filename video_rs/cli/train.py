@@ -37,7 +37,8 @@ def train(config: Config, *, must_resume: bool = False) -> int:
 
         try:
             resume, test = (command(name, "--cfg", config.out) for name in ("train", "test"))  # of its config.yaml
-            run(config, resume=resume, test=test, must_resume=must_resume)
+            predict = command("predict", "--weights", f"{config.out}/best.pt", "FILE")
+            run(config, resume=resume, test=test, predict=predict, must_resume=must_resume)
         except KeyboardInterrupt as stop:
             if not stop.args:  # a second Ctrl-C, without a checkpoint
                 raise

@@ -50,12 +50,12 @@ def make_job(config: Config, saved: Mapping[str, Any] | None = None, world: Worl
     return job
 
 
-def run(config: Config, *, resume: str, test: str, must_resume: bool = False) -> Result:
+def run(config: Config, *, resume: str, test: str, predict: str, must_resume: bool = False) -> Result:
     """Train with a config, in one process or as one of several ranks.
 
     Args:
         config: config of the run.
-        resume, test: the commands to resume the run and to test its result, for the log.
+        resume, test, predict: the commands to resume the run, and to test or use its result, for the log.
         must_resume: raise UserError if there is no run to resume.
 
     Raises:
@@ -66,7 +66,7 @@ def run(config: Config, *, resume: str, test: str, must_resume: bool = False) ->
         check_timeouts(config, world.size)
         check_same(world, {"config": {key: v for key, v in flatten(config).items() if key not in OF_A_MACHINE}})
         changed = partial(differences, new=config)
-        caller = Caller(config.to_dict(), changed, config.to_yaml(), resume, test, must_resume)
+        caller = Caller(config.to_dict(), changed, config.to_yaml(), resume, test, predict, must_resume)
         return run_in_folder(partial(build_parts, config), options_of(config), Path(config.out), world, caller)
     finally:
         world.close()

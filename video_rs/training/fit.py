@@ -59,6 +59,7 @@ class Caller:
         yaml: content of ``config.yaml``; "" for none.
         resume: command to resume the run.
         test: command to test the result.
+        predict: command to use the result of a run without validation data, which may have no test data either.
         must_resume: raise UserError if there is no checkpoint to resume from.
     """
 
@@ -67,6 +68,7 @@ class Caller:
     yaml: str = ""
     resume: str = ""
     test: str = ""
+    predict: str = ""
     must_resume: bool = False
 
     @staticmethod
@@ -179,6 +181,7 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
     """Train to the end, and log the description of the run and its summary."""
     log, folder, num_steps = run.log, run.folder, run.schedule.num_steps
     is_complete = run.is_complete
+    next_command = caller.test if run.schedule.has_validation else caller.predict or caller.test
     try:
         if not is_complete:
             if run.world.is_main and caller.yaml:
@@ -189,7 +192,7 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
         log.status.begin(run.step, num_steps, caller.resume)
         if not is_complete:
             run.fit()
-        log.status.end("complete", caller.test)
+        log.status.end("complete", next_command)
     except Exception as error:
         _log_end(error, run, caller.resume)
         if isinstance(error, Interrupted):
@@ -204,10 +207,10 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
         new = "for a new run, use another out= or delete the folder"
         if run.stops_early:
             new = f"train.early_stop={run.schedule.early_stop} ended it, a larger one or 0 resumes; {new}"
-        page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {caller.test}"]
+        page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {next_command}"]
     else:
         schedule = replace(run.schedule, num_steps=run.step)  # may have stopped early
-        page = end_page(schedule, log.status, folder, run.incidents, caller.test)
+        page = end_page(schedule, log.status, folder, run.incidents, next_command)
     for line in page:
         log.info(line)
 

@@ -117,8 +117,8 @@ def load_splits(
             if "train" in records and not val_fraction and "train" in splits:
                 continue
             held_out = "" if val_fraction else ", and data.val_fraction=0 holds none out"
-            hint = f"set data.{split}, or put a folder or list '{split}' into data.root={root}"
-            raise UserError(f"no {split} split{held_out}: {hint}")
+            hint = f", or put a folder or list '{split}' into data.root={root}" if root else ""
+            raise UserError(f"no {split} split{held_out}: set data.{split}{hint}")
         _check(records[split], split, next(sources[name][0] for name in (split, "val", "train") if name in sources))
     del raw
     _return_freed_memory()
@@ -287,7 +287,7 @@ def _check(records: Records, split: str, source: str) -> None:
     if not len(records):
         hint = describe_no_classes(source, split) if os.path.isdir(source) else "no files in it"
         if records.held_out:
-            hint = "too few source videos per class to hold some out: set data.val"
+            hint = "too few source videos per class to hold some out: set data.val, or data.val_fraction=0 for none"
         raise UserError(f"the {split} split of {source} is empty: {hint}")
     if split == "train" and records.multi_label and not records.label_sets.values.size:
         raise UserError(f"the train split of {source} has no labels")
