@@ -193,7 +193,8 @@ class _CheckedYaml(CfgNode):
             with open(filename, encoding="utf-8-sig") as file:
                 values = read_yaml(file.read(MAX_CHARACTERS + 1), filename)
         except (OSError, UnicodeDecodeError) as error:
-            reason = first_line(error) if isinstance(error, OSError) else "not a text file in UTF-8"
+            binary = "not a text file in UTF-8; for a checkpoint, name its run folder"
+            reason = first_line(error) if isinstance(error, OSError) else binary
             raise ConfigError(f"config {filename} cannot be read: {reason}") from None
         values = {} if values is None else values
         if not isinstance(values, dict):

@@ -233,8 +233,8 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
     pairs |= {f"data.{k}": v for k, v in data_config.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours}, in the checkpoint {theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
-        beside = Path(weights).parent / "config.yaml"
-        cfg = f" (--cfg {beside})" if beside.exists() else ""
+        folder = run_folder(Path(weights))
+        cfg = f" (--cfg {folder})" if (folder / "config.yaml").exists() else ""
         raise UserError(f"{weights} does not fit this config: {'; '.join(wrong)}; use the config of its run{cfg}")
     for index, (name, theirs) in enumerate(zip(class_names, saved.class_names)):
         if name != theirs and str(index) not in (name, theirs):  # plain numbers are not names

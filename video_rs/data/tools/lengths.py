@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from video_rs.data.storage import is_remote
 from video_rs.data.video.images import frame_files
 from video_rs.data.video.stream_index import best_stream, open_container
 
-FILES, SECONDS = 100, 3.0  # limits of a sample
+FILES, SECONDS = 100, 2.0  # limits of a sample
 TOLERATED = 0.05  # fraction of short videos with a setting that fits
 
 
@@ -79,14 +80,14 @@ def sample_lengths(records: Records, files: int = FILES, seconds: float = SECOND
     """Return the lengths of all indexed videos, or else of evenly spaced ones, from their headers.
 
     Headers are read in a forked process, because a file can hang or crash its reader. Files that cannot be read in the
-    given time are omitted; all of them on a system without fork and for shards on remote storage.
+    given time are omitted; all of them on systems other than Linux, and for shards on remote storage.
     """
     if records.index is not None:
         rows = records.index.rows
         known = [(i, Length(int(rows["num_frames"][i]), float(rows["fps"][i]))) for i in np.flatnonzero(rows["bytes"])]
         return [length.part(*records.segment(i)) for i, length in known]
     lengths: list[Length] = []
-    if not hasattr(os, "fork") or is_remote(records.path(0)):
+    if not sys.platform.startswith("linux") or is_remote(records.path(0)):
         return lengths
     numbers = np.unique(np.linspace(0, len(records) - 1, files).astype(int)).tolist()
     with contextlib.suppress(OSError):  # no descriptor or process is left: the loader reports it
