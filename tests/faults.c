@@ -1,13 +1,14 @@
 /* Make calls on some paths fail, for LD_PRELOAD. Environment variables:
    FAULT_PATH   pattern of the paths, as in a shell; "*" matches slashes too
-   FAULT_CALLS  "open", "read" or both
+   FAULT_CALLS  some of "open", "read", "flock" and "fsync"
    FAULT_ERRNO  error number
    FAULT_TIMES  number of failing calls per path and process; unset: all
    FAULT_WHILE  calls fail only while this file exists
    FAULT_HANG   pattern of the paths whose open() never returns
    FAULT_HUNG   a file that such a call creates first
    FAULT_FORKS, FAULT_THREADS, FAULT_ACCEPTS
-                number of calls of fork, pthread_create and accept that succeed; later ones fail as with a limit */
+                number of calls of fork, pthread_create and accept that succeed; later ones fail as with a limit
+   FAULT_CLOCK  seconds by which the time of day is set back at each reading of it */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,7 +19,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PATHS 4096
@@ -61,7 +64,7 @@ static int fails(const char *call, const char *path) {
     return 1;
 }
 
-static int fails_to_read(int fd) {
+static int fails_on(const char *call, int fd) {
     char link[64], path[1024];
     ssize_t length;
     int before = errno;
@@ -71,7 +74,7 @@ static int fails_to_read(int fd) {
     errno = before;
     if (length < 0) return 0;
     path[length] = 0;
-    return fails("read", path);
+    return fails(call, path);
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -98,13 +101,26 @@ int openat64(int folder, const char *path, int flags, ...) {
     return fails("open", path) ? -1 : NEXT(openat64)(folder, path, flags, mode);
 }
 ssize_t read(int fd, void *data, size_t size) {
-    return fails_to_read(fd) ? -1 : NEXT(read)(fd, data, size);
+    return fails_on("read", fd) ? -1 : NEXT(read)(fd, data, size);
 }
 ssize_t pread(int fd, void *data, size_t size, off_t at) {
-    return fails_to_read(fd) ? -1 : NEXT(pread)(fd, data, size, at);
+    return fails_on("read", fd) ? -1 : NEXT(pread)(fd, data, size, at);
 }
 ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
-    return fails_to_read(fd) ? -1 : NEXT(pread64)(fd, data, size, at);
+    return fails_on("read", fd) ? -1 : NEXT(pread64)(fd, data, size, at);
+}
+int flock(int fd, int operation) {
+    return fails_on("flock", fd) ? -1 : NEXT(flock)(fd, operation);
+}
+int fsync(int fd) {
+    return fails_on("fsync", fd) ? -1 : NEXT(fsync)(fd);
+}
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    static long readings;
+    const char *seconds = clock == CLOCK_REALTIME ? getenv("FAULT_CLOCK") : NULL;
+    int result = NEXT(clock_gettime)(clock, time);
+    if (seconds) time->tv_sec -= atol(seconds) * __sync_add_and_fetch(&readings, 1);
+    return result;
 }
 pid_t fork(void) {
     static long calls;

@@ -265,7 +265,8 @@ def _printable_message(message: str) -> str:
 
 
 def _fail(message: str, code: int = errors.EXIT_MACHINE) -> int:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a full disk
+        sys.stdout.flush()
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     message = _printable_message(message)
     prefix = "" if rank == "0" or message.startswith(f"rank {rank}") else f"rank {rank}: "

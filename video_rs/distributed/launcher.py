@@ -1,6 +1,5 @@
 """Read what started this process: the environment of a launcher (torchrun or a SLURM step), and multiprocessing."""
 
-import functools
 import multiprocessing
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from video_rs.errors import UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_warned: list[bool] = []
 
 
 def variables() -> Mapping[str, str]:
@@ -48,13 +48,14 @@ def is_torchrun() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-@functools.cache
 def can_start_processes() -> bool:
-    """Return False, with a warning, in a daemonic process of multiprocessing, which cannot have child processes."""
-    is_daemon = multiprocessing.current_process().daemon
-    if is_daemon:
+    """Return False, the first time with a warning, in a daemonic process of multiprocessing: it cannot have children."""
+    if not multiprocessing.current_process().daemon:
+        return True
+    if not _warned:
+        _warned.append(True)
         print("warning: a daemonic process cannot start others; files are read in this process", file=sys.stderr)
-    return not is_daemon
+    return False
 
 
 def first_host(nodes: str) -> str:
