@@ -49,7 +49,7 @@ def is_torchrun() -> bool:
 
 
 def can_start_processes() -> bool:
-    """Return False, the first time with a warning, in a daemonic process of multiprocessing: it cannot have children."""
+    """Return False, the first time with a warning, in a daemonic process of multiprocessing."""
     if not multiprocessing.current_process().daemon:
         return True
     if not _warned:
