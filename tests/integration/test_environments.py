@@ -84,6 +84,11 @@ def _one_cpu():
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 
 
+def _few_descriptors():
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    limit("NOFILE", used + 12)()
+
+
 def _small_address_space():
     environments.address_space(20_000_000)
 
@@ -105,13 +110,13 @@ def _read_only_temporary_folder():
 
 
 ENVIRONMENTS = {
-    "a long TMPDIR": Environment(_long_folder, 3),
+    "a long TMPDIR": Environment(_long_folder, 3, ("TMPDIR",)),
     "64 descriptors": Environment(limit("NOFILE", 64)),
-    "16 descriptors": Environment(limit("NOFILE", 16), 3, ("open files",)),
+    "few descriptors": Environment(_few_descriptors, 3, ("ulimit -n",)),
     "64 MB of /dev/shm": Environment(mount("/dev/shm", "size=64m"), mounts=True),
     "64 kB of /dev/shm": Environment(mount("/dev/shm", "size=64k"), 3, ("--shm-size", "data.workers"), mounts=True),
     "a read-only /dev/shm": Environment(mount("/dev/shm", read_only=True), 3, ("/dev/shm",), mounts=True),
-    "no /dev/shm": Environment(environments.no_shared_memory, 3, ("/dev/shm",), mounts=True),
+    "no /dev/shm": Environment(environments.no_shared_memory, 3, ("/dev/shm is missing",), mounts=True),
     "no /dev/shm and no workers": Environment(environments.no_shared_memory, 0, (), ("data.workers=0",), mounts=True),
     "no /proc": Environment(mount("/proc"), mounts=True),
     "a full disk": Environment(_small_disk, 3, ("cannot be written", "No space"), ("out=disk/run",), mounts=True),
