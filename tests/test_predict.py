@@ -550,12 +550,12 @@ def test_command_every(weights, video, capsys):
         ("800ms", {}, 30, None),
         ("801ms", {}, 30, 20),  # no window at the end
         ("0.9", {}, 30, 20),  # windows at 0, 9 and 18
-        ("5s", {}, 30, 73),  # a single window
+        ("5s", {}, 30, 73.3),  # a single window
         ("5s", {}, 8, None),  # the video is one window
         ("5s", {}, 5, None),  # and is looped
         ("1s", {"sampling": "segments"}, 30, None),  # a window is as long as its step
         ("1s", {"fps": 5.0}, 30, None),  # a clip of 4 x 2 frames at 5 per second: 1.6 s
-        ("2s", {"fps": 5.0}, 30, 47),
+        ("2s", {"fps": 5.0}, 30, 46.7),
     ],
 )
 def test_windows_that_leave_gaps_are_a_warning(
@@ -572,6 +572,32 @@ def test_windows_that_leave_gaps_are_a_warning(
         assert f"leave gaps, with {missed} % of the video; at most " in err
         longest = re.search(r"at most (\S+) s", err)[1]
         assert command(capsys, "--weights", tmp_path / "w.pt", "--every", longest, "--json", video)[::2] == (0, "")
+
+
+@given(
+    st.builds(
+        TemporalSampling,
+        st.integers(1, 8),
+        st.integers(1, 3),
+        st.sampled_from(["dense", "segments"]),
+        st.sampled_from([0.0, 7.5, 24.0]),
+    ),
+    st.lists(st.sampled_from([0.02, 0.04, 0.5]), min_size=1, max_size=40),
+    st.floats(0.05, 4),
+)
+def test_gaps_are_frames_in_no_window(sampling, intervals, every):
+    timeline = Timeline(len(intervals) + 1, np.cumsum([0.0, *intervals]))
+    windows = window_clips(sampling, timeline, every)
+    places = np.arange(timeline.length) if timeline.starts is None else timeline.starts
+    edges = np.append(places, timeline.length) / timeline.rate
+    covered = [
+        any(first < end - 1e-6 and stop > start + 1e-6 for start, end, _ in zip(*windows))
+        for first, stop in zip(edges, edges[1:])
+    ]
+    text = windows.describe_gaps(timeline)
+    assert bool(text) != all(covered)
+    if text:
+        assert f"leave gaps, with {100 * (1 - np.mean(covered)):.3g} % of the video" in text
 
 
 def test_gaps_are_reported_once_and_in_python(weights, video, tmp_path, capsys):

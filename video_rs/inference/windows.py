@@ -24,13 +24,15 @@ class Windows(NamedTuple):
 
     def describe_gaps(self, timeline: Timeline) -> str:
         """Return a warning if frames of the video are in no window, else ""."""
-        gaps = np.append(self.starts[1:], timeline.duration) - self.ends
-        missed = float(gaps[gaps > 0.99 * timeline.interval / timeline.rate].sum())
+        places = np.arange(timeline.length) if timeline.starts is None else timeline.starts
+        edges, later = np.append(places, timeline.length) / timeline.rate, np.append(self.starts[1:], timeline.duration)
+        first = np.searchsorted(edges, self.ends - ROUNDING)  # the frame after each window
+        missed = np.maximum(np.searchsorted(edges, later + ROUNDING, side="right") - 1 - first, 0).sum()
         if not missed:
             return ""
-        part, length = missed / timeline.duration, float((self.ends - self.starts).min())
+        part, length = missed / timeline.length, float((self.ends - self.starts).min())
         advice = f"at most {math.floor(1000 * length + ROUNDING) / 1000:g} s from one window to the next leaves none"
-        return f"windows of {length:.3g} s leave gaps, with {100 * part:.2g} % of the video; {advice}"
+        return f"windows of {length:.3g} s leave gaps, with {100 * part:.3g} % of the video; {advice}"
 
 
 def window_clips(sampling: TemporalSampling, timeline: Timeline, every_seconds: float) -> Windows:
