@@ -38,6 +38,7 @@ from video_rs.errors import (
     STORAGE_ERRNOS,
     MachineError,
     UserError,
+    file_error,
     first_line,
     is_out_of_memory,
     printable,
@@ -182,7 +183,7 @@ def _load(path: Path) -> dict[str, Any]:
         absent = "does not exist; check the path" + ("" if path.suffix else " (create_model makes networks by name)")
         known = {errno.ENOENT: absent, errno.EISDIR: "is a folder without best.pt; name a file"}
         reason = known.get(getattr(error, "errno", 0), f"cannot be read: {first_line(error)}")
-        raise UserError(f"checkpoint {path} {reason}") from None
+        raise file_error(f"checkpoint {path} {reason}", error) from None
     is_safetensors = path.suffix == ".safetensors" or _is_safetensors(head)
     state = _load_safetensors(path, head) if is_safetensors else _upgrade(_load_torch(path, head))
     check_values(path, state)

@@ -254,6 +254,12 @@ class PeerFailed(VideoRSError):
         self.rank, self.exit_code = rank, exit_code
 
 
+def file_error(message: str, error: Exception, otherwise: type[VideoRSError] = UserError) -> VideoRSError:
+    """Return the error for a file that cannot be read: MachineError if the storage or a limit is the cause."""
+    is_machine = isinstance(error, OSError) and error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS
+    return (MachineError if is_machine else otherwise)(message)
+
+
 @contextlib.contextmanager
 def one_line(fault: str, kinds: Any = Exception, *, into: type[VideoRSError] = UserError) -> Iterator[None]:
     """Run a block that calls a library, and turn its errors into one line: ``fault`` and the error's first line.

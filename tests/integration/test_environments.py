@@ -8,6 +8,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -320,6 +321,17 @@ def test_file_systems_and_clocks(preloaded, faults_of, warning, tiny_videos, tmp
     assert done.returncode == 0, done.stderr
     assert (warning in done.stderr) if warning else not done.stderr
     assert state(tmp_path / "run") == "complete"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "code"), [(errno.EIO, 3), (errno.EMFILE, 3), (errno.EACCES, 2)])
+@pytest.mark.parametrize("file", ["tiny.json", "last.pt"])
+def test_a_config_or_checkpoint_that_cannot_be_opened(preloaded, trained, tiny_videos, tmp_path, file, error, code):
+    """Only a wrong path is the user's fault."""
+    shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    arguments = _arguments(tiny_videos, tmp_path, f"train.init_from={tmp_path / 'run/last.pt'}", f"out={tmp_path}/new")
+    done = preloaded("train_net.py", *arguments, **faults.environment(f"{tmp_path}/*{file}", error))
+    assert_one_line(done, code, file, "cannot be read", os.strerror(error))
 
 
 @pytest.mark.slow

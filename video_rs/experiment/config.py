@@ -23,7 +23,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from video_rs.data.sources.lookalikes import resolve
-from video_rs.errors import ConfigError, UserError, did_you_mean, first_line, format_value
+from video_rs.errors import ConfigError, UserError, did_you_mean, file_error, first_line, format_value
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, DataSection, ModelSection, plain
@@ -195,7 +195,7 @@ class _CheckedYaml(CfgNode):
         except (OSError, UnicodeDecodeError) as error:
             binary = "not a text file in UTF-8; for a checkpoint, name its run folder"
             reason = first_line(error) if isinstance(error, OSError) else binary
-            raise ConfigError(f"config {filename} cannot be read: {reason}") from None
+            raise file_error(f"config {filename} cannot be read: {reason}", error, ConfigError) from None
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError(f"{filename}: expected keys with values, found {type(values).__name__}")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from video_rs import checkpoint, terminal
 from video_rs.distributed.world import World
-from video_rs.errors import LIMIT_ERRNOS, STORAGE_ERRNOS, MachineError, UserError, first_line, truncate
+from video_rs.errors import UserError, file_error, first_line, truncate
 from video_rs.files import locked, refuse_links
 from video_rs.hub import redact_url
 
@@ -163,10 +163,8 @@ def verify(path: str | Path) -> None:
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
         wrong = "all of it"
     except OSError as error:
-        message = f"checkpoint {path} cannot be read: {first_line(error)}"
-        if error.errno in STORAGE_ERRNOS | LIMIT_ERRNOS:  # do not fall back to an older checkpoint
-            raise MachineError(f"{message}; check the disk") from None
-        raise UserError(message) from None
+        # a MachineError does not fall back to an older checkpoint
+        raise file_error(f"checkpoint {path} cannot be read: {first_line(error)}", error) from None
     if wrong:
         raise UserError(f"checkpoint {path} is truncated or damaged")
 

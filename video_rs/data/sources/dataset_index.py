@@ -14,7 +14,7 @@ import numpy as np
 
 from video_rs.data.sources.records import Records
 from video_rs.data.video.stream_index import RULES, Keyframe, StreamIndex, read_stream_index
-from video_rs.errors import MediaError, StorageError, UserError
+from video_rs.errors import MediaError, StorageError, UserError, file_error
 from video_rs.file_limits import check_zip
 from video_rs.files import atomic_write
 from video_rs.hub import cache_folder
@@ -116,8 +116,8 @@ def load(file: Path) -> VideoIndex:
             index = VideoIndex(arrays["rows"], arrays["gaps"], arrays["ends"], tuple(arrays["words"].tolist()))
         if index.rows.dtype == ROW and len(index.ends) == len(index):
             return index
-    except PermissionError as error:
-        raise UserError(f"{file}: {error.strerror}; set VIDEO_RS_CACHE to another folder") from None
+    except OSError as error:
+        raise file_error(f"{file}: {error.strerror}; set VIDEO_RS_CACHE to another folder", error) from None
     except Exception:  # a damaged file can raise any error in NumPy
         pass
     raise UserError(f"{file} is damaged or from another version of video_rs: delete it, or run video-rs index again")
