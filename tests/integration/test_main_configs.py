@@ -11,6 +11,7 @@ import torch
 
 from video_rs import checkpoint
 from video_rs.data.video.decode import read_frames
+from video_rs.experiment import run
 from video_rs.models.registry import create_model
 from video_rs.models.weights.state_dict import to_timm
 
@@ -56,9 +57,9 @@ def assert_trained(done, folder, steps):
     assert best["data_config"]["class_names"] == list(CLASSES)
 
 
-def assert_full_size(done):
+def assert_full_size(done, batch="2"):
     assert "resnet3d_rs_50, 41,776,930 parameters, 2 classes" in done.stdout  # 42,592,432 with 400 classes
-    assert "clips          32 frames x stride 2, 224 px\nbatch          2\n" in done.stdout
+    assert f"clips          32 frames x stride 2, 224 px\nbatch          {batch}\n" in done.stdout
     assert "learning rate up to 0.001563 = 0.8 x 2 / 1024" in " ".join(done.stdout.split())
 
 
@@ -113,19 +114,21 @@ def seconds(duration):
 
 
 @pytest.mark.slow
-def test_dry_run_of_k400(home, run_tool):
+def test_dry_run_of_k400(home, run_tool, monkeypatch):
+    monkeypatch.setattr(run, "MEASURED", 1)  # a step takes many seconds
     before = sorted(home.rglob("*"))
-    done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", "train.batch_size=1", "--dry-run", cwd=home)
+    small = ["train.batch_size=2", "train.micro_batch=1"]
+    done = run_tool("train_net.py", "--cfg", "k400_rs50.yaml", *small, "--dry-run", cwd=home)
     assert done.returncode == 0, done.stderr
     assert sorted(home.rglob("*")) == before  # nothing is written
-    assert_full_size(done)
+    assert_full_size(done, "2 = 2 micro-batches x 1")
     assert "micro-batch: clips [1, 32, 224, 224, 3] torch.uint8, labels [1]" in done.stdout
     loss, memory = map(float, re.search(r"loss (\S+), peak memory (\S+) GiB", done.stdout).groups())
-    step = float(re.search(r"one step of 1 micro-batches: (\S+) s ", done.stdout)[1])
+    step = float(re.search(r"one step of 2 micro-batches: (\S+) s ", done.stdout)[1])
     assert 0 < loss < 5
     assert memory > 4 * 41_776_930 * 4 / 2**30  # at least the weights, their gradients, momenta and average
     steps, total = re.search(r"(\d+) steps at that rate: (\S+),", done.stdout).groups()
-    assert int(steps) == 350 * len(TRAIN)
+    assert int(steps) == 350 * len(TRAIN) / 2
     assert seconds(total) == pytest.approx(step * int(steps), rel=0.02, abs=60)
 
 

@@ -63,6 +63,7 @@ def test_training_names_the_micro_batch_that_fits(config, run_tool, tmp_path):
     assert "at step 2 of" in with_fits.stdout
 
 
+@pytest.mark.exhaustive
 def test_not_even_one_clip_fits(config):
     """One clip of this size needs more than is left, and a checkpoint less."""
     done = train(config(model__width=0.25, data__train_size=160, data__short_side=160), call=3, room=35)
