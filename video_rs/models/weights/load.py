@@ -152,10 +152,13 @@ def load_inflated(
     if any(kernel.ndim == 5 and kernel.shape[2] > 1 for kernel in weights.state.values()):
         network_name = f" ({weights.name})" if weights.name else ""
         raise UserError(f"{name} is already a video network{network_name}; start from it with train.init_from={name}")
-    model_args["num_classes"] = len(class_names) or num_classes or model_args.get("num_classes")
+    if "head.weight" not in weights.state:
+        model_args["num_classes"] = None  # the default of the network
+    model_args["num_classes"] = len(class_names) or num_classes or model_args["num_classes"]
     if temporal_padding:
         model_args["temporal_padding"] = temporal_padding
     network = create_model(**model_args)
+    model_args["num_classes"] = network.num_classes
     network.data_config = dataclasses.replace(network.data_config, class_names=class_names)
     report = load_into(network, weights, name, method=method)
     return Loaded(network, model_args, {"weights_from": network.weights_from}), report

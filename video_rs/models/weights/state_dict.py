@@ -166,11 +166,11 @@ def describe_width(state: State) -> str:
 
 
 def sizes_of(state: State) -> dict[str, Any]:
-    """Return the arguments of ``create_model`` for a network of the same width, classes (if known) and channels."""
+    """Return the arguments of ``create_model`` for a network of the same width, classes and channels."""
     classes = _size(state, "head.weight", 0)
     channels = _size(state, "stem.conv1.conv.weight", 1)
     return {
-        **({} if classes is None else {"num_classes": classes}),
+        "num_classes": 1 if classes is None else classes,
         "in_channels": 3 if channels is None else channels,
         "width": width_of(state),
     }
