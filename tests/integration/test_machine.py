@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ import pytest
 from tests import commands, faults
 from tests.integration.test_bad_input import assert_one_line
 from video_rs import checkpoint, create_model
+from video_rs.distributed.device import check_threads
+from video_rs.errors import MachineError
 
 
 def environment(**settings):
@@ -38,6 +41,24 @@ def test_a_missing_resource_ends_the_run_at_once(tiny_config, tmp_path, settings
     done = subprocess.run(command, capture_output=True, text=True, env=environment(**settings), timeout=120)
     assert_one_line(done, 3, words)
     assert time.monotonic() - start < 60  # 10 seconds and the start of a process, on a busy machine
+
+
+def test_threads_that_torch_cannot_start_are_noticed_first(monkeypatch):
+    """OpenMP would end the process with code 1, in the first operation that uses its threads."""
+    start, started = threading.Thread.start, []
+
+    def limited(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(MachineError, match="^no more processes or threads can be started: raise `ulimit -u`"):
+        check_threads(1000)
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.slow

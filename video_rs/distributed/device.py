@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +28,7 @@ from torch import Tensor
 from video_rs.distributed.device_name import parse_device
 from video_rs.distributed.forks import check_fork, was_forked
 from video_rs.distributed.launcher import can_start_processes
-from video_rs.errors import MachineError, UserError, first_line
+from video_rs.errors import MachineError, UserError, first_line, missing_resource
 from video_rs.terminal import counted
 
 INSTALL_XLA = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9.0', in an environment of its own"
@@ -168,11 +169,26 @@ def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
     """Configure torch: CPU threads (0: torch's default), no TF32, optionally deterministic kernels."""
     if threads and not was_forked():
         torch.set_num_threads(threads)
+    check_threads(torch.get_num_threads())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@functools.cache
+def check_threads(count: int) -> None:
+    """Raise MachineError if so many threads cannot run. OpenMP ends the process in that case."""
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(count - 1)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:
+        raise MachineError(missing_resource(error)) from error
+    finally:
+        end.set()
 
 
 def loader_workers(asked: int, processes: int = 1) -> int:

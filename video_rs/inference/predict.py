@@ -21,7 +21,7 @@ from video_rs.data.transforms.crops import ViewTransform, resize, short_side_siz
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
 from video_rs.data_config import DataConfig
-from video_rs.distributed.device import select_device
+from video_rs.distributed.device import check_threads, select_device
 from video_rs.distributed.forks import check_fork
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.metrics import ranking
@@ -69,6 +69,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
         MachineError: the file could not be downloaded.
     """
     chosen = select_device(device)
+    check_threads(torch.get_num_threads())
     path = expand_path(path)
     state = checkpoint.load_run(path)
     return Classifier(model_from_checkpoint(state, redact_url(path)), chosen)
