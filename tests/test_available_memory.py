@@ -56,7 +56,7 @@ def test_limits_of_control_groups_and_of_groups_above_them(monkeypatch, tmp_path
         small_machine.group(top / name, **{limit: 4 * GIB if name == limited_group else unlimited, used: GIB})
     own, mount = ("0::/pods/mine/deep", v2(top)) if version == "v2" else ("7:cpu,memory:/pods/mine/deep\n0::/", v1(top))
     small_machine.has(
-        monkeypatch, tmp_path, 23, f"3:cpuset:/other\n{own}\n", (f"1 1 0:1 / {tmp_path} rw - tmpfs tmpfs rw", mount)
+        monkeypatch, tmp_path, 23, f"3:cpuset:/other\n{own}\n", (f"1 1 0:1 / {tmp_path} rw - tmpfs  rw", mount)
     )
     assert available_bytes(CPU) == 3 * GIB
 

@@ -114,7 +114,8 @@ def _groups(proc: Path) -> list[tuple[Path, str]]:
             paths["cgroup2" if number == "0" else "cgroup"] = path
     for line in _read(proc / "self/mountinfo").splitlines():
         mount, _, system = line.partition(" - ")
-        (root, point), (kind, _, options) = mount.split()[3:5], system.split()[:3]
+        root, point = mount.split()[3:5]
+        kind, _, options = system.split(" ")[:3]  # the source can be empty
         if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
             top = Path(point)
             group = top / paths.get(kind, "/").removeprefix(root.rstrip("/")).lstrip("/")
