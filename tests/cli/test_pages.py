@@ -53,7 +53,7 @@ def texts(lines):
 def test_the_first_page(page):
     lines = page("train.max_steps=10", "optim.lr=0.4", "optim.warmup_epochs=2")
     said = texts(lines)
-    assert len(lines) <= 15
+    assert len(lines) <= 16  # one is about the small micro-batch
     assert (said["precision"], said["loading"]) == (["float32"], ["3 loader workers"])
     model = create_model("resnet3d_rs_26", num_classes=2, width=0.25)
     parameters = sum(p.numel() for p in model.parameters())
