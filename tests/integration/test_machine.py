@@ -62,11 +62,12 @@ def test_threads_that_torch_cannot_start_are_noticed_first(monkeypatch):
 
 
 @pytest.mark.slow
-def test_full_storage_ends_the_run(tiny_config, tmp_path):
-    """A run folder that is full, on a file system of its own. Nothing is taken for a fault of the videos."""
+@pytest.mark.parametrize("size", ["4k", pytest.param("400k", marks=pytest.mark.exhaustive)])
+def test_full_storage_ends_the_run(tiny_config, tmp_path, size):
+    """A run folder that is full, on a file system of its own: from the start, or at the first checkpoint."""
     (tmp_path / "run").mkdir()
     command = f"{sys.executable} {commands.REPOSITORY}/tools/train_net.py --cfg {tiny_config(data__workers=1)}"
-    done = faults.in_namespace(f"mount -t tmpfs -o size=400k tmpfs {tmp_path}/run && exec {command}")
+    done = faults.in_namespace(f"mount -t tmpfs -o size={size} tmpfs {tmp_path}/run && exec {command}")
     assert_one_line(done, 3, "cannot be written: No space left on device")
 
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -221,7 +222,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # print file names that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with exit_on_signals(), terminal.escaping(), terminal.closing_bars():
+        with exit_on_signals(), _without_threads_of_a_full_disk(), terminal.escaping(), terminal.closing_bars():
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0
@@ -254,6 +255,21 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
         if "CUDA error" in str(error):
             return _fail("the GPU or its driver failed; see nvidia-smi and the system log, then restart to resume")
         raise
+
+
+@contextlib.contextmanager
+def _without_threads_of_a_full_disk() -> Iterator[None]:
+    """Print no traceback of a thread, such as TensorBoard's, that cannot write: the main thread reports it."""
+
+    def report(failure: threading.ExceptHookArgs) -> None:
+        if getattr(failure.exc_value, "errno", None) not in errors.STORAGE_ERRNOS:
+            before(failure)
+
+    before, threading.excepthook = threading.excepthook, report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _printable_message(message: str) -> str:
