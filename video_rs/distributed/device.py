@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -34,40 +33,18 @@ from video_rs.terminal import counted
 INSTALL_XLA = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9.0', in an environment of its own"
 
 
-@dataclass(frozen=True)
-class Traits:
-    """Properties of a device type that affect training and testing.
+def compiles_graphs(device: torch.device) -> bool:
+    """Return True if a device compiles a graph for each shape and each Python number, which makes two steps slow.
 
-    Attributes:
-        compiles_graphs: a graph is compiled for each shape and each Python number, so the first two steps are slow.
-        has_ddp: ``DistributedDataParallel`` averages gradients; otherwise the caller does, with :func:`all_reduce`.
-        has_fused_optimizers: torch's optimizers support ``fused=True``.
-        keeps_unbiased_variance: torch's batch norm uses the unbiased variance for its running variance.
-        warmup_steps: number of steps before a measurement, to select kernels or compile graphs.
+    Such a device has no fused optimizers and no ``DistributedDataParallel``: the caller averages gradients, with
+    :func:`all_reduce`. In batch norm, torch stores the biased variance.
     """
-
-    compiles_graphs: bool = False
-    has_ddp: bool = True
-    has_fused_optimizers: bool = True
-    keeps_unbiased_variance: bool = True
-    warmup_steps: int = 0
+    return device.type == "xla"
 
 
-_TRAITS = {
-    "cuda": Traits(warmup_steps=1),
-    "xla": Traits(
-        compiles_graphs=True,
-        has_ddp=False,
-        has_fused_optimizers=False,
-        keeps_unbiased_variance=False,
-        warmup_steps=2,
-    ),
-}
-
-
-def traits(device: torch.device) -> Traits:
-    """Return the traits of a device type."""
-    return _TRAITS.get(device.type, Traits())
+def warmup_steps(device: torch.device) -> int:
+    """Return the number of steps before a measurement, to select kernels or compile graphs."""
+    return {"cuda": 1, "xla": 2}.get(device.type, 0)
 
 
 # Selection ------------------------------------------------------------------------------------------------------------

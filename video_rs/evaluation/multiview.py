@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from video_rs import terminal
 from video_rs.data.transforms.crops import normalize
-from video_rs.distributed.device import autocast, select_precision, traits
+from video_rs.distributed.device import autocast, compiles_graphs, select_precision
 from video_rs.distributed.memory import free_memory, limited
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, is_out_of_memory
@@ -108,7 +108,7 @@ class Forward:
 
     def _filled(self, views: Tensor) -> Tensor:
         """Pad the last batch if the device would compile another graph for its size."""
-        missing = self.views_per_forward - len(views) if traits(self.device).compiles_graphs else 0
+        missing = self.views_per_forward - len(views) if compiles_graphs(self.device) else 0
         return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed import launcher
-from video_rs.distributed.device import configure_torch, peak_memory, select_device, synchronize, traits
+from video_rs.distributed.device import configure_torch, peak_memory, select_device, synchronize, warmup_steps
 from video_rs.distributed.world import World, check_same, start_world
 from video_rs.errors import MachineError, UserError, WorkerFailed
 from video_rs.experiment import build
@@ -96,7 +96,7 @@ def dry_run(config: Config) -> None:
 def _time_of_micro_batch(job: Job) -> tuple[float, float]:
     """Return the seconds per micro-batch of the loader alone, and of training with data loading."""
     trainer, workers = job.trainer, max(1, job.loading()["workers"])
-    warmup = 1 + traits(trainer.device).warmup_steps
+    warmup = 1 + warmup_steps(trainer.device)
     # all clips have the full size, also in a run with phases; a short run has fewer batches
     batches = iter(job.loader(0, num_steps=1 + workers + warmup + MEASURED, phase_ends=()))
     batch = next(batches)

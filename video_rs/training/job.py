@@ -19,12 +19,12 @@ from video_rs.data.sampler import BatchStream
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig, pad_class_names
 from video_rs.distributed.device import (
+    compiles_graphs,
     configure_torch,
     loader_workers,
     parameter_dtype,
     select_device,
     select_precision,
-    traits,
 )
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World, check_same
@@ -119,7 +119,7 @@ class Job:
         model.to(self.device, parameter_dtype(self.precision))
         if self.device.type != "cpu":
             check_convolutions(model, self.precision)
-        if options.sync_bn or not traits(self.device).keeps_unbiased_variance:
+        if options.sync_bn or compiles_graphs(self.device):
             convert_sync_batch_norm(model, local=not options.sync_bn)
 
     def _init_from(self) -> str:

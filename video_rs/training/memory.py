@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from video_rs.distributed.device import traits
+from video_rs.distributed.device import compiles_graphs
 from video_rs.distributed.memory import available_bytes, too_large
 from video_rs.models import cost
 
@@ -29,7 +29,7 @@ def check_memory(job: Job) -> None:
     """
     trainer, schedule, world, device = job.trainer, job.trainer.schedule, job.world, job.device
     shape = cost.input_shape(job.model.data_config)
-    if job.options.compile or traits(device).compiles_graphs or (job.options.sync_bn and world.size > 1):
+    if job.options.compile or compiles_graphs(device) or (job.options.sync_bn and world.size > 1):
         return
     try:
         activations = cost.activation_bytes(job.model, shape, on_meta=True)

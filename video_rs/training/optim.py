@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from video_rs.distributed.device import traits
+from video_rs.distributed.device import compiles_graphs
 from video_rs.errors import UserError, did_you_mean, one_line
 from video_rs.training.finetune import depths
 from video_rs.training.lamb import Lamb
@@ -94,8 +94,8 @@ def create(
             each step of timm's optimizers.
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
-    device = traits(next(model.parameters()).device)
-    kind = {"fused": True} if device.has_fused_optimizers else {"fused": False, "foreach": False}
+    is_compiled = compiles_graphs(next(model.parameters()).device)
+    kind = {"fused": False, "foreach": False} if is_compiled else {"fused": True}
     if name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind)
         if momentum:  # allocate state now: a skipped first step would leave it undefined
@@ -103,10 +103,10 @@ def create(
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return optimizer
     if name == "adamw":  # capturable counts steps on the device
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, capturable=device.compiles_graphs, **kind)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, capturable=is_compiled, **kind)
     if name == "lamb":
         return Lamb(groups, lr=lr, betas=betas, eps=eps)
-    if device.compiles_graphs:
+    if is_compiled:
         raise UserError(f"optim.name={name} does not support XLA; use sgd, adamw or lamb")
     return _from_timm(name, groups, lr, {"momentum": momentum, **(options or {})})
 
@@ -141,7 +141,7 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
     if isinstance(optimizer, Lamb) or optimizer.defaults.get("fused"):
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()
         optimizer.step()
-    elif traits(skip.device).compiles_graphs:
+    elif compiles_graphs(skip.device):
         before = {key: value.clone() for key, value in _tensors(optimizer)}
         optimizer.step()
         for key, value in _tensors(optimizer):  # new state starts with zeros

@@ -27,10 +27,10 @@ from video_rs.distributed.device import (
     ToDevice,
     all_reduce,
     autocast,
+    compiles_graphs,
     flush,
     parameter_dtype,
     synchronize,
-    traits,
 )
 from video_rs.distributed.memory import free_memory, largest_that_fits, limited, too_large
 from video_rs.distributed.world import World
@@ -94,13 +94,13 @@ class Trainer:
         self.metrics = StepMetrics(schedule.per_rank_batch, min(schedule.log_every, MAX_FLAGS), self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._buffers = Buffers(model)
-        self._traits = traits(self.device)
+        self._has_ddp = not compiles_graphs(self.device)
         self._network: nn.Module | None = None  # made in the first step
 
     def _wrapped(self) -> nn.Module:
         """Wait for all ranks and return the wrapped network. Each rank keeps its own batch norm statistics."""
         network = self.model
-        if self.world.size > 1 and self._traits.has_ddp:
+        if self.world.size > 1 and self._has_ddp:
             devices = [self.device] if self.device.type == "cuda" else None
             new, old = "forward_sync_buffers", "broadcast_buffers"  # torch 2.9 has only the old one
             name = new if new in signature(DistributedDataParallel).parameters else old
@@ -128,7 +128,7 @@ class Trainer:
                     self._network = self._wrapped()
                 for number, batch in enumerate(micro_batches):
                     is_last = number == self.schedule.accumulation_steps - 1
-                    alone = self.world.size == 1 or not self._traits.has_ddp
+                    alone = self.world.size == 1 or not self._has_ddp
                     syncing = contextlib.nullcontext() if is_last or alone else self._network.no_sync()
                     with syncing, limited(self.device, self.world.local_size):
                         self._forward_backward(batch, number)
@@ -137,9 +137,9 @@ class Trainer:
                     flush(self.device)
                 if not batch:
                     raise ValueError("a step needs at least one micro-batch")
-                if is_first and self._traits.compiles_graphs:  # raises here if memory is too small
+                if is_first and compiles_graphs(self.device):  # raises here if memory is too small
                     synchronize(self.device)
-                if self.world.size > 1 and not self._traits.has_ddp:
+                if self.world.size > 1 and not self._has_ddp:
                     all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
                 buffers = self._buffers.after_step(before, seen, self.schedule.accumulation_steps)
                 buffers, sums = self._share(buffers, self.metrics.of_step)
