@@ -113,7 +113,7 @@ def test_control_characters_of_names_do_not_reach_the_terminal(monkeypatch):
         print(HOSTILE, HOSTILE, sep="\n")
         print(HOSTILE, file=sys.stderr)
         bar = terminal.Bar(3, HOSTILE)
-        bar.note("x")
+        bar.note(HOSTILE)
         terminal.write(HOSTILE + "\n" + HOSTILE)
         bar.close()
         print(*terminal.table([(HOSTILE, "1")], (HOSTILE, "b")), sep="\n")

@@ -44,7 +44,7 @@ RESOURCES = tuple(_RESOURCES.values())
 """All results of :func:`missing_resource`."""
 
 NO_SUCH_FILE = "no such file"
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _OUT_OF_MEMORY = re.compile(  # torch's, then those of cuBLAS and cuDNN, XLA, oneDNN, and the loader of libraries
     "can't allocate memory|out of memory|bad_alloc|_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED|"
     "attempting to (reserve|allocate)|could not create a primitive$|failed to map segment",
@@ -97,19 +97,12 @@ def format_value(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes for line ends, control characters and other characters that are not visible."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """Return a text on one line, with escapes for control characters, invisible ones, and surrogates.
 
-
-def escape_controls(text: str, keep: str = "") -> str:
-    """Return a text with escapes for control characters, those that change the direction of text, and surrogates.
-
-    Args:
-        keep: control characters that are left as they are.
+    Invisible are characters without width, and those that change the direction of text. Joiners (U+200C, U+200D) and
+    wide blanks are left as they are: they are part of words and emoji.
     """
-    if text.isprintable():
-        return text
-    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
+    return text if text.isprintable() else _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def truncate(names: Sequence[str], limit: int = 4) -> str:

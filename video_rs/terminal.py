@@ -1,4 +1,8 @@
-"""Tables and progress bars. Output to files and pipes is plain text without bars.
+"""Standard streams of commands, tables and progress bars. Output to files and pipes is plain text without bars.
+
+Names of files and classes can hold control characters, which would move the cursor or change the terminal. The streams
+of a command escape them, except line ends and tabs. A cell of a table, the text of a bar and a line from :func:`write`
+are one line: line ends in them are escaped too.
 
 rich is imported on first use, for fast start-up.
 """
@@ -14,10 +18,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from video_rs.errors import escape_controls
+from video_rs.errors import printable
 
 WIDE = 100_000  # columns: rich must not wrap numbers and names
-_BOLD = re.compile("(\x1b\\[[01]m)")
+_HARMLESS = re.compile("(\x1b\\[[01]m|[\n\t])")  # bold headings of tables, line ends and tabs
 _open: list[Bar] = []
 
 
@@ -35,11 +39,10 @@ def table(
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(
-        *map(escape_controls, headings), box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    headings = [*map(printable, headings)]
+    grid = Table(*headings, box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
-        grid.add_row(*map(escape_controls, row))
+        grid.add_row(*map(printable, row))
     for index, column in enumerate(grid.columns):
         column.justify = "right" if index in right else "left"
     if not grid.columns:
@@ -108,7 +111,7 @@ class Bar:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task(escape_controls(description), total=total, completed=done, note="")
+        self._task = self._progress.add_task(printable(description), total=total, completed=done, note="")
         self._progress.start()
         self._progress.console.show_cursor()  # otherwise it stays hidden after a kill
         _open.append(self)
@@ -124,7 +127,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Show text after the bar."""
-        self._update(note=text)
+        self._update(note=printable(text))
 
     def close(self) -> None:
         """Remove the bar."""
@@ -140,48 +143,12 @@ class Bar:
 
 
 def write(text: str, file: TextIO | None = None) -> None:
-    """Print a line to stdout or ``file``, above an open bar. Control characters, as in names of files, are escaped."""
-    file, text = file or sys.stdout, escape_controls(text)
+    """Print a line to stdout or ``file``, above an open bar."""
+    file, text = file or sys.stdout, printable(text)
     if _open and has_cursor(file):
         _open[-1]._progress.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(text, file=file, flush=True)
-
-
-class _Escaping:
-    """A text stream that escapes control characters, except line ends, tabs and the bold headings of a table.
-
-    Attributes:
-        rich_proxied_file: the stream below, which rich writes to.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self.rich_proxied_file = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.rich_proxied_file, name)
-
-    def write(self, text: str) -> int:
-        self.rich_proxied_file.write("".join(map(_escape_part, _BOLD.split(text))))
-        return len(text)
-
-
-def _escape_part(text: str) -> str:
-    return text if _BOLD.fullmatch(text) else escape_controls(text, keep="\n\t")
-
-
-@contextlib.contextmanager
-def escaping() -> Iterator[None]:
-    """Run a block in which control characters that are printed to stdout and stderr are escaped.
-
-    They can be part of the name of a file or a class, and would move the cursor or change the terminal.
-    """
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Escaping(stream) for stream in before)  # None if it was closed
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
 
 
 @contextlib.contextmanager
@@ -196,7 +163,7 @@ def closing_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def standard_streams(*, needs_stdout: bool) -> Iterator[None]:
-    """Run a block with usable standard streams.
+    """Run a command with usable standard streams, which escape control characters.
 
     Closed streams become the null device, so that no other file gets their descriptors. Output to stderr that cannot be
     written is dropped without an error: its reader has exited, its disk is full, or its terminal is gone.
@@ -208,15 +175,34 @@ def standard_streams(*, needs_stdout: bool) -> Iterator[None]:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
     before = sys.stdout, sys.stderr
-    if not needs_stdout or sys.stdout is None:
-        sys.stdout = _lossy(sys.stdout, 1)
-    sys.stderr = _lossy(sys.stderr, 2)
+    sys.stdout = _Escaping(_reopened(sys.stdout, 1, io.FileIO if needs_stdout and sys.stdout else _LossyFile))
+    sys.stderr = _Escaping(_reopened(sys.stderr, 2, _LossyFile))
     try:
         yield
     finally:
-        for stream in {sys.stdout, sys.stderr}.difference(before):
-            stream.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # a full disk, which was reported; closed
+                stream.flush()
         sys.stdout, sys.stderr = before
+
+
+class _Escaping:
+    """A text stream that escapes control characters.
+
+    Attributes:
+        rich_proxied_file: the stream below, which rich writes to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+    def write(self, text: str) -> int:
+        parts = (part if _HARMLESS.fullmatch(part) else printable(part) for part in _HARMLESS.split(text))
+        self.rich_proxied_file.write("".join(parts))
+        return len(text)
 
 
 class _LossyFile(io.FileIO):
@@ -227,12 +213,14 @@ class _LossyFile(io.FileIO):
             return len(data)
 
 
-def _lossy(stream: TextIO | None, descriptor: int) -> TextIO:
-    """Return a stream to the same file that drops what cannot be written. A stream in memory is returned unchanged."""
-    try:
-        descriptor = stream.fileno() if stream else descriptor
-    except OSError:
-        return stream
-    options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering} if stream else {}
-    file = _LossyFile(descriptor, "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(file), errors="backslashreplace", **options)
+def _reopened(stream: TextIO | None, descriptor: int, kind: type[io.FileIO]) -> TextIO:
+    """Return a stream to the same file that takes any character. A stream in memory is returned unchanged."""
+    options = {}
+    if stream:
+        try:
+            descriptor = stream.fileno()
+        except OSError:
+            return stream
+        options = {name: getattr(stream, name) for name in ("encoding", "line_buffering", "write_through")}
+    file = io.BufferedWriter(kind(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(file, errors="backslashreplace", **options)

@@ -219,10 +219,13 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     A ``VideoRSError`` prints one line on stderr and returns its exit code. A full disk or a lack of memory returns 3,
     Ctrl-C 130. Any other exception is a bug and keeps its traceback.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # print file names that are not UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with terminal.standard_streams(needs_stdout=not argv or argv[0] not in WRITES_FILES):
+        return _run(main, argv)
+
+
+def _run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     try:
-        with exit_on_signals(), _without_threads_of_a_full_disk(), terminal.escaping(), terminal.closing_bars():
+        with exit_on_signals(), _without_threads_of_a_full_disk(), terminal.closing_bars():
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0

@@ -6,9 +6,8 @@ import importlib
 import os
 import sys
 
-from video_rs.cli.common import COMMANDS, WRITES_FILES, run
+from video_rs.cli.common import COMMANDS, run
 from video_rs.errors import UserError, did_you_mean
-from video_rs.terminal import standard_streams
 
 
 def dispatch(argv: list[str]) -> int:
@@ -31,6 +30,4 @@ def main(*command: str) -> None:
     """Run the console script. The scripts in ``tools/`` name their ``command``."""
     argv = [*command, *sys.argv[1:]]
     atexit.register(gc.freeze)  # faster: Python collects no garbage while it exits
-    with standard_streams(needs_stdout=not argv or argv[0] not in WRITES_FILES):
-        code = run(dispatch, argv)
-    sys.exit(code)
+    sys.exit(run(dispatch, argv))

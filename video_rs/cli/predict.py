@@ -26,7 +26,7 @@ from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
 from video_rs.data.shards import is_member
-from video_rs.errors import EXIT_USER, NO_SUCH_FILE, MediaError, PathError, StorageError, printable
+from video_rs.errors import EXIT_USER, NO_SUCH_FILE, MediaError, PathError, StorageError
 from video_rs.files import safe_cell
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def is_missing(path: str) -> bool:
 
 
 def _note(text: str) -> None:
-    terminal.write(printable(text), sys.stderr)
+    terminal.write(text, sys.stderr)
 
 
 def seconds(text: str) -> float:
@@ -181,7 +181,7 @@ def _csv_row(*cells: Any) -> None:
 def _write_text(path: str, times: Times, predictions: list[Prediction]) -> None:
     """Print the name of the file before its first window, then a line per class, with a bar on a terminal."""
     if not times or times[0] == 0:
-        print(printable(path))
+        terminal.write(path)
     block = "\N{FULL BLOCK}" if "utf" in (sys.stdout.encoding or "").lower() else "#"
     width = BAR if sys.stdout.isatty() else 0
     window = [" - ".join(map(_clock, times))] if times else []

@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from video_rs import terminal
-from video_rs.errors import escape_controls
+from video_rs.errors import printable
 from video_rs.files import atomic_write, open_append, read_run_metrics
 from video_rs.training.run_status import NAMES, Status, metrics_text
 from video_rs.training.schedule import Schedule
@@ -72,7 +72,7 @@ class RunLog:
 
     def info(self, text: str) -> None:
         """Write a line to the terminal, above the progress bar, and, with a timestamp, to ``log.txt``."""
-        text = escape_controls(text)
+        text = printable(text)
         terminal.write(text)
         with suppress(OSError):
             self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

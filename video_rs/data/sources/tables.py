@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from video_rs.errors import UserError, format_value
+from video_rs.errors import UserError, format_value, printable
 from video_rs.files import parse_json
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -140,12 +140,11 @@ def bad_line(place: str, expected: str, found: str) -> UserError:
 
 
 def shorten(text: str) -> str:
-    """Return a text on one line, truncated to 100 characters, with escapes if it has invisible characters."""
-    text = " ".join(text[:1000].split())
-    return (text if text.isprintable() else ascii(text)[1:-1])[:100]
+    """Return the first 100 characters of a text, with single blanks, see :func:`printable`."""
+    return printable(" ".join(text[:1000].split()))[:100]
 
 
 def format_path(path: str) -> str:
-    """Return a path for messages: escaped if it has invisible characters, and at most 200 characters of it."""
-    text = path if path.isprintable() else ascii(path)
+    """Return a path for messages, with at most 200 characters, see :func:`printable`."""
+    text = printable(path)
     return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"
