@@ -65,7 +65,7 @@ def train(job, config, batches, steps):
             for name, norm in norms.items():
                 values = zip((norm.running_mean, norm.running_var), running[name], zip(*seen[name]))
                 for buffer, before, of_batches in values:
-                    buffer.copy_(statistics(before, of_batches, momentum, step * len(of_batches)))
+                    buffer.copy_(statistics(before, of_batches, momentum))
                 running[name] = norm.running_mean.clone(), norm.running_var.clone()
             length = torch.sqrt(sum(p.grad.square().sum() for p in trained.values()))
             for name, p in trained.items():
@@ -133,11 +133,10 @@ def loss_of(logits, target, weights, config):
     return total
 
 
-def statistics(before, of_batches, momentum, count):
-    """Return running statistics after a step, from those of its micro-batches and the number of batches before."""
-    parts = [momentum * (1 - momentum) ** i for i in reversed(range(len(of_batches)))]
+def statistics(before, of_batches, momentum):
+    """Return running statistics after a step, from those of its micro-batches."""
     if momentum == 1:
-        parts = [1 / len(of_batches)] * len(of_batches)
-    of_step = sum(part * value for part, value in zip(parts, of_batches)) / sum(parts)
-    weight = max(sum(parts), len(of_batches) / (count + len(of_batches)))
-    return (1 - weight) * before + weight * of_step
+        return sum(of_batches) / len(of_batches)
+    for value in of_batches:
+        before = (1 - momentum) * before + momentum * value
+    return before

@@ -175,21 +175,6 @@ def test_one_versus_rest_by_hand():
     assert BinaryCrossEntropy(towards=None)(logits.bfloat16(), torch.tensor([1])).dtype == torch.float32
 
 
-def test_a_short_run_forgets_the_initial_statistics():
-    """Running statistics are plain averages at first: after 4 micro-batches at momentum 0.1, those of all four."""
-    model = Normalized().double()
-    model.norm.momentum = 0.1
-    schedule = Schedule(num_samples=8, num_steps=2, batch_size=4, micro_batch=2)
-    parts = {"criterion": CrossEntropy(), "optimizer": create("sgd", model, weight_decay=0), "precision": "float64"}
-    trainer = Trainer(model, schedule, learning_rate=lambda step: 0, **parts)
-    for pixels in ([0, 51, 102, 102], [255, 0, 51, 204]):  # means 0.1, 0.4, 0.5, 0.5
-        clips = torch.tensor(pixels, dtype=torch.uint8).view(2, 2, 1, 1, 1, 1).expand(2, 2, 1, 1, 1, 3)
-        trainer.train_step([{"clip": clip, "label": torch.tensor([0, 1]), "broken": []} for clip in clips])
-    first, second = (0.09 * 0.1 + 0.1 * 0.4) / 0.19, 0.5  # the later micro-batch of a step counts a little more
-    assert model.norm.running_mean.tolist() == pytest.approx([(first + second) / 2] * 3)
-    assert model.norm.num_batches_tracked == 4
-
-
 def test_statistics_of_one_value_are_one_line():
     schedule = Schedule(num_samples=8, num_steps=2, batch_size=2, micro_batch=1)
     model = Normalized().double()

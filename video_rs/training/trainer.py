@@ -141,7 +141,7 @@ class Trainer:
                     synchronize(self.device)
                 if self.world.size > 1 and not self._has_ddp:
                     all_reduce([p.grad for p in self._trained if p.grad is not None], 1 / self.world.size)
-                buffers = self._buffers.after_step(before, seen, self.schedule.accumulation_steps)
+                buffers = self._buffers.after_step(seen, self.schedule.accumulation_steps)
                 buffers, sums = self._share(buffers, self.metrics.of_step)
         except (VideoRSError, RuntimeError, MemoryError, ValueError) as error:
             self._buffers.write(before)
