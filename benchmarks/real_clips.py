@@ -20,7 +20,7 @@ import numpy as np
 
 from video_rs.cli.common import Parser, positive, run
 from video_rs.data.tools.motion import encode
-from video_rs.data.tools.pool import map_in_processes
+from video_rs.data.tools.pool import Beat, watched_calls
 from video_rs.data.video.decode import open_video, probe
 from video_rs.errors import MediaError, UserError
 from video_rs.files import write_csv
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     clips = schedule(videos, args.clips, args.seed)
     for video in videos:
         (out / Path(video).stem).mkdir(parents=True)
-    for _ in map_in_processes(partial(cut, out=out), clips, os.cpu_count() or 1):
+    for _ in watched_calls(partial(cut, out=out), clips, os.cpu_count() or 1, timeout=0):
         pass
     write_csv(out / "clips.csv", ["path", "label", "source"], ([clip.path, clip.label, clip.source] for clip in clips))
     print(
@@ -113,7 +113,7 @@ def schedule(durations: dict[str, float], num_clips: int, seed: int) -> list[Cli
     return clips
 
 
-def cut(clip: Clip, out: Path) -> None:
+def cut(clip: Clip, beat: Beat, out: Path) -> None:
     """Write one clip."""
     with open_video(clip.video) as video:
         seconds = clip.start + np.arange(SECONDS * FPS) / FPS * clip.speed

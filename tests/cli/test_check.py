@@ -269,7 +269,7 @@ def test_a_crashed_process_affects_only_its_file(endless, tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and stderr.count("\n") == 1 and "1 x broken" in stderr, stderr
     assert [tuple(row.values()) for row in rows(tmp_path / "out/problems.csv") if row["kind"] == "broken"] == [
-        (f"{endless}/train/a/long.mkv", "broken", "its process crashed (SIGSEGV)")
+        (f"{endless}/train/a/long.mkv", "broken", "killed the decoder (SIGSEGV)")
     ]
     assert "check: 5/5 files" in stdout and len(rows(tmp_path / "out/files.csv")) == 5
 

@@ -391,7 +391,7 @@ def test_files_that_hang_or_crash_their_process_are_named(slow_source, undisturb
     assert "6 videos" in output and "prepare: 8/8 videos" in output and "2 could not be re-encoded" in output
     reasons = dict(list(csv.reader((out / "failed.csv").open()))[1:])
     assert list(reasons) == [str(path) for path in bad]
-    assert "no progress for 2 s" in reasons[str(bad[0])] and "its process crashed (SIGSEGV)" in reasons[str(bad[1])]
+    assert "no progress for 2 s" in reasons[str(bad[0])] and "killed the decoder (SIGSEGV)" in reasons[str(bad[1])]
     made = {name: data for name, data in tree(out).items() if name.endswith(".mp4")}
     assert made == {name: data for name, data in undisturbed.items() if name.endswith(".mp4")}
     assert not list(out.rglob("*.mp4.*"))

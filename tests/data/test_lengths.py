@@ -101,7 +101,7 @@ def test_without_processes_or_descriptors_nothing_is_known(tmp_path, make_video,
     videos = records_of([make_video(tmp_path / "0.mp4", num_frames=5)])
     monkeypatch.setattr(os, "fork", fail := lambda *args, **options: (_ for _ in ()).throw(BlockingIOError()))
     assert sample_lengths(videos) == []
-    monkeypatch.setattr("multiprocessing.Pipe", fail)
+    monkeypatch.setattr("multiprocessing.connection.Pipe", fail)
     assert sample_lengths(videos) == []
 
 

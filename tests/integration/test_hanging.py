@@ -207,7 +207,7 @@ def test_a_changed_file_that_still_fails_stays_left_out(tiny_config, run_tool, d
     bad.write_bytes(bad.read_bytes() + end)
     done = run_tool("train_net.py", "--cfg", path)
     assert done.returncode == 0, done.stderr
-    reason = "hung the decoder" if end == b"SIGSTOP" else f"killed the decoder ({end.decode()})"
+    reason = "hung the decoder (no progress for 4 s)" if end == b"SIGSTOP" else f"killed the decoder ({end.decode()})"
     assert unreadable_files(tmp_path / "run") == [(str(bad), reason, "2")]
     assert checkpoint.load(tmp_path / "run" / "last.pt")["stamps"] == {str(bad): stamp(str(bad))}
 

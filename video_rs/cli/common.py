@@ -253,8 +253,6 @@ def _run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
             return _fail(f"{error.filename or 'a file'}: {error.strerror}", code)
         if missing := errors.missing_resource(error):
             return _fail(missing)
-        if type(error).__name__ == "BrokenProcessPool":
-            return _fail("a worker process was killed, perhaps for lack of memory; use fewer processes")
         if "CUDA error" in str(error):
             return _fail("the GPU or its driver failed; see nvidia-smi and the system log, then restart to resume")
         raise

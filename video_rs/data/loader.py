@@ -30,15 +30,11 @@ from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
 from video_rs.data.watchdog import Heartbeats, Watchdog, kill_and_join, resource_code, worker_errors
+from video_rs.distributed.launcher import START_METHOD
 from video_rs.errors import MachineError, UserError, VideoRSError, WorkerFailed, first_line, missing_resource
 from video_rs.files import stamp
 from video_rs.signals import blocked_signals, ignore_stop_signals, interruptible
 
-# Workers are forked on Linux, so they share the records, the index and all imports. Python 3.14 no longer forks by
-# default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe here: workers
-# decode and do not log, and the watchdog kills a worker that never opens a file. All objects that are passed to workers
-# can be pickled, for systems without fork.
-START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
 MAX_FAILED = 10  # consecutive videos that hang or kill workers
 
 
@@ -81,11 +77,8 @@ class ViewLoader:
     ``StuckWorker`` if the workers hang while no video is open.
     """
 
-    def __init__(
-        self, dataset: ViewDataset, workers: int, timeout: float, indices: range, max_failed: int = MAX_FAILED
-    ) -> None:
+    def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
         self.dataset, self.workers, self.timeout, self.indices = dataset, workers, timeout, indices
-        self.max_failed = max_failed
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -106,7 +99,7 @@ class ViewLoader:
                 if not failure.files:
                     raise
                 failed_in_a_row += 1
-                if failed_in_a_row > self.max_failed:
+                if failed_in_a_row > MAX_FAILED:
                     last = next(iter(failure.files))
                     raise MachineError(
                         f"{failed_in_a_row} consecutive videos hung or killed the decoder, the last one: {last}; "

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 
 from video_rs.errors import UserError
 
+# Workers are forked on Linux, so they start at once and share the records, the index and all imports. Python 3.14 no
+# longer forks by default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe
+# here: workers decode and do not log, and a worker that hangs is killed. All objects that are passed to workers can be
+# pickled, for systems without fork.
+START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _warned: list[bool] = []
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-
-from torch.utils.data import Dataset
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from video_rs.data.clip_datasets import open_record
-from video_rs.data.loader import ViewLoader
 from video_rs.data.segments import frame_range
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import check_file
+from video_rs.data.tools.pool import Beat, Lost, watched_calls
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.world import World
 from video_rs.errors import MediaError, StorageError, VideoRSError, truncate
+from video_rs.files import stamp
 from video_rs.training.incidents import Incidents
 
 SECONDS = 600.0  # for all files; the next start continues with the rest
@@ -59,72 +58,49 @@ def recheck(
     with world.together("the unreadable files", heartbeats=True):
         if world.is_main and (doubtful := [path for path in incidents.files_to_recheck() if path in indices]):
             info(f"decoding {len(doubtful)} unreadable files again")
-            timeout = timeout or world.timeout / 2
+            timeout, end = timeout or world.timeout / 2, time.monotonic() + SECONDS
             limits = [math.inf if path in incidents.hung else timeout / 2 for path in doubtful]
-            files = _Files(train.records, train.decoder, [indices[path] for path in doubtful], limits)
-            workers = max(1, min(workers, len(doubtful)))
-            items = iter(ViewLoader(files, workers, timeout, range(len(doubtful)), max_failed=len(doubtful)))
-            end = time.monotonic() + SECONDS
-            with contextlib.closing(items):
-                for item in items:
-                    found[item["path"]] = item["error"]
+            files = zip([indices[path] for path in doubtful], limits, strict=True)
+            decode = partial(_problem, train.records, train.decoder)
+            calls = watched_calls(decode, files, max(1, min(workers, len(doubtful))), timeout)
+            with contextlib.closing(calls):
+                for (numbers, _), problem in calls:
+                    path = train.records.path(numbers[0])
+                    if isinstance(problem, Lost):
+                        hung[path], problem = stamp(path), problem.reason
+                    found[path] = problem
                     world.heartbeat()
                     check()
                     if time.monotonic() > end:
                         break
-            hung = {path: version for path, version in files.stamps.items() if path in found}
             if whole := [path for path in doubtful if found.get(path) == ""]:
                 info(f"{len(whole)} of them can be read now: {truncate(whole)}")
     incidents.update(*world.gather((found, hung), "the unreadable files")[0])
 
 
-@dataclass(eq=False)
-class _Files(Dataset):
-    """A dataset of the reasons why files cannot be read, for a ``ViewLoader``.
+def _problem(records: Records, decoder: str, item: tuple[Sequence[int], float], beat: Beat) -> str:
+    """Return the reason why a file cannot be read, or "". `beat` is not called, so the timeout is that of a whole file.
 
     Args:
-        records, decoder, skip, stamps: as for ``ViewDataset``.
-        indices: the records of each file.
-        limits: seconds after which a file that has no problem so far is not decoded further.
+        item: the records of the file, and seconds after which it is not decoded further if it has no problem so far.
     """
+    indices, limit = item
+    end = time.monotonic() + limit
 
-    records: Records
-    decoder: str
-    indices: Sequence[Sequence[int]]
-    limits: Sequence[float]
-    skip: Mapping[str, str] = field(default_factory=dict)
-    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    def stop_in_time() -> None:
+        if time.monotonic() > end:
+            raise _TimeIsUp
 
-    def heartbeat(self, index: int) -> None:
-        """Do nothing; see ``ClipDataset``."""
-
-    def __getitem__(self, number: int) -> dict[str, str]:
-        index = self.indices[number][0]
-        path = self.records.path(index)
-        reason = self.skip.get(path)
-        if reason is None:
-            self.heartbeat(index)
-            try:
-                reason = self._problem(number)
-            except (MediaError, StorageError) as error:
-                reason = self.records.fault(error, index)
-            self.heartbeat(-1)
-        return {"path": path, "error": reason}
-
-    def _problem(self, number: int) -> str:
-        end = time.monotonic() + self.limits[number]
-
-        def beat() -> None:
-            if time.monotonic() > end:
-                raise _TimeIsUp
-
+    try:
         with contextlib.suppress(_TimeIsUp):
-            if problem := check_file(self.records.file(self.indices[number][0]), beat).problem:
+            if problem := check_file(records.file(indices[0]), stop_in_time).problem:
                 return problem
-        for index in self.indices[number]:  # as training does
-            with open_record(self.records, index, self.decoder) as video:
-                frame_range(video, *self.records.segment(index))
-        return ""
+        for index in indices:  # as training does
+            with open_record(records, index, decoder) as video:
+                frame_range(video, *records.segment(index))
+    except (MediaError, StorageError) as error:
+        return records.fault(error, indices[0])
+    return ""
 
 
 class _TimeIsUp(VideoRSError):

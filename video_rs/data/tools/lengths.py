@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import NamedTuple
 
 import av
@@ -21,8 +17,11 @@ from video_rs.data.clips import TemporalSampling
 from video_rs.data.shards import in_memory
 from video_rs.data.sources.records import Records
 from video_rs.data.storage import is_remote
+from video_rs.data.tools.pool import Beat, watched_calls
 from video_rs.data.video.images import frame_files
 from video_rs.data.video.stream_index import best_stream, open_container
+from video_rs.distributed.launcher import START_METHOD, can_start_processes
+from video_rs.errors import MachineError
 
 FILES, SECONDS = 100, 2.0  # limits of a sample
 TOLERATED = 0.05  # fraction of short videos with a setting that fits
@@ -79,53 +78,30 @@ def _shorter(sampling: TemporalSampling) -> Iterator[tuple[str, TemporalSampling
 def sample_lengths(records: Records, files: int = FILES, seconds: float = SECONDS) -> list[Length]:
     """Return the lengths of all indexed videos, or else of evenly spaced ones, from their headers.
 
-    Headers are read in a forked process, because a file can hang or crash its reader. Files that cannot be read in the
-    given time are omitted; all of them on systems other than Linux, and for shards on remote storage.
+    Headers are read in another process, because a file can hang or crash its reader. Files that cannot be read in the
+    given time are omitted; all of them without forked processes, and for shards on remote storage.
     """
     if records.index is not None:
         rows = records.index.rows
         known = [(i, Length(int(rows["num_frames"][i]), float(rows["fps"][i]))) for i in np.flatnonzero(rows["bytes"])]
         return [length.part(*records.segment(i)) for i, length in known]
     lengths: list[Length] = []
-    if not sys.platform.startswith("linux") or is_remote(records.path(0)):
+    if START_METHOD != "fork" or not can_start_processes() or is_remote(records.path(0)):
         return lengths
-    numbers = np.unique(np.linspace(0, len(records) - 1, files).astype(int)).tolist()
-    with contextlib.suppress(OSError):  # no descriptor or process is left: the loader reports it
-        receiver, sender = multiprocessing.Pipe(duplex=False)
-        with receiver, sender:
-            process = os.fork() or _measure(records, numbers, sender, seconds)
-            sender.close()
-            try:
-                end = time.monotonic() + seconds
-                while receiver.poll(max(0.0, end - time.monotonic())):
-                    lengths.append(receiver.recv())
-            except (EOFError, OSError):  # it is done, or crashed
-                pass
-            finally:
-                _kill(process)
+    numbers, end = np.unique(np.linspace(0, len(records) - 1, files).astype(int)).tolist(), time.monotonic() + seconds
+    calls = watched_calls(partial(_measure, records), numbers, 1, seconds)
+    # no descriptor, process or memory is left: the loader reports it
+    with contextlib.suppress(OSError, MachineError), contextlib.closing(calls):
+        for _, length in calls:
+            lengths += [length] if isinstance(length, Length) else []
+            if time.monotonic() > end:
+                break
     return lengths
 
 
-def _kill(process: int) -> None:
-    """Kill a child process and wait up to a second for its end: it can be stuck in the kernel."""
-    os.kill(process, signal.SIGKILL)
-    end = time.monotonic() + 1
-    while not os.waitpid(process, os.WNOHANG)[0] and time.monotonic() < end:
-        time.sleep(0.005)
-
-
-def _measure(records: Records, numbers: list[int], sender: Connection, seconds: float) -> int:
-    """Send the lengths of some files, in a forked process, and exit."""
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(int(seconds) + 1)  # if the parent is killed
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        for number in numbers:
-            with contextlib.suppress(Exception):  # training reports it
-                sender.send(_length(records, number).part(*records.segment(number)))
-    finally:
-        os._exit(0)
+def _measure(records: Records, number: int, beat: Beat) -> Length | None:
+    with contextlib.suppress(Exception):  # training reports it
+        return _length(records, number).part(*records.segment(number))
 
 
 def _length(records: Records, number: int) -> Length:

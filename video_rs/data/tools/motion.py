@@ -14,6 +14,7 @@ Each file depends only on (seed, split, class, number).
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import av
 import numpy as np
 
 from video_rs.data.tools.encode import h264_writer
-from video_rs.data.tools.pool import Progress, map_in_processes, no_progress
+from video_rs.data.tools.pool import Beat, Progress, no_progress, watched_calls
 from video_rs.errors import UserError
 from video_rs.files import atomic_write, read_json, refuse_links, write_json
 from video_rs.rng import keyed_rng
@@ -180,13 +181,14 @@ def make(
     write_json(root / STAMP, stamp | {"complete": False})
     todo = [item for item in items(counts) if not (root / item.path).exists()]
     write = partial(_write, root=root, size=size, frames=frames, seed=seed)
-    for _ in progress(map_in_processes(write, todo, workers or os.cpu_count() or 1), len(todo)):
-        pass
+    with closing(watched_calls(write, todo, min(workers or os.cpu_count() or 1, len(todo)), timeout=0)) as calls:
+        for _ in progress(calls, len(todo)):
+            pass
     write_json(root / STAMP, stamp | {"complete": True})
     return True
 
 
-def _write(item: Item, *, root: Path, size: int, frames: int, seed: int) -> None:
+def _write(item: Item, beat: Beat, *, root: Path, size: int, frames: int, seed: int) -> None:
     rng = keyed_rng(seed, "motion", SPLITS.index(item.split), CLASSES.index(item.name), item.number)
     encode(root / item.path, render(item.name, frames, size, rng))
 

@@ -7,50 +7,27 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import Any, NamedTuple, TypeVar
 
-from video_rs.distributed.launcher import can_start_processes
+from video_rs.distributed.launcher import START_METHOD, can_start_processes
 from video_rs.errors import MachineError
-from video_rs.signals import blocked_signals, ignore_stop_signals
+from video_rs.signals import blocked_signals, ignore_stop_signals, interruptible
 
 T, R = TypeVar("T"), TypeVar("R")
 Progress = Callable[[Iterable, int], Iterable]
 """Called with the results of a job and their number; returns an iterator that displays the progress."""
 Beat = Callable[[], None]
 """Called by a job as it makes progress."""
-_SPAWN = multiprocessing.get_context("spawn")  # threads of the caller do not survive a fork
+_CONTEXT = multiprocessing.get_context(START_METHOD)
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}  # of native code, on damaged files
 
 
 def no_progress(items: Iterable[T], total: int) -> Iterable[T]:
     """Return the items unchanged: a ``Progress`` without a display."""
     return items
-
-
-def map_in_processes(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterator[R]:
-    """Yield ``function(item)`` for each item in order, for calls that take milliseconds and do not hang.
-
-    After Ctrl-C or an exception in a call, each process finishes its queued calls, up to 32. Processes exit when their
-    parent exits.
-
-    Raises:
-        BrokenProcessPool: a process was killed.
-        Exception: any exception of a call.
-    """
-    if workers == 1 or len(todo) < 64 or not can_start_processes():  # starting processes would take longer
-        yield from map(function, todo)
-        return
-    with ProcessPoolExecutor(workers, _SPAWN, initializer=_init_process) as pool:
-        try:
-            yield from pool.map(function, todo, chunksize=16)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 class Lost(NamedTuple):
@@ -95,7 +72,9 @@ def watched_calls(
         before = time.monotonic()
         while team:
             workers_of = {worker.pipe: worker for worker in team}
-            for worker in map(workers_of.get, wait(workers_of, tick)):
+            with interruptible():
+                ready = wait(workers_of, tick)
+            for worker in map(workers_of.get, ready):
                 kind, result = worker.receive()
                 if kind == "beat":
                     continue
@@ -112,7 +91,7 @@ def watched_calls(
             for worker in list(team):
                 worker.silence += passed
                 if timeout and worker.item is not None and worker.silence >= timeout:
-                    yield worker.item, Lost(f"no progress for {timeout:g} s; the decoder or the storage hangs")
+                    yield worker.item, Lost(f"hung the decoder (no progress for {timeout:g} s)")
                     team[team.index(worker)] = worker.replaced()
     finally:
         for worker in team:
@@ -125,9 +104,8 @@ class _Worker:
     def __init__(self, function: Callable[[Any, Beat], Any], tick: float | None) -> None:
         self._job = function, tick
         self.item, self.silence = None, 0.0
-        self.pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_work, args=(*self._job, theirs), daemon=True)
-        resource_tracker.ensure_running()  # starting it later would unblock the signals
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_work, args=(*self._job, theirs), daemon=True)
         with blocked_signals():
             self._process.start()
         theirs.close()  # otherwise the pipe stays open when the process dies
@@ -154,7 +132,7 @@ class _Worker:
             if self.item is None:
                 raise MachineError(f"a process died at start-up ({how}), perhaps out of memory; use fewer") from None
             if code >= 0 or -code in _CRASHES:
-                return "lost", Lost(f"its process crashed ({how})")
+                return "lost", Lost(f"killed the decoder ({how})")
             cause = "/dev/shm may be full (see --shm-size)" if -code == signal.SIGBUS else "possibly out of memory"
             return "killed", f"its process was killed ({how}), {cause}; use fewer workers"
         if kind == "error":
@@ -164,7 +142,7 @@ class _Worker:
     def end(self) -> None:
         self._process.kill()  # before closing the pipe; otherwise it would print a BrokenPipeError
         self.pipe.close()
-        self._process.join(5)  # give up on a process that is stuck in the kernel
+        self._process.join(1)  # give up on a process that is stuck in the kernel
 
     def replaced(self) -> "_Worker":
         self.end()
@@ -172,7 +150,9 @@ class _Worker:
 
 
 def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connection) -> None:
-    _init_process()
+    ignore_stop_signals()  # the parent handles them
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged metadata
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     sent = time.monotonic()
 
     def beat() -> None:  # called hundreds of times per second
@@ -190,13 +170,6 @@ def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connec
             except Exception as error:
                 answer = "error", ExceptionWithTraceback(error, error.__traceback__)
             pipe.send(answer)
-
-
-def _init_process() -> None:
-    """Set up a new process: ignore stop signals, which the parent handles, and exit when the parent is killed."""
-    ignore_stop_signals()
-    warnings.filterwarnings("ignore", module="PIL")  # about damaged metadata
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
