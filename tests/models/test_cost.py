@@ -1,7 +1,5 @@
 """What networks cost: against the references' figures, fvcore's counts, the CPU's tensors and sums by hand."""
 
-import re
-
 import pytest
 import torch
 from torch import nn
@@ -9,8 +7,8 @@ from torch import nn
 from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models import cost as cost_module
-from video_rs.models.cost import Cost, activation_bytes, cost, input_shape, macs, measure, on_meta_device
-from video_rs.models.presets import PRESETS
+from video_rs.models.cost import activation_bytes, input_shape, macs, measure, on_meta_device
+from video_rs.models.presets import PRESETS, Cost
 from video_rs.models.registry import create_model, list_models
 from video_rs.models.resnet_rs import ResNetRS
 from video_rs.models.summary import stages
@@ -80,12 +78,14 @@ def on_meta(name: str) -> nn.Module:
 
 def test_macs_are_the_references():
     assert {name: PRESETS[name].reference.gmacs for name in GMACS} == GMACS
-    assert {name: cost(name).macs / 1e9 for name in GMACS} == pytest.approx(GMACS, rel=3e-4)  # these are rounded
+    assert {name: PRESETS[name].cost.macs / 1e9 for name in GMACS} == pytest.approx(
+        GMACS, rel=3e-4
+    )  # these are rounded
 
 
 def test_the_gardens_images_cost_what_the_papers_do():
     for name in list_models("garden_resnet_rs_*"):
-        ours, paper = cost(name), cost(name.removeprefix("garden_"))
+        ours, paper = PRESETS[name].cost, PRESETS[name.removeprefix("garden_")].cost
         assert (ours.parameters, ours.macs) == (paper.parameters + 2049, paper.macs + 2048), name  # one more class
         assert PRESETS[name].reference.gmacs == GMACS[name.removeprefix("garden_")], name
 
@@ -111,15 +111,14 @@ def test_references_of_test_crops():
 
 
 @pytest.mark.parametrize("name", ["resnet_rs_26", "resnet_rs_101_i160", "garden_resnet_rs_50", "garden_resnet3d_rs_50"])
-def test_whole_networks_cost_what_follows_from_few_blocks(name):
-    assert cost(name) == measure(on_meta(name))
+def test_networks_cost_what_their_table_says(name):
+    assert PRESETS[name].cost == measure(on_meta(name))
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", [name for name in list_models() if not re.search("_(200|270|3.0|400|i...)", name)])
-def test_large_whole_networks_cost_what_follows_from_few_blocks(name):
-    """Not of those between the depths of 152 and 420, nor once more for another size of images."""
-    assert cost(name) == measure(on_meta(name))
+@pytest.mark.parametrize("name", PRESETS)
+def test_all_networks_cost_what_their_table_says(name):
+    assert PRESETS[name].cost == measure(on_meta(name))
 
 
 @pytest.mark.parametrize(("name", "shape"), SMALL)
@@ -197,7 +196,7 @@ def test_stages_of_a_video_network():
     ]
     assert lines[0].macs == 5 * 3 * 3 * 3 * 32 * 16 * 112 * 112
     assert lines[6].layers == "6 x [3x1x1, 256; 1x3x3, 256; 1x1x1, 1024], SE, stride 1x2x2"
-    total = cost("resnet3d_rs_50")
+    total = PRESETS["resnet3d_rs_50"].cost
     assert sum(line.parameters for line in lines) == total.parameters == 42_592_432
     assert sum(line.macs for line in lines) == total.macs
 
@@ -224,7 +223,7 @@ def test_networks_that_look_at_numbers_run_on_the_cpu(monkeypatch):
     monkeypatch.setattr(cost_module, "create_model", lambda name: Looks())
     assert on_meta_device("any", lambda model: model.conv.weight.device.type) == "meta"
     assert on_meta_device("any", lambda model: (measure(model), model.conv.weight.device.type)[1]) == "cpu"
-    assert cost("any").macs == 3 * 8 * 9 * 256 + 56
+    assert on_meta_device("any", measure).macs == 3 * 8 * 9 * 256 + 56
 
 
 def test_networks_that_look_at_numbers_while_they_are_built(monkeypatch):
@@ -234,17 +233,17 @@ def test_networks_that_look_at_numbers_while_they_are_built(monkeypatch):
 
     monkeypatch.setattr(cost_module, "create_model", build)
     assert on_meta_device("any", lambda model: model.conv.weight.device.type) == "meta"
-    assert cost("any").parameters == 296
+    assert on_meta_device("any", measure).parameters == 296
 
 
 def test_unknown_networks_are_one_line():
     with pytest.raises(UserError, match="did you mean resnet_rs_50"):
-        cost("resnet_rs_51")
+        on_meta_device("resnet_rs_51", measure)
 
 
 def test_pytorchvideos_slow_network_is_the_gardens():
     pytest.importorskip("pytorchvideo.models")
-    theirs, ours = cost("pytorchvideo/slow_r50"), cost("garden_slowonly_50")
+    theirs, ours = on_meta_device("pytorchvideo/slow_r50", measure), PRESETS["garden_slowonly_50"].cost
     assert (theirs.parameters, theirs.macs) == (ours.parameters, ours.macs)
 
 

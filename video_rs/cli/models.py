@@ -83,9 +83,7 @@ def _matching(pattern: str) -> list[str]:
 
 def row(preset: Preset) -> list[str]:
     """Return the table row of a preset, one cell per column in ``COLUMNS``."""
-    from video_rs.models.cost import cost
-
-    ours, reference = cost(preset.name), preset.reference
+    ours, reference = preset.cost, preset.reference
     gmacs = ours.macs / 1e9
     published = [f"{p.top1:.1f} {p.dataset}, {p.source.split()[0]}" for p in preset.published]
     return [

@@ -1,6 +1,6 @@
 """Count parameters, multiply-accumulates (MACs) and activation memory of a network.
 
-    >>> cost("resnet_rs_50")
+    >>> on_meta_device("resnet_rs_50", measure)
     Cost(parameters=35691912, macs=2278629376, activation_bytes=...)
 
 Networks run on torch's meta device, which has shapes but computes and allocates nothing. MACs include convolutions and
@@ -8,10 +8,8 @@ matrix products, also in attention. As in the papers, batch normalisation, activ
 counted. The papers' "FLOPs" are twice the MACs.
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -20,27 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_rs.data_config import DataConfig
-from video_rs.models.presets import PRESETS, Preset
+from video_rs.models.presets import Cost
 from video_rs.models.registry import create_model
-from video_rs.models.resnet_rs import ResNetRS
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one sample.
-
-    Attributes:
-        parameters: number of trainable parameters.
-        macs: multiply-accumulates of one forward pass of one training clip or image.
-        activation_bytes: see :func:`activation_bytes`.
-    """
-
-    parameters: int
-    macs: int
-    activation_bytes: int
 
 
 def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
@@ -55,47 +37,10 @@ def input_shape(data_config: DataConfig, size: int | None = None) -> Shape:
     return (data_config.in_channels, *frames, side, side)
 
 
-def cost(name: str) -> Cost:
-    """Return the cost of a network by name, on its training clips.
-
-    All middle blocks of a stage have the same cost. Presets are measured with few blocks, which is fast, and the rest
-    is extrapolated. Tests verify that the result is exact.
-    """
-    preset = PRESETS.get(name)
-    if preset is None or not all(isinstance(kernel, int) for kernel in preset.architecture.temporal_kernels):
-        return on_meta_device(name, measure)
-    few = 3 if preset.architecture.self_gating else 2  # gates are in the last block
-    neutral = {"name": "", "depth": 0, "rand_augment": None, "published": (), "reference": None}  # to share the cache
-    shallow = dataclasses.replace(preset, blocks=(few,) * len(preset.blocks), **neutral)
-    base, *middle = _base_and_middle(shallow)
-    totals = dataclasses.astuple(base)
-    for num_blocks, block in zip(preset.blocks, middle, strict=True):
-        steps = zip(totals, dataclasses.astuple(block), strict=True)
-        totals = tuple(total + (num_blocks - few) * step for total, step in steps)
-    return Cost(*totals)
-
-
-@functools.cache
-def _base_and_middle(preset: Preset) -> tuple[Cost, ...]:
-    """Return the cost of a network, and of the second block in each of its stages."""
-    rates = {"dropout": preset.dropout, "drop_path": preset.drop_path}
-    with torch.device("meta"):
-        model = ResNetRS(
-            preset.architecture, preset.blocks, preset.num_classes, **rates, data_config=preset.data_config
-        )
-        return tuple(_costs(model, [model, *(blocks[1] for blocks in model.stages)]))
-
-
 def measure(model: nn.Module) -> Cost:
-    """Return the cost of a model, see :func:`cost`. It runs on the device of the model, preferably "meta"."""
-    return _costs(model, [model])[0]
-
-
-def _costs(model: nn.Module, modules: Sequence[nn.Module]) -> list[Cost]:
+    """Return the cost of a model on its training clips. It runs on the device of the model, preferably "meta"."""
     shape = input_shape(model.data_config)
-    return list(
-        map(Cost, count_parameters(modules), count_macs(model, shape, modules), _count_bytes(model, shape, modules))
-    )
+    return Cost(count_parameters(model), macs(model, shape), activation_bytes(model, shape))
 
 
 def on_meta_device(name: str, function: Callable[[nn.Module], T], **options: Any) -> T:
@@ -122,7 +67,7 @@ def macs(model: nn.Module, shape: Shape, on_meta: bool = False) -> int:
 
     With ``on_meta`` the model stays where it is, and nothing is computed.
     """
-    return count_macs(model, shape, [model], on_meta)[0]
+    return count_macs(model, shape, on_meta)["Global"]  # the counter's name of the model
 
 
 def activation_bytes(model: nn.Module, shape: Shape, on_meta: bool = False) -> int:
@@ -134,26 +79,6 @@ def activation_bytes(model: nn.Module, shape: Shape, on_meta: bool = False) -> i
     a device needs more. bfloat16 autocast roughly halves it. The value is half of a measurement with a batch of two.
     ``on_meta`` is as in :func:`macs`.
     """
-    return _count_bytes(model, shape, [model], on_meta)[0]
-
-
-def count_parameters(modules: Iterable[nn.Module]) -> list[int]:
-    """Return the number of parameters of each module."""
-    return [sum(p.numel() for p in module.parameters()) for module in modules]
-
-
-def count_macs(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], on_meta: bool = False) -> list[int]:
-    """Return the MACs of each module in one forward pass of the model, see :func:`macs`."""
-    with (
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),  # the counter does not support all fused attention kernels
-        FlopCounterMode(display=False) as counter,
-    ):
-        flops = _growth(counter.get_total_flops, modules, model, _state(model, on_meta), (1, *shape))
-    return [count // 2 for count in flops]
-
-
-def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], on_meta: bool = False) -> list[int]:
     state = _state(model, on_meta)
     own = {_storage(tensor) for tensor in state.values()}
     saved: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so ids are not reused
@@ -163,12 +88,27 @@ def _count_bytes(model: nn.Module, shape: Shape, modules: Sequence[nn.Module], o
             saved[_storage(tensor)] = tensor.untyped_storage()
         return tensor
 
-    def total() -> int:
-        return sum(storage.nbytes() for storage in saved.values())
-
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = _growth(total, modules, model, state, (2, *shape), training=True)
-    return [count // 2 for count in kept]
+        _run(model, state, (2, *shape), training=True)
+    return sum(storage.nbytes() for storage in saved.values()) // 2
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(model: nn.Module, shape: Shape, on_meta: bool = False) -> Counter[str]:
+    """Return the MACs of the modules in one forward pass of the model by their names, see :func:`macs`."""
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),  # the counter does not support all fused attention kernels
+        FlopCounterMode(display=False) as counter,
+    ):
+        _run(model, _state(model, on_meta), (1, *shape))
+    root = f"{type(model).__name__}."
+    counts = counter.get_flop_counts().items()
+    return Counter({name.removeprefix(root): sum(by_operator.values()) // 2 for name, by_operator in counts})
 
 
 def _state(model: nn.Module, on_meta: bool) -> dict[str, Tensor]:
@@ -182,26 +122,11 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return shape.requires_grad_(tensor.requires_grad)
 
 
-def _growth(
-    read: Callable[[], int],
-    modules: Sequence[nn.Module],
-    model: nn.Module,
-    state: dict[str, Tensor],
-    shape: Shape,
-    training: bool = False,
-) -> list[int]:
-    """Run a model with a state on zeros, and return the increase of ``read()`` during each of the modules."""
-    grown, before = [0] * len(modules), model.training
-    first = next(iter(state.values()))
+def _run(model: nn.Module, state: dict[str, Tensor], shape: Shape, training: bool = False) -> None:
+    """Run a model with a state on zeros."""
+    first, before = next(iter(state.values())), model.training
     zeros = torch.zeros(shape, dtype=first.dtype, device=first.device)
-
-    def add(i: int, sign: int, *_: object) -> None:
-        grown[i] += sign * read()
-
     hooks = [m.register_forward_hook(_keep_channels_last) for m in model.modules() if isinstance(m, nn.Conv3d)]
-    for i, module in enumerate(modules):
-        hooks.append(module.register_forward_pre_hook(functools.partial(add, i, -1)))
-        hooks.append(module.register_forward_hook(functools.partial(add, i, 1)))
     try:
         model.train(training)
         torch.func.functional_call(model, state, zeros)
@@ -209,7 +134,6 @@ def _growth(
         model.train(before)
         for hook in hooks:
             hook.remove()
-    return grown
 
 
 def _keep_channels_last(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The named networks: architecture, regularisation, data config, published accuracies. Does not import torch.
+"""The named networks: architecture, regularisation, data config, cost, accuracies. This module does not import torch.
 
-presets.csv has a row for each network, references.csv has the sizes of the networks in the reference implementations,
-and published.csv has accuracies with their sources.
+presets.csv has a row for each network, with its cost as ``video_rs.models.cost`` counts it. references.csv has the
+sizes of the networks in the reference implementations, and published.csv has accuracies with their sources.
 
 Image networks, one for each published depth and resolution (Bello et al. 2021, arXiv 2103.07579):
 ``resnet_rs_*`` has the architecture and the recipe of the released code (tensorflow/tpu, ``models/official/resnet``),
@@ -38,6 +38,21 @@ BLOCKS = {
 
 # Size of the test crop relative to the short side of an image, in both image recipes.
 CENTER_CROP = 0.875
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one sample.
+
+    Attributes:
+        parameters: number of trainable parameters.
+        macs: multiply-accumulates of one forward pass of one training clip or image.
+        activation_bytes: see ``video_rs.models.cost.activation_bytes``.
+    """
+
+    parameters: int
+    macs: int
+    activation_bytes: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ class Preset:
         dropout: dropout rate before the classifier.
         drop_path: rate of stochastic depth in the last stage, with the paper's rule.
         data_config: default frames, resolution and normalisation.
+        cost: cost of one training clip or image.
         rand_augment: magnitude of RandAugment (2 layers) in the published recipe; None for no RandAugment.
         published: published accuracies, the first one with the settings of this preset.
         reference: size of the reference implementation; None if there is none.
@@ -101,6 +117,7 @@ class Preset:
     dropout: float
     drop_path: float
     data_config: DataConfig
+    cost: Cost
     rand_augment: float | None = None
     published: tuple[Published, ...] = ()
     reference: Reference | None = None
@@ -145,6 +162,7 @@ def _read() -> dict[str, Preset]:
             dropout=float(row["dropout"]),
             drop_path=float(row["drop_path"]),
             data_config=_data_config(architecture, int(row["frames"]), int(row["stride"]), int(row["size"])),
+            cost=Cost(int(row["parameters"]), int(row["macs"]), int(row["activation_bytes"])),
             rand_augment=_number(row["rand_augment"]),
             published=published[name],
             reference=references.get(name),

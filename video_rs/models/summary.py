@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from video_rs.data_config import DataConfig
-from video_rs.models.cost import Cost, Shape, count_macs, count_parameters, input_shape, macs, measure, on_meta_device
+from video_rs.models.cost import Shape, count_macs, count_parameters, input_shape, macs, measure, on_meta_device
 from video_rs.models.layers import MaxPool
+from video_rs.models.presets import Cost
 from video_rs.models.resnet_rs import Bottleneck, ResNetRS
 from video_rs.models.weights.source import public_record
 
@@ -81,16 +82,16 @@ def stages(model: nn.Module, shape: Shape) -> list[StageSummary]:
         shapes[name] = tuple(_shapes(output, image))
 
     hooks = [module.register_forward_hook(functools.partial(record, name)) for name, _, module in parts]
-    modules = [model, *(module for *_, module in parts)]
-    (parameters, *own), (total, *each) = count_parameters(modules), count_macs(model, shape, modules)
+    counts = count_macs(model, shape)
     for hook in hooks:
         hook.remove()
     rows = [
-        StageSummary(name, layers, shapes.get(name, ()), *counts)
-        for (name, layers, _), *counts in zip(parts, own, each, strict=True)
+        StageSummary(name, layers, shapes.get(name, ()), count_parameters(module), counts[name])
+        for name, layers, module in parts
     ]
-    rest = parameters - sum(own), total - sum(each)
-    return [*rows, StageSummary("other", "", (), *rest)] if any(rest) else rows
+    parameters = count_parameters(model) - sum(row.parameters for row in rows)
+    other = StageSummary("other", "", (), parameters, counts["Global"] - sum(row.macs for row in rows))
+    return [*rows, other] if other.parameters or other.macs else rows
 
 
 Part = tuple[str, str, nn.Module]  # name, description of the layers, module
