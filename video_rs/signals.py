@@ -122,7 +122,7 @@ class StopSignals:
     Attributes:
         active: the one whose block is executed, or None.
         received: the first signal, or None.
-        waiting: True in a block :func:`interruptible` until a signal is received.
+        waiting: True in a block :func:`interruptible`.
     """
 
     active: ClassVar[StopSignals | None] = None
@@ -151,7 +151,6 @@ class StopSignals:
         if number == signal.SIGINT:  # os.write: the signal may interrupt a print
             os.write(2, b"\nstopping with a checkpoint; press Ctrl-C again to stop at once\n")
         if self.waiting:
-            self.waiting = False
             self.check()
 
     def check(self) -> None:
@@ -162,7 +161,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Run a block that waits for data. Raise ``Interrupted`` as soon as the active ``StopSignals`` has a signal."""
+    """Run a block that waits. Raise ``Interrupted`` as soon as the active ``StopSignals`` has a signal."""
     signals = StopSignals.active
     if signals is None or not _is_main_thread():
         yield
@@ -171,5 +170,8 @@ def interruptible() -> Iterator[None]:
     try:
         signals.check()
         yield
+    except Exception:
+        signals.check()  # a library may have replaced Interrupted
+        raise
     finally:
         signals.waiting = False

@@ -1,7 +1,10 @@
 """``torch.compile``: one graph, the same numbers, and one line if the compiler fails."""
 
 import copy
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from video_rs.errors import MachineError
 from video_rs.models.architecture import GARDEN_3D, RESNET_RS_2D, RESNET_RS_3D
 from video_rs.models.layers import keyed_uniform
 from video_rs.models.resnet_rs import ResNetRS
+from video_rs.signals import Interrupted, StopSignals
 from video_rs.training.ema import EMA
 from video_rs.training.losses import CrossEntropy
 from video_rs.training.lr_schedule import learning_rate
@@ -131,6 +135,31 @@ def test_a_compiler_that_is_missing(monkeypatch):
         steps(job, 1, 1)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in job.model.state_dict().items())
+
+
+@pytest.mark.parametrize("swallows", [False, True], ids=["raises", "replaces the error"])
+def test_a_stop_signal_while_it_compiles(monkeypatch, swallows):
+    """It takes minutes. The state before the step stays, also if the compiler replaces the error by its own."""
+
+    def compiled(network, **options):
+        def forward(clips, keys):
+            network(clips, keys)
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(20)
+            except Exception as error:
+                if not swallows:
+                    raise
+                raise torch._dynamo.exc.InternalTorchDynamoError(error, "text") from error
+
+        return forward
+
+    job = trainer(True, RESNET_RS_2D, (1,))
+    before = {name: value.clone() for name, value in job.model.state_dict().items()}
+    monkeypatch.setattr(torch, "compile", compiled)
+    with StopSignals(), pytest.raises(Interrupted, match="received SIGTERM"):
+        steps(job, 1, 1)
+    assert job.step == 0 and all(torch.equal(value, before[name]) for name, value in job.model.state_dict().items())
 
 
 def test_other_errors_keep_their_traceback():

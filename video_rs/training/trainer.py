@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from inspect import signature
 from typing import Any
@@ -37,6 +37,7 @@ from video_rs.distributed.world import World
 from video_rs.errors import MachineError, UserError, VideoRSError, first_line, is_out_of_memory
 from video_rs.models.sync_batch_norm import ONE_VALUE
 from video_rs.rng import sample_keys
+from video_rs.signals import interruptible
 from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
 from video_rs.training.metrics import StepMetrics
@@ -96,6 +97,7 @@ class Trainer:
         self._buffers = Buffers(model)
         self._has_ddp = not compiles_graphs(self.device)
         self._network: nn.Module | None = None  # made in the first step
+        self._compiled: set[tuple[torch.Size, bool]] = set()  # sizes of clips that need no compilation any more
 
     def _wrapped(self) -> nn.Module:
         """Wait for all ranks and return the wrapped network. Each rank keeps its own batch norm statistics."""
@@ -130,7 +132,7 @@ class Trainer:
                     is_last = number == self.schedule.accumulation_steps - 1
                     alone = self.world.size == 1 or not self._has_ddp
                     syncing = contextlib.nullcontext() if is_last or alone else self._network.no_sync()
-                    with syncing, limited(self.device, self.world.local_size):
+                    with syncing, limited(self.device, self.world.local_size), self._compiling(batch, is_last):
                         self._forward_backward(batch, number)
                     if self.schedule.accumulation_steps > 1:
                         seen += self._buffers.read()
@@ -159,6 +161,14 @@ class Trainer:
         self._update(before, buffers, sums)
         flush(self.device)
         self.step += 1
+
+    @contextlib.contextmanager
+    def _compiling(self, batch: dict[str, Any], is_last: bool) -> Iterator[None]:
+        """Obey stop signals at once while a size of clips is compiled, which takes minutes."""
+        size = (batch["clip"].shape, is_last)  # the last micro-batch of several has another graph, with the all-reduce
+        with interruptible() if self.compile and size not in self._compiled else contextlib.nullcontext():
+            yield
+        self._compiled.add(size)
 
     def smaller_micro_batches(self) -> list[int]:
         """Return the smaller micro-batches that the batch can be divided into, in ascending order."""
