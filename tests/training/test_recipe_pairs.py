@@ -1,11 +1,11 @@
-"""All pairs of the keys of a recipe: refused, or trained together and compared with a plain torch loop.
+"""Each pair of recipe keys is refused, or is trained together and compared with a plain torch loop.
 
-docs/recipe.md has the table of pairs with their verdicts. It is checked against the errors of the config and against
-the runs below, which have each pair of keys on together at least once.
+The verdicts are in the tables of docs/recipe.md. They are checked against the errors of the config and against the runs
+below. Each pair that is not refused is on in at least one run.
 """
 
 import re
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ ON = {
     "optim.schedule": "step",
 }
 OFF = {"train.label_smoothing": 0, "train.ema_decay": 0, "optim.weight_decay": 0, "optim.warmup_epochs": 0}
-LOSSES = {  # choices that exclude each other, and what they exclude
+LOSSES = {  # alternatives that exclude each other, with the keys that each one turns off
     "weights": {"train.loss", "train.balanced_sampling", "data.multi_label"},
     "balanced": {"train.class_weights", "data.multi_label"},
     "several labels": {"train.class_weights", "train.balanced_sampling"},
@@ -60,11 +60,11 @@ def settings(keys):
 
 @pytest.fixture(scope="session")
 def start(unequal, tmp_path_factory):
-    """Return what all runs share: small clips of three classes, and weights to start from."""
+    """Return a function that loads a config with some keys on. All runs share three classes and their first weights."""
     folder = tmp_path_factory.mktemp("pairs")
     (folder / "recipe.yaml").write_text("")
     files = {split: sorted((unequal / split).rglob("*.mp4")) for split in ("train", "val")}
-    for split, names in files.items():  # the third class is in addition to another one
+    for split, names in files.items():  # each file also has the third class
         labels = [name.parent.name for name in names]
         others = sorted(set(labels))
         rows = [f"{name},{label};{others[2]}" for name, label in zip(names, labels)]
@@ -122,29 +122,42 @@ def test_the_start_of_the_log_names_small_batches_and_long_warm_ups(start):
     assert "batch norm" not in page and "warm-up" not in page
 
 
-def rows():
-    """Return the rows of the table: a key, other keys, the verdict."""
-    table = PAGE.read_text(encoding="utf-8").partition("## Pairs of keys")[2]
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:3] == "| `"]
-    return [(key.strip("`"), re.findall(r"`([^`]+)`", others), verdict) for key, others, verdict in found]
+def table(start):
+    """Return the rows of a table of the page, after a line that begins with `start`: the keys in each cell, verdict."""
+    lines = PAGE.read_text(encoding="utf-8").partition(f"\n{start}")[2].partition("|---|")[2].partition("\n\n")[0]
+    cells = [line.strip("|").split("|") for line in lines.splitlines()[1:]]
+    return [(*(re.findall(r"`([\w.]+)", cell) for cell in row[:-1]), row[-1].strip()) for row in cells]
 
 
-def test_the_table_has_every_pair_once():
-    pairs = [frozenset((key, other)) for key, others, _ in rows() for other in others]
-    assert len(pairs) == len(set(pairs))
-    assert set(pairs) == set(map(frozenset, combinations(ON, 2)))
+def verdicts():
+    """Return ``{pair: verdict}`` of the rows that name their keys, and the verdict of all other pairs."""
+    found = {}
+    *named, (_, _, otherwise) = table("The verdict of each pair")
+    for keys, others, verdict in named:
+        for pair in product(keys, others or ON.keys() - set(keys)):  # without others: every other key
+            assert frozenset(pair) not in found, pair
+            found[frozenset(pair)] = verdict
+    return found, otherwise
+
+
+def test_the_tables_have_every_key_and_every_pair_once():
+    keys = re.findall(r"`([\w.]+)", "".join(cell for _, cell in table("Every pair of these")))
+    assert sorted(keys) == sorted(ON) and len(keys) == 22
+    named, otherwise = verdicts()
+    assert named.keys() < set(map(frozenset, combinations(ON, 2)))
+    assert "::test_a_run_equals_the_plain_loop" in otherwise
 
 
 def test_every_pair_is_refused_or_trained_together(start):
     together = {frozenset(pair) for keys in RUNS.values() for pair in combinations(keys, 2)}
-    for key, others, verdict in rows():
-        for other in others:
-            if not verdict.startswith("refused"):
-                assert frozenset((key, other)) in together
-                continue
-            with pytest.raises(ConfigError) as error:
-                start({key, other})
-            assert any(each.partition(".")[2] in str(error.value) for each in (key, other))
+    named, otherwise = verdicts()
+    for pair in map(frozenset, combinations(ON, 2)):
+        if not named.get(pair, otherwise).startswith("refused"):
+            assert pair in together
+            continue
+        with pytest.raises(ConfigError) as error:
+            start(pair)
+        assert any(key.partition(".")[2] in str(error.value) for key in pair)
 
 
 def test_the_tests_that_the_page_names_exist():
