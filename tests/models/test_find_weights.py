@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.models.base import classifier_names
 from video_rs.models.resnet_rs import ResNetRS
+from video_rs.models.weights.find import find_weights
 from video_rs.models.weights.init_from import init_from
 from video_rs.models.weights.load import load_network
 from video_rs.models.weights.state_dict import to_ours, to_timm
@@ -65,6 +67,14 @@ def network(request):
     return model, state if request.param == "ours" else to_timm(state)
 
 
+@pytest.fixture
+def in_memory(monkeypatch):
+    """Pass the content of a file on without the file. Reading is tested below, and takes most of the time."""
+    files = {}
+    monkeypatch.setattr(torch, "save", lambda saved, path: files.update({path: saved}))
+    monkeypatch.setattr(checkpoint, "load", lambda path: files[Path(path)])
+
+
 def loaded(saved, path, model, expected):
     """Set all weights of a network to 7, load a file into it, and compare its weights with those expected."""
     torch.save(saved, path)
@@ -77,7 +87,7 @@ def loaded(saved, path, model, expected):
     return report
 
 
-def test_weights_in_any_entry(tmp_path, network):
+def test_weights_in_any_entry(tmp_path, in_memory, network):
     model, theirs = network
     for entry in ENTRIES:
         saved = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, **nested(entry, theirs)}
@@ -85,7 +95,7 @@ def test_weights_in_any_entry(tmp_path, network):
         assert f"entry {entry}, left in the file: epoch, optimizer" in str(report) and not report.adapted
 
 
-def test_names_with_any_prefix_and_weights_beside_them(tmp_path, network):
+def test_names_with_any_prefix_and_weights_beside_them(tmp_path, in_memory, network):
     model, theirs = network
     for i, prefix in enumerate(PREFIXES):
         entry, beside = ("", "state_dict")[i % 2], (BESIDE, prefixed(prefix, BESIDE), {})[i % 3]
@@ -96,7 +106,7 @@ def test_names_with_any_prefix_and_weights_beside_them(tmp_path, network):
         )
 
 
-def test_weights_beside_a_network_without_a_prefix(tmp_path, network):
+def test_weights_beside_a_network_without_a_prefix(tmp_path, in_memory, network):
     model, theirs = network
     report = loaded({**theirs, **BESIDE, "epoch": 3}, tmp_path / "a.ckpt", model, theirs)
     left = "criterion.weight, train_acc.correct, train_acc.total, pos_weight and 1 more"
@@ -104,7 +114,7 @@ def test_weights_beside_a_network_without_a_prefix(tmp_path, network):
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."])
-def test_wrappers_of_modules_inside_the_network(tmp_path, wrapper):
+def test_wrappers_of_modules_inside_the_network(tmp_path, in_memory, wrapper):
     state = small().state_dict()
     wrapped = {re.sub(r"^(stages\.\d+\.)", rf"\1{wrapper}", name): tensor for name, tensor in state.items()}
     assert wrapped.keys() != state.keys()
@@ -112,7 +122,7 @@ def test_wrappers_of_modules_inside_the_network(tmp_path, wrapper):
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "model.encoder."])
-def test_a_backbone_without_its_head(tmp_path, network, prefix):
+def test_a_backbone_without_its_head(tmp_path, in_memory, network, prefix):
     """The network's own head stays, and the head that the file has outside of the backbone is named."""
     model, theirs = network
     names = classifier_names(model)
@@ -126,7 +136,7 @@ def test_a_backbone_without_its_head(tmp_path, network, prefix):
         assert "(new head)" in str(report) and all(name in str(report) for name in head)
 
 
-def test_averages_come_first_wherever_they_are(tmp_path, network):
+def test_averages_come_first_wherever_they_are(tmp_path, in_memory, network):
     model, theirs = network
     other = {name: tensor + 1 for name, tensor in theirs.items()}
     counted = {name: tensor for name, tensor in theirs.items() if "num_batches" not in name}
@@ -151,8 +161,17 @@ def test_averages_of_the_parameters_alone_are_not_a_network(tmp_path):
     assert "left in the file: ema" in str(loaded(saved, tmp_path / "a.pt", model, saved["model"]))
 
 
+def test_of_entries_with_the_same_names_the_one_with_weights_is_taken():
+    """A network without buffers has as many weights as an optimizer has averages of their gradients."""
+    weights, other, mask = ({"a.weight": torch.full((3,), value)} for value in (1.0, 2.0, True))
+    for beside in ({"m": other, "v": other}, {"opt_state": {"ema": other}}, {"net_masks": mask}, {"initial": other}):
+        for name in ("model", "params", "network", "state_dict"):
+            found = find_weights({**beside, name: weights}, {"a.weight": 3})
+            assert found.entry == name and found.weights == weights
+
+
 @pytest.mark.parametrize("other", [("resnet_rs_50", 3), ("resnet_rs_26", 9)])
-def test_the_network_of_the_right_size_is_taken(tmp_path, other):
+def test_the_network_of_the_right_size_is_taken(tmp_path, in_memory, other):
     model, both = small(), {"student": small().state_dict(), "teacher": small(*other).state_dict()}
     for order in (both, dict(reversed(both.items()))):
         flat = {name: tensor for key in order for name, tensor in prefixed(f"{key}.", order[key]).items()}

@@ -3,7 +3,7 @@
 Trainers store state dicts in entries ("state_dict", "model", "ema", ...), wrappers add prefixes to the names of weights
 ("module.", "model.backbone.", ...), and losses, metrics and other networks lie beside them. No list of such names is
 needed: the state dict and the prefix with the most names and sizes in common with the network are chosen. Of equals,
-averages of the weights over training come first, as in ``timm.models``.
+averages of the weights over training come first, as in ``timm.models``, then usual names of weights.
 """
 
 import re
@@ -12,12 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from video_rs.errors import printable, truncate
 
 _AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow|teacher)(?![a-z])|EMA|Ema")
-_OPTIMIZER = re.compile("optim|grad|exp_avg|momentum")  # their tensors can have the names of weights
+_OPTIMIZER = re.compile(
+    "optim|(?<![a-z])opt(?![a-z])|grad|exp_avg|momentum"
+)  # their tensors can have the names of weights
+_USUAL = re.compile("model|state_dict|params|weights|net")
 # inserted into names by torch.compile, FSDP and activation checkpointing, at any depth
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)\.")
 _COUNTER = "num_batches_tracked"  # of batch norm, which files may lack
@@ -77,10 +81,11 @@ def find_weights(saved: Mapping[Any, Any], wanted: Mapping[str, int]) -> Found:
         for prefix, count in _prefixes(state, wanted):
             weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
             own = {name: tensor for name, tensor in weights.items() if _root(name) in roots or not count}
-            sizes = sum(tensor.numel() == wanted.get(name) for name, tensor in own.items())
+            sizes = sum(t.numel() == wanted.get(name) for name, t in own.items() if t.dtype is not torch.bool)
             surplus = sum(name not in wanted and not name.endswith(_COUNTER) for name in own) if sizes else 0
             place = ".".join((*path, prefix))
-            score = count, sizes, -surplus, not _OPTIMIZER.search(place), is_average(place), len(own)
+            kind = not _OPTIMIZER.search(place), is_average(place), bool(_USUAL.search(place))
+            score = count, sizes, -surplus, *kind, len(own)
             if score > best_score:
                 outside = [name for name in state if not name.startswith(prefix)]
                 ignored = (*_groups(outside), *_entries(saved, path))
