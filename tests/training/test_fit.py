@@ -302,6 +302,10 @@ def test_the_status_of_a_run_of_fit(data, tmp_path, capsys):
         ({"micro_batch": 3}, "micro_batch=3: must divide batch_size=4"),
         ({"phases": ((3, 4, 16), (2, 4, 32))}, "phases: .* must end after epoch 3"),
         ({"optimizer_options": {"a": 1}}, "optimizer_options=.*: only for timm's optimizers, not for optimizer=sgd"),
+        ({"mixup": 0.2, "micro_batch": 1}, "a micro-batch of 1: .* for mixup and cutmix with repeats=1; change micro_"),
+        ({"freeze": 9}, "freeze=9: the network has 5 stages"),
+        ({"early_stop": 1, "val_every": 0}, "early_stop=1: requires val_every above 0"),
+        ({"precision": "fp16"}, "precision=fp16 needs CUDA"),
     ],
 )
 def test_options_that_do_not_fit_together(data, tmp_path, options, message):

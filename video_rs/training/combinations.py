@@ -1,9 +1,8 @@
-"""Validate combinations of options. The messages name them as config keys; ``fit`` removes the sections."""
+"""Validate combinations of options."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -28,13 +27,6 @@ def wrong_combinations(
     if bn_momentum == 1 and not (options.ema_decay or options.precise_bn):
         yield "model.bn_momentum=1: validation would use the statistics of one step; set train.ema_decay or precise_bn"
     yield from _device_errors(options)
-
-
-def without_sections(message: str) -> str:
-    """Return a message with the names of options in place of config keys: ``lr`` for ``optim.lr``."""
-    message = message.replace("optim.name", "optimizer").replace("optim.options", "optimizer_options")
-    names = "|".join(Options.__dataclass_fields__)
-    return re.sub(rf"\b(data|optim|train)\.({names})\b", r"\2", message)
 
 
 def _data_errors(options: Options, processes: int) -> Iterator[str]:

@@ -21,13 +21,22 @@ from video_rs import checkpoint
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.distributed.device import select_device
 from video_rs.distributed.world import World, check_same, code_version, start_world
-from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, PeerFailed, Preempted, UserError, truncate
+from video_rs.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    EXIT_USER,
+    PeerFailed,
+    Preempted,
+    UserError,
+    VideoRSError,
+    truncate,
+)
 from video_rs.files import atomic_write, expand_path
 from video_rs.signals import Interrupted
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
-from video_rs.training.options import MAY_CHANGE, Options
+from video_rs.training.options import MAY_CHANGE, Options, without_sections
 from video_rs.training.pages import end_page, start_page
 from video_rs.training.recheck import recheck
 from video_rs.training.run_folder import FOLDER, Differences, find_saved, lock
@@ -115,11 +124,15 @@ def fit(
         VideoRSError: see :meth:`video_rs.training.loop.Run.fit`.
     """
     options, out = Options.of({"epochs": epochs, **options}), Path(expand_path(out))
-    with contextlib.ExitStack() as closing:
-        if world is None:
-            world = start_world(select_device(options.device), options.peer_timeout)
-            closing.callback(world.close)
-        return run_in_folder(lambda: (model, train, val), options, out, world, Caller.of_options(options, out))
+    try:
+        with contextlib.ExitStack() as closing:
+            if world is None:
+                world = start_world(select_device(options.device), options.peer_timeout)
+                closing.callback(world.close)
+            return run_in_folder(lambda: (model, train, val), options, out, world, Caller.of_options(options, out))
+    except VideoRSError as error:
+        error.args = (without_sections(str(error)),)
+        raise
 
 
 def run_in_folder(

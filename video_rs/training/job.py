@@ -35,7 +35,7 @@ from video_rs.hub import redact_url
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm, revert_sync_batch_norm
 from video_rs.models.weights.init_from import init_from
 from video_rs.training import recipe
-from video_rs.training.combinations import without_sections, wrong_combinations
+from video_rs.training.combinations import wrong_combinations
 from video_rs.training.ema import EMA
 from video_rs.training.finetune import unfreeze
 from video_rs.training.incidents import Incidents, Suspect
@@ -80,9 +80,9 @@ class Job:
         multi_label = train.records.multi_label
         facts = {"multi_label": multi_label, "bn_momentum": model.model_args.get("bn_momentum")}
         for error in wrong_combinations(options, **facts, processes=world.size if world else 1):
-            raise UserError(without_sections(error))
+            raise UserError(error)
         if options.early_stop and val is None:
-            raise UserError(f"early_stop={options.early_stop}: requires validation data")
+            raise UserError(f"train.early_stop={options.early_stop}: requires validation data")
         self.model, self.train, self.val, self.options, self.world = model, train, val, options, world or World()
         self.records = {"train": train.records} | ({"val": val.records} if val else {})
         self.device = select_device(options.device)

@@ -1,12 +1,15 @@
 """The options of a training run: plain values with their defaults, ranges and meanings.
 
-The sections of the config extend these classes with keys that ``fit`` does not take. Nothing here imports torch.
+The sections of the config extend these classes with keys that ``fit`` does not take. Messages of this package name
+options as config keys, such as ``optim.lr``; ``fit`` converts them, see :func:`without_sections`. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -191,3 +194,10 @@ _HELP = "\n".join(f"        {f.name}: {f.metadata['help']}." for f in dataclasse
 Options.__doc__ = f"{Options.__doc__.rstrip()}\n\n    Attributes:\n{_HELP}\n"
 MAY_CHANGE = frozenset(f.name for f in dataclasses.fields(Options) if f.metadata["free"])
 """Options that may change when a run is resumed."""
+
+
+def without_sections(message: str) -> str:
+    """Return a message with the names of options in place of config keys: ``lr`` for ``optim.lr``."""
+    message = message.replace("optim.name", "optimizer").replace("optim.options", "optimizer_options")
+    names = "|".join(Options.__dataclass_fields__)
+    return re.sub(rf"(?<![\w/.-])(?:data|optim|train)\.({names})(?![\w/])", r"\1", message)
