@@ -512,7 +512,7 @@ def test_a_copy_that_cannot_be_read(server, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     path = fetch(f"{server.base}/best.pt")
-    monkeypatch.setattr(hub, "_sha256", denied)
+    monkeypatch.setattr(hub, "sha256", denied)
     with pytest.raises(MachineError, match=f"^{path} cannot be used: Permission denied; .*VIDEO_RS_CACHE"):
         fetch(f"{server.base}/best.pt")
 

@@ -80,7 +80,7 @@ def fetch(address: str | Path) -> Path:
     if url.lower().startswith("hf-hub:"):
         path = _from_hub(url)
         if expected:
-            _compare(redact_url(url), _sha256(path), expected)
+            _compare(redact_url(url), sha256(path), expected)
         return path
     path = _cached_path(url, expected)
     try:
@@ -201,13 +201,14 @@ def _checksum_file(path: Path) -> Path:
 def _is_intact(path: Path, checksum: str) -> bool:
     """Return True if the cached copy exists and matches its recorded checksum and the checksum in the URL."""
     try:
-        recorded, found = _checksum_file(path).read_bytes().split()[:1], _sha256(path)
+        recorded, found = _checksum_file(path).read_bytes().split()[:1], sha256(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return recorded == [found.encode()] and checksum in ("", found)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 checksum of a file as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while chunk := handle.read(CHUNK):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -282,6 +283,15 @@ def test_weights_need_no_config(job, own, tmp_path, capsys, monkeypatch):
         assert found.parent == folder and (found / "predictions.csv").read_text() == expected, words
 
 
+@pytest.mark.parametrize("place", [".", "..", "run", "run/checkpoints"])
+def test_the_run_folder_of_weights_is_found_from_any_folder(own, tmp_path, capsys, monkeypatch, place):
+    weights = other_weights(own, own / "checkpoints" / "step-00000003.pt")
+    monkeypatch.chdir(tmp_path / place)
+    for path in (weights, own / "best.pt"):
+        folder = report_of(capsys, "--weights", os.path.relpath(path))
+        assert folder.parent.samefile(own) and (folder / "curves.png").exists()
+
+
 def test_a_checkpoint_imports_no_plugin(own, tmp_path, capsys):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
     state = checkpoint.load(own / "best.pt")
@@ -299,7 +309,7 @@ def test_weights_and_configs_that_do_not_do(own, tmp_path, capsys):
         ([], "--cfg or --weights is required"),
         (["weights="], "--cfg or --weights is required"),
         (["--weights", own, f"weights={own}"], "--weights and weights= are the same"),
-        (["--weights", tmp_path / "gone.pt"], "gone.pt does not exist"),
+        (["--weights", tmp_path / "gone.pt"], "gone.pt does not exist; check the path"),
         (["--weights", tmp_path / "odd.pt"], "odd.pt: model is a section"),
         (["--weights", tmp_path / "old.pt"], "old.pt: unknown key what"),
         (["--weights", own, "data.root=/nowhere"], "data.root=/nowhere: no such folder"),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from video_rs import checkpoint
 from video_rs.data.loader import view_loader
@@ -36,7 +33,7 @@ from video_rs.experiment import build
 from video_rs.experiment.config import Config, config_of_checkpoint
 from video_rs.experiment.strict_yaml import read_yaml
 from video_rs.files import read_run_metrics, refuse_links
-from video_rs.hub import fetch, is_address, redact_url
+from video_rs.hub import fetch, is_address, redact_url, sha256
 from video_rs.models.weights.load import model_from_checkpoint
 from video_rs.training.run_folder import FOLDER
 from video_rs.training.run_status import SIGNS
@@ -92,7 +89,8 @@ def evaluate(
     world = world or World()
     weights, split = str(checkpoint.resolve(config.weights or Path(config.out) / "best.pt")), config.test.split
     if not is_address(weights) and not os.path.exists(weights):
-        raise UserError(f"{weights} does not exist; train first, or name a checkpoint with --weights FILE")
+        advice = "check the path" if config.weights else "train first, or name a checkpoint with --weights FILE"
+        raise UserError(f"{weights} does not exist; {advice}")
     records = build.build_records(config, (split,))[split]  # errors come before a download
     state, file, name = state or checkpoint.load_run(weights), fetch(weights), redact_url(weights)
     check_labels(records, split)
@@ -101,7 +99,7 @@ def evaluate(
     check_unseen(records, state, name)
     folder, checksum = Path(config.out) / split, ""
     if world.is_main:
-        checksum = hashlib.sha256(np.memmap(file, mode="r")).hexdigest()
+        checksum = sha256(file)
         if not _is_same(file, Path(config.out) / "best.pt"):
             folder = folder.with_name(f"{split}-{label(name)}-{checksum[:8]}")
         refuse_links(config.out, folder)
@@ -150,13 +148,14 @@ def evaluate(
         index, reason = scores.errors[0]
         raise UserError(f"none of the {len(paths)} videos can be scored; the first, {records.name(index)}: {reason}")
     metrics = summarize(scores.probs, scores.labels, scores.scored, names)
+    run_dir = run_folder(weights)
     report = write_report(
         folder,
         paths,
         scores,
         names,
         metrics,
-        run_dir=run_folder(file) if made_in(run_folder(file), state) else None,
+        run_dir=run_dir if run_dir and made_in(run_dir, state) else None,
         title=f"{label(name)}: {split_name}",
         about={
             "weights": f"{name}, step {state.get('step', 'unknown')}, SHA-256 {checksum[:8]}",
@@ -177,12 +176,9 @@ def config_for(weights: str, overrides: Sequence[str]) -> tuple[Config, dict[str
 
     The run folder is that of the checkpoint, or ``runs/<name of the checkpoint>`` for a single file or an address.
     """
-    state, out = checkpoint.load_run(weights), Path("runs") / label(redact_url(weights))
-    if not is_address(weights):
-        folder = run_folder(Path(checkpoint.resolve(weights)))
-        if os.path.isdir(weights) or any((folder / name).is_file() for name in SIGNS):
-            out = folder
-    return config_of_checkpoint(state, redact_url(weights), str(out), overrides), state
+    state, name = checkpoint.load_run(weights), redact_url(weights)
+    out = run_folder(weights) or Path("runs") / label(name)
+    return config_of_checkpoint(state, name, str(out), overrides), state
 
 
 def label(weights: str) -> str:
@@ -192,9 +188,14 @@ def label(weights: str) -> str:
     return "-".join(re.sub(r"[^\w.-]+", "-", word, flags=re.ASCII).strip("-.")[:50] for word in words) or "weights"
 
 
-def run_folder(file: Path) -> Path:
-    """Return the folder of a checkpoint, or the folder above if that is ``checkpoints``."""
-    return file.parent.parent if file.absolute().parent.name == FOLDER else file.parent
+def run_folder(weights: str) -> Path | None:
+    """Return the run folder that a checkpoint is in, or None for an address or a file elsewhere."""
+    if is_address(weights):
+        return None
+    folder = Path(checkpoint.resolve(weights)).parent
+    if folder.absolute().name == FOLDER:
+        folder = Path(os.path.normpath(folder / ".."))
+    return folder if any((folder / name).is_file() for name in ("config.yaml", *SIGNS)) else None
 
 
 def made_in(folder: Path, state: Mapping[str, Any]) -> bool:
@@ -233,8 +234,8 @@ def check_fits(config: Config, class_names: tuple[str, ...], state: dict[str, An
     pairs |= {f"data.{k}": v for k, v in data_config.differences(saved).items() if k not in TRAINING_ONLY}
     wrong = [f"{key} is {ours}, in the checkpoint {theirs}" for key, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
-        folder = run_folder(Path(weights))
-        cfg = f" (--cfg {folder})" if (folder / "config.yaml").exists() else ""
+        folder = run_folder(weights)
+        cfg = f" (--cfg {folder})" if folder and (folder / "config.yaml").exists() else ""
         raise UserError(f"{weights} does not fit this config: {'; '.join(wrong)}; use the config of its run{cfg}")
     for index, (name, theirs) in enumerate(zip(class_names, saved.class_names)):
         if name != theirs and str(index) not in (name, theirs):  # plain numbers are not names
