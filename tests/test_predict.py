@@ -22,7 +22,7 @@ from video_rs.cli import predict as cli
 from video_rs.cli.common import run
 from video_rs.data.clip_datasets import ViewDataset
 from video_rs.data.clips import TemporalSampling, Timeline
-from video_rs.data.loader import view_loader
+from video_rs.data.loader import ViewLoader
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import ViewTransform
 from video_rs.data.video.decode import BACKENDS, open_video, read_frames
@@ -105,7 +105,7 @@ def test_predict_agrees_with_the_test(weights, video, clips, crops):
         clips=clips,
         transform=ViewTransform(40, 32, crops),
     )
-    tested = score(classifier.model, view_loader(dataset), device=torch.device("cpu"))
+    tested = score(classifier.model, ViewLoader(dataset), device=torch.device("cpu"))
     predictions = classifier.predict(video, clips=clips, crops=crops)
     np.testing.assert_allclose(by_index(predictions), tested.probs[0], atol=1e-6)
     assert [p.label for p in predictions] == [NAMES[p.index] for p in predictions]
@@ -131,7 +131,7 @@ def test_the_temporal_sampling_of_the_data_config_is_obeyed(tmp_path, video, dat
         clips=3,
         transform=ViewTransform(40, 32),
     )
-    tested = score(classifier.model, view_loader(dataset), device=torch.device("cpu"))
+    tested = score(classifier.model, ViewLoader(dataset), device=torch.device("cpu"))
     np.testing.assert_allclose(by_index(classifier.predict(video, clips=3)), tested.probs[0], atol=1e-6)
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from video_rs.data import clip_datasets
 from video_rs.data.clip_datasets import SAME_CLASS, ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.loader import ViewLoader, clip_loader
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform, resize
@@ -406,7 +406,7 @@ def test_views_are_resized_with_the_filter_of_the_transform(records, filter):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_view_loader_keeps_the_order_and_reports_what_is_broken(some_broken, workers):
     dataset = views(some_broken, TemporalSampling(4, 1))
-    items = list(view_loader(dataset, workers=workers))
+    items = list(ViewLoader(dataset, workers=workers))
     assert [item["index"] for item in items] == list(range(6))
     assert [item["views"] is None for item in items] == [False, True] * 3
     assert "empty" in items[1]["error"] and items[0]["error"] is None

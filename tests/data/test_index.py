@@ -35,7 +35,7 @@ def folder(make_video, tmp_path_factory):
 def records(folder):
     paths = [str(folder / name) for name in [*FILES, "broken.mp4"]]
     records = Records(paths, [0] * len(paths), ["all"])
-    records.index = pack((index_video(path)[:2] for path in paths), len(paths))
+    records.index = pack(((i, *index_video(path)[:2]) for i, path in enumerate(paths[:-1])), len(paths))
     return records
 
 
@@ -74,7 +74,7 @@ def test_frames_are_the_same_with_and_without(records, frame_numbers, backend):
 def test_a_file_that_has_changed_is_looked_at_anew(records, make_video, tmp_path):
     path = make_video(tmp_path / "a.mp4", 30)
     changing = Records([str(path)], [0], ["all"])
-    changing.index = pack([index_video(str(path))[:2]], 1)
+    changing.index = pack([(0, *index_video(str(path))[:2])], 1)
     assert changing.stream_index(0).num_frames == 30
     content, changed = path.read_bytes(), path.stat().st_mtime
     make_video(path, 31)
@@ -94,13 +94,13 @@ def test_uneven_times_and_far_keyframes_are_not_packed(records):
     far = StreamIndex("h264", np.arange(70000), [Keyframe(0), Keyframe(66000)], fps=25.0)
     none = StreamIndex("h264", np.arange(3), [], fps=25.0)  # no keyframe from which decoding can start
     near = StreamIndex("h264", np.arange(70000), [Keyframe(0), Keyframe(65535)], fps=25.0)
-    rows = pack([((10, 0), stream) for stream in (uneven, far, none, near)], 4).rows
+    rows = pack([(i, (10, 0), stream) for i, stream in enumerate((uneven, far, none, near))], 4).rows
     assert (rows["bytes"] > 0).tolist() == [False, False, False, True]
 
 
 def test_more_words_than_fit_are_left_out():
     indexes = [StreamIndex(f"codec{i}", np.arange(3), [Keyframe(0)], fps=1.0) for i in range(300)]
-    packed = pack([((1, 0), stream) for stream in indexes], 300)
+    packed = pack([(i, (1, 0), stream) for i, stream in enumerate(indexes)], 300)
     assert all(packed.words[row["codec"]] == f"codec{i}" for i, row in enumerate(packed.rows) if row["bytes"])
     assert 200 < (packed.rows["bytes"] > 0).sum() < 256
 

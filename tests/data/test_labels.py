@@ -16,15 +16,12 @@ from video_rs.errors import UserError
 SETS = st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=8)
 
 
-@given(SETS, st.data())
-def test_packing(sets, data):
+@given(SETS)
+def test_packing(sets):
     packed, unique = LabelSets.pack(sets), [list(dict.fromkeys(each)) for each in sets]
     assert [each.tolist() for each in map(packed.__getitem__, range(len(packed)))] == unique
     assert packed.first().tolist() == [each[0] if each else -1 for each in unique]
-    indices = data.draw(st.lists(st.integers(0, len(sets) - 1), max_size=8)) if sets else []
-    taken = packed.take(np.array(indices, int))
-    assert [taken[i].tolist() for i in range(len(indices))] == [unique[i] for i in indices]
-    assert (taken.values.dtype, taken.ends.dtype) == (np.int32, np.int64)
+    assert (packed.values.dtype, packed.ends.dtype) == (np.int32, np.int64)
 
 
 def listed(folder, *lines, **options):

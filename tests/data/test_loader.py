@@ -19,7 +19,7 @@ from tests.data.hanging import write_hanging_video
 from video_rs.data import clip_datasets, watchdog
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.clips import TemporalSampling
-from video_rs.data.loader import MAX_FAILED, clip_loader, view_loader
+from video_rs.data.loader import MAX_FAILED, ViewLoader, clip_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
@@ -54,7 +54,7 @@ def clip_batches(paths, *, transform=None, workers=2, timeout=1.0, steps=4, skip
 
 def views(paths, **options):
     dataset = ViewDataset(records_of(paths), sampling=SAMPLING, clips=1, transform=ViewTransform(32, 24))
-    return view_loader(dataset, **{"workers": 2, "timeout": 1.0, **options})
+    return ViewLoader(dataset, **{"workers": 2, "timeout": 1.0, **options})
 
 
 def taken_until_stuck(loader):

@@ -154,5 +154,5 @@ def test_images(tmp_path):
         Image.new("RGB", (40, 30), (10, 20, 30)).save(tmp_path / "val" / name / "x.png")
     clip, label = VideoDataset(tmp_path, "val", video_rs.create_transform(**dict(SMALL, num_frames=1)))[2]
     assert clip.shape == (3, 1, 20, 20) and label == 2
-    with pytest.raises(UserError, match=r"the data are images \(.*\), and the transform makes clips of \d+ frames"):
+    with pytest.raises(UserError, match=r"the data are images \(.*\), and data.num_frames=\d+ is for videos"):
         VideoDataset(tmp_path, "val", EVALUATION)

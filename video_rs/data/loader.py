@@ -58,27 +58,26 @@ def clip_loader(
     return _Loader(dataset, workers, timeout, sampler=stream, pin_memory=pin_memory)
 
 
-def view_loader(
-    dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0, rank: int = 0, world_size: int = 1
-) -> ViewLoader:
-    """Return a loader of the items of a :class:`ViewDataset`, one test video at a time.
-
-    Each rank reads every ``world_size``-th video. For the other arguments see :func:`clip_loader`.
-    """
-    return ViewLoader(dataset, workers, timeout, range(rank, len(dataset), world_size))
-
-
 class ViewLoader:
-    """Load videos in order. New workers continue after a video that hangs or kills a worker.
+    """Load the items of a :class:`ViewDataset`, one test video at a time, in order.
 
-    Such a video is added to ``dataset.skip``. The next iteration reads it again only if the file has changed.
+    New workers continue after a video that hangs or kills a worker. Such a video is added to ``dataset.skip``. The next
+    iteration reads it again only if the file has changed.
 
     Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
+
+    Args:
+        dataset: the dataset of views.
+        workers, timeout: as for :func:`clip_loader`.
+        rank, world_size: this rank, which reads every ``world_size``-th video.
     """
 
-    def __init__(self, dataset: ViewDataset, workers: int, timeout: float, indices: range) -> None:
-        self.dataset, self.workers, self.timeout, self.indices = dataset, workers, timeout, indices
+    def __init__(
+        self, dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.dataset, self.workers, self.timeout = dataset, workers, timeout
+        self.indices = range(rank, len(dataset), world_size)
 
     def __len__(self) -> int:
         return len(self.indices)

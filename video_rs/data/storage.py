@@ -219,14 +219,9 @@ def read(path: str, start: int = 0, end: int | None = None, *, missing: Exceptio
             raise UserError(f"{path}: the server does not support HTTP range requests: copy the shards to a local disk")
         return data
     try:
-        with open_file(path) as file:
+        with io.BufferedReader(open_file(path)) as file:
             file.seek(start)
-            wanted = (file.size if end is None else min(end, file.size)) - start
-            parts: list[bytes] = []
-            while wanted > 0 and (part := file.read(wanted)):
-                parts.append(part)
-                wanted -= len(part)
-            return b"".join(parts)
+            return file.read(max(0, (file.raw.size if end is None else end) - start))
     except PathError as error:
         raise _path_error(error, missing) from error
 

@@ -108,8 +108,8 @@ class VideoDataset(Dataset):
         num_frames = transform.sampling.num_frames
         if num_frames > 1 and is_image(path := records.path(0)):
             raise UserError(
-                f"the data are images ({path}), and the transform makes clips of {num_frames} frames; "
-                "use an image network (resnet_rs_* or timm/*) and a transform with num_frames=1"
+                f"the data are images ({path}), and data.num_frames={num_frames} is for videos: set it to 1 in the "
+                "transform or config, and use an image network (resnet_rs_* or timm/*; imagenet_rs*.yaml)"
             )
         self.records, self.transform, self.decoder = records, transform, decoder
         self.classes = records.class_names

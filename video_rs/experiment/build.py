@@ -83,11 +83,6 @@ def transform(config: Config, *, is_training: bool) -> VideoTransform:
 
 def video_dataset(config: Config, records: Records, *, is_training: bool) -> VideoDataset:
     """Return the dataset of a split for training or evaluation."""
-    if config.data.num_frames > 1 and is_image(path := records.path(0)):
-        raise UserError(
-            f"the data are images ({path}), data.num_frames={config.data.num_frames} is for videos: set it "
-            "to 1 and use an image network (imagenet_rs*.yaml; model.name=resnet_rs_* or timm/*)"
-        )
     return VideoDataset.from_records(records, transform(config, is_training=is_training), decoder=config.data.decoder)
 
 

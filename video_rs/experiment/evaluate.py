@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from video_rs import checkpoint
-from video_rs.data.loader import view_loader
+from video_rs.data.loader import ViewLoader
 from video_rs.data.sources.records import Records
 from video_rs.data.video.decord import describe_decoder
 from video_rs.data_config import DataConfig
@@ -117,7 +117,7 @@ def evaluate(
     views = f"{dataset.clips} x {config.test.crops} views (clips x crops)"
     no_test = split == "test" and records.used_as_test
     split_name = "val split (chose the weights; there is no test split)" if no_test else f"{split} split"
-    loader = view_loader(
+    loader = ViewLoader(
         dataset,
         workers=loader_workers(config.data.workers, world.local_size),
         timeout=config.data.timeout,

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import video_rs
 from video_rs import checkpoint
-from video_rs.data.loader import clip_loader, view_loader
+from video_rs.data.loader import ViewLoader, clip_loader
 from video_rs.data.sampler import BatchStream
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.data_config import DataConfig, pad_class_names
@@ -209,7 +209,7 @@ class Job:
             return {}
         scores = score(
             model,
-            view_loader(self._views, **self._ranks(), **self.loading()),  # remembers files that hung
+            ViewLoader(self._views, **self._ranks(), **self.loading()),  # remembers files that hung
             device=self.device,
             precision=self.precision,
             views_per_forward=self._views_per_forward,

@@ -70,42 +70,26 @@ class VideoIndex:
             np.savez(handle, rows=self.rows, gaps=self.gaps, ends=self.ends, words=np.array(self.words))
 
 
-class IndexBuilder:
-    """Collect the stream indexes of `count` files, in any order."""
-
-    def __init__(self, count: int) -> None:
-        self._rows, self._words = np.zeros(count, ROW), {"": 0}
-        self._gaps: dict[int, np.ndarray] = {}
-
-    def add(self, number: int, version: Version, index: StreamIndex) -> None:
-        """Add one file. It has no effect for a file that must be scanned when it is opened."""
-        packed = _pack_file(version, index)
-        if packed and len(self._words) < 255:
-            values, self._gaps[number] = packed
-            words = (self._words.setdefault(word, len(self._words)) for word in (index.codec, index.decord_problem))
-            self._rows[number] = *values, *words
-
-    def build(self) -> VideoIndex:
-        """Return the index of all files."""
-        numbers, lengths = sorted(self._gaps), np.zeros(len(self._rows), np.int64)
-        for number in numbers:
-            lengths[number] = len(self._gaps[number])
-        gaps = np.concatenate([np.zeros(0, np.uint16), *map(self._gaps.get, numbers)])
-        return VideoIndex(self._rows, gaps, np.cumsum(lengths), tuple(self._words))
-
-
-def pack(indexes: Iterable[tuple[Version, StreamIndex | None]], count: int) -> VideoIndex:
-    """Build the index of `count` files.
+def pack(found: Iterable[tuple[int, Version, StreamIndex]], count: int) -> VideoIndex:
+    """Return the index of `count` files.
 
     Args:
-        indexes: version and stream index of each file; None for a file that cannot be read.
+        found: number, version and stream index of files, in any order. Files that do not fit the index, and files that
+            are not among them, are scanned when they are opened.
         count: number of files.
     """
-    builder = IndexBuilder(count)
-    for number, (version, index) in enumerate(indexes):
-        if index:
-            builder.add(number, version, index)
-    return builder.build()
+    rows, words, gaps = np.zeros(count, ROW), {"": 0}, {}
+    for number, version, index in found:
+        packed = _pack_file(version, index)
+        if packed and len(words) < 255:
+            values, gaps[number] = packed
+            codec, problem = (words.setdefault(word, len(words)) for word in (index.codec, index.decord_problem))
+            rows[number] = *values, codec, problem
+    lengths = np.zeros(count, np.int64)
+    for number in gaps:
+        lengths[number] = len(gaps[number])
+    in_order = np.concatenate([np.zeros(0, np.uint16), *(gaps[number] for number in sorted(gaps))])
+    return VideoIndex(rows, in_order, np.cumsum(lengths), tuple(words))
 
 
 def load(file: Path) -> VideoIndex:

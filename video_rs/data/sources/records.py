@@ -86,20 +86,8 @@ class LabelSets:
 
     def first(self) -> np.ndarray:
         """Return the first class of each file, int32 ``[N]``; -1 for a file without classes."""
-        starts = self._starts()
-        padded = np.append(self.values, np.int32(-1))
-        return np.where(starts < self.ends, padded[starts], np.int32(-1))
-
-    def take(self, indices: np.ndarray) -> LabelSets:
-        """Return the label sets of some files, in the order of `indices`."""
-        starts = self._starts()[indices]
-        lengths = self.ends[indices] - starts
-        ends = np.cumsum(lengths)
-        places = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
-        return LabelSets(ends, self.values[places])
-
-    def _starts(self) -> np.ndarray:
-        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)[: len(self)]
+        starts = np.append(0, self.ends)[: len(self)]
+        return np.where(starts < self.ends, np.append(self.values, np.int32(-1))[starts], np.int32(-1))
 
 
 def segment_name(path: str, start: float, end: float) -> str:
@@ -270,7 +258,7 @@ class Records:
 
     def subset(self, indices: np.ndarray) -> Records:
         """Return some of the files, with the same classes."""
-        labels = self.label_sets.take(indices) if self.multi_label else self.labels[indices]
+        labels = LabelSets.pack(map(self.label_set, indices)) if self.multi_label else self.labels[indices]
         part = Records((self.path(i) for i in indices), labels, self.class_names)
         part.sources = None if self.sources is None else self.sources[indices]
         part.frames = None if self.frames is None else self.frames[indices]

@@ -253,7 +253,7 @@ def _to_records(part: RawSplit, names: tuple[str, ...], from_file: bool, multi_l
     numbers = number_labels(part, names, from_file)
     _refuse_mixed_media(part)
     if multi_label:
-        labels = LabelSets.pack(numbers).take(np.asarray(part.labels))
+        labels = LabelSets.pack(numbers[written] for written in part.labels)
     else:
         labels = np.array([each[0] for each in numbers], np.int32)[np.asarray(part.labels)]
     records = Records(part.paths, labels, names)

@@ -1,11 +1,12 @@
 """Index the videos of a dataset. Training then does not read all packets of a file for each clip."""
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from video_rs.data.sources.dataset_index import IndexBuilder, Version, VideoIndex, index_video
+from video_rs.data.sources.dataset_index import Version, VideoIndex, index_video, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.stream_index import StreamIndex
@@ -45,9 +46,11 @@ def index_videos(
     """
     decoders, lengths, problems = Counter(), [], {}
     missing = "" if find_spec("decord") else "decord is not installed"
-    files, builder = enumerate(map(records.path, range(len(records)))), IndexBuilder(len(records))
-    with closing(watched_calls(_index, files, min(workers, len(records)), timeout, lambda item: item[1])) as results:
-        for (number, path), result in progress(results, len(records)):
+    files = enumerate(map(records.path, range(len(records))))
+    calls = watched_calls(_index, files, min(workers, len(records)), timeout, lambda item: item[1])
+
+    def indexed() -> Iterator[tuple[int, Version, StreamIndex]]:
+        for (number, path), result in progress(calls, len(records)):
             if isinstance(result, Lost):
                 problems[number] = f"{path}: {result.reason}"
                 continue
@@ -58,8 +61,11 @@ def index_videos(
             reason = index.decord_problem or missing
             decoders[f"PyAV ({reason})" if reason else "decord"] += 1
             lengths.append(index.num_frames)
-            builder.add(number, version, index)
-    return IndexedVideos(builder.build(), decoders, lengths, [problems[number] for number in sorted(problems)])
+            yield number, version, index
+
+    with closing(calls):
+        index = pack(indexed(), len(records))
+    return IndexedVideos(index, decoders, lengths, [problems[number] for number in sorted(problems)])
 
 
 def _index(item: tuple[int, str], beat: Beat) -> tuple[Version, StreamIndex | None, MediaError | StorageError | None]:
