@@ -111,6 +111,9 @@ def test_other_tokens_in_one_process_are_not_said(monkeypatch):
     monkeypatch.setattr(World, "gather", everybody)
     with pytest.raises(UserError, match="init_from is 'https://h/a.pt' for rank 0 and 'https://h/b.pt' for rank 1"):
         check_same(World(), {"config": {"train.init_from": "https://me:secret@h/a.pt?token=secret"}})
+    with pytest.raises(UserError) as error:
+        check_same(World(), {"config": {"train.init_from": "a" * 5000}})
+    assert len(str(error.value)) < 300
 
 
 def work(rank, port):

@@ -25,8 +25,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from video_rs.errors import MachineError, UserError, first_line
+from video_rs.errors import MachineError, UserError, first_line, format_value
 from video_rs.files import LOCK, atomic_write, locked
 from video_rs.terminal import Bar
 
@@ -56,6 +57,11 @@ def redact_url(address: str | Path) -> str:
     """Remove credentials and query from URLs in a text. Other text is unchanged."""
     text = str(address)
     return _SECRETS.sub("", text) if _SCHEME.search(text) else text
+
+
+def format_redacted(value: Any) -> str:
+    """Return the repr of a value for a message, without credentials and at most 100 characters long."""
+    return format_value(redact_url(value) if isinstance(value, str) else value)
 
 
 def fetch(address: str | Path) -> Path:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def network(architecture=RESNET_RS_3D):
     """Return a network whose residual branches are not zero and whose running statistics are averages."""
-    model = ResNetRS(architecture, (1, 2, 1, 1), 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
+    model = ResNetRS(architecture, (1, 2, 1, 1), 5, width=0.125, dropout=0.2, drop_path=0.3)
     for name, weight in model.named_parameters():
         if name.endswith("conv3.norm.weight"):
             nn.init.uniform_(weight, 0.1, 0.3)

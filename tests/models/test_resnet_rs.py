@@ -118,7 +118,7 @@ def test_initialisation():
 
 
 def test_batch_norm_momentum_one_keeps_the_last_batch():
-    model = tiny(bn_momentum=1.0)
+    model = create_model("resnet3d_rs_26", width=0.125, bn_momentum=1.0)
     x = torch.randn(2, 3, 4, 32, 32)
     seen = []
     model.stem.conv1.norm.register_forward_hook(lambda module, args, out: seen.append(args[0].mean((0, 2, 3, 4))))

@@ -37,7 +37,7 @@ def fresh(one_thread, tmp_path, monkeypatch):
 def network(architecture, blocks=(1, 1)):
     """Return a network whose residual branches are not zero and whose running statistics are averages."""
     torch.manual_seed(0)
-    model = ResNetRS(architecture, blocks, 5, width=0.125, dropout=0.2, drop_path=0.3, bn_momentum=0.1)
+    model = ResNetRS(architecture, blocks, 5, width=0.125, dropout=0.2, drop_path=0.3)
     for name, weight in model.named_parameters():
         if name.endswith("conv3.norm.weight"):
             nn.init.uniform_(weight, 0.1, 0.3)

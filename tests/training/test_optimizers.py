@@ -223,17 +223,6 @@ def test_lamb_of_float32_corrects_its_bias_exactly():
     assert p.item() == pytest.approx(-1, rel=1e-6)
 
 
-def test_lamb_takes_a_closure():
-    p = nn.Parameter(torch.ones(2))
-
-    def closure():
-        loss = p.square().sum()
-        loss.backward()
-        return loss
-
-    assert Lamb([p]).step(closure) == 2 and (p < 1).all()
-
-
 @pytest.mark.gpu
 @every_optimizer
 def test_the_device_skips_without_the_host(make):

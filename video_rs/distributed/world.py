@@ -22,10 +22,10 @@ from torch import Tensor
 
 import video_rs
 from video_rs.distributed import launcher
-from video_rs.distributed.device import all_reduce, claim_device
+from video_rs.distributed.device import claim_device
 from video_rs.distributed.rendezvous import meet
 from video_rs.errors import PeerFailed, PeersLost, UserError, VideoRSError, first_line
-from video_rs.hub import redact_url
+from video_rs.hub import format_redacted
 
 _LOST = re.compile(
     "timed out|time-?out|closed by peer|reset by peer|connection refused|broken pipe|nccl|gloo", re.IGNORECASE
@@ -81,12 +81,6 @@ class World:
             else:
                 dist.all_gather_object(values, value, group=self._host)
         return values
-
-    def sum_(self, tensor: Tensor, what: str) -> None:
-        """Replace a tensor by its sum over all ranks."""
-        if self.size > 1:
-            with self.guard(what):
-                all_reduce([tensor])
 
     def broadcast_(self, tensors: Iterable[Tensor], what: str) -> None:
         """Replace tensors, on any device, by those of rank 0."""
@@ -240,9 +234,9 @@ def check_same(world: World, values: Mapping[str, Any]) -> None:
         for rank, theirs in enumerate(ranks) if world.is_main else ():
             if differing := {name for name in flat.keys() | theirs.keys() if flat.get(name) != theirs.get(name)}:
                 name = min(differing)
-                ours, other = (redact_url(v) if isinstance(v, str) else v for v in (flat.get(name), theirs.get(name)))
+                ours, other = map(format_redacted, (flat.get(name), theirs.get(name)))
                 raise UserError(
-                    f"{name} is {ours!r} for rank 0 and {other!r} for rank {rank}: start all ranks with the same "
+                    f"{name} is {ours} for rank 0 and {other} for rank {rank}: start all ranks with the same "
                     "config, data and code"
                 )
 

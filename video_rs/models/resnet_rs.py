@@ -18,6 +18,7 @@ strides are 1. At depth 50 on 32 frames of 224x224:
     head    mean over time and space, dropout, linear
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -52,8 +53,6 @@ class ResNetRS(VideoModel):
         drop_path: rate of stochastic depth in the last block.
         drop_path_rule: "stage" for a rate of ``drop_path * i / 5`` in all blocks of stage i = 2..5 (numbered as in the
             paper); "block" for a rate that grows linearly over all blocks from 0, as in timm.
-        bn_momentum: momentum as defined by torch. 1 keeps the statistics of the last batch, for recipes that average
-            them together with the weights.
         data_config: the frames, pixels and classes that the weights expect.
     """
 
@@ -68,7 +67,6 @@ class ResNetRS(VideoModel):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         drop_path_rule: str = "stage",
-        bn_momentum: float = 0.1,
         data_config: DataConfig | None = None,
     ) -> None:
         super().__init__(num_classes, data_config or DataConfig(in_channels=in_channels))
@@ -88,14 +86,9 @@ class ResNetRS(VideoModel):
         self.num_features = channels
         self.dropout = layers.Dropout(dropout, stream=0)
         self.head = self.new_classifier(num_classes)
-        self._initialize(bn_momentum)
-
-    def _initialize(self, bn_momentum: float) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.momentum = bn_momentum
-            elif isinstance(module, Bottleneck) and self.architecture.zero_init_last_gamma:
-                nn.init.zeros_(module.conv3.norm.weight)
+        if architecture.zero_init_last_gamma:
+            for block in itertools.chain(*self.stages):
+                nn.init.zeros_(block.conv3.norm.weight)
         channels_last(self)
 
     def set_grad_checkpointing(self, stages: bool | Iterable[int] = True) -> None:

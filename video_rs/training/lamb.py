@@ -1,7 +1,7 @@
 """LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning", arXiv 1904.00962, algorithm 2)."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -38,16 +38,11 @@ class Lamb(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Take one step. ``closure``, if given, computes the gradients and returns the loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self) -> None:
+        """Take one step."""
         for group in self.param_groups:
             if params := [p for p in group["params"] if p.grad is not None]:
                 self._step(params, group)
-        return loss
 
     def _step(self, params: list[Tensor], group: dict) -> None:
         states = [self._state(p) for p in params]

@@ -14,7 +14,7 @@ from video_rs import checkpoint, terminal
 from video_rs.distributed.world import World
 from video_rs.errors import UserError, file_error, first_line, truncate
 from video_rs.files import locked, refuse_links
-from video_rs.hub import redact_url
+from video_rs.hub import format_redacted
 
 FOLDER = "checkpoints"
 Differences = Callable[[Mapping[str, Any]], Mapping[str, tuple[Any, Any]]]
@@ -77,7 +77,8 @@ def find_saved(
 
 def another_config(folder: object, changed: Mapping[str, tuple[Any, Any]]) -> UserError:
     """Return the error for a run folder whose run has other values: ``{key: (saved, now)}``."""
-    text = truncate([f"{key} was {_shown(old)}, now {_shown(new)}" for key, (old, new) in changed.items()])
+    values = {key: [*map(format_redacted, pair)] for key, pair in changed.items()}
+    text = truncate([f"{key} was {old}, now {new}" for key, (old, new) in values.items()])
     return UserError(f"{folder} was started with another config ({text}): use another out= or delete the folder")
 
 
@@ -92,11 +93,6 @@ def _check_new(folder: Path, must_resume: bool) -> None:
             f"{folder} has a best.pt and no checkpoint to resume from: choose another out=, with "
             f"train.init_from={best} to start from it, or delete the folder to start over"
         )
-
-
-def _shown(value: Any) -> str:
-    text = repr(redact_url(value) if isinstance(value, str) else value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
