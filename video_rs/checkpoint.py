@@ -282,7 +282,7 @@ def are_weights(state: Any) -> bool:
 
 
 def is_plain(value: Any) -> bool:
-    """Return True for a tensor that a network can have as weights: dense, of real numbers, not quantized."""
+    """Return True for a tensor that a network can have as a weight: dense, real, and not quantized."""
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return False
     is_float8 = value.is_floating_point() and value.itemsize == 1

@@ -30,7 +30,7 @@ LIMIT_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 OUT_OF_MEMORY = "out of memory: lower data.workers or train.micro_batch (test.batch_size for a test)"
 SHARED_MEMORY = "/dev/shm is full: raise its size (docker run --shm-size=8g), or lower data.workers"
-_RESOURCES = {  # in errors of torch and the operating system, the first that is found
+_RESOURCES = {  # pattern in errors of torch and the operating system: message; the first match counts
     "too many open files|items of ancillary data": "too many open files: raise `ulimit -n`, or lower data.workers",
     "AF_UNIX path too long": "the path of TMPDIR is too long for a socket: set TMPDIR=/tmp, or data.workers=0",
     "start new thread|resource temporarily unavailable": "no more processes or threads can be started: raise "
@@ -60,9 +60,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def missing_resource(error: BaseException) -> str:
-    """Return the missing resource of the machine and what to do, if an error of torch or the system names one; or "".
+    """Return a message that names the missing resource of the machine and what to do; "" for other errors.
 
-    A full disk is taken for full shared memory. A restart without changes does not help.
+    A full disk is reported as full shared memory. A restart without changes does not help.
     """
     if isinstance(error, VideoRSError):
         return ""
@@ -99,8 +99,8 @@ def format_value(value: Any) -> str:
 def printable(text: str) -> str:
     """Return a text on one line, with escapes for control characters, invisible ones, and surrogates.
 
-    Invisible are characters without width, and those that change the direction of text. Joiners (U+200C, U+200D) and
-    wide blanks are left as they are: they are part of words and emoji.
+    Invisible characters are those without width, and those that change the direction of text. Joiners (U+200C, U+200D)
+    and wide blanks are unchanged, because they are part of words and emoji.
     """
     return text if text.isprintable() else _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 

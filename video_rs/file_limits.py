@@ -11,11 +11,11 @@ from typing import Any
 
 from video_rs.errors import UserError
 
-MAX_RATIO = 10  # of the size of the content to the size of the file
-_FREE_BYTES = 1 << 20  # of content, for a file of any size
+MAX_RATIO = 10  # size of the content divided by the size of the file
+_FREE_BYTES = 1 << 20  # content that is accepted from a file of any size
 _MAX_DIRECTORY = 8 << 20  # bytes of the directory of a zip file: about 60,000 entries
-_MAX_DEPTH = 50  # of nested values
-_MAX_BITS = 4096  # of an integer
+_MAX_DEPTH = 50  # levels of nested values
+_MAX_BITS = 4096  # bits of an integer
 
 
 def check_size(path: str | Path, content: float) -> None:
@@ -33,7 +33,7 @@ def check_size(path: str | Path, content: float) -> None:
 def check_zip(path: str | Path) -> None:
     """Raise UserError for a zip file that would unpack to many times its size. Ignore other files.
 
-    The sizes are those in its directory, which count for readers. Entries that overlap count several times.
+    The sizes are read from the directory of the file, as its readers do. Each of several overlapping entries counts.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -59,7 +59,7 @@ def _directory_bytes(path: str | Path) -> int:
 
 
 def check_values(path: str | Path, values: Any) -> None:
-    """Raise UserError if values read from a file are nested too deeply, or are too large with shared ones repeated.
+    """Raise UserError if values read from a file are nested too deeply, or are too large when shared ones are repeated.
 
     Args:
         path: the file.

@@ -19,7 +19,7 @@ LOCK = ".lock"
 _UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Error numbers of file systems without locks or fsync."""
 _warned: set[str] = set()
-_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # also in their full-width forms
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # and their full-width forms
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
@@ -108,7 +108,7 @@ def atomic_write(path: str | Path, mode: str = "wb"):
             handle.flush()
             _sync(handle.fileno())
         temporary.replace(path)
-        with suppress(PermissionError):  # a folder that can be written and not be listed
+        with suppress(PermissionError):  # the folder can be written but not listed
             descriptor = os.open(path.parent, os.O_RDONLY)
             try:
                 _sync(descriptor)
@@ -126,11 +126,11 @@ def atomic_write(path: str | Path, mode: str = "wb"):
 
 
 def refuse_links(base: str | Path, *paths: str | Path) -> None:
-    """Raise UserError if a folder that a command makes is a link: it would write elsewhere.
+    """Raise UserError if a folder that a command creates is a link, through which it would write elsewhere.
 
     Args:
         base: a folder, which can be a link itself.
-        paths: folders in `base`, also with folders between.
+        paths: folders in `base`. The folders between `base` and these are also checked.
     """
     for path in map(Path, paths):
         for folder in (path, *path.parents):
@@ -141,7 +141,7 @@ def refuse_links(base: str | Path, *paths: str | Path) -> None:
 
 
 def open_append(path: Path) -> TextIO:
-    """Open a text file to append lines. A link to another file is replaced first: that file is never changed."""
+    """Open a text file to append lines. A link is replaced by a file first, because its target must not change."""
     if path.is_symlink():
         path.unlink()
     elif path.is_file() and path.stat().st_nlink > 1:
@@ -185,7 +185,7 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
 
 
 def parse_json(text: str, **options: Any) -> Any:
-    """Return the value of a JSON text. Raise ValueError if it is damaged, also by deep nesting or a long number."""
+    """Return the value of a JSON text. Raise ValueError if it is damaged, too deep, or has a very long number."""
     try:
         return json.loads(text, **options)
     except RecursionError:
@@ -219,8 +219,8 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
 def safe_cell(value: Any) -> Any:
     """Return a value for a cell of a table that may be opened in a spreadsheet or on a terminal.
 
-    A text that a spreadsheet takes for a formula follows an apostrophe; control characters are escaped. Numbers, also
-    as text, are unchanged.
+    A text that a spreadsheet would evaluate as a formula is preceded by an apostrophe. Control characters are escaped.
+    Numbers are unchanged, also as text.
     """
     if not isinstance(value, str):
         return value

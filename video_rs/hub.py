@@ -177,7 +177,7 @@ def _not_fetched(name: str, reason: object, advice: str = "try again") -> Machin
     if _UNKNOWN_CERTIFICATE.search(str(reason)):
         text = "the server's certificate is self-signed or of an unknown authority"
         advice = "set SSL_CERT_FILE to a file with the certificates to trust (PEM)"
-    elif "CERTIFICATE_VERIFY_FAILED" in str(reason):  # expired, or of another host
+    elif "CERTIFICATE_VERIFY_FAILED" in str(reason):  # expired, or for another host
         advice = "check the address and the clock of this machine"
     return MachineError(f"{name} could not be downloaded: {redact_url(text)}; {advice}")
 
@@ -251,7 +251,7 @@ def _check_redirect(start: str, end: str) -> None:
     """Raise UserError for a redirect to another scheme, except from http to https."""
     try:
         schemes = [urllib.parse.urlsplit(url).scheme.lower() for url in (start, urllib.parse.urljoin(start, end))]
-    except ValueError:  # from brackets
+    except ValueError:  # unbalanced brackets
         schemes = ["", ""]
     if schemes[1] not in _SCHEMES or schemes == ["https", "http"]:
         raise UserError(f"{redact_url(start)} redirects to {redact_url(end)}: only https, or http to http, is allowed")

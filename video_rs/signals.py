@@ -21,7 +21,7 @@ from video_rs.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, VideoRSError
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals of schedulers. SLURM sends them before a time limit or for preemption."""
 STOP_SIGNALS = (signal.SIGINT, *PREEMPTION_SIGNALS)
-GRACE = 3.0  # seconds until a process ends that does not end by itself, for example because a file hangs
+GRACE = 3.0  # seconds after which a process is killed that has not exited, for example because a file hangs
 
 
 def _is_main_thread() -> bool:
@@ -37,7 +37,7 @@ def ignore_stop_signals() -> None:
 
 @contextlib.contextmanager
 def blocked_signals() -> Iterator[None]:
-    """Block the stop signals while child processes start, which inherit this."""
+    """Block the stop signals while child processes start. The children inherit the blocked signals."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -69,14 +69,14 @@ def exit_on_signals(advice: str = "; start the command again") -> Iterator[None]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     watch = threading.Thread(target=_end_stuck, args=(reader, ended, report), name="stop signals", daemon=True)
-    with contextlib.suppress(RuntimeError):  # no thread can be started: without it
+    with contextlib.suppress(RuntimeError):  # no thread can be started: continue without it
         watch.start()
     before = {number: signal.signal(number, leave) for number in PREEMPTION_SIGNALS}
     descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
     except Exception:
-        if seen:  # of a library that replaced SystemExit
+        if seen:  # raised by a library in place of SystemExit
             raise SystemExit(EXIT_REQUEUE) from None
         raise
     finally:
@@ -120,7 +120,7 @@ class StopSignals:
     It can be nested. Outside of the main thread, where Python does not handle signals, it does nothing.
 
     Attributes:
-        active: the one whose block is executed, or None.
+        active: the instance whose block is being executed, or None.
         received: the first signal, or None.
         waiting: True in a block :func:`interruptible`.
     """

@@ -181,7 +181,7 @@ def standard_streams(*, needs_stdout: bool) -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # a full disk, which was reported; closed
+            with contextlib.suppress(OSError, ValueError):  # a full disk, which was reported, or a closed stream
                 stream.flush()
         sys.stdout, sys.stderr = before
 
@@ -214,7 +214,7 @@ class _LossyFile(io.FileIO):
 
 
 def _reopened(stream: TextIO | None, descriptor: int, kind: type[io.FileIO]) -> TextIO:
-    """Return a stream to the same file that takes any character. A stream in memory is returned unchanged."""
+    """Return a stream to the same file that accepts any character. A stream in memory is returned unchanged."""
     options = {}
     if stream:
         try:

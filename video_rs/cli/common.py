@@ -34,7 +34,7 @@ COMMANDS = {  # name: script in tools/, help
 }
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 WRITES_FILES = COMMANDS.keys() - {"status", "predict", "models"}
-"""Commands whose results are files. They do not end when nothing reads their output any more."""
+"""Commands whose results are files. They continue when the reader of their output exits."""
 KEYS = {
     "train": "out data.root data.num_frames data.workers model.name train.init_from train.epochs train.batch_size "
     "train.micro_batch optim.lr",
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_intermixed_args(args)
 
     def has_option_like(self, word: str) -> bool:
-        """Return True for the name of an option, alone or with ``=value``, and for a small typing error in it."""
+        """Return True if a word is the name of an option, perhaps misspelt, alone or with ``=value``."""
         return bool(difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1, cutoff=0.8))
 
     def error(self, message: str) -> NoReturn:
@@ -260,7 +260,7 @@ def _run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _without_threads_of_a_full_disk() -> Iterator[None]:
-    """Print no traceback of a thread, such as TensorBoard's, that cannot write: the main thread reports it."""
+    """Suppress the traceback of a thread, such as TensorBoard's, that cannot write: the main thread reports it."""
 
     def report(failure: threading.ExceptHookArgs) -> None:
         if getattr(failure.exc_value, "errno", None) not in errors.STORAGE_ERRNOS:

@@ -6,9 +6,9 @@ tools/test_net.py --weights hf-hub:owner/name data.root=/data/k400
 tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 --weights runs/k400_rs50/last.pt
 tools/test_net.py --cfg k400_rs50.yaml data.root=/data/k400 test.clips=1 test.crops=1 test.split=val
 
-The weights are <out>/best.pt unless --weights gives others, whose own config is used without --cfg. The report of
-<out>/best.pt is written to <out>/<split>/, that of other weights to a folder named after them. With torchrun or srun,
-the videos are divided among the processes.
+The default weights are <out>/best.pt. With --weights and without --cfg, the config in the checkpoint is used. The
+report on <out>/best.pt is written to <out>/<split>/, and the report on other weights to a folder named after them.
+With torchrun or srun, the videos are divided among the processes.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def read_config(argv: Sequence[str]) -> tuple[Config, dict[str, Any] | None]:
     try:
         return config_for(input_path(weights), args.overrides)
     except UserError as error:
-        raise ConfigError(str(error)) from None  # the same on all ranks: one line
+        raise ConfigError(str(error)) from None  # all ranks fail equally; print one line
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

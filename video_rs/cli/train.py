@@ -36,7 +36,7 @@ def train(config: Config, *, must_resume: bool = False) -> int:
         from video_rs.experiment.run import run
 
         try:
-            resume, test = (command(name, "--cfg", config.out) for name in ("train", "test"))  # of its config.yaml
+            resume, test = (command(name, "--cfg", config.out) for name in ("train", "test"))  # with its config.yaml
             predict = command("predict", "--weights", f"{config.out}/best.pt", "FILE")
             run(config, resume=resume, test=test, predict=predict, must_resume=must_resume)
         except KeyboardInterrupt as stop:

@@ -107,7 +107,7 @@ class TemporalSampling:
         return math.ceil(self.num_frames * self.step(rate) - ROUNDING)
 
     def shortest(self, rate: float = 0.0) -> int:
-        """Return the number of source frames from which on a clip repeats none, except to reach a higher rate."""
+        """Return the smallest number of source frames for which clips repeat none, except to reach a higher rate."""
         if self.kind == "segments":
             return self.num_frames
         return 1 + math.floor((self.num_frames - 1) * self.step(rate) + ROUNDING)

@@ -162,8 +162,9 @@ class _Loader(DataLoader):
 class _Iterator(_MultiProcessingDataLoaderIter):
     """torch's iterator with two changes, which use its private attributes.
 
-    It does not handle SIGCHLD, as the watchdog does: torch's handler raises an error at any point of the main process.
-    If only a part of it was created, for lack of descriptors or processes, it can be deleted without an error.
+    It does not handle SIGCHLD, because torch's handler raises an error at any point of the main process; the watchdog
+    detects dead workers instead. If it was only partly created, for lack of descriptors or processes, it can be deleted
+    without an error.
     """
 
     def __init__(self, loader: DataLoader) -> None:

@@ -31,7 +31,7 @@ from video_rs.errors import (
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Signals of crashes in native code, which damaged files can cause."""
-_FIRST_CODE = 100  # exit code of a worker that lacks the first resource
+_FIRST_CODE = 100  # exit code for the first of ``RESOURCES``
 
 
 class Heartbeats:

@@ -34,7 +34,7 @@ INSTALL_XLA = "pip install torch==2.9.0 torchvision==0.24.0 'torch_xla[tpu]==2.9
 
 
 def compiles_graphs(device: torch.device) -> bool:
-    """Return True if a device compiles a graph for each shape and each Python number, which makes two steps slow.
+    """Return True if a device compiles a graph for each shape and Python number, which makes the first two steps slow.
 
     Such a device has no fused optimizers and no ``DistributedDataParallel``: the caller averages gradients, with
     :func:`all_reduce`. In batch norm, torch stores the biased variance.
@@ -54,7 +54,7 @@ def select_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``xla``, without initializing it.
 
     Raises:
-        UserError: the device is unknown or not available, or see :func:`check_fork`.
+        UserError: the device is unknown or not available, or :func:`check_fork` fails.
     """
     kind, index = parse_device(name)
     if kind == "xla":
@@ -156,7 +156,7 @@ def configure_torch(threads: int = 0, deterministic: bool = False) -> None:
 
 @functools.cache
 def check_threads(count: int) -> None:
-    """Raise MachineError if so many threads cannot run. OpenMP ends the process in that case."""
+    """Raise MachineError if ``count`` threads cannot run at once. OpenMP would end the process."""
     end = threading.Event()
     threads = [threading.Thread(target=end.wait) for _ in range(count - 1)]
     try:

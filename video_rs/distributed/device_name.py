@@ -11,7 +11,7 @@ def parse_device(name: object) -> tuple[str, int | None]:
     """Split the name of a device, such as ``cuda:1``, into its kind and the index of a GPU.
 
     Raises:
-        UserError: there is no such device in any machine, or it is not supported.
+        UserError: the name is unknown, or the device is not supported.
     """
     match, found = _NAME.fullmatch(str(name)), format_value(str(name)).strip("'\"") or "''"
     if str(name).partition(":")[0] == "mps":

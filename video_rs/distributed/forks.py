@@ -7,7 +7,7 @@ import torch
 
 from video_rs.errors import UserError
 
-_forks: list[bool] = []  # the forks that led to this process since the import; True if threads were lost
+_forks: list[bool] = []  # one per fork from the import to this process: True if the fork lost threads
 
 
 def _after_fork() -> None:
@@ -26,7 +26,7 @@ def was_forked() -> bool:
 def check_fork(device: torch.device) -> None:
     """Check that a process that was forked after the import of this module can use a device.
 
-    On the CPU, print a warning once: such a process has one thread.
+    On the CPU, print a warning once, because such a process has one thread.
 
     Raises:
         UserError: the parent process has used the device.

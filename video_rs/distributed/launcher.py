@@ -1,4 +1,4 @@
-"""Read what started this process: the environment of a launcher (torchrun or a SLURM step), and multiprocessing."""
+"""Detect how this process was started: by a launcher (torchrun or a SLURM step), or by multiprocessing."""
 
 import multiprocessing
 import os
@@ -54,7 +54,7 @@ def is_torchrun() -> bool:
 
 
 def can_start_processes() -> bool:
-    """Return False, the first time with a warning, in a daemonic process of multiprocessing."""
+    """Return False in a daemonic process of multiprocessing, and print a warning the first time."""
     if not multiprocessing.current_process().daemon:
         return True
     if not _warned:

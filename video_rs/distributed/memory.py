@@ -21,7 +21,7 @@ from video_rs.errors import MachineError
 
 PROC = Path("/proc")
 _RESERVE = 0.05  # fraction of the available memory that is left to other processes
-_GROUP_FILES = {  # limits and usage by version of control groups; a group above memory.high is slowed to a halt
+_GROUP_FILES = {  # by version of control groups: limits, usage. Above memory.high, the kernel slows a group to a halt
     "cgroup2": (("memory.max", "memory.high"), "memory.current"),
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes"),
 }
@@ -43,10 +43,10 @@ def available_bytes(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def limited(device: torch.device, processes: int = 1) -> Iterator[None]:
-    """Raise an error in this context, instead of being killed, if the host runs out of memory.
+    """Raise an error in this context if the host runs out of memory. Otherwise the kernel kills the process.
 
-    This limits the private memory of the process to what it has and what is available. Other devices raise errors
-    anyway. If several threads are in this context, the first one sets the limit.
+    This limits the private memory of the process to its current size plus the available memory. Other devices raise
+    errors anyway. If several threads are in this context, the first one sets the limit.
 
     Args:
         device: device of the computation.
@@ -133,7 +133,7 @@ def _free_in_group(folder: Path, kind: str, swap: int) -> float:
     """
     limits, used = _GROUP_FILES[kind]
     stat = _values(folder / "memory.stat")
-    above = stat.get("hierarchical_memory_limit", math.inf)  # also of groups outside of a container
+    above = stat.get("hierarchical_memory_limit", math.inf)  # includes groups outside of a container
     limit = min(above, *(_number(folder / name, math.inf) for name in limits))
     cache = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
     may_swap = _number(folder / "memory.swap.max", 0) - _number(folder / "memory.swap.current", 0)

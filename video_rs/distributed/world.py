@@ -172,10 +172,10 @@ class World:
 
     @contextlib.contextmanager
     def _publishing(self, what: str) -> Iterator[None]:
-        """Run a block that writes to the store. Raise PeersLost if the store was that of a torchrun that has ended."""
+        """Run a block that writes to the store. Raise PeersLost if torchrun hosts the store and has exited."""
         try:
             yield
-        except RuntimeError:  # a store of rank 0: its loss is detected later
+        except RuntimeError:  # rank 0 hosts the store: its loss is detected later
             if launcher.is_torchrun():
                 raise PeersLost(f"rank {self.rank}: torchrun has ended, in {what}; restart to resume") from None
 

@@ -68,7 +68,7 @@ def write_report(
         scores: from ``multiview.score``. If they contain views, ``views.npz`` is also written.
         metrics: from ``metrics.summarize``.
         run_dir: a run folder, to plot training curves from its ``metrics.jsonl``.
-        about: what was scored on what, for the header of the report and for metrics.json: weights, data, views, ...
+        about: weights, data, views, ... as text, for the header of the report and for metrics.json.
         decoder: backend for the thumbnails.
         segments: start and end of each video in seconds, see ``Records.segments``.
         warn: called with one line for each image that failed.

@@ -79,7 +79,8 @@ def config_of_checkpoint(state: Mapping[str, Any], name: str, out: str, override
     """Return the config of a checkpoint, with its run folder and overrides. Its plugins are not imported.
 
     Args:
-        state: see :func:`video_rs.checkpoint.load_run`. Without a config, as from ``fit``, its network and data config.
+        state: see :func:`video_rs.checkpoint.load_run`. If it has no config, as from ``fit``, its network and
+            data config are used.
         name: name of the checkpoint, for messages.
         out: the run folder.
         overrides: see :func:`load_config`.
@@ -94,7 +95,7 @@ def config_of_checkpoint(state: Mapping[str, Any], name: str, out: str, override
             section: {key: value for key, value in values.items() if key in fields.__dataclass_fields__}
             for section, fields, values in sections
         }
-        nested["data"].pop("class_names", None)  # a file in a config
+        nested["data"].pop("class_names", None)  # names in a checkpoint, a file in a config
     nested |= {"out": out, "plugins": []}
     from_dict(nested, name)
     return _complete(nested, overrides, name, Path(out).name)

@@ -70,8 +70,8 @@ def evaluate(
 ) -> Evaluation | None:
     """Score ``test.split`` with ``weights``, or with ``best.pt`` of the run folder, and write the report.
 
-    The report of ``best.pt`` of the run folder is in ``<out>/<split>/``, that of other weights in a folder beside it,
-    named after the split, the weights and their checksum.
+    The report on ``best.pt`` of the run folder is written to ``<out>/<split>/``. The report on other weights is written
+    to ``<out>/<split>-<name>-<checksum>/``.
 
     Args:
         config: a config with the data and network of the training run.
@@ -91,7 +91,7 @@ def evaluate(
     if not is_address(weights) and not os.path.exists(weights):
         advice = "check the path" if config.weights else "train first, or name a checkpoint with --weights FILE"
         raise UserError(f"{weights} does not exist; {advice}")
-    records = build.build_records(config, (split,))[split]  # errors come before a download
+    records = build.build_records(config, (split,))[split]  # report errors in the data before a download
     state, file, name = state or checkpoint.load_run(weights), fetch(weights), redact_url(weights)
     check_labels(records, split)
     names = build.class_names(config, records)
@@ -199,7 +199,7 @@ def run_folder(weights: str) -> Path | None:
 
 
 def made_in(folder: Path, state: Mapping[str, Any]) -> bool:
-    """Return True if the run in a folder made a checkpoint: by its last best validation, or else by its config."""
+    """Return True if a checkpoint is from the run in a folder, by its best validation or else by its config."""
     metrics = state.get("metrics") or state.get("best_metrics") or {}
     with contextlib.suppress(OSError, UserError):
         if "loss" in metrics:

@@ -29,7 +29,7 @@ from video_rs.training.pages import start_page
 
 OF_A_MACHINE = {"data.root", "data.train", "data.val", "data.test", "data.list", "data.workers", "train.threads"}
 """Keys that may differ between the ranks of a run."""
-MEASURED = 3  # steps of a dry run whose median is printed
+MEASURED = 3  # number of measured steps of a dry run; their median is printed
 
 
 def build_parts(config: Config) -> tuple[nn.Module, VideoDataset, VideoDataset | None]:
@@ -81,7 +81,7 @@ def dry_run(config: Config) -> None:
     print("\n".join(start_page(job, config.out)))
     try:
         loading, seconds = _time_of_micro_batch(job)
-    except WorkerFailed as error:  # its exit code asks for a restart, which leaves the file out of a run only
+    except WorkerFailed as error:  # asks for a restart, which helps a run but not a dry run
         files = "; ".join(f"{path} {reason}" for path, reason in error.files.items())
         raise MachineError(f"{files}; remove it, or train: a run leaves it out" if files else str(error)) from error
     trainer, schedule = job.trainer, job.trainer.schedule
@@ -97,7 +97,7 @@ def _time_of_micro_batch(job: Job) -> tuple[float, float]:
     """Return the seconds per micro-batch of the loader alone, and of training with data loading."""
     trainer, workers = job.trainer, max(1, job.loading()["workers"])
     warmup = 1 + warmup_steps(trainer.device)
-    # all clips have the full size, also in a run with phases; a short run has fewer batches
+    # measure clips of full size, also in a run with phases. A short run has fewer batches
     batches = iter(job.loader(0, num_steps=1 + workers + warmup + MEASURED, phase_ends=()))
     batch = next(batches)
     print(f"micro-batch: clips {list(batch['clip'].shape)} {batch['clip'].dtype}, labels {list(batch['label'].shape)}")
@@ -106,7 +106,7 @@ def _time_of_micro_batch(job: Job) -> tuple[float, float]:
         trainer.train_step([next(batches)])
         synchronize(trainer.device)
 
-    loading = _seconds(lambda: deque(itertools.islice(batches, workers), maxlen=0)) / workers  # one of each worker
+    loading = _seconds(lambda: deque(itertools.islice(batches, workers), maxlen=0)) / workers  # one batch per worker
     for _ in range(warmup):
         step()
     seconds = statistics.median(_seconds(step) for _ in range(MEASURED))

@@ -91,8 +91,8 @@ def check_name(name: str, names: Iterable[str], hint: str = "") -> None:
 def suggest(name: str, names: Iterable[str]) -> str:
     """Return the end of a message that suggests up to three names.
 
-    Case, separators, the package and the tag of timm's weights do not count, except among equal names. If there are
-    equal names, only these are suggested.
+    Names are compared without case, separators, package and weight tag. If some are equal, only these are suggested,
+    the most similar full name first.
     """
     known: dict[str, list[str]] = {}
     for other in dict.fromkeys(names):

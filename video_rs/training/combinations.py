@@ -16,7 +16,7 @@ def wrong_combinations(
     """Yield an error for each combination of options that does not work.
 
     Args:
-        options: of the run.
+        options: options of the run.
         multi_label: True if a sample can have several classes.
         bn_momentum: momentum of batch norm that the network was created with.
         processes: number of ranks.

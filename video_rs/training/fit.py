@@ -68,7 +68,7 @@ class Caller:
         yaml: content of ``config.yaml``; "" for none.
         resume: command to resume the run.
         test: command to test the result.
-        predict: command to use the result of a run without validation data, which may have no test data either.
+        predict: command to use the result, logged instead of `test` for a run without validation data.
         must_resume: raise UserError if there is no checkpoint to resume from.
     """
 

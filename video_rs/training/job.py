@@ -238,7 +238,7 @@ class Job:
         return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
 
     def metric_notes(self) -> dict[str, str]:
-        """Return what the logged metrics are, see :func:`recipe.metric_notes`."""
+        """Return notes on the logged metrics, see :func:`recipe.metric_notes`."""
         return recipe.metric_notes(self.options, multi_label=self.train.records.multi_label)
 
     def _ranks(self) -> dict[str, int]:

@@ -32,7 +32,7 @@ class RunLog:
         step: step that the run starts from. Lines of later steps, from an interrupted run, are removed.
         num_steps: number of steps of the whole run.
         validated: last step that was validated. Lines of later validations are removed.
-        notes: what the metrics are, for the text lines, see ``recipe.metric_notes``.
+        notes: notes on metrics for the text lines, see ``recipe.metric_notes``.
         wandb: project of Weights & Biases; "" for none.
         config: config of the run, for Weights & Biases.
 

@@ -76,7 +76,7 @@ class Run(RunState):
         self._unreadable: list[tuple[str, str]] = []  # files replaced in this step on this rank
 
     def fit(self) -> None:
-        """Train from the current step to the last one, or until the monitored metric stops to improve.
+        """Train from the current step to the last one, or until the monitored metric stops improving.
 
         Raises:
             Interrupted: a signal was received. A checkpoint is saved.

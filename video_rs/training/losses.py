@@ -37,7 +37,8 @@ class CrossEntropy(nn.Module):
 
     The whole loss of a sample, smoothing included, is multiplied by the weight of its own class. With soft targets t,
     it is the sum over k of ``t[k] * weight[k] * loss(class k)``. torch multiplies each entry of the smoothed target by
-    the weight of that entry's class instead, and a rare class then wins for every sample from 9 C + 1 : 1 on.
+    the weight of that entry's class instead. With a smoothing of 0.1, balanced weights then make the network predict
+    the rare class for every sample if classes are more unequal than 9 C + 1 : 1.
 
     Args:
         label_smoothing: fraction of the target that is spread over all classes (0.1 in ResNet-RS).

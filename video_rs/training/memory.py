@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 PREFETCHED = 2  # micro-batches per loader worker, in shared memory
-MARGIN = 1.3  # measured: the backward pass needs 5 to 30 % more than the activations, mostly for fragments of the heap
+MARGIN = 1.3  # measured: the backward pass needs 5 to 30 % more than the activations, mostly heap fragmentation
 
 
 def check_memory(job: Job) -> None:
@@ -24,7 +24,7 @@ def check_memory(job: Job) -> None:
 
     A step needs at least the gradients, and the activations and pixels of a micro-batch. The batches that loader
     workers prefetch are in shared memory, which counts as memory of the host. Weights and optimizer state exist
-    already. Nothing is checked for compiled steps, which may recompute activations, and for networks that cannot run
+    already. Nothing is checked for compiled steps, which may recompute activations, or for networks that cannot run
     on the meta device.
     """
     trainer, schedule, world, device = job.trainer, job.trainer.schedule, job.world, job.device

@@ -50,7 +50,7 @@ def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module
 
 
 def metric_notes(options: Options, *, multi_label: bool) -> dict[str, str]:
-    """Return what the metrics in the log are: ``loss``, ``accuracy`` and ``hit1`` in training, and ``val_loss``."""
+    """Return notes on metrics in the log: ``loss``, ``accuracy`` and ``hit1`` in training, and ``val_loss``."""
     binary = "binary cross entropy"
     val_loss = binary if multi_label else "cross entropy"
     name = {"cross_entropy": val_loss, "bce": binary}.get(options.loss, options.loss)

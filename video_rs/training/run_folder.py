@@ -24,7 +24,7 @@ def lock(folder: Path) -> contextlib.ExitStack:
     """Create a run folder and lock it until the result is closed or this process exits.
 
     Raises:
-        UserError: another process is training in the folder, the folder cannot be written, or one in it is a link.
+        UserError: another process is training in the folder, the folder cannot be written, or a folder in it is a link.
     """
     held = contextlib.ExitStack()
     refuse_links(folder, *(folder / name for name in (FOLDER, "tensorboard", "wandb")))
@@ -36,7 +36,7 @@ def lock(folder: Path) -> contextlib.ExitStack:
         held.enter_context(locked(folder))
     except BlockingIOError:
         raise UserError(f"another process is training in {folder}; wait for it, or choose another out=") from None
-    except UnicodeEncodeError:  # TensorBoard needs it
+    except UnicodeEncodeError:  # TensorBoard requires UTF-8
         raise UserError(f"out={folder}: the name is not UTF-8; choose another out=") from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{error.filename}: {error.strerror}; the run needs its folder: choose another out=") from None

@@ -118,7 +118,7 @@ class RunState:
                 self.incidents.check_files(self.folder, self.step)
 
     def check_steps(self, bad: Sequence[int]) -> None:
-        """Raise UserError if there were too many bad steps up to one of these, or if all steps of the run are bad."""
+        """Raise UserError if too many steps up to one of `bad` were bad, or if all steps of the run were bad."""
         for step in reversed(bad):
             if self.incidents.too_many_steps(step):
                 recent, window = len(self.incidents.recent_steps(step)), self.incidents.window
@@ -127,7 +127,7 @@ class RunState:
             self.fail_not_finite(self.step, "no step of the run is finite", last_good=0)
 
     def require_finite(self, what: str, weights: Mapping[str, Any] | None = None) -> None:
-        """Raise UserError on all ranks if training cannot continue, or some other weights are not finite."""
+        """Raise UserError on all ranks if training cannot continue, or if `weights` are not finite."""
         found, *others = self.trainer.problems()
         self._check([found or not is_finite(weights), *others], what)
 

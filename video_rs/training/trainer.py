@@ -47,7 +47,7 @@ from video_rs.training.schedule import Schedule
 SMALLEST_SCALE = 2.0**-10  # minimum loss scale for float16, reached after 26 consecutive skipped steps
 MAX_FLAGS = 256  # steps whose flags stay on the device
 PROBLEMS = ("weights are not finite", "no fp16 loss scale is left, with the smallest one gradients are not finite")
-"""What prevents further steps, in the order of :meth:`Trainer.problems`."""
+"""Reasons that prevent further steps, in the order of :meth:`Trainer.problems`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -220,7 +220,7 @@ class Trainer:
         # the loss is the mean over the global batch, and gradients are averaged over ranks
         self.scaler.scale(losses.sum() * self.world.size / self.schedule.batch_size).backward()
         with torch.no_grad():
-            top = logits.argmax(1)  # correct if the target has it, or at least half of it in mixed clips
+            top = logits.argmax(1)  # correct if it is at least half of the target, as mixed clips have two classes
             correct = top == targets if targets.ndim == 1 else targets.gather(1, top[:, None])[:, 0] >= 0.5
             self.metrics.add(losses.double(), correct.double(), positions)
 

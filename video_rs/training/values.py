@@ -19,8 +19,8 @@ def checked(name: str, value: Any, type_: Any, rules: Mapping[str, Any]) -> Any:
     """Convert a value to a type. Raise ValueError, naming the option, if its type or range is invalid.
 
     Args:
-        name: of the option.
-        value: as given.
+        name: name of the option.
+        value: the given value.
         type_: annotation of the option.
         rules: ``choices``, ``check``, ``low`` and ``high``, see :func:`video_rs.training.options.setting`.
     """

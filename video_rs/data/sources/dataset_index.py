@@ -54,7 +54,7 @@ class VideoIndex:
         row = self.rows[number]
         if not row["bytes"] or file_version(path) != (row["bytes"], row["changed"]):
             return None
-        if row["num_frames"] > row["bytes"]:  # no file has so many
+        if row["num_frames"] > row["bytes"]:  # impossible: a frame has at least one byte
             return None
         start = self.ends[number - 1] if number else 0
         keys = np.cumsum(self.gaps[start : self.ends[number]], dtype=np.int64)

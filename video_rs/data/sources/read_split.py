@@ -22,7 +22,7 @@ from video_rs.data.video.search import LeftOut
 from video_rs.errors import UserError, truncate
 
 _NOT_UTF8 = "the name is not UTF-8"
-_SURROGATES = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8, and in JSON
+_SURROGATES = re.compile("[\ud800-\udfff]")  # stand for bytes that are not UTF-8, or come from JSON
 
 
 @dataclass
@@ -161,7 +161,7 @@ def read_split(
         if entry.split != wanted:
             raw.other_rows[entry.split] += 1
             continue
-        if not _is_utf8(entry.path + entry.label):  # in JSON, or in folders that a layout searches
+        if not _is_utf8(entry.path + entry.label):  # from JSON, or from a folder that a layout searches
             not_utf8.add(entry.path)
             continue
         raw.add(entry.path, entry.label, entry.file or source, entry.line)

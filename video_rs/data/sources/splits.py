@@ -61,8 +61,8 @@ def load_splits(
     """Return the records of some splits.
 
     If there is no validation split, a fraction of the training files of each class is held out. All clips of a source
-    video stay in the same split. If there is no test split, "test" is the validation split. If nothing is held out and
-    there is no such split, "val" and "test" are omitted if "train" is returned.
+    video stay in the same split. If there is no test split, "test" is the validation split. With
+    ``val_fraction=0``, missing splits "val" and "test" are omitted if "train" is returned.
 
     Args:
         root: folder of the dataset, or shards as for ``read_shards``. Paths in lists are relative to it, or to the

@@ -74,7 +74,7 @@ class DatasetCheck:
         }
 
     def short_videos(self) -> str:
-        """Return which part of the readable videos is shorter than a clip, and a setting that fits; "" for none."""
+        """Describe how many of the readable videos are shorter than a clip, and a setting that fits; "" for none."""
         broken = {problem.entry for problem in self.problems if problem.kind == "broken"}
         good = (entry for entry in range(len(self.entries)) if entry not in broken)
         return describe_short((self.entries.length(entry, self.facts) for entry in good), self.sampling)

@@ -77,10 +77,10 @@ class Entries:
         return start, end if end > 0 else math.inf
 
     def length(self, entry: int, facts: Sequence[Facts]) -> Length:
-        """Return the length of an entry; that of a segment is approximate for a variable rate."""
+        """Return the length of an entry. The length of a segment is approximate if the frame rate varies."""
         records, index = self.at(entry)
         found = facts[self.file[entry]]
-        rate = found.frames / found.seconds if found.seconds else 0.0  # of a timeline, see clips.py
+        rate = found.frames / found.seconds if found.seconds else 0.0  # as in a timeline, see clips.py
         return Length(found.frames, rate).part(*records.segment(index))
 
     def source(self, entry: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The lengths of videos, and whether clips fit in them."""
+"""Measure the lengths of videos, and describe how many are shorter than a clip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from video_rs.distributed.launcher import START_METHOD, can_start_processes
 from video_rs.errors import MachineError
 
 FILES, SECONDS = 100, 2.0  # limits of a sample
-TOLERATED = 0.05  # fraction of short videos with a setting that fits
+TOLERATED = 0.05  # a setting fits if at most this fraction of the videos is shorter than its clips
 
 
 class Length(NamedTuple):
@@ -34,7 +34,7 @@ class Length(NamedTuple):
     rate: float
 
     def part(self, start: float, end: float) -> Length:
-        """Return the length of a segment in seconds; an end of 0 is the end of the video. Approximate."""
+        """Return the approximate length of a segment, given in seconds. An end of 0 is the end of the video."""
         if not self.rate or not (start or end):
             return self
         seconds = self.frames / self.rate
@@ -42,7 +42,7 @@ class Length(NamedTuple):
 
 
 def describe_short(lengths: Iterable[Length], sampling: TemporalSampling) -> str:
-    """Return which part of the videos is shorter than a clip, and a setting that fits; "" if none is shorter."""
+    """Describe how many videos are shorter than a clip, and a setting that fits; "" if none is shorter."""
     counts = Counter(lengths)
 
     def short(sampling: TemporalSampling) -> float:
@@ -63,7 +63,7 @@ def describe_short(lengths: Iterable[Length], sampling: TemporalSampling) -> str
 
 
 def _shorter(sampling: TemporalSampling) -> Iterator[tuple[str, TemporalSampling]]:
-    """Yield shorter clips with their settings, the longest first: smaller strides, then half of the frames."""
+    """Yield settings and sampling of shorter clips, the longest first: smaller strides, then half of the frames."""
     strides = range(sampling.stride - 1, 0, -1) if sampling.kind == "dense" else ()
     for stride in strides:
         yield f"data.stride={stride}", replace(sampling, stride=stride)
@@ -76,7 +76,7 @@ def _shorter(sampling: TemporalSampling) -> Iterator[tuple[str, TemporalSampling
 
 
 def sample_lengths(records: Records, files: int = FILES, seconds: float = SECONDS) -> list[Length]:
-    """Return the lengths of all indexed videos, or else of evenly spaced ones, from their headers.
+    """Return the lengths of all videos if they are indexed, or else of a sample, from their headers.
 
     Headers are read in another process, because a file can hang or crash its reader. Files that cannot be read in the
     given time are omitted; all of them without forked processes, and for shards on remote storage.
@@ -100,7 +100,7 @@ def sample_lengths(records: Records, files: int = FILES, seconds: float = SECOND
 
 
 def _measure(records: Records, number: int, beat: Beat) -> Length | None:
-    with contextlib.suppress(Exception):  # training reports it
+    with contextlib.suppress(Exception):  # training reports unreadable files
         return _length(records, number).part(*records.segment(number))
 
 

@@ -1,9 +1,9 @@
 """Find the weights of a network in a file of any trainer, by the names of the network's own weights.
 
 Trainers store state dicts in entries ("state_dict", "model", "ema", ...), wrappers add prefixes to the names of weights
-("module.", "model.backbone.", ...), and losses, metrics and other networks lie beside them. No list of such names is
-needed: the state dict and the prefix with the most names and sizes in common with the network are chosen. Of equals,
-averages of the weights over training come first, as in ``timm.models``, then usual names of weights.
+("module.", "model.backbone.", ...), and files also contain losses, metrics and other networks. No list of such names is
+needed: the state dict and the prefix with the most names and sizes in common with the network are selected. If several
+are equal, moving averages of the weights are preferred, as in ``timm.models``, then common names of weights.
 """
 
 import re

@@ -40,7 +40,7 @@ class InflationReport:
         differences: differences of the architectures, ``{field: (source, network)}``. If there are any, the logits of
             still clips differ from those of the source.
         compared: False if the architecture of the source is unknown.
-        notes: where the weights were in the file, what else is in it, and what is unknown of the head.
+        notes: the place of the weights in the file, its unused content, and a head whose classes are unknown.
     """
 
     matched: list[str] = field(default_factory=list)

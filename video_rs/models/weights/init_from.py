@@ -55,7 +55,7 @@ def load_into(
     Args:
         model, source, method: as for :func:`init_from`.
         name: name of the source, for messages.
-        exact: also raise UserError if there is no head, or if modules that the network does not have lie beside it.
+        exact: also raise UserError if the source has no head, or has modules that the network does not have.
     """
     family = isinstance(model, ResNetRS)
     data_config = source.data_config

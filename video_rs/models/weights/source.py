@@ -21,7 +21,7 @@ from video_rs.models.resnet_rs import STAGES
 from video_rs.models.weights.find import Found, find_weights
 from video_rs.models.weights.state_dict import in_both_codes, looks_like_timm, sizes_in_files, to_ours
 
-# weights of every network of the family, by which they are found if the network is unknown
+# weights that every network of the family has, to find them if the network is unknown
 _FAMILY = (
     *("stem.conv1.conv.weight", "stem.conv3.norm.running_mean", "stem.pool.conv.weight", "head.weight"),
     *(f"stages.{i}.0.conv1.conv.weight" for i in range(len(STAGES))),

@@ -74,7 +74,7 @@ def sizes_in_files(model: nn.Module) -> dict[str, int]:
 
 
 def prefix_of(model: nn.Module) -> str:
-    """Return the prefix of our wrapper of networks of other packages; "" for other networks."""
+    """Return the prefix that the wrapper of another package's network adds to names; "" for our networks."""
     return PREFIX if isinstance(model, External) else ""
 
 
@@ -107,7 +107,7 @@ def to_ours(state: State) -> dict[str, Tensor]:
 
 
 def in_both_codes(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return a mapping by names of weights with the names that timm has for them in addition."""
+    """Return a mapping by names of weights, with timm's names for the same weights added."""
     both = dict(sizes)
     for name, size in sizes.items():
         with contextlib.suppress(UserError):  # not a weight of timm's networks
