@@ -32,18 +32,16 @@ def test_phases_follow_the_step(tiny_config):
 def test_the_log_says_what_its_numbers_are(tiny_config, tmp_path):
     mixed = {"data__mixup": 0.2, "train__class_weights": "balanced", "train__max_steps": 1}
     assert run(tiny_config(**mixed, out=str(tmp_path / "mixed"))) == 0
-    first, line, validation = logged(tmp_path / "mixed", "loss  ", "step 1/1", "validation:")
+    first, line = logged(tmp_path / "mixed", "loss  ", "step 1/1")
     assert first.endswith(
         "smoothed weighted cross entropy of mixed clips (label smoothing 0.1); in validations cross entropy; accuracy "
         "in training is of mixed clips, where the larger part counts"
     )
-    assert re.search(r"  loss \d\.\d+ \(smoothed weighted cross entropy of mixed clips\)  accuracy", line)
-    assert re.search(r"  accuracy \d+\.\d % \(mixed clips\)  lr", line)
-    assert re.search(r"  loss \d\.\d+ \(cross entropy\)", validation)
+    assert re.search(r"  loss \d\.\d+  accuracy of mixed clips \d+\.\d %  lr", line)
     assert run(tiny_config(train__label_smoothing=0, train__max_steps=1, out=str(tmp_path / "plain"))) == 0
-    first, line, _ = logged(tmp_path / "plain", "loss  ", "step 1/1", "validation:")
+    first, line = logged(tmp_path / "plain", "loss  ", "step 1/1")
     assert first.endswith(" cross entropy; in validations cross entropy")
-    assert re.search(r"  loss \d\.\d+ \(cross entropy\)  accuracy \d+\.\d %  lr", line)
+    assert re.search(r"  loss \d\.\d+  accuracy \d+\.\d %  lr", line)
 
 
 def logged(folder, *starts):

@@ -33,6 +33,7 @@ from video_rs.errors import (
 )
 from video_rs.files import atomic_write, expand_path
 from video_rs.signals import Interrupted
+from video_rs.training import recipe
 from video_rs.training.job import Job
 from video_rs.training.log import RunLog
 from video_rs.training.loop import Run
@@ -186,7 +187,7 @@ def run_in_folder(
 def _open_log(job: Job, saved: Mapping[str, Any] | None, out: Path, caller: Caller) -> RunLog:
     step, validated = (saved["step"], saved["validated"]) if saved else (0, 0)
     config = checkpoint.redact_config(caller.config)
-    others = {"notes": job.metric_notes(), "wandb": job.options.wandb, "config": config}
+    others = {"is_mixed": recipe.is_mixed(job.options), "wandb": job.options.wandb, "config": config}
     return RunLog(out, step, job.trainer.schedule.num_steps, validated, **others)
 
 

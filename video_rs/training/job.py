@@ -237,10 +237,6 @@ class Job:
         keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")
         return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
 
-    def metric_notes(self) -> dict[str, str]:
-        """Return notes on the logged metrics, see :func:`recipe.metric_notes`."""
-        return recipe.metric_notes(self.options, multi_label=self.train.records.multi_label)
-
     def _ranks(self) -> dict[str, int]:
         return {"rank": self.world.rank, "world_size": self.world.size}
 

@@ -32,7 +32,11 @@ class RunLog:
         step: step that the run starts from. Lines of later steps, from an interrupted run, are removed.
         num_steps: number of steps of the whole run.
         validated: last step that was validated. Lines of later validations are removed.
+<<<<<<< HEAD
         notes: notes on metrics for the text lines, see ``recipe.metric_notes``.
+=======
+        is_mixed: True if the accuracy in training is that of mixed clips.
+>>>>>>> 227b4e6 (Log: the losses are named at the start of the log, not in every line)
         wandb: project of Weights & Biases; "" for none.
         config: config of the run, for Weights & Biases.
 
@@ -50,7 +54,7 @@ class RunLog:
         num_steps: int,
         validated: int = 0,
         *,
-        notes: Mapping[str, str] | None = None,
+        is_mixed: bool = False,
         wandb: str = "",
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -61,7 +65,7 @@ class RunLog:
         _drop_beyond(folder / "metrics.jsonl", {"train": step, "val": validated})
         self._metrics = open_append(folder / "metrics.jsonl")
         self._events: SummaryWriter | None = None
-        self._start, self._lines, self._notes = step, 0, notes
+        self._start, self._lines, self._is_mixed = step, 0, is_mixed
         self.bar = terminal.Bar(num_steps, done=step)
         self._wandb = WandbLog(wandb, folder, config or {}, self.info) if wandb else None
 
@@ -83,7 +87,7 @@ class RunLog:
         seconds_left = schedule.seconds_left(step, rate, validation_seconds)
         self.metrics("train", step, schedule.epoch(step), metrics)
         self.status.trained(step, seconds_left)
-        line = train_line(step, schedule, metrics, seconds_left, self._notes)
+        line = train_line(step, schedule, metrics, seconds_left, is_mixed=self._is_mixed)
         self.bar.note(line.partition("  ")[2])
         self.info(line)
         self._lines += 1
@@ -96,8 +100,8 @@ class RunLog:
         if not metrics:
             return
         self.metrics("val", step, schedule.epoch(step), metrics)
-        text = metrics_text(metrics) + _note(self._notes, "val_loss")
-        self.info(f"epoch {schedule.epoch(step):.2f}  validation: {text}{'  (best)' if is_best else ''}")
+        best = "  (best)" if is_best else ""
+        self.info(f"epoch {schedule.epoch(step):.2f}  validation: {metrics_text(metrics)}{best}")
 
     def metrics(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Write metrics to ``metrics.jsonl``, TensorBoard and Weights & Biases."""
@@ -142,7 +146,7 @@ class StepClock:
 
 class _SilentLog(RunLog):
     def __init__(self) -> None:
-        self._lines, self._notes = 0, None
+        self._lines, self._is_mixed = 0, False
         self.status = Status(None)
         self.bar = terminal.Bar(None, hidden=True)
 
@@ -163,23 +167,20 @@ def _drop_beyond(path: Path, last: dict[str, int]) -> None:
             handle.writelines(f"{json.dumps(values)}\n" for values in kept)
 
 
-def _note(notes: Mapping[str, str] | None, name: str) -> str:
-    return f" ({notes[name]})" if notes and name in notes else ""
-
-
 def train_line(
     step: int,
     schedule: Schedule,
     metrics: Mapping[str, float],
     seconds_left: float,
-    notes: Mapping[str, str] | None = None,
+    *,
+    is_mixed: bool = False,
 ) -> str:
     """Format loss, accuracy and speed of the last steps. Omit loss and accuracy if all steps were skipped."""
     parts = [f"step {step}/{schedule.num_steps}", f"epoch {schedule.epoch(step):.2f}"]
     if "loss" in metrics:
-        parts.append(f"loss {metrics['loss']:.4f}{_note(notes, 'loss')}")
-    rates = {name: value for name, value in metrics.items() if name in NAMES}
-    parts += [f"{NAMES[name]} {100 * value:.1f} %{_note(notes, name)}" for name, value in rates.items()]
+        parts.append(f"loss {metrics['loss']:.4f}")
+    clips = " of mixed clips" * is_mixed
+    parts += [f"{NAMES[name]}{clips} {100 * value:.1f} %" for name, value in metrics.items() if name in NAMES]
     parts.append(f"lr {metrics['lr']:.4g}")
     parts.append(f"{metrics['clips_per_second']:.1f} clips/s")
     parts.append(f"waiting for data {100 * metrics['data_wait']:.0f} %")

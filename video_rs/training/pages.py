@@ -44,6 +44,7 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
     sampling, size, smoothing = job.train.transform.sampling, job.train.transform.spatial.size, options.label_smoothing
     values = f"targets are {smoothing / 2:g} and {1 - smoothing / 2:g} for every class"
     targets = f"label smoothing {smoothing:g}: {values}; 0 is usual for many classes"
+    multi_label = job.train.records.multi_label
     begins = f"resuming at step {{}} of {{}} from {resumed_from}" if resumed_from else "starting at step {} of {}"
     return _aligned(
         [
@@ -62,8 +63,8 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
             ("learning rate", _learning_rate(options, schedule)),
             ("batch norm", _batch_norm(job)),
             *(("parameters", line) for line in describe_groups(job.model, job.trainer.optimizer)),
-            ("loss", _loss(job)),
-            ("targets", targets if job.train.records.multi_label and smoothing else ""),
+            ("loss", recipe.describe_loss(options, multi_label=multi_label, has_validation=schedule.has_validation)),
+            ("targets", targets if multi_label and smoothing else ""),
             ("folder", _folder(folder, options)),
             ("begins", begins.format(job.trainer.step, schedule.num_steps)),
         ]
@@ -181,14 +182,6 @@ def _batch_norm(job: Job) -> str:
     key = "train.micro_batch" if schedule.micro_batch < schedule.per_rank_batch else "train.batch_size"
     sync = " or set train.sync_bn=true" if job.world.size > 1 and not is_synced else ""
     return f"statistics of {counted(count, 'sample')} at a time; fewer than 8 lower the accuracy: raise {key}{sync}"
-
-
-def _loss(job: Job) -> str:
-    notes, smoothing = job.metric_notes(), job.options.label_smoothing
-    loss = notes["loss"] + (f" (label smoothing {smoothing:g})" if smoothing else "")
-    accuracy = "; accuracy in training is of mixed clips, where the larger part counts" if "accuracy" in notes else ""
-    in_validations = f"; in validations {notes['val_loss']}" if job.val else ""
-    return f"{loss}{in_validations}{accuracy}"
 
 
 def _folder(folder: str | Path, options: Options) -> str:

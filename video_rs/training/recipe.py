@@ -26,7 +26,7 @@ def schedule(options: Options, num_files: int, world_size: int = 1, *, has_valid
     """
     batch_size, repeats = options.batch_size, options.repeats
     _, micro_batch = divide_batch(batch_size, options.micro_batch or 0, world_size)
-    check_pairs(micro_batch, repeats, is_mixed=bool(options.mixup or options.cutmix))
+    check_pairs(micro_batch, repeats, is_mixed=is_mixed(options))
     num_samples = num_files * repeats
     steps = options.max_steps or num_steps(num_samples, batch_size, options.epochs)
     names = ("repeats", "seed", "val_every", "early_stop", "log_every", "checkpoint_minutes")
@@ -49,16 +49,23 @@ def criterion(options: Options, model: nn.Module, records: Records) -> nn.Module
     return losses.CrossEntropy(smoothing, class_weights)
 
 
-def metric_notes(options: Options, *, multi_label: bool) -> dict[str, str]:
-    """Return notes on metrics in the log: ``loss``, ``accuracy`` and ``hit1`` in training, and ``val_loss``."""
+def is_mixed(options: Options) -> bool:
+    """Return True if clips are mixed in training."""
+    return bool(options.mixup or options.cutmix)
+
+
+def describe_loss(options: Options, *, multi_label: bool, has_validation: bool = True) -> str:
+    """Describe the losses in the log, and the accuracy in training if it is not that of single clips."""
     binary = "binary cross entropy"
-    val_loss = binary if multi_label else "cross entropy"
-    name = {"cross_entropy": val_loss, "bce": binary}.get(options.loss, options.loss)
-    kinds = {"smoothed": options.label_smoothing, "weighted": options.class_weights != "none"}
-    loss = " ".join([*(kind for kind, is_on in kinds.items() if is_on), name])
-    if not (options.mixup or options.cutmix):
-        return {"loss": loss, "val_loss": val_loss}
-    return {"loss": f"{loss} of mixed clips", "val_loss": val_loss} | dict.fromkeys(("accuracy", "hit1"), "mixed clips")
+    validated = binary if multi_label else "cross entropy"
+    name = {"cross_entropy": validated, "bce": binary}.get(options.loss, options.loss)
+    smoothing, is_weighted = options.label_smoothing, options.class_weights != "none"
+    text = f"{'smoothed ' if smoothing else ''}{'weighted ' if is_weighted else ''}{name}"
+    text += " of mixed clips" if is_mixed(options) else ""
+    text += f" (label smoothing {smoothing:g})" if smoothing else ""
+    text += f"; in validations {validated}" if has_validation else ""
+    accuracy = "; accuracy in training is of mixed clips, where the larger part counts"
+    return text + (accuracy if is_mixed(options) else "")
 
 
 def optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
