@@ -32,11 +32,7 @@ class RunLog:
         step: step that the run starts from. Lines of later steps, from an interrupted run, are removed.
         num_steps: number of steps of the whole run.
         validated: last step that was validated. Lines of later validations are removed.
-<<<<<<< HEAD
-        notes: notes on metrics for the text lines, see ``recipe.metric_notes``.
-=======
         is_mixed: True if the accuracy in training is that of mixed clips.
->>>>>>> 227b4e6 (Log: the losses are named at the start of the log, not in every line)
         wandb: project of Weights & Biases; "" for none.
         config: config of the run, for Weights & Biases.
 
