@@ -31,6 +31,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch.utils._pytree import tree_map_only
 
 from video_rs.data_config import DataConfig
 from video_rs.errors import (
@@ -164,15 +165,7 @@ def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def redact_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a config without the credentials and queries of its URLs."""
-
-    def redact(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: redact(entry) for key, entry in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(map(redact, value))
-        return redact_url(value) if isinstance(value, str) else value
-
-    return redact(config)
+    return tree_map_only(str, redact_url, config)
 
 
 def _load(path: Path) -> dict[str, Any]:
