@@ -239,6 +239,12 @@ def test_out_of_memory_is_one_line(capsys, error):
         (["--data.root"], "data.root=VALUE"),
         (["data.root", "X"], "data.root=X"),
         (["data.root", "=", "X"], "data.root=X"),
+        (["data.root:", "X"], "data.root=X"),
+        (["optim.lr", "=0.1"], "optim.lr=0.1"),
+        (["\N{EM DASH}data.root", "X"], "data.root=X"),
+        (["--DATA.ROOT", "X"], "data.root=X"),
+        (["--train.wandb", "train.epochs=3"], "train.wandb=VALUE"),
+        (["--train.init_from=https://h/a.pt?token=secret"], "train.init_from=https://h/a.pt"),
     ],
 )
 def test_settings_with_dashes_or_blanks_name_the_setting(capsys, words, setting):
@@ -250,11 +256,17 @@ def test_settings_with_dashes_or_blanks_name_the_setting(capsys, words, setting)
 @pytest.mark.parametrize(
     "argv, option",
     [
-        (["predict", "--weight", "x.pt", "x.mp4"], "--weights"),
-        (["train", "--cfg", "k400_rs50", "--dryrun"], "--dry-run"),
-        (["check", "--cfg", "k400_rs50", "--worker=4"], "--workers"),
+        (["predict", "--weight", "x.pt", "x.mp4"], "did you mean --weights?"),
+        (["test", "--weight=x.pt"], "did you mean --weights?"),
+        (["train", "--config", "k400_rs50"], "did you mean --cfg?"),
+        (["train", "--cfg", "k400_rs50", "--dryrun"], "did you mean --dry-run?"),
+        (["check", "--cfg", "k400_rs50", "--worker=4"], "did you mean --workers?"),
+        (["inflate", "--form", "x.pt"], "did you mean --from?"),
+        (["train", "--cfg", "k400_rs50", "--gpus", "2"], "see video-rs train --help"),
+        (["train", "--cfg", "k400_rs50", "--set", "data.root=X"], "see video-rs train --help"),
     ],
 )
 def test_a_mistyped_option_names_the_nearest(capsys, argv, option):
     assert common.run(main.dispatch, argv) == 2
-    assert option in capsys.readouterr().err
+    name = next(word.partition("=")[0] for word in argv[::-1] if word.startswith("--"))
+    assert capsys.readouterr().err == f"error: {name}: no such option; {option}\n"

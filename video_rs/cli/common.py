@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import os
 import re
 import shlex
@@ -55,7 +54,13 @@ def program(name: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with one-line errors and an unwrapped description."""
+    """An argument parser with one-line errors and an unwrapped description.
+
+    Attributes:
+        as_setting: ``config.as_setting`` for a command that takes settings.
+    """
+
+    as_setting: Callable[[Sequence[str], Iterable[str]], str] | None = None
 
     def __init__(self, description: str | None, **options: Any) -> None:
         layout = argparse.RawDescriptionHelpFormatter
@@ -76,20 +81,24 @@ class Parser(argparse.ArgumentParser):
 
     def parse_intermixed_args(self, args: Sequence[str]) -> argparse.Namespace:
         """Parse arguments in any order. After ``--``, those that begin with "-" are paths."""
-        if "--" in args:
-            place = args.index("--")
-            args = [*args[:place], *("./" + each if each.startswith("-") else each for each in args[place + 1 :])]
-        return super().parse_intermixed_args(args)
+        place = args.index("--") if "--" in args else len(args)
+        self._check_options(args[:place])
+        paths = ("./" + each if each.startswith("-") else each for each in args[place + 1 :])
+        return super().parse_intermixed_args([*args[:place], *paths])
 
-    def has_option_like(self, word: str) -> bool:
-        """Return True if a word is the name of an option, perhaps misspelt, alone or with ``=value``."""
-        return bool(difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1, cutoff=0.8))
+    def _check_options(self, args: Sequence[str]) -> None:
+        """Raise UserError for an unknown option, with the setting or option of the most similar name."""
+        options, as_setting = self._option_string_actions, self.as_setting
+        for number, word in enumerate(args):
+            name = word.partition("=")[0]
+            if re.match(r"--?[^\W\d]", name) and name not in options:
+                if as_setting and (setting := as_setting(args[number:], options)):
+                    self.error(f"{name[:100]}: settings are key=value, without dashes; write {setting}")
+                hint = errors.did_you_mean(name[:100], options, f"; see {self.prog} --help")
+                raise errors.UserError(f"{name[:100]}: no such option{hint}")
 
     def error(self, message: str) -> NoReturn:
-        _, unknown, words = message.partition("unrecognized arguments: ")
-        option = words.split("=")[0].split(" ")[0]
-        hint = errors.did_you_mean(option, self._option_string_actions) if unknown else ""
-        raise errors.UserError(f"{message}{hint or f'; see {self.prog} --help'}")
+        raise errors.UserError(f"{message}; see {self.prog} --help")
 
 
 def plugin(name: str) -> str:
@@ -127,6 +136,7 @@ def config_parser(name: str, description: str, *, needs_config: bool = True) -> 
     epilog = f"ten keys (type, default, meaning); --help-all lists every key:\n{keys}"
     parser = Parser(description, prog=program(name), epilog=epilog)
     parser.add_argument("--help-all", action="store_true", help="show this help with every key, and exit")
+    parser.as_setting = config.as_setting
     help = "a YAML file, a name in configs/, or a run folder"
     parser.add_argument("--cfg", required=needs_config, metavar="FILE", help=help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
@@ -148,9 +158,6 @@ def parse_settings(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     if "--help-all" in argv:
         parser.epilog = f"all keys (type, default, meaning):\n{config.describe()}"
         argv = ["--help"]
-    for number, word in enumerate(argv):
-        if word.startswith("-") and not parser.has_option_like(word) and (setting := config.as_setting(argv[number:])):
-            parser.error(f"{word[:100]}: settings are key=value, without dashes; write {setting}")
     return parser.parse_intermixed_args(argv)
 
 

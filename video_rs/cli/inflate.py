@@ -53,7 +53,7 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--temporal-padding", choices=TEMPORAL_PADDINGS, help=padding)
     names = "one name a line: classes that the source has under the same name keep their part of the head"
     parser.add_argument("--class-names", type=input_path, metavar="FILE", help=names)
-    return vars(parser.parse_args(argv))
+    return vars(parser.parse_intermixed_args(argv))
 
 
 def _class_names(file: str | None, num_classes: int | None) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--frames", type=int, default=24, help="frames per video (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all files (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: one per processor)")
-    args = vars(parser.parse_args(argv))
+    args = vars(parser.parse_intermixed_args(argv))
     out = args.pop("out")
 
     from video_rs.data.tools import motion

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", nargs="?", default="*", metavar="NAME", help="a network, or a pattern with * and ?")
     parser.add_plugins()
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/models.md")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     is_pattern, is_external = any(character in args.name for character in "*?["), "/" in args.name
     if args.markdown and (is_external or not is_pattern):
         raise UserError("--markdown is for the table of our own networks: give a pattern such as 'garden_*', or none")

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         "runs", nargs="+", type=input_path, metavar="RUN", help="a run folder, or a folder of run folders"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per run")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     runs = [look(folder) for name in args.runs for folder in runs_in(Path(name))]
     for run in runs:
         if not run["command"]:  # unknown, or for another folder

@@ -13,8 +13,9 @@ import difflib
 import functools
 import io
 import os
+import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,8 @@ def _complete(nested: dict[str, Any], overrides: Sequence[str], source: str, nam
     for number, override in enumerate(overrides):
         key, equals, text = override.partition("=")
         if not equals:
-            setting = as_setting(overrides[number:]) if nearest(override) == override else ""
-            hint = f"; write {setting}" if setting else ""
+            setting = as_setting(overrides[number:])
+            hint = f"; write {setting}" if setting and setting.partition("=")[0] in override else ""
             raise ConfigError(f"override {format_value(override)} is not key=value{hint}")
         _set(nested, key.strip(), text)
     config = _build(Config, nested, source)
@@ -244,21 +245,25 @@ def _build(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") 
     return cls(**arguments)
 
 
-def nearest(name: str) -> str:
-    """Return the key that is most similar to a name: itself, its name in another section, or similar words; else ""."""
-    known, name = list(_schema()), name[:100]
-    same = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
-    similar = [name] * (name in known) or same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return similar[0] if similar else ""
+def nearest(name: str, options: Iterable[str] = ()) -> str:
+    """Return the key of the most similar name, or "" if there is none or it is an option. Sections may be missing."""
+    known = {key.split(".")[-1]: key for key in reversed(_schema())} | {key: key for key in _schema()}
+    known |= {option.strip("-").replace("-", "_"): "" for option in options}
+    name = name[:100].lower().replace("-", "_")
+    near = [each for each in (name, name.split(".")[-1]) if each in known] or difflib.get_close_matches(
+        name, known, n=1, cutoff=0.7
+    )
+    return known[near[0]] if near else ""
 
 
-def as_setting(words: Sequence[str]) -> str:
-    """Return ``data.root=X`` for words such as ``--data.root X`` and ``data.root = X``; "" if no key is similar."""
-    name, equals, value = words[0].lstrip("-").partition("=")
-    key = nearest(name.replace("-", "_"))
-    if not equals:
-        value = next((word for word in words[1:3] if word != "=" and not word.startswith("--")), "VALUE")
-    return f"{key}={redact_url(value)[:100]}" if key else ""
+def as_setting(words: Sequence[str], options: Iterable[str] = ()) -> str:
+    """Return ``data.root=X`` for words such as ``--data.root X``, ``data.root = X`` and ``data.root: X``.
+
+    Return "" if no key is similar, or one of a command's options is more similar.
+    """
+    found = re.match(r"[-–—]*([\w.-]+)\s*[=:]?\s*(?!--|[\w.]+=)(.*)", "\n".join(words[:3]))
+    key = nearest(found[1], options) if found else ""
+    return f"{key}={redact_url(found[2])[:100] or 'VALUE'}" if key else ""
 
 
 def _unknown(key: str) -> str:
