@@ -61,6 +61,21 @@ TRAVELS = ("format", "config", "model_args", "data_config", *RECORD)
 """Entries in the metadata of a safetensors file."""
 
 
+class NumPyValue:
+    """Takes the place of NumPy's values in files of other trainers, such as a best accuracy, which are not read."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_NUMPY = [(NumPyValue, f"numpy.{name}") for name in ("dtype", "ndarray")] + [
+    (NumPyValue, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in ("scalar", "_reconstruct")
+]
+
+
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint or bare weights atomically, with safetensors or ``torch.save`` depending on the suffix.
 
@@ -193,7 +208,7 @@ def _upgrade(entries: dict[str, Any]) -> dict[str, Any]:
 def _load_torch(path: Path, head: bytes) -> dict[str, Any]:
     check_zip(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # of other trainers
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace, *_NUMPY]):
             warnings.simplefilter("ignore")  # about unusual pickles; errors are reported below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types, depending on the damage

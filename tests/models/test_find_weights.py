@@ -238,11 +238,24 @@ def test_weights_that_are_not_plain_are_one_line(tmp_path, kind):
 
 
 def test_objects_in_a_file_are_named(tmp_path):
-    torch.save({"best": np.float64(3), "model": small().state_dict()}, tmp_path / "a.pt")
-    with pytest.raises(
-        UserError, match=r"objects other than tensors \(numpy.*scalar\), which were not executed; save a"
-    ):
+    torch.save({"best": slice(3), "model": small().state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"objects other than tensors \(.*slice\), which were not executed; save a"):
         init_from(small(), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("core", ["numpy._core", "numpy.core"])
+def test_values_of_numpy_beside_the_weights(tmp_path, core):
+    """A best accuracy, and the state of NumPy's random numbers. NumPy 1 and 2 have different names in files."""
+    state = small().state_dict()
+    saved = {"best": np.float32(3), "epoch": np.int64(3), "rng": np.random.RandomState(0).get_state(), "model": state}
+    torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "a.pt").read_bytes()
+    assert b"cnumpy._core.multiarray\n" in data
+    (tmp_path / "a.pt").write_bytes(data.replace(b"cnumpy._core.", f"c{core}.".encode()))
+    model = small()
+    assert "left in the file: best, epoch, rng" in str(init_from(model, tmp_path / "a.pt"))
+    assert same(model.state_dict(), state)
+    assert isinstance(checkpoint.load(tmp_path / "a.pt")["best"], checkpoint.NumPyValue)
 
 
 def test_names_made_to_be_slow_are_read_fast(tmp_path):
