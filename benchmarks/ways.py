@@ -19,10 +19,11 @@ from video_rs.data.clip_datasets import ClipDataset
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.loader import clip_loader
 from video_rs.data.sampler import BatchStream, SampleKey
-from video_rs.data.sources.dataset_index import index_video, pack
+from video_rs.data.sources.dataset_index import file_version, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import TrainTransform
 from video_rs.data.video.decode import probe
+from video_rs.data.video.stream_index import read_stream_index
 from video_rs.errors import MediaError
 
 SEED = 0
@@ -62,7 +63,8 @@ class Task:
     def dataset(self, decoder: str, *, indexed: bool = False) -> ClipDataset:
         records = Records(self.paths, [0] * len(self.paths), ["video"])
         if indexed:
-            records.index = pack((index_video(path)[:2] for path in self.paths), len(self.paths))
+            indexes = ((i, file_version(path), read_stream_index(path)) for i, path in enumerate(self.paths))
+            records.index = pack(indexes, len(self.paths))
         sampling = TemporalSampling(self.num_frames, self.stride)
         return ClipDataset(records, sampling=sampling, transform=TrainTransform(self.size), seed=SEED, decoder=decoder)
 

@@ -7,9 +7,10 @@ import time
 import pytest
 
 from tests.integration.conftest import tool
-from video_rs.data.sources.dataset_index import index_video
+from video_rs.data.sources.dataset_index import file_version
 from video_rs.data.sources.records import Records
 from video_rs.data.tools import index
+from video_rs.data.video.stream_index import read_stream_index
 from video_rs.errors import MachineError, UserError
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
@@ -81,7 +82,7 @@ def crash_or_hang(item, beat):
     if name in ("SEGV", "KILL"):
         os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
     time.sleep(60 if name == "hang" else 0)
-    return index_video(item[1])
+    return file_version(item[1]), read_stream_index(item[1])
 
 
 @pytest.mark.slow

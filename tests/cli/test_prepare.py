@@ -29,6 +29,7 @@ from video_rs.cli.prepare import main
 from video_rs.data.tools.encode import Settings
 from video_rs.data.tools.prepare import Job, _encode
 from video_rs.data.video.decode import open_video
+from video_rs.errors import MediaError
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
 from video_rs.files import locked
@@ -230,8 +231,9 @@ def test_a_damaged_copy_is_made_again(make_video, assets, tmp_path):
 def test_a_source_that_changes_during_encoding_has_no_copy(change, make_video, tmp_path):
     source = make_video(tmp_path / "a.mp4", 10)
     job, calls = Job(str(source), "copy.mp4", "a.mp4"), itertools.count()
-    made = _encode(str(tmp_path), Settings(), job, lambda: None if next(calls) else change(source))
-    assert "changed or deleted while it was read" in made.problem and not (tmp_path / "copy.mp4").exists()
+    with pytest.raises(MediaError, match="changed or deleted while it was read"):
+        _encode(str(tmp_path), Settings(), job, lambda: None if next(calls) else change(source))
+    assert not (tmp_path / "copy.mp4").exists()
 
 
 def test_it_goes_on_and_keeps_what_is_there(source, prepared, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from video_rs.data.sources import dataset_index as index
-from video_rs.data.sources.dataset_index import VideoIndex, index_file, index_video, load, pack
+from video_rs.data.sources.dataset_index import VideoIndex, file_version, index_file, load, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.video.decode import BACKENDS, open_video
 from video_rs.data.video.stream_index import Keyframe, StreamIndex, read_stream_index
@@ -22,6 +22,10 @@ FILES = {
 }
 
 
+def indexed(number, path):
+    return number, file_version(path), read_stream_index(path)
+
+
 @pytest.fixture(scope="module")
 def folder(make_video, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
@@ -35,7 +39,7 @@ def folder(make_video, tmp_path_factory):
 def records(folder):
     paths = [str(folder / name) for name in [*FILES, "broken.mp4"]]
     records = Records(paths, [0] * len(paths), ["all"])
-    records.index = pack(((i, *index_video(path)[:2]) for i, path in enumerate(paths[:-1])), len(paths))
+    records.index = pack(map(indexed, range(len(FILES)), paths), len(paths))
     return records
 
 
@@ -74,7 +78,7 @@ def test_frames_are_the_same_with_and_without(records, frame_numbers, backend):
 def test_a_file_that_has_changed_is_looked_at_anew(records, make_video, tmp_path):
     path = make_video(tmp_path / "a.mp4", 30)
     changing = Records([str(path)], [0], ["all"])
-    changing.index = pack([(0, *index_video(str(path))[:2])], 1)
+    changing.index = pack([indexed(0, str(path))], 1)
     assert changing.stream_index(0).num_frames == 30
     content, changed = path.read_bytes(), path.stat().st_mtime
     make_video(path, 31)

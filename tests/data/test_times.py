@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tests.data import videos
 from tests.data.writers import picture
 from video_rs.data.clips import TemporalSampling, Timeline
-from video_rs.data.sources.dataset_index import index_video, pack
+from video_rs.data.sources.dataset_index import file_version, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import check_file
 from video_rs.data.tools.encode import encode_video
 from video_rs.data.video.decode import BACKENDS, open_video, probe
+from video_rs.data.video.stream_index import read_stream_index
 from video_rs.data.video.times import frame_times
 from video_rs.inference.windows import window_clips
 
@@ -192,7 +193,7 @@ def test_times_are_those_of_a_sequential_decode_with_and_without_an_index(name, 
     with av.open(path) as container:
         expected = np.array([frame.time for frame in container.decode(video=0)])
     packed = Records([path], [0], ["all"])
-    packed.index = pack([index_video(path)[:2]], 1)
+    packed.index = pack([(0, file_version(path), read_stream_index(path))], 1)
     assert (packed.stream_index(0) is None) == (name != "late_start.mp4")  # uneven times are read from the file
     for index in (None, packed.stream_index(0)):
         with open_video(path, backend, index) as video:

@@ -27,6 +27,7 @@ from video_rs.data.tools.check_file import check_file
 from video_rs.data.tools.encode import Settings, encode_video
 from video_rs.data.transforms.crops import TrainTransform, ViewTransform
 from video_rs.data.video.decode import open_video, probe
+from video_rs.data.video.stream_index import read_stream_index
 from video_rs.data.video_dataset import VideoDataset
 from video_rs.errors import MediaError, UserError
 from video_rs.experiment.config import load_config
@@ -132,8 +133,11 @@ def _check(path: str, beat: Beat) -> tuple[int, str, int]:
     return facts.frames, facts.problem, facts.packets
 
 
-def _index(path: str, beat: Beat) -> str:
-    return dataset_index.index_video(path)[2]
+def _index(path: str, beat: Beat) -> MediaError | None:
+    try:
+        read_stream_index(path)
+    except MediaError as error:
+        return error
 
 
 def _prepare(path: str, beat: Beat) -> int:

@@ -68,6 +68,8 @@ def recheck(
                     path = train.records.path(numbers[0])
                     if isinstance(problem, Lost):
                         hung[path], problem = stamp(path), problem.reason
+                    elif isinstance(problem, MediaError | StorageError):
+                        problem = train.records.fault(problem, numbers[0])
                     found[path] = problem
                     world.heartbeat()
                     check()
@@ -91,15 +93,12 @@ def _problem(records: Records, decoder: str, item: tuple[Sequence[int], float], 
         if time.monotonic() > end:
             raise _TimeIsUp
 
-    try:
-        with contextlib.suppress(_TimeIsUp):
-            if problem := check_file(records.file(indices[0]), stop_in_time).problem:
-                return problem
-        for index in indices:  # as training does
-            with open_record(records, index, decoder) as video:
-                frame_range(video, *records.segment(index))
-    except (MediaError, StorageError) as error:
-        return records.fault(error, indices[0])
+    with contextlib.suppress(_TimeIsUp):
+        if problem := check_file(records.file(indices[0]), stop_in_time).problem:
+            return problem
+    for index in indices:  # as training does
+        with open_record(records, index, decoder) as video:
+            frame_range(video, *records.segment(index))
     return ""
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from video_rs.data.sources.records import Records
-from video_rs.data.video.stream_index import RULES, Keyframe, StreamIndex, read_stream_index
-from video_rs.errors import MediaError, StorageError, UserError, file_error
+from video_rs.data.video.stream_index import RULES, Keyframe, StreamIndex
+from video_rs.errors import UserError, file_error
 from video_rs.file_limits import check_zip
 from video_rs.files import atomic_write
 from video_rs.hub import cache_folder
@@ -121,15 +121,6 @@ def attach(records: Records) -> None:
 def index_file(records: Records) -> Path:
     """Return the path of the index of some records. The file may not exist."""
     return cache_folder() / "index" / f"{hashlib.sha1(records.packed_paths() + bytes([RULES])).hexdigest()[:16]}.npz"
-
-
-def index_video(path: str) -> tuple[Version, StreamIndex | None, MediaError | StorageError | None]:
-    """Return version, stream index and error of a file. The index is None if the file cannot be read."""
-    version = file_version(path)
-    try:
-        return version, read_stream_index(path), None
-    except (MediaError, StorageError) as error:
-        return version, None, error
 
 
 def file_version(path: str) -> Version:

@@ -178,11 +178,8 @@ def check_dataset(
     return DatasetCheck(splits, entries, facts, find_problems(entries, facts, sampling), sampling)
 
 
-def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts | StorageError:
-    try:
-        return check_file(item[1], beat)
-    except StorageError as error:  # the caller knows other files to compare with
-        return error
+def _check(item: tuple[int, str | Member], beat: Callable[[], None]) -> Facts:
+    return check_file(item[1], beat)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

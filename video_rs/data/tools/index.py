@@ -6,10 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from video_rs.data.sources.dataset_index import Version, VideoIndex, index_video, pack
+from video_rs.data.sources.dataset_index import Version, VideoIndex, file_version, pack
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
-from video_rs.data.video.stream_index import StreamIndex
+from video_rs.data.video.stream_index import StreamIndex, read_stream_index
 from video_rs.errors import MediaError, StorageError
 
 
@@ -54,10 +54,10 @@ def index_videos(
             if isinstance(result, Lost):
                 problems[number] = f"{path}: {result.reason}"
                 continue
-            version, index, error = result
-            if index is None:
-                problems[number] = f"{path}: {records.fault(error, number)}"
+            if isinstance(result, MediaError | StorageError):
+                problems[number] = f"{path}: {records.fault(result, number)}"
                 continue
+            version, index = result
             reason = index.decord_problem or missing
             decoders[f"PyAV ({reason})" if reason else "decord"] += 1
             lengths.append(index.num_frames)
@@ -68,5 +68,5 @@ def index_videos(
     return IndexedVideos(index, decoders, lengths, [problems[number] for number in sorted(problems)])
 
 
-def _index(item: tuple[int, str], beat: Beat) -> tuple[Version, StreamIndex | None, MediaError | StorageError | None]:
-    return index_video(item[1])
+def _index(item: tuple[int, str], beat: Beat) -> tuple[Version, StreamIndex]:
+    return file_version(item[1]), read_stream_index(item[1])

@@ -13,7 +13,7 @@ from multiprocessing.pool import ExceptionWithTraceback
 from typing import Any, NamedTuple, TypeVar
 
 from video_rs.distributed.launcher import START_METHOD, can_start_processes
-from video_rs.errors import MachineError
+from video_rs.errors import MachineError, MediaError, StorageError
 from video_rs.signals import blocked_signals, ignore_stop_signals, interruptible
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -42,11 +42,13 @@ def watched_calls(
     workers: int,
     timeout: float,
     name: Callable[[T], object] = str,
-) -> Iterator[tuple[T, R | Lost]]:
+) -> Iterator[tuple[T, R | Lost | MediaError | StorageError]]:
     """Yield ``(item, function(item, beat))`` in the order of completion, for calls that may hang or crash.
 
-    The result of a call that hangs or crashes is a ``Lost``. Other calls are not affected. Closing this generator, or
-    Ctrl-C, kills the processes immediately. Processes exit when their parent exits. A call costs 50 microseconds.
+    The result of a call that hangs or crashes is a ``Lost``, that of a call that raises ``MediaError`` or
+    ``StorageError`` is the error: the caller knows other files to compare with. Other calls are not affected. Closing
+    this generator, or Ctrl-C, kills the processes immediately. Processes exit when their parent exits. A call costs 50
+    microseconds.
 
     In a daemonic process, the calls are made one after another in this process, and a hang or crash is not detected.
 
@@ -59,10 +61,10 @@ def watched_calls(
 
     Raises:
         MachineError: a process died before its first call, or was killed from outside, such as for lack of memory.
-        Exception: any exception of a call.
+        Exception: any other exception of a call.
     """
     if not can_start_processes():
-        yield from ((item, function(item, lambda: None)) for item in todo)
+        yield from ((item, _result(function, item, lambda: None)) for item in todo)
         return
     left, tick = iter(todo), min(1.0, timeout / 4) if timeout else None
     team: list[_Worker] = []
@@ -166,10 +168,17 @@ def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connec
         while True:
             item = pipe.recv()
             try:
-                answer = "done", function(item, beat)
+                answer = "done", _result(function, item, beat)
             except Exception as error:
                 answer = "error", ExceptionWithTraceback(error, error.__traceback__)
             pipe.send(answer)
+
+
+def _result(function: Callable[[T, Beat], R], item: T, beat: Beat) -> R | MediaError | StorageError:
+    try:
+        return function(item, beat)
+    except (MediaError, StorageError) as error:
+        return error
 
 
 def _exit_with_parent() -> None:

@@ -115,7 +115,7 @@ def prepare_dataset(
         encode = partial(_encode, str(out), settings)
         with closing(watched_calls(encode, jobs, min(workers, len(jobs)), timeout)) as calls:
             for job, result in progress(calls, len(jobs)):
-                if isinstance(result, StorageError):
+                if isinstance(result, MediaError | StorageError):
                     result = Prepared(job, problem=_fault(result, job, splits))
                 made[job] = Prepared(job, problem=result.reason) if isinstance(result, Lost) else result
         if not (out / SETTINGS).exists():
@@ -226,42 +226,37 @@ def _remove_temporary(out: Path) -> None:
             file.unlink()
 
 
-def _fault(error: StorageError, job: Job, splits: Mapping[str, Records]) -> str:
+def _fault(error: MediaError | StorageError, job: Job, splits: Mapping[str, Records]) -> str:
     """Return the reason why a source cannot be read. Raise ``MachineError`` if the storage has failed."""
     for records in splits.values():
         for index in range(len(records)):
-            if records.path(index) == job.source == error.path:
+            if records.path(index) == job.source == getattr(error, "path", job.source):
                 return records.fault(error, index)
     raise error  # the copy cannot be read
 
 
-def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared | StorageError:
+def _encode(out: str, settings: Settings, job: Job, beat: Beat) -> Prepared:
     """Re-encode one video unless its copy exists.
 
     The comment of a copy identifies its source, because a file can change or be replaced by another file of that name.
     """
     target = os.path.join(out, job.target)
     if len(os.fsencode(os.path.basename(target))) > _LONGEST_NAME:
-        return Prepared(job, problem="its name is too long; shorten it")
-    try:
-        require_file(job.source)
-        size = file_size(job.source)
-        seconds, comment, wanted = 0.0, None, f"{size} bytes: {job.name}"
-        if os.path.exists(target):
-            with suppress(MediaError):
-                seconds, comment = read_header(target)
-        if comment != wanted:
-            version = file_version(job.source)
-            encode_video(job.source, target, settings, wanted, beat)
-            if file_version(job.source) != version:
-                os.unlink(target)
-                raise MediaError("it was changed or deleted while it was read; run the command again")
-            seconds, _ = read_header(target)
-        return Prepared(job, size, os.path.getsize(target), read_header(job.source)[0], seconds)
-    except StorageError as error:  # the caller knows other files to compare with
-        return error
-    except MediaError as error:
-        return Prepared(job, problem=str(error).removeprefix(f"{job.source}: "))
+        raise MediaError("its name is too long; shorten it")
+    require_file(job.source)
+    size = file_size(job.source)
+    seconds, comment, wanted = 0.0, None, f"{size} bytes: {job.name}"
+    if os.path.exists(target):
+        with suppress(MediaError):
+            seconds, comment = read_header(target)
+    if comment != wanted:
+        version = file_version(job.source)
+        encode_video(job.source, target, settings, wanted, beat)
+        if file_version(job.source) != version:
+            os.unlink(target)
+            raise MediaError("it was changed or deleted while it was read; run the command again")
+        seconds, _ = read_header(target)
+    return Prepared(job, size, os.path.getsize(target), read_header(job.source)[0], seconds)
 
 
 def _write_lists(out: Path, splits: Mapping[str, Records], copies: Mapping[str, str]) -> None:
