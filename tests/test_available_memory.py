@@ -153,6 +153,23 @@ def test_several_threads_leave_no_limit_behind(monkeypatch, tmp_path):
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+def test_threads_of_torch_start_when_memory_is_short(monkeypatch, tmp_path):
+    """OpenMP starts them in the first operation that uses them, and ends the process if it cannot."""
+    small_machine.has(monkeypatch, tmp_path, 0.03)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 32)
+    end, threads = threading.Event(), []
+    try:
+        with limited(CPU):
+            for _ in range(31):
+                thread = threading.Thread(target=end.wait)
+                thread.start()  # 8 MiB of address space, of which little is used
+                threads.append(thread)
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_the_largest_size_that_fits(monkeypatch, tmp_path):
     small_machine.has(monkeypatch, tmp_path, 0.25)
 

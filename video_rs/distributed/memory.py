@@ -58,7 +58,8 @@ def limited(device: torch.device, processes: int = 1) -> Iterator[None]:
     before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     try:
         used, free = _values(PROC / "self/status").get("VmData", math.inf), available_bytes(device)
-        limit = used + free * (1 - _RESERVE) / processes
+        stacks = torch.get_num_threads() * _stack_bytes()  # of threads that start here; they count, but stay empty
+        limit = used + stacks + free * (1 - _RESERVE) / processes
         if limit < min(_finite(soft), _finite(hard)):
             resource.setrlimit(resource.RLIMIT_DATA, (int(limit), hard))
         yield
@@ -146,6 +147,12 @@ def _free_below_limits() -> Iterator[float]:
     for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         if used in status:
             yield _finite(resource.getrlimit(limit)[0]) - status[used]
+
+
+def _stack_bytes() -> int:
+    """Return the size of the stack of a new thread."""
+    size = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return size if size != resource.RLIM_INFINITY else 2 << 20  # glibc's default on x86
 
 
 def _values(path: Path) -> dict[str, int]:
