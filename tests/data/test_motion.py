@@ -1,7 +1,9 @@
 """The embedded dataset: motion follows the class, single frames do not, and a seed gives the same files."""
 
+import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from video_rs.data.tools import motion
-from video_rs.errors import UserError
+from video_rs.errors import MachineError, UserError
 from video_rs.rng import keyed_rng
 
 SMALL = {"train": 16, "val": 9, "test": 8, "size": 32, "frames": 6}
@@ -148,6 +150,18 @@ def test_interrupted_work_is_finished_and_finished_work_is_left_alone(tmp_path):
     assert not motion.make(root, **SMALL, workers=1)
     motion.make(tmp_path / "whole", **SMALL, workers=1)
     assert files(root) == files(tmp_path / "whole")
+
+
+def _crash(item, beat, **_):
+    faulthandler.disable()  # pytest enables it
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_crashed_process_does_not_complete_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(motion, "_write", _crash)
+    with pytest.raises(MachineError, match=r"\.mp4: .*SIGSEGV"):
+        motion.make(tmp_path / "m", **SMALL, workers=1)
+    assert json.loads((tmp_path / "m" / motion.STAMP).read_text())["complete"] is False
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):

@@ -23,8 +23,8 @@ import av
 import numpy as np
 
 from video_rs.data.tools.encode import h264_writer
-from video_rs.data.tools.pool import Beat, Progress, no_progress, watched_calls
-from video_rs.errors import UserError
+from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
+from video_rs.errors import MachineError, UserError
 from video_rs.files import atomic_write, read_json, refuse_links, write_json
 from video_rs.rng import keyed_rng
 
@@ -182,8 +182,9 @@ def make(
     todo = [item for item in items(counts) if not (root / item.path).exists()]
     write = partial(_write, root=root, size=size, frames=frames, seed=seed)
     with closing(watched_calls(write, todo, min(workers or os.cpu_count() or 1, len(todo)), timeout=0)) as calls:
-        for _ in progress(calls, len(todo)):
-            pass
+        for item, result in progress(calls, len(todo)):
+            if isinstance(result, Lost):
+                raise MachineError(f"{root / item.path}: {result.reason}; start the command again")
     write_json(root / STAMP, stamp | {"complete": True})
     return True
 
