@@ -7,18 +7,17 @@ import math
 import os
 import re
 import secrets
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from video_rs.errors import PATH_ERRNOS, MachineError, UserError, printable
+from video_rs.terminal import warn_once
 
 LOCK = ".lock"
 _UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Error numbers of file systems without locks or fsync."""
-_warned: set[str] = set()
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # and their full-width forms
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
@@ -76,9 +75,7 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        if str(folder) not in _warned:
-            _warned.add(str(folder))
-            print(f"warning: {folder}: no locks on this file system; start one process at a time", file=sys.stderr)
+        warn_once(f"{folder}: no locks on this file system; start one process at a time")
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ rich is imported on first use, for fast start-up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -23,6 +24,12 @@ from video_rs.errors import printable
 WIDE = 100_000  # columns: rich must not wrap numbers and names
 _HARMLESS = re.compile("(\x1b\\[[01]m|[\n\t])")  # bold headings of tables, line ends and tabs
 _open: list[Bar] = []
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Print a warning to stderr, unless this process has printed it before."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def table(

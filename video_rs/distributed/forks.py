@@ -1,11 +1,11 @@
 """Processes that were forked after torch was used, such as the workers of ``gunicorn --preload``."""
 
 import os
-import sys
 
 import torch
 
 from video_rs.errors import UserError
+from video_rs.terminal import warn_once
 
 _forks: list[bool] = []  # one per fork from the import to this process: True if the fork lost threads
 
@@ -36,5 +36,4 @@ def check_fork(device: torch.device) -> None:
     if _forks and in_use:
         raise UserError(f"device {device}: a parent process used it before the fork; {hint}")
     if device.type == "cpu" and any(_forks):
-        _forks[:] = [False]
-        print(f"warning: a forked process computes with one thread; for more, {hint}", file=sys.stderr)
+        warn_once(f"a forked process computes with one thread; for more, {hint}")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from video_rs.errors import UserError
+from video_rs.terminal import warn_once
 
 # Workers are forked on Linux, so they start at once and share the records, the index and all imports. Python 3.14 no
 # longer forks by default, because a child deadlocks if another thread held a lock at the time of the fork. That is safe
@@ -14,7 +15,6 @@ from video_rs.errors import UserError
 # pickled, for systems without fork.
 START_METHOD = "fork" if sys.platform.startswith("linux") else "spawn"
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_warned: list[bool] = []
 
 
 def variables() -> Mapping[str, str]:
@@ -57,9 +57,7 @@ def can_start_processes() -> bool:
     """Return False in a daemonic process of multiprocessing, and print a warning the first time."""
     if not multiprocessing.current_process().daemon:
         return True
-    if not _warned:
-        _warned.append(True)
-        print("warning: a daemonic process cannot start others; files are read in this process", file=sys.stderr)
+    warn_once("a daemonic process cannot start others; files are read in this process")
     return False
 
 

@@ -49,14 +49,12 @@ def check_numbers(arguments: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return Python's number for one of NumPy's, and copies of mappings and lists, to store in a checkpoint."""
+    """Return Python's number for one of NumPy or torch, and copies of mappings and lists, to store in a checkpoint."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(plain, value))
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def check_settings(name: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from video_rs.errors import UserError, did_you_mean, format_value
+from video_rs.models.arguments import plain
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -65,25 +67,14 @@ def _as_type(value: Any, type_: Any) -> Any:
     if type_ is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if type_ is dict and isinstance(value, Mapping):
-        return _plain(value)
+        result = plain(value)
+        json.dumps(result)  # raises an error for values that a checkpoint cannot hold
+        return result
     if type_ is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         return float(value)  # PyYAML reads 4e-5 as text
     if type_ is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not type_ or (type_ is int and not -(2**63) <= value < 2**63):
-        raise TypeError
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Convert a nested value to what a checkpoint can hold. Raise TypeError."""
-    if getattr(value, "shape", None) == ():
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(entry) for entry in value)
-    if value is not None and not isinstance(value, bool | int | float | str):
         raise TypeError
     return value
 
