@@ -127,7 +127,7 @@ def test_allocations_beyond_the_available_memory_raise_an_error(monkeypatch, tmp
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             torch.empty(300 * MIB, dtype=torch.uint8)
     with pytest.raises(RuntimeError), limited(CPU, processes=4):
-        torch.empty(100 * MIB, dtype=torch.uint8)
+        torch.empty(200 * MIB, dtype=torch.uint8)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     torch.empty(300 * MIB, dtype=torch.uint8)
 

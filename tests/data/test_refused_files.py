@@ -320,6 +320,6 @@ def test_files_without_usable_keyframes_can_be_indexed(assets):
     index = read_stream_index(path)
     assert index.keyframes == [] and index.num_frames == 60
     version = (path.stat().st_size, int(path.stat().st_mtime))
-    packed = dataset_index.pack([(version, index)], 1).stream_index(0, str(path))
+    packed = dataset_index.pack([(0, version, index)], 1).stream_index(0, str(path))
     with open_video(path, "pyav", packed) as video:
         assert torch.equal(video.read([40, 50]), read_frames(path, [40, 50]))

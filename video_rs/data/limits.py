@@ -30,6 +30,6 @@ def max_pixels() -> int:
 
 def _number(name: str, default: int) -> int:
     text = os.environ.get(_NAMES[name], str(default))
-    if not text.isdecimal() or len(text) > 18:
+    if not text.isdecimal() or len(text) > 100:
         raise UserError(f"{_NAMES[name]}={text[:100]}: must be a whole number")
     return int(text)
