@@ -569,7 +569,7 @@ def test_windows_that_leave_gaps_are_a_warning(
     assert bool(err) == (missed is not None), err
     if missed:
         assert err.startswith(f"warning: {video}: windows of ") and err.count("\n") == 1
-        assert f"leave gaps, with {missed} % of the video; at most " in err
+        assert f"leave gaps: {missed} % of the video is in no window; use at most " in err
         longest = re.search(r"at most (\S+) s", err)[1]
         assert command(capsys, "--weights", tmp_path / "w.pt", "--every", longest, "--json", video)[::2] == (0, "")
 
@@ -597,13 +597,13 @@ def test_gaps_are_frames_in_no_window(sampling, intervals, every):
     text = windows.describe_gaps(timeline)
     assert bool(text) != all(covered)
     if text:
-        assert f"leave gaps, with {100 * (1 - np.mean(covered)):.3g} % of the video" in text
+        assert f"leave gaps: {100 * (1 - np.mean(covered)):.3g} % of the video" in text
 
 
 def test_gaps_are_reported_once_and_in_python(weights, video, tmp_path, capsys):
     shutil.copy(video, tmp_path / "a.mp4")
     code, _, err = command(capsys, "--weights", weights, "--every", "2s", "--csv", video, tmp_path)
-    assert code == 0 and err.count("\n") == 1 and err.endswith(" (and 1 more files with gaps)\n")
+    assert code == 0 and err.count("\n") == 1 and err.endswith(" (2 files have gaps)\n")
     with pytest.warns(UserWarning, match="leave gaps"):
         list(video_rs.load(weights, "cpu").predict_windows(video, 2.0))
 

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import glob
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, positive, program
 from video_rs.data import storage
-from video_rs.data.shards import is_member
-from video_rs.errors import EXIT_USER, NO_SUCH_FILE, MediaError, PathError, StorageError
+from video_rs.errors import EXIT_USER, MediaError, PathError, StorageError
 from video_rs.files import safe_cell
 
 if TYPE_CHECKING:
@@ -44,10 +41,13 @@ def main(argv: list[str]) -> int:
     if args.every and args.clips:
         parser.error("--clips (spread over the video) and --every (sliding window) cannot be combined")
     from video_rs.data.video.search import LeftOut
-    from video_rs.inference.inputs import find_files
+    from video_rs.inference.inputs import existing, find_files
     from video_rs.inference.predict import load
 
-    inputs, failed = _existing(args.inputs)
+    inputs, missing = existing(args.inputs)
+    failed = len(missing)
+    for line in missing:
+        _note(f"error: {line}")
     if not inputs:
         return EXIT_USER
     classifier = load(args.weights, args.device)
@@ -91,44 +91,11 @@ def main(argv: list[str]) -> int:
         bar.advance()
     bar.close()
     if gaps:
-        more = f" (and {len(gaps) - 1} more files with gaps)" if gaps[1:] else ""
+        more = f" ({len(gaps)} files have gaps)" if gaps[1:] else ""
         _note(f"warning: {gaps[0]}{more}")
     if failed and failed + done > 1:
         _note(f"{failed} of {failed + done} could not be predicted")
     return EXIT_USER if failed else 0
-
-
-def _existing(inputs: Sequence[str]) -> tuple[list[str], int]:
-    """Return the inputs that exist, with patterns such as ``*.mp4`` expanded, and the number of missing ones.
-
-    Missing inputs are reported. Others that cannot be read, and videos in shards, count as existing here.
-    """
-    found: list[str] = []
-    missing = 0
-    for name in inputs:
-        names, reason = [name], ""
-        if is_missing(name):
-            is_pattern = glob.has_magic(name)
-            names = sorted(glob.glob(name, recursive=True)) if is_pattern else []
-            reason = "no file matches this pattern" if is_pattern else NO_SUCH_FILE
-        if not names:
-            missing += 1
-            _note(f"error: {name}: {reason}")
-        found += names
-    return found, missing
-
-
-def is_missing(path: str) -> bool:
-    """Return True if there is no file or folder at a local path outside a shard."""
-    if storage.is_remote(path) or is_member(path):
-        return False
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def _note(text: str) -> None:

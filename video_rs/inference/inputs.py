@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,45 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from video_rs.data.shards import is_member
+from video_rs.data.storage import is_remote
 from video_rs.data.video.images import image_pixels
 from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
 from video_rs.data.video.search import LeftOut, folders_of_frames, has_frames, media_below
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import NO_SUCH_FILE, MediaError, UserError
 
 ACCEPTED = "a path, uint8 frames, a PIL image, or a list of these"
+
+
+def existing(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the paths that exist, with patterns such as ``*.mp4`` expanded, and a line about each missing one.
+
+    Paths that cannot be read, on remote storage or in shards count as existing.
+    """
+    found: list[str] = []
+    missing: list[str] = []
+    for path in inputs:
+        if not _is_missing(path):
+            found.append(path)
+        elif not glob.has_magic(path):
+            missing.append(f"{path}: {NO_SUCH_FILE}")
+        elif paths := sorted(glob.glob(path, recursive=True)):
+            found += paths
+        else:
+            missing.append(f"{path}: no file matches this pattern")
+    return found, missing
+
+
+def _is_missing(path: str) -> bool:
+    if is_remote(path) or is_member(path):
+        return False
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def find_files(folder: str | Path, images: bool, left_out: LeftOut | None = None) -> list[str]:

@@ -31,8 +31,8 @@ class Windows(NamedTuple):
         if not missed:
             return ""
         part, length = missed / timeline.length, float((self.ends - self.starts).min())
-        advice = f"at most {math.floor(1000 * length + ROUNDING) / 1000:g} s from one window to the next leaves none"
-        return f"windows of {length:.3g} s leave gaps, with {100 * part:.3g} % of the video; {advice}"
+        advice = f"use at most {math.floor(1000 * length + ROUNDING) / 1000:g} s from one window to the next"
+        return f"windows of {length:.3g} s leave gaps: {100 * part:.3g} % of the video is in no window; {advice}"
 
 
 def window_clips(sampling: TemporalSampling, timeline: Timeline, every_seconds: float) -> Windows:
