@@ -1,6 +1,7 @@
 """Check the arguments of ``create_model``. This module does not import torch."""
 
 import difflib
+import math
 import numbers
 import re
 from collections.abc import Iterable, Mapping
@@ -32,19 +33,15 @@ SPELLINGS = {"in_chans": "in_channels", "drop_rate": "dropout", "drop_path_rate"
 def check_numbers(arguments: Mapping[str, Any]) -> None:
     """Raise UserError for a number that is out of its range."""
     for key, value in arguments.items():
-        if value is None and key in OPTIONAL:
+        if key not in {*MINIMA, *RANGES} or (value is None and key in OPTIONAL):
             continue
         if key in MINIMA:
-            low = MINIMA[key]
+            kind, low, high = numbers.Integral, MINIMA[key], math.inf
             wanted = "a whole number above 0" if low else "a whole number, 0 or more"
-            fits = isinstance(value, numbers.Integral) and value >= low
-        elif key in RANGES:
-            low, high = RANGES[key]
-            wanted = f"a number from {low:g} to {high:g}"
-            fits = isinstance(value, numbers.Real) and low <= value <= high
         else:
-            continue
-        if not fits or isinstance(value, bool):
+            kind, (low, high) = numbers.Real, RANGES[key]
+            wanted = f"a number from {low:g} to {high:g}"
+        if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             raise UserError(f"{key} must be {wanted}; found {value!r}")
 
 

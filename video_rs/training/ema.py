@@ -61,9 +61,14 @@ def warmed_up(updates: Tensor, decay: float) -> Tensor:
 def _lerp(values: list[Tensor], others: list[Tensor], weight: Tensor) -> None:
     """Interpolate from values to others, in place. ``weight`` stays on the device."""
     if weight.is_cuda:  # three kernels instead of hundreds; on a CPU one pass instead of three
-        steps = torch._foreach_sub(others, values)
-        torch._foreach_mul_(steps, weight.to(steps[0].dtype))
-        torch._foreach_add_(values, steps)
+        foreach_lerp_(values, others, weight.to(values[0].dtype))
     else:
         for value, other in zip(values, others, strict=True):
             value.lerp_(other, weight.to(value.dtype))
+
+
+def foreach_lerp_(values: list[Tensor], others: list[Tensor], weight: Tensor) -> None:
+    """Interpolate in place, like ``lerp_``, with a weight on the device and few kernels."""
+    steps = torch._foreach_sub(others, values)
+    torch._foreach_mul_(steps, weight)
+    torch._foreach_add_(values, steps)

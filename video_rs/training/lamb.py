@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from video_rs.training.ema import foreach_lerp_
+
 
 class Lamb(Optimizer):
     """Adam with a trust ratio: the length of a tensor's step is the learning rate times the tensor's norm.
@@ -54,8 +56,8 @@ class Lamb(Optimizer):
             gradients = [g.masked_fill(skip, 0) for g in gradients]  # inf * 0 is not 0
         beta1, beta2 = group["betas"]
         torch._foreach_add_(steps, taken)
-        _move(means, gradients, taken * (1 - beta1))
-        _move(squares, torch._foreach_mul(gradients, gradients), taken * (1 - beta2))
+        foreach_lerp_(means, gradients, taken * (1 - beta1))
+        foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), taken * (1 - beta2))
         updates = _adam(means, squares, torch.stack(steps), group)
         if group["weight_decay"]:
             torch._foreach_add_(updates, params, alpha=group["weight_decay"])
@@ -69,13 +71,6 @@ class Lamb(Optimizer):
             state["steps"] = torch.zeros((), dtype=p.dtype, device=p.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         return state
-
-
-def _move(tensors: list[Tensor], towards: list[Tensor], weight: Tensor) -> None:
-    """Interpolate in place, like ``lerp_``, with a weight on the device."""
-    way = torch._foreach_sub(towards, tensors)
-    torch._foreach_mul_(way, weight)
-    torch._foreach_add_(tensors, way)
 
 
 def _adam(means: list[Tensor], squares: list[Tensor], steps: Tensor, group: dict) -> list[Tensor]:

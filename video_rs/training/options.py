@@ -183,7 +183,7 @@ class Options(DataOptions, OptimOptions, TrainOptions):
     @property
     def peak_lr(self) -> float:
         """The learning rate after the warm-up, for the global batch."""
-        return self.lr * self.batch_size / self.lr_batch if self.lr_batch else self.lr
+        return self.lr * self.batch_size / self.lr_batch
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

@@ -165,12 +165,12 @@ def _steps(schedule: Schedule) -> str:
 
 
 def _learning_rate(options: Options, schedule: Schedule) -> str:
-    scaled = f" = {options.lr:g} x {options.batch_size} / {options.lr_batch}" if options.lr_batch else ""
+    scaled = f"{options.lr:g} x {options.batch_size} / {options.lr_batch}"
     warm_up, half = f"{counted(options.warmup_epochs, 'epoch')} of warm-up", schedule.epoch(schedule.num_steps) / 2
     if options.warmup_epochs > half:
         warm_up = f"warm-up in the first half of the run (optim.warmup_epochs={options.warmup_epochs:g} is longer)"
     warm_up = f"{warm_up}, then " if options.warmup_epochs else ""
-    return f"up to {options.peak_lr:.4g}{scaled}; {warm_up}{options.schedule}"
+    return f"up to {options.peak_lr:.4g} = {scaled}; {warm_up}{options.schedule}"
 
 
 def _batch_norm(job: Job) -> str:
