@@ -61,7 +61,7 @@ def test_files_that_commands_write(tmp_path, capsys, name):
     write(tmp_path / "data/train/a/x.mp4", "")
     write(tmp_path / "data/val/a/y.mp4", "")
     prepare = ["prepare", "--cfg", "motion_rs.yaml", f"data.root={tmp_path / 'data'}", "--out", tmp_path / "out"]
-    assert "was made with" in refused(capsys, *prepare)
+    assert "settings.json is damaged" in refused(capsys, *prepare)
     write(tmp_path / "motion/motion.json", VALUES[name])
     assert "motion.json is damaged" in refused(capsys, "make-motion", "--out", tmp_path / "motion")
 

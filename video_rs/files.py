@@ -7,12 +7,12 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from video_rs.errors import PATH_ERRNOS, MachineError, UserError, printable
+from video_rs.errors import PATH_ERRNOS, MachineError, UserError, format_value, printable
 from video_rs.terminal import warn_once
 
 LOCK = ".lock"
@@ -199,6 +199,37 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     return values
+
+
+def read_settings(
+    file: Path, wanted: Mapping[str, Any], is_known: Callable[[str], bool] = lambda name: False
+) -> dict[str, Any]:
+    """Return the settings with which a command made a folder; empty for a new or an empty folder.
+
+    Args:
+        file: file of the settings in the folder.
+        wanted: settings that must be the same.
+        is_known: returns True for the name of a file that can be in a folder without settings.
+
+    Raises:
+        UserError: the folder has other files or was made with other settings, or the file is damaged.
+    """
+    folder = file.parent
+    try:
+        found = read_json(file)
+    except NotADirectoryError:
+        raise UserError(f"{folder} is not a folder; give another one") from None
+    except FileNotFoundError:
+        if folder.is_dir() and not all(is_known(entry.name) for entry in folder.iterdir()):
+            raise UserError(f"{folder} is not empty and was not made by this command; give another folder") from None
+        return {}
+    except ValueError:
+        raise UserError(f"{file} is damaged; delete the folder, or give another one") from None
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            pair = f"{key} {format_value(found.get(key))}, not {format_value(value)}"
+            raise UserError(f"{folder} was made with {pair}; delete it, or give another folder")
+    return found
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, escape: bool = True) -> None:

@@ -60,7 +60,7 @@ def test_segments_outside_a_video_are_errors():
     for start, end in ((2.0, 3.0), (5.0, 0.0)):
         with pytest.raises(MediaError, match=f"a.mp4: a segment starts at {start:g} s, but the video ends at 2 s"):
             frame_range(video, start, end)
-    images = SimpleNamespace(path="frames", times=None, num_frames=5)
+    images = SimpleNamespace(path="frames", times=None, num_frames=5, duration=0.0)
     assert frame_range(images) == (0, 5, None)
     with pytest.raises(MediaError, match="frames: has no timestamps, which segments require"):
         frame_range(images, 0.0, 1.0)

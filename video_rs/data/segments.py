@@ -39,11 +39,23 @@ def frame_range(video: Video, start: float = 0.0, end: float = 0.0) -> FrameRang
     """
     if not start and not end:
         return FrameRange(0, video.num_frames, video.times)
-    if video.times is None:
-        raise MediaError(f"{video.path}: has no timestamps, which segments require")
-    if start >= video.duration - ROUNDING:
-        raise MediaError(f"{video.path}: a segment starts at {start:g} s, but the video ends at {video.duration:g} s")
+    if problem := segment_problem(start, end, video.duration):
+        raise MediaError(f"{video.path}: {problem}")
     stop = np.searchsorted(video.times, end - ROUNDING) if end else video.num_frames
     first = min(np.searchsorted(video.times, start - ROUNDING), max(stop, 1) - 1)
     times = video.times[first : max(stop, 1)]
     return FrameRange(int(first), len(times), times - times[0])
+
+
+def segment_problem(start: float, end: float, duration: float) -> str:
+    """Return the reason why a segment cannot be read, or "".
+
+    Args:
+        start, end: as for :func:`frame_range`.
+        duration: duration of the video in seconds; 0 if unknown.
+    """
+    if not duration and (start or end):
+        return "has no timestamps, which segments require"
+    if start and start >= duration - ROUNDING:
+        return f"a segment starts at {start:g} s, but the video ends at {duration:g} s"
+    return ""

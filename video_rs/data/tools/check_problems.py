@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from video_rs.data.clips import ROUNDING, TemporalSampling
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.segments import segment_problem
 from video_rs.data.sources.holdout import source_key, source_of
 from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.records import Records
@@ -144,8 +145,7 @@ def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSa
     single: list[Problem] = []
     for entry, file in enumerate(entries.file):
         records, index = entries.at(entry)
-        segment = entries.segment(entry)
-        if reason := facts[file].problem or _outside(segment, facts[file]):
+        if reason := facts[file].problem or segment_problem(*records.segment(index), facts[file].seconds):
             single.append(Problem(entry, "broken", reason, grave=True))
         else:
             single += _frames(entry, entries.length(entry, facts), facts[file], records.listed_frames(index), sampling)
@@ -154,16 +154,6 @@ def find_problems(entries: Entries, facts: Sequence[Facts], sampling: TemporalSa
     equal = list(_same_content(entries, facts))
     leaked = {problem.entry for problem in equal if problem.kind == "leak"}
     return single + equal + list(_same_source(entries, leaked))
-
-
-def _outside(segment: tuple[float, float], facts: Facts) -> str:
-    """Return the reason why a segment cannot be read, see ``segments.frame_range``; or ""."""
-    start, end = segment
-    if not facts.seconds and (start or end < math.inf):
-        return "has no timestamps, which segments require"
-    if start and start >= facts.seconds - ROUNDING:
-        return f"a segment starts at {start:g} s, but the video ends at {facts.seconds:g} s"
-    return ""
 
 
 def _frames(entry: int, length: Length, facts: Facts, listed: int, sampling: TemporalSampling) -> Iterator[Problem]:

@@ -19,7 +19,14 @@ import numpy as np
 
 from video_rs.data.tools.pool import Beat
 from video_rs.data.video.media import media_errors
-from video_rs.data.video.stream_index import best_stream, filter_graph, open_container, read_stream_index, upright_shape
+from video_rs.data.video.stream_index import (
+    best_stream,
+    filter_graph,
+    header_seconds,
+    open_container,
+    read_stream_index,
+    upright_shape,
+)
 from video_rs.data.video.times import MAX_INTERVAL, frame_times
 from video_rs.errors import STORAGE_ERRNOS, MachineError, MediaError, UserError
 from video_rs.files import atomic_write
@@ -126,10 +133,7 @@ def read_header(path: str | Path) -> tuple[float, str]:
     """Return the duration of a video in seconds, 0 if its header has none, and its comment. Raise ``MediaError``."""
     with media_errors(path), open_container(path) as container:
         stream = best_stream(container, path)
-        comment = container.metadata.get("comment", "")
-        if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base), comment
-        return (container.duration or 0) / av.time_base, comment
+        return header_seconds(container, stream), container.metadata.get("comment", "")
 
 
 def _frames(source: str | Path, expected: int) -> Iterator[av.VideoFrame]:

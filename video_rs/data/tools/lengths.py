@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import av
 import numpy as np
 
 from video_rs.data.clips import TemporalSampling
@@ -19,7 +18,7 @@ from video_rs.data.sources.records import Records
 from video_rs.data.storage import is_remote
 from video_rs.data.tools.pool import Beat, watched_calls
 from video_rs.data.video.images import frame_files
-from video_rs.data.video.stream_index import best_stream, open_container
+from video_rs.data.video.stream_index import best_stream, header_seconds, open_container
 from video_rs.distributed.launcher import START_METHOD, can_start_processes
 from video_rs.errors import MachineError
 
@@ -111,10 +110,8 @@ def _length(records: Records, number: int) -> Length:
         return Length(len(images), 0.0)
     with open_container(file) as container:
         stream = best_stream(container, file)
-        rate, seconds = float(stream.average_rate or 0), (container.duration or 0) / av.time_base
-        if stream.duration:
-            seconds = float(stream.duration * stream.time_base)
-        frames = stream.frames or round(rate * seconds)
+        rate = float(stream.average_rate or 0)
+        frames = stream.frames or round(rate * header_seconds(container, stream))
     if not frames:
         raise ValueError("the header has no length")
     return Length(frames, rate)

@@ -25,7 +25,7 @@ import numpy as np
 from video_rs.data.tools.encode import h264_writer
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.errors import MachineError, UserError
-from video_rs.files import atomic_write, read_json, refuse_links, write_json
+from video_rs.files import atomic_write, read_settings, refuse_links, write_json
 from video_rs.rng import keyed_rng
 
 SPLITS = ("train", "val", "test")
@@ -171,7 +171,7 @@ def make(
     if not 0 <= seed < 2**32 or (workers is not None and workers < 1):
         raise UserError(f"impossible motion dataset: seed={seed} (0 to 2**32 - 1), workers={workers} (1 or more)")
     stamp = {"version": 1, **counts, "size": size, "frames": frames, "seed": seed}
-    if _is_complete(root, stamp):
+    if read_settings(root / STAMP, stamp).get("complete"):
         return False
 
     refuse_links(root, *(root / split / name for split in SPLITS for name in CLASSES))
@@ -192,23 +192,3 @@ def make(
 def _write(item: Item, beat: Beat, *, root: Path, size: int, frames: int, seed: int) -> None:
     rng = keyed_rng(seed, "motion", SPLITS.index(item.split), CLASSES.index(item.name), item.number)
     encode(root / item.path, render(item.name, frames, size, rng))
-
-
-def _is_complete(root: Path, stamp: dict) -> bool:
-    """Return True if the dataset is complete. Raise UserError if ``root`` contains other files."""
-    try:
-        found = read_json(root / STAMP)
-    except NotADirectoryError:
-        raise UserError(f"{root} is not a folder; choose another one") from None
-    except FileNotFoundError:
-        if root.is_dir() and any(root.iterdir()):
-            raise UserError(f"{root} is not empty and has no {STAMP}; choose another folder") from None
-        return False
-    except ValueError:
-        raise UserError(f"{root / STAMP} is damaged; delete {root} and generate the dataset again") from None
-    complete = found.pop("complete", False)
-    differs = [f"{key}={found.get(key)}, not {value}" for key, value in stamp.items() if found.get(key) != value]
-    if differs:
-        other = "; ".join(differs)
-        raise UserError(f"{root} holds another motion dataset ({other}); delete it or choose another folder")
-    return complete

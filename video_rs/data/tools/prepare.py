@@ -25,7 +25,7 @@ from video_rs.data.tools.encode import Settings, encode_video, read_header
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.data.video.media import require_file
 from video_rs.errors import MediaError, StorageError, UserError
-from video_rs.files import LOCK, atomic_write, locked, read_json, refuse_links, write_csv, write_json
+from video_rs.files import LOCK, atomic_write, locked, read_settings, refuse_links, write_csv, write_json
 
 SETTINGS = "settings.json"
 _LONGEST_NAME = 240  # bytes; the name of the temporary file is 10 bytes longer
@@ -198,25 +198,9 @@ def _reserve(stack: ExitStack, out: Path, wanted: Mapping[str, Any]) -> None:
         raise UserError(f"--out {out} is being written by another command; wait for it or end it") from None
     except OSError as error:
         raise UserError(f"--out {out} cannot be made or written ({error.strerror}); give another folder") from None
-    _check_settings(out, wanted)
+    if not read_settings(out / SETTINGS, wanted, lambda name: name == LOCK or bool(_TEMPORARY.fullmatch(name))):
+        write_json(out / SETTINGS, wanted)
     stack.callback(_remove_temporary, out)
-
-
-def _check_settings(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Compare the settings with those of the existing copies, or write them to an empty folder."""
-    file = out / SETTINGS
-    if not file.exists():
-        if not all(_TEMPORARY.fullmatch(entry.name) or entry.name == LOCK for entry in out.iterdir()):
-            raise UserError(f"--out {out} is not empty and was not made by this command; give another folder")
-        write_json(file, wanted)
-        return
-    try:
-        found = read_json(file)
-    except ValueError:
-        found = {}
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise UserError(f"--out {out} was made with {key} {found.get(key)}, not {value}; use another folder")
 
 
 def _remove_temporary(out: Path) -> None:

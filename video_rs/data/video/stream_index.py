@@ -148,6 +148,13 @@ def best_stream(container: Container, path: File) -> av.VideoStream:
     return stream
 
 
+def header_seconds(container: Container, stream: av.VideoStream) -> float:
+    """Return the duration of a stream according to the header; 0 if it has none."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
 def decoder_options() -> dict[str, str]:
     """Return the options of a decoder, which limit the memory for one frame."""
     return {"max_pixels": str(min(2 * limits.max_pixels(), 2**31 - 1))}  # decoders add a margin to a frame
