@@ -43,7 +43,7 @@ def refused(path, reason):
         ("encrypted.mp4", "encrypted; decrypt it first"),
         ("m00761_rotated_90.mov", "damaged: it has only 3 of 4294901763 frames"),
         ("m00812_mjpeg.mov", "damaged: it has only 9 of 40 frames"),
-        ("m00159_mpeg2.ts", "damaged"),  # in 1 of 500 reads, FFmpeg returns corrupt packets, not those of another stream
+        ("m00159_mpeg2.ts", "damaged"),  # FFmpeg rarely returns corrupt packets instead
         ("m00392_h264frag.mp4", "cannot be decoded (Cannot allocate memory)"),
         ("m02379_flv1.flv", "a frame has 24640x8759 pixels; raise data.max_pixels=67108864 (or VIDEO_RS_MAX_PIXELS)"),
     ],
