@@ -195,7 +195,7 @@ class Wide(nn.Module):
         return clips.mean((1, 2, 3, 4))[:, None] * self.scale
 
 
-def test_the_views_that_fit_on_a_machine_that_kills(monkeypatch, tmp_path, capfd):
+def test_views_that_do_not_fit_are_halved_before_the_kernel_kills(monkeypatch, tmp_path, capfd):
     small_machine.has(monkeypatch, tmp_path, 0.3)
     model = Wide().eval()
     forward = Forward(model, CPU, "float32", 8)

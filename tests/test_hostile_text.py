@@ -31,7 +31,7 @@ def write(path, text):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_lists(tmp_path, capsys, name):
+def test_deep_and_long_values_in_lists(tmp_path, capsys, name):
     value = VALUES[name]
     texts = {
         "a.csv": f"path,label\na.mp4,{value}\nb.mp4,1\n",
@@ -50,7 +50,7 @@ def test_lists(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_files_that_commands_write(tmp_path, capsys, name):
+def test_deep_and_long_values_in_files_of_commands(tmp_path, capsys, name):
     """The status of a run is then derived from other files."""
     line = '{"kind": "val", "step": 3, "top1": 0.5}\n'
     for file in ("status.json", "metrics.jsonl"):
@@ -67,14 +67,14 @@ def test_files_that_commands_write(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_class_names(tmp_path, capsys, name):
+def test_deep_and_long_values_in_class_names(tmp_path, capsys, name):
     file = write(tmp_path / "names.json", VALUES[name])
     write(tmp_path / "data/train/a/x.mp4", "")
     settings = [f"data.root={tmp_path / 'data'}", f"data.class_names={file}", "--out", tmp_path / "out"]
     assert str(file) in refused(capsys, "check", "--cfg", "motion_rs.yaml", *settings)
 
 
-def test_numbers_of_commands(tmp_path, capsys):
+def test_long_numbers_in_arguments(tmp_path, capsys):
     for argv in (
         ["predict", "--weights", "x.pt", "--top-k", LONG, "a.mp4"],
         ["predict", "--weights", "x.pt", "--every", LONG, "a.mp4"],

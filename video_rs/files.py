@@ -134,7 +134,7 @@ def refuse_links(base: str | Path, *paths: str | Path) -> None:
             if folder == Path(base):
                 break
             if folder.is_symlink():
-                raise UserError(f"{folder}: is a link, which is never written through; remove it or use another folder")
+                raise UserError(f"{folder}: is a link, which is not followed; remove it or use another folder")
 
 
 def open_append(path: Path) -> TextIO:

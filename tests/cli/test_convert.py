@@ -312,7 +312,7 @@ def test_timms_averages_come_first(tmp_path, capsys):
     for name, entries, expected, said in (
         ("both.pth.tar", {"state_dict_ema": ema}, averaged, "all tensors, the entry state_dict_ema of the file"),
         ("other.pth.tar", {"model_ema": ema}, averaged, "all tensors, the entry model_ema of the file"),
-        ("one.pth.tar", {}, model, "none, the entry state_dict of the file was taken"),
+        ("one.pth.tar", {}, model, "none, the entry state_dict of the file was used"),
     ):
         torch.save({**saved, **entries}, tmp_path / name)
         out, state = said_of(capsys, tmp_path, "timm", tmp_path / name)

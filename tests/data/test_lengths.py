@@ -97,7 +97,7 @@ def test_a_header_that_hangs_or_crashes_its_reader(tmp_path, make_video, monkeyp
         os.kill(processes[0], 0)
 
 
-def test_without_processes_or_descriptors_nothing_is_known(tmp_path, make_video, monkeypatch):
+def test_without_processes_or_descriptors_no_length_is_measured(tmp_path, make_video, monkeypatch):
     videos = records_of([make_video(tmp_path / "0.mp4", num_frames=5)])
     monkeypatch.setattr(os, "fork", fail := lambda *args, **options: (_ for _ in ()).throw(BlockingIOError()))
     assert sample_lengths(videos) == []
@@ -105,7 +105,7 @@ def test_without_processes_or_descriptors_nothing_is_known(tmp_path, make_video,
     assert sample_lengths(videos) == []
 
 
-def test_training_starts_with_how_many_videos_are_short(tmp_path, make_video, capsys):
+def test_training_reports_the_fraction_of_short_videos(tmp_path, make_video, capsys):
     for split, label, number in ((s, c, n) for s in ("train", "val") for c in "ab" for n in range(5)):
         make_video(tmp_path / split / label / f"{number}.mp4", num_frames=20 if number else 9)
     (tmp_path / "tiny.yaml").write_text(

@@ -196,7 +196,7 @@ def other_weights(own, path, **entries):
     return path
 
 
-def test_the_report_of_other_weights_is_in_a_folder_of_its_own(job, own, tmp_path, capsys, monkeypatch):
+def test_the_report_on_other_weights_is_in_a_separate_folder(job, own, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = ["--cfg", job / "tiny.yaml", f"data.root={job / 'data'}", f"out={own}", "test.clips=1", "test.crops=1"]
     assert report_of(capsys, *start) == own / "test"
@@ -223,7 +223,7 @@ def test_the_report_of_other_weights_is_in_a_folder_of_its_own(job, own, tmp_pat
     assert (own / "test" / "metrics.json").read_bytes() == before["metrics.json"]
 
 
-def test_the_report_says_what_was_scored_on_what(job, own, capsys):
+def test_the_report_describes_weights_data_and_views(job, own, capsys):
     weights = other_weights(own, own / "last.pt", step=12)
     folder = report_of(capsys, "--weights", weights, f"data.test={job / 'data' / 'test'}")
     about = json.loads((folder / "metrics.json").read_text())["about"]
@@ -301,7 +301,7 @@ def test_a_checkpoint_imports_no_plugin(own, tmp_path, capsys):
     assert not (tmp_path / "mark").exists()
 
 
-def test_weights_and_configs_that_do_not_do(own, tmp_path, capsys):
+def test_wrong_weights_and_configs_are_one_line(own, tmp_path, capsys):
     state = checkpoint.load(own / "best.pt")
     checkpoint.save(tmp_path / "odd.pt", state | {"config": {"model": 5}})
     checkpoint.save(tmp_path / "old.pt", state | {"config": {"model": {}, "what": 1}})

@@ -311,7 +311,7 @@ def test_weights_of_another_trainer(tiny_config, run_tool, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if "started from" in line)
     assert "head.weight (new head)" in line and "entry state_dict, names that begin with model.net." in line
-    assert "left in the file: model.fc.weight, criterion.weight, train_acc.total, epoch and 1 more" in line
+    assert "not used: model.fc.weight, criterion.weight, train_acc.total, epoch and 1 more" in line
     start = *start, f"out={tmp_path / 'other'}"
     torch.save({"generator": {"conv.weight": torch.ones(1)}, "epoch": 3}, path)
     assert_one_line(run_tool("train_net.py", *start), 2, path, "entry generator", "epoch", "the first is conv.weight")

@@ -64,7 +64,7 @@ def test_every_command_refuses_an_unknown_device(tiny_config, run_tool, tmp_path
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
-def test_a_gpu_that_is_not_there(tiny_config, run_tool, tmp_path):
+def test_an_absent_gpu_is_one_line(tiny_config, run_tool, tmp_path):
     for name in ("cuda:1", "cuda:99"):
         for tool in ("train_net.py", "test_net.py"):
             done = run_tool(tool, "--cfg", tiny_config(), f"train.device={name}")

@@ -136,5 +136,5 @@ def test_a_dry_run_does_not_ask_for_a_restart_when_a_file_hangs(tiny_config, run
     monkeypatch.setattr(clip_datasets, "open_video", lambda *args, **options: time.sleep(60))
     path = tiny_config(data__workers=1, data__timeout=1)
     done = run_tool("train_net.py", "--cfg", path, "--dry-run")
-    assert_one_line(done, 3, ".mp4 hung the decoder; remove it, or train: a run leaves it out")
+    assert_one_line(done, 3, ".mp4 hung the decoder; remove it, or start the run, which omits it")
     assert not (tmp_path / "run").exists()

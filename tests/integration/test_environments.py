@@ -165,7 +165,7 @@ def state(run):
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_training_ends_as_it_should(name, trained, tiny_videos, tmp_path):
+def test_training_ends_with_the_listed_exit_code(name, trained, tiny_videos, tmp_path):
     environment = ENVIRONMENTS[name]
     if environment.mounts:
         environments.require_namespaces()
@@ -206,7 +206,7 @@ def fit(videos, out, **options):
     return 0
 
 
-def test_in_a_thread(trained, tiny_videos, tmp_path):
+def test_training_in_a_thread(trained, tiny_videos, tmp_path):
     def call():
         from concurrent.futures import ThreadPoolExecutor
 
@@ -219,7 +219,7 @@ def test_in_a_thread(trained, tiny_videos, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["train_net.py", "check_dataset.py", "index_dataset.py", "prepare_dataset.py"])
-def test_in_a_daemonic_process(script, trained, tiny_videos, tmp_path):
+def test_commands_in_a_daemonic_process(script, trained, tiny_videos, tmp_path):
     arguments = _arguments(tiny_videos, tmp_path, f"out={tmp_path / 'run'}")
     if script[0] in "cp":
         arguments += ("--out", tmp_path / "out", "--workers", 2)
@@ -281,7 +281,7 @@ def test_a_gpu_that_the_parent_used_is_one_clear_error(monkeypatch):
     check_fork(torch.device("cuda"))  # no fork
 
 
-def test_stopped_and_continued(trained, tiny_videos, tmp_path):
+def test_a_stopped_and_continued_run_completes(trained, tiny_videos, tmp_path):
     """Longer than ``data.timeout``: no file is taken for one that hangs."""
     log = tmp_path / "run/log.txt"
 
@@ -314,7 +314,7 @@ def preloaded():
         pytest.param(lambda path: {"FAULT_CLOCK": "3600"}, "", id="clock"),
     ],
 )
-def test_file_systems_and_clocks(preloaded, faults_of, warning, tiny_videos, tmp_path):
+def test_training_without_locks_or_fsync_or_with_a_clock_set_back(preloaded, faults_of, warning, tiny_videos, tmp_path):
     """No locks, no fsync, and a clock that is set back by an hour whenever it is read."""
     arguments = _arguments(tiny_videos, tmp_path)
     done = preloaded("train_net.py", *arguments, **faults_of(f"{tmp_path}/*"))
@@ -336,7 +336,7 @@ def test_a_config_or_checkpoint_that_cannot_be_opened(preloaded, trained, tiny_v
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["a bare container", "python -O", "closed by the shell"])
-def test_from_the_start_of_python(case, trained, tiny_videos, tmp_path):
+def test_commands_in_a_new_interpreter(case, trained, tiny_videos, tmp_path):
     """LC_ALL=C without a home and a user name; without assertions; ``<&- >&- 2>&-``."""
     video = next(Path(tiny_videos, "test").rglob("*.mp4"))
     odd = tmp_path / os.fsdecode(b"caf\xe9 \xc3\xa9.mp4")
@@ -357,7 +357,7 @@ def test_from_the_start_of_python(case, trained, tiny_videos, tmp_path):
         assert done.returncode == 0 and state(tmp_path / "run") == "complete"
 
 
-def test_results_for_a_pipe_or_a_full_disk(trained, tiny_videos):
+def test_predict_into_a_pipe_or_a_full_disk(trained, tiny_videos):
     """A command whose result is its output ends with it: 0 for ``| head``, 3 for a full disk."""
     arguments = ("--weights", trained, next(Path(tiny_videos, "test").rglob("*.mp4")))
     done = environments.run(write_to("|", 1), "predict.py", *arguments)

@@ -70,7 +70,7 @@ def test_folders_that_are_links_are_an_error(tmp_path, run_tool, tiny_config, el
     before = content(elsewhere)
     command = name if name in ("test", "check") else "train"
     done = commands(run_tool, tiny_config(), *{"test": ("train", "test")}.get(name, (command,)))[command]
-    expected = f"{tmp_path / 'run' / name}: is a link, which is never written through; remove it or use another folder"
+    expected = f"{tmp_path / 'run' / name}: is a link, which is not followed; remove it or use another folder"
     assert (done.returncode, done.stderr) == (2, f"error: {expected}\n")
     assert content(elsewhere) == before
 
@@ -114,7 +114,7 @@ def test_prepared_copies_are_not_written_through_links(tmp_path, run_tool, make_
     place.symlink_to(elsewhere)
     before = content(elsewhere)
     done = run_tool(*call)
-    assert done.returncode == 2 and f"{place}: is a link, which is never written through" in done.stderr, done.stderr
+    assert done.returncode == 2 and f"{place}: is a link, which is not followed" in done.stderr, done.stderr
     assert content(elsewhere) == before
 
 

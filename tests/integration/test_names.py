@@ -25,7 +25,7 @@ CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
         *((number, number) for number in (-1, -2.5, 0, None, True)),
     ],
 )  # fmt: skip
-def test_cells_that_are_no_formulas(value, expected):
+def test_formulas_in_cells_are_escaped(value, expected):
     assert safe_cell(value) == expected
 
 

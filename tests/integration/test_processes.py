@@ -394,7 +394,7 @@ def test_workers_do_not_outlive_their_torchrun(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_that_never_met_do_not_outlive_their_torchrun(tiny_config, tmp_path):
+def test_ranks_that_are_not_connected_do_not_outlive_torchrun(tiny_config, tmp_path):
     process = start(tiny_config(), 2)
     wait_until(lambda: len(children(process)) == 2, [process])
     assert kill_torchrun(process).count("check that torchrun still runs there") == 2

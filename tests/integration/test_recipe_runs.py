@@ -29,13 +29,13 @@ def test_phases_follow_the_step(tiny_config):
     assert clip_sizes(path, 0) == sizes and clip_sizes(path, 3) == sizes[6:]
 
 
-def test_the_log_says_what_its_numbers_are(tiny_config, tmp_path):
+def test_the_log_names_losses_and_marks_mixed_accuracy(tiny_config, tmp_path):
     mixed = {"data__mixup": 0.2, "train__class_weights": "balanced", "train__max_steps": 1}
     assert run(tiny_config(**mixed, out=str(tmp_path / "mixed"))) == 0
     first, line = logged(tmp_path / "mixed", "loss  ", "step 1/1")
     assert first.endswith(
         "smoothed weighted cross entropy of mixed clips (label smoothing 0.1); in validations cross entropy; accuracy "
-        "in training is of mixed clips, where the larger part counts"
+        "in training is of mixed clips, by their larger part"
     )
     assert re.search(r"  loss \d\.\d+  accuracy of mixed clips \d+\.\d %  lr", line)
     assert run(tiny_config(train__label_smoothing=0, train__max_steps=1, out=str(tmp_path / "plain"))) == 0

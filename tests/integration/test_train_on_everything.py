@@ -79,12 +79,12 @@ def test_other_commands_without_validation(config, tmp_path, tiny_videos, run_to
             assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
-def test_a_split_that_is_not_held_out_is_named(config, tmp_path, tiny_videos, run_tool):
+def test_a_missing_split_is_named(config, tmp_path, tiny_videos, run_tool):
     run_tool("train_net.py", "--cfg", config(train__max_steps=1))
     done = run_tool("test_net.py", "--cfg", config(train__max_steps=1))
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and "no test split, and data.val_fraction=0 holds none out: set data.test" in line
-    with pytest.raises(UserError, match="no val split, and data.val_fraction=0 holds none out: set data.val"):
+    assert done.returncode == 2 and "no test split, and data.val_fraction=0 holds out no files: set data.test" in line
+    with pytest.raises(UserError, match="no val split, and data.val_fraction=0 holds out no files: set data.val"):
         video_rs.VideoDataset(tiny_videos / "train", "val", val_fraction=0)
     done = run_tool("test_net.py", "--cfg", config(train__max_steps=1), f"data.test={tiny_videos / 'test'}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -92,7 +92,7 @@ def test_a_split_that_is_not_held_out_is_named(config, tmp_path, tiny_videos, ru
     assert done.returncode == 2 and "may have been trained on these videos" in done.stderr
 
 
-def test_a_split_of_the_dataset_is_validated_all_the_same(tiny_config, tmp_path, run_tool):
+def test_a_validation_split_of_the_dataset_is_used(tiny_config, tmp_path, run_tool):
     done = run_tool("train_net.py", "--cfg", tiny_config(data__val_fraction=0, train__max_steps=1))
     assert done.returncode == 0 and checkpoint.load(tmp_path / "run" / "best.pt")["metrics"]["top1"] >= 0
 
@@ -106,7 +106,7 @@ def test_the_command_stops_early(tiny_config, tmp_path, run_tool):
     assert status["state"] == "complete" and status["step"] < status["steps"] == 90
     assert f"complete    {status['step']} steps" in done.stdout
     again = run_tool("train_net.py", "--cfg", path)
-    assert again.returncode == 0 and "train.early_stop=1 ended it, a larger one or 0 resumes" in again.stdout
+    assert again.returncode == 0 and "train.early_stop=1 ended it; set a larger value or 0 to resume" in again.stdout
 
 
 def test_early_stopping_needs_a_validation(config, tmp_path, run_tool):

@@ -92,7 +92,7 @@ def test_weights_in_any_entry(tmp_path, in_memory, network):
     for entry in ENTRIES:
         saved = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, **nested(entry, theirs)}
         report = loaded(saved, tmp_path / "a.ckpt", model, theirs)
-        assert f"entry {entry}, left in the file: epoch, optimizer" in str(report) and not report.adapted
+        assert f"entry {entry}, not used: epoch, optimizer" in str(report) and not report.adapted
 
 
 def test_names_with_any_prefix_and_weights_beside_them(tmp_path, in_memory, network):
@@ -110,7 +110,7 @@ def test_weights_beside_a_network_without_a_prefix(tmp_path, in_memory, network)
     model, theirs = network
     report = loaded({**theirs, **BESIDE, "epoch": 3}, tmp_path / "a.ckpt", model, theirs)
     left = "criterion.weight, train_acc.correct, train_acc.total, pos_weight and 1 more"
-    assert str(report).endswith(f"left in the file: {left}")
+    assert str(report).endswith(f"not used: {left}")
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."])
@@ -151,14 +151,14 @@ def test_averages_come_first_wherever_they_are(tmp_path, in_memory, network):
         {"optimizer": {"exp_avg": other}, "model": theirs},
     )
     for saved in files:
-        assert "left in the file: " in str(loaded(saved, tmp_path / "a.pt", model, counted))
+        assert "not used: " in str(loaded(saved, tmp_path / "a.pt", model, counted))
 
 
 def test_averages_of_the_parameters_alone_are_not_a_network(tmp_path):
     """An EMA without running statistics cannot be used alone."""
     model = small()
     saved = {"model": small().state_dict(), "ema": dict(small().named_parameters())}
-    assert "left in the file: ema" in str(loaded(saved, tmp_path / "a.pt", model, saved["model"]))
+    assert "not used: ema" in str(loaded(saved, tmp_path / "a.pt", model, saved["model"]))
 
 
 def test_of_entries_with_the_same_names_the_one_with_weights_is_taken():
@@ -177,7 +177,7 @@ def test_the_network_of_the_right_size_is_taken(tmp_path, in_memory, other):
         flat = {name: tensor for key in order for name, tensor in prefixed(f"{key}.", order[key]).items()}
         for saved in (order, flat):
             report = loaded(saved, tmp_path / "a.pt", model, both["student"])
-            assert "teacher" in str(report).partition("left in the file")[2]
+            assert "teacher" in str(report).partition("not used")[2]
 
 
 def test_images_with_a_prefix_are_inflated(tmp_path):
@@ -189,7 +189,7 @@ def test_images_with_a_prefix_are_inflated(tmp_path):
     )
 
 
-def test_errors_name_what_the_file_has(tmp_path):
+def test_errors_name_the_entries_of_the_file(tmp_path):
     path = tmp_path / "a.ckpt"
     torch.save({"epoch": 3, "best_acc": 0.5}, path)
     with pytest.raises(
@@ -230,7 +230,7 @@ def test_weights_that_are_not_plain_are_one_line(tmp_path, kind):
     model, path = small(), tmp_path / "a.pt"
     state = {**model.state_dict(), "head.weight": convert(model.head.weight.detach())}
     torch.save({"model": state}, path)
-    with pytest.raises(UserError, match=f"a.pt: head.weight is no dense tensor of real numbers .*{kind[:5]}|qint"):
+    with pytest.raises(UserError, match=f"a.pt: head.weight is not a dense real tensor .*{kind[:5]}|qint"):
         init_from(model, path)
     torch.save({**checkpoint.load(save_run(path, model, name="resnet_rs_26")), "model": state}, path)
     with pytest.raises(UserError, match="a.pt is damaged: its entry model is invalid"):
@@ -253,7 +253,7 @@ def test_values_of_numpy_beside_the_weights(tmp_path, core):
     assert b"cnumpy._core.multiarray\n" in data
     (tmp_path / "a.pt").write_bytes(data.replace(b"cnumpy._core.", f"c{core}.".encode()))
     model = small()
-    assert "left in the file: best, epoch, rng" in str(init_from(model, tmp_path / "a.pt"))
+    assert "not used: best, epoch, rng" in str(init_from(model, tmp_path / "a.pt"))
     assert same(model.state_dict(), state)
     assert isinstance(checkpoint.load(tmp_path / "a.pt")["best"], checkpoint.NumPyValue)
 
@@ -269,7 +269,7 @@ def test_arguments_of_a_trainer_beside_the_weights(tmp_path):
     """timm's train.py and torchvision's references store an argparse.Namespace."""
     state = small().state_dict()
     saved = {"state_dict": state, "args": argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=[1]))}
-    assert "left in the file: args" in str(loaded(saved, tmp_path / "a.pt", small(), state))
+    assert "not used: args" in str(loaded(saved, tmp_path / "a.pt", small(), state))
 
 
 def test_conversion_of_an_average(tmp_path):

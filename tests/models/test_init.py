@@ -77,7 +77,7 @@ def test_init_from_bare_weights(tmp_path, kind):
     assert same(model.state_dict(), state)
     assert len(report.matched) == len(state)
     unknown = "" if kind == "timm" else ", architecture of the source unknown: not compared"
-    left = ", entry state_dict, left in the file: epoch" if kind == "wrapped" else ""
+    left = ", entry state_dict, not used: epoch" if kind == "wrapped" else ""
     assert str(report) == f"{len(state)} weights unchanged{unknown}{left}"
 
 

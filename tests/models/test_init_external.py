@@ -44,7 +44,7 @@ def test_networks_of_other_packages(tmp_path, kind):
     source.data_config = dataclasses.replace(source.data_config, class_names=NAMES, std=(0.1, 0.2, 0.3))
     save_run(path, source, name=f"{source.name}.r160_in1k") if kind == "run" else torch.save(kinds[kind], path)
     report = init_from(model, path)
-    left = ", entry model_state, left in the file: epoch" if kind == "wrapped" else ""
+    left = ", entry model_state, not used: epoch" if kind == "wrapped" else ""
     assert same(model.state_dict(), state) and str(report) == f"{len(state)} weights unchanged{left}"
     assert model.data_config == (source.data_config if kind == "run" else before)
 

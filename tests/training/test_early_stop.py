@@ -127,7 +127,7 @@ def test_a_run_that_stops_at_a_skipped_step_is_saved(tmp_path):
     assert (tmp_path / "bad_steps.csv").exists()
 
 
-def test_checkpoints_from_before_there_was_a_limit(tmp_path):
+def test_checkpoints_without_a_count_of_validations_resume(tmp_path):
     fit(trainer(schedule(**{**STEPS, "num_steps": 3})), tmp_path, validating([0.5, 0.5]))
     state = checkpoint.load(tmp_path / "last.pt")
     del state["stale"]
@@ -148,7 +148,7 @@ def test_fit_stops_early_and_returns_the_result_when_called_again(data, tmp_path
         patch.setattr(Trainer, "train_step", lambda *_: pytest.fail("it trains on"))
         assert run(data, tmp_path / "run", **options) == result
     said = capfd.readouterr().out
-    assert f"is complete: {last['step']} steps; train.early_stop=2 ended it, a larger one or 0 resumes" in said
+    assert f"is complete: {last['step']} steps; train.early_stop=2 ended it; set a larger value or 0 to resume" in said
 
 
 def test_early_stopping_without_validations_is_refused(data, tmp_path):  # noqa: F811

@@ -182,7 +182,7 @@ def test_a_head_for_other_class_names(data, tmp_path, capsys, names):
     before = fresh.head.weight.detach().clone()
     options = {**OPTIONS, "epochs": 1, "lr": 0.0, "ema_decay": 0.0, "weight_decay": 0.0}
     fit(model, *datasets, out=tmp_path / "kept", **options)
-    assert f"its head is kept, for other class names: {', '.join(names)}" in capsys.readouterr().out
+    assert f"the head is kept, for other class names: {', '.join(names)}" in capsys.readouterr().out
     assert torch.equal(model.head.weight.detach(), head)
     fit(fresh, *datasets, out=tmp_path / "file", init_from=tmp_path / "other.pt", **options)
     said = "2 of 2 classes by name" if names == ("right", "left") else "other class names, new head"

@@ -80,7 +80,7 @@ def test_the_optimum_predicts_every_class(settings, counts):
     assert recall(optimum(criterion, seen, targets), inputs, labels) == [1] * len(counts)
 
 
-def test_the_weight_is_of_the_samples_own_class():
+def test_a_loss_is_weighted_by_the_class_of_its_sample():
     """The loss of DESIGN: w[y] CE(p, smooth(y)); of mixed targets t the sum over k of t[k] w[k] CE(p, smooth(k))."""
     torch.manual_seed(0)
     logits, weights = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0.3, 1.0, 40.0, 0.0], dtype=torch.float64)

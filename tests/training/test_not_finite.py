@@ -102,7 +102,7 @@ def test_precise_statistics_that_are_not_finite_are_never_written(tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "named"), [(3, "checkpoints/step-00000003.pt"), (1, "best.pt")])
-def test_outputs_that_are_not_finite_name_what_the_last_validation_saw(tmp_path, keep, named):
+def test_non_finite_outputs_name_the_checkpoint_of_the_last_validation(tmp_path, keep, named):
     """Weights can be finite and their outputs not, as with an overflow in fp16."""
     seen = iter([0.5, math.nan])
 
@@ -115,7 +115,7 @@ def test_outputs_that_are_not_finite_name_what_the_last_validation_saw(tmp_path,
     assert checkpoint.load(tmp_path / "best.pt")["step"] == 3
 
 
-def test_outputs_of_the_first_validation_that_are_not_finite_name_no_checkpoint(tmp_path):
+def test_non_finite_outputs_of_the_first_validation_name_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match="step 3: no validation output is finite; .* another out=$"):
         fit(trainer(schedule()), tmp_path, lambda model, check: {"top1": 0.0, "loss": math.nan})
     assert not (tmp_path / "best.pt").exists()
@@ -153,7 +153,7 @@ def test_log_lines_can_be_far_apart(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_one_value_among_many_is_found(value, dtype):
+def test_one_non_finite_value_among_many_is_found(value, dtype):
     state = {"step": 3, "model": {"a": torch.zeros(3, dtype=torch.int64), "b": torch.full((2, 3), 3e4, dtype=dtype)}}
     assert is_finite({**state, "optimizer": {"state": {0: {"m": torch.zeros(())}}}, "empty": torch.zeros(0)})
     state["optimizer"] = {"state": {0: {"m": torch.zeros(5, dtype=dtype)}}, "param_groups": [{"betas": (0.9, 0.99)}]}

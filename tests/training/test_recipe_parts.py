@@ -85,7 +85,7 @@ def test_losses():
     assert type(several) is losses.BinaryCrossEntropy and several.towards == 0.5
 
 
-MIXED = "; accuracy in training is of mixed clips, where the larger part counts"
+MIXED = "; accuracy in training is of mixed clips, by their larger part"
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 
 def _run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     try:
-        with exit_on_signals(), _without_threads_of_a_full_disk(), terminal.closing_bars():
+        with exit_on_signals(), _hide_disk_errors_of_threads(), terminal.closing_bars():
             code = main(list(argv))
         sys.stdout.flush()
         return code or 0
@@ -266,7 +266,7 @@ def _run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _without_threads_of_a_full_disk() -> Iterator[None]:
+def _hide_disk_errors_of_threads() -> Iterator[None]:
     """Suppress the traceback of a thread, such as TensorBoard's, that cannot write: the main thread reports it."""
 
     def report(failure: threading.ExceptHookArgs) -> None:

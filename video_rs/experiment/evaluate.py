@@ -155,7 +155,7 @@ def evaluate(
         scores,
         names,
         metrics,
-        run_dir=run_dir if run_dir and made_in(run_dir, state) else None,
+        run_dir=run_dir if run_dir and is_from_run(run_dir, state) else None,
         title=f"{label(name)}: {split_name}",
         about={
             "weights": f"{name}, step {state.get('step', 'unknown')}, SHA-256 {checksum[:8]}",
@@ -198,7 +198,7 @@ def run_folder(weights: str) -> Path | None:
     return folder if any((folder / name).is_file() for name in ("config.yaml", *SIGNS)) else None
 
 
-def made_in(folder: Path, state: Mapping[str, Any]) -> bool:
+def is_from_run(folder: Path, state: Mapping[str, Any]) -> bool:
     """Return True if a checkpoint is from the run in a folder, by its best validation or else by its config."""
     metrics = state.get("metrics") or state.get("best_metrics") or {}
     with contextlib.suppress(OSError, UserError):

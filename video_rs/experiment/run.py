@@ -83,7 +83,7 @@ def dry_run(config: Config) -> None:
         loading, seconds = _time_of_micro_batch(job)
     except WorkerFailed as error:  # asks for a restart, which helps a run but not a dry run
         files = "; ".join(f"{path} {reason}" for path, reason in error.files.items())
-        raise MachineError(f"{files}; remove it, or train: a run leaves it out" if files else str(error)) from error
+        raise MachineError(f"{files}; remove it, or start the run, which omits it" if files else str(error)) from error
     trainer, schedule = job.trainer, job.trainer.schedule
     count, total = schedule.accumulation_steps, seconds * schedule.accumulation_steps
     loss, _ = trainer.metrics.means()

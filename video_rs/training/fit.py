@@ -220,7 +220,7 @@ def _train(run: Run, job: Job, caller: Caller, resumed_from: str) -> None:
             best = f"best validation {NAMES[run.monitored]} {100 * run.best[0]:.2f} %, {best}"
         new = "for a new run, use another out= or delete the folder"
         if run.stops_early:
-            new = f"train.early_stop={run.schedule.early_stop} ended it, a larger one or 0 resumes; {new}"
+            new = f"train.early_stop={run.schedule.early_stop} ended it; set a larger value or 0 to resume; {new}"
         page = [f"{folder} is complete: {run.step} steps; {new}", best, f"next: {next_command}"]
     else:
         schedule = replace(run.schedule, num_steps=run.step)  # may have stopped early

@@ -111,7 +111,7 @@ class Job:
         elif options.init_from:
             self.started_from = self._init_from()
         elif trained_for not in ((), model.data_config.class_names):
-            self.started_from = f"the network's own; its head is kept, for other class names: {truncate(trained_for)}"
+            self.started_from = f"own weights; the head is kept, for other class names: {truncate(trained_for)}"
         if not is_finite(model.state_dict()):
             raise UserError("model: its weights are not finite; start from other weights")
         model.to(self.device, parameter_dtype(self.precision))

@@ -136,7 +136,7 @@ class TrainOptions:
     deterministic: bool = setting(False, "bit-for-bit repeatable on CUDA; slower")
     threads: int = free(0, "CPU threads of the training process; 0: torch's default", low=0, high=1024)
     val_every: int = setting(1, "epochs between validations; 0: only at the end", low=0)
-    early_stop: int = free(0, "validations without a better top-1 or mAP until the run stops; 0: off", low=0)
+    early_stop: int = free(0, "stop after this many validations without a better top-1 or mAP; 0: off", low=0)
     log_every: int = free(20, "steps between log lines", low=1)
     checkpoint_minutes: float = free(10.0, "minutes between checkpoints, in addition to those at epoch ends", low=0)
     keep_checkpoints: int = free(3, "number of checkpoints to keep", low=1, high=1000)

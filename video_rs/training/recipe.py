@@ -64,7 +64,7 @@ def describe_loss(options: Options, *, multi_label: bool, has_validation: bool =
     text += " of mixed clips" if is_mixed(options) else ""
     text += f" (label smoothing {smoothing:g})" if smoothing else ""
     text += f"; in validations {validated}" if has_validation else ""
-    accuracy = "; accuracy in training is of mixed clips, where the larger part counts"
+    accuracy = "; accuracy in training is of mixed clips, by their larger part"
     return text + (accuracy if is_mixed(options) else "")
 
 

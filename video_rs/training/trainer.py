@@ -46,7 +46,7 @@ from video_rs.training.schedule import Schedule
 
 SMALLEST_SCALE = 2.0**-10  # minimum loss scale for float16, reached after 26 consecutive skipped steps
 MAX_FLAGS = 256  # steps whose flags stay on the device
-PROBLEMS = ("weights are not finite", "no fp16 loss scale is left, with the smallest one gradients are not finite")
+PROBLEMS = ("weights are not finite", "no fp16 loss scale is left: gradients are not finite even with the smallest")
 """Reasons that prevent further steps, in the order of :meth:`Trainer.problems`."""
 
 
@@ -155,7 +155,7 @@ class Trainer:
                 raise
             free_memory(error)
         if is_full:  # outside of the except block, where the error would keep tensors alive
-            failure = self._what_fits(batch)
+            failure = self._out_of_memory(batch)
             self._buffers.write(before)
             raise failure
         self._update(before, buffers, sums)
@@ -175,7 +175,7 @@ class Trainer:
         schedule, unit = self.schedule, 2 * self.schedule.repeats if self.mixup or self.cutmix else 1
         return [n for n in range(unit, schedule.micro_batch, unit) if schedule.per_rank_batch % n == 0]
 
-    def _what_fits(self, batch: dict[str, Any]) -> MachineError:
+    def _out_of_memory(self, batch: dict[str, Any]) -> MachineError:
         """Return the error for a micro-batch that does not fit in memory. A single process tries smaller sizes."""
         sizes, reason = self.smaller_micro_batches(), f" at step {self.step + 1}"
 

@@ -116,7 +116,7 @@ def load_splits(
         if split not in records:
             if "train" in records and not val_fraction and "train" in splits:
                 continue
-            held_out = "" if val_fraction else ", and data.val_fraction=0 holds none out"
+            held_out = "" if val_fraction else ", and data.val_fraction=0 holds out no files"
             hint = f", or put a folder or list '{split}' into data.root={root}" if root else ""
             raise UserError(f"no {split} split{held_out}: set data.{split}{hint}")
         _check(records[split], split, next(sources[name][0] for name in (split, "val", "train") if name in sources))
@@ -287,7 +287,7 @@ def _check(records: Records, split: str, source: str) -> None:
     if not len(records):
         hint = describe_no_classes(source, split) if os.path.isdir(source) else "no files in it"
         if records.held_out:
-            hint = "too few source videos per class to hold some out: set data.val, or data.val_fraction=0 for none"
+            hint = "too few source videos per class to hold some out: set data.val, or data.val_fraction=0 (off)"
         raise UserError(f"the {split} split of {source} is empty: {hint}")
     if split == "train" and records.multi_label and not records.label_sets.values.size:
         raise UserError(f"the train split of {source} has no labels")

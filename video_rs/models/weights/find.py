@@ -36,20 +36,20 @@ class Found:
         weights: weights by name, without prefix.
         entry: path of their state dict in the file, such as "ema.shadow"; "" if the file is the state dict.
         prefix: prefix of their names in the file.
-        beside: weights with the same prefix that belong to modules that the network does not have.
+        extra: weights with the same prefix that belong to modules that the network does not have.
         ignored: everything else in the file: other entries, and weights with other prefixes by their first part.
     """
 
     weights: dict[str, Tensor]
     entry: str = ""
     prefix: str = ""
-    beside: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
     @property
-    def left(self) -> tuple[str, ...]:
+    def unused(self) -> tuple[str, ...]:
         """Everything in the file that is not part of ``weights``."""
-        return (*self.beside, *self.ignored)
+        return (*self.extra, *self.ignored)
 
     @property
     def context(self) -> str:
@@ -89,8 +89,8 @@ def find_weights(saved: Mapping[Any, Any], wanted: Mapping[str, int]) -> Found:
             if score > best_score:
                 outside = [name for name in state if not name.startswith(prefix)]
                 ignored = (*_groups(outside), *_entries(saved, path))
-                beside = tuple(name for name in weights if name not in own)
-                best, best_score = Found(own, ".".join(path), prefix, beside, ignored), score
+                extra = tuple(name for name in weights if name not in own)
+                best, best_score = Found(own, ".".join(path), prefix, extra, ignored), score
     return best
 
 

@@ -69,15 +69,15 @@ def load_into(
             report.differences, report.compared = differences, source.architecture is not None
         head = classifier_names(model)
         if exact:
-            report.unused += source.found.beside
+            report.unused += source.found.extra
         elif set(head) <= set(report.missing):  # such as public weights of feature extractors
             report.missing = [name for name in report.missing if name not in head]
             report.adapted |= dict.fromkeys(head, "new head")
         _validate_state_dict(report, state, model.state_dict())
     model.load_state_dict(weights, strict=False)
     model.weights_from = source.weights_from
-    if left := source.found.left:
-        report.notes += [*filter(None, [str(source.found)]), f"left in the file: {truncate(left)}"]
+    if left := source.found.unused:
+        report.notes += [*filter(None, [str(source.found)]), f"not used: {truncate(left)}"]
     if data_config is not None:
         same_head = not any(name in report.adapted for name in head)
         model.data_config = _merge_data_configs(model.data_config, data_config, same_head=same_head)

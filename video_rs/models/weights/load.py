@@ -223,4 +223,4 @@ def _entry(source: Source) -> str:
     place = str(source.found)
     if is_average(place):
         return f"all tensors, the {place} of the file"
-    return f"none, the {place} of the file was taken" if place else ALONE
+    return f"none, the {place} of the file was used" if place else ALONE

@@ -19,7 +19,7 @@ from video_rs.models.base import VideoModel
 from video_rs.models.presets import PRESETS
 from video_rs.models.resnet_rs import STAGES
 from video_rs.models.weights.find import Found, find_weights
-from video_rs.models.weights.state_dict import in_both_codes, looks_like_timm, sizes_in_files, to_ours
+from video_rs.models.weights.state_dict import looks_like_timm, sizes_in_files, to_ours, with_timm_names
 
 # weights that every network of the family has, to find them if the network is unknown
 _FAMILY = (
@@ -98,14 +98,14 @@ def read_file(path: str | Path, model: nn.Module | None = None) -> Source:
         source = from_checkpoint(saved, shown)
     else:
         found = find_weights(
-            saved, in_both_codes(dict.fromkeys(_FAMILY, 0)) if model is None else sizes_in_files(model)
+            saved, with_timm_names(dict.fromkeys(_FAMILY, 0)) if model is None else sizes_in_files(model)
         )
         source = Source(found.weights, shown, found=found, entry=found.entry, ignored=found.ignored)
     if not source.weights:
         raise checkpoint.no_weights(saved, shown)
     if odd := [name for name, tensor in source.weights.items() if not checkpoint.is_plain(tensor)]:
         kind = f"{source.weights[odd[0]].dtype}, {source.weights[odd[0]].layout}"
-        raise UserError(f"{shown}: {odd[0]} is no dense tensor of real numbers ({kind}); save the weights in float32")
+        raise UserError(f"{shown}: {odd[0]} is not a dense real tensor ({kind}); save the weights in float32")
     if damaged := [name for name, tensor in source.weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
     return source

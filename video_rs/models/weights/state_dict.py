@@ -62,7 +62,7 @@ def to_timm(state: State) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.ndim == 5 and tensor.shape[2] > 1:
             raise UserError(f"{name} extends over {tensor.shape[2]} frames; timm's networks are for images")
-        converted[_theirs(name)] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
+        converted[_timm_name(name)] = tensor.squeeze(2) if tensor.ndim == 5 else tensor
     return converted
 
 
@@ -70,7 +70,7 @@ def sizes_in_files(model: nn.Module) -> dict[str, int]:
     """Return the number of elements of each weight of a network, by the names that files can have for it."""
     prefix = prefix_of(model)
     sizes = {name.removeprefix(prefix): tensor.numel() for name, tensor in model.state_dict().items()}
-    return in_both_codes(sizes) if isinstance(model, ResNetRS) else sizes
+    return with_timm_names(sizes) if isinstance(model, ResNetRS) else sizes
 
 
 def prefix_of(model: nn.Module) -> str:
@@ -78,7 +78,7 @@ def prefix_of(model: nn.Module) -> str:
     return PREFIX if isinstance(model, External) else ""
 
 
-def _theirs(name: str) -> str:
+def _timm_name(name: str) -> str:
     """Return timm's name of a weight. Raise UserError if timm's networks have no such weight."""
     return _renamed(name, r"stages\.(\d)", "layer{}", 1, _TIMM_STEM, _TIMM_BLOCK)
 
@@ -106,12 +106,12 @@ def to_ours(state: State) -> dict[str, Tensor]:
     return from_timm(state) if looks_like_timm(state) else dict(state)
 
 
-def in_both_codes(sizes: Mapping[str, int]) -> dict[str, int]:
+def with_timm_names(sizes: Mapping[str, int]) -> dict[str, int]:
     """Return a mapping by names of weights, with timm's names for the same weights added."""
     both = dict(sizes)
     for name, size in sizes.items():
         with contextlib.suppress(UserError):  # not a weight of timm's networks
-            both[_theirs(name)] = size
+            both[_timm_name(name)] = size
     return both
 
 
