@@ -82,11 +82,6 @@ def run(setup: Setup, script: str, *arguments: Any, **options: Any) -> subproces
     return forked(lambda: setup() or tool(script, *arguments), **options)
 
 
-def all_of(*setups: Setup) -> Setup:
-    """Return a set-up that makes several."""
-    return lambda: [setup() for setup in setups] and None
-
-
 def limit(name: str, value: int) -> Setup:
     """Return a set-up that lowers a limit, such as ``NOFILE``."""
     number = getattr(resource, f"RLIMIT_{name}")
