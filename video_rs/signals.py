@@ -94,8 +94,8 @@ def _end_stuck(reader: int, ended: threading.Event, report: Callable[..., None])
             if number[0] not in PREEMPTION_SIGNALS:
                 continue
             run = StopSignals.active
-            if not ended.wait(GRACE) and (run is None or run.waiting):
-                report(number[0], *([" while a file hangs; restart to resume"] if run else []))
+            if not ended.wait(GRACE) and (run is None or run.waiting or run.busy):
+                report(number[0], *([f" while {run.busy or 'a file hangs'}; restart to resume"] if run else []))
                 for child in multiprocessing.active_children():
                     child.kill()
                 os._exit(EXIT_REQUEUE)
@@ -122,14 +122,15 @@ class StopSignals:
     Attributes:
         active: the instance whose block is being executed, or None.
         received: the first signal, or None.
-        waiting: True in a block :func:`interruptible`.
+        waiting: True in a block :func:`interruptible` until a signal is received.
+        busy: what cannot be interrupted, in a block :func:`ended_by_signals`; "" elsewhere.
     """
 
     active: ClassVar[StopSignals | None] = None
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.waiting = False
+        self.waiting, self.busy = False, ""
         self._exits: list[contextlib.ExitStack] = []
 
     def __enter__(self) -> StopSignals:
@@ -151,6 +152,7 @@ class StopSignals:
         if number == signal.SIGINT:  # os.write: the signal may interrupt a print
             os.write(2, b"\nstopping with a checkpoint; press Ctrl-C again to stop at once\n")
         if self.waiting:
+            self.waiting = False
             self.check()
 
     def check(self) -> None:
@@ -161,7 +163,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Run a block that waits. Raise ``Interrupted`` as soon as the active ``StopSignals`` has a signal."""
+    """Run a block that waits for data. Raise ``Interrupted`` as soon as the active ``StopSignals`` has a signal."""
     signals = StopSignals.active
     if signals is None or not _is_main_thread():
         yield
@@ -170,8 +172,25 @@ def interruptible() -> Iterator[None]:
     try:
         signals.check()
         yield
-    except Exception:
-        signals.check()  # a library may have replaced Interrupted
-        raise
     finally:
         signals.waiting = False
+
+
+@contextlib.contextmanager
+def ended_by_signals(busy: str) -> Iterator[None]:
+    """Run a block that takes minutes and whose state an error in its midst would leave undefined.
+
+    :func:`exit_on_signals` ends the process at a scheduler's signal, without a checkpoint.
+
+    Args:
+        busy: what the process does, for the message.
+    """
+    signals = StopSignals.active
+    if signals is None or not _is_main_thread():
+        yield
+        return
+    signals.busy = busy
+    try:
+        yield
+    finally:
+        signals.busy = ""

@@ -37,7 +37,7 @@ from video_rs.distributed.world import World
 from video_rs.errors import MachineError, UserError, VideoRSError, first_line, is_out_of_memory
 from video_rs.models.sync_batch_norm import ONE_VALUE
 from video_rs.rng import sample_keys
-from video_rs.signals import interruptible
+from video_rs.signals import ended_by_signals
 from video_rs.training.buffers import Buffers
 from video_rs.training.ema import EMA
 from video_rs.training.metrics import StepMetrics
@@ -164,9 +164,10 @@ class Trainer:
 
     @contextlib.contextmanager
     def _compiling(self, batch: dict[str, Any], is_last: bool) -> Iterator[None]:
-        """Obey stop signals at once while a size of clips is compiled, which takes minutes."""
+        """Do not wait with a stop signal until a new size of clips is compiled, which takes minutes."""
         size = (batch["clip"].shape, is_last)  # the last micro-batch of several has another graph, with the all-reduce
-        with interruptible() if self.compile and size not in self._compiled else contextlib.nullcontext():
+        is_new = self.compile and size not in self._compiled
+        with ended_by_signals("the network is compiled") if is_new else contextlib.nullcontext():
             yield
         self._compiled.add(size)
 
