@@ -22,7 +22,7 @@ from video_rs.cli.common import Parser, positive, run
 from video_rs.data.tools.motion import encode
 from video_rs.data.tools.pool import Beat, watched_calls
 from video_rs.data.video.decode import open_video, probe
-from video_rs.errors import MediaError, UserError
+from video_rs.errors import MachineError, MediaError, UserError
 from video_rs.files import write_csv
 
 SECONDS, FPS, SOURCE_SECONDS = 2, 25, 5
@@ -65,8 +65,9 @@ def main(argv: list[str]) -> int:
     clips = schedule(videos, args.clips, args.seed)
     for video in videos:
         (out / Path(video).stem).mkdir(parents=True)
-    for _ in watched_calls(partial(cut, out=out), clips, os.cpu_count() or 1, timeout=0):
-        pass
+    for clip, problem in watched_calls(partial(cut, out=out), clips, os.cpu_count() or 1, timeout=0):
+        if problem is not None:
+            raise MachineError(f"{clip.video}: {problem}")
     write_csv(out / "clips.csv", ["path", "label", "source"], ([clip.path, clip.label, clip.source] for clip in clips))
     print(
         f"{len(clips)} clips of {len(videos)} videos, {len({clip.source for clip in clips})} sources: {out}/clips.csv"
