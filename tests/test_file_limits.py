@@ -217,6 +217,16 @@ def test_deep_values_in_the_metadata_of_safetensors(tmp_path):
         checkpoint.load(tmp_path / "a.safetensors")
 
 
+def test_snapshots_that_are_one_tensor_are_loaded(tmp_path):
+    """A state dict that was kept after each epoch without a copy. The file holds its tensors once."""
+    state = torch.nn.Linear(1000, 1000).state_dict()
+    torch.save({"model": state, "history": [dict(state) for _ in range(50)]}, tmp_path / "a.pt")
+    assert len(checkpoint.load(tmp_path / "a.pt")["history"]) == 50
+    torch.save({str(i): state["weight"].detach() for i in range(5000)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="would unpack to"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
 def test_weights_that_compress_well_are_loaded(tmp_path):
     """Zeros, in a file that was compressed by another program, and several names for one tensor."""
     path, weight = tmp_path / "a.pt", torch.zeros(1000)
