@@ -12,7 +12,7 @@ from video_rs.data.sources.records import Records
 from video_rs.data.transforms.mixing import draw_mix, mix
 from video_rs.data_config import DataConfig
 from video_rs.training import recipe
-from video_rs.training.losses import CrossEntropy
+from video_rs.training.losses import BinaryCrossEntropy, CrossEntropy
 from video_rs.training.options import Options
 
 COUNTS = {"160:5": (160, 5), "400:4:4": (400, 4, 4), "33:1, many": (66, 66, 2, 2, 2, 66, 66, 66)}
@@ -95,3 +95,11 @@ def test_a_loss_is_weighted_by_the_class_of_its_sample():
     torch.testing.assert_close(weighted(logits, mixed), part * expected(labels) + (1 - part) * expected(other))
     single = CrossEntropy(0.2, weights.float())
     assert single(logits.bfloat16(), labels).dtype == single(logits.float(), mixed).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.3, 1.0, 40.0, 0.0])], ids=["equal", "weighted"])
+def test_numbers_of_16_bits_are_widened_first(dtype, weights):
+    logits, targets = torch.randn(6, 4).to(dtype), torch.rand(6, 4).softmax(1).to(dtype)
+    for loss in (CrossEntropy(0.1, weights), BinaryCrossEntropy(0.1, towards=0.5)):
+        torch.testing.assert_close(loss(logits, targets), loss(logits.float(), targets.float()), rtol=1e-6, atol=1e-6)

@@ -56,6 +56,8 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return losses ``[N]`` for logits ``[N, C]`` and targets, int64 ``[N]`` or probabilities ``[N, C]``."""
         logits = _wide(logits)
+        if targets.is_floating_point():
+            targets = targets.to(logits.dtype)  # before they are smoothed
         if self.class_weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
         if targets.ndim == 1:
