@@ -1,4 +1,4 @@
-"""Commands in forked processes whose environment lacks something: limits, mounts, streams, users. Linux."""
+"""Run commands in forked processes with other limits, mounts, streams or users (Linux)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Setup = Callable[[], Any]
 def forked(
     call: Callable[[], int], during: Callable[[int], Any] = lambda pid: None, *, seconds: float = 120
 ) -> subprocess.CompletedProcess:
-    """Return what a call printed in a forked process, the leader of a session, and its exit code.
+    """Run a call in a forked process, the leader of a session; return its exit code and output.
 
     ``during`` is called with the process id as soon as it has started.
     """

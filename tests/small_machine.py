@@ -24,7 +24,7 @@ def has(
 
     Args:
         folder: an own folder for the files.
-        gib: of ``/proc/meminfo``.
+        gib: available memory in ``/proc/meminfo``, in GiB.
         groups: content of ``/proc/self/cgroup``.
         mounts: lines of ``/proc/self/mountinfo``.
         swap: free swap in GiB.

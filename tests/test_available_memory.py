@@ -1,4 +1,4 @@
-"""The memory that is available: of the machine, its control groups and limits; and allocations beyond it."""
+"""Available memory of the machine, its control groups and its limits; and allocations beyond it."""
 
 import math
 import resource

@@ -1,4 +1,4 @@
-"""What a step needs and what is available, before the first step; and the time of a dry run."""
+"""The memory check before the first step, and the time that a dry run prints."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Real commands on machines that lack something. Each one ends with the exit code of the contract.
+"""Real commands in restricted environments. Each one ends with the documented exit code.
 
 The table in tests/README.md lists these environments. To add one, add a row to ``ENVIRONMENTS`` and to the table.
 """
@@ -28,15 +28,15 @@ from video_rs.errors import UserError
 
 
 class Environment(NamedTuple):
-    """How a training run ends.
+    """An environment, and how a training run ends in it.
 
     Attributes:
         setup: called in the process of the command, with the temporary folder of the test as the working folder. Or a
             function of that folder which returns it.
         code: the exit code.
         words: words of the error line; of a warning if the exit code is 0.
-        overrides: of the config.
-        mounts: file systems are mounted.
+        overrides: overrides of the config.
+        mounts: True if `setup` mounts file systems.
     """
 
     setup: environments.Setup

@@ -1,4 +1,4 @@
-"""Links in the folders that commands write: what they point to is never changed."""
+"""Links in folders that commands write to: their targets are never changed."""
 
 import json
 import os

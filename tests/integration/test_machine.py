@@ -1,4 +1,4 @@
-"""A machine that lacks something, and SIGTERM at any moment: one line and the right exit code, within seconds."""
+"""Missing resources and SIGTERM: commands end within seconds, with one line and the right exit code."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_threads_that_torch_cannot_start_are_noticed_first(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["4k", pytest.param("400k", marks=pytest.mark.exhaustive)])
 def test_full_storage_ends_the_run(tiny_config, tmp_path, size):
-    """A run folder that is full, on a file system of its own: from the start, or at the first checkpoint."""
+    """The run folder is on a separate file system, which is full from the start or at the first checkpoint."""
     (tmp_path / "run").mkdir()
     command = f"{sys.executable} {commands.REPOSITORY}/tools/train_net.py --cfg {tiny_config(data__workers=1)}"
     done = faults.in_namespace(f"mount -t tmpfs -o size={size} tmpfs {tmp_path}/run && exec {command}")
@@ -102,7 +102,7 @@ IN_SLOW_TIER, SLOW, EXHAUSTIVE = {"train in this process", "test"}, pytest.mark.
     "name", [pytest.param(name, marks=SLOW if name in IN_SLOW_TIER else EXHAUSTIVE) for name in HANGING]
 )
 def test_sigterm_while_a_file_hangs(tiny_config, tiny_videos, weights, tmp_path, name):
-    """The call never returns to Python. No process is left, even of those that it hangs in."""
+    """The call never returns to Python. No process is left, not even one that hangs."""
     words, pattern = HANGING[name]
     hung = tmp_path / "hung"
     values = {"weights": weights, "videos": tiny_videos, "folder": tmp_path}

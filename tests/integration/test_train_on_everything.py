@@ -1,4 +1,4 @@
-"""``data.val_fraction=0``: all files are trained on, without validation, and every command copes."""
+"""``data.val_fraction=0``: all files are trained on, without validation, and every command works."""
 
 import json
 

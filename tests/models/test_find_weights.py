@@ -1,4 +1,4 @@
-"""Weights in files of other trainers: nested entries, prefixes, and what lies beside the network."""
+"""Weights in files of other trainers: nested entries, prefixes, and other content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimum of each loss of a recipe predicts separable data right, however unequal the classes are."""
+"""The optimum of each recipe loss classifies separable data correctly, however unequal the classes are."""
 
 from itertools import product
 
@@ -72,7 +72,7 @@ def test_the_optimum_predicts_every_class(settings, counts):
     network = Linear(len(counts), len(counts), dtype=torch.float64)
     criterion = recipe.criterion(Options(**settings), network, records)
     seen, targets = inputs, torch.from_numpy(labels)
-    if settings["mixup"]:  # a point is a clip of one pixel, and meets many partners
+    if settings["mixup"]:  # a point is a clip of one pixel, and is mixed with many partners
         drawn = torch.from_numpy(np.random.default_rng(1).integers(len(labels), size=4096))
         draws = draw_mix(0, 0, len(drawn), 1, 1, mixup=settings["mixup"])
         clips, targets = mix(inputs[drawn, :, None, None, None], F.one_hot(targets[drawn]).double(), draws)
@@ -81,7 +81,7 @@ def test_the_optimum_predicts_every_class(settings, counts):
 
 
 def test_a_loss_is_weighted_by_the_class_of_its_sample():
-    """The loss of DESIGN: w[y] CE(p, smooth(y)); of mixed targets t the sum over k of t[k] w[k] CE(p, smooth(k))."""
+    """The loss is w[y] CE(p, smooth(y)); for mixed targets t, the sum over k of t[k] w[k] CE(p, smooth(k))."""
     torch.manual_seed(0)
     logits, weights = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0.3, 1.0, 40.0, 0.0], dtype=torch.float64)
     labels, other, part = torch.tensor([0, 1, 2, 2, 0, 1]), torch.tensor([2, 2, 0, 1, 1, 1]), torch.rand(6).double()
