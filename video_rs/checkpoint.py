@@ -62,7 +62,7 @@ TRAVELS = ("format", "config", "model_args", "data_config", *RECORD)
 
 
 class NumPyValue:
-    """Takes the place of NumPy's values in files of other trainers, such as a best accuracy, which are not read."""
+    """Placeholder for a NumPy value in a file of another trainer, such as a best accuracy, which is not read."""
 
     def __init__(self, *arguments: Any) -> None:
         pass

@@ -178,7 +178,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_by_signals(busy: str) -> Iterator[None]:
-    """Run a block that takes minutes and whose state an error in its midst would leave undefined.
+    """Run a block that takes minutes, and that an exception would leave in an undefined state.
 
     :func:`exit_on_signals` ends the process at a scheduler's signal, without a checkpoint.
 

@@ -46,7 +46,7 @@ def check_numbers(arguments: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return Python's number for one of NumPy or torch, and copies of mappings and lists, to store in a checkpoint."""
+    """Convert numbers of NumPy and torch to Python numbers, also in copies of mappings and lists, for a checkpoint."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

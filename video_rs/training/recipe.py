@@ -55,7 +55,7 @@ def is_mixed(options: Options) -> bool:
 
 
 def describe_loss(options: Options, *, multi_label: bool, has_validation: bool = True) -> str:
-    """Describe the losses in the log, and the accuracy in training if it is not that of single clips."""
+    """Describe the losses in the log, and the training accuracy if clips are mixed."""
     binary = "binary cross entropy"
     validated = binary if multi_label else "cross entropy"
     name = {"cross_entropy": validated, "bce": binary}.get(options.loss, options.loss)

@@ -164,7 +164,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _compiling(self, batch: dict[str, Any], is_last: bool) -> Iterator[None]:
-        """Do not wait with a stop signal until a new size of clips is compiled, which takes minutes."""
+        """Let a stop signal end the process while a new clip size is compiled, which takes minutes."""
         size = (batch["clip"].shape, is_last)  # the last micro-batch of several has another graph, with the all-reduce
         is_new = self.compile and size not in self._compiled
         with ended_by_signals("the network is compiled") if is_new else contextlib.nullcontext():
