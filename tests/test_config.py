@@ -326,6 +326,8 @@ def test_similar_paths_are_resolved_with_a_note(write, tmp_path, capsys, monkeyp
 def test_missing_config_suggests_a_name():
     with pytest.raises(ConfigError, match="did you mean k400_rs50"):
         config.load_config("k400_rs5.yaml")
+    with pytest.raises(ConfigError, match=r"; configs: charades_rs50, .* and \d+ more$"):
+        config.load_config("runs/gone")
 
 
 def test_differences_ignore_free_keys(write):

@@ -24,7 +24,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from video_rs.data.sources.lookalikes import resolve
-from video_rs.errors import ConfigError, UserError, did_you_mean, file_error, first_line, format_value
+from video_rs.errors import ConfigError, UserError, did_you_mean, file_error, first_line, format_value, truncate
 from video_rs.experiment.checks import check_config
 from video_rs.experiment.plugins import load_plugins
 from video_rs.experiment.schema import Config, DataSection, ModelSection, plain
@@ -154,7 +154,7 @@ def find_config(path: str | Path) -> Path:
     if os.path.isdir(path):
         raise ConfigError(f"--cfg {format_value(path)[1:-1]}: a folder without config.yaml; give a file or run folder")
     known = sorted(p.stem for p in config_folder().glob("*.yaml"))
-    hint = did_you_mean(Path(path).stem[:100], known, f"; configs: {', '.join(known)}")
+    hint = did_you_mean(Path(path).stem[:100], known, f"; configs: {truncate(known)}")
     raise ConfigError(f"config {format_value(path)[1:-1]} is not a file, a run folder or a name in configs/{hint}")
 
 
