@@ -68,8 +68,8 @@ class Parser(argparse.ArgumentParser):
 
     def add_weights(self, help: str, *, old: str = "", required: bool = True) -> None:
         """Add ``--weights``. `old` is a deprecated name of the option, which ``--help`` does not list."""
-        group = self.add_mutually_exclusive_group(required=required)
-        group.add_argument("--weights", type=input_path, metavar="FILE", help=help)
+        group = self.add_mutually_exclusive_group(required=required) if old else self
+        group.add_argument("--weights", type=input_path, metavar="FILE", help=help, required=required and not old)
         if old:
             group.add_argument(old, dest="weights", type=input_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         self.add_plugins()
