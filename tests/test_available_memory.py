@@ -64,7 +64,7 @@ def test_limits_of_control_groups_and_of_groups_above_them(monkeypatch, tmp_path
 @pytest.mark.parametrize(
     ("own", "mount"),
     [
-        ("0::/\n", lambda top: v2(top)),  # a namespace of its own
+        ("0::/\n", lambda top: v2(top)),  # a separate namespace
         ("4:memory:/docker/abc\n", lambda top: v1(top, "/docker/abc")),  # docker with version 1
         ("0::/docker/abc\n", lambda top: v2(top, "/docker/abc")),
         ("0::/../../other\n", lambda top: v2(top)),
@@ -162,7 +162,7 @@ def test_threads_of_torch_start_when_memory_is_short(monkeypatch, tmp_path):
         with limited(CPU):
             for _ in range(31):
                 thread = threading.Thread(target=end.wait)
-                thread.start()  # 8 MiB of address space, of which little is used
+                thread.start()  # 8 MiB of address space, mostly unused
                 threads.append(thread)
     finally:
         end.set()

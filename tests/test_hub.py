@@ -277,7 +277,7 @@ def tls_server(certificate: Path, files: dict[str, bytes]):
 TRUST = "set SSL_CERT_FILE to a file with the certificates to trust (PEM)"
 
 
-def test_a_self_signed_certificate_says_what_to_set(server, certificates, monkeypatch, capsys):
+def test_a_self_signed_certificate_names_the_variable_to_set(server, certificates, monkeypatch, capsys):
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with tls_server(certificates / "own.pem", {"/best.pt": CONTENT}) as base:
         assert run(convert.main, ["--weights", f"{base}/best.pt", "--out", "x.pt"]) == 3

@@ -172,8 +172,8 @@ def closing_bars() -> Iterator[None]:
 def standard_streams(*, needs_stdout: bool) -> Iterator[None]:
     """Run a command with usable standard streams, which escape control characters.
 
-    Closed streams become the null device, so that no other file gets their descriptors. Output to stderr that cannot be
-    written is dropped without an error: its reader has exited, its disk is full, or its terminal is gone.
+    Closed streams become the null device, because another file could get their descriptors. Output to stderr that
+    cannot be written is dropped without an error: its reader has exited, its disk is full, or its terminal is gone.
 
     Args:
         needs_stdout: False to treat stdout like stderr.

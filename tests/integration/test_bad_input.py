@@ -301,7 +301,7 @@ def test_a_dataset_of_another_class_count(tiny_config, run_tool, trained, fewer_
 
 
 def test_weights_of_another_trainer(tiny_config, run_tool, trained, tmp_path):
-    """A Lightning-like file of the backbone alone, beside a loss, a head and a metric; then files that do not fit."""
+    """A Lightning-like file of a backbone without its head, with a loss and a metric; then files that do not fit."""
     weights, path = checkpoint.load(trained)["model"], tmp_path / "last.ckpt"
     backbone = {f"model.net.{name}": tensor for name, tensor in weights.items() if not name.startswith("head.")}
     beside = {"model.fc.weight": torch.ones(3, 9), "criterion.weight": torch.ones(8), "train_acc.total": torch.ones(1)}

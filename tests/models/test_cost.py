@@ -111,13 +111,13 @@ def test_references_of_test_crops():
 
 
 @pytest.mark.parametrize("name", ["resnet_rs_26", "resnet_rs_101_i160", "garden_resnet_rs_50", "garden_resnet3d_rs_50"])
-def test_networks_cost_what_their_table_says(name):
+def test_costs_of_networks_equal_their_table(name):
     assert PRESETS[name].cost == measure(on_meta(name))
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", PRESETS)
-def test_all_networks_cost_what_their_table_says(name):
+def test_costs_of_all_networks_equal_their_table(name):
     assert PRESETS[name].cost == measure(on_meta(name))
 
 

@@ -95,7 +95,7 @@ def test_weights_in_any_entry(tmp_path, in_memory, network):
         assert f"entry {entry}, not used: epoch, optimizer" in str(report) and not report.adapted
 
 
-def test_names_with_any_prefix_and_weights_beside_them(tmp_path, in_memory, network):
+def test_names_with_any_prefix_and_extra_weights(tmp_path, in_memory, network):
     model, theirs = network
     for i, prefix in enumerate(PREFIXES):
         entry, beside = ("", "state_dict")[i % 2], (BESIDE, prefixed(prefix, BESIDE), {})[i % 3]
@@ -106,7 +106,7 @@ def test_names_with_any_prefix_and_weights_beside_them(tmp_path, in_memory, netw
         )
 
 
-def test_weights_beside_a_network_without_a_prefix(tmp_path, in_memory, network):
+def test_extra_weights_of_a_file_without_a_prefix(tmp_path, in_memory, network):
     model, theirs = network
     report = loaded({**theirs, **BESIDE, "epoch": 3}, tmp_path / "a.ckpt", model, theirs)
     left = "criterion.weight, train_acc.correct, train_acc.total, pos_weight and 1 more"
@@ -136,7 +136,7 @@ def test_a_backbone_without_its_head(tmp_path, in_memory, network, prefix):
         assert "(new head)" in str(report) and all(name in str(report) for name in head)
 
 
-def test_averages_come_first_wherever_they_are(tmp_path, in_memory, network):
+def test_averages_are_preferred_in_any_entry(tmp_path, in_memory, network):
     model, theirs = network
     other = {name: tensor + 1 for name, tensor in theirs.items()}
     counted = {name: tensor for name, tensor in theirs.items() if "num_batches" not in name}
@@ -161,7 +161,7 @@ def test_averages_of_the_parameters_alone_are_not_a_network(tmp_path):
     assert "not used: ema" in str(loaded(saved, tmp_path / "a.pt", model, saved["model"]))
 
 
-def test_of_entries_with_the_same_names_the_one_with_weights_is_taken():
+def test_an_entry_of_weights_is_preferred_to_one_with_equal_names():
     """A network without buffers has as many weights as an optimizer has averages of their gradients."""
     weights, other, mask = ({"a.weight": torch.full((3,), value)} for value in (1.0, 2.0, True))
     for beside in ({"m": other, "v": other}, {"opt_state": {"ema": other}}, {"net_masks": mask}, {"initial": other}):
@@ -244,7 +244,7 @@ def test_objects_in_a_file_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("core", ["numpy._core", "numpy.core"])
-def test_values_of_numpy_beside_the_weights(tmp_path, core):
+def test_numpy_values_are_ignored(tmp_path, core):
     """A best accuracy, and the state of NumPy's random numbers. NumPy 1 and 2 have different names in files."""
     state = small().state_dict()
     saved = {"best": np.float32(3), "epoch": np.int64(3), "rng": np.random.RandomState(0).get_state(), "model": state}
@@ -258,7 +258,7 @@ def test_values_of_numpy_beside_the_weights(tmp_path, core):
     assert isinstance(checkpoint.load(tmp_path / "a.pt")["best"], checkpoint.NumPyValue)
 
 
-def test_names_made_to_be_slow_are_read_fast(tmp_path):
+def test_many_adversarial_names_are_read_fast(tmp_path):
     saved = {"a." * 30_000 + str(i): torch.zeros(1) for i in range(20)}
     saved |= {f"p{i}.head.weight": torch.zeros(1) for i in range(5000)}
     with pytest.raises(UserError, match="they have no stages"):
@@ -273,7 +273,7 @@ def test_arguments_of_a_trainer_beside_the_weights(tmp_path):
 
 
 def test_conversion_of_an_average(tmp_path):
-    """An average of the parameters alone is not converted; one of a network is, also beside a larger network."""
+    """An average of parameters without buffers is not converted. A full average is, even if a network is larger."""
     state, other = small().state_dict(), {name: tensor + 1 for name, tensor in small().state_dict().items()}
     parameters = dict(small().named_parameters())
     for saved, place in (

@@ -29,7 +29,7 @@ def train(job, config, batches, steps):
     norms = {name: each for name, each in norms.items() if f"{name}.weight" in trained}
     momentum = config.model.bn_momentum or (1.0 if options.ema_decay else 0.1)
     for norm in norms.values():
-        norm.momentum = 1.0  # so that its buffers are the statistics of one batch
+        norm.momentum = 1.0  # its buffers are then the statistics of one batch
     running = {name: (torch.zeros_like(n.running_mean), torch.ones_like(n.running_var)) for name, n in norms.items()}
     state = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in trained.items()}
     average = {name: value.clone() for name, value in model.state_dict().items()}
@@ -134,7 +134,7 @@ def loss_of(logits, target, weights, config):
 
 
 def statistics(before, of_batches, momentum):
-    """Return running statistics after a step, from those of its micro-batches."""
+    """Return running statistics after a step, from the statistics of its micro-batches."""
     if momentum == 1:
         return sum(of_batches) / len(of_batches)
     for value in of_batches:

@@ -45,10 +45,10 @@ def watched_calls(
 ) -> Iterator[tuple[T, R | Lost | MediaError | StorageError]]:
     """Yield ``(item, function(item, beat))`` in the order of completion, for calls that may hang or crash.
 
-    The result of a call that hangs or crashes is a ``Lost``, that of a call that raises ``MediaError`` or
-    ``StorageError`` is the error: the caller knows other files to compare with. Other calls are not affected. Closing
-    this generator, or Ctrl-C, kills the processes immediately. Processes exit when their parent exits. A call costs 50
-    microseconds.
+    The result of a call that hangs or crashes is a ``Lost``. The result of a call that raises ``MediaError`` or
+    ``StorageError`` is the error, because the caller can compare with other files. Other calls are not affected.
+    Closing this generator, or Ctrl-C, kills the processes immediately. Processes exit when their parent exits. A call
+    costs 50 microseconds.
 
     In a daemonic process, the calls are made one after another in this process, and a hang or crash is not detected.
 
