@@ -38,6 +38,7 @@ _RESOURCES = {  # pattern in errors of torch and the operating system: message; 
     "cannot allocate memory": OUT_OF_MEMORY,
     "(shared memory|unable to open file).*(no such file|not implemented|read-only|denied)": "/dev/shm is missing or "
     "cannot be written: mount it (docker run --shm-size=8g), or set data.workers=0",
+    "file too large": "the limit of file sizes is too low for batches: raise `ulimit -f`, or set data.workers=0",
     "shared memory|unable to (mmap|resize|write)|no space left on device": SHARED_MEMORY,
 }
 RESOURCES = tuple(_RESOURCES.values())
