@@ -237,6 +237,12 @@ def test_weights_that_are_not_plain_are_one_line(tmp_path, kind):
         checkpoint.load_run(path)
 
 
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    torch.save({"model": {**small().state_dict(), "head.bias": torch.full((3,), torch.nan)}}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="a.pt is damaged: values that are not finite in head.bias; use another file"):
+        init_from(small(), tmp_path / "a.pt")
+
+
 def test_objects_in_a_file_are_named(tmp_path):
     torch.save({"best": slice(3), "model": small().state_dict()}, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"objects other than tensors \(.*slice\), which were not executed; save a"):

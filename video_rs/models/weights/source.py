@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from video_rs import checkpoint
 from video_rs.data_config import DataConfig
-from video_rs.errors import UserError
+from video_rs.errors import UserError, truncate
 from video_rs.hub import redact_url
 from video_rs.models.adapters.base import PREFIX
 from video_rs.models.architecture import RESNET_RS_2D, Architecture
@@ -107,7 +107,7 @@ def read_file(path: str | Path, model: nn.Module | None = None) -> Source:
         kind = f"{source.weights[odd[0]].dtype}, {source.weights[odd[0]].layout}"
         raise UserError(f"{shown}: {odd[0]} is not a dense real tensor ({kind}); save the weights in float32")
     if damaged := [name for name, tensor in source.weights.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{shown} is damaged: {damaged[0]} and {len(damaged) - 1} more weights are not finite")
+        raise UserError(f"{shown} is damaged: values that are not finite in {truncate(damaged, 1)}; use another file")
     return source
 
 
