@@ -202,7 +202,7 @@ def test_a_missing_package_without_a_name_is_one_line(capsys):
         (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "no more processes or threads can be started"),
         (RuntimeError("can't start new thread"), "no more processes or threads can be started: raise `ulimit -u`"),
         (OSError("AF_UNIX path too long"), "the path of TMPDIR is too long for a socket: set TMPDIR=/tmp"),
-        (RuntimeError("unable to resize file: File too large (27)"), "the limit of file sizes is too low: raise"),
+        (RuntimeError("unable to resize file: File too large (27)"), "the limit of file sizes is too low for batches"),
     ],
     ids=["descriptors", "processes", "threads", "TMPDIR", "file sizes"],
 )
