@@ -140,7 +140,7 @@ def datasets(data, model, **changes):
 
 def test_a_model_in_evaluation_mode_is_trained(data, tmp_path):
     model = small().eval()
-    fit(model, *datasets(data, model), out=tmp_path / "run", **OPTIONS, max_steps=1)
+    fit(model, *datasets(data, model, mean=list(model.data_config.mean)), out=tmp_path / "run", **OPTIONS, max_steps=1)
     assert model.training and next(b for n, b in model.named_buffers() if "num_batches" in n) > 0
 
 

@@ -58,8 +58,8 @@ def clip_config(own: DataConfig, data: VideoDataset) -> DataConfig:
         stride=sampling.stride,
         sampling=sampling.kind,
         fps=sampling.fps,
-        mean=transform.mean,
-        std=transform.std,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
         filter=transform.spatial.filter,
     )
 

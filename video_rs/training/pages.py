@@ -50,7 +50,7 @@ def start_page(job: Job, folder: str | Path, resumed_from: str = "") -> list[str
         [
             ("devices", device),
             ("precision", job.precision),
-            ("loading", f"{job.loading()['workers']} loader workers{each}"),
+            ("loading", f"{counted(job.loading()['workers'], 'loader worker')}{each}"),
             ("network", _network(job)),
             ("weights", job.started_from),
             *((split, records.describe()) for split, records in job.records.items()),
