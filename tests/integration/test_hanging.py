@@ -81,6 +81,7 @@ def test_ctrl_c_while_a_file_hangs(tiny_config, dataset, hanging_video):
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == 130, rest
     assert "Traceback" not in rest and "Ctrl-C again to stop at once" in rest
+    assert "interrupted; no step was done in" in rest.splitlines()[-1]
 
 
 @pytest.fixture

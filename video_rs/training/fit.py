@@ -239,13 +239,18 @@ def _log_end(error: Exception, run: Run, resume: str) -> None:
         what = "interrupted" if code == EXIT_INTERRUPTED or not text else text
         how = f"Resume without {truncate(list(error.files))}" if getattr(error, "files", None) else "Resume"
         run.log.info(f"{what}; checkpoint saved at step {run.step}. {how} with: {resume}")
+    elif code == EXIT_INTERRUPTED:
+        run.log.info(f"interrupted; {_last_checkpoint(run)}")
+
+
+def _last_checkpoint(run: Run) -> str:
+    step = run.step if run.is_on_disk else run.checkpointer.saved
+    return f"checkpoint saved at step {step} in {run.folder}" if step > 0 else f"no step was done in {run.folder}"
 
 
 def _exception(stop: Interrupted, run: Run) -> BaseException:
     """Return the exception for a received signal: KeyboardInterrupt for SIGINT, otherwise Preempted."""
-    step = run.step if run.is_on_disk else run.checkpointer.saved
-    what = f"checkpoint saved at step {step} in {run.folder}" if step > 0 else f"no step was done in {run.folder}"
-    message = f"received {stop.signal.name}; {what}"
+    message = f"received {stop.signal.name}; {_last_checkpoint(run)}"
     if stop.exit_code == EXIT_INTERRUPTED:
         return KeyboardInterrupt(message)
     return Preempted(message) if run.world.is_main else PeerFailed(0, message, stop.exit_code)
