@@ -209,8 +209,10 @@ def test_views_that_do_not_fit_are_scored_in_smaller_batches(net, capfd):
     small = Small()
     small.load_state_dict(net.state_dict())
     expected = score(net, make_items(), device=CPU)
-    scores = score(small, make_items(), device=CPU)
+    less = []
+    scores = score(small, make_items(), device=CPU, reduced=less.append)
     np.testing.assert_allclose(scores.probs, expected.probs, atol=1e-6)
+    assert less == [4, 2]
     assert set(small.batches) == {2}  # 8, 4 and 2: tried once each
     assert capfd.readouterr().err.splitlines() == [
         f"not enough memory for {n} views in one forward pass: continuing with {n // 2}" for n in (8, 4)

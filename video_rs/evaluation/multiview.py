@@ -58,6 +58,7 @@ class Forward:
         model: a network in ``eval()`` mode on ``device``. Its ``data_config`` defines the normalization of pixels, and
             ``multi_label`` selects sigmoid instead of softmax.
         views_per_forward: maximum batch size. It is halved permanently if memory runs out.
+        reduced: called with the new batch size whenever it is halved.
         processes: number of processes on this machine that compute at the same time.
     """
 
@@ -65,6 +66,7 @@ class Forward:
     device: torch.device
     precision: str
     views_per_forward: int
+    reduced: Callable[[int], Any] | None = None
     processes: int = 1
 
     def __call__(self, views: Tensor, *, features: bool = False) -> Tensor:
@@ -87,6 +89,8 @@ class Forward:
             if len(part) == 1:
                 raise MachineError("not enough memory for one view in a forward pass: choose a smaller network")
             self.views_per_forward = len(part) // 2
+            if self.reduced is not None:
+                self.reduced(self.views_per_forward)
             less = f"continuing with {self.views_per_forward}"
             terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
         return torch.cat(outputs)
@@ -130,6 +134,7 @@ def score(
     keep_views: bool = False,
     progress: Callable[[int], Any] | None = None,
     world: World | None = None,
+    reduced: Callable[[int], Any] | None = None,
 ) -> Scores | None:
     """Score every video once.
 
@@ -143,12 +148,13 @@ def score(
         progress: called with 1 after each video that was read, e.g. the ``update`` of a progress bar.
         world: processes that score a part of the videos each, with loaders of the same dataset. They wait for each
             other while any of them reads videos.
+        reduced: called with the new number of views if memory ran out.
 
     Returns:
         Scores of all videos, in the order of the dataset, on rank 0; None on other ranks.
     """
     world = world or World()
-    forward = Forward(model, device, precision, views_per_forward, world.local_size)
+    forward = Forward(model, device, precision, views_per_forward, reduced, world.local_size)
     rows: list[_Row] = []
 
     def readable() -> Iterator[tuple[_Row, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,6 +96,7 @@ class Job:
         self.world.broadcast_([*model.parameters(), *model.buffers()], "the first weights")
         self.trainer = self._trainer()
         self.incidents = Incidents(len(train), options.max_broken, options.max_bad_steps)
+        self._views_per_forward = options.views_per_forward
         self._views = val.views(clips=1, crops=1) if val else None
         check_memory(self)
 
@@ -210,9 +212,10 @@ class Job:
             ViewLoader(self._views, **self._ranks(), **self.loading()),  # remembers files that hung
             device=self.device,
             precision=self.precision,
-            views_per_forward=self.options.views_per_forward,
+            views_per_forward=self._views_per_forward,
             progress=lambda _: check(),
             world=self.world,
+            reduced=partial(setattr, self, "_views_per_forward"),
         )
         metrics = None
         with self.world.together("the validation"):
