@@ -57,6 +57,7 @@ def checkpoint_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_from_another_folder(tmp_path, checkpoint_file):
     """``list`` and ``help`` only know repositories that were fetched: a link in hub's cache stands for a download."""
     (tmp_path / "hub").mkdir()

@@ -347,6 +347,7 @@ def disturb(root, out, whole_group, after):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(slow_source, undisturbed, tmp_path):
     out = tmp_path / "out"
     disturb(slow_source, out, False, 0.1)

@@ -378,7 +378,7 @@ except MachineError as error:
         pytest.param(8, "clip_batches", id="heartbeats", marks=pytest.mark.slow),
         pytest.param(48, "clip_batches", id="locks", marks=pytest.mark.slow),
         pytest.param(72, "clip_batches", id="batches"),
-        pytest.param(64, "views", id="views"),
+        pytest.param(64, "views", id="views", marks=pytest.mark.slow),
     ],
 )
 def test_full_shared_memory_is_a_machine_error(paths, tmp_path, kilobytes, loader):

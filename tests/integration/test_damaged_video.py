@@ -65,6 +65,7 @@ def test_predict_names_each_unreadable_file(assets, run_tool, tmp_path):
     assert all(f"{assets / 'cases' / name}\n" in done.stdout for name in READ), done.stdout
 
 
+@pytest.mark.slow
 def test_check_and_training_agree_on_unreadable_files(assets, make_video, run_tool, tiny_config, tmp_path):
     folder = tmp_path / "videos/train/a"
     for number, place in enumerate(("train/a", "train/b", "val/a", "val/b")):

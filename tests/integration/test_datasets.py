@@ -196,7 +196,14 @@ def test_a_list_of_segments(case, run, tmp_path):
         assert 25 * segment <= first < last < 25 * (segment + 1)
 
 
-@pytest.mark.parametrize("place", ["data.csv", "data.list=all.csv", "data.train=all.csv"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data.csv",
+        pytest.param("data.list=all.csv", marks=pytest.mark.slow),
+        pytest.param("data.train=all.csv", marks=pytest.mark.slow),
+    ],
+)
 def test_one_list_of_all_splits(place, case, run):
     case("d_sp.data.csv", place.split("=")[-1])
     printed, metrics = run("finetune_rs50", *([place] if "=" in place else []))
@@ -233,7 +240,7 @@ def test_class_folders_of_folders_of_frames(extract, run, tmp_path):
     assert code == 2 and "set data.frame_folders=true" in errors and errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("line", ["{} {}", "{} 12 {}"])
+@pytest.mark.parametrize("line", [pytest.param("{} {}", marks=pytest.mark.slow), "{} 12 {}"])
 def test_lists_of_folders_of_frames(line, extract, write, run, tmp_path):
     names = [f"frames/v_{c}_g{i:02d}_c01" for c in ("Run", "Jump") for i in range(4)]
     extract(*names)

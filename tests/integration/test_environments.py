@@ -164,6 +164,7 @@ def state(run):
     return json.loads((run / "status.json").read_text())["state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_training_ends_with_the_listed_exit_code(name, trained, tiny_videos, tmp_path):
     environment = ENVIRONMENTS[name]
@@ -281,6 +282,7 @@ def test_a_gpu_that_the_parent_used_is_one_clear_error(monkeypatch):
     check_fork(torch.device("cuda"))  # no fork
 
 
+@pytest.mark.slow
 def test_a_stopped_and_continued_run_completes(trained, tiny_videos, tmp_path):
     """Longer than ``data.timeout``: no file is taken for one that hangs."""
     log = tmp_path / "run/log.txt"

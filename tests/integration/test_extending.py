@@ -69,6 +69,7 @@ def test_a_run_with_all_four(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_commands_and_configs_of_the_page(folder, tiny_videos):
     jester(folder / "jester", 8)
     roots = {"/data/mine": str(tiny_videos), "/data/jester": "jester"}

@@ -157,6 +157,7 @@ def test_an_unreadable_class_is_replaced(tiny_config, run_tool, dataset, tmp_pat
     assert_one_line(done, 2, "training files cannot be read", "data.max_broken=0.1 allows 6")
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_decoded_again_at_the_start(tiny_config, run_tool, dataset, kill_worker, tmp_path):
     """Readable files are removed from the list; those that crashed a worker only if they have changed."""
     broken, damaged, killer, other = sorted(dataset.glob("train/*/*.mp4"))[:8:2]
@@ -185,6 +186,7 @@ def test_unreadable_files_are_decoded_again_at_the_start(tiny_config, run_tool, 
     assert saved["hung"] == [str(other)] and saved["stamps"].keys() == {str(other)}
 
 
+@pytest.mark.slow
 def test_recovered_files_are_removed_from_the_list(tiny_config, run_tool, dataset, tmp_path):
     """Size and time of a file that was temporarily missing have not changed."""
     file = next(dataset.glob("train/*/*.mp4"))
@@ -199,7 +201,8 @@ def test_recovered_files_are_removed_from_the_list(tiny_config, run_tool, datase
     assert not (run / "broken_files.csv").exists() and "broken files" not in done.stdout
 
 
-@pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", pytest.param(b"SIGSTOP", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [b"SIGSEGV", b"SIGABRT", b"SIGSTOP"])
 def test_a_changed_file_that_still_fails_stays_left_out(tiny_config, run_tool, dataset, kill_worker, tmp_path, end):
     """It is decoded in a separate process, with a time limit, and stays left out."""
     bad = kill_worker(next((dataset / "train" / "zoom_in").iterdir()), "SIGSEGV")

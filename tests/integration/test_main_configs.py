@@ -89,6 +89,7 @@ def test_k400_on_lists(home, run_tool):
     assert "train          4 files, 2 classes" in done.stdout
 
 
+@pytest.mark.slow
 def test_k400_on_the_official_csv(home, assets, run_tool):
     """All files in one place, found by the names that the csv implies; small clips and a narrow network."""
     root = home / "official"

@@ -22,6 +22,7 @@ def paths_of(fates, fate):
     return {name for name, each in fates.items() if each == fate}
 
 
+@pytest.mark.slow
 def test_check_reports_all_odd_files(odd_dataset, tmp_path, run_tool, tiny_config):
     root, fates = odd_dataset
     config = tiny_config(data__root=str(root))
@@ -37,6 +38,7 @@ def test_check_reports_all_odd_files(odd_dataset, tmp_path, run_tool, tiny_confi
     assert re.search(rf"\b{count} files or folders are left out", done.stdout + done.stderr), done.stdout
 
 
+@pytest.mark.slow
 def test_training_and_testing_continue(odd_dataset, tmp_path, run_tool, tiny_config):
     root, fates = odd_dataset
     config = tiny_config(data__root=str(root), data__max_broken=0.9, data__workers=1)

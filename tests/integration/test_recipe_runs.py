@@ -49,10 +49,8 @@ def logged(folder, *starts):
     return [next(line for line in lines if start in line) for start in starts]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [pytest.param(LARGE_BATCH, id="large_batch"), pytest.param(FINETUNE, id="finetune", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [LARGE_BATCH, FINETUNE], ids=["large_batch", "finetune"])
 def test_a_run_goes_on_in_any_phase(tiny_config, tmp_path, recipe):
     if recipe is FINETUNE:
         assert run(tiny_config(train__epochs=0.5, out=str(tmp_path / "first"))) == 0

@@ -100,14 +100,8 @@ def wait_for(process, word):
     raise AssertionError("".join(seen))
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_signals_to_the_whole_process_group(tiny_config, tmp_path, undisturbed, number, code):
     path = tiny_config(**RECIPE, data__workers=2)
     process = start(path)
@@ -139,6 +133,7 @@ def test_killed_at_random_moments(tiny_config, tmp_path, undisturbed, kills):
     assert_same(checkpoint.load(tmp_path / "run" / "last.pt"), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_worker(tiny_config, tmp_path):
     """As when the kernel kills a worker for lack of memory: the run ends with a checkpoint."""
     process = start(tiny_config(data__workers=2, train__epochs=500, train__checkpoint_minutes=60))
@@ -223,6 +218,7 @@ def test_two_processes_in_one_run_folder(tiny_config, run_tool):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_outlives_its_run_does_not_lock_it(tiny_config, tmp_path):
     """As when the trainer is killed for lack of memory while a worker hangs in a file."""
     process = start(tiny_config(data__workers=1, train__epochs=500))

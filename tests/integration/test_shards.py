@@ -157,6 +157,7 @@ def table(file):
         return list(csv.DictReader(handle))
 
 
+@pytest.mark.slow
 def test_resumed_in_the_middle_of_a_block(tiny_config, shards, tmp_path):
     """24 videos, batches of 8, blocks of about 10."""
     options = {"data__root": str(shards[0]), "data__shuffle_block": 10, "data__workers": 2}
@@ -317,6 +318,7 @@ def test_a_store_that_stops_responding_ends_the_run(tiny_config, run_tool, shard
     assert same(ended[0]["model"], ended[1]["model"])
 
 
+@pytest.mark.slow
 def test_a_damaged_member_is_replaced_and_named(tiny_config, shards, tmp_path, capsys):
     """In training and in the check, like any other file."""
     from video_rs.cli.train import main

@@ -39,6 +39,7 @@ def test_the_last_weights_are_the_result(config, tmp_path, run_tool):
     assert len(video_rs.load(tmp_path / "run").class_names) == 8
 
 
+@pytest.mark.slow
 def test_a_run_without_validation_resumes_to_the_same_bits(config, tmp_path, run_tool):
     whole = run_tool("train_net.py", "--cfg", config(out=str(tmp_path / "whole")))
     assert whole.returncode == 0

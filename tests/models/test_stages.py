@@ -51,6 +51,7 @@ def test_names_of_weights_are_as_before():
     assert [len(stage) for stage in model.stages] == [1, 2, 1, 1] and len(model.stages[1][1:]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "shape"), CASES)
 def test_export_keeps_2d_convolutions(architecture, shape):
     model, x = network(architecture), sample(shape)
