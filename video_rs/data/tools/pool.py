@@ -154,7 +154,8 @@ class _Worker:
 def _work(function: Callable[[Any, Beat], Any], tick: float | None, pipe: Connection) -> None:
     ignore_stop_signals()  # the parent handles them
     warnings.filterwarnings("ignore", module="PIL")  # about damaged metadata
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
     sent = time.monotonic()
 
     def beat() -> None:  # called hundreds of times per second
