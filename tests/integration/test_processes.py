@@ -226,14 +226,14 @@ def test_a_restart_on_two_machines(tiny_config, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_soak(tiny_config, tmp_path, processes):
     """SIGKILL of a rank, torchrun or all processes at random moments; the newest checkpoint is sometimes truncated."""
-    changes = {"train__epochs": 20, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
+    changes = {"train__epochs": 40, "train__checkpoint_minutes": 0, "data__mixup": 0.2, "train__log_every": 4}
     train(tiny_config(**changes, out=str(tmp_path / "undisturbed")), processes)
     path, draw, folder = tiny_config(**changes), random.Random(processes), tmp_path / "run"
     had_one, seen, step = False, set(), 0
     for kill in range(20):
         process = start(path, processes)
         if kill % 5 == 4:  # at any moment of the start, also before the ranks have met
-            time.sleep(draw.uniform(0.0, 8.0))
+            time.sleep(draw.uniform(0.0, 4.0))
         else:
             step += draw.randrange(4)
             wait_until(lambda step=step: newest_step(folder) >= step, [process])
