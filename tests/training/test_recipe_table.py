@@ -8,6 +8,7 @@ processes: ``test_ema_and_losses.py::test_batch_norm_across_replicas``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -229,8 +230,9 @@ def initialized(change, kind):
     """A mutation: ``change(module)`` to every module of a kind, once the network is built."""
 
     def make(original):
-        def finish(self, *args):
-            original(self, *args)
+        @functools.wraps(original)
+        def finish(self, *args, **named):
+            original(self, *args, **named)
             for module in self.modules():
                 if isinstance(module, kind):
                     with torch.no_grad():
@@ -238,7 +240,7 @@ def initialized(change, kind):
 
         return finish
 
-    return replaced("video_rs.models.resnet_rs.ResNetRS._initialize", make)
+    return replaced("video_rs.models.resnet_rs.ResNetRS.__init__", make)
 
 
 def fan_out(conv):
