@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 PREFETCHED = 2  # micro-batches per loader worker, in shared memory
-MARGIN = 1.3  # measured: the backward pass needs 5 to 30 % more than the activations, mostly heap fragmentation
+MARGIN = 1.3  # for gradients of activations and heap fragments, which are not counted
 
 
 def check_memory(job: Job) -> None:
