@@ -26,12 +26,14 @@ class VideoModel(nn.Module):
         num_features: number of channels of the pooled features.
         native: the data config that the public weights expect.
         classifier: name of the linear layer that returns the logits.
+        module_prefix: prefix of module names that users may leave out.
         model_args: the arguments of ``create_model``, which are stored in checkpoints.
         weights_from: source and licence of the initial weights, see ``video_rs.models.weights``; None if random.
     """
 
     num_features: int
     classifier = "head"
+    module_prefix = ""
     weights_from: dict[str, Any] | None = None
 
     def __init__(self, num_classes: int, data_config: DataConfig) -> None:
@@ -121,6 +123,25 @@ class VideoModel(nn.Module):
         """
         if stages:
             refuse(self.name, "train.activation_checkpointing", stages if stages is True else list(stages), [])
+
+    def stage_modules(self) -> dict[str, str]:
+        """Return the names of the stages, in order, with the names of their modules."""
+        return {}
+
+    def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
+        """Convert the output of a layer, or its gradients, to ``[N, C, T, H, W]``.
+
+        Args:
+            tensor: the output's main tensor, or another one of its shape.
+            output: the whole output of the layer.
+            module: name of the layer.
+
+        Returns:
+            The maps; ``[N, C]`` as it is; None for an output that is neither.
+        """
+        if tensor.ndim == 4:
+            return tensor.unsqueeze(2)
+        return tensor if tensor.ndim in (2, 5) else None
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         """Raise UserError for clip sizes that the network does not support."""

@@ -113,6 +113,9 @@ class ResNetRS(VideoModel):
         """Group parameters by bottleneck or by stage, as timm does for its ResNets."""
         return {"stem": r"stem\.", "blocks": r"stages\.(\d+)\." if coarse else r"stages\.(\d+)\.(\d+)\."}
 
+    def stage_modules(self) -> dict[str, str]:
+        return {"stem": "stem", **{f"stage{i + 1}": f"stages.{i}" for i in range(len(self.stages))}}
+
     def forward_features(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return the output of the last stage.
 

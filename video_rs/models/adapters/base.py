@@ -48,6 +48,8 @@ class External(VideoModel):
         built_for: the given data config. ``data_config`` may be replaced later, but the sizes cannot change.
     """
 
+    module_prefix = PREFIX
+
     def __init__(
         self,
         name: str,

@@ -144,6 +144,12 @@ class PyTorchVideo(External):
             "blocks": [(rf"(?!{head}\.)blocks\.(\d+)\.", None), rest],
         }
 
+    def stage_modules(self) -> dict[str, str]:
+        """Return the blocks without pools and the head. The first one is the stem."""
+        blocks = enumerate(self.network.blocks[:-1])
+        used = [f"{PREFIX}blocks.{i}" for i, block in blocks if any(True for _ in block.parameters())]
+        return {f"stage{number}" if number else "stem": module for number, module in enumerate(used)}
+
     def public_weights(self) -> dict[str, Tensor]:
         if self.data_config.in_channels != 3:
             raise UserError(f"the public weights of {self.name} are for 3 channels, not {self.data_config.in_channels}")
@@ -204,6 +210,16 @@ class MViT(PyTorchVideo):
         for block in network.blocks:
             x, shape = block(x, shape)
         return x if network.norm_embed is None else network.norm_embed(x)
+
+    def stage_modules(self) -> dict[str, str]:
+        return {f"stage{i + 1}": f"{PREFIX}blocks.{i}" for i in range(len(self.network.blocks))}
+
+    def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
+        """Convert the tokens of a block, which returns them with their grid; a class token is left out."""
+        if isinstance(output, tuple):
+            grid = output[1]
+            return tensor[:, tensor.shape[1] - math.prod(grid) :].transpose(1, 2).unflatten(2, tuple(grid))
+        return super().read_maps(tensor, output, module)
 
     def head(self, features: Tensor, pre_logits: bool) -> Tensor:
         return self.network.head.sequence_pool(features) if pre_logits else self.network.head(features)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from video_rs.data_config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from video_rs.errors import UserError, first_line, one_line
-from video_rs.models.adapters.base import External, NoClasses, downloading, import_package, refuse_clips
+from video_rs.models.adapters.base import PREFIX, External, NoClasses, downloading, import_package, refuse_clips
 from video_rs.models.arguments import check_numbers, refuse
 
 KEYS = {"in_chans": "in_channels", "drop_rate": "model.dropout", "drop_path_rate": "model.drop_path"}
@@ -88,6 +88,36 @@ class TimmNetwork(External):
 
     def head(self, features: Tensor, pre_logits: bool) -> Tensor:
         return self.network.forward_head(features, pre_logits=pre_logits)
+
+    def stage_modules(self) -> dict[str, str]:
+        """Return the stages of ``feature_info``, or else the modules of the first list of blocks."""
+        modules = [PREFIX + str(entry["module"]) for entry in self._feature_info()]
+        known = dict(self.named_modules())
+        if len(set(modules) & set(known)) < max(1, len(modules)):  # none, unknown ones, or one twice
+            name = next((name for name in ("stages", "layers", "blocks") if PREFIX + name in known), "")
+            modules = [f"{PREFIX}{name}.{child}" for child, _ in known[PREFIX + name].named_children()] if name else []
+        kinds = {re.sub(r"\d", "", module) for module in modules[:2]}
+        first = 0 if len(kinds) == 2 else 1  # a stem such as "act1" before "layer1"
+        return {f"stage{number}" if number else "stem": module for number, module in enumerate(modules, first)}
+
+    def _feature_info(self) -> list[dict[str, Any]]:
+        info = getattr(self.network, "feature_info", ())
+        return list(getattr(info, "info", info))
+
+    def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
+        """Convert ``[N, C, H, W]``, ``[N, H, W, C]``, or tokens ``[N, L, C]`` of a square image."""
+        if tensor.ndim == 3 and not hasattr(self.network, "unroll"):  # Hiera's tokens are not in order
+            for prefix in (getattr(self.network, "num_prefix_tokens", 0), 0):
+                side = math.isqrt(max(0, tensor.shape[1] - prefix))
+                if side and side * side == tensor.shape[1] - prefix:
+                    return tensor[:, prefix:].unflatten(1, (side, side)).permute(0, 3, 1, 2).unsqueeze(2)
+        if tensor.ndim == 4:
+            channels = {PREFIX + str(entry["module"]): entry["num_chs"] for entry in self._feature_info()}.get(module)
+            is_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+            if channels in (tensor.shape[1], tensor.shape[3]) and tensor.shape[1] != tensor.shape[3]:
+                is_last = channels == tensor.shape[3]
+            tensor = tensor.permute(0, 3, 1, 2) if is_last else tensor
+        return super().read_maps(tensor, output, module)
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer, or a list of both last layers for networks with two heads."""
