@@ -1,5 +1,6 @@
 """The embedded dataset: motion follows the class, single frames do not, and a seed gives the same files."""
 
+import csv
 import faulthandler
 import json
 import os
@@ -201,3 +202,25 @@ def test_command(tmp_path):
     assert json.loads((tmp_path / "m" / motion.STAMP).read_text())["complete"]
     assert other.returncode == 2 and other.stderr.count("\n") == 1
     assert other.stderr.startswith("error: m was made with seed 0, not 3")
+
+
+def test_a_long_video_shows_the_classes_at_the_times_of_its_table(tmp_path):
+    table = motion.make_long(tmp_path / "long.mp4", size=32, frames=6, seed=3)
+    rows = list(csv.DictReader(table.open()))
+    assert sorted(row["label"] for row in rows) == list(motion.CLASSES) and {row["path"] for row in rows} == {
+        "long.mp4"
+    }
+    assert [(row["start"], row["end"]) for row in rows] == [(f"{k}.000", f"{k + 1}.000") for k in range(8)]  # 2 shots
+    frames = decode(tmp_path / "long.mp4")
+    rng = keyed_rng(3, "long motion")
+    rng.permutation(motion.CLASSES)
+    for number, row in enumerate(rows):
+        for shot in range(2):
+            rendered = motion.render(row["label"], 6, 32, rng).astype(float)
+            first = 12 * number + 6 * shot
+            assert (
+                np.abs(frames[first : first + 6] - rendered).mean() < 12 < np.abs(frames[first - 6] - rendered).mean()
+            )
+    for name, words in (("long.mp4", "exists"), ("long.avi", "an mp4 file")):
+        with pytest.raises(UserError, match=words):
+            motion.make_long(tmp_path / name)

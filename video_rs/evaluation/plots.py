@@ -1,4 +1,4 @@
-"""The plots of a report as PNG bytes: a confusion matrix and the curves of a training run."""
+"""Plots as PNG bytes: a confusion matrix, the curves of a training run, and the classes of a long video over time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from video_rs.files import read_run_metrics
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#ea580c", "#16a34a", "#9ca3af"
 MAX_NUMBERED, MAX_NAMED = 20, 60  # maximum number of classes with numbers in the cells, and with names on the axes
+MAX_LINES = 10  # classes of a timeline
 FALLBACK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans Arabic")
 
 
@@ -94,6 +95,59 @@ def curves_png(log: dict[str, dict[str, np.ndarray]]) -> bytes:
         if handles := [*ax.get_lines(), *(waiting.get_lines() if ax is speed else [])]:
             ax.legend(handles=handles, frameon=False)
     return _png(fig)
+
+
+def timeline_png(
+    times: np.ndarray,
+    probs: np.ndarray,
+    class_names: Sequence[str],
+    segments: Sequence[tuple[float, float, str, int, float]],
+    *,
+    threshold: float = 0.5,
+    title: str = "",
+) -> bytes:
+    """Plot the probabilities of a video's windows over time, and its segments as bars below.
+
+    The classes are the ten with the longest segments, in order of appearance, or without segments the three most
+    probable ones.
+
+    Args:
+        times: start and end of the windows in seconds ``[K, 2]``. A line has its points at their centres.
+        probs: class probabilities ``[K, C]``.
+        class_names: C names.
+        segments: ``(start, end, label, index, score)`` each, of :func:`video_rs.inference.timeline.find_segments`.
+        threshold: drawn as a dashed line.
+        title: drawn above.
+    """
+    durations = np.zeros(probs.shape[1])
+    for start, end, _, index, _ in segments:
+        durations[index] += end - start
+    longest = np.lexsort((-probs.max(axis=0), -durations))[: min(MAX_LINES, np.count_nonzero(durations) or 3)]
+    appearance = dict.fromkeys([segment[3] for segment in segments if segment[3] in longest])
+    shown = [*appearance] or longest.tolist()
+    with _fonts():
+        fig = Figure(figsize=(11, 3.4 + 0.28 * len(shown)), layout="constrained")
+        lines, bars = fig.subplots(2, sharex=True, height_ratios=(3, 0.3 + 0.28 * len(shown)))
+        for row, index in enumerate(shown):
+            color = matplotlib.colormaps["tab10"](row)
+            marker = "o" if len(times) < 50 else ""
+            lines.plot(times.mean(axis=1), probs[:, index], color=color, marker=marker, ms=3, lw=1.5)
+            spans = [(start, end - start) for start, end, _, number, _ in segments if number == index]
+            bars.broken_barh(spans, (row - 0.35, 0.7), color=color)
+        lines.axhline(threshold, color=GREY, ls="--", lw=1)
+        lines.set(ylim=(0, 1.02), ylabel="probability")
+        lines.set_title(_label(title, 100), loc="left", fontweight="bold")
+        lines.yaxis.set_major_formatter(PercentFormatter(1))
+        bars.set_yticks(range(len(shown)), [_label(class_names[index]) for index in shown])
+        for row, tick in enumerate(bars.get_yticklabels()):
+            tick.set_color(matplotlib.colormaps["tab10"](row))
+        bars.set(ylim=(len(shown) - 0.5, -0.5), xlim=(times[:, 0].min(), times[:, 1].max()))
+        bars.xaxis.set_major_formatter(lambda seconds, _: f"{seconds // 60:.0f}:{seconds % 60:04.1f}")
+        bars.set_xlabel("time (minutes:seconds)")
+        for ax in (lines, bars):
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+        return _png(fig)
 
 
 def _columns(records: list[dict]) -> dict[str, np.ndarray]:

@@ -25,11 +25,12 @@ import numpy as np
 from video_rs.data.tools.encode import h264_writer
 from video_rs.data.tools.pool import Beat, Lost, Progress, no_progress, watched_calls
 from video_rs.errors import MachineError, UserError
-from video_rs.files import atomic_write, read_settings, refuse_links, write_json
+from video_rs.files import atomic_write, read_settings, refuse_links, write_csv, write_json
 from video_rs.rng import keyed_rng
 
 SPLITS = ("train", "val", "test")
 STAMP = "motion.json"
+FPS = 12
 
 # The direction of (x, y, angle, log size) for each class. y points down, and an increasing angle rotates clockwise.
 _DIRECTIONS = {
@@ -117,7 +118,7 @@ def _texture(u: np.ndarray, v: np.ndarray, waves: np.ndarray, rng: np.random.Gen
     return total / np.float32(np.sqrt(len(waves)))
 
 
-def encode(path: Path, frames_THWC: np.ndarray, fps: int = 12) -> None:
+def encode(path: Path, frames_THWC: np.ndarray, fps: int = FPS) -> None:
     """Write uint8 RGB frames to an H.264 mp4 file atomically. The bytes depend only on the frames and on libx264."""
     # libx264's macroblock tree is not deterministic on frames this small
     options = {"preset": "veryfast", "crf": "20", "g": "12", "mbtree": "0"}
@@ -166,10 +167,9 @@ def make(
     """
     root = Path(root)
     counts = {"train": train, "val": val, "test": test}
-    if size % 2 or size < 16 or frames < 2 or min(counts.values()) < 0:
-        raise UserError(f"impossible motion dataset: size={size} (even, >= 16), frames={frames} (>= 2), {counts}")
-    if not 0 <= seed < 2**32 or (workers is not None and workers < 1):
-        raise UserError(f"impossible motion dataset: seed={seed} (0 to 2**32 - 1), workers={workers} (1 or more)")
+    _check(size, frames, seed)
+    if min(counts.values()) < 0 or (workers is not None and workers < 1):
+        raise UserError(f"impossible motion dataset: {counts} (0 or more each), workers={workers} (1 or more)")
     stamp = {"version": 1, **counts, "size": size, "frames": frames, "seed": seed}
     if read_settings(root / STAMP, stamp).get("complete"):
         return False
@@ -187,6 +187,43 @@ def make(
                 raise MachineError(f"{root / item.path}: {result.reason}; start the command again")
     write_json(root / STAMP, stamp | {"complete": True})
     return True
+
+
+def make_long(path: str | Path, *, shots: int = 2, size: int = 64, frames: int = 24, seed: int = 0) -> Path:
+    """Generate one video that shows all classes, one after the other in a random order.
+
+    Args:
+        path: file to write, ``.mp4``.
+        shots: number of shots of each class. Each shot is one video of the dataset: `frames` frames of a new shape.
+        size, frames, seed: as for :func:`make`.
+
+    Returns:
+        The csv file beside it with path, start, end (seconds) and label of each class, as in a list of a dataset.
+
+    Raises:
+        UserError: a file exists, the path cannot be written, or a parameter is out of range.
+    """
+    path = Path(path)
+    table = path.with_suffix(".csv")
+    if path.suffix.lower() != ".mp4":
+        raise UserError(f"{path}: a long video is an mp4 file; give a name that ends with .mp4")
+    for file in (path, table):
+        if file.exists():
+            raise UserError(f"{file} exists; delete it, or give another name")
+    _check(size, frames, seed)
+    rng, duration = keyed_rng(seed, "long motion"), shots * frames / FPS
+    order = rng.permutation(CLASSES).tolist()
+    encode(path, np.concatenate([render(name, frames, size, rng) for name in order for _ in range(shots)]))
+    rows = ((path.name, f"{i * duration:.3f}", f"{(i + 1) * duration:.3f}", name) for i, name in enumerate(order))
+    write_csv(table, ("path", "start", "end", "label"), rows)
+    return table
+
+
+def _check(size: int, frames: int, seed: int) -> None:
+    if size % 2 or size < 16 or frames < 2:
+        raise UserError(f"impossible motion videos: size={size} (even, >= 16), frames={frames} (>= 2)")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"impossible motion videos: seed={seed} (0 to 2**32 - 1)")
 
 
 def _write(item: Item, beat: Beat, *, root: Path, size: int, frames: int, seed: int) -> None:
