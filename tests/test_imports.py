@@ -28,8 +28,8 @@ ROOMS = [
     ["checkpoint", "hub", "file_limits", "files", "terminal", "data_config", "errors", "rng", "signals"],
 ]
 ROOMS_OF_DATA = [
-    ["tools", "loader", "watchdog", "video_dataset", "clip_datasets"],
-    ["segments"],
+    ["tools", "loader", "watchdog", "video_dataset", "clip_datasets", "chunk_dataset"],
+    ["segments", "windows"],
     ["sampler", "sources"],
     ["video"],
     ["transforms", "clips"],

@@ -29,11 +29,11 @@ from video_rs.data.video.decode import BACKENDS, open_video, read_frames
 from video_rs.data.video.decord import DecordReader
 from video_rs.data.video.media import Unsuitable
 from video_rs.data.video.pyav import PyAVReader
+from video_rs.data.windows import window_clips, window_starts
 from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, UserError
 from video_rs.evaluation.multiview import score
 from video_rs.inference.predict import Classifier
-from video_rs.inference.windows import window_clips, window_starts
 from video_rs.models.registry import create_model
 from video_rs.models.weights.load import model_from_checkpoint
 

@@ -18,7 +18,7 @@ from video_rs.data.tools.encode import encode_video
 from video_rs.data.video.decode import BACKENDS, open_video, probe
 from video_rs.data.video.stream_index import read_stream_index
 from video_rs.data.video.times import frame_times
-from video_rs.inference.windows import window_clips
+from video_rs.data.windows import window_clips
 
 seeds = st.integers(0, 2**32 - 1)
 uneven = st.lists(st.floats(0.005, 30), min_size=2, max_size=60).map(lambda gaps: np.cumsum([0, *gaps]))

@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from video_rs.data import limits, storage
+from video_rs.data.chunk_dataset import ChunkDataset
 from video_rs.data.clip_datasets import ClipDataset, ViewDataset
 from video_rs.data.sampler import BatchStream, SampleKey
 from video_rs.data.sources.records import Records
@@ -59,25 +60,33 @@ def clip_loader(
 
 
 class ViewLoader:
-    """Load the items of a :class:`ViewDataset`, one test video at a time, in order.
+    """Load the items of a :class:`ViewDataset`, one test video at a time, in order, or those of a ``ChunkDataset``.
 
     New workers continue after a video that hangs or kills a worker. Such a video is added to ``dataset.skip``. The next
-    iteration reads it again only if the file has changed.
+    iteration reads it again only if the file has changed. Files whose chunks were partly read start again.
 
     Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
 
     Args:
-        dataset: the dataset of views.
+        dataset: the dataset of views or chunks.
         workers, timeout: as for :func:`clip_loader`.
         rank, world_size: this rank, which reads every ``world_size``-th video.
+        indices: numbers of the videos that all ranks read; None for all.
     """
 
     def __init__(
-        self, dataset: ViewDataset, *, workers: int = 0, timeout: float = 0.0, rank: int = 0, world_size: int = 1
+        self,
+        dataset: ViewDataset | ChunkDataset,
+        *,
+        workers: int = 0,
+        timeout: float = 0.0,
+        rank: int = 0,
+        world_size: int = 1,
+        indices: Sequence[int] | None = None,
     ) -> None:
         self.dataset, self.workers, self.timeout = dataset, workers, timeout
-        self.indices = range(rank, len(dataset), world_size)
+        self.indices = (range(len(dataset)) if indices is None else indices)[rank::world_size]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,12 +95,12 @@ class ViewLoader:
         skip, stamps = self.dataset.skip, self.dataset.stamps
         changed = {path for path, before in stamps.items() if stamp(path) != before}
         self.dataset.skip = {path: reason for path, reason in skip.items() if path not in changed}
-        done = failed_in_a_row = 0
-        while done < len(self):
-            rest = self.indices[done:]
+        left, failed_in_a_row = dict.fromkeys(self.indices), 0
+        while left:
             try:
-                for item in _Loader(self.dataset, self.workers, self.timeout, sampler=rest):
-                    done += 1
+                for item in _Loader(self.dataset, self.workers, self.timeout, indices=list(left)):
+                    if item.get("is_last", True):
+                        del left[item["index"]]
                     failed_in_a_row *= bool(item["error"])
                     yield item
             except WorkerFailed as failure:
@@ -109,7 +118,14 @@ class ViewLoader:
 
 
 class _Loader(DataLoader):
-    def __init__(self, dataset: ClipDataset | ViewDataset, workers: int, timeout: float, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: ClipDataset | ViewDataset | ChunkDataset,
+        workers: int,
+        timeout: float,
+        indices: Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
         check_timeout(dataset.records, timeout)
         self.processes: list[BaseProcess] = []
         self.hang_timeout = timeout  # `timeout` is an attribute of DataLoader
@@ -123,7 +139,12 @@ class _Loader(DataLoader):
             options |= {"worker_init_fn": partial(_start_worker, self.heartbeats), "num_workers": workers}
             options |= {"prefetch_factor": 2 if isinstance(dataset, ClipDataset) else 1}
             options |= {"multiprocessing_context": _recording_context(self.processes)}
-        super().__init__(_ErrorsAsValues(dataset), batch_size=None, collate_fn=_identity, **options)
+        items = _ErrorsAsValues(dataset)
+        if isinstance(dataset, ChunkDataset):
+            dataset.indices, items = indices, _ChunksAndErrors(dataset)
+        elif indices is not None:
+            options["sampler"] = indices
+        super().__init__(items, batch_size=None, collate_fn=_identity, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = self._watched() if self.num_workers else super().__iter__()
@@ -222,12 +243,30 @@ class _ErrorsAsValues(Dataset):
     def __getitem__(self, key: int | list[SampleKey]) -> Any:
         try:
             return self.dataset.__getitems__(key) if isinstance(key, list) else self.dataset[key]
-        except VideoRSError as error:
-            return error
-        except (MemoryError, OSError, RuntimeError) as error:
-            if found := missing_resource(error):
-                return MachineError(found)
-            raise
+        except (VideoRSError, MemoryError, OSError, RuntimeError) as error:
+            return _as_value(error)
+
+
+class _ChunksAndErrors(IterableDataset):
+    """As :class:`_ErrorsAsValues`, for the chunks of files."""
+
+    def __init__(self, dataset: ChunkDataset) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self.dataset
+        except (VideoRSError, MemoryError, OSError, RuntimeError) as error:
+            yield _as_value(error)
+
+
+def _as_value(error: Exception) -> VideoRSError:
+    """Return an error of this package or of the machine. Raise others again."""
+    if isinstance(error, VideoRSError):
+        return error
+    if found := missing_resource(error):
+        return MachineError(found)
+    raise error
 
 
 def _identity(item: Any) -> Any:

@@ -22,6 +22,7 @@ from video_rs.distributed.device import autocast, compiles_graphs, select_precis
 from video_rs.distributed.memory import free_memory, limited
 from video_rs.distributed.world import World
 from video_rs.errors import MachineError, is_out_of_memory
+from video_rs.models.feature_maps import capture
 
 OUTPUT_NOT_FINITE = "the network's output is not finite"
 
@@ -69,12 +70,14 @@ class Forward:
     reduced: Callable[[int], Any] | None = None
     processes: int = 1
 
-    def __call__(self, views: Tensor, *, features: bool = False) -> Tensor:
-        """Return float32 or float64 ``[n, classes]`` (or ``[n, num_features]``) on the host.
+    def __call__(self, views: Tensor, *, features: bool = False, layer: str = "") -> Tensor:
+        """Return float32 or float64 ``[n, classes]`` (or ``[n, features]``) on the host.
 
         Args:
             views: uint8 ``[n, T, H, W, C]``.
             features: return pooled features instead of probabilities.
+            layer: the layer whose mean over time and space is the features, see
+                :func:`video_rs.models.feature_maps.find_layer`; "" for the features that the classifier gets.
 
         Raises:
             MachineError: there is not enough memory for a single view.
@@ -82,7 +85,7 @@ class Forward:
         outputs: list[Tensor] = []
         while len(views):
             part = views[: self.views_per_forward]
-            if (output := self._try(part, features)) is not None:
+            if (output := self._try(part, features, layer)) is not None:
                 outputs.append(output)
                 views = views[len(part) :]
                 continue
@@ -95,10 +98,10 @@ class Forward:
             terminal.write(f"not enough memory for {len(part)} views in one forward pass: {less}", sys.stderr)
         return torch.cat(outputs)
 
-    def _try(self, views: Tensor, features: bool) -> Tensor | None:
+    def _try(self, views: Tensor, features: bool, layer: str) -> Tensor | None:
         try:
             with limited(self.device, self.processes):
-                output = _forward(self.model, self._filled(views), self.device, self.precision, features)
+                output = _forward(self.model, self._filled(views), self.device, self.precision, features, layer)
             return output[: len(views)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -113,11 +116,20 @@ class Forward:
 
 
 @torch.no_grad()  # inference_mode does not support views on all devices
-def _forward(model: nn.Module, views: Tensor, device: torch.device, precision: str, features: bool) -> Tensor:
+def _forward(
+    model: nn.Module, views: Tensor, device: torch.device, precision: str, features: bool, layer: str
+) -> Tensor:
     data_config, parameter = model.data_config, next(model.parameters())
     clips = normalize(views.to(device), data_config.mean, data_config.std, dtype=parameter.dtype)
     with autocast(device, select_precision(precision, device)):
-        output = model.forward_head(model.forward_features(clips), pre_logits=True) if features else model(clips)
+        if layer:
+            with capture(model, layer) as maps:
+                model(clips)
+            output = maps().flatten(2).mean(2) if maps().ndim > 2 else maps()
+        elif features:
+            output = model.forward_head(model.forward_features(clips), pre_logits=True)
+        else:
+            output = model(clips)
     output = output.to(torch.promote_types(output.dtype, torch.float32))
     if not features:
         output = output.sigmoid() if data_config.multi_label else output.softmax(dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,12 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from video_rs import checkpoint
+from video_rs.data.chunk_dataset import ChunkDataset, image_for_clips, select_views
 from video_rs.data.clip_datasets import clip_views
 from video_rs.data.clips import TemporalSampling
+from video_rs.data.segments import FrameRange
+from video_rs.data.sources.records import Records
 from video_rs.data.transforms.crops import ViewTransform, resize, short_side_size
-from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
 from video_rs.data_config import DataConfig
 from video_rs.distributed.device import check_threads, select_device
@@ -29,8 +31,10 @@ from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Forward
 from video_rs.files import expand_path
 from video_rs.hub import redact_url
 from video_rs.inference.inputs import find_files, frames_of
-from video_rs.inference.windows import read_once, window_clips
+from video_rs.inference.rows import FileRows, check_pool, compute_rows
 from video_rs.models.weights.load import model_from_checkpoint
+
+CLIPS = 4  # of a video, by default
 
 
 class Prediction(NamedTuple):
@@ -85,13 +89,14 @@ class Classifier:
 
     Attributes:
         model, device, views_per_forward: as given.
+        forward: computes the outputs of views, see :class:`video_rs.evaluation.multiview.Forward`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
         self.device = select_device(device)
         self.model = model.eval().to(self.device)
         self.views_per_forward = views_per_forward
-        self._forward = Forward(self.model, self.device, "auto", views_per_forward)
+        self.forward = Forward(self.model, self.device, "auto", views_per_forward)
 
     @property
     def data_config(self) -> DataConfig:
@@ -140,13 +145,26 @@ class Classifier:
         if (inputs := self._inputs(source)) is not None:
             predictions = [self.predict(each, top_k, clips=clips, crops=crops, fps=fps) for each in inputs]
             return predictions if isinstance(source, (list, tuple)) else dict(zip(inputs, predictions))
-        return self._top(self._probs(self._views(source, clips, crops, fps)).numpy().mean(axis=0), top_k)
+        check_clips(clips)
+        self._require_classes()
+        return self._top(self._mean_output(source, clips, crops, fps), top_k)
 
-    def embed(self, source: Source | list[Source], *, clips: int = 4, crops: int = 1, fps: float = 0.0) -> np.ndarray:
+    def embed(
+        self,
+        source: Source | list[Source],
+        *,
+        clips: int | None = None,
+        crops: int = 1,
+        fps: float = 0.0,
+        pool: str = "mean",
+        layer: str = "",
+    ) -> np.ndarray:
         """Return the features before the classification layer, averaged over the views.
 
         Args:
-            source, clips, crops, fps: as for :meth:`predict`.
+            source, crops, fps: as for :meth:`predict`.
+            clips: evenly spaced clips of a video; None for 4, and for every frame of a video for an image network.
+            pool, layer: see :func:`video_rs.inference.features.extract_features`.
 
         Returns:
             float32 ``[N, num_features]``, a row for each file or entry of a list, and for each file of a folder, also
@@ -155,11 +173,36 @@ class Classifier:
         Raises:
             MediaError, UserError: as :meth:`predict`.
         """
+        if clips is not None:
+            check_clips(clips)
+        clips = self.default_views if clips is None else clips
+        options = {"pool": pool, "features": True, "layer": layer}
         if (inputs := self._inputs(source)) is None:
-            features = self._forward(self._views(source, clips, crops, fps), features=True)
-            return _finite(features.numpy().mean(axis=0, keepdims=True).astype(np.float32))
-        rows = [self.embed(each, clips=clips, crops=crops, fps=fps) for each in inputs]
-        return np.concatenate([np.empty((0, self.model.num_features), np.float32), *rows])
+            return self._mean_output(source, clips, crops, fps, **options)[None]
+        rows = [self.embed(each, clips=clips, crops=crops, fps=fps, pool=pool, layer=layer) for each in inputs]
+        return np.concatenate(rows or [np.empty((0, self.model.num_features), np.float32)])
+
+    def embed_windows(
+        self, path: str | Path, every_seconds: float, *, crops: int = 1, pool: str = "mean", layer: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of windows of a long video at regular intervals.
+
+        A window of a video network is as for :meth:`predict_windows`. A window of an image network has all frames until
+        the next window.
+
+        Args:
+            path, every_seconds, crops: as for :meth:`predict_windows`.
+            pool, layer: see :func:`video_rs.inference.features.extract_features`.
+
+        Returns:
+            Start and end of each window in seconds, float64 ``[R, 2]``, and its features, float32 ``[R, D]``.
+
+        Raises:
+            MediaError, UserError: as :meth:`predict_windows`.
+        """
+        chunks = self._chunks_of(path, views=min(self.default_views, 1), crops=crops, every=every_seconds)
+        rows = self._rows(chunks, pool=pool, features=True, layer=layer)
+        return rows.times, rows.values
 
     def predict_windows(
         self,
@@ -187,25 +230,53 @@ class Classifier:
             MediaError: the file cannot be read, or is an image.
             UserError: the network's output is not finite.
         """
-        if is_image(path):
+        self._require_classes()
+        for chunk in self._chunks_of(path, views=1, crops=crops, every=every_seconds):
+            if chunk["selection"] is not None:
+                selection = chunk["selection"]
+                if selection.gaps:
+                    warn(f"{path}: {selection.gaps}")
+            probs = self.forward(chunk["views"]).unflatten(0, (-1, crops)).mean(dim=1).numpy()
+            for group, row in zip(chunk["groups"], probs):
+                for window in np.flatnonzero(selection.rows == group):
+                    yield Window(*selection.times[window].tolist(), self._top(row, top_k))
+
+    @property
+    def default_views(self) -> int:
+        """Number of clips per video for features: 4, or 0 (every frame) for an image network."""
+        return 0 if self.takes_images else CLIPS
+
+    def chunks(
+        self, records: Records, *, views: int, crops: int = 1, every: float = 0.0, decoder: str = "pyav"
+    ) -> ChunkDataset:
+        """Return the clips of files for this network. For the arguments see ``ChunkDataset``."""
+        options = {"views": views, "every": every, "decoder": decoder}
+        return ChunkDataset(records, sampling=self._sampling, transform=self._transform(crops), **options)
+
+    @property
+    def _sampling(self) -> TemporalSampling:
+        return TemporalSampling.of(self.data_config)
+
+    def _chunks_of(self, path: str | Path, **options: Any) -> Iterator[dict[str, Any]]:
+        """Yield the chunks of one file, which raise the errors of the file."""
+        if options.get("every") and is_image(path):
             raise MediaError(f"{path}: an image; windows need a video")
-        data_config, group = self.data_config, max(1, self.views_per_forward // crops)
-        with open_video(path) as video:
-            if not video.fps:
-                raise MediaError(f"{path}: has no frame rate, which windows need")
-            windows = window_clips(TemporalSampling.of(data_config), video.timeline, every_seconds)
-            if gaps := windows.describe_gaps(video.timeline):
-                warn(f"{path}: {gaps}")
-            is_new = np.append(True, (windows.clips[1:] != windows.clips[:-1]).any(axis=1))
-            clips, borders = windows.clips[is_new], np.append(np.flatnonzero(is_new), len(is_new))
-            read = read_once(video, clips, data_config.short_side, data_config.filter)
-            for first in range(0, len(clips), group):
-                part = clips[first : first + group]
-                probs = self._probs(clip_views(read, part, self._transform(crops)))
-                for number, row in enumerate(probs.unflatten(0, (len(part), crops)).mean(dim=1).numpy(), first):
-                    for window in range(borders[number], borders[number + 1]):
-                        start, end = float(windows.starts[window]), float(windows.ends[window])
-                        yield Window(start, end, self._top(row, top_k))
+        return self.chunks(Records([str(path)], [-1], ()), **options).read(0)
+
+    def _rows(self, chunks: Iterable[dict[str, Any]], *, pool: str = "mean", **options: Any) -> FileRows:
+        """Return the rows of one file. Options are those of ``Forward.__call__``."""
+        check_pool(pool)
+        compute = partial(self.forward, **options)
+        rows = next(compute_rows(compute, chunks, batch_size=self.views_per_forward, pool=pool))
+        if rows.reason:
+            raise _damaged()
+        return rows
+
+    def _mean_output(self, source: Any, clips: int, crops: int, fps: float, **options: Any) -> np.ndarray:
+        """Return the output for one video or image, averaged over its views. Options are those of :meth:`_rows`."""
+        if isinstance(source, (str, Path)):
+            return self._rows(self._chunks_of(source, views=clips, crops=crops), **options).values[0]
+        return self._rows([self._memory_chunk(source, clips, crops, fps)], **options).values[0]
 
     def _inputs(self, source: Any) -> list[Any] | None:
         """Return the entries of a list, or the files of a folder; None for a single input."""
@@ -216,29 +287,21 @@ class Classifier:
         files = find_files(source, self.takes_images)
         return None if files == [str(Path(source))] else files
 
-    def _probs(self, views: Tensor) -> Tensor:
+    def _require_classes(self) -> None:
         if not self.model.num_classes:
             raise UserError("the network has no classes; use embed")
-        return self._forward(views)
 
-    def _views(self, source: Any, clips: int, crops: int, fps: float) -> Tensor:
-        """Return the views of one video or image, uint8 ``[clips * crops, T, S, S, C]``."""
-        if not isinstance(clips, numbers.Integral) or clips < 1:
-            raise UserError(f"clips={clips!r}: must be a whole number of at least 1")
-        transform = self._transform(crops)
-        if isinstance(source, (str, Path)):
-            self._refuse_image(is_image(source), f"{source}:")
-            with open_video(source) as video:
-                return clip_views(video.read, self._clips(video.num_frames, clips, video.times), transform)
-        frames = frames_of(source, self.data_config.in_channels)
-        name = "the PIL image" if isinstance(source, Image) else f"the array {list(frames.shape)}"
-        self._refuse_image(frames.ndim == 3, name)
+    def _memory_chunk(self, source: Any, clips: int, crops: int, fps: float) -> dict[str, Any]:
+        """Return frames in memory as the only chunk of a file."""
+        transform, frames = self._transform(crops), frames_of(source, self.data_config.in_channels)
+        if frames.ndim == 3 and not self.takes_images:
+            name = "the PIL image" if isinstance(source, Image) else f"the array {list(frames.shape)}"
+            raise MediaError(image_for_clips(name, self.data_config.num_frames))
         frames = frames if frames.ndim == 4 else frames[None]
         times = np.arange(len(frames)) / fps if fps else None
-        return clip_views(partial(_resized, frames), self._clips(len(frames), clips, times), transform)
-
-    def _clips(self, length: int, clips: int, times: np.ndarray | None) -> np.ndarray:
-        return TemporalSampling.of(self.data_config).even_clips(length, clips if length > 1 else 1, times)
+        selection = select_views(FrameRange(0, len(frames), times), self._sampling, clips)
+        views = clip_views(partial(_resized, frames), selection.clips, transform)
+        return {"index": 0, "views": views, "groups": selection.groups, "selection": selection, "is_last": True}
 
     def _transform(self, crops: int) -> ViewTransform:
         check_fork(self.device)
@@ -247,24 +310,23 @@ class Classifier:
         data_config = self.data_config
         return ViewTransform(data_config.short_side, data_config.test_size, crops, data_config.filter)
 
-    def _refuse_image(self, image: bool, name: Any) -> None:
-        if image and not self.takes_images:
-            raise MediaError(
-                f"{name} is an image, but this network takes clips of {self.data_config.num_frames} frames; "
-                "give it a video or use an image network"
-            )
-
     def _top(self, probs: np.ndarray, top_k: int) -> list[Prediction]:
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}")
-        order = ranking(_finite(probs)[None])[0, :top_k]
+        if not np.isfinite(probs).all():
+            raise _damaged()
+        order = ranking(probs[None])[0, :top_k]
         return [Prediction(self.class_names[c], int(c), float(probs[c])) for c in order]
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise UserError(f"{OUTPUT_NOT_FINITE}: the checkpoint is damaged; use another one")
-    return values
+def _damaged() -> UserError:
+    return UserError(f"{OUTPUT_NOT_FINITE}: the checkpoint is damaged; use another one")
+
+
+def check_clips(clips: Any) -> None:
+    """Raise UserError for an invalid number of clips per video."""
+    if not isinstance(clips, numbers.Integral) or clips < 1:
+        raise UserError(f"clips={clips!r}: must be a whole number of at least 1")
 
 
 def _resized(frames: Tensor, numbers: np.ndarray, *, short_side: int, filter: str) -> Tensor:

@@ -1,0 +1,145 @@
+"""Compute the rows of a table, such as features or probabilities, from the clips of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from video_rs.data.chunk_dataset import Selection
+from video_rs.errors import UserError
+from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE
+
+POOLS = ("mean", "mean+std", "max")
+
+
+class FileRows(NamedTuple):
+    """The rows of one file.
+
+    Attributes:
+        index: number of the file in the list.
+        values: float32 ``[R, D]``; ``[0, 0]`` if there are none.
+        times: start and end of each row in seconds, float64 ``[R, 2]``; None if a row is a whole file.
+        reason: why there are no values, else "".
+        gaps: a warning if frames of the file are in no window, else "".
+    """
+
+    index: int
+    values: np.ndarray
+    times: np.ndarray | None = None
+    reason: str = ""
+    gaps: str = ""
+
+
+def compute_rows(
+    compute: Callable[[Tensor], Tensor],
+    chunks: Iterable[dict[str, Any]],
+    *,
+    batch_size: int = 8,
+    pool: str = "mean",
+    on_chunk: Callable[[], Any] = lambda: None,
+) -> Iterator[FileRows]:
+    """Yield the rows of each file when its last view has been computed.
+
+    A batch can have views of several files. Rows do not depend on the batch size, up to rounding.
+
+    Args:
+        compute: returns the outputs of views, ``[n, T, H, W, C] -> [n, D]``.
+        chunks: items of a :class:`video_rs.data.chunk_dataset.ChunkDataset`, file by file in each worker.
+        batch_size: number of views in a batch. The last one may be smaller.
+        pool: how the outputs of one row are combined: "mean"; "mean+std", both side by side ``[2 D]``; or "max".
+        on_chunk: called after each chunk was read.
+    """
+    started: dict[int, _File] = {}
+    views: list[Tensor] = []
+    owners: list[tuple[_File, int]] = []
+
+    def finished() -> Iterator[FileRows]:
+        outputs = compute(torch.stack(views)).double().numpy()
+        for (file, group), output in zip(owners, outputs, strict=True):
+            file.add(group, output)
+        done = {id(file): file for file, _ in owners if file.is_complete}
+        views.clear()
+        owners.clear()
+        return (file.result() for file in done.values())
+
+    for chunk in chunks:
+        on_chunk()
+        index = chunk["index"]
+        if chunk.get("error"):
+            started.pop(index, None)
+            yield FileRows(index, np.empty((0, 0), np.float32), reason=chunk["error"])
+            continue
+        if chunk["selection"] is not None:  # also if a worker that died had sent a part of the file
+            started[index] = _File(index, chunk["selection"], pool)
+        file = started.pop(index) if chunk["is_last"] else started[index]
+        file.missing += len(chunk["views"])
+        file.is_read = chunk["is_last"]
+        groups = np.repeat(chunk["groups"], len(chunk["views"]) // len(chunk["groups"]))
+        for view, group in zip(chunk["views"], groups.tolist(), strict=True):
+            views.append(view)
+            owners.append((file, group))
+            if len(views) == batch_size:
+                yield from finished()
+    if views:
+        yield from finished()
+
+
+def check_pool(pool: str) -> None:
+    """Raise UserError for an unknown way to combine outputs."""
+    if pool not in POOLS:
+        raise UserError(f"pool={pool!r}: must be one of {', '.join(POOLS)}")
+
+
+class _File:
+    """The outputs of one file, combined as they arrive."""
+
+    def __init__(self, index: int, selection: Selection, pool: str) -> None:
+        self.index, self.selection, self.pool = index, selection, pool
+        self.missing, self.is_read = 0, False  # number of views without outputs
+        self._groups: dict[int, _Group] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_read and not self.missing
+
+    def add(self, group: int, output: np.ndarray) -> None:
+        self.missing -= 1
+        if group not in self._groups:
+            self._groups[group] = _Group(output)
+        else:
+            self._groups[group].add(output)
+
+    def result(self) -> FileRows:
+        groups = [self._groups[number].result(self.pool) for number in sorted(self._groups)]
+        values = np.stack(groups).astype(np.float32)[self.selection.rows]
+        if not np.isfinite(values).all():
+            return FileRows(self.index, np.empty((0, 0), np.float32), reason=OUTPUT_NOT_FINITE)
+        return FileRows(self.index, values, self.selection.times, gaps=self.selection.gaps)
+
+
+class _Group:
+    """Sum, sum of squares and maximum of outputs. Sums are of differences from the first output, for accuracy."""
+
+    def __init__(self, first: np.ndarray) -> None:
+        self.first, self.count, self.max = first, 1, first
+        self.sum, self.squares = np.zeros_like(first), np.zeros_like(first)
+
+    def add(self, output: np.ndarray) -> None:
+        difference = output - self.first
+        self.count += 1
+        self.sum += difference
+        self.squares += difference**2
+        self.max = np.maximum(self.max, output)
+
+    def result(self, pool: str) -> np.ndarray:
+        if pool == "max":
+            return self.max
+        mean = self.sum / self.count
+        if pool == "mean":
+            return self.first + mean
+        deviation = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
+        return np.concatenate([self.first + mean, deviation])
