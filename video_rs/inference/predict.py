@@ -147,7 +147,8 @@ class Classifier:
             return predictions if isinstance(source, (list, tuple)) else dict(zip(inputs, predictions))
         check_clips(clips)
         self._require_classes()
-        return self._top(self._mean_output(source, clips, crops, fps), top_k)
+        rows = next(self._rows(self._chunks(source, views=clips, crops=crops, fps=fps)))
+        return self._top(rows.values[0], top_k)
 
     def embed(
         self,
@@ -175,11 +176,13 @@ class Classifier:
         """
         if clips is not None:
             check_clips(clips)
-        clips = self.default_views if clips is None else clips
-        options = {"pool": pool, "features": True, "layer": layer}
-        if (inputs := self._inputs(source)) is None:
-            return self._mean_output(source, clips, crops, fps, **options)[None]
-        rows = [self.embed(each, clips=clips, crops=crops, fps=fps, pool=pool, layer=layer) for each in inputs]
+        views = self.default_views if clips is None else clips
+        chunks = (
+            chunk | {"index": number}
+            for number, each in enumerate(self._flattened(source))
+            for chunk in self._chunks(each, views=views, crops=crops, fps=fps)
+        )
+        rows = [rows.values for rows in self._rows(chunks, pool=pool, features=True, layer=layer)]
         return np.concatenate(rows or [np.empty((0, self.model.num_features), np.float32)])
 
     def embed_windows(
@@ -200,8 +203,8 @@ class Classifier:
         Raises:
             MediaError, UserError: as :meth:`predict_windows`.
         """
-        chunks = self._chunks_of(path, views=min(self.default_views, 1), crops=crops, every=every_seconds)
-        rows = self._rows(chunks, pool=pool, features=True, layer=layer)
+        chunks = self._chunks(path, views=min(self.default_views, 1), crops=crops, every=every_seconds)
+        rows = next(self._rows(chunks, pool=pool, features=True, layer=layer))
         return rows.times, rows.values
 
     def predict_windows(
@@ -231,7 +234,7 @@ class Classifier:
             UserError: the network's output is not finite.
         """
         self._require_classes()
-        for chunk in self._chunks_of(path, views=1, crops=crops, every=every_seconds):
+        for chunk in self._chunks(path, views=1, crops=crops, every=every_seconds):
             if chunk["selection"] is not None:
                 selection = chunk["selection"]
                 if selection.gaps:
@@ -257,26 +260,30 @@ class Classifier:
     def _sampling(self) -> TemporalSampling:
         return TemporalSampling.of(self.data_config)
 
-    def _chunks_of(self, path: str | Path, **options: Any) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of one file, which raise the errors of the file."""
-        if options.get("every") and is_image(path):
-            raise MediaError(f"{path}: an image; windows need a video")
-        return self.chunks(Records([str(path)], [-1], ()), **options).read(0)
-
-    def _rows(self, chunks: Iterable[dict[str, Any]], *, pool: str = "mean", **options: Any) -> FileRows:
-        """Return the rows of one file. Options are those of ``Forward.__call__``."""
+    def _rows(
+        self, chunks: Iterable[dict[str, Any]], *, pool: str = "mean", features: bool = False, layer: str = ""
+    ) -> Iterator[FileRows]:
+        """Yield the rows of files in order, and raise an error for an output that is not finite."""
         check_pool(pool)
-        compute = partial(self.forward, **options)
-        rows = next(compute_rows(compute, chunks, batch_size=self.views_per_forward, pool=pool))
-        if rows.reason:
-            raise _damaged()
-        return rows
+        compute = partial(self.forward, features=True, layer=layer) if features else self.forward
+        for rows in compute_rows(compute, chunks, batch_size=self.views_per_forward, pool=pool):
+            if rows.reason:
+                raise _damaged()
+            yield rows
 
-    def _mean_output(self, source: Any, clips: int, crops: int, fps: float, **options: Any) -> np.ndarray:
-        """Return the output for one video or image, averaged over its views. Options are those of :meth:`_rows`."""
-        if isinstance(source, (str, Path)):
-            return self._rows(self._chunks_of(source, views=clips, crops=crops), **options).values[0]
-        return self._rows([self._memory_chunk(source, clips, crops, fps)], **options).values[0]
+    def _chunks(self, source: Any, *, views: int, crops: int, fps: float = 0.0, every: float = 0.0) -> Iterator[dict]:
+        """Yield the chunks of one input. Raise the errors of its file."""
+        if not isinstance(source, (str, Path)):
+            yield self._memory_chunk(source, views, crops, fps)
+            return
+        if every and is_image(source):
+            raise MediaError(f"{source}: an image; windows need a video")
+        yield from self.chunks(Records([str(source)], [-1], ()), views=views, crops=crops, every=every).read(0)
+
+    def _flattened(self, source: Any) -> list[Any]:
+        """Return single inputs: the entries of lists and the files of folders."""
+        inputs = self._inputs(source)
+        return [source] if inputs is None else [single for each in inputs for single in self._flattened(each)]
 
     def _inputs(self, source: Any) -> list[Any] | None:
         """Return the entries of a list, or the files of a folder; None for a single input."""
