@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_rs.data.sources.holdout import source_of, split_off
+from video_rs.data.sources.holdout import source_keys, source_of, split_off
 from video_rs.data.sources.records import Records
 
 
@@ -78,3 +78,14 @@ def test_sources_shared_by_classes_count_for_both():
 def test_a_class_with_one_source_stays_in_training():
     train, val = split_off(Records(["a/1.mp4", "b/1.mp4", "b/2.mp4"], [0, 1, 1], "ab"), 0.1)
     assert list(train.labels) == [0, 1] and list(val.labels) == [1]
+
+
+def test_files_of_equal_name_in_two_splits_are_of_two_sources():
+    """Many datasets number the files of each split anew; names of Kinetics hold the source."""
+    names = ["left/0.mp4", "left/1.mp4", "left/abcdefghijk_000000_000010.mp4", "left/abcdefghijk_000010_000020.mp4"]
+    train, test = (source_keys(Records([f"/d/{split}/{name}" for name in names], [0] * 4, "x")) for split in "ab")
+    assert train.dtype == np.uint64 and len(set(train.tolist())) == 3 and train[2] == train[3]
+    assert set(train.tolist()) & set(test.tolist()) == {int(train[2])}
+    listed = Records(names, [0] * 4, "x")
+    listed.sources = np.arange(4, dtype=np.uint64)
+    assert source_keys(listed).tolist() == [0, 1, 2, 3]

@@ -67,10 +67,23 @@ def source_key(source: str) -> int:
 
 
 def source_of(path: str) -> str:
-    """Return the name of the source video of a clip, or the name of the file if it matches no known format.
+    """Return the name of the source video of a clip, or the name of the file if it matches no known format."""
+    return named_source(path) or "/".join(Path(path).parts[-2:])
 
-    The source is the YouTube id in Kinetics, the group in UCF101, and the name without tags in HMDB51.
+
+def named_source(path: str) -> str | None:
+    """Return the source video in the name of a clip.
+
+    It is the YouTube id in Kinetics, the group in UCF101, and the name without tags in HMDB51; None for other names.
     """
     stem = os.path.splitext(os.path.basename(path))[0]
     match = next(filter(None, (name.fullmatch(stem) for name in (KINETICS_NAME, UCF_NAME, HMDB_NAME))), None)
-    return match["source"] if match else "/".join(Path(path).parts[-2:])
+    return match["source"] if match else None
+
+
+def source_keys(records: Records) -> np.ndarray:
+    """Return uint64 ``[N]``, equal for files of one source video in any split. A source that is unknown is the file."""
+    if records.sources is not None:
+        return records.sources
+    paths = (records.path(i) for i in range(len(records)))
+    return np.fromiter((source_key(named_source(path) or os.path.abspath(path)) for path in paths), np.uint64)

@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from statistics import mode
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from video_rs.data.clips import TemporalSampling
 from video_rs.data.segments import segment_problem
-from video_rs.data.sources.holdout import source_key, source_of
+from video_rs.data.sources.holdout import named_source, source_key
 from video_rs.data.sources.lookalikes import folded
 from video_rs.data.sources.records import Records
 from video_rs.data.tools.check_file import Facts
@@ -89,9 +88,8 @@ class Entries:
         records, index = self.at(entry)
         if records.sources is not None:
             return int(records.sources[index])
-        path = records.path(index)
-        source = source_of(path)
-        return None if source == "/".join(Path(path).parts[-2:]) else source_key(source)  # not in the name
+        source = named_source(records.path(index))
+        return source_key(source) if source else None
 
     def label_text(self, entry: int) -> str:
         """Return the names of the labels of an entry as in lists, joined by ";", in the order of the classes."""
