@@ -22,6 +22,7 @@ COMMANDS = {  # name: script in tools/, help
     "status": ("run_status.py", "show the status of runs, from their folders"),
     "test": ("test_net.py", "score a checkpoint on many views of each video and write a report"),
     "predict": ("predict.py", "classify videos or images"),
+    "probe": ("probe_features.py", "measure how well features separate the classes, and make them a head"),
     "show-clips": ("show_clips.py", "draw the clips that the network sees"),
     "prepare": ("prepare_dataset.py", "re-encode the videos of a dataset for fast training"),
     "check": ("check_dataset.py", "decode all files of a dataset and list broken, short, odd and duplicate ones"),
@@ -44,6 +45,7 @@ KEYS = {
 DATA_KEYS = (
     "out data.root data.train data.val data.test data.list data.class_names data.num_frames data.decoder data.workers"
 )
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
 T = TypeVar("T")
 
 
@@ -119,6 +121,13 @@ def input_path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("a path is empty")
     return resolve(expand_path(text), "the path")
+
+
+def checkpoint_path(name: str) -> str:
+    """Return the path of a file of weights to write (an argparse type)."""
+    if os.path.splitext(name)[1] not in WEIGHTS_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"it must end in .pt, .pth or .safetensors: {name}")
+    return output_path(name)
 
 
 def positive(text: str) -> int:

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from video_rs import terminal
-from video_rs.cli.common import Parser, command, input_path, output_path, program
+from video_rs.cli.common import Parser, checkpoint_path, command, input_path, program
 from video_rs.errors import UserError, truncate
 from video_rs.hub import redact_url
 
 if TYPE_CHECKING:
     from video_rs.models.weights.load import Loaded
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
 TENSORFLOW = ("garden", "tpu", "keras")  # sources of tools/convert_tensorflow.py
 
 
@@ -65,15 +64,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
-    """Add ``--out``, whose suffix must be one of ``SUFFIXES``."""
-
-    def out(name: str) -> str:
-        if Path(name).suffix not in SUFFIXES:
-            raise argparse.ArgumentTypeError(f"it must end in .pt, .pth or .safetensors: {name}")
-        return output_path(name)
-
+    """Add ``--out``, a file of weights."""
     wanted = "to write, or to replace: .pt, .pth, .safetensors"
-    parser.add_argument("--out", required=True, type=out, metavar="FILE", help=wanted)
+    parser.add_argument("--out", required=True, type=checkpoint_path, metavar="FILE", help=wanted)
 
 
 def _is_tensorflow(path: Path) -> bool:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -44,6 +44,14 @@ class Mistake:
     jpeg: bytes | None
 
 
+class Table(NamedTuple):
+    """A table of text in the report: its title, the headings of the columns, and the rows."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def write_report(
     folder: str | Path,
     paths: Sequence[str],
@@ -56,6 +64,7 @@ def write_report(
     about: Mapping[str, str] | None = None,
     decoder: str = "pyav",
     segments: np.ndarray | None = None,
+    tables: Sequence[Table] = (),
     warn: Callable[[str], Any] = warnings.warn,
 ) -> Path:
     """Write all files of an evaluation atomically, starting with the results.
@@ -71,6 +80,7 @@ def write_report(
         about: weights, data, views, ... as text, for the header of the report and for metrics.json.
         decoder: backend for the thumbnails.
         segments: start and end of each video in seconds, see ``Records.segments``.
+        tables: further tables for the report.
         warn: called with one line for each image that failed.
 
     Returns:
@@ -115,6 +125,7 @@ def write_report(
         metrics=metrics,
         metric_names=metric_names(metrics),
         multi_label="confusion" not in metrics,
+        tables=tables,
         confusion=plots.get("confusion.png"),
         confused=confused,
         curves=plots.get("curves.png"),

@@ -1,0 +1,149 @@
+"""``tools/probe_features.py``: the report, and a head that scores the same in ``tools/test_net.py``."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commands import script
+from tests.inference.test_probe import make
+from video_rs import checkpoint, load
+from video_rs.cli import test
+from video_rs.cli.common import run
+from video_rs.cli.probe import main
+from video_rs.data.sources.holdout import source_keys
+from video_rs.data.sources.splits import load_splits
+from video_rs.errors import UserError
+from video_rs.hub import sha256
+from video_rs.inference.features_file import Features, write_features
+from video_rs.inference.probe import probe
+from video_rs.inference.probe_head import network_of, write_head
+from video_rs.models.registry import create_model
+
+CLASSES = ("bowling", "chess", "diving")
+TINY = {"num_frames": 4, "stride": 2, "train_size": 32, "short_side": 40, "test_size": 32}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory, make_video):
+    """Videos of three classes, a network, and its features of one view of each video."""
+    folder = tmp_path_factory.mktemp("probe")
+    for split, count in (("train", 4), ("test", 3)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                first = 3000 * label + 100 * number + (50 if split == "test" else 0)
+                path = folder / "data" / split / name / f"{number}.mp4"
+                make_video(path, num_frames=10 + number, height=48, width=64, first_number=first)
+    torch.manual_seed(0)
+    network = create_model("resnet3d_rs_26", width=0.125, num_classes=5)
+    network.data_config = dataclasses.replace(network.data_config, **TINY)
+    torch.nn.init.ones_(network.stages[3][-1].conv3.norm.weight)  # otherwise the last block is its shortcut
+    config = network.data_config
+    checkpoint.save(folder / "net.pt", checkpoint.from_weights(network.model_args, config, network.state_dict()))
+    for split in ("train", "test"):
+        write_features(folder / f"{split}.npz", features_of(folder, split))
+    return folder
+
+
+def features_of(folder, split):
+    records, classifier = (
+        load_splits(str(folder / "data"), val_fraction=0, splits=(split,))[split],
+        load(folder / "net.pt", "cpu"),
+    )
+    paths = [records.path(i) for i in range(len(records))]
+    about = {"weights": str(folder / "net.pt"), "sha256": sha256(folder / "net.pt"), "pool": "mean", "layer": ""}
+    about |= {"model": classifier.model.name, "model_args": classifier.model.model_args}
+    about |= {"data_config": classifier.data_config.to_dict(), "views": 1, "crops": 1, "split": split}
+    values, scored = classifier.embed(paths, clips=1), np.ones(len(paths), bool)
+    labels, sources = records.labels.astype(np.int64), source_keys(records)
+    return Features(values, labels, records.class_names, paths, sources, scored, [""] * len(paths), about)
+
+
+def test_a_head_scores_the_same_in_test_net(job, tmp_path, capsys, one_thread):
+    out, head = tmp_path / "report", tmp_path / "head.pt"
+    arguments = [job / "train.npz", "--test", job / "test.npz", "--out", out, "--head-out", head]
+    assert run(main, [*map(str, arguments)]) == 0
+    printed = capsys.readouterr().out
+    assert "logistic regression" in printed and f"report: {out / 'report.html'}" in printed and str(head) in printed
+    settings = ["test.clips=1", "test.crops=1", "data.workers=0", "train.device=cpu", f"out={tmp_path / 'run'}"]
+    assert run(test.main, ["--weights", str(head), f"data.root={job / 'data'}", *settings]) == 0
+    (tested,) = tmp_path.glob("run/test-*/metrics.json")
+    expected, found = (json.loads(path.read_text()) for path in (out / "metrics.json", tested))
+    assert found["top1"] == expected["top1"] and found["confusion"] == expected["confusion"]
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+
+    classifier, train, tests = load(head, "cpu"), features_of(job, "train"), features_of(job, "test")
+    assert classifier.class_names == CLASSES
+    logits = probe(train, tests, log=lambda line: None).linear.logits(tests.features)
+    probs = np.array(
+        [[p.score for p in sorted(ps, key=lambda p: p.index)] for ps in classifier.predict(tests.paths, clips=1)]
+    )
+    own = np.log(probs)
+    np.testing.assert_allclose(own - own[:, :1], logits - logits[:, :1], atol=1e-4)
+    np.testing.assert_allclose(classifier.embed(tests.paths, clips=1), tests.features, atol=1e-6)
+
+
+def test_folds_and_an_existing_report(job, tmp_path):
+    features = tmp_path / "f.npz"
+    features.write_bytes((job / "train.npz").read_bytes())
+    command = ["tools/probe_features.py", features, "--folds", 2]
+    result = script(*command)
+    assert result.returncode == 0 and "split 2 of 2: k = " in result.stdout, result.stderr
+    metrics = json.loads((tmp_path / "f-probe" / "metrics.json").read_text())
+    assert metrics["num_videos"] == 12 and metrics["about"]["features"] == f"{features}, 2 folds"
+    again = script(*command)
+    assert again.returncode == 2 and "report.html exists; add --overwrite" in again.stderr
+    assert script(*command, "--overwrite").returncode == 0
+
+
+def test_bad_arguments(job, tmp_path, capsys):
+    other, damaged, table = tmp_path / "other.npz", tmp_path / "damaged.npz", tmp_path / "f.csv"
+    np.savez(other, a=1)
+    damaged.write_bytes((job / "train.npz").read_bytes()[:500])
+    table.write_text("a,b\n")
+    train, head = job / "train.npz", ("--head-out", tmp_path / "head.pt")
+    out = "--out", tmp_path / "out"
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        ((other,), "other.npz: not a file of features, or damaged"),
+        ((damaged,), "damaged.npz: "),
+        ((table,), "f.csv: unknown kind of file"),
+        ((train, "--folds", 1, *out), "folds=1: must be at least 2"),
+        ((train, "--folds", 5, *out), "classes with fewer source videos than folds=5: 'bowling' (4), 'chess' (4)"),
+        ((train, "--folds", 2, "--out", tmp_path / "file" / "x"), "file"),
+        ((train, "--folds", 2, "--test", train), "not allowed with"),
+        ((train, "--weights", table, *out), "--weights is for --head-out"),
+        ((train, "--head-out", "x.txt"), "it must end in .pt, .pth or .safetensors"),
+        ((train, *head, "--weights", table, *out), "f.csv: the features are of other weights"),
+    ):
+        assert run(main, [*map(str, arguments)]) == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1, error
+
+
+def test_features_that_cannot_have_a_head(tmp_path):
+    features = make()
+    for about, message in (
+        ({"layer": "stage3"}, "default layer and pool 'mean'; these have layer 'stage3'"),
+        ({"pool": "max"}, "these have pool 'max'"),
+        ({"weights": ""}, "random weights"),
+        ({"weights": "gone.pt"}, "gone.pt: the weights of the features do not exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            network_of(dataclasses.replace(features, about=features.about | about))
+    features.labels[features.labels == 1] = 2
+    linear = probe(features, log=lambda line: None).linear
+    with pytest.raises(UserError, match="training rows of each class and others; not so for 'run'"):
+        write_head(tmp_path / "head.pt", None, features, linear)
+
+
+def test_a_network_whose_logits_are_not_linear_in_its_features(tmp_path):
+    network, features = create_model("resnet_rs_50", width=0.25), make(width=512)
+    network.data_config = dataclasses.replace(network.data_config, test_size=32)
+    linear = probe(features, log=lambda line: None).linear
+    write_head(tmp_path / "head.pt", network.eval(), features, linear)
+    network.forward_head = lambda x, pre_logits=False: x.flatten(2).mean(2) if pre_logits else 0 * x[:, :3, 0, 0]
+    with pytest.raises(UserError, match="resnet_rs_50: its classifier is not one linear layer"):
+        write_head(tmp_path / "head.pt", network, features, linear)

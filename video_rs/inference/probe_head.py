@@ -1,0 +1,91 @@
+"""Write a network with a probe as its classification layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from video_rs import checkpoint
+from video_rs.data_config import DataConfig
+from video_rs.errors import UserError, format_value, truncate
+from video_rs.hub import fetch, is_address, redact_url, sha256
+from video_rs.inference.features_file import Features
+from video_rs.inference.probe_fit import Linear
+from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import PUBLIC, init_from
+
+
+def network_of(features: Features, weights: str = "") -> nn.Module:
+    """Return the network that computed features, in ``eval()`` mode on the CPU.
+
+    Args:
+        features: features of the default layer, with ``pool`` "mean".
+        weights: path or URL of its weights if the file has been moved.
+
+    Raises:
+        UserError: the features are of another layer or pool, or the weights are missing or are others.
+    """
+    about = features.about
+    for key, wanted in (("layer", ""), ("pool", "mean")):
+        if about.get(key) != wanted:
+            found = f"{key} {format_value(about.get(key))}"
+            raise UserError(f"a head needs features of the default layer and pool 'mean'; these have {found}")
+    weights = weights or about.get("weights", "")
+    if not weights:
+        raise UserError("a head needs features of a network with weights; these are of a network with random weights")
+    if weights not in PUBLIC:
+        weights = str(checkpoint.resolve(weights))
+        if not is_address(weights) and not os.path.isfile(weights):
+            raise UserError(f"{weights}: the weights of the features do not exist; name the file with --weights")
+        if sha256(fetch(weights)) != about["sha256"]:
+            raise UserError(f"{redact_url(weights)}: the features are of other weights; name those with --weights")
+    data_config = DataConfig.from_dict(about["data_config"], "the file of features")
+    network = create_model(**about["model_args"], data_config=data_config)
+    init_from(network, weights)
+    network.data_config = data_config
+    return network.eval()
+
+
+def write_head(path: str | Path, network: nn.Module, features: Features, linear: Linear) -> None:
+    """Write a checkpoint of the network with the probe as its classification layer, which is changed in place.
+
+    Args:
+        path: the file, see ``checkpoint.save``.
+        network: from :func:`network_of`.
+        features: the training features, for their classes.
+        linear: the probe. The standardisation becomes part of the layer.
+
+    Raises:
+        UserError: the network's classifier is not one linear layer, or a class had no training rows.
+    """
+    names, infinite = features.class_names, np.flatnonzero(~np.isfinite(linear.bias))
+    if len(infinite):
+        absent = truncate([format_value(names[number]) for number in infinite])
+        raise UserError(f"a head needs training rows of each class and others; not so for {absent}")
+    network.reset_classifier(len(names))
+    set_classifier(network, *map(torch.from_numpy, linear.folded()))
+    network.data_config = dataclasses.replace(network.data_config, class_names=names, multi_label=linear.multi_label)
+    model_args = {**network.model_args, "num_classes": len(names)}
+    record = {"weights_from": network.weights_from}
+    checkpoint.save(path, checkpoint.from_weights(model_args, network.data_config, network.state_dict(), **record))
+
+
+@torch.no_grad()
+def set_classifier(network: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Set the classification layer. Raise UserError unless the logits are then linear in the pooled features."""
+    layer, config = network.get_classifier(), network.data_config
+    if isinstance(layer, nn.Linear) and layer.weight.shape == weight.shape and layer.bias is not None:
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+        shape = (1, config.in_channels, config.num_frames, config.test_size, config.test_size)
+        maps = network.forward_features(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+        expected = layer(network.forward_head(maps, pre_logits=True))
+        logits = network.forward_head(maps)
+        if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+            return
+    raise UserError(f"{network.name}: its classifier is not one linear layer on the features; it cannot take a head")
