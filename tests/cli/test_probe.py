@@ -13,11 +13,11 @@ from video_rs import checkpoint, load
 from video_rs.cli import test
 from video_rs.cli.common import run
 from video_rs.cli.probe import main
-from video_rs.data.sources.holdout import source_keys
 from video_rs.data.sources.splits import load_splits
 from video_rs.errors import UserError
 from video_rs.hub import sha256
-from video_rs.inference.features_file import Features, write_features
+from video_rs.inference.features import extract_features
+from video_rs.inference.features_file import read_features
 from video_rs.inference.probe import probe
 from video_rs.inference.probe_head import network_of, write_head
 from video_rs.models.registry import create_model
@@ -42,23 +42,14 @@ def job(tmp_path_factory, make_video):
     torch.nn.init.ones_(network.stages[3][-1].conv3.norm.weight)  # otherwise the last block is its shortcut
     config = network.data_config
     checkpoint.save(folder / "net.pt", checkpoint.from_weights(network.model_args, config, network.state_dict()))
+    about = {"weights": str(folder / "net.pt"), "sha256": sha256(folder / "net.pt")}
     for split in ("train", "test"):
-        write_features(folder / f"{split}.npz", features_of(folder, split))
+        records = load_splits(str(folder / "data"), val_fraction=0, splits=(split,))[split]
+        out = folder / f"{split}.npz"
+        extract_features(
+            load(folder / "net.pt", "cpu"), records, out, views=1, about=about | {"split": split}, workers=0
+        )
     return folder
-
-
-def features_of(folder, split):
-    records, classifier = (
-        load_splits(str(folder / "data"), val_fraction=0, splits=(split,))[split],
-        load(folder / "net.pt", "cpu"),
-    )
-    paths = [records.path(i) for i in range(len(records))]
-    about = {"weights": str(folder / "net.pt"), "sha256": sha256(folder / "net.pt"), "pool": "mean", "layer": ""}
-    about |= {"model": classifier.model.name, "model_args": classifier.model.model_args}
-    about |= {"data_config": classifier.data_config.to_dict(), "views": 1, "crops": 1, "split": split}
-    values, scored = classifier.embed(paths, clips=1), np.ones(len(paths), bool)
-    labels, sources = records.labels.astype(np.int64), source_keys(records)
-    return Features(values, labels, records.class_names, paths, sources, scored, [""] * len(paths), about)
 
 
 def test_a_head_scores_the_same_in_test_net(job, tmp_path, capsys, one_thread):
@@ -74,7 +65,7 @@ def test_a_head_scores_the_same_in_test_net(job, tmp_path, capsys, one_thread):
     assert found["top1"] == expected["top1"] and found["confusion"] == expected["confusion"]
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
 
-    classifier, train, tests = load(head, "cpu"), features_of(job, "train"), features_of(job, "test")
+    classifier, train, tests = load(head, "cpu"), *(read_features(job / f"{split}.npz") for split in ("train", "test"))
     assert classifier.class_names == CLASSES
     logits = probe(train, tests, log=lambda line: None).linear.logits(tests.features)
     probs = np.array(

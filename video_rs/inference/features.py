@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from video_rs.data.sources.holdout import source_keys
 from video_rs.data.sources.records import Records
 from video_rs.distributed.world import World
 from video_rs.errors import UserError
+from video_rs.files import json_values
 from video_rs.inference.features_file import SUFFIXES, Features, check_suffix, write_features
 from video_rs.inference.parts import Table
 from video_rs.inference.predict import Classifier, check_clips
 from video_rs.inference.rows import check_pool
-from video_rs.inference.table import compute_table, digest, sources_of
+from video_rs.inference.table import compute_table, digest
 from video_rs.models.feature_maps import find_layer
 
 
@@ -77,6 +79,8 @@ def extract_features(
         "weights": "",
         "sha256": "",
         "model": getattr(classifier.model, "name", ""),
+        "model_args": json_values(getattr(classifier.model, "model_args", {})),
+        "data_config": classifier.data_config.to_dict(),
         "split": "",
         **(about or {}),
         "views": views,
@@ -113,7 +117,7 @@ def _features(records: Records, table: Table, about: dict[str, Any]) -> Features
         labels=labels[files],
         class_names=records.class_names,
         paths=[records.path(index) for index in files],
-        sources=sources_of(records)[files],
+        sources=source_keys(records)[files],
         scored=table.scored,
         reason=[table.reasons.get(index, "") for index in files.tolist()],
         about=about,

@@ -7,7 +7,6 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from video_rs.data.chunk_dataset import ChunkDataset
@@ -94,12 +93,3 @@ def digest(records: Records) -> str:
     found = sha1(records.packed_paths())
     found.update(records.fingerprint().encode())
     return found.hexdigest()[:12]
-
-
-def sources_of(records: Records) -> np.ndarray:
-    """Return the key of the source video of each file, uint64 ``[N]``."""
-    from video_rs.data.sources.holdout import source_key, source_of
-
-    if records.sources is not None:
-        return records.sources
-    return np.fromiter((source_key(source_of(records.path(i))) for i in range(len(records))), np.uint64)
