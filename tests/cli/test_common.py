@@ -27,6 +27,7 @@ def test_a_missing_package_is_one_line(name, script):
         "predict": ["--weights=x.pt", "x.mp4"],
         "make-motion": [],
         "models": [],
+        "probe": ["f.npz"],
         "inflate": ["--weights=x.pt", "--out=y.pt"],
         "convert": ["--from=timm", "--model=resnet_rs_50", "--out=y.pt"],
     }
