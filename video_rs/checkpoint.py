@@ -20,6 +20,7 @@ program can read it. It does not contain the state of the optimizer.
 
 import argparse
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -176,6 +177,14 @@ def check_format(state: Mapping[str, Any], path: str | Path) -> None:
 def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return the weights for prediction: the EMA if there is one."""
     return state["ema"] if state.get("ema") is not None else state["model"]
+
+
+def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the hash of the values of all tensors, in order."""
+    found = hashlib.sha256()
+    for tensor in state.values():
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def redact_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.commands import script
+from tests.conftest import same
 from tests.inference.test_probe import make
 from video_rs import checkpoint, load
 from video_rs.cli import test
@@ -21,6 +22,7 @@ from video_rs.inference.features_file import read_features
 from video_rs.inference.probe import probe
 from video_rs.inference.probe_head import network_of, write_head
 from video_rs.models.registry import create_model
+from video_rs.models.weights.init_from import init_from
 
 CLASSES = ("bowling", "chess", "diving")
 TINY = {"num_frames": 4, "stride": 2, "train_size": 32, "short_side": 40, "test_size": 32}
@@ -119,15 +121,42 @@ def test_features_that_cannot_have_a_head(tmp_path):
     for about, message in (
         ({"layer": "stage3"}, "default layer and pool 'mean'; these have layer 'stage3'"),
         ({"pool": "max"}, "these have pool 'max'"),
-        ({"weights": ""}, "random weights"),
-        ({"weights": "gone.pt"}, "gone.pt: the weights of the features do not exist"),
+        (
+            {"data_config": {}, "model_args": {}},
+            "gone.pt: the weights of the features do not exist; name the file with",
+        ),
+        ({}, "do not name their network"),
     ):
         with pytest.raises(UserError, match=message):
-            network_of(dataclasses.replace(features, about=features.about | about))
+            network_of(dataclasses.replace(features, about={**features.about, "weights": "gone.pt", **about}))
     features.labels[features.labels == 1] = 2
     linear = probe(features, log=lambda line: None).linear
     with pytest.raises(UserError, match="training rows of each class and others; not so for 'run'"):
         write_head(tmp_path / "head.pt", None, features, linear)
+
+
+def test_a_network_is_made_again_by_its_name(job):
+    """As "features --model" makes it: weights that a file lacks, here of the head, are those of seed 0."""
+    arguments = {"name": "resnet3d_rs_26", "width": 0.125, "num_classes": 7}
+    torch.manual_seed(0)
+    network = create_model(**arguments)
+    init_from(network, job / "net.pt")
+    about = {"weights": "", "init_from": str(job / "net.pt"), "sha256": checkpoint.tensors_sha256(network.state_dict())}
+    about |= {"model": network.name, "model_args": arguments, "data_config": TINY, "pool": "mean", "layer": ""}
+    made = network_of(dataclasses.replace(make(), about=about))
+    assert same(made.state_dict(), network.state_dict()) and made.data_config.test_size == 32
+    with pytest.raises(UserError, match="resnet3d_rs_26 with random weights: the features are of other weights"):
+        network_of(dataclasses.replace(make(), about=about | {"init_from": ""}))
+
+
+def test_a_held_out_split_can_be_tested(job, tmp_path):
+    """The head names the split that it was measured on, so that "test" takes it."""
+    train, test = read_features(job / "train.npz"), read_features(job / "test.npz")
+    test = dataclasses.replace(test, about=test.about | {"split": "val", "fingerprint": "abc"})
+    write_head(tmp_path / "head.pt", network_of(train), train, probe(train, test, log=lambda line: None).linear, test)
+    state = checkpoint.load_run(tmp_path / "head.pt")
+    assert state["fingerprint"] == {"train": train.about["fingerprint"], "val": "abc"}
+    assert state["weights_from"]["source"] == str(job / "net.pt")
 
 
 def test_a_network_whose_logits_are_not_linear_in_its_features(tmp_path):

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         print(line)
     print(f"report: {report}")
     if args.head_out:
-        write_head(args.head_out, network, train, result.linear)
+        write_head(args.head_out, network, train, result.linear, test)
         print(f"wrote {args.head_out}; next: {command('test', '--weights', args.head_out, 'data.root=FOLDER')}")
     return 0
 

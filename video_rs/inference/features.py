@@ -18,7 +18,7 @@ from video_rs.inference.features_file import SUFFIXES, Features, check_suffix, w
 from video_rs.inference.parts import Table
 from video_rs.inference.predict import Classifier, check_clips
 from video_rs.inference.rows import check_pool
-from video_rs.inference.table import compute_table, digest
+from video_rs.inference.table import compute_table
 from video_rs.models.feature_maps import find_layer
 
 
@@ -88,7 +88,7 @@ def extract_features(
         "per_window": per_window,
         "pool": pool,
         "layer": layer,
-        "fingerprint": digest(records),
+        "fingerprint": records.fingerprint(),
     }
     dataset = classifier.chunks(records, views=views, crops=crops, every=per_window, decoder=decoder)
     compute = partial(classifier.forward, features=True, layer=layer)

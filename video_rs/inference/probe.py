@@ -34,8 +34,8 @@ from video_rs.inference.probe_fit import (
 from video_rs.terminal import counted
 
 RESAMPLES, MULTI_LABEL_RESAMPLES = 1000, 200
-MUST_MATCH = ("model", "sha256", "weights", "layer", "pool")
-"""Entries of ``Features.about`` that are equal if features are comparable; ``weights`` counts only without a hash."""
+MUST_MATCH = ("model", "sha256", "layer", "pool")
+"""Entries of ``Features.about`` that are equal if features are comparable."""
 
 NOT_OF_CLIPS = ("train_size", "class_names", "multi_label")
 """Entries of a data config that features do not depend on."""
@@ -260,8 +260,6 @@ def _check(features: Features, name: str) -> None:
 def _check_comparable(train: Features, test: Features) -> None:
     """Raise UserError if the test features are of another network, other settings or other classes."""
     pairs = {key: (train.about.get(key, ""), test.about.get(key, "")) for key in MUST_MATCH}
-    if pairs["sha256"][0]:
-        del pairs["weights"]  # the file may have been moved
     configs = [each.about.get("data_config", {}) for each in (train, test)]
     keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_OF_CLIPS)
     pairs |= {f"data.{key}": tuple(config.get(key) for config in configs) for key in keys}

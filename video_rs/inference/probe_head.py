@@ -17,7 +17,9 @@ from video_rs.hub import fetch, is_address, redact_url, sha256
 from video_rs.inference.features_file import Features
 from video_rs.inference.probe_fit import Linear
 from video_rs.models.registry import create_model
-from video_rs.models.weights.init_from import PUBLIC, init_from
+from video_rs.models.weights.init_from import init_from
+from video_rs.models.weights.load import model_from_checkpoint
+from video_rs.models.weights.source import from_checkpoint
 
 
 def network_of(features: Features, weights: str = "") -> nn.Module:
@@ -25,7 +27,7 @@ def network_of(features: Features, weights: str = "") -> nn.Module:
 
     Args:
         features: features of the default layer, with ``pool`` "mean".
-        weights: path or URL of its weights if the file has been moved.
+        weights: path or URL of its weights, or of those that it was initialized from, if the file has been moved.
 
     Raises:
         UserError: the features are of another layer or pool, or the weights are missing or are others.
@@ -35,35 +37,55 @@ def network_of(features: Features, weights: str = "") -> nn.Module:
         if about.get(key) != wanted:
             found = f"{key} {format_value(about.get(key))}"
             raise UserError(f"a head needs features of the default layer and pool 'mean'; these have {found}")
-    weights = weights or about.get("weights", "")
-    if not weights:
-        raise UserError("a head needs features of a network with weights; these are of a network with random weights")
-    if weights not in PUBLIC:
-        weights = str(checkpoint.resolve(weights))
-        if not is_address(weights) and not os.path.isfile(weights):
-            raise UserError(f"{weights}: the weights of the features do not exist; name the file with --weights")
-        if sha256(fetch(weights)) != about["sha256"]:
-            raise UserError(f"{redact_url(weights)}: the features are of other weights; name those with --weights")
+    if not {"model_args", "data_config"} <= about.keys():
+        raise UserError("a head needs features of video-rs features; these do not name their network")
     data_config = DataConfig.from_dict(about["data_config"], "the file of features")
-    network = create_model(**about["model_args"], data_config=data_config)
-    init_from(network, weights)
+    if about.get("weights"):
+        network = _load(weights or about["weights"], about["sha256"])
+    else:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)  # as train.seed, for what the weights do not have
+            network = create_model(**about["model_args"], data_config=data_config)
+            if source := weights or about.get("init_from"):
+                init_from(network, source)
+        if checkpoint.tensors_sha256(network.state_dict()) != about["sha256"]:
+            kind = redact_url(source) if source else "random weights"
+            raise UserError(
+                f"{about['model']} with {kind}: the features are of other weights; name those with --weights"
+            )
     network.data_config = data_config
     return network.eval()
 
 
-def write_head(path: str | Path, network: nn.Module, features: Features, linear: Linear) -> None:
+def _load(weights: str, expected: str) -> nn.Module:
+    weights = str(checkpoint.resolve(weights))
+    if not is_address(weights) and not os.path.isfile(weights):
+        raise UserError(f"{weights}: the weights of the features do not exist; name the file with --weights")
+    name = redact_url(weights)
+    if sha256(fetch(weights)) != expected:
+        raise UserError(f"{name}: the features are of other weights; name those with --weights")
+    state = checkpoint.load_run(weights)
+    network = model_from_checkpoint(state, name)
+    network.weights_from = from_checkpoint(state, name).weights_from
+    return network
+
+
+def write_head(
+    path: str | Path, network: nn.Module, train: Features, linear: Linear, test: Features | None = None
+) -> None:
     """Write a checkpoint of the network with the probe as its classification layer, which is changed in place.
 
     Args:
         path: the file, see ``checkpoint.save``.
         network: from :func:`network_of`.
-        features: the training features, for their classes.
+        train: the training features, for their classes.
         linear: the probe. The standardisation becomes part of the layer.
+        test: the test features. Their split, if it was held out, may be tested, because no source of it was fitted.
 
     Raises:
         UserError: the network's classifier is not one linear layer, or a class had no training rows.
     """
-    names, infinite = features.class_names, np.flatnonzero(~np.isfinite(linear.bias))
+    names, infinite = train.class_names, np.flatnonzero(~np.isfinite(linear.bias))
     if len(infinite):
         absent = truncate([format_value(names[number]) for number in infinite])
         raise UserError(f"a head needs training rows of each class and others; not so for {absent}")
@@ -71,7 +93,9 @@ def write_head(path: str | Path, network: nn.Module, features: Features, linear:
     set_classifier(network, *map(torch.from_numpy, linear.folded()))
     network.data_config = dataclasses.replace(network.data_config, class_names=names, multi_label=linear.multi_label)
     model_args = {**network.model_args, "num_classes": len(names)}
-    record = {"weights_from": network.weights_from}
+    splits = [each.about for each in (train, test) if each is not None]
+    fingerprints = {about.get("split", ""): about.get("fingerprint", "") for about in splits}
+    record = {"weights_from": network.weights_from, "fingerprint": fingerprints}
     checkpoint.save(path, checkpoint.from_weights(model_args, network.data_config, network.state_dict(), **record))
 
 
