@@ -22,6 +22,7 @@ COMMANDS = {  # name: script in tools/, help
     "status": ("run_status.py", "show the status of runs, from their folders"),
     "test": ("test_net.py", "score a checkpoint on many views of each video and write a report"),
     "predict": ("predict.py", "classify videos or images"),
+    "features": ("extract_features.py", "write the features of a dataset"),
     "probe": ("probe_features.py", "measure how well features separate the classes, and make them a head"),
     "show-clips": ("show_clips.py", "draw the clips that the network sees"),
     "prepare": ("prepare_dataset.py", "re-encode the videos of a dataset for fast training"),
@@ -40,6 +41,8 @@ KEYS = {
     "train.micro_batch optim.lr",
     "test": "out weights data.root data.workers test.split test.clips test.crops test.batch_size test.save_views "
     "train.device",
+    "features": "data.class_names data.decoder data.fold data.frame_folders data.max_missing data.multi_label "
+    "data.retries data.timeout data.val_fraction train.threads",
 }
 """The keys that ``--help`` of a command lists."""
 DATA_KEYS = (
@@ -137,8 +140,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def config_parser(name: str, description: str, *, needs_config: bool = True) -> Parser:
-    """Return a parser with ``--cfg`` and ``key=value``. ``--help`` lists ten keys, ``--help-all`` every key."""
+def config_parser(name: str, description: str, *, needs_config: bool | None = True) -> Parser:
+    """Return a parser with ``--cfg`` and ``key=value``. ``--help`` lists ten keys, ``--help-all`` every key.
+
+    Args:
+        needs_config: True to require ``--cfg``; None for a command without it.
+    """
     from video_rs.experiment import config
 
     keys = config.describe(KEYS.get(name, DATA_KEYS).split())
@@ -146,8 +153,9 @@ def config_parser(name: str, description: str, *, needs_config: bool = True) -> 
     parser = Parser(description, prog=program(name), epilog=epilog)
     parser.add_argument("--help-all", action="store_true", help="show this help with every key, and exit")
     parser.as_setting = config.as_setting
-    help = "a YAML file, a name in configs/, or a run folder"
-    parser.add_argument("--cfg", required=needs_config, metavar="FILE", help=help)
+    if needs_config is not None:
+        help = "a YAML file, a name in configs/, or a run folder"
+        parser.add_argument("--cfg", required=needs_config, metavar="FILE", help=help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
     return parser
 

@@ -102,6 +102,11 @@ def config_of_checkpoint(state: Mapping[str, Any], name: str, out: str, override
     return _complete(nested, overrides, name, Path(out).name)
 
 
+def config_of_model(name: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the default config for a network, with overrides. Raise ConfigError as :func:`load_config`."""
+    return _complete({"model": {"name": name}}, overrides, "the defaults", "features")
+
+
 def _complete(nested: dict[str, Any], overrides: Sequence[str], source: str, name: str) -> Config:
     """Return the config of nested plain values and overrides, checked, and import its plugins."""
     for number, override in enumerate(overrides):

@@ -1,0 +1,135 @@
+"""Write the features of the files of a dataset: what a network computes before its classification layer.
+
+tools/extract_features.py --weights runs/k400_rs50 --data /data/mine --split train --out train.npz
+tools/extract_features.py --model timm/resnet50 --init-from pretrained --data /data/mine --out mine.parquet
+tools/extract_features.py --weights runs/k400_rs50 --data long.mp4 --per-window 2s --out long.npz
+
+The data are a dataset (a folder with class folders or splits, a list, or shards), or any files and folders. A video
+network averages four clips of a video, an image network all frames. A killed command resumes from <out>.parts. With
+torchrun or srun, the files are divided among the processes. docs/inference.md describes the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from video_rs import terminal
+from video_rs.cli.common import command, config_parser, counter, input_path, output_path, parse_settings, positive
+from video_rs.cli.predict import seconds
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from video_rs.inference.features_file import Features
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of ``tools/extract_features.py`` and ``video-rs features``."""
+    args = _parse(argv)
+    from video_rs.distributed.device import configure_torch, describe, loader_workers, select_device
+    from video_rs.distributed.world import start_world
+    from video_rs.experiment.checks import check_timeouts
+    from video_rs.experiment.inputs import find_records, network_of_name, network_of_weights
+    from video_rs.inference.features import extract_features
+    from video_rs.inference.features_file import SUFFIXES, check_suffix
+    from video_rs.inference.predict import Classifier
+
+    check_suffix(args.out, SUFFIXES)
+    if args.weights:
+        model, config, about = network_of_weights(args.weights, args.overrides)
+    else:
+        model, config, about = network_of_name(args.model, args.init_from or "", args.overrides)
+    device = select_device(args.device)
+    world = start_world(device, config.train.peer_timeout)
+    try:
+        check_timeouts(config, world.size)
+        with world.together("the features"):
+            configure_torch(config.train.threads, config.train.deterministic)
+            fraction = config.data.val_fraction if "data.val_fraction" in " ".join(args.overrides) else 0.0
+            images = model.data_config.num_frames == 1
+            records, note = find_records(args.data, config, split=args.split, images=images, val_fraction=fraction)
+            classifier = Classifier(model, device, views_per_forward=args.batch_size)
+            if world.is_main:
+                print(f"device: {describe(device)}")
+                print(f"model: {model.name} from {args.weights or args.init_from or 'random weights'}")
+                terminal.write(f"data: {records.describe() if records.class_names else f'{len(records)} files'}")
+                if note:
+                    terminal.write(f"note: {note}")
+            found = extract_features(
+                classifier,
+                records,
+                args.out,
+                views=args.views,
+                crops=args.crops,
+                per_window=args.per_window,
+                pool=args.pool,
+                layer=args.layer,
+                decoder=config.data.decoder,
+                about=about | {"split": args.split, "data": " ".join(args.data)},
+                world=world,
+                batch_size=args.batch_size,
+                workers=loader_workers(args.workers, world.local_size),
+                timeout=config.data.timeout,
+                overwrite=args.overwrite,
+                progress=lambda total: counter(total, "features", "files"),
+            )
+    finally:
+        world.close()
+    if found:
+        _report(found, args.out)
+    return 0
+
+
+def _report(found: Features, out: str) -> None:
+    for path, reason in [pair for pair in zip(found.paths, found.reason) if pair[1]][:3]:
+        terminal.write(f"no features: {path}: {reason}")
+    count, width = found.features.shape
+    print(f"{out}: {found.scored.sum()} of {count} rows with features, {width} values each")
+    if found.class_names:
+        print(f"next: {command('probe', out)}")
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser = config_parser("features", __doc__, needs_config=None)
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--weights", type=input_path, metavar="FILE", help="a checkpoint, a run folder or an address")
+    network.add_argument("--model", metavar="NAME", help="a network of video-rs models, timm/<name> for example")
+    parser.add_plugins()
+    help = "weights for --model: pretrained, timm, a file or an address (default: random ones)"
+    parser.add_argument("--init-from", type=input_path, metavar="FILE", help=help)
+    help = "a dataset, or files and folders"
+    parser.add_argument("--data", nargs="+", required=True, type=input_path, metavar="ROOT|LIST|FILE", help=help)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="", help="if the dataset has several")
+    help = "file to write: .npz or .parquet"
+    parser.add_argument("--out", required=True, type=output_path, metavar="FILE", help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    help = "clips per video, or all: every frame of an image network (default: 4; all for an image network)"
+    parser.add_argument("--views", type=_views, metavar="K", help=help)
+    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops per clip (default: %(default)s)")
+    help = "a row every TIME of a long video, e.g. 2s or 500ms"
+    parser.add_argument("--per-window", type=seconds, default=0.0, metavar="TIME", help=help)
+    help = "over views and frames: mean, mean+std or max (default: %(default)s)"
+    parser.add_argument("--pool", default="mean", metavar="HOW", help=help)
+    help = "features of this layer: stage3, or the name of a module (default: before the classification layer)"
+    parser.add_argument("--layer", default="", metavar="NAME", help=help)
+    help = "views in one forward pass (default: %(default)s)"
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help=help)
+    help = "processes that decode; -1 for one per core (default: %(default)s)"
+    parser.add_argument("--workers", type=int, default=-1, metavar="N", help=help)
+    device = "auto (CUDA if there is a GPU), cpu, cuda or cuda:1 (default: %(default)s)"
+    parser.add_argument("--device", default="auto", help=device)
+    args = parse_settings(parser, argv)
+    settings = [word for word in args.data if re.match(r"[\w.-]+=", word) and not os.path.lexists(word)]
+    args.overrides += settings
+    args.data = [word for word in args.data if word not in settings]
+    if not args.data:
+        parser.error("--data is required")
+    if args.init_from and not args.model:
+        parser.error("--init-from is for --model; --weights has its own weights")
+    return args
+
+
+def _views(text: str) -> int:
+    return 0 if text == "all" else positive(text)
