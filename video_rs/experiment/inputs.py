@@ -44,14 +44,21 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
         The network, the config of its run with the overrides, and the weights as plain values for
         ``Features.about``.
     """
-    state, file = checkpoint.load_run(weights), str(checkpoint.resolve(weights))
-    name = redact_url(file) if is_address(file) else os.path.abspath(file)
+    state, about = checkpoint.load_run(weights), describe_weights(weights)
+    name = about["weights"]
     for key in _keys(overrides):
         if OF_MODEL & {key.partition(".")[0], key.removeprefix("data.")}:
             raise UserError(f"{key}: {name} decides it; leave it out")
     config = config_of_checkpoint(state, name, "", overrides)
     model = model_from_checkpoint(state, name)
-    return model, config, {"weights": name, "sha256": sha256(fetch(file)), "model": model.name}
+    return model, config, {**about, "model": model.name}
+
+
+def describe_weights(weights: str) -> dict[str, Any]:
+    """Return the name and checksum of a file, run folder or address, for ``about`` of results."""
+    file = str(checkpoint.resolve(weights))
+    name = redact_url(file) if is_address(file) else os.path.abspath(file)
+    return {"weights": name, "sha256": sha256(fetch(file))}
 
 
 def network_of_name(

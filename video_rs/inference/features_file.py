@@ -143,10 +143,10 @@ def _write_parquet(path: str | Path, features: Features, about: str) -> None:
     columns = {
         "features": pa.FixedSizeListArray.from_arrays(values, width),
         "label": pa.array(features.labels.tolist(), pa.list_(pa.bool_()) if multi_label else pa.int64()),
-        "path": pa.array(map(_valid_text, features.paths), pa.string()),
+        "path": pa.array(map(valid_text, features.paths), pa.string()),
         "source": pa.array(features.sources),
         "scored": pa.array(features.scored),
-        "reason": pa.array(map(_valid_text, features.reason), pa.string()),
+        "reason": pa.array(map(valid_text, features.reason), pa.string()),
     }
     if features.start is not None:
         columns |= {"start": pa.array(features.start), "end": pa.array(features.end)}
@@ -156,7 +156,7 @@ def _write_parquet(path: str | Path, features: Features, about: str) -> None:
         import_pyarrow().write_table(table, handle)
 
 
-def _valid_text(text: str) -> str:
+def valid_text(text: str) -> str:
     """Return a text as valid Unicode. Bytes of a path that are not UTF-8 are replaced."""
     return os.fsencode(text).decode("utf-8", "replace")
 

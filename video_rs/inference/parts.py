@@ -44,6 +44,15 @@ class Table:
         """True for rows with values, bool ``[N]``."""
         return ~np.isin(self.files, list(self.reasons))
 
+    def by_file(self) -> Iterator[FileRows]:
+        """Yield the rows of each file."""
+        borders = np.append(np.flatnonzero(np.diff(self.files, prepend=-1)), len(self.files))
+        for first, end in zip(borders, borders[1:]):
+            index = int(self.files[first])
+            rows = slice(end if index in self.reasons else first, end)
+            times = None if self.times is None else self.times[rows]
+            yield FileRows(index, self.values[rows], times, self.reasons.get(index, ""))
+
 
 @contextmanager
 def open_parts(

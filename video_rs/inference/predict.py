@@ -60,13 +60,14 @@ Source = str | Path | Tensor | np.ndarray | Image
 """One input: a path, frames in memory, or a PIL image."""
 
 
-def load(path: str | Path, device: str = "auto") -> Classifier:
+def load(path: str | Path, device: str = "auto", *, views_per_forward: int = 8) -> Classifier:
     """Load a classifier from a checkpoint of this package. Uses the EMA weights if there are any.
 
     Args:
         path: a run folder such as ``runs/k400_rs50`` (its ``best.pt``); a ``.pt`` or ``.safetensors`` file; or a URL,
             ``https://...`` or ``hf-hub:owner/name``, see :func:`video_rs.hub.fetch`.
         device: "auto" (CUDA if there is a GPU), "cpu", "cuda" or "cuda:1" (the second GPU).
+        views_per_forward: see :class:`Classifier`.
 
     Raises:
         UserError: the checkpoint is missing, damaged or contains only weights; or the device is not available.
@@ -76,7 +77,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     check_threads(torch.get_num_threads())
     path = expand_path(path)
     state = checkpoint.load_run(path)
-    return Classifier(model_from_checkpoint(state, redact_url(path)), chosen)
+    return Classifier(model_from_checkpoint(state, redact_url(path)), chosen, views_per_forward=views_per_forward)
 
 
 class Classifier:
@@ -146,9 +147,9 @@ class Classifier:
             predictions = [self.predict(each, top_k, clips=clips, crops=crops, fps=fps) for each in inputs]
             return predictions if isinstance(source, (list, tuple)) else dict(zip(inputs, predictions))
         check_clips(clips)
-        self._require_classes()
+        self.require_classes()
         rows = next(self._rows(self._chunks(source, views=clips, crops=crops, fps=fps)))
-        return self._top(rows.values[0], top_k)
+        return self.top(rows.values[0], top_k)
 
     def embed(
         self,
@@ -233,7 +234,7 @@ class Classifier:
             MediaError: the file cannot be read, or is an image.
             UserError: the network's output is not finite.
         """
-        self._require_classes()
+        self.require_classes()
         for chunk in self._chunks(path, views=1, crops=crops, every=every_seconds):
             if chunk["selection"] is not None:
                 selection = chunk["selection"]
@@ -242,7 +243,25 @@ class Classifier:
             probs = self.forward(chunk["views"]).unflatten(0, (-1, crops)).mean(dim=1).numpy()
             for group, row in zip(chunk["groups"], probs):
                 for window in np.flatnonzero(selection.rows == group):
-                    yield Window(*selection.times[window].tolist(), self._top(row, top_k))
+                    yield Window(*selection.times[window].tolist(), self.top(row, top_k))
+
+    def window_probs(self, path: str | Path, every_seconds: float, *, crops: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probabilities of all classes in the windows of :meth:`predict_windows`.
+
+        They are the input of :func:`video_rs.inference.timeline.find_segments`.
+
+        Args:
+            path, every_seconds, crops: as for :meth:`predict_windows`.
+
+        Returns:
+            Start and end of each window in seconds, float64 ``[K, 2]``, and probabilities, float32 ``[K, C]``.
+
+        Raises:
+            MediaError, UserError: as :meth:`predict_windows`.
+        """
+        self.require_classes()
+        rows = next(self._rows(self._chunks(path, views=1, crops=crops, every=every_seconds)))
+        return rows.times, rows.values
 
     @property
     def default_views(self) -> int:
@@ -294,7 +313,8 @@ class Classifier:
         files = find_files(source, self.takes_images)
         return None if files == [str(Path(source))] else files
 
-    def _require_classes(self) -> None:
+    def require_classes(self) -> None:
+        """Raise UserError for a network without a classification layer."""
         if not self.model.num_classes:
             raise UserError("the network has no classes; use embed")
 
@@ -317,7 +337,8 @@ class Classifier:
         data_config = self.data_config
         return ViewTransform(data_config.short_side, data_config.test_size, crops, data_config.filter)
 
-    def _top(self, probs: np.ndarray, top_k: int) -> list[Prediction]:
+    def top(self, probs: np.ndarray, top_k: int) -> list[Prediction]:
+        """Return the most probable classes in descending order."""
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}")
         if not np.isfinite(probs).all():

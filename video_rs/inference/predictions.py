@@ -1,0 +1,178 @@
+"""Predict many files: one by one in the order of a list, or as a table in a file; and the timelines of long videos."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from video_rs.data.chunk_dataset import ChunkDataset
+from video_rs.data.loader import ViewLoader
+from video_rs.data.sources.records import Records
+from video_rs.errors import UserError
+from video_rs.files import atomic_write
+from video_rs.inference.features_file import check_suffix
+from video_rs.inference.parts import Table
+from video_rs.inference.predict import CLIPS, Classifier
+from video_rs.inference.predictions_file import SUFFIXES, results_of, write_results
+from video_rs.inference.rows import FileRows, compute_rows
+from video_rs.inference.table import compute_table
+from video_rs.inference.timeline import Segment, find_segments, write_segments
+
+
+def predict_files(
+    classifier: Classifier,
+    files: Sequence[str],
+    *,
+    workers: int = 0,
+    timeout: float = 0.0,
+    **views: Any,
+) -> Iterator[FileRows]:
+    """Yield the class probabilities of files in order, as they are computed.
+
+    Args:
+        classifier: the network. Its forward passes can have views of several files.
+        files: paths of videos, images or folders of frames.
+        workers, timeout: see :func:`video_rs.data.loader.clip_loader`.
+        views: ``views``, ``crops``, ``every`` and ``skip`` of :func:`clips_of`.
+
+    Raises:
+        UserError: the network has no classes.
+        MachineError: the storage fails.
+    """
+    loader = ViewLoader(clips_of(classifier, files, **views), workers=workers, timeout=timeout)
+    waiting: dict[int, FileRows] = {}  # workers finish files in another order
+    done = 0
+    with closing(compute_rows(classifier.forward, loader, batch_size=classifier.views_per_forward)) as found:
+        for rows in found:
+            waiting[rows.index] = rows
+            while done in waiting:
+                yield waiting.pop(done)
+                done += 1
+
+
+def predict_table(
+    classifier: Classifier,
+    files: Sequence[str],
+    out: str | Path,
+    *,
+    top_k: int = 5,
+    views: int = CLIPS,
+    crops: int = 1,
+    every: float = 0.0,
+    skip: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+    on_table: Callable[[Iterable[FileRows]], Any] = lambda rows: None,
+    **options: Any,
+) -> Table | None:
+    """Write the predictions of files to ``.csv``, ``.json`` or ``.parquet``. A killed call resumes.
+
+    Args:
+        classifier, files, views, crops, every, skip: as for :func:`predict_files`.
+        out: the file. Finished rows are kept in ``<out>.parts`` until it is complete.
+        top_k: number of classes of each file or window.
+        about: further plain values for the file, such as the name and checksum of the weights. The predictions must
+            depend on nothing else.
+        on_table: called on rank 0 with the probabilities of all files before `out` is written.
+        options: ``workers``, ``timeout``, ``world``, ``overwrite``, ``progress`` and ``on_rows`` of
+            :func:`video_rs.inference.table.compute_table`.
+
+    Returns:
+        The probabilities of all files on rank 0; None on other ranks.
+
+    Raises:
+        UserError: `out` exists, its parts have other settings, or no file can be read.
+        MachineError: the storage fails.
+    """
+    check_suffix(out, SUFFIXES)
+    dataset = clips_of(classifier, files, views=views, crops=crops, every=every, skip=skip)
+    settings = {"weights": "", "sha256": "", **(about or {}), "views": dataset.views, "crops": crops, "every": every}
+
+    def write(table: Table) -> None:
+        on_table(table.by_file())
+        results = (r for rows in table.by_file() for r in results_of(classifier, files[rows.index], rows, top_k))
+        write_results(out, results, settings)
+
+    options["batch_size"] = classifier.views_per_forward
+    return compute_table(classifier.forward, dataset, out, write, settings=settings, **options)
+
+
+def clips_of(
+    classifier: Classifier,
+    files: Sequence[str],
+    *,
+    views: int = CLIPS,
+    crops: int = 1,
+    every: float = 0.0,
+    skip: Mapping[str, str] | None = None,
+) -> ChunkDataset:
+    """Return the clips of files to classify.
+
+    Args:
+        views: number of evenly spaced clips of a file.
+        crops: crops per clip, 1 or 3.
+        every: 0, or seconds between the starts of windows, which have a row each; `views` is not used then.
+        skip: reasons of files that must not be opened, by path.
+    """
+    classifier.require_classes()
+    records = Records(files, [-1] * len(files), ())
+    dataset = classifier.chunks(records, views=1 if every else views, crops=crops, every=every)
+    dataset.skip = skip or {}
+    return dataset
+
+
+def write_timelines(
+    classifier: Classifier,
+    files: Sequence[str],
+    found: Iterable[FileRows],
+    *,
+    segments: str | Path = "",
+    timeline: str | Path = "",
+    threshold: float = 0.5,
+) -> None:
+    """Write the segments of files with windows to a csv file, and draw a timeline of each.
+
+    Args:
+        found: the probabilities of the windows of each file.
+        segments, timeline: the csv file, and the png file or folder, see :func:`timeline_files`; "" for none.
+        threshold: see :func:`video_rs.inference.timeline.find_segments`.
+    """
+    from video_rs.evaluation.plots import timeline_png
+
+    if not (segments or timeline):
+        return
+    names, pictures = classifier.class_names, timeline_files(timeline, files) if timeline else []
+    rows: list[tuple[str, list[Segment]]] = []
+    for each in found:
+        if each.reason:
+            continue
+        path, multi_label = files[each.index], classifier.data_config.multi_label
+        own = find_segments(each.times, each.values, names, threshold, multi_label=multi_label)
+        rows.append((path, own))
+        if pictures:
+            png = timeline_png(each.times, each.values, names, own, threshold=threshold, title=os.path.basename(path))
+            with atomic_write(pictures[each.index]) as handle:
+                handle.write(png)
+    if segments:
+        write_segments(segments, rows)
+
+
+def timeline_files(where: str | Path, files: Sequence[str]) -> list[Path]:
+    """Return the picture of each file: `where` if it ends in ``.png``, otherwise ``<name>.png`` in a folder `where`.
+
+    Raise UserError for one picture of several files.
+    """
+    where = Path(where)
+    if where.suffix.lower() == ".png":
+        if len(files) != 1:
+            raise UserError(f"{where}: one picture for {len(files)} files; give a folder")
+        return [where]
+    pictures: dict[Path, None] = {}
+    for path in files:
+        stem = Path(path).stem
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        pictures[next(file for name in names if (file := where / f"{name}.png") not in pictures)] = None
+    return list(pictures)
