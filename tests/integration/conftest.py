@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import commands, corpus
+from tests import commands, corpus, costs
 from video_rs.data.tools import motion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,6 +28,11 @@ TINY = {
     "train": {"epochs": 2, "batch_size": 8, "ema_decay": 0.9, "threads": 1, "log_every": 1, "device": "cpu"},
     "test": {"clips": 2, "crops": 3, "batch_size": 8},
 }
+
+
+@pytest.fixture(autouse=True)
+def _costs(monkeypatch):
+    costs.remember(monkeypatch)
 
 
 @pytest.fixture(scope="session")

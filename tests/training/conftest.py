@@ -5,9 +5,15 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from tests import costs
 from video_rs.data.tools import motion
 from video_rs.experiment import config
 from video_rs.experiment.run import make_job
+
+
+@pytest.fixture(autouse=True)
+def _costs(monkeypatch):
+    costs.remember(monkeypatch)
 
 
 @pytest.fixture

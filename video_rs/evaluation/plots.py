@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -28,7 +29,7 @@ def confusion_png(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
     fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = min(4 + 0.35 * num_classes, 14)
     with _fonts():
-        fig = Figure(figsize=(side, side), layout="constrained")
+        fig = Figure(figsize=(side, 0.9 * side), layout="constrained")
         ax = fig.add_subplot()
         image = ax.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         fig.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1), label="fraction of the true class")
@@ -173,5 +174,6 @@ def _fonts() -> Iterator[None]:
 
 def _png(fig: Figure) -> bytes:
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    fig.set_dpi(110)
+    FigureCanvasAgg(fig).print_png(buffer)  # savefig would lay it out three times
     return buffer.getvalue()
