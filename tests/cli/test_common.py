@@ -25,6 +25,7 @@ def test_a_missing_package_is_one_line(name, script):
     assert f'main("{name}")' in tool.read_text()
     arguments = {
         "predict": ["--weights=x.pt", "x.mp4"],
+        "explain": ["--weights=x.pt", "--out=cam.mp4", "x.mp4"],
         "make-motion": [],
         "models": [],
         "probe": ["f.npz"],

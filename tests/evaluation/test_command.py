@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -13,6 +14,7 @@ import yaml
 
 from video_rs import checkpoint
 from video_rs.cli.common import run
+from video_rs.cli.explain import main as explain_main
 from video_rs.cli.test import main
 from video_rs.experiment.build import build_records
 from video_rs.experiment.config import load_config
@@ -324,3 +326,30 @@ def test_missing_data_is_noticed_before_weights_are_loaded(job, capsys, monkeypa
     monkeypatch.setattr("video_rs.checkpoint.load", lambda *args: pytest.fail("loaded"))
     for words in (["data.root=/nowhere"], [f"data.test={job}/*.csv"], [f"data.class_names={job}/gone.txt"]):
         assert words[0].partition("=")[2] in failure(capsys, job, *words)
+
+
+def test_activation_maps_of_mistakes_are_in_the_report(job, own, capsys):
+    explain = ["--weights", str(own / "best.pt"), "--worst", "2", "--device", "cpu"]
+
+    def line(code=2):
+        assert run(explain_main, explain) == code
+        return "".join(capsys.readouterr())
+
+    assert f"{own / 'test'}: no test of {own / 'best.pt'} on this split; run the command test" in line()
+    folder = report_of(capsys, "--weights", own / "best.pt", f"data.test={job / 'data' / 'test'}", "test.crops=1")
+    page = (folder / "report.html").read_text()
+    mistakes = page.count("<!-- explain:")
+    assert mistakes >= 1 and "data:image/webp" not in page
+    for _ in range(2):  # a second time, the pictures are replaced
+        assert f"{folder / 'report.html'}: {mistakes} mistakes explained" in line(0)
+        explained = (folder / "report.html").read_text()
+        assert explained.count("<img class='cam' alt='activation maps' src='data:image/webp;base64,") == mistakes
+        assert re.sub("<img class='cam'[^>]*>", "", explained) == page
+
+    (folder / "report.html").write_text(re.sub("<!-- explain:[0-9]* -->", "", page))
+    assert f"{folder}: an earlier version wrote this report; test again" in line()
+    rows = (folder / "predictions.csv").read_text().replace(",0,1,", ",1,1,")
+    (folder / "predictions.csv").write_text(rows)
+    assert line(0) == f"{folder}: no mistakes\n"
+    checkpoint.save(own / "best.pt", checkpoint.load(own / "best.pt") | {"step": 99})
+    assert "the test is of other weights than" in line()

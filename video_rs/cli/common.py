@@ -24,6 +24,7 @@ COMMANDS = {  # name: script in tools/, help
     "predict": ("predict.py", "classify videos or images"),
     "features": ("extract_features.py", "write the features of a dataset"),
     "probe": ("probe_features.py", "measure how well features separate the classes, and make them a head"),
+    "explain": ("explain.py", "show where and when a network sees a class, as activation maps"),
     "show-clips": ("show_clips.py", "draw the clips that the network sees"),
     "prepare": ("prepare_dataset.py", "re-encode the videos of a dataset for fast training"),
     "check": ("check_dataset.py", "decode all files of a dataset and list broken, short, odd and duplicate ones"),

@@ -23,12 +23,11 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import Parser, counter, input_path, output_path, positive, program
-from video_rs.errors import EXIT_USER, MediaError, UserError
+from video_rs.errors import EXIT_USER, UserError
 from video_rs.files import safe_cell
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
     args = _arguments(argv)
     from video_rs.distributed.device import select_device
     from video_rs.distributed.world import start_world
-    from video_rs.inference.inputs import existing
+    from video_rs.inference.inputs import existing, find_all
     from video_rs.inference.predict import load
     from video_rs.inference.predictions import timeline_files
 
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> int:
             if not inputs:
                 return EXIT_USER
             classifier = load(args.weights, args.device, views_per_forward=args.batch_size)
-            files, empty = _files(inputs, classifier.takes_images, note)
+            files, empty = find_all(inputs, classifier.takes_images, note)
             if args.timeline and files:
                 timeline_files(args.timeline, files)
             failed = len(missing) + empty
@@ -75,24 +74,6 @@ def main(argv: list[str]) -> int:
     if failed and total > 1:
         note(f"{failed} of {total} could not be predicted")
     return EXIT_USER if failed else 0
-
-
-def _files(inputs: Sequence[str], images: bool, note: Callable[[str], Any]) -> tuple[list[str], int]:
-    """Return the files of all inputs, and the number of inputs without any."""
-    from video_rs.data.video.search import LeftOut
-    from video_rs.inference.inputs import find_files
-
-    files: list[str] = []
-    left_out, empty = LeftOut(), 0
-    for entry in inputs:
-        try:
-            files += find_files(entry, images, left_out) if Path(entry).is_dir() else [entry]
-        except MediaError as error:
-            empty += 1
-            note(f"error: {error}")
-    if left_out.count:
-        note(f"note: {left_out.describe()}")
-    return files, empty
 
 
 def _predict(

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,14 @@ from video_rs.files import atomic_write, json_values, write_csv
 VERSION = 1  # version of the machine-readable files, see docs/evaluation.md
 MAX_MISTAKES = 12
 THUMBNAIL_FRAMES, THUMBNAIL_SIDE = 3, 112
+_PICTURE = re.compile(r"<!-- explain:(\d+) -->(?:<img class='cam'[^>]*>)?")  # in the figure of a mistake
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A video whose most probable class is wrong, and its labels with their probabilities."""
+    """A video whose most probable class is wrong, with its row in predictions.csv, and labels with probabilities."""
 
+    index: int
     path: str
     labels: Sequence[tuple[str, float]]
     predicted: str
@@ -207,6 +210,7 @@ def confident_mistakes(
     wrong = [i for i in np.flatnonzero(scores.scored) if predicted[i] not in scores.classes(i)]
     return [
         Mistake(
+            index=int(i),
             path=paths[i],
             labels=[(class_names[c], float(scores.probs[i, c])) for c in scores.classes(i)],
             predicted=class_names[predicted[i]],
@@ -228,3 +232,30 @@ def thumbnail(path: str, decoder: str = "pyav", start: float = 0.0, end: float =
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(spaced), axis=1)[:, :-2]).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def listed_mistakes(folder: str | Path) -> list[int]:
+    """Return the rows in predictions.csv of the mistakes that a report shows, the most confident first."""
+    return [int(match[1]) for match in _PICTURE.finditer(_page(folder))]
+
+
+def add_pictures(folder: str | Path, pictures: Mapping[int, bytes]) -> None:
+    """Embed WebP pictures in a report, in the figures of mistakes, or replace those of an earlier call.
+
+    Args:
+        folder: a folder that :func:`write_report` has written.
+        pictures: by row in predictions.csv, see :func:`listed_mistakes`.
+    """
+
+    def fill(match: re.Match) -> str:
+        index = int(match[1])
+        if index not in pictures:
+            return match[0]
+        data = base64.b64encode(pictures[index]).decode()
+        return f"<!-- explain:{index} --><img class='cam' alt='activation maps' src='data:image/webp;base64,{data}'>"
+
+    _write(Path(folder) / "report.html", _PICTURE.sub(fill, _page(folder)))
+
+
+def _page(folder: str | Path) -> str:
+    return (Path(folder) / "report.html").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ from video_rs.evaluation.report import write_report
 from video_rs.experiment import build
 from video_rs.experiment.config import Config, config_of_checkpoint
 from video_rs.experiment.strict_yaml import read_yaml
-from video_rs.files import read_run_metrics, refuse_links
+from video_rs.files import parse_json, read_run_metrics, refuse_links
 from video_rs.hub import fetch, is_address, redact_url, sha256
 from video_rs.models.weights.load import model_from_checkpoint
 from video_rs.training.run_folder import FOLDER
@@ -100,8 +100,7 @@ def evaluate(
     folder, checksum = Path(config.out) / split, ""
     if world.is_main:
         checksum = sha256(file)
-        if not _is_same(file, Path(config.out) / "best.pt"):
-            folder = folder.with_name(f"{split}-{label(name)}-{checksum[:8]}")
+        folder = report_folder(config.out, split, file, name)
         refuse_links(config.out, folder)
         folder.mkdir(parents=True, exist_ok=True)  # fail early
 
@@ -179,6 +178,31 @@ def config_for(weights: str, overrides: Sequence[str]) -> tuple[Config, dict[str
     state, name = checkpoint.load_run(weights), redact_url(weights)
     out = run_folder(weights) or Path("runs") / label(name)
     return config_of_checkpoint(state, name, str(out), overrides), state
+
+
+def report_folder(out: str | Path, split: str, file: Path, name: str) -> Path:
+    """Return the folder of the report on a checkpoint.
+
+    Args:
+        out: the run folder.
+        file, name: the checkpoint, and its path or address for messages.
+    """
+    if _is_same(file, Path(out) / "best.pt"):
+        return Path(out) / split
+    return Path(out) / f"{split}-{label(name)}-{sha256(file)[:8]}"
+
+
+def tested(weights: str, split: str = "test") -> Path:
+    """Return the folder with the last test of a checkpoint. Raise UserError if there is none."""
+    file, name = fetch(checkpoint.resolve(weights)), redact_url(weights)
+    folder = report_folder(run_folder(weights) or Path("runs") / label(name), split, file, name)
+    advice = f"run the command test with --weights {name} first"
+    if not all((folder / each).is_file() for each in ("report.html", "predictions.csv", "metrics.json")):
+        raise UserError(f"{folder}: no test of {name} on this split; {advice}")
+    about = parse_json((folder / "metrics.json").read_text(encoding="utf-8"))["about"]
+    if not about["weights"].endswith(sha256(file)[:8]):
+        raise UserError(f"{folder}: the test is of other weights than {name}; {advice}")
+    return folder
 
 
 def label(weights: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,26 @@ def find_files(folder: str | Path, images: bool, left_out: LeftOut | None = None
     if not found:
         raise MediaError(f"{folder}: no {'videos or images' if images else 'videos'} in this folder")
     return found
+
+
+def find_all(inputs: Sequence[str], images: bool, report: Callable[[str], Any]) -> tuple[list[str], int]:
+    """Return the files of all inputs, with folders searched, and the number of folders without any.
+
+    Args:
+        images: True for an image network.
+        report: called with one line for each folder without files, and one about the files that are not used.
+    """
+    files: list[str] = []
+    left_out, empty = LeftOut(), 0
+    for entry in inputs:
+        try:
+            files += find_files(entry, images, left_out) if Path(entry).is_dir() else [entry]
+        except MediaError as error:
+            empty += 1
+            report(f"error: {error}")
+    if left_out.count:
+        report(f"note: {left_out.describe()}")
+    return files, empty
 
 
 def frames_of(source: Any, channels: int) -> Tensor:

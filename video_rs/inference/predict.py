@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from video_rs.hub import redact_url
 from video_rs.inference.inputs import find_files, frames_of
 from video_rs.inference.rows import FileRows, check_pool, compute_rows
 from video_rs.models.weights.load import model_from_checkpoint
+
+if TYPE_CHECKING:
+    from video_rs.inference.explain import Explanation
 
 CLIPS = 4  # of a video, by default
 
@@ -263,6 +266,12 @@ class Classifier:
         rows = next(self._rows(self._chunks(path, views=1, crops=crops, every=every_seconds)))
         return rows.times, rows.values
 
+    def explain(self, source: Source, classes: str | Sequence[str] = (), **options: Any) -> list[Explanation]:
+        """Return the activation maps of classes, see :func:`video_rs.inference.explain.explain`."""
+        from video_rs.inference.explain import explain
+
+        return explain(self, source, classes, **options)
+
     @property
     def default_views(self) -> int:
         """Number of clips per video for features: 4, or 0 (every frame) for an image network."""
@@ -293,7 +302,7 @@ class Classifier:
     def _chunks(self, source: Any, *, views: int, crops: int, fps: float = 0.0, every: float = 0.0) -> Iterator[dict]:
         """Yield the chunks of one input. Raise the errors of its file."""
         if not isinstance(source, (str, Path)):
-            yield self._memory_chunk(source, views, crops, fps)
+            yield self.memory_chunk(source, views, crops, fps)
             return
         if every and is_image(source):
             raise MediaError(f"{source}: an image; windows need a video")
@@ -318,8 +327,8 @@ class Classifier:
         if not self.model.num_classes:
             raise UserError("the network has no classes; use embed")
 
-    def _memory_chunk(self, source: Any, clips: int, crops: int, fps: float) -> dict[str, Any]:
-        """Return frames in memory as the only chunk of a file."""
+    def memory_chunk(self, source: Any, clips: int, crops: int, fps: float) -> dict[str, Any]:
+        """Return frames in memory as the only chunk of a file, see ``ChunkDataset.read``."""
         transform, frames = self._transform(crops), frames_of(source, self.data_config.in_channels)
         if frames.ndim == 3 and not self.takes_images:
             name = "the PIL image" if isinstance(source, Image) else f"the array {list(frames.shape)}"

@@ -28,9 +28,10 @@ def module_name(model: nn.Module, name: str) -> str:
     for each in (stages.get(name), name, model.module_prefix + name):
         if each and each in modules:
             return each
-    known = [*stages, *modules, *(each.removeprefix(model.module_prefix) for each in modules)]
+    known = [*modules, *(each.removeprefix(model.module_prefix) for each in modules)]
     listed = f"; its stages are {', '.join(stages)}" if stages else ""
-    raise UserError(f"{model.name} has no layer {name[:100]!r}{did_you_mean(name, known, listed)}")
+    near = did_you_mean(name, stages, did_you_mean(name, known, listed))
+    raise UserError(f"{model.name} has no layer {name[:100]!r}{near}")
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -60,7 +61,7 @@ class Maps:
     def gradients(self, value: Tensor) -> Tensor:
         """Return the gradients of a scalar with respect to the maps, in their shape."""
         tensor = self._tensor()
-        gradients = torch.autograd.grad(value, tensor, allow_unused=True)[0]
+        gradients = torch.autograd.grad(value, tensor, retain_graph=True, allow_unused=True)[0]
         return self._read(torch.zeros_like(tensor) if gradients is None else gradients)
 
     def _tensor(self) -> Tensor:

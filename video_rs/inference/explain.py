@@ -1,0 +1,230 @@
+"""Class activation maps over time: where and when a network sees a class in a video.
+
+Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) with a time axis. The gradient of the class's logit, averaged over
+time and space, weights the maps of a layer; negative sums are set to zero. After global pooling and a linear layer,
+these are the weights of the classifier (CAM, Zhou et al. 2016, arXiv 1512.04150).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from video_rs.data.chunk_dataset import image_for_clips, select_views
+from video_rs.data.clip_datasets import clip_views
+from video_rs.data.clips import TemporalSampling
+from video_rs.data.segments import frame_range
+from video_rs.data.transforms.crops import ViewTransform, normalize
+from video_rs.data.video.decode import open_video
+from video_rs.data.video.media import is_image
+from video_rs.distributed.memory import free_memory, limited
+from video_rs.errors import MachineError, MediaError, UserError, did_you_mean, is_out_of_memory
+from video_rs.models.feature_maps import Maps, capture, find_layer, stage_names
+
+if TYPE_CHECKING:
+    from video_rs.inference.predict import Classifier
+
+MIN_CELLS = 7  # per side of the default layer's maps
+MAX_FRAMES = 512  # of one explanation; clips of longer videos are evenly spaced
+FRAMES_PER_PASS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The activation map of one class in a video.
+
+    Attributes:
+        frames: uint8 ``[T, H, W, 3]``, what the network saw: the test crop of each sampled frame, in order.
+        maps: float32 ``[T, H, W]``, in [0, 1]; the maximum over the video is 1, or 0 if nothing supports the class.
+        label, index, score: the class and its mean probability over the clips, as in ``Prediction``.
+        times: seconds of each frame; None if unknown.
+        layer: the name of the layer.
+    """
+
+    frames: np.ndarray
+    maps: np.ndarray
+    label: str
+    index: int
+    score: float
+    times: np.ndarray | None
+    layer: str
+
+
+def explain(
+    classifier: Classifier,
+    source: Any,
+    classes: str | Sequence[str] = (),
+    *,
+    top_k: int = 1,
+    layer: str = "",
+    clips: int = 0,
+    segment: tuple[float, float] = (0.0, 0.0),
+    fps: float = 0.0,
+) -> list[Explanation]:
+    """Return the activation maps of classes in a video or an image.
+
+    A frame that several clips share has the mean of their maps. Maps are computed in the dtype of the weights.
+
+    Args:
+        source, fps: one video or image, as for ``Classifier.predict``: a file, a folder of frames, or frames in memory.
+        classes: names of classes; none for the `top_k` most probable ones.
+        layer: name of a stage or module, see :func:`video_rs.models.feature_maps.find_layer`. By default the last stage
+            with at least 7 cells per side, or else the one with the most cells.
+        clips: number of evenly spaced clips; 0 for as many as cover the video, up to 512 frames of a file.
+        segment: start and end in seconds of a file; an end of 0 is the end of the video.
+
+    Returns:
+        One explanation for each class, all of the same frames.
+
+    Raises:
+        MediaError, StorageError: the file cannot be read, or is an image and the network takes clips.
+        UserError: there is no such class or layer, the layer has no maps, or the network has no classes.
+    """
+    classifier.require_classes()
+    wanted = [class_index(classifier, name) for name in ([classes] if isinstance(classes, str) else classes)]
+    model = classifier.model
+    if layer:
+        find_layer(model, layer)  # fail early
+    views, numbers, times = _read(classifier, source, clips, segment, fps)
+    probs = classifier.forward(views).numpy().mean(axis=0)
+    shown = classifier.top(probs, model.num_classes if wanted else top_k)
+    if wanted:
+        by_index = {prediction.index: prediction for prediction in shown}
+        shown = [by_index[index] for index in wanted]
+    with _explaining_memory(classifier.device):
+        layer = layer or default_layer(model, views[:1])
+        maps = activation_maps(model, views, [prediction.index for prediction in shown], layer)
+    frames, first, places = np.unique(numbers, return_index=True, return_inverse=True)
+    places, counts = torch.from_numpy(places.reshape(-1)), torch.from_numpy(np.bincount(places.reshape(-1)))
+    pictures = views.flatten(0, 1)[torch.from_numpy(first)].numpy()
+    found = []
+    for prediction, cam in zip(shown, maps.unbind(1)):
+        mean = cam.new_zeros(len(frames), *cam.shape[2:]).index_add_(0, places, cam.flatten(0, 1))
+        mean /= counts[:, None, None]
+        mean /= mean.max().clamp_min(torch.finfo(mean.dtype).tiny)
+        found.append(Explanation(pictures, mean.numpy(), *prediction, None if times is None else times[frames], layer))
+    return found
+
+
+def class_index(classifier: Classifier, name: str) -> int:
+    """Return the index of a class. Raise UserError, with the nearest name, if there is none."""
+    names = classifier.class_names
+    if name not in names:
+        raise UserError(f"the network has no class {name[:100]!r}{did_you_mean(name, names)}")
+    return names.index(name)
+
+
+def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], layer: str) -> Tensor:
+    """Compute the Grad-CAM of clips, at the size of the clips.
+
+    Args:
+        model: a ``VideoModel`` in ``eval()`` mode. Its parameters and their gradients are unchanged.
+        views: uint8 ``[N, T, H, W, C]``.
+        classes: indices of K classes.
+        layer: name of a stage or module.
+
+    Returns:
+        float32 ``[N, K, T, H, W]`` on the host, at least 0, not normalized.
+
+    Raises:
+        UserError: there is no such layer, its output has no maps, or the logits do not depend on them.
+    """
+    parts = []
+    with capture(model, layer) as maps, torch.inference_mode(False), torch.enable_grad():
+        for part in views.split(max(1, FRAMES_PER_PASS // views.shape[1])):
+            logits = model(_clips(model, part).requires_grad_())
+            parts.append(torch.stack([_weighted(maps, logits[:, c], layer) for c in classes], dim=1).cpu())
+            del logits
+    cams = torch.cat(parts)
+    return F.interpolate(cams.flatten(0, 1)[:, None], views.shape[1:4], mode="trilinear").reshape(
+        *cams.shape[:2], *views.shape[1:4]
+    )
+
+
+def _weighted(maps: Maps, logits: Tensor, layer: str) -> Tensor:
+    """Return the sum of a layer's maps ``[N, C, T, H, W]``, weighted by their mean gradients, where it is positive."""
+    values, gradients = maps().detach().float(), maps.gradients(logits.sum()).float()
+    if values.ndim == 2 or values.shape[3:] == (1, 1):
+        raise UserError(f"the layer {layer} is behind the pooling and has no maps; choose an earlier one")
+    if not gradients.any():
+        raise UserError(f"the output of the network does not depend on the maps of {layer}; choose an earlier layer")
+    return (gradients.mean(dim=(2, 3, 4), keepdim=True) * values).sum(dim=1).relu()
+
+
+def default_layer(model: nn.Module, views: Tensor) -> str:
+    """Return the last stage with at least 7 cells per side, or else the last one of those with the most cells.
+
+    Stages whose maps the logits do not depend on are skipped, such as the last block of a ViT with a class token.
+
+    Args:
+        model: a ``VideoModel`` in ``eval()`` mode.
+        views: uint8 ``[N, T, H, W, C]``.
+
+    Raises:
+        UserError: the network has no such stage.
+    """
+    with contextlib.ExitStack() as hooks, torch.inference_mode(False), torch.enable_grad():
+        stages = {name: hooks.enter_context(capture(model, name)) for name in stage_names(model)}
+        total = model(_clips(model, views).requires_grad_()).sum()
+        cells = {name: _cells(maps) for name, maps in stages.items()}
+        for name in sorted(stages, key=lambda name: min(cells[name], MIN_CELLS))[::-1]:
+            if cells[name] > 1 and stages[name].gradients(total).any():
+                return name
+    raise UserError(f"{model.name}: no stage has maps; name a layer")
+
+
+def _cells(maps: Maps) -> int:
+    """Return the number of cells on the shorter side of a layer's maps; 0 if it has none."""
+    try:
+        return min(maps().shape[3:], default=0)
+    except UserError:
+        return 0
+
+
+def _clips(model: nn.Module, views: Tensor) -> Tensor:
+    data_config, parameter = model.data_config, next(model.parameters())
+    return normalize(views.to(parameter.device), data_config.mean, data_config.std, dtype=parameter.dtype)
+
+
+def _read(
+    classifier: Classifier, source: Any, clips: int, segment: tuple[float, float], fps: float
+) -> tuple[Tensor, np.ndarray, np.ndarray | None]:
+    """Return the centre crops of clips, uint8 ``[K, T, H, W, C]``, their frames ``[K, T]``, and the times of frames."""
+    if not isinstance(source, (str, Path)):
+        chunk = classifier.memory_chunk(source, clips, 1, fps)
+        numbers = chunk["selection"].clips
+        return chunk["views"], numbers, np.arange(numbers.max() + 1) / fps if fps else None
+    data_config = classifier.data_config
+    if is_image(source) and not classifier.takes_images:
+        raise MediaError(image_for_clips(f"{source}:", data_config.num_frames))
+    sampling = TemporalSampling.of(data_config)
+    transform = ViewTransform(data_config.short_side, data_config.test_size, 1, data_config.filter)
+    with open_video(source) as video:
+        frames = frame_range(video, *segment)
+        numbers = select_views(frames, sampling, clips).clips
+        if not clips and numbers.size > MAX_FRAMES:
+            numbers = select_views(frames, sampling, max(1, MAX_FRAMES // sampling.num_frames)).clips
+        return clip_views(video.read, numbers, transform), numbers, video.times
+
+
+@contextlib.contextmanager
+def _explaining_memory(device: torch.device) -> Iterator[None]:
+    """Raise MachineError with one line if memory runs out."""
+    try:
+        with limited(device):
+            yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        free_memory(error)
+    else:
+        return
+    raise MachineError("not enough memory for the gradients of one clip; use a machine with more, or a smaller network")

@@ -1,0 +1,59 @@
+"""Add activation maps to the report of a test, next to its most confident mistakes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from video_rs.data.sources.records import SEPARATOR
+from video_rs.errors import MediaError, UserError
+from video_rs.evaluation.report import add_pictures, listed_mistakes
+from video_rs.files import safe_cell
+from video_rs.inference.explain import explain
+from video_rs.inference.overlay import draw, frame_rate, webp
+from video_rs.inference.predict import Classifier
+
+
+def explain_mistakes(
+    classifier: Classifier, folder: str | Path, count: int, *, layer: str = "", warn: Callable[[str], Any] = print
+) -> int:
+    """Show the activation maps of the predicted class and of the true ones in report.html.
+
+    Args:
+        classifier: the network that was tested.
+        folder: the folder of the test.
+        count: number of mistakes, the most confident first; at most all that the report shows.
+        layer: see :func:`video_rs.inference.explain.explain`.
+        warn: called with one line for each file that cannot be read.
+
+    Returns:
+        The number of mistakes that were explained. 0 if the network made none.
+
+    Raises:
+        UserError: an earlier version wrote the report, or the names of the classes are not those of the network.
+    """
+    with open(Path(folder) / "predictions.csv", encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    listed = listed_mistakes(folder)
+    if not listed and any(row["scored"] == "1" and row["correct"] == "0" for row in rows):
+        raise UserError(f"{folder}: an earlier version wrote this report; test again")
+    names, pictures = {safe_cell(name): name for name in classifier.class_names}, {}
+    for index in listed[:count]:
+        row = rows[index]
+        classes = [names.get(name, name) for name in (row["predicted"], *row["label"].split(SEPARATOR)) if name]
+        segment = float(row.get("start", 0)), float(row.get("end", 0))
+        try:
+            found = explain(classifier, _path(row["path"]), classes, layer=layer, segment=segment)
+        except MediaError as error:
+            warn(f"error: {error}")
+            continue
+        pictures[index] = webp(draw(found), frame_rate(found[0].times))
+    add_pictures(folder, pictures)
+    return len(pictures)
+
+
+def _path(cell: str) -> str:
+    """Undo :func:`video_rs.files.safe_cell` for a path."""
+    return cell[1:] if cell.startswith("'") and safe_cell(cell[1:]) == cell else cell
