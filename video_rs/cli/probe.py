@@ -35,7 +35,6 @@ def main(argv: list[str]) -> int:
     train = read_features(source)
     test = read_features(args.test) if args.test else None
     refuse_links(out.parent, out)
-    out.mkdir(parents=True, exist_ok=True)  # fail early
     if args.head_out:
         from video_rs.inference.probe_head import network_of, write_head
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -85,10 +84,8 @@ def network_of_name(
         model = create_model(**arguments, data_config=dataclasses.replace(model.data_config, **changed))
     if weights:
         init_from(model, weights)
-    found = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    about = {"weights": "", "init_from": redact_url(weights), "sha256": found.hexdigest(), "model": name}
+    found = checkpoint.tensors_sha256(model.state_dict())
+    about = {"weights": "", "init_from": redact_url(weights), "sha256": found, "model": name}
     return model, config, about
 
 

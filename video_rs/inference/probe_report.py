@@ -28,6 +28,9 @@ def write_probe(
         about: text for the header of the report and for metrics.json.
     """
     knn = {name: value for name, value in result.knn.metrics.items() if name not in ("per_class", "confusion")}
+    about = {**about, "probe": "logistic regression"}
+    if result.notes:
+        about["notes"] = "; ".join(result.notes)
     segments = None
     if features.start is not None:
         segments = np.nan_to_num(np.stack([features.start, features.end], axis=1))[result.rows]
@@ -38,7 +41,7 @@ def write_probe(
         features.class_names,
         {**result.logistic.metrics, "knn": knn},
         title=title,
-        about={**about, "notes": "; ".join(result.notes)} if result.notes else about,
+        about=about,
         segments=segments,
         tables=[methods_table(result)],
         warn=lambda text: None,  # the report lists thumbnails that are not drawn: the videos may be elsewhere
