@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -15,6 +16,12 @@ from tests import commands, corpus
 
 settings.register_profile("video_rs", deadline=None)  # how long an example takes says what else the machine does
 settings.load_profile("video_rs")
+
+
+def pytest_collection_finish() -> None:
+    """Keep torch and the tests out of garbage collections, which would take half a second each."""
+    gc.freeze()
+
 
 GRID = 4  # frame i shows the bits of i as a GRID x GRID board of dark and bright squares
 

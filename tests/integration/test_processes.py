@@ -279,6 +279,7 @@ def lines(text):
     return [line for line in text.splitlines() if not line.startswith("[")]  # torch's warnings begin so
 
 
+@pytest.mark.slow
 def test_ranks_with_different_configs(tiny_config, tmp_path):
     (first, code), (second, other) = by_hand(tiny_config(), [0, 1], overrides={1: ["optim.lr=0.07"]})
     assert (code, other) == (2, 2)

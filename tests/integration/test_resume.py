@@ -63,9 +63,12 @@ def undisturbed(tiny_config, tmp_path):
     return checkpoint.load(corpus.shared(make, "undisturbed.pt", RECIPE))
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_interrupted_at_every_step(tiny_config, tmp_path, undisturbed, workers):
-    for step in range(1, STEPS):
+@pytest.mark.parametrize(
+    ("steps", "workers"), [((2, 3), 0), pytest.param(range(1, STEPS), 2, id="all", marks=pytest.mark.slow)]
+)
+def test_interrupted_at_every_step(tiny_config, tmp_path, undisturbed, steps, workers):
+    """Step 3 ends an epoch."""
+    for step in steps:
         path = tiny_config(**RECIPE, out=str(tmp_path / f"interrupted{step}"))
         with pytest.MonkeyPatch.context() as patch:
             interrupt_after(patch, step)

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 
+from tests.commands import full_disk
 from video_rs import checkpoint
 from video_rs.errors import MachineError, UserError
 from video_rs.training import run_folder
@@ -138,23 +139,12 @@ def test_a_run_of_an_earlier_version(tmp_path):
 
 def test_a_disk_that_refuses(saved, tmp_path):
     """Existing files stay, no unfinished file is left, and the next poll raises."""
-    program = f"""
-import resource, time
-from tests.training.test_checkpointer import state
-from video_rs.errors import MachineError
-from video_rs.training.checkpointer import Checkpointer
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-checkpointer = Checkpointer({str(saved)!r}, keep=1)
-checkpointer.save(state(5), 5)
-try:
-    for _ in range(100):
-        checkpointer.poll()
-        time.sleep(0.1)
-except MachineError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert "step-00000005.pt cannot be written" in done.stdout, done.stderr
+    checkpointer = Checkpointer(saved, keep=1)
+    with full_disk(2000), pytest.raises(MachineError, match="step-00000005.pt cannot be written"):
+        checkpointer.save(state(5), 5)
+        for _ in range(100):
+            checkpointer.poll()
+            time.sleep(0.1)
     assert names(saved) == [f"step-{step:08d}.pt" for step in (2, 3, 4)]
     assert newest_valid(saved).state["step"] == 4
 

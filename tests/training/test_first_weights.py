@@ -27,6 +27,6 @@ def test_ranks_start_with_the_same_weights(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, (port, tmp_path), nprocs=2)
+    torch.multiprocessing.start_processes(rank_main, (port, tmp_path), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
