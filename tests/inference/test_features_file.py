@@ -65,3 +65,10 @@ def test_other_suffixes_later_versions_and_uneven_columns_are_refused(tmp_path):
     np.savez(path, **{**np.load(path), "version": np.int64(VERSION + 1)})
     with pytest.raises(UserError, match="upgrade"):
         read_features(path)
+
+
+@pytest.mark.parametrize("damage", [{"about": [1]}, {"labels": np.zeros(5)}], ids=["about", "labels"])
+def test_values_of_another_type(tmp_path, damage):
+    write_features(tmp_path / "f.npz", dataclasses.replace(example(), **damage))
+    with pytest.raises(UserError, match="f.npz: damaged, its labels are not integers or its about"):
+        read_features(tmp_path / "f.npz")

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         network = network_of(train, args.weights or "")
     result = probe(train, test, folds=args.folds, log=terminal.write)
     protocol = f"measured on {args.test}" if args.test else f"{args.folds} folds"
-    about = {"features": f"{source}, {protocol}", "model": train.about["model"], "weights": train.about["weights"]}
+    about = {"features": f"{source}, {protocol}", **{key: train.about.get(key, "") for key in ("model", "weights")}}
     report = write_probe(out, result, train if test is None else test, title=f"Probe of {source.name}", about=about)
     table = methods_table(result)
     for line in terminal.table(table.rows, table.head, right=(1, 3, 4)):

@@ -87,6 +87,8 @@ def read_features(path: str | Path) -> Features:
     columns = (found.labels, found.paths, found.sources, found.scored, found.reason, found.start, found.end)
     if found.features.ndim != 2 or any(len(column) != count for column in columns if column is not None):
         raise UserError(f"{path}: damaged, its columns have different lengths; make it again")
+    if not isinstance(found.about, dict) or found.labels.dtype.kind not in "bi":
+        raise UserError(f"{path}: damaged, its labels are not integers or its about is not an object; make it again")
     return found
 
 

@@ -144,7 +144,7 @@ def choose(data: ProbeData, seed: int = 0) -> tuple[int, float]:
 
     def quality(probs: np.ndarray) -> tuple[float, float]:
         metrics = summarize(probs, labels, scored)
-        return metrics[next(iter(metric_names(metrics)))], -metrics["loss"]
+        return float(np.nan_to_num(metrics[next(iter(metric_names(metrics)))])), -metrics["loss"]
 
     counts = [k for k in NEIGHBOURS if k <= len(fit.groups)]
     by_count = dict(zip(counts, map(quality, neighbour_probs(fit, val.features, counts)), strict=True))

@@ -37,7 +37,7 @@ def network_of(features: Features, weights: str = "") -> nn.Module:
         if about.get(key) != wanted:
             found = f"{key} {format_value(about.get(key))}"
             raise UserError(f"a head needs features of the default layer and pool 'mean'; these have {found}")
-    if not {"model_args", "data_config"} <= about.keys():
+    if not {"model", "model_args", "data_config", "sha256"} <= about.keys():
         raise UserError("a head needs features of video-rs features; these do not name their network")
     data_config = DataConfig.from_dict(about["data_config"], "the file of features")
     if about.get("weights"):
