@@ -205,6 +205,10 @@ def test_names_of_the_files(tmp_path):
     with pytest.raises(UserError, match=r"b\.mp4 exists; .* --overwrite"):
         output_files(tmp_path / "new", files)
     assert len(output_files(tmp_path / "new", files, overwrite=True)) == 4
+    with pytest.raises(UserError, match="b.mp4 is one of the files to explain"):
+        output_files(tmp_path / "new", [*files[:3], str(tmp_path / "new" / "b.mp4")], overwrite=True)
+    with pytest.raises(UserError, match="c.mp4 cannot be written: Not a directory|c.mp4 cannot be written: File exists"):
+        output_files(tmp_path / "new" / "b.mp4" / "c.mp4", files[:1])
 
 
 def command(*arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from video_rs.data.tools.motion import encode
 from video_rs.data.video.media import is_image
-from video_rs.errors import UserError, printable
+from video_rs.errors import PATH_ERRNOS, UserError, printable
 from video_rs.evaluation.plots import FALLBACK_FONTS
 from video_rs.files import atomic_write
 from video_rs.inference.explain import Explanation
@@ -64,22 +65,30 @@ def output_files(out: str | Path, files: Sequence[str], overwrite: bool = False)
         out: a path with one of `SUFFIXES`, for a single file; or a folder.
 
     Raises:
-        UserError: there is such a file, the suffix is another one, or several files need a folder.
+        UserError: there is such a file, the suffix is another one, or several files need a folder that can be written.
     """
     out = Path(out)
     if out.is_dir() or not out.suffix:
         suffixes = (".png" if is_image(file) else ".mp4" for file in files)
         paths = [out / _unique_name(files, number) for number in range(len(files))]
         paths = [path.with_name(path.name + suffix) for path, suffix in zip(paths, suffixes)]
-    elif out.suffix not in SUFFIXES:
+    elif out.suffix.lower() not in SUFFIXES:
         raise UserError(f"{out}: cannot write {out.suffix}; use {', '.join(SUFFIXES)}, or a folder")
     elif len(files) > 1:
         raise UserError(f"{out}: {len(files)} files need a folder; leave out {out.suffix}")
     else:
         paths = [out]
-    if not overwrite and (existing := [path for path in paths if path.exists()]):
-        raise UserError(f"{existing[0]} exists; choose another --out, or replace it with --overwrite")
-    paths[0].parent.mkdir(parents=True, exist_ok=True)  # fail early
+    for path in paths:
+        if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
+            raise UserError(f"{path} is one of the files to explain; choose another --out")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; choose another --out, or replace it with --overwrite")
+    try:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)  # fail early
+    except OSError as error:
+        if error.errno not in PATH_ERRNOS:
+            raise
+        raise UserError(f"{out} cannot be written: {error.strerror}; choose another --out") from None
     return paths
 
 
@@ -100,14 +109,14 @@ def write(path: str | Path, panels_KTHWC: np.ndarray, fps: float) -> None:
     Raises:
         UserError: the suffix is another one, or the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix == ".mp4":
+    path, suffix = Path(path), Path(path).suffix.lower()
+    if suffix == ".mp4":
         encode(path, np.concatenate(list(panels_KTHWC), axis=2), Fraction(fps).limit_denominator(1001))
-    elif path.suffix in SUFFIXES:
+    elif suffix in SUFFIXES:
         with atomic_write(path) as file:
-            file.write(webp(panels_KTHWC, fps) if path.suffix == ".webp" else _strip(panels_KTHWC))
+            file.write(webp(panels_KTHWC, fps) if suffix == ".webp" else _strip(panels_KTHWC))
     else:
-        raise UserError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; use {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: cannot write {suffix or 'a file without a suffix'}; use {', '.join(SUFFIXES)}")
 
 
 def webp(panels_KTHWC: np.ndarray, fps: float) -> bytes:

@@ -91,9 +91,10 @@ class TimmNetwork(External):
 
     def stage_modules(self) -> dict[str, str]:
         """Return the stages of ``feature_info``, or else the modules of the first list of blocks."""
-        modules = [PREFIX + str(entry["module"]) for entry in self._feature_info()]
         known = dict(self.named_modules())
-        if len(set(modules) & set(known)) < max(1, len(modules)):  # none, unknown ones, or one twice
+        modules = [PREFIX + str(entry["module"]) for entry in self._feature_info()]
+        modules = [module for module in modules if module in known]
+        if not modules or len(set(modules)) < len(modules):
             name = next((name for name in ("stages", "layers", "blocks") if PREFIX + name in known), "")
             modules = [f"{PREFIX}{name}.{child}" for child, _ in known[PREFIX + name].named_children()] if name else []
         kinds = {re.sub(r"\d", "", module) for module in modules[:2]}
