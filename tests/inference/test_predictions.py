@@ -54,17 +54,27 @@ def test_predictions_do_not_depend_on_workers_and_batches(classifier, files, eve
     for workers, batch_size in ((0, 8), (1, 1), (3, 5)):
         batched = Classifier(classifier.model, "cpu", views_per_forward=batch_size)
         found = list(predict_files(batched, files, every=every, workers=workers))
-        assert [rows.index for rows in found] == [0, 1, 2, 3, 4]
-        for path, rows in zip(files, found):
+        assert [rows.index for rows in found if rows.is_last] == [0, 1, 2, 3, 4]
+        for index, path in enumerate(files):
+            parts = [rows for rows in found if rows.index == index]
             if path.endswith("2.mp4"):
-                assert not len(rows.values) and rows.reason
-            elif every:
+                assert not len(parts[0].values) and parts[0].reason
+                continue
+            values = np.concatenate([rows.values for rows in parts])
+            if every:
                 times, probs = classifier.window_probs(path, every)
-                np.testing.assert_array_equal(rows.times, times)
-                np.testing.assert_allclose(rows.values, probs, atol=1e-5)
+                np.testing.assert_array_equal(np.concatenate([rows.times for rows in parts]), times)
+                np.testing.assert_allclose(values, probs, atol=1e-5)
             else:
                 expected = sorted(classifier.predict(path), key=lambda p: p.index)
-                np.testing.assert_allclose(rows.values[0], [p.score for p in expected], atol=1e-5)
+                np.testing.assert_allclose(values[0], [p.score for p in expected], atol=1e-5)
+
+
+def test_windows_are_predicted_while_the_video_is_read(classifier, files):
+    one_by_one = Classifier(classifier.model, "cpu", views_per_forward=1)
+    found = list(predict_files(one_by_one, files[:1], every=0.5))
+    assert [len(rows.values) for rows in found] == [1, 1, 1, 1, 2]  # a window is complete when the next one begins
+    assert [rows.is_last for rows in found] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize("every", [0.0, 0.5])

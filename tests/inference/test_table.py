@@ -53,19 +53,28 @@ def files(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(files(), min_size=1, max_size=5), st.integers(1, 7), st.sampled_from(["mean", "mean+std", "max"]))
-def test_rows_do_not_depend_on_chunks_and_batches(drawn, batch_size, pool):
+@given(
+    st.lists(files(), min_size=1, max_size=5),
+    st.integers(1, 7),
+    st.sampled_from(["mean", "mean+std", "max"]),
+    st.booleans(),
+)
+def test_rows_do_not_depend_on_chunks_and_batches(drawn, batch_size, pool, stream):
     chunks = []
     for index, (values, groups, sizes) in enumerate(drawn):
         rows = [*range(groups[-1] + 1), groups[-1]]  # the last window has the frames of the one before it
         chunks += chunks_of(index, values, groups, rows, sizes)
-    found = {rows.index: rows.values for rows in compute_rows(one_value, chunks, batch_size=batch_size, pool=pool)}
+    found = {index: [] for index in range(len(drawn))}
+    for rows in compute_rows(one_value, chunks, batch_size=batch_size, pool=pool, stream=stream):
+        assert stream or rows.is_last
+        found[rows.index].append(rows)
+    for parts in found.values():
+        assert [rows.is_last for rows in parts] == [False] * (len(parts) - 1) + [True]
     functions = {"mean": [np.mean], "mean+std": [np.mean, np.std], "max": [np.max]}[pool]
     for index, (values, groups, _) in enumerate(drawn):
         members = [np.array(values)[np.array(groups) == group] for group in [*range(groups[-1] + 1), groups[-1]]]
         expected = [[function(each) for function in functions] for each in members]
-        np.testing.assert_allclose(found[index], expected, atol=1e-4)
-    assert len(found) == len(drawn)
+        np.testing.assert_allclose(np.concatenate([rows.values for rows in found[index]]), expected, atol=1e-4)
 
 
 def one_value(views):

@@ -94,7 +94,7 @@ def _predict(
 
     def check(rows: FileRows) -> None:
         path = files[rows.index]
-        if rows.gaps:
+        if rows.gaps and rows.is_last:
             gaps.append(f"{path}: {rows.gaps}")
         if rows.reason:
             failed.append(path)
@@ -148,7 +148,7 @@ def _print(
                 write(result)
             if args.segments or args.timeline:
                 kept.append(rows)
-            bar.advance()
+            bar.advance(rows.is_last)
     bar.close()
     return kept
 

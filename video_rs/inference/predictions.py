@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from video_rs.data.chunk_dataset import ChunkDataset
 from video_rs.data.loader import ViewLoader
 from video_rs.data.sources.records import Records
@@ -33,6 +35,8 @@ def predict_files(
 ) -> Iterator[FileRows]:
     """Yield the class probabilities of files in order, as they are computed.
 
+    Without workers, the windows of a file come in several parts, see :attr:`FileRows.is_last`.
+
     Args:
         classifier: the network. Its forward passes can have views of several files.
         files: paths of videos, images or folders of frames.
@@ -44,14 +48,15 @@ def predict_files(
         MachineError: the storage fails.
     """
     loader = ViewLoader(clips_of(classifier, files, **views), workers=workers, timeout=timeout)
-    waiting: dict[int, FileRows] = {}  # workers finish files in another order
+    options = {"batch_size": classifier.views_per_forward, "stream": not workers}
+    waiting: dict[int, list[FileRows]] = {}  # workers finish files in another order
     done = 0
-    with closing(compute_rows(classifier.forward, loader, batch_size=classifier.views_per_forward)) as found:
+    with closing(compute_rows(classifier.forward, loader, **options)) as found:
         for rows in found:
-            waiting[rows.index] = rows
-            while done in waiting:
-                yield waiting.pop(done)
-                done += 1
+            waiting.setdefault(rows.index, []).append(rows)
+            while parts := waiting.pop(done, []):
+                yield from parts
+                done += parts[-1].is_last
 
 
 def predict_table(
@@ -136,7 +141,7 @@ def write_timelines(
     """Write the segments of files with windows to a csv file, and draw a timeline of each.
 
     Args:
-        found: the probabilities of the windows of each file.
+        found: the probabilities of the windows, file by file.
         segments, timeline: the csv file, and the png file or folder, see :func:`timeline_files`; "" for none.
         threshold: see :func:`video_rs.inference.timeline.find_segments`.
     """
@@ -146,15 +151,17 @@ def write_timelines(
         return
     names, pictures = classifier.class_names, timeline_files(timeline, files) if timeline else []
     rows: list[tuple[str, list[Segment]]] = []
-    for each in found:
-        if each.reason:
+    for index, group in itertools.groupby(found, key=lambda rows: rows.index):
+        parts = list(group)
+        if parts[-1].reason:
             continue
-        path, multi_label = files[each.index], classifier.data_config.multi_label
-        own = find_segments(each.times, each.values, names, threshold, multi_label=multi_label)
+        path, multi_label = files[index], classifier.data_config.multi_label
+        times, probs = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "values"))
+        own = find_segments(times, probs, names, threshold, multi_label=multi_label)
         rows.append((path, own))
         if pictures:
-            png = timeline_png(each.times, each.values, names, own, threshold=threshold, title=os.path.basename(path))
-            with atomic_write(pictures[each.index]) as handle:
+            png = timeline_png(times, probs, names, own, threshold=threshold, title=os.path.basename(path))
+            with atomic_write(pictures[index]) as handle:
                 handle.write(png)
     if segments:
         write_segments(segments, rows)

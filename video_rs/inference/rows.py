@@ -25,6 +25,7 @@ class FileRows(NamedTuple):
         times: start and end of each row in seconds, float64 ``[R, 2]``; None if a row is a whole file.
         reason: why there are no values, else "".
         gaps: a warning if frames of the file are in no window, else "".
+        is_last: False if more rows of the file follow.
     """
 
     index: int
@@ -32,6 +33,7 @@ class FileRows(NamedTuple):
     times: np.ndarray | None = None
     reason: str = ""
     gaps: str = ""
+    is_last: bool = True
 
 
 def compute_rows(
@@ -40,9 +42,10 @@ def compute_rows(
     *,
     batch_size: int = 8,
     pool: str = "mean",
+    stream: bool = False,
     on_chunk: Callable[[], Any] = lambda: None,
 ) -> Iterator[FileRows]:
-    """Yield the rows of each file when its last view has been computed.
+    """Yield the rows of each file when its last view has been computed, or earlier with `stream`.
 
     A batch can have views of several files. Rows do not depend on the batch size, up to rounding.
 
@@ -51,6 +54,8 @@ def compute_rows(
         chunks: items of a :class:`video_rs.data.chunk_dataset.ChunkDataset`, file by file in each worker.
         batch_size: number of views in a batch. The last one may be smaller.
         pool: how the outputs of one row are combined: "mean"; "mean+std", both side by side ``[2 D]``; or "max".
+        stream: yield rows as soon as they are complete, in several parts of a file. A file that workers start again has
+            its first rows twice.
         on_chunk: called after each chunk was read.
     """
     started: dict[int, _File] = {}
@@ -61,10 +66,10 @@ def compute_rows(
         outputs = compute(torch.stack(views)).double().numpy()
         for (file, group), output in zip(owners, outputs, strict=True):
             file.add(group, output)
-        done = {id(file): file for file, _ in owners if file.is_complete}
+        files = {id(file): file for file, _ in owners if file.has_rows and (stream or file.is_complete)}
         views.clear()
         owners.clear()
-        return (file.result() for file in done.values())
+        return (file.take() for file in files.values())
 
     for chunk in chunks:
         on_chunk()
@@ -106,6 +111,11 @@ class _File:
     def is_complete(self) -> bool:
         return self.is_read and not self.missing
 
+    @property
+    def has_rows(self) -> bool:
+        """True if a group is complete: its views are in order, so a later group has begun."""
+        return self.is_complete or len(self._groups) > 1
+
     def add(self, group: int, output: np.ndarray) -> None:
         self.missing -= 1
         if group not in self._groups:
@@ -113,12 +123,17 @@ class _File:
         else:
             self._groups[group].add(output)
 
-    def result(self) -> FileRows:
-        groups = [self._groups[number].result(self.pool) for number in sorted(self._groups)]
-        values = np.stack(groups).astype(np.float32)[self.selection.rows]
+    def take(self) -> FileRows:
+        """Return the rows that are complete, without those that were returned before."""
+        first, end = min(self._groups), max(self._groups) + self.is_complete
+        groups = [self._groups.pop(number).result(self.pool) for number in range(first, end)]
+        selection = self.selection
+        rows = (selection.rows >= first) & (selection.rows < end)
+        values = np.stack(groups).astype(np.float32)[selection.rows[rows] - first]
         if not np.isfinite(values).all():
             return FileRows(self.index, np.empty((0, 0), np.float32), reason=OUTPUT_NOT_FINITE)
-        return FileRows(self.index, values, self.selection.times, gaps=self.selection.gaps)
+        times = None if selection.times is None else selection.times[rows]
+        return FileRows(self.index, values, times, gaps=selection.gaps, is_last=self.is_complete)
 
 
 class _Group:
