@@ -235,7 +235,7 @@ def test_command(weights, video, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--layer", "stage9"], "resnet3d_rs_26 has no layer 'stage9'; did you mean stage4?"),
+        (["--layer", "stage9"], "the network has no layer 'stage9'; did you mean stage4?"),
         (["--layer", "head"], "the layer head is behind the pooling and has no maps; choose an earlier one"),
         (["--class", "jugling"], "the network has no class 'jugling'; did you mean juggling?"),
         (["--class", "?" * 200], "the network has no class '????"),

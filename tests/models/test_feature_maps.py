@@ -65,6 +65,15 @@ def test_stages_of_resnet_rs() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_a_network_without_the_methods_of_ours() -> None:
+    """The stages of any other module are its children."""
+    network = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
+    assert stage_names(network) == ["0", "1", "2"]
+    with capture(network, "0") as maps, capture(network, "2") as pooled:
+        network(torch.zeros(2, 3, 4, 8, 8))
+    assert maps().shape == (2, 4, 2, 6, 6) and pooled().shape == (2, 4)
+
+
 def test_next_layer_works_in_place() -> None:
     """The captured output of a layer before an in-place activation still has its negative values."""
     network = external("timm/resnet18", 32)
@@ -90,7 +99,7 @@ def test_unknown_layer(layer: str, match: str) -> None:
 
 def test_layer_without_maps() -> None:
     model = external("timm/crossvit_9_240", 240)
-    with pytest.raises(UserError, match=r"layer stage1 of timm/crossvit_9_240 has no maps: its output \[2, 401, 128\]"):
+    with pytest.raises(UserError, match=r"layer stage1 has no maps: its output \[2, 401, 128\]"):
         maps_of(model, "stage1")
-    with pytest.raises(UserError, match="layer blocks of timm/.* has no maps: it was not used in the forward pass"):
+    with pytest.raises(UserError, match="layer blocks has no maps: it was not used in the forward pass"):
         maps_of(model, "blocks")

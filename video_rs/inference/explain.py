@@ -126,7 +126,7 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
     """Compute the Grad-CAM of clips, at the size of the clips.
 
     Args:
-        model: a ``VideoModel`` in ``eval()`` mode. Its parameters and their gradients are unchanged.
+        model: a network in ``eval()`` mode. Its parameters and their gradients are unchanged.
         views: uint8 ``[N, T, H, W, C]``.
         classes: indices of K classes.
         layer: name of a stage or module.
@@ -165,7 +165,7 @@ def default_layer(model: nn.Module, views: Tensor) -> str:
     Stages whose maps the logits do not depend on are skipped, such as the last block of a ViT with a class token.
 
     Args:
-        model: a ``VideoModel`` in ``eval()`` mode.
+        model: a network in ``eval()`` mode.
         views: uint8 ``[N, T, H, W, C]``.
 
     Raises:
@@ -178,7 +178,7 @@ def default_layer(model: nn.Module, views: Tensor) -> str:
         for name in sorted(stages, key=lambda name: min(cells[name], MIN_CELLS))[::-1]:
             if cells[name] > 1 and stages[name].gradients(total).any():
                 return name
-    raise UserError(f"{model.name}: no stage has maps; name a layer")
+    raise UserError("no stage of the network has maps; name a layer")
 
 
 def _cells(maps: Maps) -> int:

@@ -125,8 +125,8 @@ class VideoModel(nn.Module):
             refuse(self.name, "train.activation_checkpointing", stages if stages is True else list(stages), [])
 
     def stage_modules(self) -> dict[str, str]:
-        """Return the names of the stages, in order, with the names of their modules."""
-        return {}
+        """Return the names of the stages, in order, with the names of their modules: by default, all children."""
+        return {name: name for name, _ in self.named_children()}
 
     def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
         """Convert the output of a layer, or its gradients, to ``[N, C, T, H, W]``.

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from video_rs.errors import UserError, did_you_mean
+from video_rs.models.base import VideoModel
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """Return the names of the stages of a ``VideoModel`` in order, for example ``["stem", "stage1", ...]``."""
-    return list(model.stage_modules())
+    """Return the names of the stages of a network in order, for example ``["stem", "stage1", ...]``."""
+    return list(_ask(model, "stage_modules"))
+
+
+def _ask(model: nn.Module, method: str, *arguments: Any) -> Any:
+    """Call a method of a network; that of ``VideoModel`` if the network is another module that lacks it."""
+    return getattr(type(model), method, getattr(VideoModel, method))(model, *arguments)
 
 
 def module_name(model: nn.Module, name: str) -> str:
@@ -24,14 +30,15 @@ def module_name(model: nn.Module, name: str) -> str:
         name: name of a stage, see :func:`stage_names`, or of any module. ``network.`` of a wrapped network may be left
             out.
     """
-    stages, modules = model.stage_modules(), dict(model.named_modules())
-    for each in (stages.get(name), name, model.module_prefix + name):
+    stages, modules = _ask(model, "stage_modules"), dict(model.named_modules())
+    prefix = getattr(model, "module_prefix", "")
+    for each in (stages.get(name), name, prefix + name):
         if each and each in modules:
             return each
-    known = [*modules, *(each.removeprefix(model.module_prefix) for each in modules)]
+    known = [*modules, *(each.removeprefix(prefix) for each in modules)]
     listed = f"; its stages are {', '.join(stages)}" if stages else ""
     near = did_you_mean(name, stages, did_you_mean(name, known, listed))
-    raise UserError(f"{model.name} has no layer {name[:100]!r}{near}")
+    raise UserError(f"the network has no layer {name[:100]!r}{near}")
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -69,14 +76,14 @@ class Maps:
         output = self.output[0] if isinstance(self.output, (list, tuple)) and self.output else self.output
         if not isinstance(output, Tensor):
             what = "was not used in the forward pass" if output is None else f"returns {type(output).__name__}"
-            raise UserError(f"the layer {self.name} of {self.model.name} has no maps: it {what}; choose another layer")
+            raise UserError(f"the layer {self.name} has no maps: it {what}; choose another layer")
         return output
 
     def _read(self, tensor: Tensor) -> Tensor:
-        maps = self.model.read_maps(tensor, self.output, self.module)
+        maps = _ask(self.model, "read_maps", tensor, self.output, self.module)
         if maps is None:
             found = f"its output {list(tensor.shape)} is not [N, C, T, H, W]"
-            raise UserError(f"the layer {self.name} of {self.model.name} has no maps: {found}; choose another layer")
+            raise UserError(f"the layer {self.name} has no maps: {found}; choose another layer")
         return maps
 
 
@@ -85,7 +92,7 @@ def capture(model: nn.Module, name: str) -> Iterator[Maps]:
     """Record the output of a layer in each forward pass of this context.
 
     Args:
-        model: a ``VideoModel``.
+        model: a network of ``create_model``.
         name: as for :func:`module_name`.
 
     Example:
