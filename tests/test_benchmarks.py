@@ -14,6 +14,7 @@ from tests import commands
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 WAYS = ["bare decode", "video_rs, pyav", "video_rs, decord", "video_rs, pyav, index"]
 WAYS += ["video_rs, decord, index", "decord, whole frames", "PyTorchVideo, pyav", "PyTorchVideo, decord"]
+FEATURES = ("features, 0", "features, 1")
 TINY = ["--workers", "1", "--clips", "2", "--rounds", "1", "--batch", "2", "--frames", "4", "--size", "32"]
 
 
@@ -184,12 +185,28 @@ def test_end_to_end():
     assert result.stdout.splitlines()[-1] in ("the loader is the limit", "the steps are the limit")
 
 
+@pytest.mark.exhaustive
+def test_features(video):
+    small = ["--rounds", 1, "--views", 2, "--model", "timm/test_resnet", "data.test_size=32", "data.short_side=32"]
+    result = benchmark("features", video, *small)
+    assert result.returncode == 0, result.stderr
+    (parts,) = rows(result.stdout)
+    assert list(parts) == ["decoding", "forward", *(f"{way} workers" for way in FEATURES), "plain loop, 1 workers"]
+    assert float(parts["decoding"][3]) + float(parts["forward"][3]) == pytest.approx(1, abs=0.01)
+    result = benchmark("features", "--tiny", 20, "--rounds", 1)
+    assert result.returncode == 0, result.stderr
+    for way in FEATURES:
+        assert re.search(f"\n{way} workers: -?[0-9.]+ ms a file above decoding and forward\n", result.stdout)
+    assert re.search("\nmemory after 2 files [0-9]+ MB, after 20 files [0-9]+ MB\n", result.stdout)
+
+
 @pytest.mark.parametrize(
     "name, arguments, error",
     [
         ("data_loading", [], "the following arguments are required: --videos"),
         ("data_loading", ["--videos", "no/such.mp4"], "no/such.mp4: no such file or folder"),
         ("data_loading", ["--videos", "x.mp4", "--prepared", "{empty}/out"], "{empty}/out: no videos folder in it"),
+        ("features", [], "features.py: give videos, or --tiny"),
         ("multiview", ["--video", "{empty}"], "{empty}: no videos in this folder"),
         ("multiview", ["--video", "x.mp4", "--hour", "0"], "'0' is not between 0.01 and 10 hours"),
     ],
