@@ -128,24 +128,24 @@ def rows_of(index, count=1):
 
 @pytest.mark.parametrize("with_times", [False, True])
 def test_parts_are_one_table_in_list_order(tmp_path, with_times):
-    out = tmp_path / "t.npz"
-    for started in range(3):  # three starts, the last two after a kill
+    """Killed twice. A rank that was not killed with the others wrote file 1 again. Unreadable files are read again."""
+    out, damaged = tmp_path / "t.npz", FileRows(0, np.empty((0, 0), np.float32), reason="damaged")
+    for done, added in (
+        (set(), [rows_of(4, 2), damaged, rows_of(1)]),
+        ({1, 4}, [rows_of(3), rows_of(1)]),
+        ({1, 3, 4}, [damaged, rows_of(2, 3)]),
+    ):
         with open_parts(out, {"views": 1}, World()) as parts:
-            assert parts.done == ({4, 1} if started else set()) | ({0} if started == 2 else set())
-            if started == 0:
-                for rows in (rows_of(4, 2), rows_of(1)):
-                    parts.add(rows if with_times else rows._replace(times=None))
-            elif started == 1:
-                parts.add(FileRows(0, np.empty((0, 0), np.float32), reason="damaged"))
-            else:
-                parts.add(rows_of(2, 3) if with_times else rows_of(2, 3)._replace(times=None))
+            assert parts.done == done
+            for rows in added:
+                parts.add(rows if with_times else rows._replace(times=None))
             parts.flush()
-    table = parts.table()
-    assert table.files.tolist() == [0, 1, 2, 2, 2, 4, 4] and table.reasons == {0: "damaged"}
-    assert table.values[:, 0].tolist() == [0, 1, 2, 2, 2, 4, 4] and table.values.dtype == np.float32
-    assert table.scored.tolist() == [False] + [True] * 6
+    table = parts.table(5, parts.reasons)
+    assert table.files.tolist() == [0, 1, 2, 2, 2, 3, 4, 4] and table.reasons == {0: "damaged"}
+    assert table.values[:, 0].tolist() == [0, 1, 2, 2, 2, 3, 4, 4] and table.values.dtype == np.float32
+    assert table.scored.tolist() == [False] + [True] * 7
     if with_times:
-        np.testing.assert_array_equal(table.times[:, 0], [np.nan, 1, 2, 2, 2, 4, 4])
+        np.testing.assert_array_equal(table.times[:, 0], [np.nan, 1, 2, 2, 2, 3, 4, 4])
     else:
         assert table.times is None
     parts.remove()

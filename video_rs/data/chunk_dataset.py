@@ -28,7 +28,7 @@ class Selection(NamedTuple):
 
     Attributes:
         clips: frame numbers of the clips, ``[K, T]``, ordered by their first frames.
-        groups: the group of each clip, int64 ``[K]``, ascending. The outputs of a group are averaged.
+        groups: the group of each clip, int64 ``[K]``, ascending from 0. The outputs of a group are pooled.
         rows: the group of each row of the file, int64 ``[R]``.
         times: start and end of each row in seconds, float64 ``[R, 2]``; None if a row is a whole file.
         gaps: a warning if frames are in no window, else "".

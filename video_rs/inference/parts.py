@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 import time
@@ -79,7 +78,8 @@ def open_parts(
                 if out.exists() and not overwrite:
                     raise UserError(f"{out} exists; give another --out, or --overwrite")
                 _lock(stack, folder, settings, overwrite)
-                done = set(np.concatenate([[], *(part["files"] for part in _read(folder))]).astype(int).tolist())
+                for part in _read(folder, "files"):
+                    done.update(part["files"].tolist())
         done = world.gather(done, "the finished rows")[0]
         yield Parts(folder, done)
 
@@ -109,17 +109,23 @@ class Parts:
 
     Attributes:
         folder: as given.
-        done: numbers of the files that were finished before.
+        done: numbers of the files whose rows were in the folder at the start.
+        reasons: why files have no values, by their number, of this rank. They are not kept in the folder: a command
+            that resumes reads these files again, because the cause may have been the storage.
     """
 
     folder: Path
     done: set[int]
+    reasons: dict[int, str] = field(default_factory=dict)
     _rows: list[FileRows] = field(default_factory=list)
     _bytes: int = 0
     _flushed: float = field(default_factory=time.monotonic)
 
     def add(self, rows: FileRows) -> None:
         """Add the rows of a file. They are on disk at the latest after the next :meth:`flush`."""
+        if rows.reason:
+            self.reasons[rows.index] = rows.reason
+            return
         self._rows.append(rows)
         self._bytes += rows.values.nbytes
         if self._bytes > FLUSH_BYTES or time.monotonic() > self._flushed + FLUSH_SECONDS:
@@ -128,56 +134,46 @@ class Parts:
     def flush(self) -> None:
         """Write the added rows to a new file."""
         if self._rows:
-            with_values = [rows for rows in self._rows if not rows.reason]
-            times = [rows.times for rows in with_values if rows.times is not None]
+            times = [rows.times for rows in self._rows if rows.times is not None]
             with atomic_write(self.folder / f"rows-{secrets.token_hex(8)}.npz") as handle:
                 np.savez(
                     handle,
                     files=np.array([rows.index for rows in self._rows]),
                     counts=np.array([len(rows.values) for rows in self._rows]),
-                    values=np.concatenate([rows.values for rows in with_values]) if with_values else np.empty((0, 0)),
-                    times=np.concatenate(times) if times else np.empty((0, 2)),
-                    reasons=np.array(json.dumps([rows.reason for rows in self._rows])),
+                    values=np.concatenate([rows.values for rows in self._rows]),
+                    times=np.concatenate(times or [np.empty((0, 2))]),
                 )
         self._rows, self._bytes, self._flushed = [], 0, time.monotonic()
 
-    def table(self) -> Table:
-        """Return all rows, from the files of all ranks."""
-        parts = [dict(part) for part in _read(self.folder, ("files", "counts", "reasons", "times"))]
-        files, counts = (np.concatenate([part[name] for part in parts]) for name in ("files", "counts"))
-        reasons = {}
-        for part in parts:
-            texts = json.loads(str(part["reasons"]))
-            reasons |= {int(file): reason for file, reason in zip(part["files"], texts) if reason}
-        order = np.argsort(files, kind="stable")
-        lengths = np.maximum(counts, 1)  # a row of zeros for a file without values
-        firsts = np.empty_like(lengths)
-        firsts[order] = np.cumsum(lengths[order]) - lengths[order]
-        rows = np.concatenate([first + np.arange(count) for first, count in zip(firsts, counts)]).astype(np.int64)
-        has_times = any(len(part["times"]) for part in parts)
-        times = np.full((lengths.sum(), 2), np.nan) if has_times else None
-        if has_times:
-            times[rows] = np.concatenate([part["times"] for part in parts])
-        values, done = None, 0
-        for part in _read(self.folder, ("values",)):  # one at a time
-            block = part["values"]
-            if not len(block):
-                continue
-            if values is None:
-                values = np.zeros((lengths.sum(), block.shape[1]), np.float32)
-            values[rows[done : done + len(block)]] = block
-            done += len(block)
-        if values is None:
-            values = np.zeros((lengths.sum(), 0), np.float32)
-        return Table(values, np.repeat(files[order], lengths[order]), times, reasons)
+    def table(self, num_files: int, reasons: Mapping[int, str]) -> Table:
+        """Return the rows of all files, from the parts of all ranks.
+
+        Args:
+            num_files: length of the list.
+            reasons: :attr:`reasons` of all ranks.
+        """
+        lengths = np.ones(num_files, np.int64)  # a row of zeros for a file without values
+        for part in _read(self.folder, "files", "counts"):
+            lengths[part["files"]] = part["counts"]
+        firsts, total = np.cumsum(lengths) - lengths, lengths.sum()
+        values, times = np.zeros((total, 0), np.float32), None
+        for part in _read(self.folder, "files", "values", "times"):  # one at a time
+            rows = np.concatenate([firsts[file] + np.arange(lengths[file]) for file in part["files"]])
+            if not values.size:
+                values = np.zeros((total, part["values"].shape[1]), np.float32)
+                times = np.full((total, 2), np.nan) if len(part["times"]) else None
+            values[rows] = part["values"]
+            if times is not None:
+                times[rows] = part["times"]
+        return Table(values, np.repeat(np.arange(num_files), lengths), times, dict(reasons))
 
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _read(folder: Path, names: tuple[str, ...] = ("files",)) -> Iterator[dict[str, np.ndarray]]:
-    """Yield some arrays of each part, in the order of their names."""
-    for path in sorted(folder.glob("rows-*.npz")):
+def _read(folder: Path, *names: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yield some arrays of each part."""
+    for path in folder.glob("rows-*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             yield {name: arrays[name] for name in names}

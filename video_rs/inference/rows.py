@@ -105,7 +105,9 @@ class _File:
     def __init__(self, index: int, selection: Selection, pool: str) -> None:
         self.index, self.selection, self.pool = index, selection, pool
         self.missing, self.is_read = 0, False  # number of views without outputs
-        self._groups: dict[int, _Group] = {}
+        self._values: list[np.ndarray] = []  # of complete groups that were not taken
+        self._first = 0  # number of the first of them
+        self._group: _Group | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -114,22 +116,28 @@ class _File:
     @property
     def has_rows(self) -> bool:
         """True if a group is complete: its views are in order, so a later group has begun."""
-        return self.is_complete or len(self._groups) > 1
+        return self.is_complete or bool(self._values)
 
     def add(self, group: int, output: np.ndarray) -> None:
         self.missing -= 1
-        if group not in self._groups:
-            self._groups[group] = _Group(output)
-        else:
-            self._groups[group].add(output)
+        if self._group is not None and group == self._first + len(self._values):
+            self._group.add(output)
+            return
+        self._finish_group()
+        self._group = _Group(output)
+
+    def _finish_group(self) -> None:
+        if self._group is not None:
+            self._values.append(self._group.result(self.pool).astype(np.float32))
 
     def take(self) -> FileRows:
         """Return the rows that are complete, without those that were returned before."""
-        first, end = min(self._groups), max(self._groups) + self.is_complete
-        groups = [self._groups.pop(number).result(self.pool) for number in range(first, end)]
-        selection = self.selection
+        if self.is_complete:
+            self._finish_group()
+        first, end, selection = self._first, self._first + len(self._values), self.selection
         rows = (selection.rows >= first) & (selection.rows < end)
-        values = np.stack(groups).astype(np.float32)[selection.rows[rows] - first]
+        values = np.stack(self._values)[selection.rows[rows] - first]
+        self._values, self._first = [], end
         if not np.isfinite(values).all():
             return FileRows(self.index, np.empty((0, 0), np.float32), reason=OUTPUT_NOT_FINITE)
         times = None if selection.times is None else selection.times[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from hashlib import sha1
 from pathlib import Path
@@ -37,7 +38,7 @@ def compute_table(
     """Compute the rows of all files of a dataset, and write them to a file.
 
     Finished rows are kept in ``<out>.parts``. After a kill, the same call computes the others only, also with another
-    number of ranks or workers. The folder is deleted when `out` is complete.
+    number of ranks or workers, and tries unreadable files again. The folder is deleted when `out` is complete.
 
     Args:
         compute: returns the outputs of views, ``[n, T, H, W, C] -> [n, D]``.
@@ -74,9 +75,10 @@ def compute_table(
                 on_rows(rows)
                 advance(1)
             parts.flush()
+        reasons = world.gather(parts.reasons, "the unreadable files", on_main=True)
         table = None
         if world.is_main:
-            table = parts.table()
+            table = parts.table(len(dataset), dict(ChainMap(*reasons)))
             if not table.scored.any():
                 parts.remove()
                 index, reason = min(table.reasons.items())
