@@ -72,6 +72,6 @@ def test_a_timeline_of_any_length_with_names_in_any_script(count):
         warnings.simplefilter("error")
         for threshold in (0.5, 0.7):
             segments = find_segments(times, probs, names, threshold, multi_label=True)
-            png = timeline_png(times, probs, names, segments, threshold=threshold, title="$ \u8df3.mp4")
+            png = timeline_png(times, probs, names, segments, threshold=threshold, title="$ \u8df3\udce9\n.mp4")
             sizes.append(Image.open(io.BytesIO(png)).size)
     assert sizes[0][1] > sizes[1][1]  # ten classes, and three without segments

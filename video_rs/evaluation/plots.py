@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from video_rs.errors import printable
 from video_rs.files import read_run_metrics
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#ea580c", "#16a34a", "#9ca3af"
@@ -158,6 +159,7 @@ def _columns(records: list[dict]) -> dict[str, np.ndarray]:
 
 
 def _label(name: str, length: int = 24) -> str:
+    name = printable(name)
     short = name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return short.replace("$", r"\$")  # otherwise matplotlib renders a formula
 
