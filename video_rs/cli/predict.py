@@ -21,8 +21,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
@@ -62,6 +63,8 @@ def main(argv: list[str]) -> int:
                 note(f"error: {line}")
             if not inputs:
                 return EXIT_USER
+            for path in filter(None, (args.segments, args.timeline)):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)  # fail early
             classifier = load(args.weights, args.device, views_per_forward=args.batch_size)
             files, empty = find_all(inputs, classifier.takes_images, note)
             if args.timeline and files:
@@ -164,10 +167,10 @@ def seconds(text: str) -> float:
 
 def probability(text: str) -> float:
     """Parse a number in [0, 1] (an argparse type)."""
-    value = float(text) if re.fullmatch(r"\d*\.?\d+", text) else -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
