@@ -14,18 +14,11 @@ TESTS_XLA ?= xla and not exhaustive
 STAMP_XLA := $(VENV_XLA)/.video_rs_is_set_up
 
 define RESULTS
-import csv, json
+import json
 print("== Top-1 accuracy on the test split; chance is 12.5 %")
 for run, text in {"motion_rs": "clips of 16 frames", "motion_rs_one_frame": "single frames"}.items():
     with open(f"runs/{run}/test/metrics.json") as file:
         print(f"   {text:<20}{100 * json.load(file)['top1']:5.1f} %   runs/{run}/test/report.html")
-true, found = (
-    [(row["label"], float(row["start"]), float(row["end"])) for row in csv.DictReader(open(f"runs/long/{name}.csv"))]
-    for name in ("long", "segments")
-)
-covered = lambda label, start, end: sum(max(0, min(e, end) - max(s, start)) for l, s, e in found if l == label)
-right = sum(covered(label, start, end) > (end - start) / 2 for label, start, end in true)
-print(f"   a long video         {right} of {len(true)} motions found   runs/long/timeline.png")
 endef
 export RESULTS
 
@@ -49,19 +42,14 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@touch $@
 
 train: setup
-	@echo "== 1/5  The embedded dataset: videos that only their motion tells apart -> data/motion"
+	@echo "== 1/4  The embedded dataset: videos that only their motion tells apart -> data/motion"
 	$(PY) tools/make_motion.py --out data/motion
-	@echo "== 2/5  Training -> runs/motion_rs"
+	@echo "== 2/4  Training -> runs/motion_rs"
 	$(PY) tools/train_net.py --cfg motion_rs.yaml
-	@echo "== 3/5  Multi-view test of the best checkpoint"
+	@echo "== 3/4  Multi-view test of the best checkpoint"
 	$(PY) tools/test_net.py --cfg motion_rs.yaml
-	@echo "== 4/5  The control: the same on single frames"
+	@echo "== 4/4  The control: the same on single frames"
 	@$(MAKE) --no-print-directory train-one-frame
-	@echo "== 5/5  A long video of all motions, and when each is seen -> runs/long"
-	@rm -rf runs/long
-	$(PY) tools/make_motion.py --long runs/long/long.mp4
-	$(PY) tools/predict.py --weights runs/motion_rs/best.pt --every 500ms --out runs/long/windows.csv \
-		--segments runs/long/segments.csv --timeline runs/long/timeline.png runs/long/long.mp4
 	@$(PY) -c "$$RESULTS"
 
 train-one-frame: setup
