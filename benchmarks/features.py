@@ -118,7 +118,7 @@ class Ways:
             if next(done) in (len(self.files) // 10, len(self.files)):
                 self.memory.append(memory_mb(process_tree()))
 
-        options = {"workers": workers, "batch_size": self.batch_size, "overwrite": True, "on_rows": on_rows}
+        options = {"workers": workers, "overwrite": True, "on_rows": on_rows}
         extract_features(self.classifier, self.records, self.out, views=self.views, **options)
 
     def plain_loop(self, name: str, workers: int) -> None:

@@ -15,6 +15,7 @@ from video_rs.data.sources.records import Records
 from video_rs.data_config import DataConfig
 from video_rs.inference.features import extract_features
 from video_rs.inference.features_file import read_features
+from video_rs.inference.predict import Classifier
 
 CLIPS = DataConfig(num_frames=4, stride=2, train_size=32, short_side=36, test_size=32)
 NETWORKS = {"resnet3d_rs_26": 4, "resnet_rs_26": 1}  # frames of a clip
@@ -50,7 +51,8 @@ def test_workers_and_batches_change_nothing(files, tmp_path, name):
     classifier, records = save_network(name, tmp_path / "best.pt"), Records(files, [0] * len(files), ["a"])
     for workers, batch_size in ((0, 1), (0, 8), (1, 8), (3, 3)):
         out = tmp_path / f"{workers}_{batch_size}.npz"
-        found = extract_features(classifier, records, out, workers=workers, batch_size=batch_size)
+        classifier = Classifier(classifier.model, views_per_forward=batch_size)
+        found = extract_features(classifier, records, out, workers=workers)
         check(found, classifier, files)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from video_rs import terminal
 from video_rs.cli.common import command, config_parser, counter, input_path, output_path, parse_settings, positive
 from video_rs.cli.predict import seconds
+from video_rs.errors import truncate
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -36,20 +37,20 @@ def main(argv: list[str]) -> int:
     from video_rs.inference.features_file import SUFFIXES, check_suffix
     from video_rs.inference.predict import Classifier
 
-    check_suffix(args.out, SUFFIXES)
-    if args.weights:
-        model, config, about = network_of_weights(args.weights, args.overrides)
-    else:
-        model, config, about = network_of_name(args.model, args.init_from or "", args.overrides)
     device = select_device(args.device)
-    world = start_world(device, config.train.peer_timeout)
+    world = start_world(device)
     try:
-        check_timeouts(config, world.size)
         with world.together("the features"):
+            check_suffix(args.out, SUFFIXES)
+            if args.weights:
+                model, config, about = network_of_weights(args.weights, args.overrides)
+            else:
+                model, config, about = network_of_name(args.model, args.init_from or "", args.overrides)
+            check_timeouts(config, world.size)
+            world.timeout = config.train.peer_timeout
             configure_torch(config.train.threads, config.train.deterministic)
-            fraction = config.data.val_fraction if "data.val_fraction" in " ".join(args.overrides) else 0.0
             images = model.data_config.num_frames == 1
-            records, note = find_records(args.data, config, split=args.split, images=images, val_fraction=fraction)
+            records, note = find_records(args.data, config, split=args.split, images=images)
             classifier = Classifier(model, device, views_per_forward=args.batch_size)
             if world.is_main:
                 print(f"device: {describe(device)}")
@@ -67,9 +68,8 @@ def main(argv: list[str]) -> int:
                 pool=args.pool,
                 layer=args.layer,
                 decoder=config.data.decoder,
-                about=about | {"split": args.split, "data": " ".join(args.data)},
+                about=about | {"split": args.split, "data": truncate(args.data)},
                 world=world,
-                batch_size=args.batch_size,
                 workers=loader_workers(args.workers, world.local_size),
                 timeout=config.data.timeout,
                 overwrite=args.overwrite,

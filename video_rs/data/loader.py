@@ -97,8 +97,9 @@ class ViewLoader:
         self.dataset.skip = {path: reason for path, reason in skip.items() if path not in changed}
         left, failed_in_a_row = dict.fromkeys(self.indices), 0
         while left:
+            workers = min(self.workers, len(left))
             try:
-                for item in _Loader(self.dataset, self.workers, self.timeout, indices=list(left)):
+                for item in _Loader(self.dataset, workers, self.timeout, indices=list(left)):
                     if item.get("is_last", True):
                         del left[item["index"]]
                     failed_in_a_row *= bool(item["error"])

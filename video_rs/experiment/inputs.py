@@ -30,6 +30,7 @@ from video_rs.models.weights.load import model_from_checkpoint
 
 OF_MODEL = {"model", *DataConfig.__dataclass_fields__} - {"class_names", "multi_label"}
 """Keys, or sections, that the weights decide."""
+DEFAULTS = ("data.val_fraction=0",)  # the data can be others than those of the run
 
 
 def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.Module, Config, dict[str, Any]]:
@@ -48,7 +49,7 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
     for key in _keys(overrides):
         if OF_MODEL & {key.partition(".")[0], key.removeprefix("data.")}:
             raise UserError(f"{key}: {name} decides it; leave it out")
-    config = config_of_checkpoint(state, name, "", overrides)
+    config = config_of_checkpoint(state, name, "", [*DEFAULTS, *overrides])
     model = model_from_checkpoint(state, name)
     return model, config, {**about, "model": model.name}
 
@@ -73,7 +74,7 @@ def network_of_name(
     Returns:
         As :func:`network_of_weights`. The checksum is that of the tensors.
     """
-    config = config_of_model(name, overrides)
+    config = config_of_model(name, [*DEFAULTS, *overrides])
     torch.manual_seed(config.train.seed)
     arguments = build.model_args(config, config.model.num_classes or None)
     model = create_model(**arguments)
@@ -89,18 +90,16 @@ def network_of_name(
     return model, config, about
 
 
-def find_records(
-    data: Sequence[str], config: Config, *, split: str = "", images: bool = False, val_fraction: float = 0.0
-) -> tuple[Records, str]:
+def find_records(data: Sequence[str], config: Config, *, split: str = "", images: bool = False) -> tuple[Records, str]:
     """Return the files of ``--data``, with labels if they are a dataset.
 
     Args:
         data: one dataset: a folder with class folders or splits, a list, or shards; or any files and folders of files
             without labels.
-        config: its ``data`` section has the settings that read a dataset.
+        config: its ``data`` section has the settings that read a dataset. With ``val_fraction``, a dataset without a
+            split "val" has one.
         split: "train", "val" or "test"; "" if the dataset has one split.
         images: True for an image network, which takes images as well.
-        val_fraction: fraction of the training files that the split "val" holds out if there is none.
 
     Returns:
         The files, and a note on those that were left out, or "".
@@ -114,7 +113,7 @@ def find_records(
             raise UserError(f"--split {split}: {data[0]} has no splits; leave it out, or give a dataset")
         return _unlabelled(data, images)
     none = dict.fromkeys(("root", "train", "val", "test", "list"), "")
-    section = dataclasses.replace(config.data, **{**none, **place, "val_fraction": val_fraction})
+    section = dataclasses.replace(config.data, **{**none, **place})
     found = build.build_records(dataclasses.replace(config, data=section), SPLITS)
     found = {name: records for name, records in found.items() if not (name == "test" and records.used_as_test)}
     if split and split not in found:

@@ -40,7 +40,7 @@ def extract_features(
     """Write the features of all files to a ``.npz`` or ``.parquet`` file, see docs/inference.md.
 
     Args:
-        classifier: the network; it needs no classes.
+        classifier: the network; it needs no classes. A batch has its ``views_per_forward`` views.
         records: the files. Labels of -1 are unknown.
         out: the file. Finished rows are kept in ``<out>.parts`` until it is complete.
         views: number of evenly spaced clips of a file whose features are combined. None: 4 for a video network, every
@@ -55,7 +55,7 @@ def extract_features(
         about: further plain values for ``Features.about``, such as the name and checksum of the weights. The features
             must depend on nothing else.
         world: the ranks.
-        options: ``batch_size``, ``workers``, ``timeout``, ``overwrite``, ``progress`` and ``on_rows`` of
+        options: ``workers``, ``timeout``, ``overwrite``, ``progress`` and ``on_rows`` of
             :func:`video_rs.inference.table.compute_table`.
 
     Returns:
@@ -98,7 +98,8 @@ def extract_features(
         found.append(_features(records, table, settings))
         write_features(out, found[0])
 
-    compute_table(compute, dataset, out, write, settings=settings, pool=pool, world=world, **options)
+    options |= {"batch_size": classifier.views_per_forward, "pool": pool, "world": world}
+    compute_table(compute, dataset, out, write, settings=settings, **options)
     return found[0] if found else None
 
 

@@ -32,7 +32,7 @@ class Features:
         sources: uint64 ``[N]``; rows of the same source video have the same number.
         scored: bool ``[N]``; False if there are no features, because the file cannot be read for example.
         reason: why a row has no features; "" if it has.
-        about: how the features were computed, as plain values, see :func:`video_rs.inference.features.describe`.
+        about: how the features were computed, as plain values, see docs/inference.md.
         start, end: float64 ``[N]`` seconds, of windows and of segments of a list; otherwise None. NaN if unknown.
     """
 
