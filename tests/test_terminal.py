@@ -125,3 +125,8 @@ def test_control_characters_of_names_do_not_reach_the_terminal(monkeypatch):
     for code in ("\x1b[2J", "\x1b]0", "\x07", "c\rd", "\x9b", "\u202e", "\u2066", "\x7f"):
         assert code not in shown
     assert (sys.stdout, sys.stderr) == (screen, screen)
+
+
+def test_counts_are_whole():
+    found = [terminal.counted(number, "row") for number in (1, 20_000, 12_345, 2.5)]
+    assert found == ["1 row", "20000 rows", "12345 rows", "2.5 rows"]

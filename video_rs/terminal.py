@@ -64,7 +64,8 @@ def table(
 
 def counted(number: float, noun: str) -> str:
     """Return a number with its noun in the singular or plural: "1 epoch", "2.5 epochs"."""
-    return f"{number:.4g} {noun}{'' if number == 1 else 's'}"
+    text = str(number) if isinstance(number, int) else f"{number:.4g}"
+    return f"{text} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

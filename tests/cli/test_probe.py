@@ -49,7 +49,12 @@ def job(tmp_path_factory, make_video):
         records = load_splits(str(folder / "data"), val_fraction=0, splits=(split,))[split]
         out = folder / f"{split}.npz"
         extract_features(
-            load(folder / "net.pt", "cpu"), records, out, views=1, about=about | {"split": split}, workers=0
+            load(folder / "net.pt", "cpu"),
+            records,
+            out,
+            views=1,
+            about=about | {"split": split, "data": str(folder / "data")},
+            workers=0,
         )
     return folder
 
@@ -59,7 +64,11 @@ def test_a_head_scores_the_same_in_test_net(job, tmp_path, capsys, one_thread):
     arguments = [job / "train.npz", "--test", job / "test.npz", "--out", out, "--head-out", head]
     assert run(main, [*map(str, arguments)]) == 0
     printed = capsys.readouterr().out
-    assert "logistic regression" in printed and f"report: {out / 'report.html'}" in printed and str(head) in printed
+    assert (
+        "logistic regression" in printed
+        and f"report: {out / 'report.html'}" in printed
+        and f"--weights {head} data.root={job / 'data'}" in printed
+    )
     settings = ["test.clips=1", "test.crops=1", "data.workers=0", "train.device=cpu", f"out={tmp_path / 'run'}"]
     assert run(test.main, ["--weights", str(head), f"data.root={job / 'data'}", *settings]) == 0
     (tested,) = tmp_path.glob("run/test-*/metrics.json")
@@ -69,7 +78,8 @@ def test_a_head_scores_the_same_in_test_net(job, tmp_path, capsys, one_thread):
 
     classifier, train, tests = load(head, "cpu"), *(read_features(job / f"{split}.npz") for split in ("train", "test"))
     assert classifier.class_names == CLASSES
-    logits = probe(train, tests, log=lambda line: None).linear.logits(tests.features)
+    linear = probe(train, tests, log=lambda line: None).linear
+    logits = tests.features @ linear.weight.T + linear.bias
     probs = np.array(
         [[p.score for p in sorted(ps, key=lambda p: p.index)] for ps in classifier.predict(tests.paths, clips=1)]
     )
@@ -83,7 +93,7 @@ def test_folds_and_an_existing_report(job, tmp_path):
     features.write_bytes((job / "train.npz").read_bytes())
     command = ["tools/probe_features.py", features, "--folds", 2]
     result = script(*command)
-    assert result.returncode == 0 and "split 2 of 2: k = " in result.stdout, result.stderr
+    assert result.returncode == 0 and "fold 2 of 2: k = " in result.stdout, result.stderr
     metrics = json.loads((tmp_path / "f-probe" / "metrics.json").read_text())
     assert metrics["num_videos"] == 12 and metrics["about"]["features"] == f"{features}, 2 folds"
     again = script(*command)
@@ -153,9 +163,12 @@ def test_a_held_out_split_can_be_tested(job, tmp_path):
     """The head names the split that it was measured on, so that "test" takes it."""
     train, test = read_features(job / "train.npz"), read_features(job / "test.npz")
     test = dataclasses.replace(test, about=test.about | {"split": "val", "fingerprint": "abc"})
-    write_head(tmp_path / "head.pt", network_of(train), train, probe(train, test, log=lambda line: None).linear, test)
+    linear = probe(train, test, log=lambda line: None).linear
+    write_head(tmp_path / "head.pt", network_of(train), train, linear, test)
     state = checkpoint.load_run(tmp_path / "head.pt")
-    assert state["fingerprint"] == {"train": train.about["fingerprint"], "val": "abc"}
+    assert state["fingerprint"] == {"val": "abc"}
+    write_head(tmp_path / "own.pt", network_of(train), test, linear)  # "val" is what it was fitted on
+    assert checkpoint.load_run(tmp_path / "own.pt")["fingerprint"] == {}
     assert state["weights_from"]["source"] == str(job / "net.pt")
 
 

@@ -89,3 +89,11 @@ def test_files_of_equal_name_in_two_splits_are_of_two_sources():
     listed = Records(names, [0] * 4, "x")
     listed.sources = np.arange(4, dtype=np.uint64)
     assert source_keys(listed).tolist() == [0, 1, 2, 3]
+
+
+def test_links_to_one_file_are_of_one_source(tmp_path):
+    (tmp_path / "pool.mp4").touch()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).symlink_to("pool.mp4")
+    keys = source_keys(Records([str(tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4")], [0] * 3, "x"))
+    assert keys[0] == keys[1] != keys[2]

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from video_rs.errors import UserError
 from video_rs.inference import probe as probe_module
-from video_rs.inference import probe_fit
 from video_rs.inference.features_file import Features
-from video_rs.inference.probe import bootstrap, probe
-from video_rs.inference.probe_fit import NEIGHBOURS, STRENGTHS, assign_folds, group_sources
+from video_rs.inference.probe import NEIGHBOURS, STRENGTHS, assign_folds, bootstrap, group_sources, probe
+from video_rs.inference.probe_fit import Fit, Linear
 from video_rs.inference.probe_report import write_probe
 
 NAMES = ("jump", "run", "<sit>")
@@ -116,13 +115,12 @@ def test_the_numbers_are_scikit_learns(multi_label):
         assert result.logistic.metrics["top1"] == (linear.argmax(1) == test.labels).mean()
 
 
-def test_one_layer_has_the_logits_of_the_probe():
+def test_a_feature_that_is_constant_up_to_rounding_does_not_count():
     features = make()
-    features.features[:, -1] += np.float32(1e-6) * np.arange(len(features.labels)) % 2  # rounding of a dead channel
-    linear = quiet(features).linear
-    weight, bias = linear.folded()
-    assert weight.dtype == bias.dtype == np.float32
-    np.testing.assert_allclose(features.features @ weight.T + bias, linear.logits(features.features), atol=1e-4)
+    expected = quiet(features).linear
+    features.features[:, -1] += np.float32(1e-6) * np.arange(len(features.labels)) % 2
+    found = quiet(features).linear
+    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-4)
 
 
 rows = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(0, 12)), min_size=12, max_size=60)
@@ -138,7 +136,7 @@ def test_no_fold_shares_a_source_or_a_file_with_another(rows, folds, seed):
     groups = group_sources(features)
     folds = min(folds, len(set(groups)))
     if folds > 1:
-        fold = assign_folds(label, groups, folds, seed)
+        fold = assign_folds(label[:, None] == np.arange(4), groups, folds, seed)
         for names in (source, file):
             assert all(len(set(fold[names == name])) == 1 for name in names)
         assert set(fold) <= set(range(folds))
@@ -150,17 +148,22 @@ def test_no_fit_sees_a_source_that_it_is_measured_on(sources, sources_of_test):
     """Feature 0 is the source: each fit, for choosing too, is compared with the rows that it then predicts."""
     pairs, fitted = [], []
 
-    def fit_linear(data, strength):
-        fitted.append(set(data.features[:, 0]))
-        return fit(data, strength)
+    class Recorded(Fit):
+        def __init__(self, features, rows):
+            super().__init__(features, rows)
+            self.rows = {*features.features[rows, 0]}
+
+        def neighbour_probs(self, features, counts):
+            pairs.append((self.rows, {*features[:, 0]}))
+            return super().neighbour_probs(features, counts)
+
+        def logistic(self, strength):
+            fitted.append(self.rows)
+            return super().logistic(strength)
 
     def probs(self, features):
-        pairs.append((fitted[-1], set(features[:, 0])))
+        pairs.append((fitted[-1], {*features[:, 0]}))
         return predict(self, features)
-
-    def neighbour_probs(data, features, counts):
-        pairs.append((set(data.features[:, 0]), set(features[:, 0])))
-        return near(data, features, counts)
 
     def with_sources(features, keys):
         values = np.column_stack([np.array(keys, np.float32), features.features])
@@ -169,13 +172,11 @@ def test_no_fit_sees_a_source_that_it_is_measured_on(sources, sources_of_test):
 
     train = with_sources(make(60, 1), sources)
     test = with_sources(make(len(sources_of_test), 1), sources_of_test) if sources_of_test else None
-    fit, predict, near = probe_fit.fit_linear, probe_fit.Linear.probs, probe_fit.neighbour_probs
+    predict = Linear.probs
     with pytest.MonkeyPatch.context() as patch:
-        for module in (probe_module, probe_fit):
-            patch.setattr(module, "fit_linear", fit_linear)
-            patch.setattr(module, "neighbour_probs", neighbour_probs)
-        patch.setattr(probe_fit.Linear, "probs", probs)
-        patch.setattr(probe_fit, "STRENGTHS", (0.1, 1.0))
+        patch.setattr(probe_module, "Fit", Recorded)
+        patch.setattr(Linear, "probs", probs)
+        patch.setattr(probe_module, "STRENGTHS", (0.1, 1.0))
         patch.setattr(probe_module, "RESAMPLES", 3)
         try:
             quiet(train, test, folds=3)
@@ -192,10 +193,10 @@ def test_rows_of_the_test_and_rows_without_features_or_label_are_left_out():
     assert lines[:4] == [
         "left out: 3 training rows without features (0.mp4)",
         "left out: 3 training rows without a label (1.mp4)",
-        "left out: 1 test rows without features (77.mp4)",
+        "left out: 1 test row without features (77.mp4)",
         "left out: 6 training rows whose source video is in the test features (38.mp4, 39.mp4)",
     ]
-    assert list(result.notes) == lines[:4] and "fitting 108 rows of 36 source videos" in lines[4]
+    assert list(result.notes) == lines[:4] and lines[4] == "training features: 108 rows of 36 source videos"
     metrics = result.logistic.metrics
     assert (metrics["num_videos"], metrics["num_scored"]) == (120, 119)
     assert metrics["top1_all"] == pytest.approx(metrics["top1"] * 119 / 120)
@@ -217,6 +218,23 @@ def test_the_interval_is_that_of_scipy_over_sources():
     np.testing.assert_allclose(limits, expected, atol=0.015)
     assert limits[1] - limits[0] > 1.2 * 2 * 1.96 * (0.25 / len(groups)) ** 0.5 * 0.95  # wider than over rows
     np.testing.assert_array_equal(limits, bootstrap(groups, lambda drawn: correct[drawn].mean(), 4000))
+
+
+def test_intervals_without_mistakes_or_with_one_source():
+    """Draws from correct rows are all correct: the interval is then Wilson's, for the number of source videos."""
+    from scipy import stats
+
+    train, test = (make(60, first=first) for first in (0, 100))
+    for features in (train, test):
+        features.labels[:] = features.sources % 2
+        features.labels[-3:] = 2
+        features.features[:, :3] += 50 * np.eye(3)[features.labels]
+    metrics = quiet(train, test).logistic.metrics
+    assert metrics["top1"] == 1
+    for found, sources in ((metrics, 60), (metrics["per_class"][0], 30), (metrics["per_class"][1], 29)):
+        expected = stats.binomtest(sources, sources).proportion_ci(method="wilson")
+        np.testing.assert_allclose(found["interval"], expected, atol=1e-4)
+    assert np.isnan(metrics["per_class"][2]["interval"]).all()
 
 
 def test_the_report(tmp_path):
@@ -264,7 +282,7 @@ BAD = {
         None,
         r"classes with fewer source videos than folds=5: 'run' \(1\); lower folds",
     ),
-    "labels": (changed(labels=np.full(120, 3)), None, "damaged, their labels do not fit their 3 class names"),
+    "labels": (changed(labels=np.full(120, 3)), None, "damaged, labels and class names do not match"),
     "not finite": (not_finite, None, r"1 row with values that are not finite \(1.mp4\); check the weights"),
 }
 

@@ -49,7 +49,9 @@ def main(argv: list[str]) -> int:
     print(f"report: {report}")
     if args.head_out:
         write_head(args.head_out, network, train, result.linear, test)
-        print(f"wrote {args.head_out}; next: {command('test', '--weights', args.head_out, 'data.root=FOLDER')}")
+        data = (test or train).about.get("data", "")
+        root = data if os.path.isdir(data) else "FOLDER"
+        print(f"wrote {args.head_out}; next: {command('test', '--weights', args.head_out, f'data.root={root}')}")
     return 0
 
 

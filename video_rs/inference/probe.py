@@ -1,12 +1,10 @@
-"""Measure how well features separate the classes, with k nearest neighbours and logistic regression.
+"""Measure how well features separate the classes, with k nearest neighbours and logistic regression of scikit-learn.
 
     result = probe(read_features("train.npz"), read_features("test.npz"))
     result.logistic.metrics["top1"], result.logistic.metrics["interval"]
 
-Features are standardised with the mean and standard deviation of the training rows. Neighbours are compared by the
-cosine of standardised features: the mean, which all rows share, and the length, which depends more on contrast than on
-the class, do not count. k and C are chosen on a fifth of the training rows. Rows of one source video or one file are
-never on both sides of a split.
+Rows of one source video or one file are never on both sides of a split: of a test, of a fold, or of the part of the
+training rows that chooses k and C.
 """
 
 from __future__ import annotations
@@ -14,29 +12,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from video_rs.errors import UserError, format_value, truncate
-from video_rs.evaluation.metrics import average_precision, ranking, summarize
+from video_rs.evaluation.metrics import average_precision, metric_names, ranking, summarize
 from video_rs.evaluation.multiview import Scores
 from video_rs.inference.features_file import Features
-from video_rs.inference.probe_fit import (
-    Linear,
-    ProbeData,
-    assign_folds,
-    choose,
-    fit_linear,
-    group_sources,
-    neighbour_probs,
-)
+from video_rs.inference.probe_fit import Fit, Linear, targets_of
 from video_rs.terminal import counted
 
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Values of scikit-learn's C, the inverse of the strength of regularisation."""
+DEFAULTS = (1, 1.0)  # k and C if no validation part can be split off
+VALIDATION_FOLDS = 5  # one of them is the validation part
 RESAMPLES, MULTI_LABEL_RESAMPLES = 1000, 200
 MUST_MATCH = ("model", "sha256", "layer", "pool")
 """Entries of ``Features.about`` that are equal if features are comparable."""
-
 NOT_OF_CLIPS = ("train_size", "class_names", "multi_label")
 """Entries of a data config that features do not depend on."""
 
@@ -99,72 +93,108 @@ def probe(
     """
     if folds < 2:
         raise UserError(f"folds={folds}: must be at least 2")
-    _check(train, "training")
+    notes: list[str] = []
+    rows = _usable(train, "training", notes)
+    targets, evaluated = targets_of(train), train if test is None else test
     if test is None:
-        evaluated = train
-        splits = _cross_validation(train, folds, seed)
+        groups = groups_of_evaluated = group_sources(train)
+        _check_classes(targets[rows], groups[rows], train.class_names, folds)
+        fold = assign_folds(targets[rows], groups[rows], folds, seed)
+        parts = [(rows[fold != number], rows[fold == number]) for number in np.unique(fold)]
     else:
-        evaluated = test
-        _check(test, "test")
+        rows_of_test = _usable(test, "test", notes)
         _check_comparable(train, test)
-        splits = _train_and_test(train, test)
-    for note in splits.notes:
+        groups, groups_of_evaluated = np.split(group_sources(train, test), [len(train.labels)])
+        in_test = np.isin(groups[rows], groups_of_evaluated)
+        _note(train, rows[in_test], "training row", "whose source video is in the test features", notes)
+        rows = rows[~in_test]
+        if not len(rows):
+            raise UserError("the training features: all source videos are also in the test features; use another test")
+        _check_classes(targets[rows], groups[rows], train.class_names)
+        unknown = targets_of(test)[rows_of_test].any(axis=0) & ~targets[rows].any(axis=0)
+        if unknown.any():
+            names = [format_value(test.class_names[number]) for number in np.flatnonzero(unknown)]
+            notes.append(f"no training rows of {truncate(names)}: their test rows count as wrong")
+        parts = [(rows, rows_of_test)]
+    for note in notes:
         log(note)
-    log(f"fitting {splits.data.describe()}")
-    probs = np.zeros((2, len(evaluated.labels), splits.data.num_classes))
+    count = len(np.unique(groups[rows]))
+    log(f"training features: {counted(len(rows), 'row')} of {counted(count, 'source video')}")
+    probs = np.zeros((2, len(evaluated.labels), targets.shape[1]), np.float32)
     chosen = []
-    for number, (part, rows) in enumerate(splits.parts, 1):
-        neighbours, strength = choose(part, seed)
-        linear = fit_linear(part, strength)
-        probs[0, rows] = neighbour_probs(part, evaluated.features[rows], [neighbours])[0]
-        probs[1, rows] = linear.probs(evaluated.features[rows])
-        chosen.append((neighbours, strength))
-        log(f"split {number} of {len(splits.parts)}: k = {neighbours}, C = {strength:g}")
+    for number, (fitted, measured) in enumerate(parts, 1):
+        k, strength = choose(train, fitted, groups, seed)
+        fit = Fit(train, fitted)
+        linear = fit.logistic(strength)
+        probs[0, measured] = fit.neighbour_probs(evaluated.features[measured], [k])[0]
+        probs[1, measured] = linear.probs(evaluated.features[measured])
+        chosen.append((k, strength))
+        place = f"fold {number} of {len(parts)}: " if test is None else ""
+        log(f"{place}k = {k} and C = {strength:g} are the best on the validation part of the training rows")
     if test is None:
-        linear = fit_linear(splits.data, choose(splits.data, seed)[1])
-    rows = np.flatnonzero(_has_label(evaluated))
+        linear = Fit(train, rows).logistic(choose(train, rows, groups, seed)[1])
+    labelled = np.flatnonzero(_has_label(evaluated))
     knn, logistic = (
-        _measure(evaluated, rows, each, splits.groups[rows], values, seed)
+        _measure(evaluated, labelled, each[labelled], groups_of_evaluated[labelled], values, seed)
         for each, values in zip(probs, zip(*chosen, strict=True), strict=True)
     )
-    return ProbeResult(knn, logistic, rows, linear, splits.notes)
+    return ProbeResult(knn, logistic, labelled, linear, notes)
 
 
-class _Splits(NamedTuple):
-    """All rows to fit; for each part the rows to fit and the indexes of the rows to predict; groups of all rows."""
+def group_sources(*features: Features) -> np.ndarray:
+    """Return a number for each row of all features. Rows of one source video or one file have the same number."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    data: ProbeData
-    parts: Sequence[tuple[ProbeData, np.ndarray]]
-    groups: np.ndarray
-    notes: Sequence[str]
-
-
-def _cross_validation(train: Features, folds: int, seed: int) -> _Splits:
-    groups, (rows, notes) = group_sources(train), _usable(train, "training")
-    data = ProbeData.of(train, rows, groups)
-    _check_classes(data, train.class_names, folds)
-    fold = assign_folds(data.classes, data.groups, folds, seed)
-    parts = [(data.take(fold != number), rows[fold == number]) for number in np.unique(fold)]
-    return _Splits(data, parts, groups, notes)
+    sources = np.unique(np.concatenate([each.sources for each in features]), return_inverse=True)[1]
+    files = np.unique([path for each in features for path in each.paths], return_inverse=True)[1]
+    count = len(sources)
+    links = coo_array((np.ones(count, bool), (sources, count + files)), shape=(2 * count, 2 * count))
+    return connected_components(links, directed=False)[1][sources]
 
 
-def _train_and_test(train: Features, test: Features) -> _Splits:
-    """Return one part, without the training rows whose source is in the test features."""
-    groups, groups_of_test = np.split(group_sources(train, test), [len(train.labels)])
-    (rows, notes), (rows_of_test, notes_of_test) = _usable(train, "training"), _usable(test, "test")
-    in_test = np.isin(groups[rows], groups_of_test)
-    if in_test.all():
-        raise UserError("the training features: all source videos are also in the test features; give another test")
-    notes += notes_of_test
-    if in_test.any():
-        notes.append(_note(train, rows[in_test], "training rows whose source video is in the test features"))
-    data = ProbeData.of(train, rows[~in_test], groups)
-    _check_classes(data, train.class_names)
-    unknown = ProbeData.of(test, rows_of_test, groups_of_test).targets.any(axis=0) & ~data.targets.any(axis=0)
-    if unknown.any():
-        names = [format_value(test.class_names[number]) for number in np.flatnonzero(unknown)]
-        notes.append(f"no training rows of {truncate(names)}: their test rows count as wrong")
-    return _Splits(data, [(data, rows_of_test)], groups_of_test, notes)
+def assign_folds(targets: np.ndarray, groups: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+    """Return the number of the fold of each row. All rows of a group are in one fold.
+
+    Args:
+        targets: bool ``[N, C]``. The first class of each row is balanced over the folds.
+        groups: int ``[N]``, from :func:`group_sources`.
+        folds: number of folds, at most that of groups.
+        seed: seed of the order of the groups.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    classes = np.where(targets.any(axis=1), targets.argmax(axis=1), targets.shape[1])
+    if np.bincount(classes).max() < folds:  # too few rows to balance
+        classes[:] = 0
+    fold = np.zeros(len(groups), np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class has fewer rows than folds
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        for number, (_, rows) in enumerate(splitter.split(classes, classes, groups)):
+            fold[rows] = number
+    return fold
+
+
+def choose(features: Features, rows: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[int, float]:
+    """Return k and C with the best metric on a part of the rows. Between equal ones the lower loss decides."""
+    targets = targets_of(features)[rows]
+    folds = min(VALIDATION_FOLDS, max(_sources_of_classes(targets, groups[rows])))
+    if folds < 2:
+        return DEFAULTS
+    is_val = assign_folds(targets, groups[rows], folds, seed) == 0
+    if is_val.all() or not is_val.any():
+        return DEFAULTS
+    fit, val, val_features = Fit(features, rows[~is_val]), rows[is_val], features.features[rows[is_val]]
+
+    def quality(probs: np.ndarray) -> tuple[float, float]:
+        metrics = summarize(probs, features.labels[val], np.ones(len(val), bool))
+        return float(np.nan_to_num(metrics[next(iter(metric_names(metrics)))])), -metrics["loss"]
+
+    counts = [k for k in NEIGHBOURS if k <= len(fit.targets)]
+    by_count = dict(zip(counts, map(quality, fit.neighbour_probs(val_features, counts)), strict=True))
+    by_strength = {strength: quality(fit.logistic(strength).probs(val_features)) for strength in STRENGTHS}
+    return max(by_count, key=by_count.get), max(by_strength, key=by_strength.get)
 
 
 def bootstrap(
@@ -191,12 +221,11 @@ def bootstrap(
 def _measure(
     features: Features, rows: np.ndarray, probs: np.ndarray, groups: np.ndarray, chosen: Sequence[float], seed: int
 ) -> Method:
-    """Return the metrics of the probabilities of all rows."""
+    """Return the metrics of rows with a label, from their probabilities."""
     labels, scored = features.labels[rows], features.scored[rows].astype(bool)
     errors = [(int(i), features.reason[rows[i]]) for i in np.flatnonzero(~scored)]
-    scores = Scores(probs[rows].astype(np.float32), labels, scored, errors=errors)
-    metrics = summarize(scores.probs, labels, scored, features.class_names)
-    kept, true = scores.probs[scored], labels[scored]
+    metrics = summarize(probs, labels, scored, features.class_names)
+    kept, true = probs[scored], labels[scored]
     is_correct = None if labels.ndim == 2 else ranking(kept)[:, 0] == true
 
     def statistic(drawn: np.ndarray) -> np.ndarray:
@@ -209,11 +238,17 @@ def _measure(
         with np.errstate(invalid="ignore"):
             return np.append(correct.sum() / len(drawn), correct / videos)
 
-    limits = bootstrap(groups[scored], statistic, RESAMPLES if labels.ndim == 1 else MULTI_LABEL_RESAMPLES, seed)
-    metrics |= {"interval": limits[:, 0].tolist(), "chosen": list(chosen)}
-    for entry, interval in zip(metrics["per_class"], limits[:, 1:].T.tolist(), strict=True):
+    low, high = bootstrap(groups[scored], statistic, RESAMPLES if labels.ndim == 1 else MULTI_LABEL_RESAMPLES, seed)
+    of_class = _sources_of_classes(targets_of(features)[rows[scored]], groups[scored])
+    sources = np.array([len(np.unique(groups[scored])), *of_class])
+    width = 1.96**2 / (sources + 1.96**2)  # Wilson's interval, where all draws are equal because all are right or wrong
+    limits = np.stack([np.where(low == 1, 1 - width, low), np.where(high == 0, width, high)], axis=1)
+    limits[sources < 2] = np.nan
+    first, *others = limits.tolist()
+    for entry, interval in zip(metrics["per_class"], others, strict=True):
         entry["interval"] = interval
-    return Method(metrics, scores)
+    metrics |= {"interval": first, "chosen": list(chosen)}
+    return Method(metrics, Scores(probs, labels, scored, errors=errors))
 
 
 def _has_label(features: Features) -> np.ndarray:
@@ -221,40 +256,36 @@ def _has_label(features: Features) -> np.ndarray:
     return np.ones(len(features.labels), bool) if features.labels.ndim == 2 else features.labels >= 0
 
 
-def _usable(features: Features, name: str) -> tuple[np.ndarray, list[str]]:
-    """Return the indexes of rows with features and a label, and notes on the others."""
-    has_label, scored = _has_label(features), features.scored.astype(bool)
-    notes = [
-        _note(features, np.flatnonzero(rows), f"{name} rows without {what}")
-        for rows, what in ((~scored, "features"), (scored & ~has_label, "a label"))
-        if rows.any()
-    ]
-    return np.flatnonzero(has_label & scored), notes
+def _sources_of_classes(targets: np.ndarray, groups: np.ndarray) -> list[int]:
+    return [len(np.unique(groups[has_class])) for has_class in targets.T]
 
 
-def _note(features: Features, rows: np.ndarray, text: str) -> str:
-    return f"left out: {len(rows)} {text} ({_files(features, rows)})"
-
-
-def _files(features: Features, rows: np.ndarray) -> str:
-    return truncate(list(dict.fromkeys(features.paths[row] for row in rows)), 3)
-
-
-def _check(features: Features, name: str) -> None:
-    """Raise UserError for features that cannot be probed."""
-    rows, count = _usable(features, name)[0], len(features.class_names)
-    labels = features.labels
-    if not labels[rows].any() if labels.ndim == 2 else not len(rows):
-        scored = "" if features.scored.any() else " and features"
-        raise UserError(f"the {name} features: no row has a label{scored}; extract them from a dataset with classes")
+def _usable(features: Features, name: str, notes: list[str]) -> np.ndarray:
+    """Return the indexes of rows with features and a label. Raise UserError if they cannot be probed."""
+    labels, count = features.labels, len(features.class_names)
+    scored, has_label = features.scored.astype(bool), _has_label(features)
+    rows = np.flatnonzero(scored & has_label)
+    if not (labels[rows].any() if labels.ndim == 2 else len(rows)):
+        what = "a label and features" if not scored.any() else "a label"
+        raise UserError(f"the {name} features: no row has {what}; extract them from a dataset with classes")
     if labels.shape[1] != count if labels.ndim == 2 else labels.max() >= count:
-        raise UserError(
-            f"the {name} features: damaged, their labels do not fit their {count} class names; make them again"
-        )
+        raise UserError(f"the {name} features: damaged, labels and class names do not match; extract them again")
     bad = rows[~np.isfinite(features.features[rows]).all(axis=1)]
     if len(bad):
         files = f"{counted(len(bad), 'row')} with values that are not finite ({_files(features, bad)})"
         raise UserError(f"the {name} features: {files}; check the weights, and extract them again")
+    _note(features, np.flatnonzero(~scored), f"{name} row", "without features", notes)
+    _note(features, np.flatnonzero(scored & ~has_label), f"{name} row", "without a label", notes)
+    return rows
+
+
+def _note(features: Features, rows: np.ndarray, noun: str, why: str, notes: list[str]) -> None:
+    if len(rows):
+        notes.append(f"left out: {counted(len(rows), noun)} {why} ({_files(features, rows)})")
+
+
+def _files(features: Features, rows: np.ndarray) -> str:
+    return truncate(list(dict.fromkeys(features.paths[row] for row in rows)), 3)
 
 
 def _check_comparable(train: Features, test: Features) -> None:
@@ -273,11 +304,11 @@ def _check_comparable(train: Features, test: Features) -> None:
             raise UserError(f"the test features: {values}; extract both in the same way")
 
 
-def _check_classes(data: ProbeData, names: Sequence[str], folds: int = 0) -> None:
+def _check_classes(targets: np.ndarray, groups: np.ndarray, names: Sequence[str], folds: int = 0) -> None:
     """Raise UserError for fewer than two classes, or for classes with fewer sources than folds."""
-    sources = dict(zip(names, data.sources_of_classes(), strict=True))
+    sources = dict(zip(names, _sources_of_classes(targets, groups), strict=True))
     present = [name for name, count in sources.items() if count]
-    if len(present) < 2 and not data.multi_label:
+    if len(present) < 2 and (targets.sum(axis=1) == 1).all():
         raise UserError(f"the training features: one class ({format_value(present[0])}); at least two are needed")
     if few := [f"{format_value(name)} ({count})" for name, count in sources.items() if 0 < count < folds]:
         raise UserError(

@@ -79,7 +79,7 @@ def write_head(
         path: the file, see ``checkpoint.save``.
         network: from :func:`network_of`.
         train: the training features, for their classes.
-        linear: the probe. The standardisation becomes part of the layer.
+        linear: the probe.
         test: the test features. Their split, if it was held out, may be tested, because no source of it was fitted.
 
     Raises:
@@ -90,12 +90,11 @@ def write_head(
         absent = truncate([format_value(names[number]) for number in infinite])
         raise UserError(f"a head needs training rows of each class and others; not so for {absent}")
     network.reset_classifier(len(names))
-    set_classifier(network, *map(torch.from_numpy, linear.folded()))
+    set_classifier(network, torch.from_numpy(linear.weight), torch.from_numpy(linear.bias))
     network.data_config = dataclasses.replace(network.data_config, class_names=names, multi_label=linear.multi_label)
     model_args = {**network.model_args, "num_classes": len(names)}
-    splits = [each.about for each in (train, test) if each is not None]
-    fingerprints = {about.get("split", ""): about.get("fingerprint", "") for about in splits}
-    record = {"weights_from": network.weights_from, "fingerprint": fingerprints}
+    measured = {} if test is None else {test.about.get("split", ""): test.about.get("fingerprint", "")}
+    record = {"weights_from": network.weights_from, "fingerprint": measured}
     checkpoint.save(path, checkpoint.from_weights(model_args, network.data_config, network.state_dict(), **record))
 
 

@@ -82,8 +82,11 @@ def named_source(path: str) -> str | None:
 
 
 def source_keys(records: Records) -> np.ndarray:
-    """Return uint64 ``[N]``, equal for files of one source video in any split. A source that is unknown is the file."""
+    """Return uint64 ``[N]``, equal for files of one source video in any split.
+
+    A source that is unknown is the file, and that of a symbolic link is its target.
+    """
     if records.sources is not None:
         return records.sources
     paths = (records.path(i) for i in range(len(records)))
-    return np.fromiter((source_key(named_source(path) or os.path.abspath(path)) for path in paths), np.uint64)
+    return np.fromiter((source_key(named_source(path) or os.path.realpath(path)) for path in paths), np.uint64)
