@@ -346,6 +346,14 @@ def test_activation_maps_of_mistakes_are_in_the_report(job, own, capsys):
         assert explained.count("<img class='cam' alt='activation maps' src='data:image/webp;base64,") == mistakes
         assert re.sub("<img class='cam'[^>]*>", "", explained) == page
 
+    rows = (folder / "predictions.csv").read_text()
+    first = next(row["path"] for row in csv.DictReader(rows.splitlines()) if row["correct"] == "0")
+    (folder / "predictions.csv").write_text(rows.replace(first, f"{first}.gone"))
+    out = line(2)
+    assert f"{folder / 'report.html'}: {mistakes - 1} mistakes explained" in out
+    assert f"error: {first}.gone: no such file" in out
+    (folder / "predictions.csv").write_text(rows)
+
     (folder / "report.html").write_text(re.sub("<!-- explain:[0-9]* -->", "", page))
     assert f"{folder}: an earlier version wrote this report; test again" in line()
     rows = (folder / "predictions.csv").read_text().replace(",0,1,", ",1,1,")

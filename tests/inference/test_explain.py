@@ -14,9 +14,10 @@ from tests.test_predict import CLIPS, IMAGES, NAMES, save, tiny
 from video_rs.data.transforms.crops import normalize
 from video_rs.data.video.decode import open_video
 from video_rs.data_config import DataConfig
-from video_rs.errors import MediaError, UserError
-from video_rs.inference.explain import activation_maps, default_layer, explain
-from video_rs.inference.overlay import BAND, MIN_SIDE, draw, output_files, write
+from video_rs.errors import MediaError, StorageError, UserError
+from video_rs.inference.explain import activation_maps, explain
+from video_rs.inference.inputs import output_files
+from video_rs.inference.overlay import BAND, MIN_SIDE, SUFFIXES, draw, write
 from video_rs.inference.predict import Classifier
 from video_rs.models.registry import create_model
 
@@ -81,6 +82,13 @@ def test_maps_of_an_earlier_stage_are_grad_cam(model):
         (gradients,) = torch.autograd.grad(logits[:, index].sum(), maps, retain_graph=True)
         cam = (gradients.mean(dim=(2, 3, 4))[:, :, None, None, None] * maps).sum(dim=1).relu()
         torch.testing.assert_close(found[:, position], upsampled(cam, views).detach())
+
+
+def test_layers_before_the_maps_keep_no_activations(model):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        activation_maps(model, views_of(1), [0], "stage4")
+    assert saved and sum(tensor.numel() for tensor in saved) < 2 * model.num_features * len(NAMES)
 
 
 def test_frames_maps_and_times(classifier, video):
@@ -148,7 +156,7 @@ def test_default_layer(name, size, frames, layer):
     data_config = DataConfig(num_frames=frames, train_size=size, short_side=size, test_size=size)
     width = {} if name.startswith("timm/") else {"width": 0.125}
     network = create_model(name, num_classes=2, data_config=data_config, **width).eval()
-    assert default_layer(network, views_of(1, frames, size)) == layer
+    assert explain(Classifier(network), views_of(1, frames, size)[0])[0].layer == layer
 
 
 def test_half_precision_and_several_labels(video):
@@ -171,14 +179,14 @@ def test_images(tmp_path):
 
 def test_drawn_panels(classifier, video, tmp_path):
     found = explain(classifier, video, NAMES[:2], layer="stage1")
-    panels, plain = draw(found), draw(found, opacity=0)
+    panels = draw(found)
+    half, none = ([dataclasses.replace(each, maps=np.zeros_like(each.maps)) for each in found] for _ in range(2))
+    half[0].maps[:, :, :16] = 1
+    plain, marked = draw(none), draw(half)
     assert panels.shape == (2, len(found[0].frames), MIN_SIDE + BAND, MIN_SIDE, 3) and panels.dtype == np.uint8
     assert np.array_equal(plain[0, :, BAND:], plain[1, :, BAND:])  # the same frames
     assert (plain[0, :, :BAND] != plain[1, :, :BAND]).any()  # other names
-    half = np.zeros_like(found[0].maps)
-    half[:, :, :16] = 1
-    (marked,), (gray,) = (draw([dataclasses.replace(found[0], maps=half)], opacity=each) for each in (0.6, 0))
-    changed = (marked != gray)[:, BAND:].any(axis=3)
+    changed = (marked != plain)[0, :, BAND:].any(axis=3)
     assert changed[:, :, :100].all() and not changed[:, :, 125:].any()  # of 224 pixels
 
     for name in ("cam.mp4", "cam.webp", "cam.png"):
@@ -194,26 +202,25 @@ def test_drawn_panels(classifier, video, tmp_path):
 
 
 def test_names_of_the_files(tmp_path):
-    files = ["x/a.mp4", "y/a.mp4", "y/a.jpg", "y/b.webm"]
-    names = [path.name for path in output_files(tmp_path / "new", files)]
-    assert names == ["a.mp4", "a_2.mp4", "a_3.png", "b.mp4"]
-    assert output_files(tmp_path / "c.webp", files[:1]) == [tmp_path / "c.webp"]
-    for out, match in {
-        "c.gif": r"c\.gif: cannot write \.gif; use \.mp4, \.webp, \.png, or a folder",
-        "c.mp4": r"c\.mp4: 4 files need a folder",
-    }.items():
-        with pytest.raises(UserError, match=match):
-            output_files(tmp_path / out, files)
-    (tmp_path / "new" / "b.mp4").touch()
-    with pytest.raises(UserError, match=r"b\.mp4 exists; .* --overwrite"):
-        output_files(tmp_path / "new", files)
-    assert len(output_files(tmp_path / "new", files, overwrite=True)) == 4
-    with pytest.raises(UserError, match="b.mp4 is one of the files to explain"):
-        output_files(tmp_path / "new", [*files[:3], str(tmp_path / "new" / "b.mp4")], overwrite=True)
-    with pytest.raises(
-        UserError, match="c.mp4 cannot be written: Not a directory|c.mp4 cannot be written: File exists"
+    new = tmp_path / "new"
+    files = ["x/a.mp4", "y/a-2.mp4", "y/a.mp4", "y/a.jpg", "y/b.webm"]
+
+    def names(out, files, **options):
+        return [str(path.relative_to(tmp_path)) for path in output_files(tmp_path / out, files, SUFFIXES, **options)]
+
+    assert names("new", files) == ["new/a.mp4", "new/a-2.mp4", "new/a-3.mp4", "new/a.png", "new/b.mp4"]
+    assert names("c.webp", files[:1]) == ["c.webp"]
+    new.mkdir()
+    (new / "b.mp4").touch()
+    for out, inputs, match in (
+        ("c.gif", files, r"c\.gif: cannot write \.gif; use \.mp4, \.webp, \.png, or a folder"),
+        ("c.mp4", files, r"c\.mp4: 5 files need a folder"),
+        ("new", files, r"b\.mp4 exists; .* --overwrite"),
+        ("new", [str(new / "b.mp4")], "b.mp4 is one of the inputs"),
     ):
-        output_files(tmp_path / "new" / "b.mp4" / "c.mp4", files[:1])
+        with pytest.raises(UserError, match=match):
+            names(out, inputs)
+    assert len(names("new", files, overwrite=True)) == 5
 
 
 def command(*arguments):
@@ -221,7 +228,7 @@ def command(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_command(weights, video, tmp_path):
+def test_command(weights, video, tmp_path, monkeypatch):
     code, out, error = command("--weights", weights, video, "--out", tmp_path / "cam.webp", "--class", NAMES[0])
     assert (code, error) == (0, "") and out.startswith(f"{tmp_path / 'cam.webp'}: {NAMES[0]} ")
     (tmp_path / "videos").mkdir()
@@ -230,6 +237,17 @@ def test_command(weights, video, tmp_path):
     code, out, error = command("--weights", weights, tmp_path / "videos", "missing.mp4", "--out", tmp_path / "cams")
     assert code == 2 and "missing.mp4: no such file" in error and "broken.mp4: " in error
     assert [path.name for path in (tmp_path / "cams").iterdir()] == ["fine.mp4"] and len(error.splitlines()) == 2
+
+    def fails(path, *arguments, **options):
+        if "broken" in str(path):
+            raise StorageError(str(path), "Input/output error")
+        return open_video(path, *arguments, **options)
+
+    monkeypatch.setattr("video_rs.inference.explain.open_video", fails)
+    again = ["--weights", weights, "--out", tmp_path / "cams", "--overwrite", tmp_path / "videos"]
+    assert command(*again)[::2] == (2, f"error: {tmp_path / 'videos' / 'broken.mp4'}: Input/output error\n")
+    (tmp_path / "videos" / "fine.mp4").unlink()
+    assert command(*again)[0] == 3  # the storage has failed
 
 
 @pytest.mark.parametrize(

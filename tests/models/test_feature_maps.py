@@ -99,7 +99,7 @@ def test_unknown_layer(layer: str, match: str) -> None:
 
 def test_layer_without_maps() -> None:
     model = external("timm/crossvit_9_240", 240)
-    with pytest.raises(UserError, match=r"layer stage1 has no maps: its output \[2, 401, 128\]"):
+    with pytest.raises(UserError, match=r"layer stage1 has no maps: it returns \[2, 401, 128\]"):
         maps_of(model, "stage1")
     with pytest.raises(UserError, match="layer blocks has no maps: it was not used in the forward pass"):
         maps_of(model, "blocks")

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, output_path, positive, program
-from video_rs.errors import EXIT_USER, MediaError
+from video_rs.errors import EXIT_USER, MediaError, StorageError
 
 
 def main(argv: list[str]) -> int:
@@ -58,8 +58,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _explain_files(args: argparse.Namespace) -> int:
-    from video_rs.inference.inputs import existing, find_all
-    from video_rs.inference.overlay import draw, frame_rate, output_files, write
+    from video_rs.data.sources.records import Records
+    from video_rs.inference.inputs import existing, find_all, output_files
+    from video_rs.inference.overlay import SUFFIXES, draw, frame_rate, write
     from video_rs.inference.predict import load
 
     inputs, missing = existing(args.inputs)
@@ -69,14 +70,15 @@ def _explain_files(args: argparse.Namespace) -> int:
         return EXIT_USER
     classifier = load(args.weights, args.device)
     files, empty = find_all(inputs, classifier.takes_images, _note)
-    failed = len(missing) + empty
-    for path, out in zip(files, output_files(args.out, files, args.overwrite) if files else ()):
+    records, failed = Records(files, [-1] * len(files), ()), len(missing) + empty
+    outputs = output_files(args.out, files, SUFFIXES, overwrite=args.overwrite)
+    for index, (path, out) in enumerate(zip(files, outputs)):
         try:
             options = {"top_k": args.top_k, "layer": args.layer, "clips": args.views}
             found = classifier.explain(path, args.classes or (), **options)
-        except MediaError as error:
+        except (MediaError, StorageError) as error:
             failed += 1
-            _note(f"error: {error}")
+            _note(f"error: {path}: {records.fault(error, index)}")
             continue
         write(out, draw(found), frame_rate(found[0].times))
         named = ", ".join(f"{each.label} {each.score:.1%}" for each in found)
@@ -89,10 +91,14 @@ def _explain_mistakes(args: argparse.Namespace) -> int:
     from video_rs.inference.explain_mistakes import explain_mistakes
     from video_rs.inference.predict import load
 
-    folder = tested(args.weights, args.split or "test")
-    count = explain_mistakes(load(args.weights, args.device), folder, args.worst, layer=args.layer, warn=_note)
-    terminal.write(f"{folder / 'report.html'}: {count} mistakes explained" if count else f"{folder}: no mistakes")
-    return 0
+    folder, unreadable = tested(args.weights, args.split or "test"), []
+    classifier = load(args.weights, args.device)
+    count = explain_mistakes(classifier, folder, args.worst, layer=args.layer, warn=unreadable.append)
+    for line in unreadable:
+        _note(f"error: {line}")
+    none = not count and not unreadable
+    terminal.write(f"{folder}: no mistakes" if none else f"{folder / 'report.html'}: {count} mistakes explained")
+    return EXIT_USER if unreadable else 0
 
 
 def _note(text: str) -> None:

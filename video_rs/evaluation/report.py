@@ -240,7 +240,7 @@ def listed_mistakes(folder: str | Path) -> list[int]:
 
 
 def add_pictures(folder: str | Path, pictures: Mapping[int, bytes]) -> None:
-    """Embed WebP pictures in a report, in the figures of mistakes, or replace those of an earlier call.
+    """Embed WebP pictures in a report, in the figures of mistakes, in place of all those of an earlier call.
 
     Args:
         folder: a folder that :func:`write_report` has written.
@@ -248,11 +248,10 @@ def add_pictures(folder: str | Path, pictures: Mapping[int, bytes]) -> None:
     """
 
     def fill(match: re.Match) -> str:
-        index = int(match[1])
-        if index not in pictures:
-            return match[0]
-        data = base64.b64encode(pictures[index]).decode()
-        return f"<!-- explain:{index} --><img class='cam' alt='activation maps' src='data:image/webp;base64,{data}'>"
+        if int(match[1]) not in pictures:
+            return f"<!-- explain:{match[1]} -->"
+        data = base64.b64encode(pictures[int(match[1])]).decode()
+        return f"<!-- explain:{match[1]} --><img class='cam' alt='activation maps' src='data:image/webp;base64,{data}'>"
 
     _write(Path(folder) / "report.html", _PICTURE.sub(fill, _page(folder)))
 

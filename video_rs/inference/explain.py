@@ -8,7 +8,7 @@ these are the weights of the classifier (CAM, Zhou et al. 2016, arXiv 1512.04150
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from video_rs.data.chunk_dataset import image_for_clips, select_views
 from video_rs.data.clip_datasets import clip_views
@@ -25,7 +26,7 @@ from video_rs.data.segments import frame_range
 from video_rs.data.transforms.crops import ViewTransform, normalize
 from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
-from video_rs.distributed.memory import free_memory, limited
+from video_rs.distributed.memory import limited
 from video_rs.errors import MachineError, MediaError, UserError, did_you_mean, is_out_of_memory
 from video_rs.models.feature_maps import Maps, capture, find_layer, stage_names
 
@@ -89,19 +90,22 @@ def explain(
         UserError: there is no such class or layer, the layer has no maps, or the network has no classes.
     """
     classifier.require_classes()
-    wanted = [class_index(classifier, name) for name in ([classes] if isinstance(classes, str) else classes)]
-    model = classifier.model
+    model, names = classifier.model, [classes] if isinstance(classes, str) else classes
+    for name in names:
+        if name not in classifier.class_names:
+            raise UserError(f"the network has no class {name[:100]!r}{did_you_mean(name, classifier.class_names)}")
     if layer:
         find_layer(model, layer)  # fail early
     views, numbers, times = _read(classifier, source, clips, segment, fps)
     probs = classifier.forward(views).numpy().mean(axis=0)
-    shown = classifier.top(probs, model.num_classes if wanted else top_k)
-    if wanted:
-        by_index = {prediction.index: prediction for prediction in shown}
-        shown = [by_index[index] for index in wanted]
-    with _explaining_memory(classifier.device):
-        layer = layer or default_layer(model, views[:1])
-        maps = activation_maps(model, views, [prediction.index for prediction in shown], layer)
+    ranked = classifier.top(probs, model.num_classes if names else top_k)
+    shown = [next(each for each in ranked if each.label == name) for name in names] or ranked
+    try:
+        layer, maps = _maps(classifier, views, [prediction.index for prediction in shown], layer)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MachineError("not enough memory for activation maps: take fewer clips (--views) or classes") from error
     frames, first, places = np.unique(numbers, return_index=True, return_inverse=True)
     places, counts = torch.from_numpy(places.reshape(-1)), torch.from_numpy(np.bincount(places.reshape(-1)))
     pictures = views.flatten(0, 1)[torch.from_numpy(first)].numpy()
@@ -114,15 +118,18 @@ def explain(
     return found
 
 
-def class_index(classifier: Classifier, name: str) -> int:
-    """Return the index of a class. Raise UserError, with the nearest name, if there is none."""
-    names = classifier.class_names
-    if name not in names:
-        raise UserError(f"the network has no class {name[:100]!r}{did_you_mean(name, names)}")
-    return names.index(name)
+def _maps(classifier: Classifier, views: Tensor, classes: Sequence[int], layer: str) -> tuple[str, Tensor]:
+    """Return the maps of a layer, by default of the first default layer that the logits depend on, and its name."""
+    with limited(classifier.device):
+        for each in [layer] if layer else default_layers(classifier.model, views[:1]):
+            maps = activation_maps(classifier.model, views, classes, each)
+            if maps is not None:
+                return each, maps
+    name = layer or "any stage"
+    raise UserError(f"the output of the network does not depend on maps of {name}; choose another layer")
 
 
-def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], layer: str) -> Tensor:
+def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], layer: str) -> Tensor | None:
     """Compute the Grad-CAM of clips, at the size of the clips.
 
     Args:
@@ -132,53 +139,42 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
         layer: name of a stage or module.
 
     Returns:
-        float32 ``[N, K, T, H, W]`` on the host, at least 0, not normalized.
+        float32 ``[N, K, T, H, W]`` on the host, at least 0, not normalized. None if the logits do not depend on the
+        maps, as on those of the last block of a ViT with a class token.
 
     Raises:
-        UserError: there is no such layer, its output has no maps, or the logits do not depend on them.
+        UserError: there is no such layer, or its output has no maps.
     """
-    parts = []
-    with capture(model, layer) as maps, torch.inference_mode(False), torch.enable_grad():
+    parts, weights = [], {name: parameter.detach() for name, parameter in model.named_parameters()}
+    with torch.inference_mode(False), torch.enable_grad():
         for part in views.split(max(1, FRAMES_PER_PASS // views.shape[1])):
-            logits = model(_clips(model, part).requires_grad_())
-            parts.append(torch.stack([_weighted(maps, logits[:, c], layer) for c in classes], dim=1).cpu())
-            del logits
+            with capture(model, layer) as captured:
+                logits = functional_call(model, weights, (_clips(model, part),))
+            maps_NCTHW = captured().detach().float()
+            if maps_NCTHW.ndim == 2 or maps_NCTHW.shape[3:] == (1, 1):
+                raise UserError(f"the layer {layer} is behind the pooling and has no maps; choose an earlier one")
+            gradients = (captured.gradients(logits[:, index].sum()) for index in classes)
+            weights_NKC = torch.stack([each.float().mean(dim=(2, 3, 4)) for each in gradients], dim=1)
+            if not weights_NKC.any():
+                return None
+            parts.append(torch.einsum("nkc,ncthw->nkthw", weights_NKC, maps_NCTHW).relu().cpu())
     cams = torch.cat(parts)
-    return F.interpolate(cams.flatten(0, 1)[:, None], views.shape[1:4], mode="trilinear").reshape(
-        *cams.shape[:2], *views.shape[1:4]
-    )
+    size = views.shape[1:4]
+    return F.interpolate(cams.flatten(0, 1)[:, None], size, mode="trilinear").reshape(*cams.shape[:2], *size)
 
 
-def _weighted(maps: Maps, logits: Tensor, layer: str) -> Tensor:
-    """Return the sum of a layer's maps ``[N, C, T, H, W]``, weighted by their mean gradients, where it is positive."""
-    values, gradients = maps().detach().float(), maps.gradients(logits.sum()).float()
-    if values.ndim == 2 or values.shape[3:] == (1, 1):
-        raise UserError(f"the layer {layer} is behind the pooling and has no maps; choose an earlier one")
-    if not gradients.any():
-        raise UserError(f"the output of the network does not depend on the maps of {layer}; choose an earlier layer")
-    return (gradients.mean(dim=(2, 3, 4), keepdim=True) * values).sum(dim=1).relu()
-
-
-def default_layer(model: nn.Module, views: Tensor) -> str:
-    """Return the last stage with at least 7 cells per side, or else the last one of those with the most cells.
-
-    Stages whose maps the logits do not depend on are skipped, such as the last block of a ViT with a class token.
+def default_layers(model: nn.Module, views: Tensor) -> list[str]:
+    """Return the stages with maps: first the last one with at least 7 cells per side, or with the most cells.
 
     Args:
         model: a network in ``eval()`` mode.
         views: uint8 ``[N, T, H, W, C]``.
-
-    Raises:
-        UserError: the network has no such stage.
     """
-    with contextlib.ExitStack() as hooks, torch.inference_mode(False), torch.enable_grad():
+    with contextlib.ExitStack() as hooks, torch.no_grad():
         stages = {name: hooks.enter_context(capture(model, name)) for name in stage_names(model)}
-        total = model(_clips(model, views).requires_grad_()).sum()
-        cells = {name: _cells(maps) for name, maps in stages.items()}
-        for name in sorted(stages, key=lambda name: min(cells[name], MIN_CELLS))[::-1]:
-            if cells[name] > 1 and stages[name].gradients(total).any():
-                return name
-    raise UserError("no stage of the network has maps; name a layer")
+        model(_clips(model, views))
+    cells = {name: min(_cells(maps), MIN_CELLS) for name, maps in stages.items()}
+    return [name for name in sorted(cells, key=cells.__getitem__)[::-1] if cells[name] > 1]
 
 
 def _cells(maps: Maps) -> int:
@@ -213,18 +209,3 @@ def _read(
         if not clips and numbers.size > MAX_FRAMES:
             numbers = select_views(frames, sampling, max(1, MAX_FRAMES // sampling.num_frames)).clips
         return clip_views(video.read, numbers, transform), numbers, video.times
-
-
-@contextlib.contextmanager
-def _explaining_memory(device: torch.device) -> Iterator[None]:
-    """Raise MachineError with one line if memory runs out."""
-    try:
-        with limited(device):
-            yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        free_memory(error)
-    else:
-        return
-    raise MachineError("not enough memory for the gradients of one clip; use a machine with more, or a smaller network")

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from video_rs.data.sources.records import SEPARATOR
-from video_rs.errors import MediaError, UserError
+from video_rs.data.sources.records import SEPARATOR, Records
+from video_rs.errors import MediaError, StorageError, UserError
 from video_rs.evaluation.report import add_pictures, listed_mistakes
 from video_rs.files import safe_cell
 from video_rs.inference.explain import explain
-from video_rs.inference.overlay import draw, frame_rate, webp
+from video_rs.inference.overlay import draw, evenly, webp
 from video_rs.inference.predict import Classifier
+
+FPS = 4  # of a picture, which has 8 evenly spaced frames: about 100 kB in the report
+MAX_CLASSES = 3  # side by side
 
 
 def explain_mistakes(
@@ -24,7 +27,7 @@ def explain_mistakes(
     Args:
         classifier: the network that was tested.
         folder: the folder of the test.
-        count: number of mistakes, the most confident first; at most all that the report shows.
+        count: number of mistakes, the most confident first; at most all that the report shows. Others are removed.
         layer: see :func:`video_rs.inference.explain.explain`.
         warn: called with one line for each file that cannot be read.
 
@@ -39,17 +42,19 @@ def explain_mistakes(
     listed = listed_mistakes(folder)
     if not listed and any(row["scored"] == "1" and row["correct"] == "0" for row in rows):
         raise UserError(f"{folder}: an earlier version wrote this report; test again")
+    records = Records([_path(row["path"]) for row in rows], [-1] * len(rows), ())
     names, pictures = {safe_cell(name): name for name in classifier.class_names}, {}
     for index in listed[:count]:
-        row = rows[index]
+        row, path = rows[index], records.path(index)
         classes = [names.get(name, name) for name in (row["predicted"], *row["label"].split(SEPARATOR)) if name]
         segment = float(row.get("start", 0)), float(row.get("end", 0))
         try:
-            found = explain(classifier, _path(row["path"]), classes, layer=layer, segment=segment)
-        except MediaError as error:
-            warn(f"error: {error}")
+            found = explain(classifier, path, classes[:MAX_CLASSES], layer=layer, segment=segment)
+        except (MediaError, StorageError) as error:
+            warn(f"{path}: {records.fault(error, index)}")
             continue
-        pictures[index] = webp(draw(found), frame_rate(found[0].times))
+        panels = draw(found)
+        pictures[index] = webp(panels[:, evenly(panels.shape[1])], FPS)
     add_pictures(folder, pictures)
     return len(pictures)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from video_rs.data.shards import is_member
 from video_rs.data.storage import is_remote
 from video_rs.data.video.images import image_pixels
-from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS
+from video_rs.data.video.media import MEDIA_EXTENSIONS, VIDEO_EXTENSIONS, is_image
 from video_rs.data.video.search import LeftOut, folders_of_frames, has_frames, media_below
 from video_rs.errors import NO_SUCH_FILE, MediaError, UserError
 
@@ -104,6 +105,39 @@ def find_all(inputs: Sequence[str], images: bool, report: Callable[[str], Any]) 
     if left_out.count:
         report(f"note: {left_out.describe()}")
     return files, empty
+
+
+def output_files(
+    out: str | Path, files: Sequence[str], suffixes: Sequence[str], *, overwrite: bool = False
+) -> list[Path]:
+    """Return the file to write for each input: `out`, or files of different names in a folder `out`.
+
+    Args:
+        out: a path with one of `suffixes`, for a single input; or a folder.
+        suffixes: of the files that can be written. In a folder, an image has ``.png``, and a video the first one.
+        overwrite: allow files that exist, but not those of `files`.
+
+    Raises:
+        UserError: a file exists, the suffix is another one, or several inputs need a folder.
+    """
+    out, paths = Path(out), []
+    if out.is_dir() or not out.suffix:
+        for file in files:
+            stem, suffix = Path(file).stem, ".png" if is_image(file) else suffixes[0]
+            names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+            paths.append(next(path for name in names if (path := out / f"{name}{suffix}") not in paths))
+    elif out.suffix.lower() not in suffixes:
+        raise UserError(f"{out}: cannot write {out.suffix}; use {', '.join(suffixes)}, or a folder")
+    elif len(files) > 1:
+        raise UserError(f"{out}: {len(files)} files need a folder; leave out {out.suffix}")
+    else:
+        paths.append(out)
+    for path in paths:
+        if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
+            raise UserError(f"{path} is one of the inputs; choose another output")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; choose another --out, or replace it with --overwrite")
+    return paths
 
 
 def frames_of(source: Any, channels: int) -> Tensor:

@@ -47,44 +47,49 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 class Maps:
-    """The output of a layer in the last forward pass.
-
-    Attributes:
-        output: as the layer returned it, attached to the graph; None before the first forward pass.
-    """
+    """The output of a layer in the last forward pass. The layers before it get no gradients."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
         self.model, self.name, self.module = model, name, module_name(model, name)
         self.output: Any = None
+        self.tensor: Any = None
+
+    def record(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Keep the output of the layer, and return one that the next layer may change (a forward hook).
+
+        The main tensor is the first one of a list, such as the pathways of SlowFast.
+        """
+        is_list = type(output) in (list, tuple) and len(output) > 0
+        self.output, self.tensor = output, output[0] if is_list else output
+        if not isinstance(self.tensor, Tensor):
+            return output
+        self.tensor = self.tensor.detach().requires_grad_(self.tensor.is_floating_point())
+        copy = self.tensor.clone()
+        return type(output)([copy, *output[1:]]) if is_list else copy
 
     def __call__(self) -> Tensor:
-        """Return the maps ``[N, C, T, H, W]``, attached to the graph; ``[N, C]`` if there are no such axes.
+        """Return the maps ``[N, C, T, H, W]``; ``[N, C]`` if there are no such axes.
 
         Raises:
             UserError: the layer was not part of the forward pass, or its output has another form.
         """
-        return self._read(self._tensor())
+        return self._read(self.tensor)
 
     def gradients(self, value: Tensor) -> Tensor:
         """Return the gradients of a scalar with respect to the maps, in their shape."""
-        tensor = self._tensor()
-        gradients = torch.autograd.grad(value, tensor, retain_graph=True, allow_unused=True)[0]
-        return self._read(torch.zeros_like(tensor) if gradients is None else gradients)
+        if not value.requires_grad:  # the layer is no part of it
+            return torch.zeros_like(self())
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        return self._read(torch.autograd.grad(value, self.tensor, **options)[0])
 
-    def _tensor(self) -> Tensor:
-        """Return the main tensor of the output: the first one of a list, such as the pathways of SlowFast."""
-        output = self.output[0] if isinstance(self.output, (list, tuple)) and self.output else self.output
-        if not isinstance(output, Tensor):
-            what = "was not used in the forward pass" if output is None else f"returns {type(output).__name__}"
-            raise UserError(f"the layer {self.name} has no maps: it {what}; choose another layer")
-        return output
-
-    def _read(self, tensor: Tensor) -> Tensor:
-        maps = _ask(self.model, "read_maps", tensor, self.output, self.module)
-        if maps is None:
-            found = f"its output {list(tensor.shape)} is not [N, C, T, H, W]"
-            raise UserError(f"the layer {self.name} has no maps: {found}; choose another layer")
-        return maps
+    def _read(self, tensor: Any) -> Tensor:
+        found = "was not used in the forward pass" if self.output is None else f"returns {type(tensor).__name__}"
+        if isinstance(tensor, Tensor):
+            maps = _ask(self.model, "read_maps", tensor, self.output, self.module)
+            if maps is not None:
+                return maps
+            found = f"returns {list(tensor.shape)} instead of [N, C, T, H, W]"
+        raise UserError(f"the layer {self.name} has no maps: it {found}; choose another layer")
 
 
 @contextlib.contextmanager
@@ -101,19 +106,8 @@ def capture(model: nn.Module, name: str) -> Iterator[Maps]:
         maps()  # [N, C, T, H, W]
     """
     maps = Maps(model, name)
-
-    def record(module: nn.Module, inputs: Any, output: Any) -> Any:
-        maps.output = output
-        return _copy(output)  # the next layer can work in place
-
-    handle = find_layer(model, name).register_forward_hook(record)
+    handle = model.get_submodule(maps.module).register_forward_hook(maps.record)
     try:
         yield maps
     finally:
         handle.remove()
-
-
-def _copy(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return output.clone()
-    return type(output)(map(_copy, output)) if type(output) in (list, tuple) else output
