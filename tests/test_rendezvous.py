@@ -49,8 +49,7 @@ def test_each_round_has_a_place_of_its_own(store):
         rounds.append(found)
 
 
-@pytest.mark.parametrize("missing", [0, 1, 2])
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(("missing", "before"), [(0, True), (1, False), (2, True)])
 def test_who_did_not_come_is_named(store, missing, before):
     """Also if the rank took part in an earlier round."""
     if before:

@@ -166,7 +166,11 @@ NETWORKS = [
     ("timm/test_resnet", {}, (2, 3, 160, 160)),
     ("timm/test_vit", {}, (2, 3, 160, 160)),
     ("pytorchvideo/x3d_xs", {"data_config": DataConfig(4, 12, train_size=64, test_size=64)}, (2, 3, 4, 64, 64)),
-    ("pytorchvideo/mvit_base_16x4", {"data_config": DataConfig(4, 1, train_size=32, test_size=32)}, (2, 3, 4, 32, 32)),
+    pytest.param(
+        *("pytorchvideo/mvit_base_16x4", {"data_config": DataConfig(4, 1, train_size=32, test_size=32)}),
+        (2, 3, 4, 32, 32),
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
