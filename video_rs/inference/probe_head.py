@@ -23,14 +23,15 @@ from video_rs.models.weights.source import from_checkpoint
 
 
 def network_of(features: Features, weights: str = "") -> nn.Module:
-    """Return the network that computed features, in ``eval()`` mode on the CPU.
+    """Return the network that computed features, with a new classifier for their classes, in ``eval()`` mode.
 
     Args:
         features: features of the default layer, with ``pool`` "mean".
         weights: path or URL of its weights, or of those that it was initialized from, if the file has been moved.
 
     Raises:
-        UserError: the features are of another layer or pool, or the weights are missing or are others.
+        UserError: the features are of another layer or pool, the weights are missing or are others, or the classifier
+            is not one linear layer.
     """
     about = features.about
     for key, wanted in (("layer", ""), ("pool", "mean")):
@@ -38,7 +39,7 @@ def network_of(features: Features, weights: str = "") -> nn.Module:
             found = f"{key} {format_value(about.get(key))}"
             raise UserError(f"a head needs features of the default layer and pool 'mean'; these have {found}")
     if not {"model", "model_args", "data_config", "sha256"} <= about.keys():
-        raise UserError("a head needs features of video-rs features; these do not name their network")
+        raise UserError("these features do not name their network; a head needs those that video-rs features wrote")
     data_config = DataConfig.from_dict(about["data_config"], "the file of features")
     if about.get("weights"):
         network = _load(weights or about["weights"], about["sha256"])
@@ -54,7 +55,9 @@ def network_of(features: Features, weights: str = "") -> nn.Module:
                 f"{about['model']} with {kind}: the features are of other weights; name those with --weights"
             )
     network.data_config = data_config
-    return network.eval()
+    network.eval().reset_classifier(max(1, len(features.class_names)))
+    _check_classifier(network)
+    return network
 
 
 def _load(weights: str, expected: str) -> nn.Module:
@@ -73,7 +76,7 @@ def _load(weights: str, expected: str) -> nn.Module:
 def write_head(
     path: str | Path, network: nn.Module, train: Features, linear: Linear, test: Features | None = None
 ) -> None:
-    """Write a checkpoint of the network with the probe as its classification layer, which is changed in place.
+    """Write a checkpoint of the network with the probe as its classification layer. The network is changed in place.
 
     Args:
         path: the file, see ``checkpoint.save``.
@@ -83,14 +86,16 @@ def write_head(
         test: the test features. Their split, if it was held out, may be tested, because no source of it was fitted.
 
     Raises:
-        UserError: the network's classifier is not one linear layer, or a class had no training rows.
+        UserError: a class had no training rows, or all of them.
     """
     names, infinite = train.class_names, np.flatnonzero(~np.isfinite(linear.bias))
     if len(infinite):
         absent = truncate([format_value(names[number]) for number in infinite])
         raise UserError(f"a head needs training rows of each class and others; not so for {absent}")
-    network.reset_classifier(len(names))
-    set_classifier(network, torch.from_numpy(linear.weight), torch.from_numpy(linear.bias))
+    layer = network.get_classifier()
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(linear.weight))
+        layer.bias.copy_(torch.from_numpy(linear.bias))
     network.data_config = dataclasses.replace(network.data_config, class_names=names, multi_label=linear.multi_label)
     model_args = {**network.model_args, "num_classes": len(names)}
     measured = {} if test is None else {test.about.get("split", ""): test.about.get("fingerprint", "")}
@@ -99,16 +104,14 @@ def write_head(
 
 
 @torch.no_grad()
-def set_classifier(network: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Set the classification layer. Raise UserError unless the logits are then linear in the pooled features."""
+def _check_classifier(network: nn.Module) -> None:
+    """Raise UserError unless the logits are one linear layer of the pooled features, with a bias."""
     layer, config = network.get_classifier(), network.data_config
-    if isinstance(layer, nn.Linear) and layer.weight.shape == weight.shape and layer.bias is not None:
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
+        layer.reset_parameters()  # some networks start it with zeros, and then any output is linear
         shape = (1, config.in_channels, config.num_frames, config.test_size, config.test_size)
         maps = network.forward_features(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
         expected = layer(network.forward_head(maps, pre_logits=True))
-        logits = network.forward_head(maps)
-        if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        if torch.allclose(network.forward_head(maps), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
             return
     raise UserError(f"{network.name}: its classifier is not one linear layer on the features; it cannot take a head")
