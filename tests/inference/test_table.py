@@ -1,6 +1,8 @@
 """Tables over datasets: rows of chunks, and parts on disk that survive a kill."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,9 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_rs.data.chunk_dataset import Selection, select_views, select_windows
+from video_rs.data import chunk_dataset
+from video_rs.data.chunk_dataset import ChunkDataset, Selection, select_views, select_windows
 from video_rs.data.clips import TemporalSampling
+from video_rs.data.loader import ViewLoader
 from video_rs.data.segments import FrameRange
+from video_rs.data.sources.records import Records
+from video_rs.data.transforms.crops import ViewTransform
 from video_rs.distributed.world import World
 from video_rs.errors import UserError
 from video_rs.inference.parts import open_parts
@@ -90,6 +96,32 @@ def test_a_file_that_starts_again_has_the_rows_of_its_last_start():
 def test_an_output_that_is_not_finite_is_a_reason():
     (rows,) = compute_rows(lambda views: one_value(views) / 0, chunks_of(0, [0], [0], [0], [1]))
     assert "not finite" in rows.reason and not len(rows.values)
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_file(make_video, tmp_path, monkeypatch):
+    """Other files that were partly read start again; a chunk has two frames."""
+    paths = [str(make_video(tmp_path / f"{i}.mp4", 6 + i, 32, 48, first_number=10 * i)) for i in range(4)]
+    records = Records(paths, [-1] * 4, ())
+    dataset = ChunkDataset(records, sampling=TemporalSampling(1, 1), transform=ViewTransform(32, 32), views=0)
+    monkeypatch.setattr(chunk_dataset, "CHUNK_BYTES", 2 * 32 * 32 * 3)
+    expected = [torch.cat([chunk["views"] for chunk in dataset.read(i)]).double().mean() for i in range(4)]
+
+    def read(self, index):
+        for number, chunk in enumerate(original(self, index)):
+            if (index, number) == (2, 2):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            yield chunk
+
+    original = ChunkDataset.read
+    monkeypatch.setattr(ChunkDataset, "read", read)
+    loader = ViewLoader(dataset, workers=2)
+    found = list(compute_rows(lambda views: views.double().mean((1, 2, 3, 4))[:, None], loader, batch_size=3))
+    assert sorted(rows.index for rows in found) == [0, 1, 2, 3]
+    for index, values, _, reason, *_ in found:
+        if index == 2:
+            assert reason == "killed the decoder (SIGSEGV)"
+        else:
+            np.testing.assert_allclose(values, [[expected[index]]], rtol=1e-6)
 
 
 lengths, rates = st.integers(1, 200), st.sampled_from([5.0, 24.0, 29.97])
