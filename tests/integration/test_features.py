@@ -109,6 +109,13 @@ def test_features_of_files_without_labels(features, networks, tiny_videos, tmp_p
         assert found.labels.tolist() == [-1, -1] and found.class_names == ()
 
 
+def test_features_of_a_dataset_with_one_split(features, networks, tiny_videos, tmp_path):
+    (tmp_path / "test").symlink_to(tiny_videos / "test")
+    for split in ([], ["--split", "test"]):
+        _, found = features("--weights", networks[0], "--data", tmp_path, *split, "--views", 1, "--overwrite")
+        assert len(found.paths) == len(found.class_names) == 8
+
+
 def test_features_of_a_network_by_name(features, tiny_videos):
     settings = ("data.test_size=32", "data.short_side=32", "data.train_size=32")
     result, found = features("--model", "timm/test_resnet", "--data", tiny_videos / "test", "--views", 2, *settings)

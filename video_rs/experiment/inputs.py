@@ -13,7 +13,7 @@ from torch import nn
 from video_rs import checkpoint
 from video_rs.data.sources.class_folders import folders_with_files
 from video_rs.data.sources.lists import list_splits
-from video_rs.data.sources.records import SPLITS, Records
+from video_rs.data.sources.records import Records
 from video_rs.data.sources.shard_splits import are_shards
 from video_rs.data.sources.splits import LIST_SUFFIXES
 from video_rs.data.video.media import is_image, is_media
@@ -114,8 +114,7 @@ def find_records(data: Sequence[str], config: Config, *, split: str = "", images
         return _unlabelled(data, images)
     none = dict.fromkeys(("root", "train", "val", "test", "list"), "")
     section = dataclasses.replace(config.data, **{**none, **place})
-    found = build.build_records(dataclasses.replace(config, data=section), SPLITS)
-    found = {name: records for name, records in found.items() if not (name == "test" and records.used_as_test)}
+    found = build.build_records(dataclasses.replace(config, data=section), ())
     if split and split not in found:
         advice = "leave it out" if len(found) == 1 else f"choose one of {', '.join(found)}"
         raise UserError(f"--split {split}: {data[0]} has no such split; {advice}")

@@ -81,7 +81,7 @@ def load_splits(
         multi_label: True if a file can have any number of labels, joined by ";" in lists.
         fold: official split of UCF101 or HMDB51, 1 to 3.
         frame_folders: True if each folder in a class folder is one video, and its images are the frames.
-        splits: the splits to return.
+        splits: the splits to return; empty for those that the dataset has, with a "val" that is held out.
 
     Raises:
         UserError: a source is missing, empty or inconsistent. The one-line message names file and line.
@@ -91,6 +91,8 @@ def load_splits(
     sources = _find_sources(root, given | {"list": list}, raw, fold, frame_folders)
     names_file = class_names or (find_names_file(root) if are_shards(root) else "")
     names = read_class_names(names_file, plain=not class_names) if names_file else ()
+    held_out = {"val"} if val_fraction and "train" in sources else set()
+    splits = splits or [split for split in SPLITS if split in {*sources} | held_out]
     wanted = {*splits} | ({"val"} if "test" in splits and "test" not in sources else set())
     wanted |= {"train"} if "val" in wanted and "val" not in sources else set()
     needed = wanted if names else wanted | {"train"}  # the training split defines the classes
@@ -116,9 +118,9 @@ def load_splits(
         if split not in records:
             if "train" in records and not val_fraction and "train" in splits:
                 continue
-            held_out = "" if val_fraction else ", and data.val_fraction=0 holds out no files"
+            reason = "" if val_fraction else ", and data.val_fraction=0 holds out no files"
             hint = f", or put a folder or list '{split}' into data.root={root}" if root else ""
-            raise UserError(f"no {split} split{held_out}: set data.{split}{hint}")
+            raise UserError(f"no {split} split{reason}: set data.{split}{hint}")
         _check(records[split], split, next(sources[name][0] for name in (split, "val", "train") if name in sources))
     del raw
     _return_freed_memory()
