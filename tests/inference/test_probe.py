@@ -13,7 +13,7 @@ from video_rs.inference import probe as probe_module
 from video_rs.inference.features_file import Features
 from video_rs.inference.probe import NEIGHBOURS, STRENGTHS, assign_folds, bootstrap, group_sources, probe
 from video_rs.inference.probe_fit import Fit, Linear
-from video_rs.inference.probe_report import write_probe
+from video_rs.inference.probe_report import methods_table, write_probe
 
 NAMES = ("jump", "run", "<sit>")
 ABOUT = {"weights": "w.pt", "sha256": "ab", "model": "resnet_rs_50", "pool": "mean", "layer": ""}
@@ -235,6 +235,8 @@ def test_intervals_without_mistakes_or_with_one_source():
         expected = stats.binomtest(sources, sources).proportion_ci(method="wilson")
         np.testing.assert_allclose(found["interval"], expected, atol=1e-4)
     assert np.isnan(metrics["per_class"][2]["interval"]).all()
+    one = dataclasses.replace(test, labels=np.zeros(180, int), sources=np.zeros(180, np.uint64))
+    assert methods_table(quiet(train, one)).rows[1][2] == "– to –"
 
 
 def test_the_report(tmp_path):
@@ -247,7 +249,7 @@ def test_the_report(tmp_path):
     low, high = metrics["interval"]
     assert low < metrics["top1"] < high and len(metrics["per_class"][0]["interval"]) == 2
     assert "&lt;b&gt;.npz" in page and "<b>.npz" not in page and "&lt;sit&gt;" in page
-    assert f"{100 * low:.2f} to {100 * high:.2f} %" in page and "k-NN" in page
+    assert f"{100 * low:.2f} % to {100 * high:.2f} %" in page and "k-NN" in page
     assert (tmp_path / "predictions.csv").read_text().startswith("path,start,end,label,predicted")
 
 

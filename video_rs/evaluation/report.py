@@ -149,6 +149,11 @@ def _write(path: Path, content: bytes | str) -> None:
         handle.write(content)
 
 
+def percent(value: float) -> str:
+    """Format a fraction; NaN is a dash."""
+    return "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.2f} %"
+
+
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True,
@@ -157,7 +162,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters["percent"] = lambda value: "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.2f} %"
+    environment.filters["percent"] = percent
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
 

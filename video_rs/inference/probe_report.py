@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from video_rs.evaluation.metrics import metric_names
-from video_rs.evaluation.report import Table, write_report
+from video_rs.evaluation.report import Table, percent, write_report
 from video_rs.inference.features_file import Features
 from video_rs.inference.probe import ProbeResult
 
@@ -57,8 +57,8 @@ def methods_table(result: ProbeResult) -> Table:
         ("k-NN", "k", result.knn.metrics),
         ("logistic regression", "C", result.logistic.metrics),
     ):
-        values = ", ".join(f"{value:g}" for value in sorted(set(metrics["chosen"])))
-        interval = " to ".join(f"{100 * limit:.2f}" for limit in metrics["interval"])
-        percents = [f"{100 * metrics[name]:.2f} %" for name in names]
-        rows.append([method, percents[0], f"{interval} %", *percents[1:], f"{letter} = {values}"])
+        interval = " to ".join(map(percent, metrics["interval"]))
+        chosen = ", ".join(f"{value:g}" for value in sorted(set(metrics["chosen"])))
+        values = [percent(metrics[name]) for name in others]
+        rows.append([method, percent(metrics[first]), interval, *values, f"{letter} = {chosen}"])
     return Table("Probes", ("method", names[first], "95 % interval", *(names[n] for n in others), "chosen"), rows)
