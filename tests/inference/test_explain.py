@@ -259,6 +259,7 @@ def test_command(weights, video, tmp_path, monkeypatch):
         (["--class", "?" * 200], "the network has no class '????"),
         (["--worst", "3"], "--worst reads the files and classes from the test and writes into its report"),
         (["--split", "val"], "--split needs --worst"),
+        (["--top-k", "13"], "at most 12 classes fit side by side"),
     ],
 )
 def test_bad_input_is_one_line(weights, video, tmp_path, arguments, line):

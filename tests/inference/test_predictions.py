@@ -15,7 +15,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.inference import parts
 from video_rs.inference.predict import Classifier
-from video_rs.inference.predictions import predict_files, predict_table, timeline_files
+from video_rs.inference.predictions import predict_files, predict_table
 
 CONFIG = DataConfig(
     num_frames=4, stride=2, train_size=32, short_side=36, test_size=32, class_names=("archery", "=juggling", "yoga")
@@ -134,14 +134,6 @@ def test_an_interrupted_table_resumes(classifier, files, tmp_path, monkeypatch):
     assert [row[:4] for row in rows[0]] == [row[:4] for row in rows[1]]
 
 
-def test_a_picture_for_each_video(tmp_path):
-    assert timeline_files("t.png", ["a.mp4"])[0].name == "t.png"
-    named = timeline_files(tmp_path, ["a/v.mp4", "b/v.mp4", "v-2.mp4", "c/v.mkv"])
-    assert [path.name for path in named] == ["v.png", "v-2.png", "v-2-2.png", "v-3.png"]
-    with pytest.raises(UserError, match=r"t\.png: one picture for 2 files"):
-        timeline_files("t.png", ["a.mp4", "b.mp4"])
-
-
 def test_the_command_writes_a_table_with_timelines(weights, files, tmp_path):
     out = tmp_path / "p.csv"
     options = ("--every", "500ms", "--segments", tmp_path / "s.csv", "--timeline", tmp_path / "t", "--threshold", 0)
@@ -177,7 +169,7 @@ def test_the_command_writes_a_table_with_timelines(weights, files, tmp_path):
         ("--overwrite", "--overwrite needs --out"),
         ("--timeline t.png", "--timeline needs --every"),
         ("--segments s.csv", "--segments needs --every"),
-        ("--every 1s --timeline t.png", "t.png: one picture for 5 files; give a folder"),
+        ("--every 1s --timeline t.png", "t.png: 5 files need a folder; leave out .png"),
         ("--every 1s --segments file/s.csv", "file: File exists"),
         ("--every 1s --threshold 0.5", "--threshold needs"),
         ("--every 1s --segments s.csv --threshold 1.5", "'1.5' is not a number from 0 to 1"),

@@ -74,6 +74,15 @@ def test_a_network_without_the_methods_of_ours() -> None:
     assert maps().shape == (2, 4, 2, 6, 6) and pooled().shape == (2, 4)
 
 
+@pytest.mark.slow
+def test_a_compiled_network() -> None:
+    model = create_model("resnet3d_rs_26", **TINY).eval()
+    expected = maps_of(model, "stage3")
+    model.compile(backend="eager")
+    model(torch.zeros(2, 3, 4, 32, 32))
+    assert torch.equal(maps_of(model, "stage3"), expected)
+
+
 def test_next_layer_works_in_place() -> None:
     """The captured output of a layer before an in-place activation still has its negative values."""
     network = external("timm/resnet18", 32)

@@ -22,6 +22,8 @@ from video_rs import terminal
 from video_rs.cli.common import Parser, input_path, output_path, positive, program
 from video_rs.errors import EXIT_USER, MediaError, StorageError
 
+MAX_CLASSES = 12  # of a picture: a WebP is at most 16,383 pixels wide
+
 
 def main(argv: list[str]) -> int:
     """Entry point of ``tools/explain.py`` and ``video-rs explain``."""
@@ -52,6 +54,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--worst reads the files and classes from the test and writes into its report: give no others")
     if not args.worst and not (args.inputs and args.out):
         parser.error("give files to explain and --out, or --worst")
+    if max(args.top_k, len(args.classes or ())) > MAX_CLASSES:
+        parser.error(f"at most {MAX_CLASSES} classes fit side by side")
     if args.split and not args.worst:
         parser.error("--split needs --worst")
     return args

@@ -48,9 +48,8 @@ def main(argv: list[str]) -> int:
     args = _arguments(argv)
     from video_rs.distributed.device import select_device
     from video_rs.distributed.world import start_world
-    from video_rs.inference.inputs import existing, find_all
+    from video_rs.inference.inputs import existing, find_all, output_files
     from video_rs.inference.predict import load
-    from video_rs.inference.predictions import timeline_files
 
     world = start_world(select_device(args.device))
     note = partial(terminal.write, file=sys.stderr) if world.is_main else lambda text: None
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
             classifier = load(args.weights, args.device, views_per_forward=args.batch_size)
             files, empty = find_all(inputs, classifier.takes_images, note)
             if args.timeline and files:
-                timeline_files(args.timeline, files)
+                output_files(args.timeline, files, (".png",), overwrite=True)
             failed = len(missing) + empty
             total = failed + len(files)
             failed += _predict(args, classifier, files, inputs, world) if files else 0

@@ -14,9 +14,9 @@ import numpy as np
 from video_rs.data.chunk_dataset import ChunkDataset
 from video_rs.data.loader import ViewLoader
 from video_rs.data.sources.records import Records
-from video_rs.errors import UserError
 from video_rs.files import atomic_write
 from video_rs.inference.features_file import check_suffix
+from video_rs.inference.inputs import output_files
 from video_rs.inference.parts import Table
 from video_rs.inference.predict import CLIPS, Classifier
 from video_rs.inference.predictions_file import SUFFIXES, results_of, write_results
@@ -142,14 +142,16 @@ def write_timelines(
 
     Args:
         found: the probabilities of the windows, file by file.
-        segments, timeline: the csv file, and the png file or folder, see :func:`timeline_files`; "" for none.
+        segments: the csv file; "" for none.
+        timeline: the png file or folder, see :func:`video_rs.inference.inputs.output_files`; "" for none.
         threshold: see :func:`video_rs.inference.timeline.find_segments`.
     """
     from video_rs.evaluation.plots import timeline_png
 
     if not (segments or timeline):
         return
-    names, pictures = classifier.class_names, timeline_files(timeline, files) if timeline else []
+    names = classifier.class_names
+    pictures = output_files(timeline, files, (".png",), overwrite=True) if timeline else []
     rows: list[tuple[str, list[Segment]]] = []
     for index, group in itertools.groupby(found, key=lambda rows: rows.index):
         parts = list(group)
@@ -165,21 +167,3 @@ def write_timelines(
                 handle.write(png)
     if segments:
         write_segments(segments, rows)
-
-
-def timeline_files(where: str | Path, files: Sequence[str]) -> list[Path]:
-    """Return the picture of each file: `where` if it ends in ``.png``, otherwise ``<name>.png`` in a folder `where`.
-
-    Raise UserError for one picture of several files.
-    """
-    where = Path(where)
-    if where.suffix.lower() == ".png":
-        if len(files) != 1:
-            raise UserError(f"{where}: one picture for {len(files)} files; give a folder")
-        return [where]
-    pictures: dict[Path, None] = {}
-    for path in files:
-        stem = Path(path).stem
-        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        pictures[next(file for name in names if (file := where / f"{name}.png") not in pictures)] = None
-    return list(pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,7 +108,10 @@ def capture(model: nn.Module, name: str) -> Iterator[Maps]:
     """
     maps = Maps(model, name)
     handle = model.get_submodule(maps.module).register_forward_hook(maps.record)
+    compiles = "torch._dynamo" in sys.modules  # importing it takes seconds
     try:
-        yield maps
+        # a compiled network would not call the hook
+        with torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext():
+            yield maps
     finally:
         handle.remove()
