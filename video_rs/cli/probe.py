@@ -49,9 +49,11 @@ def main(argv: list[str]) -> int:
     print(f"report: {report}")
     if args.head_out:
         write_head(args.head_out, network, train, result.linear, test)
-        data = (test or train).about.get("data", "")
-        root = data if os.path.isdir(data) else "FOLDER"
-        print(f"wrote {args.head_out}; next: {command('test', '--weights', args.head_out, f'data.root={root}')}")
+        about = (test or train).about
+        data, place = about.get("data") or "FOLDER", "root"
+        if os.path.isfile(data):
+            place = "list" if about.get("split") else "test"
+        print(f"wrote {args.head_out}; next: {command('test', '--weights', args.head_out, f'data.{place}={data}')}")
     return 0
 
 

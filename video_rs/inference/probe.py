@@ -24,7 +24,7 @@ from video_rs.inference.probe_fit import Fit, Linear, targets_of
 from video_rs.terminal import counted
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of scikit-learn's C, the inverse of the strength of regularisation."""
 DEFAULTS = (1, 1.0)  # k and C if no validation part can be split off
 VALIDATION_FOLDS = 5  # one of them is the validation part
