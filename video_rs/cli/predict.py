@@ -96,7 +96,7 @@ def _predict(
 
     def check(rows: FileRows) -> None:
         path = files[rows.index]
-        if rows.gaps and rows.is_last:
+        if rows.gaps:
             gaps.append(f"{path}: {rows.gaps}")
         if rows.reason:
             failed.append(path)

@@ -31,7 +31,7 @@ from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Forward
 from video_rs.files import expand_path
 from video_rs.hub import redact_url
 from video_rs.inference.inputs import find_files, frames_of
-from video_rs.inference.rows import FileRows, check_pool, compute_rows
+from video_rs.inference.rows import FileRows, compute_rows
 from video_rs.models.weights.load import model_from_checkpoint
 
 if TYPE_CHECKING:
@@ -238,15 +238,11 @@ class Classifier:
             UserError: the network's output is not finite.
         """
         self.require_classes()
-        for chunk in self._chunks(path, views=1, crops=crops, every=every_seconds):
-            if chunk["selection"] is not None:
-                selection = chunk["selection"]
-                if selection.gaps:
-                    warn(f"{path}: {selection.gaps}")
-            probs = self.forward(chunk["views"]).unflatten(0, (-1, crops)).mean(dim=1).numpy()
-            for group, row in zip(chunk["groups"], probs):
-                for window in np.flatnonzero(selection.rows == group):
-                    yield Window(*selection.times[window].tolist(), self.top(row, top_k))
+        for rows in self._rows(self._chunks(path, views=1, crops=crops, every=every_seconds), stream=True):
+            if rows.gaps:
+                warn(f"{path}: {rows.gaps}")
+            for times, probs in zip(rows.times, rows.values):
+                yield Window(*times.tolist(), self.top(probs, top_k))
 
     def window_probs(self, path: str | Path, every_seconds: float, *, crops: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return the probabilities of all classes in the windows of :meth:`predict_windows`.
@@ -289,12 +285,14 @@ class Classifier:
         return TemporalSampling.of(self.data_config)
 
     def _rows(
-        self, chunks: Iterable[dict[str, Any]], *, pool: str = "mean", features: bool = False, layer: str = ""
+        self, chunks: Iterable[dict[str, Any]], *, features: bool = False, layer: str = "", **options: Any
     ) -> Iterator[FileRows]:
-        """Yield the rows of files in order, and raise an error for an output that is not finite."""
-        check_pool(pool)
-        compute = partial(self.forward, features=True, layer=layer) if features else self.forward
-        for rows in compute_rows(compute, chunks, batch_size=self.views_per_forward, pool=pool):
+        """Yield the rows of files in order, and raise an error for an output that is not finite.
+
+        `options` are ``pool`` and ``stream`` of :func:`compute_rows`.
+        """
+        compute = partial(self.forward, features=features, layer=layer)
+        for rows in compute_rows(compute, chunks, batch_size=self.views_per_forward, **options):
             if rows.reason:
                 raise _damaged()
             yield rows

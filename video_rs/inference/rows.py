@@ -24,7 +24,7 @@ class FileRows(NamedTuple):
         values: float32 ``[R, D]``; ``[0, 0]`` if there are none.
         times: start and end of each row in seconds, float64 ``[R, 2]``; None if a row is a whole file.
         reason: why there are no values, else "".
-        gaps: a warning if frames of the file are in no window, else "".
+        gaps: a warning if frames of the file are in no window, else "". Only with its first rows.
         is_last: False if more rows of the file follow.
     """
 
@@ -58,6 +58,7 @@ def compute_rows(
             its first rows twice.
         on_chunk: called after each chunk was read.
     """
+    check_pool(pool)
     started: dict[int, _File] = {}
     views: list[Tensor] = []
     owners: list[tuple[_File, int]] = []
@@ -141,7 +142,7 @@ class _File:
         if not np.isfinite(values).all():
             return FileRows(self.index, np.empty((0, 0), np.float32), reason=OUTPUT_NOT_FINITE)
         times = None if selection.times is None else selection.times[rows]
-        return FileRows(self.index, values, times, gaps=selection.gaps, is_last=self.is_complete)
+        return FileRows(self.index, values, times, gaps="" if first else selection.gaps, is_last=self.is_complete)
 
 
 class _Group:
