@@ -1,10 +1,11 @@
-"""Activation maps of the embedded dataset: how much of them is on the moving shape.
+"""Measure which part of the activation maps is on the moving shape, in the embedded dataset.
 
 python benchmarks/activation_maps.py --weights runs/motion_rs/best.pt --data data/motion --min-ratio 2
 
-The box of the shape, its radius to each side of its centre, is known from the trajectory that the video was rendered
-with. It wraps around the border, as the shape does. The ratio is the mean part of the maps inside the box over the mean
-part of the area that the box covers: 1 for maps that ignore the shape. With --min-ratio, a lower ratio is an error.
+The box of the shape extends its radius to each side of its centre. It is known from the trajectory that the video was
+rendered with, and wraps around the border, as the shape does. The ratio is the mean fraction of the maps inside the box
+divided by the mean fraction of the area inside the box: 1 for maps that ignore the shape. With --min-ratio, a lower
+ratio is an error.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Features of a dataset, compared with decoding and forward passes alone, and with a plain loop.
+"""Measure feature extraction against decoding alone, forward passes alone, and a plain loop.
 
 python benchmarks/features.py /tmp/clips --clips 300                    # see real_clips.py
 python benchmarks/features.py /tmp/clips --model resnet3d_rs_26 --views 4 data.num_frames=8
 python benchmarks/features.py --tiny 10000
 
 "decoding" reads the views of all files in this process and drops them; "forward" computes the features of as many views
-in memory. Their sum is the limit. "plain loop" is what people write for networks of timm: a DataLoader whose workers
+in memory. Their sum is the limit. "plain loop" is the usual script for networks of timm: a DataLoader whose workers
 decode with PyAV, and timm's own transform. Times are CPU seconds of all processes: on a CPU, workers and the network
-share the cores. "of the limit" compares with the sum in the same round; all figures are medians over --rounds.
+share the cores. "of the limit" compares with the sum in the same round. All values are medians over --rounds.
 
 --tiny makes that many files of 2 frames and 32x32 pixels, for a small network on one frame. It also prints the time per
 file above the limit, and the memory of all processes after a tenth of the files and after the last.
@@ -90,7 +90,7 @@ def make_tiny(folder: Path, count: int) -> list[str]:
 
 
 class Ways:
-    """What is measured. Each method reads or computes all files once."""
+    """The functions to measure. Each one processes all files once."""
 
     def __init__(self, classifier: Classifier, files: list[str], views: int, batch_size: int, folder: Path) -> None:
         self.classifier, self.files, self.views, self.batch_size = classifier, files, views, batch_size
