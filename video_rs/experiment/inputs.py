@@ -30,6 +30,11 @@ from video_rs.models.weights.load import model_from_checkpoint
 
 OF_MODEL = {"model", *DataConfig.__dataclass_fields__} - {"class_names", "multi_label"}
 """Keys, or sections, that the weights decide."""
+OPTIONS = {"out": "--out", "weights": "--weights", "data.workers": "--workers", "train.device": "--device"}
+OPTIONS |= dict.fromkeys(("data.root", "data.train", "data.val", "data.test", "data.list"), "--data")
+"""Keys that are options of commands without a config."""
+USED = {"data", "model", "plugins", "train.seed", "train.threads", "train.deterministic", "train.peer_timeout"}
+"""Keys, or sections, that have an effect in commands without a config."""
 DEFAULTS = ("data.val_fraction=0",)  # the data can be others than those of the run
 
 
@@ -50,6 +55,7 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
         if OF_MODEL & {key.partition(".")[0], key.removeprefix("data.")}:
             raise UserError(f"{key}: {name} decides it; leave it out")
     config = config_of_checkpoint(state, name, "", [*DEFAULTS, *overrides])
+    _check_keys(overrides)
     model = model_from_checkpoint(state, name)
     return model, config, {**about, "model": model.name}
 
@@ -75,6 +81,7 @@ def network_of_name(
         As :func:`network_of_weights`. The checksum is that of the tensors.
     """
     config = config_of_model(name, [*DEFAULTS, *overrides])
+    _check_keys(overrides)
     torch.manual_seed(config.train.seed)
     arguments = build.model_args(config, config.model.num_classes or None)
     model = create_model(**arguments)
@@ -155,3 +162,12 @@ def _unlabelled(data: Sequence[str], images: bool) -> tuple[Records, str]:
 
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0].strip() for override in overrides]
+
+
+def _check_keys(overrides: Sequence[str]) -> None:
+    """Raise UserError for a key that is an option of the command or has no effect."""
+    for key in _keys(overrides):
+        if key in OPTIONS:
+            raise UserError(f"{key}: give {OPTIONS[key]} instead")
+        if not USED & {key, key.partition(".")[0]}:
+            raise UserError(f"{key}: has no effect here; leave it out")
