@@ -66,15 +66,17 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         as_setting: ``config.as_setting`` for a command that takes settings.
+        WEIGHTS: help of ``--weights``.
     """
 
     as_setting: Callable[[Sequence[str], Iterable[str]], str] | None = None
+    WEIGHTS = "a checkpoint, a run folder, hf-hub:owner/name or https://..."
 
     def __init__(self, description: str | None, **options: Any) -> None:
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=layout, allow_abbrev=False, **options)
 
-    def add_weights(self, help: str, *, old: str = "", required: bool = True) -> None:
+    def add_weights(self, help: str = WEIGHTS, *, old: str = "", required: bool = True) -> None:
         """Add ``--weights``. `old` is a deprecated name of the option, which ``--help`` does not list."""
         group = self.add_mutually_exclusive_group(required=required) if old else self
         group.add_argument("--weights", type=input_path, metavar="FILE", help=help, required=required and not old)
@@ -86,6 +88,19 @@ class Parser(argparse.ArgumentParser):
         """Add ``--plugins``. A plugin is imported when the argument is parsed; none is imported from a checkpoint."""
         help = "a Python file that registers networks; may be repeated"
         self.add_argument("--plugins", action="append", metavar="FILE", type=plugin, help=help)
+
+    def add_device(self) -> None:
+        """Add ``--device``."""
+        help = "auto (CUDA if there is a GPU), cpu, cuda or cuda:1 (default: %(default)s)"
+        self.add_argument("--device", default="auto", help=help)
+
+    def add_forward(self) -> None:
+        """Add ``--crops``, ``--batch-size`` and ``--device``."""
+        help = "crops per clip (default: %(default)s)"
+        self.add_argument("--crops", type=int, default=1, choices=(1, 3), help=help)
+        help = "views in a forward pass; memory depends on it, results do not (default: %(default)s)"
+        self.add_argument("--batch-size", type=positive, default=8, metavar="N", help=help)
+        self.add_device()
 
     def parse_intermixed_args(self, args: Sequence[str]) -> argparse.Namespace:
         """Parse arguments in any order. After ``--``, those that begin with "-" are paths."""
@@ -159,7 +174,8 @@ def config_parser(name: str, description: str, *, needs_config: bool | None = Tr
     if needs_config is not None:
         help = "a YAML file, a name in configs/, or a run folder"
         parser.add_argument("--cfg", required=needs_config, metavar="FILE", help=help)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.lr=0.1 data.root=/data")
+    help = "settings, see below" if needs_config is None else "e.g. optim.lr=0.1 data.root=/data"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=help)
     return parser
 
 

@@ -35,7 +35,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(__doc__, prog=program("explain"))
     inputs = "folders are searched, with their subfolders; a folder of frames is a video"
     parser.add_argument("inputs", nargs="*", type=input_path, metavar="FILE|FOLDER", help=inputs)
-    parser.add_weights("a checkpoint, a run folder, https://... or hf-hub:owner/name")
+    parser.add_weights()
     parser.add_argument("--out", type=output_path, metavar="FILE|FOLDER", help="a .mp4, .webp or .png, or a folder")
     layer = "a stage or a module, such as stage3 (default: the last stage with at least 7 x 7 cells)"
     parser.add_argument("--layer", default="", metavar="NAME", help=layer)
@@ -46,8 +46,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--views", type=positive, default=0, metavar="N", help="clips per video (default: all frames)")
     parser.add_argument("--worst", type=positive, metavar="K", help="explain the worst mistakes of a test, up to 12")
     parser.add_argument("--split", help="with --worst: the split that was tested (default: test)")
-    device = "auto (CUDA if there is a GPU), cpu, cuda or cuda:1 (default: %(default)s)"
-    parser.add_argument("--device", default="auto", help=device)
+    parser.add_device()
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     args = parser.parse_intermixed_args(argv)
     if args.worst and (args.inputs or args.out or args.classes or args.top_k > 1):

@@ -94,7 +94,7 @@ def _report(found: Features, out: str) -> None:
 def _parse(argv: list[str]) -> Namespace:
     parser = config_parser("features", __doc__, needs_config=None)
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--weights", type=input_path, metavar="FILE", help="a checkpoint, a run folder or an address")
+    network.add_argument("--weights", type=input_path, metavar="FILE", help=parser.WEIGHTS)
     network.add_argument("--model", metavar="NAME", help="a network of video-rs models, timm/<name> for example")
     parser.add_plugins()
     help = "weights for --model: pretrained, timm, a file or an address (default: random ones)"
@@ -104,28 +104,26 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--split", choices=("train", "val", "test"), default="", help="if the dataset has several")
     help = "file to write: .npz or .parquet"
     parser.add_argument("--out", required=True, type=output_path, metavar="FILE", help=help)
-    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     help = "clips per video, or all: every frame of an image network (default: 4; all for an image network)"
-    parser.add_argument("--views", type=_views, metavar="K", help=help)
-    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops per clip (default: %(default)s)")
-    help = "a row every TIME of a long video, e.g. 2s or 500ms"
+    parser.add_argument("--views", type=_views, metavar="N", help=help)
+    help = "a row every TIME of a long video, e.g. 2s or 500ms (not with --views)"
     parser.add_argument("--per-window", type=seconds, default=0.0, metavar="TIME", help=help)
-    help = "over views and frames: mean, mean+std or max (default: %(default)s)"
-    parser.add_argument("--pool", default="mean", metavar="HOW", help=help)
-    help = "features of this layer: stage3, or the name of a module (default: before the classification layer)"
+    help = "how views and frames are combined (default: %(default)s)"
+    parser.add_argument("--pool", default="mean", choices=("mean", "mean+std", "max"), help=help)
+    help = "a stage or a module, such as stage3 (default: what enters the classification layer)"
     parser.add_argument("--layer", default="", metavar="NAME", help=help)
-    help = "views in one forward pass (default: %(default)s)"
-    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help=help)
+    parser.add_forward()
     help = "processes that decode; -1 for one per core (default: %(default)s)"
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help=help)
-    device = "auto (CUDA if there is a GPU), cpu, cuda or cuda:1 (default: %(default)s)"
-    parser.add_argument("--device", default="auto", help=device)
     args = parse_settings(parser, argv)
     settings = [word for word in args.data if re.match(r"[\w.-]+=", word) and not os.path.lexists(word)]
     args.overrides += settings
     args.data = [word for word in args.data if word not in settings]
     if not args.data:
         parser.error("--data is required")
+    if args.per_window and args.views is not None:
+        parser.error("--views and --per-window cannot be combined: a window is one clip, or every frame")
     if args.init_from and not args.model:
         parser.error("--init-from is for --model; --weights has its own weights")
     return args

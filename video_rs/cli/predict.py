@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__, prog=program("predict"))
     inputs = "folders are searched, with their subfolders; a folder of frames is a video"
     parser.add_argument("inputs", nargs="+", type=input_path, metavar="FILE|FOLDER", help=inputs)
-    parser.add_weights("a checkpoint, a run folder, https://... or hf-hub:owner/name")
+    parser.add_weights()
     out = "write a table, .csv, .json or .parquet; the same command resumes"
     parser.add_argument("--out", type=output_path, metavar="FILE", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
@@ -212,13 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threshold", type=probability, metavar="P", help=threshold)
     views = f"clips per video (default: {CLIPS}; not with --every)"
     parser.add_argument("--views", "--clips", type=positive, metavar="N", help=views)
-    parser.add_argument("--crops", type=int, default=1, choices=(1, 3), help="crops per clip (default: %(default)s)")
-    batch_size = "views in a forward pass; memory depends on it, results do not (default: %(default)s)"
-    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help=batch_size)
+    parser.add_forward()
     workers = "processes that decode; -1 for one per core (default: -1; 0 for a single file)"
     parser.add_argument("--workers", type=int, metavar="N", help=workers)
-    device = "auto (CUDA if there is a GPU), cpu, cuda or cuda:1 (default: %(default)s)"
-    parser.add_argument("--device", default="auto", help=device)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one line of JSON per file (with --every: per window)")
     form.add_argument("--csv", action="store_true", help="one row per file (or window) and class, with a header")

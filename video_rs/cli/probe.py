@@ -1,11 +1,12 @@
 """Measure how well features separate the classes, with k nearest neighbours and logistic regression.
 
-video-rs probe f_train.npz --test f_test.npz
-video-rs probe f_train.npz --folds 5
-video-rs probe f_train.npz --test f_test.npz --head-out probe.pt
+tools/probe_features.py train.npz --test test.npz
+tools/probe_features.py train.npz --folds 5 --out folds
+tools/probe_features.py train.npz --test test.npz --head-out probe.pt --overwrite
 
-The features are files from "video-rs features". No source video is on both sides of a split. The report is of logistic
-regression. --head-out writes the network with the probe as its classification layer, for "predict" and "test".
+The features are files that tools/extract_features.py wrote. No source video is on both sides of a split. The report is
+of logistic regression. --head-out writes the network with the probe as its classification layer, for "predict" and
+"test".
 """
 
 from __future__ import annotations

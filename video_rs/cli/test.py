@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 def read_config(argv: Sequence[str]) -> tuple[Config, dict[str, Any] | None]:
     """Return the config of the command line, and the checkpoint if the config was read from it."""
     parser = config_parser("test", __doc__, needs_config=False)
-    help = "a checkpoint, a run folder, https://... or hf-hub:owner/name; without --cfg, its config is used"
+    help = f"{parser.WEIGHTS}; without --cfg, its config is used"
     parser.add_argument("--weights", type=input_path, metavar="FILE", help=help)
     args = parse_settings(parser, argv)
     given = [text for key, _, text in (word.partition("=") for word in args.overrides) if key.strip() == "weights"]

@@ -95,7 +95,8 @@ def read_features(path: str | Path) -> Features:
 def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
     """Raise UserError if a file to write or read has another suffix, or if pyarrow is missing for its own."""
     if Path(path).suffix not in suffixes:
-        raise UserError(f"{path}: unknown kind of file; use a name that ends in {' or '.join(suffixes)}")
+        names = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise UserError(f"{path}: unknown kind of file; use a name that ends in {names}")
     if _is_parquet(path):
         import_pyarrow()
 
