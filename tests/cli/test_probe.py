@@ -110,7 +110,7 @@ def test_bad_arguments(job, tmp_path, capsys):
     out = "--out", tmp_path / "out"
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        ((other,), "other.npz: not a file of features, or damaged"),
+        ((other,), "other.npz: not a features file, or damaged"),
         ((damaged,), "damaged.npz: "),
         ((table,), "f.csv: unknown kind of file"),
         ((train, "--folds", 1, *out), "folds=1: must be at least 2"),

@@ -46,7 +46,7 @@ def test_other_files_are_refused(tmp_path, suffix):
     with pytest.raises(UserError, match="No such file"):
         read_features(path)
     path.write_bytes(b"text")
-    with pytest.raises(UserError, match="not a file of features, or damaged"):
+    with pytest.raises(UserError, match="not a features file, or damaged"):
         read_features(path)
     write_features(path, example())
     path.write_bytes(path.read_bytes()[:-200])
@@ -70,5 +70,5 @@ def test_other_suffixes_later_versions_and_uneven_columns_are_refused(tmp_path):
 @pytest.mark.parametrize("damage", [{"about": [1]}, {"labels": np.zeros(5)}], ids=["about", "labels"])
 def test_values_of_another_type(tmp_path, damage):
     write_features(tmp_path / "f.npz", dataclasses.replace(example(), **damage))
-    with pytest.raises(UserError, match="f.npz: damaged, its labels are not integers or its about"):
+    with pytest.raises(UserError, match="f.npz: damaged: labels or about have the wrong type"):
         read_features(tmp_path / "f.npz")

@@ -147,7 +147,7 @@ def test_features_of_a_network_by_name(features, tiny_videos):
             "f.txt: unknown kind of file; use a name that ends in .npz or .parquet",
         ),
         (["--data", "VIDEO", "--out", "/proc/f.npz"], "/proc/f.npz.parts cannot be written"),
-        (["--data", "VIDEO", "--out", "there.npz"], "there.npz exists; give another --out, or --overwrite"),
+        (["--data", "VIDEO", "--out", "there.npz"], "there.npz exists; give another --out, or add --overwrite"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -1,4 +1,4 @@
-"""The features of a whole dataset: ``extract_features(clf, records, "features.npz")``."""
+"""Compute the features of a whole dataset: ``extract_features(clf, records, "features.npz")``."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def extract_features(
     """Write the features of all files to a ``.npz`` or ``.parquet`` file, see docs/inference.md.
 
     Args:
-        classifier: the network; it needs no classes. A batch has its ``views_per_forward`` views.
+        classifier: the network, which needs no classes. Its ``views_per_forward`` is the batch size.
         records: the files. Labels of -1 are unknown.
-        out: the file. Finished rows are kept in ``<out>.parts`` until it is complete.
+        out: the file. Finished rows are kept in ``<out>.parts`` until all are.
         views: number of evenly spaced clips of a file whose features are combined. None: 4 for a video network, every
             frame for an image network. 0: all clips, see :func:`video_rs.data.chunk_dataset.select_views`.
         crops: crops per clip, 1 (centre) or 3.
-        per_window: 0; or seconds between windows, which have a row each. A window is one clip; for an image network,
-            all frames until the next window.
-        pool: "mean" over the views and frames; "mean+std", both side by side; or "max".
-        layer: the features are the mean over time and space of this layer's output, such as "stage3"; "" for the
-            features before the classification layer.
+        per_window: seconds between the starts of windows, for one row per window; 0 for one row per file. A window is
+            one clip; for an image network, all frames until the next window.
+        pool: how the views of a row are combined: "mean"; "mean+std", both side by side; or "max".
+        layer: name of a stage such as "stage3", or of a module. The features are the mean of its output over time and
+            space. "" for the features before the classification layer.
         decoder: "pyav" or "decord".
-        about: further plain values for ``Features.about``, such as the name and checksum of the weights. The features
-            must depend on nothing else.
+        about: further plain values for ``Features.about``, such as the name and checksum of the weights. They must
+            identify the weights: finished rows are reused if all values are equal.
         world: the ranks.
         options: ``workers``, ``timeout``, ``overwrite``, ``progress`` and ``on_rows`` of
             :func:`video_rs.inference.table.compute_table`.
@@ -70,7 +70,7 @@ def extract_features(
     if views:
         check_clips(views)
     if per_window and views is not None:
-        raise UserError("views and per_window: a window is one clip, or every frame; give one of them")
+        raise UserError("views and per_window cannot be combined, as a window has its own frames; give one of them")
     if layer:
         find_layer(classifier.model, layer)
     views = classifier.default_views if views is None else views

@@ -1,4 +1,4 @@
-"""The file of features: ``.npz`` or ``.parquet``. docs/inference.md describes its names."""
+"""Read and write features files, ``.npz`` or ``.parquet``. docs/inference.md describes their columns."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Features:
         class_names: C names, in the order of the labels; empty if there are no labels.
         paths: path of the file of each row.
         sources: uint64 ``[N]``; rows of the same source video have the same number.
-        scored: bool ``[N]``; False if there are no features, because the file cannot be read for example.
-        reason: why a row has no features; "" if it has.
+        scored: bool ``[N]``; False if a row has no features, for example because the file cannot be read.
+        reason: why a row has no features, else "".
         about: how the features were computed, as plain values, see docs/inference.md.
-        start, end: float64 ``[N]`` seconds, of windows and of segments of a list; otherwise None. NaN if unknown.
+        start, end: float64 ``[N]`` seconds, of windows or of segments of a list; NaN if unknown. None for whole files.
     """
 
     features: np.ndarray
@@ -72,7 +72,7 @@ def write_features(path: str | Path, features: Features) -> None:
 
 
 def read_features(path: str | Path) -> Features:
-    """Read a file of features. Raise UserError if it is missing, damaged, of another kind or of a later version."""
+    """Read a features file. Raise UserError if it is missing, damaged, of another kind or of a later version."""
     check_suffix(path, SUFFIXES)
     try:
         with open(path, "rb") as handle:
@@ -82,18 +82,19 @@ def read_features(path: str | Path) -> Features:
     except OSError as error:
         raise file_error(f"{path} cannot be read: {error.strerror or error}; check the path", error) from None
     except Exception as error:  # zipfile, NumPy, json and pyarrow raise many
-        raise UserError(f"{path}: not a file of features, or damaged ({type(error).__name__}); make it again") from None
+        kind = type(error).__name__
+        raise UserError(f"{path}: not a features file, or damaged ({kind}); extract the features again") from None
     count = len(found.features)
     columns = (found.labels, found.paths, found.sources, found.scored, found.reason, found.start, found.end)
     if found.features.ndim != 2 or any(len(column) != count for column in columns if column is not None):
-        raise UserError(f"{path}: damaged, its columns have different lengths; make it again")
+        raise UserError(f"{path}: damaged: its columns have different lengths; extract the features again")
     if not isinstance(found.about, dict) or found.labels.dtype.kind not in "bi":
-        raise UserError(f"{path}: damaged, its labels are not integers or its about is not an object; make it again")
+        raise UserError(f"{path}: damaged: labels or about have the wrong type; extract the features again")
     return found
 
 
 def check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise UserError if a file to write or read has another suffix, or if pyarrow is missing for its own."""
+    """Raise UserError if the suffix of a path is not one of `suffixes`, or if it needs pyarrow, which is missing."""
     if Path(path).suffix not in suffixes:
         names = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
         raise UserError(f"{path}: unknown kind of file; use a name that ends in {names}")
@@ -116,7 +117,7 @@ def _is_parquet(path: str | Path) -> bool:
 
 def _check_version(path: str | Path, version: int) -> None:
     if version > VERSION:
-        raise UserError(f"{path}: features of version {version}, this program reads {VERSION}; upgrade video_rs")
+        raise UserError(f"{path}: features file of version {version}; upgrade video_rs, which reads version {VERSION}")
 
 
 def _read_npz(path: str | Path, handle: BinaryIO) -> Features:
@@ -160,7 +161,7 @@ def _write_parquet(path: str | Path, features: Features, about: str) -> None:
 
 
 def valid_text(text: str) -> str:
-    """Return a text as valid Unicode. Bytes of a path that are not UTF-8 are replaced."""
+    """Return a text as valid Unicode, with the bytes of a path that are not UTF-8 replaced."""
     return os.fsencode(text).decode("utf-8", "replace")
 
 

@@ -88,11 +88,11 @@ def find_files(folder: str | Path, images: bool, left_out: LeftOut | None = None
 
 
 def find_all(inputs: Sequence[str], images: bool, report: Callable[[str], Any]) -> tuple[list[str], int]:
-    """Return the files of all inputs, with folders searched, and the number of folders without any.
+    """Return the files of all inputs, including those in folders, and the number of folders without files.
 
     Args:
         images: True for an image network.
-        report: called with one line for each folder without files, and one about the files that are not used.
+        report: called with one line for each folder without files, and one line about files that are not used.
     """
     files: list[str] = []
     left_out, empty = LeftOut(), 0
@@ -136,7 +136,7 @@ def output_files(
         if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
             raise UserError(f"{path} is one of the inputs; choose another output")
         if path.exists() and not overwrite:
-            raise UserError(f"{path} exists; choose another --out, or replace it with --overwrite")
+            raise UserError(f"{path} exists; give another --out, or add --overwrite")
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Keep the finished rows of an unfinished table on disk, so that a killed command resumes."""
+"""Keep the finished rows of a table on disk until it is complete, so that a killed command resumes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FLUSH_SECONDS, FLUSH_BYTES = 5.0, 32 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The rows of all files in the order of the list. A file without values has one row of zeros.
+    """The rows of all files, in the order of the list. A file without values has one row of zeros.
 
     Attributes:
         values: float32 ``[N, D]``.
         files: number of the file of each row, int64 ``[N]``, ascending.
-        times: start and end of each row in seconds, float64 ``[N, 2]``, NaN if unknown; None if rows are whole files.
+        times: start and end of each row in seconds, float64 ``[N, 2]``; NaN if unknown. None if rows are whole files.
         reasons: why a file has no values, by its number.
     """
 
@@ -60,13 +60,13 @@ def open_parts(
     """Create or continue the folder ``<out>.parts`` and lock it.
 
     Args:
-        out: the file that the rows are for.
+        out: the file that the complete table is written to.
         settings: plain values that the rows depend on.
         world: the ranks, which write their own parts. Their number may differ from the last time.
         overwrite: replace `out` if it exists, and delete parts with other settings.
 
     Raises:
-        UserError: `out` exists, its folder cannot be written, another process writes it, or the parts have other
+        UserError: `out` exists, the folder cannot be written or is locked by another process, or the parts have other
             settings.
     """
     out = Path(out)
@@ -76,7 +76,7 @@ def open_parts(
         with world.together(f"opening {folder}"):
             if world.is_main:
                 if out.exists() and not overwrite:
-                    raise UserError(f"{out} exists; give another --out, or --overwrite")
+                    raise UserError(f"{out} exists; give another --out, or add --overwrite")
                 _lock(stack, folder, settings, overwrite)
                 for part in _read(folder, "files"):
                     done.update(part["files"].tolist())
@@ -109,9 +109,9 @@ class Parts:
 
     Attributes:
         folder: as given.
-        done: numbers of the files whose rows were in the folder at the start.
-        reasons: why files have no values, by their number, of this rank. They are not kept in the folder: a command
-            that resumes reads these files again, because the cause may have been the storage.
+        done: numbers of the files whose rows were in the folder when it was opened.
+        reasons: why files of this rank have no values, by their number. They are not kept in the folder: a command that
+            resumes reads these files again, because the storage may have been the cause.
     """
 
     folder: Path
@@ -173,7 +173,7 @@ class Parts:
 
 
 def _read(folder: Path, *names: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yield some arrays of each part."""
+    """Yield the named arrays of each part."""
     for path in folder.glob("rows-*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             yield {name: arrays[name] for name in names}

@@ -45,18 +45,18 @@ def compute_rows(
     stream: bool = False,
     on_chunk: Callable[[], Any] = lambda: None,
 ) -> Iterator[FileRows]:
-    """Yield the rows of each file when its last view has been computed, or earlier with `stream`.
+    """Yield the rows of each file when the outputs of all its views are computed, or earlier with `stream`.
 
     A batch can have views of several files. Rows do not depend on the batch size, up to rounding.
 
     Args:
         compute: returns the outputs of views, ``[n, T, H, W, C] -> [n, D]``.
         chunks: items of a :class:`video_rs.data.chunk_dataset.ChunkDataset`, file by file in each worker.
-        batch_size: number of views in a batch. The last one may be smaller.
+        batch_size: number of views in a batch. The last batch may be smaller.
         pool: how the outputs of one row are combined: "mean"; "mean+std", both side by side ``[2 D]``; or "max".
-        stream: yield rows as soon as they are complete, in several parts of a file. A file that workers start again has
-            its first rows twice.
-        on_chunk: called after each chunk was read.
+        stream: yield rows as soon as they are complete, so a file comes in several parts. If a worker dies in the
+            middle of a file, its first rows are yielded twice.
+        on_chunk: called after each chunk has been read.
     """
     check_pool(pool)
     started: dict[int, _File] = {}
@@ -79,7 +79,7 @@ def compute_rows(
             started.pop(index, None)
             yield FileRows(index, np.empty((0, 0), np.float32), reason=chunk["error"])
             continue
-        if chunk["selection"] is not None:  # also if a worker that died had sent a part of the file
+        if chunk["selection"] is not None:  # the first chunk, also of a file that starts again after a worker died
             started[index] = _File(index, chunk["selection"], pool)
         file = started.pop(index) if chunk["is_last"] else started[index]
         file.missing += len(chunk["views"])
@@ -106,8 +106,8 @@ class _File:
     def __init__(self, index: int, selection: Selection, pool: str) -> None:
         self.index, self.selection, self.pool = index, selection, pool
         self.missing, self.is_read = 0, False  # number of views without outputs
-        self._values: list[np.ndarray] = []  # of complete groups that were not taken
-        self._first = 0  # number of the first of them
+        self._values: list[np.ndarray] = []  # of complete groups that `take` has not returned
+        self._first = 0  # number of the first such group
         self._group: _Group | None = None
 
     @property
@@ -116,7 +116,7 @@ class _File:
 
     @property
     def has_rows(self) -> bool:
-        """True if a group is complete: its views are in order, so a later group has begun."""
+        """True if a group is complete. Views are in order: a group is complete when the next one begins."""
         return self.is_complete or bool(self._values)
 
     def add(self, group: int, output: np.ndarray) -> None:
@@ -132,7 +132,7 @@ class _File:
             self._values.append(self._group.result(self.pool).astype(np.float32))
 
     def take(self) -> FileRows:
-        """Return the rows that are complete, without those that were returned before."""
+        """Return the complete rows that have not been returned before."""
         if self.is_complete:
             self._finish_group()
         first, end, selection = self._first, self._first + len(self._values), self.selection
@@ -146,7 +146,10 @@ class _File:
 
 
 class _Group:
-    """Sum, sum of squares and maximum of outputs. Sums are of differences from the first output, for accuracy."""
+    """Running sum, sum of squares and maximum of outputs.
+
+    The sums are of differences from the first output, for accuracy.
+    """
 
     def __init__(self, first: np.ndarray) -> None:
         self.first, self.count, self.max = first, 1, first

@@ -1,4 +1,4 @@
-"""Compute a table over a whole dataset: workers, batches over files, all ranks, resumable."""
+"""Compute a table over a whole dataset, with workers, batches over files and several ranks. A killed call resumes."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def compute_table(
 ) -> Table | None:
     """Compute the rows of all files of a dataset, and write them to a file.
 
-    Finished rows are kept in ``<out>.parts``. After a kill, the same call computes the others only, also with another
-    number of ranks or workers, and tries unreadable files again. The folder is deleted when `out` is complete.
+    Finished rows are kept in ``<out>.parts``. After a kill, the same call computes only the missing rows, also with
+    another number of ranks or workers, and tries unreadable files again. The folder is deleted when `out` is complete.
 
     Args:
         compute: returns the outputs of views, ``[n, T, H, W, C] -> [n, D]``.
         dataset: the clips of all files.
         out: the file.
-        write: writes `out`, on rank 0.
+        write: called on rank 0 with the complete table; writes `out`.
         settings: plain values that the rows depend on. Parts with other settings are refused.
         batch_size: number of views in a forward pass.
         pool: see :func:`video_rs.inference.rows.compute_rows`.
         workers, timeout: see :func:`video_rs.data.loader.clip_loader`.
-        world: the ranks, which read a part of the files each.
+        world: the ranks. Each of them reads a part of the files.
         overwrite: replace `out` if it exists.
         progress: called on rank 0 with the number of files left for this rank; returns a function that advances the
             progress.
