@@ -15,7 +15,9 @@ from video_rs.data.transforms.crops import normalize
 from video_rs.data.video.decode import open_video
 from video_rs.data_config import DataConfig
 from video_rs.errors import MediaError, StorageError, UserError
+from video_rs.files import write_csv
 from video_rs.inference.explain import activation_maps, explain
+from video_rs.inference.explain_mistakes import explain_mistakes
 from video_rs.inference.inputs import output_files
 from video_rs.inference.overlay import BAND, MIN_SIDE, SUFFIXES, draw, write
 from video_rs.inference.predict import Classifier
@@ -266,6 +268,14 @@ def test_bad_input_is_one_line(weights, video, tmp_path, arguments, line):
     code, out, error = command("--weights", weights, video, "--out", tmp_path / "cam.mp4", *arguments)
     assert code == 2 and error.startswith(f"error: {line}") and len(error.splitlines()) == 1 and not out
     assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_of_classes_with_a_separator_or_a_formula_as_name(tmp_path, video):
+    classifier = Classifier(tiny("resnet3d_rs_26", DataConfig(**{**CLIPS, "class_names": ("a;b", "=c", "d")})))
+    (tmp_path / "report.html").write_text("<!-- explain:0 -->")
+    rows = [(video, "a;b", "=c", 0, 1)]
+    write_csv(tmp_path / "predictions.csv", ("path", "label", "predicted", "correct", "scored"), rows)
+    assert explain_mistakes(classifier, tmp_path, 1) == 1
 
 
 def test_a_network_without_classes(video):

@@ -28,7 +28,7 @@ from video_rs.data.video.decode import open_video
 from video_rs.data.video.media import is_image
 from video_rs.distributed.memory import limited
 from video_rs.errors import MachineError, MediaError, UserError, did_you_mean, is_out_of_memory
-from video_rs.models.feature_maps import Maps, capture, find_layer, stage_names
+from video_rs.models.feature_maps import capture, find_layer, stage_names
 
 if TYPE_CHECKING:
     from video_rs.inference.predict import Classifier
@@ -158,6 +158,7 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
             if not weights_NKC.any():
                 return None
             parts.append(torch.einsum("nkc,ncthw->nkthw", weights_NKC, maps_NCTHW).relu().cpu())
+            del logits, captured  # or the next forward pass would find less memory
     cams = torch.cat(parts)
     size = views.shape[1:4]
     return F.interpolate(cams.flatten(0, 1)[:, None], size, mode="trilinear").reshape(*cams.shape[:2], *size)
@@ -173,16 +174,11 @@ def default_layers(model: nn.Module, views: Tensor) -> list[str]:
     with contextlib.ExitStack() as hooks, torch.no_grad():
         stages = {name: hooks.enter_context(capture(model, name)) for name in stage_names(model)}
         model(_clips(model, views))
-    cells = {name: min(_cells(maps), MIN_CELLS) for name, maps in stages.items()}
+    cells = {}
+    for name, maps in stages.items():
+        with contextlib.suppress(UserError):  # it has no maps
+            cells[name] = min(min(maps().shape[3:], default=0), MIN_CELLS)
     return [name for name in sorted(cells, key=cells.__getitem__)[::-1] if cells[name] > 1]
-
-
-def _cells(maps: Maps) -> int:
-    """Return the number of cells on the shorter side of a layer's maps; 0 if it has none."""
-    try:
-        return min(maps().shape[3:], default=0)
-    except UserError:
-        return 0
 
 
 def _clips(model: nn.Module, views: Tensor) -> Tensor:

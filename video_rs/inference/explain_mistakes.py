@@ -46,7 +46,8 @@ def explain_mistakes(
     names, pictures = {safe_cell(name): name for name in classifier.class_names}, {}
     for index in listed[:count]:
         row, path = rows[index], records.path(index)
-        classes = [names.get(name, name) for name in (row["predicted"], *row["label"].split(SEPARATOR)) if name]
+        labels = row["label"].split(SEPARATOR) if classifier.data_config.multi_label else [row["label"]]
+        classes = [names.get(name, name) for name in (row["predicted"], *labels) if name]
         segment = float(row.get("start", 0)), float(row.get("end", 0))
         try:
             found = explain(classifier, path, classes[:MAX_CLASSES], layer=layer, segment=segment)
