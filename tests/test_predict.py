@@ -1,3 +1,4 @@
+import argparse
 import csv
 import dataclasses
 import json
@@ -19,7 +20,7 @@ import video_rs
 from tests.data import writers
 from video_rs import checkpoint
 from video_rs.cli import predict as cli
-from video_rs.cli.common import run
+from video_rs.cli.common import run, seconds
 from video_rs.data.clip_datasets import ViewDataset
 from video_rs.data.clips import TemporalSampling, Timeline
 from video_rs.data.loader import ViewLoader
@@ -503,13 +504,13 @@ def test_window_step_must_be_positive():
 
 @pytest.mark.parametrize("text, value", [("1s", 1), ("0.5s", 0.5), ("500ms", 0.5), ("2", 2), (".25", 0.25)])
 def test_times(text, value):
-    assert cli.seconds(text) == value
+    assert seconds(text) == value
 
 
 @pytest.mark.parametrize("text", ["0s", "-1s", "1m", "s", "1..5", ""])
 def test_invalid_times(text):
-    with pytest.raises(cli.argparse.ArgumentTypeError, match="not a time"):
-        cli.seconds(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="not a time"):
+        seconds(text)
 
 
 def command(capsys, *arguments):
@@ -535,7 +536,8 @@ def test_command_prints_json_and_csv(weights, video, capsys):
     assert out.splitlines()[0] == "path,rank,label,index,score" and out.splitlines()[1].startswith(f"{video},1,")
 
 
-def test_command_every(weights, video, capsys):
+def test_command_every(weights, video, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "video_rs.evaluation.plots", None)  # a slow import, for --timeline only
     _, out, _ = command(capsys, "--weights", weights, "--every", "500ms", "--json", video)
     assert [json.loads(line)["start"] for line in out.splitlines()] == [0, 0.5, 1, 1.5, 2, 2.2]
     _, out, _ = command(capsys, "--weights", weights, "--every", "1s", video)
@@ -565,7 +567,8 @@ def test_windows_that_leave_gaps_are_a_warning(
     video = make_video(tmp_path / "v.mp4", num_frames=num_frames, fps=FPS)
     saved = checkpoint.load(weights)
     checkpoint.save(tmp_path / "w.pt", saved | {"data_config": saved["data_config"] | sampling})
-    code, out, err = command(capsys, "--weights", tmp_path / "w.pt", "--every", every, "--json", video)
+    options = ["--weights", tmp_path / "w.pt", "--every", every, "--json", "--batch-size", 1]  # windows come in parts
+    code, out, err = command(capsys, *options, video)
     assert code == 0 and all(map(json.loads, out.splitlines()))
     assert bool(err) == (missed is not None), err
     if missed:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -95,11 +96,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--device", default="auto", help=help)
 
     def add_forward(self) -> None:
-        """Add ``--crops``, ``--batch-size`` and ``--device``."""
+        """Add ``--crops``, ``--batch-size``, ``--workers`` and ``--device``."""
         help = "crops per clip (default: %(default)s)"
         self.add_argument("--crops", type=int, default=1, choices=(1, 3), help=help)
         help = "views in a forward pass; memory depends on it, results do not (default: %(default)s)"
         self.add_argument("--batch-size", type=positive, default=8, metavar="N", help=help)
+        help = "processes that decode; -1 for one per core (default: %(default)s)"
+        self.add_argument("--workers", type=int, default=-1, metavar="N", help=help)
         self.add_device()
 
     def parse_intermixed_args(self, args: Sequence[str]) -> argparse.Namespace:
@@ -156,6 +159,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse ``"1s"``, ``"0.5"`` or ``"500ms"`` as seconds (an argparse type)."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
+    value = float(match[1]) * (0.001 if match[2] == "ms" else 1) if match else 0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 such as 1s, 0.5s or 500ms")
+    return value
 
 
 def config_parser(name: str, description: str, *, needs_config: bool | None = True) -> Parser:

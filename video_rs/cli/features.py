@@ -16,8 +16,16 @@ import re
 from typing import TYPE_CHECKING
 
 from video_rs import terminal
-from video_rs.cli.common import command, config_parser, counter, input_path, output_path, parse_settings, positive
-from video_rs.cli.predict import seconds
+from video_rs.cli.common import (
+    command,
+    config_parser,
+    counter,
+    input_path,
+    output_path,
+    parse_settings,
+    positive,
+    seconds,
+)
 from video_rs.errors import truncate
 
 if TYPE_CHECKING:
@@ -114,8 +122,6 @@ def _parse(argv: list[str]) -> Namespace:
     help = "a stage or a module, such as stage3 (default: what enters the classification layer)"
     parser.add_argument("--layer", default="", metavar="NAME", help=help)
     parser.add_forward()
-    help = "processes that decode; -1 for one per core (default: %(default)s)"
-    parser.add_argument("--workers", type=int, default=-1, metavar="N", help=help)
     args = parse_settings(parser, argv)
     settings = [word for word in args.data if re.match(r"[\w.-]+=", word) and not os.path.lexists(word)]
     args.overrides += settings

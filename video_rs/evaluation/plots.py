@@ -144,7 +144,7 @@ def timeline_png(
         for row, tick in enumerate(bars.get_yticklabels()):
             tick.set_color(matplotlib.colormaps["tab10"](row))
         bars.set(ylim=(len(shown) - 0.5, -0.5), xlim=(times[:, 0].min(), times[:, 1].max()))
-        bars.xaxis.set_major_formatter(lambda seconds, _: f"{seconds // 60:.0f}:{seconds % 60:04.1f}")
+        bars.xaxis.set_major_formatter(lambda seconds, _: "{:.0f}:{:04.1f}".format(*divmod(round(seconds, 1), 60)))
         bars.set_xlabel("time (minutes:seconds)")
         for ax in (lines, bars):
             ax.grid(alpha=0.3)

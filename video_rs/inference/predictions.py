@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,6 @@ def predict_table(
     every: float = 0.0,
     skip: Mapping[str, str] | None = None,
     about: Mapping[str, Any] | None = None,
-    on_table: Callable[[Iterable[FileRows]], Any] = lambda rows: None,
     **options: Any,
 ) -> Table | None:
     """Write the predictions of files to ``.csv``, ``.json`` or ``.parquet``. A killed call resumes.
@@ -81,7 +79,6 @@ def predict_table(
         top_k: number of classes of each file or window.
         about: further plain values for the file, such as the name and checksum of the weights. The predictions must
             depend on nothing else.
-        on_table: called on rank 0 with the probabilities of all files before `out` is written.
         options: ``workers``, ``timeout``, ``world``, ``overwrite``, ``progress`` and ``on_rows`` of
             :func:`video_rs.inference.table.compute_table`.
 
@@ -97,7 +94,6 @@ def predict_table(
     settings = {"weights": "", "sha256": "", **(about or {}), "views": dataset.views, "crops": crops, "every": every}
 
     def write(table: Table) -> None:
-        on_table(table.by_file())
         results = (r for rows in table.by_file() for r in results_of(classifier, files[rows.index], rows, top_k))
         write_results(out, results, settings)
 
@@ -146,23 +142,22 @@ def write_timelines(
         timeline: the png file or folder, see :func:`video_rs.inference.inputs.output_files`; "" for none.
         threshold: see :func:`video_rs.inference.timeline.find_segments`.
     """
-    from video_rs.evaluation.plots import timeline_png
-
     if not (segments or timeline):
         return
-    names = classifier.class_names
+    names, multi_label = classifier.class_names, classifier.data_config.multi_label
     pictures = output_files(timeline, files, (".png",), overwrite=True) if timeline else []
     rows: list[tuple[str, list[Segment]]] = []
     for index, group in itertools.groupby(found, key=lambda rows: rows.index):
         parts = list(group)
         if parts[-1].reason:
             continue
-        path, multi_label = files[index], classifier.data_config.multi_label
         times, probs = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "values"))
         own = find_segments(times, probs, names, threshold, multi_label=multi_label)
-        rows.append((path, own))
+        rows.append((files[index], own))
         if pictures:
-            png = timeline_png(times, probs, names, own, threshold=threshold, title=os.path.basename(path))
+            from video_rs.evaluation.plots import timeline_png
+
+            png = timeline_png(times, probs, names, own, threshold=threshold, title=Path(files[index]).name)
             with atomic_write(pictures[index]) as handle:
                 handle.write(png)
     if segments:

@@ -4,103 +4,86 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from video_rs.files import atomic_write, write_csv
 from video_rs.inference.features_file import import_pyarrow, valid_text
-from video_rs.inference.predict import Classifier, Prediction
+from video_rs.inference.predict import Classifier
 from video_rs.inference.rows import FileRows
 
 VERSION = 1
 SUFFIXES = (".csv", ".json", ".parquet")
-COLUMNS = ("path", "start", "end", "rank", "label", "index", "score", "reason")
+COLUMNS = {  # name: type in parquet
+    "path": "string",
+    "start": "float64",
+    "end": "float64",
+    "rank": "int64",
+    "label": "string",
+    "index": "int64",
+    "score": "float32",
+    "reason": "string",
+}
 BATCH = 10_000  # rows written to parquet at once
 
 
-class Result(NamedTuple):
-    """The predictions for a file, or for a window of one.
+def results_of(classifier: Classifier, path: str, rows: FileRows, top_k: int) -> Iterator[dict[str, Any]]:
+    """Yield the result of a file, or of each of its windows, as plain values.
 
-    Attributes:
-        path: the file.
-        times: start and end of the window in seconds; empty for a whole file.
-        predictions: the most probable classes; empty if the file cannot be read.
-        reason: why it cannot be read, else "".
+    A result has the ``path``; ``start`` and ``end`` of a window; ``predictions``, a list of ``label``, ``index`` and
+    ``score``; and the ``reason`` why there are none, or "". Times are rounded to 1 ms, scores to 6 digits.
     """
-
-    path: str
-    times: tuple[float, ...]
-    predictions: list[Prediction]
-    reason: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values. Times are rounded to 1 ms, scores to 6 digits."""
-        window = {name: round(time, 3) for name, time in zip(("start", "end"), self.times)}
-        found = [{"label": p.label, "index": p.index, "score": round(p.score, 6)} for p in self.predictions]
-        return {"path": self.path, **window, "predictions": found}
-
-    def as_rows(self) -> Iterator[tuple]:
-        """Yield ``(path, start, end, rank, label, index, score, reason)`` of each class; None for what there is not."""
-        times = self.times or (None, None)
-        for rank, p in enumerate(self.predictions, 1):
-            yield self.path, *times, rank, p.label, p.index, p.score, ""
-        if not self.predictions:
-            yield self.path, None, None, None, None, None, None, self.reason
-
-
-def results_of(classifier: Classifier, path: str, rows: FileRows, top_k: int) -> Iterator[Result]:
-    """Yield the result of a file, or of each of its windows."""
     if rows.reason:
-        yield Result(path, (), [], rows.reason)
+        yield {"path": path, "predictions": [], "reason": rows.reason}
     for number, probs in enumerate(rows.values):
-        times = () if rows.times is None else tuple(rows.times[number].tolist())
-        yield Result(path, times, classifier.top(probs, top_k), "")
+        times = [] if rows.times is None else rows.times[number].round(3).tolist()
+        top = [each._replace(score=round(each.score, 6))._asdict() for each in classifier.top(probs, top_k)]
+        yield {"path": path, **dict(zip(("start", "end"), times)), "predictions": top, "reason": ""}
 
 
-def write_results(path: str | Path, results: Iterable[Result], about: Mapping[str, Any]) -> None:
-    """Write results to ``.csv``, ``.json`` or ``.parquet``, atomically."""
-    suffix = Path(path).suffix
-    if suffix == ".json":
-        return _write_json(path, results, about)
-    rows = itertools.chain.from_iterable(result.as_rows() for result in results)
-    if suffix == ".parquet":
-        return _write_parquet(path, rows, about)
-    has_times = bool(about["every"])
-    write_csv(path, columns_of(has_times), (csv_cells(row, has_times) for row in rows))
+def rows_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each class of a result, or one with its reason. They have no values for other columns."""
+    common = {name: value for name, value in result.items() if name != "predictions"}
+    classes = [{"rank": rank, **each} for rank, each in enumerate(result["predictions"], 1)]
+    return [{**common, **each} for each in classes or [{}]]
 
 
-def columns_of(has_times: bool) -> list[str]:
+def columns_of(every: float) -> list[str]:
     """Return the names of the columns of csv and parquet files: ``start`` and ``end`` only for windows."""
-    return [name for name in COLUMNS if has_times or name not in ("start", "end")]
+    return [name for name in COLUMNS if every or name not in ("start", "end")]
 
 
-def csv_cells(row: tuple, has_times: bool) -> list[Any]:
-    """Return the cells of a row of :meth:`Result.as_rows` in a csv file."""
-    path, start, end, rank, label, index, score, reason = row
-    times = [f"{time:.3f}" if rank else "" for time in (start, end)] if has_times else []
-    return [path, *times, rank, label, index, f"{score:.6f}" if rank else "", reason]
+def write_results(path: str | Path, results: Iterable[dict[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write results to ``.csv``, ``.json`` or ``.parquet``, atomically."""
+    suffix, columns = Path(path).suffix, columns_of(about["every"])
+    rows = itertools.chain.from_iterable(map(rows_of, results))
+    if suffix == ".json":
+        _write_json(path, results, about)
+    elif suffix == ".parquet":
+        _write_parquet(path, rows, columns, about)
+    else:
+        write_csv(path, columns, ([row.get(name, "") for name in columns] for row in rows))
 
 
-def _write_json(path: str | Path, results: Iterable[Result], about: Mapping[str, Any]) -> None:
+def _write_json(path: str | Path, results: Iterable[dict[str, Any]], about: Mapping[str, Any]) -> None:
     with atomic_write(path, "w") as handle:
         handle.write(f'{{"version": {VERSION}, "about": {json.dumps(dict(about))}, "predictions": [')
         for number, result in enumerate(results):
             handle.write(",\n" if number else "\n")
-            handle.write(json.dumps({**result.as_dict(), "reason": result.reason}))
+            handle.write(json.dumps(result))
         handle.write("\n]}\n")
 
 
-def _write_parquet(path: str | Path, rows: Iterator[tuple], about: Mapping[str, Any]) -> None:
+def _write_parquet(
+    path: str | Path, rows: Iterator[dict[str, Any]], columns: Sequence[str], about: Mapping[str, Any]
+) -> None:
     parquet = import_pyarrow()
     import pyarrow as pa
 
-    types = (pa.string(), pa.float64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.float32(), pa.string())
-    kept = columns_of(bool(about["every"]))
-    fields = [field for field in zip(COLUMNS, types) if field[0] in kept]
+    fields = [pa.field(name, COLUMNS[name]) for name in columns]
     schema = pa.schema(fields, {"version": str(VERSION), "about": json.dumps(dict(about))})
+    valid = (row | {name: valid_text(row[name]) for name in ("path", "reason")} for row in rows)
     with atomic_write(path) as handle, parquet.ParquetWriter(handle, schema) as writer:
-        while batch := list(itertools.islice(rows, BATCH)):
-            columns = dict(zip(COLUMNS, zip(*batch)))
-            columns |= {name: [*map(valid_text, columns[name])] for name in ("path", "reason")}
-            writer.write_table(pa.table({name: columns[name] for name in kept}, schema))
+        while batch := list(itertools.islice(valid, BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
