@@ -268,7 +268,7 @@ def not_finite(features):
 
 NO_LABEL = changed(labels=np.full(120, -1))
 BAD = {
-    "weights": (None, with_about(sha256="cd"), "test features: sha256 is 'cd', 'ab' in the training features"),
+    "weights": (None, with_about(sha256="cd"), "test features: SHA-256 of the weights is 'cd', 'ab' in the training"),
     "network": (None, with_about(model="timm/x"), "test features: model is 'timm/x', 'resnet_rs_50' in"),
     "clips": (None, with_about(data_config={"stride": 2}), "test features: data.stride is 2, null in the training"),
     "names": (None, changed(class_names=("jump", "run", "sit")), "class 2 is 'sit', '<sit>' in the training"),

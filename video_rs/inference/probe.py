@@ -29,8 +29,8 @@ STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 DEFAULTS = (1, 1.0)  # k and C if no validation part can be split off
 VALIDATION_FOLDS = 5  # one of them is the validation part
 RESAMPLES, MULTI_LABEL_RESAMPLES = 1000, 200
-MUST_MATCH = ("model", "sha256", "layer", "pool")
-"""Entries of ``Features.about`` that are equal if features are comparable."""
+MUST_MATCH = {"model": "model", "sha256": "SHA-256 of the weights", "layer": "layer", "pool": "pool"}
+"""Entries of ``Features.about`` that are equal if features are comparable, and their names in messages."""
 NOT_OF_CLIPS = ("train_size", "class_names", "multi_label")
 """Entries of a data config that features do not depend on."""
 
@@ -126,8 +126,9 @@ def probe(
         k, strength = choose(train, fitted, groups, seed)
         fit = Fit(train, fitted)
         linear = fit.logistic(strength)
-        probs[0, measured] = fit.neighbour_probs(evaluated.features[measured], [k])[0]
-        probs[1, measured] = linear.probs(evaluated.features[measured])
+        features = evaluated.features[measured]
+        probs[0, measured] = fit.neighbour_probs(features, [k])[0]
+        probs[1, measured] = linear.probs(features)
         chosen.append((k, strength))
         place = f"fold {number} of {len(parts)}: " if test is None else ""
         log(f"{place}k = {k} and C = {strength:g} are the best on the validation part of the training rows")
@@ -290,7 +291,7 @@ def _files(features: Features, rows: np.ndarray) -> str:
 
 def _check_comparable(train: Features, test: Features) -> None:
     """Raise UserError if the test features are of another network, other settings or other classes."""
-    pairs = {key: (train.about.get(key, ""), test.about.get(key, "")) for key in MUST_MATCH}
+    pairs = {name: (train.about.get(key, ""), test.about.get(key, "")) for key, name in MUST_MATCH.items()}
     configs = [each.about.get("data_config", {}) for each in (train, test)]
     keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_OF_CLIPS)
     pairs |= {f"data.{key}": tuple(config.get(key) for config in configs) for key in keys}
