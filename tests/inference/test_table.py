@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -122,6 +123,25 @@ def test_a_worker_that_dies_in_the_middle_of_a_file(make_video, tmp_path, monkey
             assert reason == "killed the decoder (SIGSEGV)"
         else:
             np.testing.assert_allclose(values, [[expected[index]]], rtol=1e-6)
+
+
+def test_a_slow_file_holds_up_its_own_worker_only(tmp_path, monkeypatch):
+    """One worker reads files 0 and 2, the other 1, 3 and 5. File 0 takes until file 5 has been read."""
+    done = tmp_path / "done"
+
+    def read(self, index):
+        limit = time.monotonic() + 60
+        while index == 0 and not done.exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        yield from chunks_of(index, [int(done.exists())], [0], [0], [1])
+        if index == 5:
+            done.touch()
+
+    monkeypatch.setattr(ChunkDataset, "read", read)
+    transform = ViewTransform(32, 32)
+    dataset = ChunkDataset(Records(["a.mp4"] * 6, [-1] * 6, ()), sampling=TemporalSampling(1, 1), transform=transform)
+    found = [rows.index for rows in compute_rows(one_value, ViewLoader(dataset, workers=2), batch_size=1)]
+    assert sorted(found) == [*range(6)] and found.index(5) < found.index(0)
 
 
 lengths, rates = st.integers(1, 200), st.sampled_from([5.0, 24.0, 29.97])

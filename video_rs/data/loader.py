@@ -62,6 +62,8 @@ def clip_loader(
 class ViewLoader:
     """Load the items of a :class:`ViewDataset`, one test video at a time, in order, or those of a ``ChunkDataset``.
 
+    The chunks of a file are in order, but files of several workers come as they are read.
+
     New workers continue after a video that hangs or kills a worker. Such a video is added to ``dataset.skip``. The next
     iteration reads it again only if the file has changed. Files whose chunks were partly read start again.
 
@@ -143,6 +145,7 @@ class _Loader(DataLoader):
         items = _ErrorsAsValues(dataset)
         if isinstance(dataset, ChunkDataset):
             dataset.indices, items = indices, _ChunksAndErrors(dataset)
+            options["in_order"] = False  # a slow file holds up its own worker only
         elif indices is not None:
             options["sampler"] = indices
         super().__init__(items, batch_size=None, collate_fn=_identity, **options)
