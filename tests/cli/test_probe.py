@@ -93,7 +93,7 @@ def test_folds_and_an_existing_report(job, tmp_path):
     features.write_bytes((job / "train.npz").read_bytes())
     command = ["tools/probe_features.py", features, "--folds", 2]
     result = script(*command)
-    assert result.returncode == 0 and "fold 2 of 2: k = " in result.stdout, result.stderr
+    assert result.returncode == 0 and "fold 2 of 2: k-NN with k = " in result.stdout, result.stderr
     metrics = json.loads((tmp_path / "f-probe" / "metrics.json").read_text())
     assert metrics["num_videos"] == 12 and metrics["about"]["features"] == f"{features}, 2 folds"
     again = script(*command)

@@ -131,7 +131,7 @@ def probe(
         probs[1, measured] = linear.probs(features)
         chosen.append((k, strength))
         place = f"fold {number} of {len(parts)}: " if test is None else ""
-        log(f"{place}k = {k} and C = {strength:g} are the best on the validation part of the training rows")
+        log(f"{place}k-NN with k = {k}, logistic regression with C = {strength:g}")
     if test is None:
         linear = Fit(train, rows).logistic(choose(train, rows, groups, seed)[1])
     labelled = np.flatnonzero(_has_label(evaluated))
