@@ -97,7 +97,7 @@ def test_folds_and_an_existing_report(job, tmp_path):
     metrics = json.loads((tmp_path / "f-probe" / "metrics.json").read_text())
     assert metrics["num_videos"] == 12 and metrics["about"]["features"] == f"{features}, 2 folds"
     again = script(*command)
-    assert again.returncode == 2 and "report.html exists; add --overwrite" in again.stderr
+    assert again.returncode == 2 and "report.html exists; give another path, or add --overwrite" in again.stderr
     assert script(*command, "--overwrite").returncode == 0
 
 
@@ -117,7 +117,7 @@ def test_bad_arguments(job, tmp_path, capsys):
         ((train, "--folds", 5, *out), "classes with fewer source videos than folds=5: 'bowling' (4), 'chess' (4)"),
         ((train, "--folds", 2, "--out", tmp_path / "file" / "x"), "file"),
         ((train, "--folds", 2, "--test", train), "not allowed with"),
-        ((train, "--weights", table, *out), "--weights is for --head-out"),
+        ((train, "--weights", table, *out), "--weights needs --head-out"),
         ((train, "--head-out", "x.txt"), "it must end in .pt, .pth or .safetensors"),
         ((train, *head, "--weights", table, *out), "f.csv: the features are of other weights"),
     ):

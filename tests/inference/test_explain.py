@@ -259,7 +259,7 @@ def test_command(weights, video, tmp_path, monkeypatch):
         (["--layer", "head"], "the layer head is behind the pooling and has no maps; choose an earlier one"),
         (["--class", "jugling"], "the network has no class 'jugling'; did you mean juggling?"),
         (["--class", "?" * 200], "the network has no class '????"),
-        (["--worst", "3"], "--worst reads the files and classes from the test and writes into its report"),
+        (["--worst", "3"], "--worst takes files and classes from a test and writes to its report"),
         (["--split", "val"], "--split needs --worst"),
         (["--top-k", "13"], "at most 12 classes fit side by side"),
     ],

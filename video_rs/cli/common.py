@@ -24,7 +24,7 @@ COMMANDS = {  # name: script in tools/, help
     "test": ("test_net.py", "score a checkpoint on many views of each video and write a report"),
     "predict": ("predict.py", "classify videos or images"),
     "features": ("extract_features.py", "write the features of a dataset"),
-    "probe": ("probe_features.py", "measure how well features separate the classes, and make them a head"),
+    "probe": ("probe_features.py", "measure how well features separate the classes, and write a probe as a checkpoint"),
     "explain": ("explain.py", "show where and when a network sees a class, as activation maps"),
     "show-clips": ("show_clips.py", "draw the clips that the network sees"),
     "prepare": ("prepare_dataset.py", "re-encode the videos of a dataset for fast training"),
@@ -39,7 +39,7 @@ SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 WRITES_FILES = COMMANDS.keys() - {"status", "predict", "models"}
 """Commands whose results are files. They continue when the reader of their output exits."""
 OPTIONS_OF_FILES = {"--out", "--segments", "--timeline"}
-"""Options with which the results of any command are files."""
+"""Options that make the results of any command files."""
 KEYS = {
     "train": "out data.root data.num_frames data.workers model.name train.init_from train.epochs train.batch_size "
     "train.micro_batch optim.lr",
@@ -148,7 +148,7 @@ def input_path(text: str) -> str:
 
 
 def checkpoint_path(name: str) -> str:
-    """Return the path of a file of weights to write (an argparse type)."""
+    """Return the path of a checkpoint to write (an argparse type)."""
     if os.path.splitext(name)[1] not in WEIGHTS_SUFFIXES:
         raise argparse.ArgumentTypeError(f"it must end in .pt, .pth or .safetensors: {name}")
     return output_path(name)

@@ -5,9 +5,10 @@ tools/explain.py --weights runs/k400_rs50/best.pt --out cam.png --class yoga --l
 tools/explain.py --weights runs/k400_rs50/best.pt --out cams/ --top-k 3 my_videos/
 tools/explain.py --weights runs/k400_rs50/best.pt --worst 6
 
---out is a video (.mp4, .webp) or a strip of frames (.png); for several files, a folder, in which each gets an mp4 (an
-image a png). Several classes are side by side, in a png below each other. The command shows what the network saw: the
-test crop of the sampled frames. A file that cannot be read is reported on stderr; the exit code is then 2.
+--out is a video (.mp4, .webp) or a strip of frames (.png). For several files, it is a folder with an mp4 for each video
+and a png for each image. Several classes are side by side, or below each other in a png. The frames are those that the
+network gets: the test crop of each sampled frame. A file that cannot be read is reported on stderr; the exit code is
+then 2.
 
 --worst explains the most confident mistakes of a test, the predicted class next to the true one, in its report.html.
 """
@@ -36,11 +37,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     inputs = "folders are searched, with their subfolders; a folder of frames is a video"
     parser.add_argument("inputs", nargs="*", type=input_path, metavar="FILE|FOLDER", help=inputs)
     parser.add_weights()
-    parser.add_argument("--out", type=output_path, metavar="FILE|FOLDER", help="a .mp4, .webp or .png, or a folder")
+    parser.add_argument("--out", type=output_path, metavar="FILE|FOLDER", help="a file (.mp4, .webp, .png) or a folder")
     layer = "a stage or a module, such as stage3 (default: the last stage with at least 7 x 7 cells)"
     parser.add_argument("--layer", default="", metavar="NAME", help=layer)
     classes = parser.add_mutually_exclusive_group()
-    named = "class to explain; may be repeated (default: the most probable one)"
+    named = "class to explain; repeat it for several (default: the most probable one)"
     classes.add_argument("--class", dest="classes", action="append", metavar="NAME", help=named)
     classes.add_argument("--top-k", type=positive, default=1, metavar="K", help="explain the K most probable classes")
     parser.add_argument("--views", type=positive, default=0, metavar="N", help="clips per video (default: all frames)")
@@ -50,7 +51,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     args = parser.parse_intermixed_args(argv)
     if args.worst and (args.inputs or args.out or args.classes or args.top_k > 1):
-        parser.error("--worst reads the files and classes from the test and writes into its report: give no others")
+        parser.error("--worst takes files and classes from a test and writes to its report; leave out the others")
     if not args.worst and not (args.inputs and args.out):
         parser.error("give files to explain and --out, or --worst")
     if max(args.top_k, len(args.classes or ())) > MAX_CLASSES:

@@ -1,12 +1,12 @@
-"""Write the features of the files of a dataset: what a network computes before its classification layer.
+"""Write the features of all files of a dataset: the input of the classification layer, or the output of any layer.
 
 tools/extract_features.py --weights runs/k400_rs50 --data /data/mine --split train --out train.npz
 tools/extract_features.py --model timm/resnet50 --init-from pretrained --data /data/mine --out mine.parquet
 tools/extract_features.py --weights runs/k400_rs50 --data long.mp4 --per-window 2s --out long.npz
 
-The data are a dataset (a folder with class folders or splits, a list, or shards), or any files and folders. A video
+--data is a dataset (a folder with class folders or splits, a list, or shards), or any files and folders. A video
 network averages four clips of a video, an image network all frames. A killed command resumes from <out>.parts. With
-torchrun or srun, the files are divided among the processes. docs/inference.md describes the file.
+torchrun or srun, the files are divided among the processes. docs/inference.md describes the features file.
 """
 
 from __future__ import annotations
@@ -103,23 +103,23 @@ def _parse(argv: list[str]) -> Namespace:
     parser = config_parser("features", __doc__, needs_config=None)
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--weights", type=input_path, metavar="FILE", help=parser.WEIGHTS)
-    network.add_argument("--model", metavar="NAME", help="a network of video-rs models, timm/<name> for example")
+    network.add_argument("--model", metavar="NAME", help="a name listed by video-rs models, e.g. timm/resnet50")
     parser.add_plugins()
     help = "weights for --model: pretrained, timm, a file or an address (default: random ones)"
     parser.add_argument("--init-from", type=input_path, metavar="FILE", help=help)
-    help = "a dataset, or files and folders"
+    help = "a dataset (folder, list or shards), or any files and folders"
     parser.add_argument("--data", nargs="+", required=True, type=input_path, metavar="ROOT|LIST|FILE", help=help)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="", help="if the dataset has several")
-    help = "file to write: .npz or .parquet"
+    parser.add_argument("--split", choices=("train", "val", "test"), default="", help="one of several splits")
+    help = "features file to write, .npz or .parquet; the same command resumes"
     parser.add_argument("--out", required=True, type=output_path, metavar="FILE", help=help)
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
-    help = "clips per video, or all: every frame of an image network (default: 4; all for an image network)"
+    help = "clips per video; all: clips that cover it, or every frame (default: 4; all for an image network)"
     parser.add_argument("--views", type=_views, metavar="N", help=help)
-    help = "a row every TIME of a long video, e.g. 2s or 500ms (not with --views)"
+    help = "one row per window; windows start every TIME, e.g. 2s or 500ms (not with --views)"
     parser.add_argument("--per-window", type=seconds, default=0.0, metavar="TIME", help=help)
-    help = "how views and frames are combined (default: %(default)s)"
+    help = "how the views of a row are combined (default: %(default)s)"
     parser.add_argument("--pool", default="mean", choices=("mean", "mean+std", "max"), help=help)
-    help = "a stage or a module, such as stage3 (default: what enters the classification layer)"
+    help = "a stage or a module, such as stage3 (default: the input of the classification layer)"
     parser.add_argument("--layer", default="", metavar="NAME", help=help)
     parser.add_forward()
     args = parse_settings(parser, argv)
@@ -129,9 +129,9 @@ def _parse(argv: list[str]) -> Namespace:
     if not args.data:
         parser.error("--data is required")
     if args.per_window and args.views is not None:
-        parser.error("--views and --per-window cannot be combined: a window is one clip, or every frame")
+        parser.error("--views and --per-window cannot be combined: a window is one clip, or all its frames")
     if args.init_from and not args.model:
-        parser.error("--init-from is for --model; --weights has its own weights")
+        parser.error("--init-from needs --model; leave it out with --weights")
     return args
 
 

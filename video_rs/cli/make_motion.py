@@ -1,7 +1,7 @@
 """Generate the built-in motion dataset: small videos of eight classes that differ only in motion.
 
 tools/make_motion.py --out data/motion
-tools/make_motion.py --long long.mp4                # instead: one video of all classes, and their times in long.csv
+tools/make_motion.py --long long.mp4                # only one video of all classes, and their times in long.csv
 """
 
 import time
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--frames", type=int, default=24, help="frames per video (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all files (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: one per processor)")
-    help = "write one video that shows all classes, one after the other, and their times to a csv file beside it"
+    help = "instead of a dataset, write one video of all classes in turn, and their times to a csv file beside it"
     parser.add_argument("--long", type=output_path, metavar="FILE", help=help)
     args = vars(parser.parse_intermixed_args(argv))
     out, long = args.pop("out"), args.pop("long")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     if long:
         times = motion.make_long(long, **{name: args[name] for name in ("size", "frames", "seed")})
-        print(f"{long} is complete; {times} has the times of its classes")
+        print(f"wrote {long}; the times of its classes are in {times}")
         return 0
     videos = f"{sum(args[split] for split in motion.SPLITS)} videos of {len(motion.CLASSES)} classes"
     print(f"{out}: {videos}, {args['frames']} frames, {args['size']} pixels square")

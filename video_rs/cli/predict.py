@@ -6,8 +6,8 @@ tools/predict.py --weights runs/k400_rs50/best.pt --out predictions.parquet my_v
 tools/predict.py --weights runs/k400_rs50/best.pt --every 1s --timeline timeline.png long_video.mp4
 
 A file that cannot be read is reported on stderr, and the other files are predicted; the exit code is then 2. If the
-other files cannot be read either, the storage fails: the command stops with exit code 3. With --out, the same command
-resumes after an interruption, and torchrun or srun divide the files among processes.
+storage fails, the command stops with exit code 3. With --out, the same command resumes after an interruption, and
+torchrun or srun divide the files among processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from video_rs.inference.rows import FileRows
 
 BAR = 24  # width of a full bar, in characters
-TIMEOUT = 300.0  # seconds that a loader process may spend in a part of a file
+TIMEOUT = 300.0  # seconds that a worker may take for one chunk of a file
 DENIED = f"cannot be read ({os.strerror(errno.EACCES)})"
 
 
@@ -59,7 +59,7 @@ def _predict(args: argparse.Namespace, world: World) -> int:
     from video_rs.inference.predict import load
 
     if world.size > 1 and not args.out:
-        raise UserError(f"{world.size} processes need --out, the file of their predictions; add it")
+        raise UserError(f"{world.size} processes write their predictions to a table; add --out FILE")
     note = partial(terminal.write, file=sys.stderr) if world.is_main else lambda text: None
     inputs, missing = existing(args.inputs)
     for line in missing:
@@ -74,7 +74,7 @@ def _predict(args: argparse.Namespace, world: World) -> int:
         return EXIT_USER
     if args.timeline:
         output_files(args.timeline, files, (".png",), overwrite=True)  # fail early
-    # check before the storage can fail
+    # checked here: if all files were denied, it would look like a failed storage
     denied = {path: DENIED for path in inputs if os.path.exists(path) and not os.access(path, os.R_OK)}
     others = len(missing) + empty
     failed = others + _compute(args, classifier, files, denied, world)
@@ -215,7 +215,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_intermixed_args(argv)
     if args.every and args.views:
-        parser.error("--views or --clips (spread over the video) and --every (sliding window) cannot be combined")
+        parser.error("--views (clips spread over the video) and --every (windows) cannot be combined")
     for name, needed in (("timeline", "every"), ("segments", "every"), ("overwrite", "out")):
         if getattr(args, name) and not getattr(args, needed):
             parser.error(f"--{name} needs --{needed}")
@@ -232,17 +232,17 @@ def _parser() -> argparse.ArgumentParser:
     inputs = "folders are searched, with their subfolders; a folder of frames is a video"
     parser.add_argument("inputs", nargs="+", type=input_path, metavar="FILE|FOLDER", help=inputs)
     parser.add_weights()
-    out = "write a table, .csv, .json or .parquet; the same command resumes"
+    out = "table to write, .csv, .json or .parquet; the same command resumes"
     parser.add_argument("--out", type=output_path, metavar="FILE", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
-    parser.add_argument("--top-k", type=positive, metavar="K", help="classes to show (default: 5; 1 with --every)")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="classes per row (default: 5; 1 with --every)")
     every = "slide over the video, e.g. 1s or 500ms"
     parser.add_argument("--every", type=seconds, default=0.0, metavar="TIME", help=every)
-    segments = "write when each class is shown to a csv file (with --every)"
+    segments = "csv file to write, with the times of each class (with --every)"
     parser.add_argument("--segments", type=output_path, metavar="FILE", help=segments)
-    timeline = "draw the probabilities over time: a png file, or a folder for several videos (with --every)"
+    timeline = "plot of the probabilities over time: a png file, or a folder for several videos (with --every)"
     parser.add_argument("--timeline", type=output_path, metavar="FILE", help=timeline)
-    threshold = "a segment has at least this probability (default: %(default)s)"
+    threshold = "lowest probability of a window in a segment (default: %(default)s)"
     parser.add_argument("--threshold", type=probability, default=0.5, metavar="P", help=threshold)
     views = "clips per video (default: 4; not with --every)"
     parser.add_argument("--views", "--clips", type=positive, metavar="N", help=views)

@@ -4,9 +4,9 @@ tools/probe_features.py train.npz --test test.npz
 tools/probe_features.py train.npz --folds 5 --out folds
 tools/probe_features.py train.npz --test test.npz --head-out probe.pt --overwrite
 
-The features are files that tools/extract_features.py wrote. No source video is on both sides of a split. The report is
-of logistic regression. --head-out writes the network with the probe as its classification layer, for "predict" and
-"test".
+The arguments are features files of tools/extract_features.py. No source video is on both sides of a split. The report
+describes logistic regression. --head-out writes the network with the probe as its classification layer, for "predict"
+and "test".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     out = Path(args.out or source.with_name(f"{source.stem}-probe"))
     for path in filter(None, (out / "report.html", args.head_out)):
         if os.path.lexists(path) and not args.overwrite:
-            raise UserError(f"{path} exists; add --overwrite, or give another path")
+            raise UserError(f"{path} exists; give another path, or add --overwrite")
     train = read_features(source)
     test = read_features(args.test) if args.test else None
     refuse_links(out.parent, out)
@@ -60,11 +60,11 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(__doc__, prog=program("probe"))
-    parser.add_argument("features", type=input_path, metavar="FILE", help="the training features, .npz or .parquet")
+    parser.add_argument("features", type=input_path, metavar="FILE", help="features file to train on, .npz or .parquet")
     against = parser.add_mutually_exclusive_group()
-    against.add_argument("--test", type=input_path, metavar="FILE", help="features to measure on")
+    against.add_argument("--test", type=input_path, metavar="FILE", help="features file to measure on")
     against.add_argument(
-        "--folds", type=int, default=5, metavar="N", help="without --test: cross-validation (default: %(default)s)"
+        "--folds", type=int, default=5, metavar="N", help="cross-validation without --test (default: %(default)s)"
     )
     parser.add_argument(
         "--out",
@@ -73,10 +73,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="folder of the report (default: <name of FILE>-probe beside it)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing report and --head-out")
-    help = "write the network with the probe as its head: .pt, .pth, .safetensors"
+    help = "checkpoint to write, with the probe as classification layer: .pt, .pth, .safetensors"
     parser.add_argument("--head-out", type=checkpoint_path, metavar="FILE", help=help)
-    parser.add_weights("for --head-out: the weights of the features, if the file has been moved", required=False)
+    parser.add_weights("for --head-out: the weights of the features, if their file has been moved", required=False)
     args = parser.parse_intermixed_args(argv)
     if args.weights and not args.head_out:
-        parser.error("--weights is for --head-out; add it, or omit --weights")
+        parser.error("--weights needs --head-out")
     return args
