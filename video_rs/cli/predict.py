@@ -113,7 +113,7 @@ def _compute(
         "views": args.views or CLIPS,
         "crops": args.crops,
         "every": args.every,
-        "workers": 0 if alone else min(loader_workers(args.workers, world.local_size), len(files)),
+        "workers": 0 if alone else loader_workers(args.workers, world.local_size),
         "timeout": max(TIMEOUT, 2 * longest_wait(files[0])),
         "skip": denied,
     }

@@ -19,7 +19,7 @@ from video_rs.files import atomic_write, locked, read_settings, refuse_links, wr
 from video_rs.inference.rows import FileRows
 
 SETTINGS = "settings.json"
-FLUSH_SECONDS, FLUSH_BYTES = 5.0, 32 * 2**20
+FLUSH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,6 @@ class Parts:
     done: set[int]
     reasons: dict[int, str] = field(default_factory=dict)
     _rows: list[FileRows] = field(default_factory=list)
-    _bytes: int = 0
     _flushed: float = field(default_factory=time.monotonic)
 
     def add(self, rows: FileRows) -> None:
@@ -127,8 +126,7 @@ class Parts:
             self.reasons[rows.index] = rows.reason
             return
         self._rows.append(rows)
-        self._bytes += rows.values.nbytes
-        if self._bytes > FLUSH_BYTES or time.monotonic() > self._flushed + FLUSH_SECONDS:
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -143,7 +141,7 @@ class Parts:
                     values=np.concatenate([rows.values for rows in self._rows]),
                     times=np.concatenate(times or [np.empty((0, 2))]),
                 )
-        self._rows, self._bytes, self._flushed = [], 0, time.monotonic()
+        self._rows, self._flushed = [], time.monotonic()
 
     def table(self, num_files: int, reasons: Mapping[int, str]) -> Table:
         """Return the rows of all files, from the parts of all ranks.
