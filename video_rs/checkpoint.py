@@ -180,7 +180,7 @@ def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def tensors_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the hash of the values of all tensors, in order."""
+    """Return the SHA-256 of the values of all tensors, in order, in hexadecimal."""
     found = hashlib.sha256()
     for tensor in state.values():
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""The clips of files for inference: some views, every frame, or regular windows, in chunks of limited memory."""
+"""Read the clips of files for inference: evenly spaced ones, every frame, or windows, in chunks of limited memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CHUNK_BYTES = 32 * 2**20  # of the views in a chunk: workers send chunks through
 
 
 class Selection(NamedTuple):
-    """The clips of a file, and the rows of a table that they belong to.
+    """The clips of a file, and the rows of the table to which they contribute.
 
     Attributes:
         clips: frame numbers of the clips, ``[K, T]``, ordered by their first frames.
-        groups: the group of each clip, int64 ``[K]``, ascending from 0. The outputs of a group are pooled.
+        groups: the group of each clip, int64 ``[K]``, ascending from 0. The outputs of a group are pooled into one.
         rows: the group of each row of the file, int64 ``[R]``.
         times: start and end of each row in seconds, float64 ``[R, 2]``; None if a row is a whole file.
         gaps: a warning if frames are in no window, else "".
@@ -45,7 +45,7 @@ def select_views(frames: FrameRange, sampling: TemporalSampling, views: int) -> 
     """Select evenly spaced clips.
 
     Args:
-        views: number of clips; 0 for the fewest that cover all frames, and for every frame for an image network.
+        views: number of clips. 0: the fewest that cover all frames; for an image network, every frame.
     """
     if views:
         clips = even_clips(frames, sampling, views if frames.length > 1 else 1)
@@ -64,7 +64,7 @@ def select_windows(
 
     Args:
         every: seconds between the starts of consecutive windows.
-        every_frame: a window has all frames until the next one. For image networks.
+        every_frame: for image networks; a window has all frames until the next one.
 
     Raises:
         MediaError: the video has no times.
@@ -92,14 +92,14 @@ def _every_frame(frames: FrameRange) -> np.ndarray:
 
 @dataclass(eq=False)
 class ChunkDataset(IterableDataset):
-    """The views of files, decoded once in a streaming fashion: one or more chunks per file.
+    """The views of files, in one or more chunks per file. A file is decoded once, in a streaming fashion.
 
     Args:
         records, sampling, decoder, skip, stamps: as for :class:`video_rs.data.clip_datasets.ViewDataset`.
         transform: returns the crops of a clip.
-        views: see :func:`select_views`. For an image network with windows, 0 for every frame, else 1.
-        every: 0; or seconds between windows, which have a row each, see :func:`select_windows`.
-        indices: numbers of the records to read. Each worker reads a part of them. A loader replaces it.
+        views: see :func:`select_views`. With windows: 1, or for an image network 0 for every frame.
+        every: seconds between windows, for one row per window, see :func:`select_windows`; 0 for one row per file.
+        indices: numbers of the records to read, set by the loader. Each worker reads a part of them.
     """
 
     records: Records
@@ -126,11 +126,11 @@ class ChunkDataset(IterableDataset):
             yield from self.chunks(int(index))
 
     def chunks(self, index: int) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of one file as :meth:`read`, and an error as the last chunk.
+        """Yield the chunks of one file. An error of the file is its last chunk.
 
         Yields:
-            Dicts as of :meth:`read`, with error: None, or the reason why the file cannot be read; the views are then
-            None.
+            The dicts of :meth:`read` with one more key, error: None, or the reason why the file cannot be read. The
+            views are then None.
 
         Raises:
             MachineError: the storage fails.

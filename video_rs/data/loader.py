@@ -60,12 +60,12 @@ def clip_loader(
 
 
 class ViewLoader:
-    """Load the items of a :class:`ViewDataset`, one test video at a time, in order, or those of a ``ChunkDataset``.
+    """Load the items of a :class:`ViewDataset`, one test video at a time, in order; or of a ``ChunkDataset``.
 
     The chunks of a file are in order, but files of several workers come as they are read.
 
     New workers continue after a video that hangs or kills a worker. Such a video is added to ``dataset.skip``. The next
-    iteration reads it again only if the file has changed. Files whose chunks were partly read start again.
+    iteration reads it again only if the file has changed. Other files that were partly read start again.
 
     Iteration raises ``MachineError`` if many consecutive videos do so (a failed disk) or a worker was killed, and
     ``StuckWorker`` if the workers hang while no video is open.
@@ -74,7 +74,7 @@ class ViewLoader:
         dataset: the dataset of views or chunks.
         workers, timeout: as for :func:`clip_loader`.
         rank, world_size: this rank, which reads every ``world_size``-th video.
-        indices: numbers of the videos that all ranks read; None for all.
+        indices: numbers of the videos that the ranks read together; None for all videos.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class _ChunksAndErrors(IterableDataset):
 
 
 def _as_value(error: Exception) -> VideoRSError:
-    """Return an error of this package or of the machine. Raise others again."""
+    """Return an error of this package or of the machine. Reraise any other."""
     if isinstance(error, VideoRSError):
         return error
     if found := missing_resource(error):

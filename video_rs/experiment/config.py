@@ -103,7 +103,7 @@ def config_of_checkpoint(state: Mapping[str, Any], name: str, out: str, override
 
 
 def config_of_model(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the default config for a network, with overrides. Raise ConfigError as :func:`load_config`."""
+    """Return the default config of a network, with overrides. Raise ConfigError for an invalid override."""
     return _complete({"model": {"name": name}}, overrides, "the defaults", "features")
 
 

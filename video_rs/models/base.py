@@ -125,19 +125,19 @@ class VideoModel(nn.Module):
             refuse(self.name, "train.activation_checkpointing", stages if stages is True else list(stages), [])
 
     def stage_modules(self) -> dict[str, str]:
-        """Return the names of the stages, in order, with the names of their modules: by default, all children."""
+        """Return the names of the stages in order, mapped to the names of their modules. By default, all children."""
         return {name: name for name, _ in self.named_children()}
 
     def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
         """Convert the output of a layer, or its gradients, to ``[N, C, T, H, W]``.
 
         Args:
-            tensor: the output's main tensor, or another one of its shape.
+            tensor: the main tensor of the output, or its gradients.
             output: the whole output of the layer.
             module: name of the layer.
 
         Returns:
-            The maps; ``[N, C]`` as it is; None for an output that is neither.
+            The maps; ``[N, C]`` unchanged; None for any other shape.
         """
         if tensor.ndim == 4:
             return tensor.unsqueeze(2)

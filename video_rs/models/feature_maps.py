@@ -1,4 +1,4 @@
-"""The outputs of a network's layers as maps ``[N, C, T, H, W]``, by the name of a stage or of a module."""
+"""Capture the outputs of a network's layers as maps ``[N, C, T, H, W]``, by the name of a stage or module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stage_names(model: nn.Module) -> list[str]:
 
 
 def _ask(model: nn.Module, method: str, *arguments: Any) -> Any:
-    """Call a method of a network; that of ``VideoModel`` if the network is another module that lacks it."""
+    """Call a method of a network, or the default of ``VideoModel`` if the network does not have it."""
     return getattr(type(model), method, getattr(VideoModel, method))(model, *arguments)
 
 
@@ -28,8 +28,8 @@ def module_name(model: nn.Module, name: str) -> str:
     """Return the module name of a layer. Raise UserError, with the nearest name, if there is none.
 
     Args:
-        name: name of a stage, see :func:`stage_names`, or of any module. ``network.`` of a wrapped network may be left
-            out.
+        name: name of a stage, see :func:`stage_names`, or of any module. The prefix ``network.`` of networks of other
+            packages may be left out.
     """
     stages, modules = _ask(model, "stage_modules"), dict(model.named_modules())
     prefix = getattr(model, "module_prefix", "")
@@ -48,7 +48,7 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 class Maps:
-    """The output of a layer in the last forward pass. The layers before it get no gradients."""
+    """The output of a layer in the last forward pass. Gradients stop at this layer."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
         self.model, self.name, self.module = model, name, module_name(model, name)
@@ -56,9 +56,9 @@ class Maps:
         self.tensor: Any = None
 
     def record(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        """Keep the output of the layer, and return one that the next layer may change (a forward hook).
+        """Forward hook: keep the output, and return a copy, because the next layer may change it in place.
 
-        The main tensor is the first one of a list, such as the pathways of SlowFast.
+        The main tensor of a list, such as the pathways of SlowFast, is the first one.
         """
         is_list = type(output) in (list, tuple) and len(output) > 0
         self.output, self.tensor = output, output[0] if is_list else output
@@ -69,7 +69,7 @@ class Maps:
         return type(output)([copy, *output[1:]]) if is_list else copy
 
     def __call__(self) -> Tensor:
-        """Return the maps ``[N, C, T, H, W]``; ``[N, C]`` if there are no such axes.
+        """Return the maps ``[N, C, T, H, W]``, or ``[N, C]`` if the output has no axes of time and space.
 
         Raises:
             UserError: the layer was not part of the forward pass, or its output has another form.

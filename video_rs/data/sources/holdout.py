@@ -82,9 +82,9 @@ def named_source(path: str) -> str | None:
 
 
 def source_keys(records: Records) -> np.ndarray:
-    """Return uint64 ``[N]``, equal for files of one source video in any split.
+    """Return the source of each file as uint64 ``[N]``. Files of one source video have equal keys, in any split.
 
-    A source that is unknown is the file, and that of a symbolic link is its target.
+    If the source is not known, it is the file itself, or the target of a symbolic link.
     """
     if records.sources is not None:
         return records.sources

@@ -81,7 +81,7 @@ def load_splits(
         multi_label: True if a file can have any number of labels, joined by ";" in lists.
         fold: official split of UCF101 or HMDB51, 1 to 3.
         frame_folders: True if each folder in a class folder is one video, and its images are the frames.
-        splits: the splits to return; empty for those that the dataset has, with a "val" that is held out.
+        splits: the splits to return; empty for all that the dataset has, including a held-out "val".
 
     Raises:
         UserError: a source is missing, empty or inconsistent. The one-line message names file and line.

@@ -198,7 +198,7 @@ def make_long(path: str | Path, *, shots: int = 2, size: int = 64, frames: int =
         size, frames, seed: as for :func:`make`.
 
     Returns:
-        The csv file beside it with path, start, end (seconds) and label of each class, as in a list of a dataset.
+        The csv file beside it, with the columns of a list: path, start, end (seconds) and label of each class.
 
     Raises:
         UserError: a file exists, the path cannot be written, or a parameter is out of range.
@@ -206,7 +206,7 @@ def make_long(path: str | Path, *, shots: int = 2, size: int = 64, frames: int =
     path = Path(path)
     table = path.with_suffix(".csv")
     if path.suffix.lower() != ".mp4":
-        raise UserError(f"{path}: a long video is an mp4 file; give a name that ends with .mp4")
+        raise UserError(f"{path}: cannot write this kind of file; use a name that ends in .mp4")
     for file in (path, table):
         if file.exists():
             raise UserError(f"{file} exists; delete it, or give another name")

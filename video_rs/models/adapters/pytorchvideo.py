@@ -145,7 +145,7 @@ class PyTorchVideo(External):
         }
 
     def stage_modules(self) -> dict[str, str]:
-        """Return the blocks without pools and the head. The first one is the stem."""
+        """Return the blocks that have weights, without the head. The first one is the stem."""
         blocks = enumerate(self.network.blocks[:-1])
         used = [f"{PREFIX}blocks.{i}" for i, block in blocks if any(True for _ in block.parameters())]
         return {f"stage{number}" if number else "stem": module for number, module in enumerate(used)}
@@ -215,7 +215,7 @@ class MViT(PyTorchVideo):
         return {f"stage{i + 1}": f"{PREFIX}blocks.{i}" for i in range(len(self.network.blocks))}
 
     def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
-        """Convert the tokens of a block, which returns them with their grid; a class token is left out."""
+        """Convert the output of a block: tokens and their grid. A class token is dropped."""
         if isinstance(output, tuple):
             grid = output[1]
             return tensor[:, tensor.shape[1] - math.prod(grid) :].transpose(1, 2).unflatten(2, tuple(grid))

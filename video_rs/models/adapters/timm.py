@@ -90,7 +90,7 @@ class TimmNetwork(External):
         return self.network.forward_head(features, pre_logits=pre_logits)
 
     def stage_modules(self) -> dict[str, str]:
-        """Return the stages of ``feature_info``, or else the modules of the first list of blocks."""
+        """Return the modules of ``feature_info``, or else the children of ``stages``, ``layers`` or ``blocks``."""
         known = dict(self.named_modules())
         modules = [PREFIX + str(entry["module"]) for entry in self._feature_info()]
         modules = [module for module in modules if module in known]
@@ -107,7 +107,7 @@ class TimmNetwork(External):
 
     def read_maps(self, tensor: Tensor, output: Any, module: str) -> Tensor | None:
         """Convert ``[N, C, H, W]``, ``[N, H, W, C]``, or tokens ``[N, L, C]`` of a square image."""
-        if tensor.ndim == 3 and not hasattr(self.network, "unroll"):  # Hiera's tokens are not in order
+        if tensor.ndim == 3 and not hasattr(self.network, "unroll"):  # Hiera's tokens are not in raster order
             for prefix in (getattr(self.network, "num_prefix_tokens", 0), 0):
                 side = math.isqrt(max(0, tensor.shape[1] - prefix))
                 if side and side * side == tensor.shape[1] - prefix:
