@@ -206,7 +206,7 @@ def make_long(path: str | Path, *, shots: int = 2, size: int = 64, frames: int =
     path = Path(path)
     table = path.with_suffix(".csv")
     if path.suffix.lower() != ".mp4":
-        raise UserError(f"{path}: cannot write this kind of file; use a name that ends in .mp4")
+        raise UserError(f"{path}: a long video is an mp4 file; use a name that ends in .mp4")
     for file in (path, table):
         if file.exists():
             raise UserError(f"{file} exists; delete it, or give another name")
