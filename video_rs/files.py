@@ -202,7 +202,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_settings(
-    file: Path, wanted: Mapping[str, Any], is_known: Callable[[str], bool] = lambda name: False
+    file: Path,
+    wanted: Mapping[str, Any],
+    is_known: Callable[[str], bool] = lambda name: False,
+    instead: str = "give another folder",
 ) -> dict[str, Any]:
     """Return the settings with which a command made a folder; empty for a new or an empty folder.
 
@@ -210,6 +213,7 @@ def read_settings(
         file: file of the settings in the folder.
         wanted: settings that must be the same.
         is_known: returns True for the name of a file that can be in a folder without settings.
+        instead: what to do other than to delete a folder with other settings.
 
     Raises:
         UserError: the folder has other files or was made with other settings, or the file is damaged.
@@ -228,7 +232,7 @@ def read_settings(
     for key, value in wanted.items():
         if found.get(key) != value:
             pair = f"{key} {format_value(found.get(key))}, not {format_value(value)}"
-            raise UserError(f"{folder} was made with {pair}; delete it, or give another folder")
+            raise UserError(f"{folder} was made with {pair}; delete it, or {instead}")
     return found
 
 

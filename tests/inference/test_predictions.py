@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 
 import numpy as np
@@ -70,6 +71,17 @@ def test_predictions_do_not_depend_on_workers_and_batches(classifier, files, eve
                 np.testing.assert_allclose(values[0], [p.score for p in expected], atol=1e-5)
 
 
+@pytest.mark.parametrize("every", [0, -1.0, math.nan, "2s"])
+def test_times_of_windows_are_positive_numbers(classifier, files, every):
+    for call in (
+        classifier.window_probs,
+        classifier.embed_windows,
+        lambda *args: next(classifier.predict_windows(*args)),
+    ):
+        with pytest.raises(UserError, match=f"every_seconds={every!r}: must be a number above 0"):
+            call(files[0], every)
+
+
 def test_windows_are_predicted_while_the_video_is_read(classifier, files):
     one_by_one = Classifier(classifier.model, "cpu", views_per_forward=1)
     found = list(predict_files(one_by_one, files[:1], every=0.5))
@@ -125,7 +137,7 @@ def test_an_interrupted_table_resumes(classifier, files, tmp_path, monkeypatch):
     for options, words in (({"views": 2}, "views 4, not 2"), ({"about": {"sha256": "b"}}, "sha256 '', not 'b'")):
         with pytest.raises(UserError, match=words):
             predict_table(classifier, files, out, **options)
-    with pytest.raises(UserError, match="list "):
+    with pytest.raises(UserError, match=r"files '5 \(.*', not '4 \("):
         predict_table(classifier, files[:4], out)
     predict_table(classifier, files, out, on_rows=lambda rows: read.append(rows.index))
     assert sorted(read) == [0, 1, 2, 2, 3, 4]  # the unreadable file is read again
@@ -140,6 +152,7 @@ def test_the_command_writes_a_table_with_timelines(weights, files, tmp_path):
     done = commands.script("tools/predict.py", "--weights", weights, *files, "--workers", 2, "--out", out, *options)
     assert done.returncode == 2 and f"error: {files[2]}: " in done.stderr, done.stderr
     assert done.stderr.endswith("1 of 5 could not be predicted\n")
+    assert done.stdout.endswith(f"{out}: predictions of 4 of 5 files\n")
     windows = [row for row in csv.DictReader(out.open()) if not row["reason"]]
     segments = list(csv.DictReader((tmp_path / "s.csv").open()))
     for path in (files[0], files[1], files[3], files[4]):

@@ -211,7 +211,10 @@ def test_parts_with_other_settings_are_refused(tmp_path):
         parts.flush()
         with pytest.raises(UserError, match="another process writes it"), open_parts(out, {"views": 1}, World()):
             pass
-    with pytest.raises(UserError, match="views 1, not 2"), open_parts(out, {"views": 2}, World()):
+    with (
+        pytest.raises(UserError, match="views 1, not 2; delete it, or give another --out"),
+        open_parts(out, {"views": 2}, World()),
+    ):
         pass
     with open_parts(out, {"views": 2}, World(), overwrite=True) as parts:
         assert parts.done == set()

@@ -123,6 +123,8 @@ def _compute(
         options["progress"] = partial(counter, desc="predicting", unit="files")
         table = predict_table(classifier, files, args.out, **options)
         found, unreadable = (table.by_file(), len(table.reasons)) if table else ([], len(failed))
+        if table:
+            terminal.write(f"{args.out}: predictions of {len(files) - unreadable} of {len(files)} files")
     else:
         found = _print(args, classifier, files, predict_files(classifier, files, **options), check)
         unreadable = len(failed)

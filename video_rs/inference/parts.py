@@ -94,7 +94,8 @@ def _lock(stack: ExitStack, folder: Path, settings: Mapping[str, Any], overwrite
     except OSError as error:
         raise file_error(f"{folder} cannot be written: {error.strerror}; give another --out", error) from None
     try:
-        read_settings(folder / SETTINGS, settings, is_known=lambda name: name.startswith("."))
+        is_known, instead = lambda name: name.startswith("."), "give another --out, or --overwrite"
+        read_settings(folder / SETTINGS, settings, is_known, instead)
     except UserError:
         if not overwrite or not (folder / SETTINGS).exists():
             raise

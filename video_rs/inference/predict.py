@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -207,7 +208,7 @@ class Classifier:
         Raises:
             MediaError, UserError: as :meth:`predict_windows`.
         """
-        chunks = self._chunks(path, views=min(self.default_views, 1), crops=crops, every=every_seconds)
+        chunks = self._windows(path, every_seconds, crops, min(self.default_views, 1))
         rows = next(self._rows(chunks, pool=pool, features=True, layer=layer))
         return rows.times, rows.values
 
@@ -238,7 +239,7 @@ class Classifier:
             UserError: the network's output is not finite.
         """
         self.require_classes()
-        for rows in self._rows(self._chunks(path, views=1, crops=crops, every=every_seconds), stream=True):
+        for rows in self._rows(self._windows(path, every_seconds, crops), stream=True):
             if rows.gaps:
                 warn(f"{path}: {rows.gaps}")
             for times, probs in zip(rows.times, rows.values):
@@ -259,7 +260,7 @@ class Classifier:
             MediaError, UserError: as :meth:`predict_windows`.
         """
         self.require_classes()
-        rows = next(self._rows(self._chunks(path, views=1, crops=crops, every=every_seconds)))
+        rows = next(self._rows(self._windows(path, every_seconds, crops)))
         return rows.times, rows.values
 
     def explain(self, source: Source, classes: str | Sequence[str] = (), **options: Any) -> list[Explanation]:
@@ -305,6 +306,12 @@ class Classifier:
         if every and is_image(source):
             raise MediaError(f"{source}: an image; windows need a video")
         yield from self.chunks(Records([str(source)], [-1], ()), views=views, crops=crops, every=every).read(0)
+
+    def _windows(self, path: str | Path, every_seconds: float, crops: int, views: int = 1) -> Iterator[dict]:
+        """Yield the chunks of the windows of a video."""
+        if not isinstance(every_seconds, numbers.Real) or not 0 < every_seconds < math.inf:
+            raise UserError(f"every_seconds={every_seconds!r}: must be a number above 0")
+        return self._chunks(path, views=views, crops=crops, every=float(every_seconds))
 
     def _flattened(self, source: Any) -> list[Any]:
         """Return single inputs: the entries of lists and the files of folders."""

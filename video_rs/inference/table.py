@@ -63,7 +63,7 @@ def compute_table(
         MachineError: the storage fails, or many consecutive files hang.
     """
     world = world or World()
-    with open_parts(out, {**settings, "list": digest(dataset.records)}, world, overwrite=overwrite) as parts:
+    with open_parts(out, {**settings, "files": digest(dataset.records)}, world, overwrite=overwrite) as parts:
         left = [index for index in range(len(dataset)) if index not in parts.done]
         loader = ViewLoader(
             dataset, workers=workers, timeout=timeout, rank=world.rank, world_size=world.size, indices=left
@@ -91,7 +91,7 @@ def compute_table(
 
 
 def digest(records: Records) -> str:
-    """Return 12 hexadecimal digits of a hash of the files with their folders, their segments and labels."""
+    """Return the number of files, and 12 digits of a hash of their paths, segments and labels."""
     found = sha1(records.packed_paths())
     found.update(records.fingerprint().encode())
-    return found.hexdigest()[:12]
+    return f"{len(records)} ({found.hexdigest()[:12]})"
