@@ -1,6 +1,5 @@
-"""Segments of long videos: what they cover, and how they are written and drawn."""
+"""Segments of long videos: what they cover, and how they are drawn."""
 
-import csv
 import io
 import warnings
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from video_rs.evaluation.plots import timeline_png
-from video_rs.inference.timeline import Segment, find_segments, write_segments
+from video_rs.inference.timeline import find_segments
 
 NAMES = ("archery", "juggling", "yoga")
 
@@ -52,15 +51,6 @@ def test_segments_of_one_class_that_overlap_merge_and_other_classes_stay():
     expected = [(0, 4, "archery", 0, 0.8), (1, 3, "juggling", 1, 0.8), (9, 11, "archery", 0, 0.6)]
     assert [segment[:4] for segment in segments] == [each[:4] for each in expected]
     assert [segment.score for segment in segments] == pytest.approx([each[4] for each in expected])
-
-
-def test_the_csv_of_several_videos(tmp_path):
-    segment = Segment(0.5, 2.25, "=yoga", 2, 0.75)
-    write_segments(tmp_path / "s.csv", [("a.mp4", [segment, segment]), ("b.mp4", []), ("c.mp4", [segment])])
-    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
-    assert [row["path"] for row in rows] == ["a.mp4", "a.mp4", "c.mp4"]
-    expected = {"path": "a.mp4", "start": "0.500", "end": "2.250", "label": "'=yoga", "index": "2", "score": "0.750000"}
-    assert rows[0] == expected
 
 
 @pytest.mark.parametrize("count", [1, 3, 60])

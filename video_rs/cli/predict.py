@@ -168,7 +168,7 @@ def _printer(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
     from video_rs.inference.predictions_file import columns_of, rows_of
 
     if not args.csv:
-        return _print_json if args.json else _print_text
+        return (lambda result: print(json.dumps(result), flush=True)) if args.json else _print_text
     columns = columns_of(args.every)
     columns.remove("reason")
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
@@ -179,10 +179,6 @@ def _printer(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
         sys.stdout.flush()
 
     return print_csv
-
-
-def _print_json(result: dict[str, Any]) -> None:
-    print(json.dumps(result), flush=True)
 
 
 def _print_text(result: dict[str, Any]) -> None:
@@ -238,8 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=output_path, metavar="FILE", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     parser.add_argument("--top-k", type=positive, metavar="K", help="classes per row (default: 5; 1 with --every)")
-    every = "slide over the video, e.g. 1s or 500ms"
-    parser.add_argument("--every", type=seconds, default=0.0, metavar="TIME", help=every)
+    parser.add_argument("--every", type=seconds, default=0.0, metavar="TIME", help="slide over the video: 1s, 500ms")
     segments = "csv file to write, with the times of each class (with --every)"
     parser.add_argument("--segments", type=output_path, metavar="FILE", help=segments)
     timeline = "plot of the probabilities over time: a png file, or a folder for several videos (with --every)"

@@ -13,7 +13,7 @@ import numpy as np
 from video_rs.data.chunk_dataset import ChunkDataset
 from video_rs.data.loader import ViewLoader
 from video_rs.data.sources.records import Records
-from video_rs.files import atomic_write
+from video_rs.files import atomic_write, write_csv
 from video_rs.inference.features_file import check_suffix
 from video_rs.inference.inputs import output_files
 from video_rs.inference.parts import Table
@@ -21,7 +21,7 @@ from video_rs.inference.predict import CLIPS, Classifier
 from video_rs.inference.predictions_file import SUFFIXES, results_of, write_results
 from video_rs.inference.rows import FileRows, compute_rows
 from video_rs.inference.table import compute_table
-from video_rs.inference.timeline import Segment, find_segments, write_segments
+from video_rs.inference.timeline import Segment, find_segments
 
 
 def predict_files(
@@ -146,14 +146,17 @@ def write_timelines(
         return
     names, multi_label = classifier.class_names, classifier.data_config.multi_label
     pictures = output_files(timeline, files, (".png",), overwrite=True) if timeline else []
-    rows: list[tuple[str, list[Segment]]] = []
+    rows: list[tuple] = []
     for index, group in itertools.groupby(found, key=lambda rows: rows.index):
         parts = list(group)
         if parts[-1].reason:
             continue
         times, probs = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "values"))
         own = find_segments(times, probs, names, threshold, multi_label=multi_label)
-        rows.append((files[index], own))
+        rows += [
+            (files[index], f"{start:.3f}", f"{end:.3f}", label, number, f"{score:.6f}")
+            for start, end, label, number, score in own
+        ]
         if pictures:
             from video_rs.evaluation.plots import timeline_png
 
@@ -161,4 +164,4 @@ def write_timelines(
             with atomic_write(pictures[index]) as handle:
                 handle.write(png)
     if segments:
-        write_segments(segments, rows)
+        write_csv(segments, ("path", *Segment._fields), rows)

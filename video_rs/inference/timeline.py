@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from video_rs.evaluation.metrics import ranking
-from video_rs.files import write_csv
 
 ROUNDING = 1e-6  # seconds; a window that ends where another starts touches it
 
@@ -62,13 +60,3 @@ def find_segments(
             first, last = float(starts[part[0]]), float(ends[part[-1]])
             segments.append(Segment(first, last, class_names[index], int(index), score))
     return sorted(segments, key=lambda segment: (segment.start, segment.index))
-
-
-def write_segments(path: str | Path, rows: Iterable[tuple[str, Sequence[Segment]]]) -> None:
-    """Write the segments of videos to a csv file atomically: path, start, end, label, index, score."""
-    cells = (
-        (video, f"{segment.start:.3f}", f"{segment.end:.3f}", segment.label, segment.index, f"{segment.score:.6f}")
-        for video, segments in rows
-        for segment in segments
-    )
-    write_csv(path, ("path", *Segment._fields), cells)
