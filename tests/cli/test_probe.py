@@ -141,7 +141,7 @@ def test_features_that_cannot_have_a_head(tmp_path):
             network_of(dataclasses.replace(features, about={**features.about, "weights": "gone.pt", **about}))
     features.labels[features.labels == 1] = 2
     linear = probe(features, log=lambda line: None).linear
-    with pytest.raises(UserError, match="training rows of each class and others; not so for 'run'"):
+    with pytest.raises(UserError, match="training rows with and without each class; not so for 'run'"):
         write_head(tmp_path / "head.pt", None, features, linear)
 
 

@@ -355,7 +355,7 @@ def test_activation_maps_of_mistakes_are_in_the_report(job, own, capsys):
     (folder / "predictions.csv").write_text(rows)
 
     (folder / "report.html").write_text(re.sub("<!-- explain:[0-9]* -->", "", page))
-    assert f"{folder}: an earlier version wrote this report; test again" in line()
+    assert f"{folder}: an earlier version wrote this report; run the test again" in line()
     rows = (folder / "predictions.csv").read_text().replace(",0,1,", ",1,1,")
     (folder / "predictions.csv").write_text(rows)
     assert line(0) == f"{folder}: no mistakes\n"

@@ -139,7 +139,7 @@ def test_the_network_is_as_before(model, classifier, video):
         for parameter in frozen:
             parameter.requires_grad_()
     assert np.array_equal(found.maps, explain(classifier, video)[0].maps)
-    with pytest.raises(UserError, match="behind the pooling"):
+    with pytest.raises(UserError, match="after the pooling"):
         explain(classifier, video, layer="head")
     assert not any(module._forward_hooks for module in model.modules()) and not model.training
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
@@ -256,7 +256,7 @@ def test_command(weights, video, tmp_path, monkeypatch):
     ("arguments", "line"),
     [
         (["--layer", "stage9"], "the network has no layer 'stage9'; did you mean stage4?"),
-        (["--layer", "head"], "the layer head is behind the pooling and has no maps; choose an earlier one"),
+        (["--layer", "head"], "the layer head comes after the pooling and has no maps; choose an earlier one"),
         (["--class", "jugling"], "the network has no class 'jugling'; did you mean juggling?"),
         (["--class", "?" * 200], "the network has no class '????"),
         (["--worst", "3"], "--worst takes files and classes from a test and writes to its report"),

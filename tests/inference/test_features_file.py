@@ -1,4 +1,4 @@
-"""The file of features: what is written is read, and other files are refused in one line."""
+"""Features files are read as they were written, and other files are refused in one line."""
 
 import dataclasses
 

@@ -136,7 +136,7 @@ def test_features_of_a_network_by_name(features, tiny_videos):
         (["--data", "VIDEO", "--layer", "stge3"], "has no layer 'stge3'; did you mean stage3?"),
         (["--data", "VIDEO", "--pool", "median"], "--pool: invalid choice: 'median'"),
         (["--data", "VIDEO", "--views", "2", "--per-window", "1s"], "--views and --per-window cannot be combined"),
-        (["--data", "VIDEO", "data.num_frames=8"], "data.num_frames: WEIGHTS decides it; leave it out"),
+        (["--data", "VIDEO", "data.num_frames=8"], "data.num_frames: is fixed by WEIGHTS; leave it out"),
         (["--data", "VIDEO", "data.wrokers=8"], "did you mean data.workers?"),
         (["--data", "VIDEO", "data.root=mixed"], "data.root: give --data instead"),
         (["--data", "VIDEO", "data.workers=2"], "data.workers: give --workers instead"),

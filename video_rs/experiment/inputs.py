@@ -1,4 +1,4 @@
-"""The network and the files of commands without a config: ``--weights`` or ``--model``, and ``--data``."""
+"""Find network and files for commands without a config, from ``--weights`` or ``--model``, and ``--data``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from video_rs.models.weights.init_from import init_from
 from video_rs.models.weights.load import model_from_checkpoint
 
 OF_MODEL = {"model", *DataConfig.__dataclass_fields__} - {"class_names", "multi_label"}
-"""Keys, or sections, that the weights decide."""
+"""Keys and sections of a config that the weights fix."""
 OPTIONS = {"out": "--out", "weights": "--weights", "data.workers": "--workers", "train.device": "--device"}
 OPTIONS |= dict.fromkeys(("data.root", "data.train", "data.val", "data.test", "data.list"), "--data")
 """Keys that are options of commands without a config."""
@@ -43,7 +43,7 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
 
     Args:
         weights: a file, a run folder or an address.
-        overrides: settings that read the data, ``key=value``.
+        overrides: ``key=value`` settings for reading the data.
 
     Returns:
         The network, the config of its run with the overrides, and the weights as plain values for
@@ -53,7 +53,7 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
     name = about["weights"]
     for key in _keys(overrides):
         if OF_MODEL & {key.partition(".")[0], key.removeprefix("data.")}:
-            raise UserError(f"{key}: {name} decides it; leave it out")
+            raise UserError(f"{key}: is fixed by {name}; leave it out")
     config = config_of_checkpoint(state, name, "", [*DEFAULTS, *overrides])
     _check_keys(overrides)
     model = model_from_checkpoint(state, name)
@@ -61,7 +61,7 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
 
 
 def describe_weights(weights: str) -> dict[str, Any]:
-    """Return the name and checksum of a file, run folder or address, for ``about`` of results."""
+    """Return the name and the SHA-256 of a file, run folder or address, for ``about`` in results."""
     file = str(checkpoint.resolve(weights))
     name = redact_url(file) if is_address(file) else os.path.abspath(file)
     return {"weights": name, "sha256": sha256(fetch(file))}
@@ -74,8 +74,8 @@ def network_of_name(
 
     Args:
         name: a name of ``video_rs.list_models()``.
-        weights: its first weights, as ``train.init_from``; "" for random ones of ``train.seed``.
-        overrides: settings, ``key=value``: ``data.num_frames`` and other fields of the data config change its own.
+        weights: the initial weights, as ``train.init_from``; "" for random ones with the seed ``train.seed``.
+        overrides: ``key=value`` settings. Those of fields of the data config, such as ``data.num_frames``, change it.
 
     Returns:
         As :func:`network_of_weights`. The checksum is that of the tensors.
@@ -103,13 +103,13 @@ def find_records(data: Sequence[str], config: Config, *, split: str = "", images
     Args:
         data: one dataset: a folder with class folders or splits, a list, or shards; or any files and folders of files
             without labels.
-        config: its ``data`` section has the settings that read a dataset. With ``val_fraction``, a dataset without a
-            split "val" has one.
+        config: its ``data`` section has the settings for reading a dataset. With ``val_fraction``, a "val" split is
+            held out of a dataset that has none.
         split: "train", "val" or "test"; "" if the dataset has one split.
         images: True for an image network, which takes images as well.
 
     Returns:
-        The files, and a note on those that were left out, or "".
+        The files, and a note about files that were left out, or "".
 
     Raises:
         UserError: a file or split is missing; the data are empty, mixed or inconsistent.
@@ -142,7 +142,7 @@ def _dataset(path: str) -> dict[str, str] | None:
     labelled = next(folders_with_files(path), "")
     if loose and labelled:
         file, folder = os.path.join(path, loose), os.path.basename(labelled)
-        raise UserError(f"{file}: is beside class folders such as {folder}; move it")
+        raise UserError(f"{file}: is beside class folders such as {folder}; move it into a class folder")
     return None if loose else {"root": path}
 
 

@@ -1,8 +1,8 @@
-"""Class activation maps over time: where and when a network sees a class in a video.
+"""Compute class activation maps over time, which show where and when a network sees a class in a video.
 
 Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) with a time axis. The gradient of the class's logit, averaged over
-time and space, weights the maps of a layer; negative sums are set to zero. After global pooling and a linear layer,
-these are the weights of the classifier (CAM, Zhou et al. 2016, arXiv 1512.04150).
+time and space, weights the maps of a layer; negative sums are set to zero. If only global pooling and a linear layer
+follow, these weights are those of the classifier (CAM, Zhou et al. 2016, arXiv 1512.04150).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Explanation:
     """The activation map of one class in a video.
 
     Attributes:
-        frames: uint8 ``[T, H, W, 3]``, what the network saw: the test crop of each sampled frame, in order.
+        frames: uint8 ``[T, H, W, 3]``, the input of the network: the test crop of each sampled frame, in order.
         maps: float32 ``[T, H, W]``, in [0, 1]; the maximum over the video is 1, or 0 if nothing supports the class.
         label, index, score: the class and its mean probability over the clips, as in ``Prediction``.
         times: seconds of each frame; None if unknown.
@@ -152,7 +152,7 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
                 logits = functional_call(model, weights, (_clips(model, part),))
             maps_NCTHW = captured().detach().float()
             if maps_NCTHW.ndim == 2 or maps_NCTHW.shape[3:] == (1, 1):
-                raise UserError(f"the layer {layer} is behind the pooling and has no maps; choose an earlier one")
+                raise UserError(f"the layer {layer} comes after the pooling and has no maps; choose an earlier one")
             gradients = (captured.gradients(logits[:, index].sum()) for index in classes)
             weights_NKC = torch.stack([each.float().mean(dim=(2, 3, 4)) for each in gradients], dim=1)
             if not weights_NKC.any():

@@ -35,13 +35,13 @@ def explain_mistakes(
         The number of mistakes that were explained. 0 if the network made none.
 
     Raises:
-        UserError: an earlier version wrote the report, or the names of the classes are not those of the network.
+        UserError: the report is of an earlier version, or the names of the classes are not those of the network.
     """
     with open(Path(folder) / "predictions.csv", encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     listed = listed_mistakes(folder)
     if not listed and any(row["scored"] == "1" and row["correct"] == "0" for row in rows):
-        raise UserError(f"{folder}: an earlier version wrote this report; test again")
+        raise UserError(f"{folder}: an earlier version wrote this report; run the test again")
     records = Records([_path(row["path"]) for row in rows], [-1] * len(rows), ())
     names, pictures = {safe_cell(name): name for name in classifier.class_names}, {}
     for index in listed[:count]:

@@ -22,7 +22,7 @@ from video_rs.inference.explain import Explanation
 SUFFIXES = (".mp4", ".webp", ".png")
 MIN_SIDE = 224  # smaller frames are enlarged, for the text
 BAND = 26  # pixels above each frame, for the text
-OPACITY = 0.6  # of the colour where a map is 1
+OPACITY = 0.6  # of the colour, where a map is 1
 STRIP_FRAMES = 8  # of a PNG, or a picture in a report
 
 

@@ -94,7 +94,7 @@ class Classifier:
 
     Attributes:
         model, device, views_per_forward: as given.
-        forward: computes the outputs of views, see :class:`video_rs.evaluation.multiview.Forward`.
+        forward: the function from views to outputs, see :class:`video_rs.evaluation.multiview.Forward`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""Predict many files: one by one in the order of a list, or as a table in a file; and the timelines of long videos."""
+"""Predict many files, one after the other or into a table, and draw the timelines of long videos."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def predict_table(
 
     Args:
         classifier, files, views, crops, every, skip: as for :func:`predict_files`.
-        out: the file. Finished rows are kept in ``<out>.parts`` until it is complete.
+        out: the file. Finished rows are kept in ``<out>.parts`` until all are.
         top_k: number of classes of each file or window.
-        about: further plain values for the file, such as the name and checksum of the weights. The predictions must
-            depend on nothing else.
+        about: further plain values for the file, such as the name and checksum of the weights. They must identify the
+            weights: finished rows are reused if all values are equal.
         options: ``workers``, ``timeout``, ``world``, ``overwrite``, ``progress`` and ``on_rows`` of
             :func:`video_rs.inference.table.compute_table`.
 
@@ -110,12 +110,13 @@ def clips_of(
     every: float = 0.0,
     skip: Mapping[str, str] | None = None,
 ) -> ChunkDataset:
-    """Return the clips of files to classify.
+    """Return a dataset of the clips of files to classify.
 
     Args:
         views: number of evenly spaced clips of a file.
         crops: crops per clip, 1 or 3.
-        every: 0, or seconds between the starts of windows, which have a row each; `views` is not used then.
+        every: seconds between the starts of windows, for one row per window; 0 for one row per file. Windows do not use
+            `views`.
         skip: reasons of files that must not be opened, by path.
     """
     classifier.require_classes()

@@ -1,4 +1,4 @@
-"""The file of predictions: ``.csv``, ``.json`` or ``.parquet``. docs/inference.md describes it."""
+"""Write predictions to ``.csv``, ``.json`` or ``.parquet``. docs/inference.md describes these files."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     result = probe(read_features("train.npz"), read_features("test.npz"))
     result.logistic.metrics["top1"], result.logistic.metrics["interval"]
 
-Rows of one source video or one file are never on both sides of a split: of a test, of a fold, or of the part of the
-training rows that chooses k and C.
+Rows of one source video or one file are never on both sides of a split: of test and training rows, of a fold, or of the
+validation part that chooses k and C.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFAULTS = (1, 1.0)  # k and C if no validation part can be split off
 VALIDATION_FOLDS = 5  # one of them is the validation part
 RESAMPLES, MULTI_LABEL_RESAMPLES = 1000, 200
 MUST_MATCH = {"model": "model", "sha256": "SHA-256 of the weights", "layer": "layer", "pool": "pool"}
-"""Entries of ``Features.about`` that are equal if features are comparable, and their names in messages."""
+"""Entries of ``Features.about`` that must be equal in both files, and their names in messages."""
 NOT_OF_CLIPS = ("train_size", "class_names", "multi_label")
 """Entries of a data config that features do not depend on."""
 
@@ -178,7 +178,7 @@ def assign_folds(targets: np.ndarray, groups: np.ndarray, folds: int, seed: int 
 
 
 def choose(features: Features, rows: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[int, float]:
-    """Return k and C with the best metric on a part of the rows. Between equal ones the lower loss decides."""
+    """Return k and C with the best metric on a part of the rows. The lower loss breaks ties."""
     targets = targets_of(features)[rows]
     folds = min(VALIDATION_FOLDS, max(_sources_of_classes(targets, groups[rows])))
     if folds < 2:

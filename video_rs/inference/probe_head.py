@@ -1,4 +1,4 @@
-"""Write a network with a probe as its classification layer."""
+"""Write a checkpoint of a network with a probe as its classification layer."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def network_of(features: Features, weights: str = "") -> nn.Module:
             found = f"{key} {format_value(about.get(key))}"
             raise UserError(f"a head needs features of the default layer and pool 'mean'; these have {found}")
     if not {"model", "model_args", "data_config", "sha256"} <= about.keys():
-        raise UserError("these features do not name their network; a head needs those that video-rs features wrote")
-    data_config = DataConfig.from_dict(about["data_config"], "the file of features")
+        raise UserError("these features do not name their network; extract them with video-rs features for a head")
+    data_config = DataConfig.from_dict(about["data_config"], "the features file")
     if about.get("weights"):
         network = _load(weights or about["weights"], about["sha256"])
     else:
@@ -91,7 +91,7 @@ def write_head(
     names, infinite = train.class_names, np.flatnonzero(~np.isfinite(linear.bias))
     if len(infinite):
         absent = truncate([format_value(names[number]) for number in infinite])
-        raise UserError(f"a head needs training rows of each class and others; not so for {absent}")
+        raise UserError(f"a head needs training rows with and without each class; not so for {absent}")
     layer = network.get_classifier()
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(linear.weight))
@@ -114,4 +114,4 @@ def _check_classifier(network: nn.Module) -> None:
         expected = layer(network.forward_head(maps, pre_logits=True))
         if torch.allclose(network.forward_head(maps), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
             return
-    raise UserError(f"{network.name}: its classifier is not one linear layer on the features; it cannot take a head")
+    raise UserError(f"{network.name}: its classifier is not one linear layer on the features; use another network")

@@ -1,4 +1,4 @@
-"""Write the result of a probe: the files of an evaluation, with a table of both methods."""
+"""Write the result of a probe: the files of a test, with a table of both methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the windows of a long video to segments: when which class is shown."""
+"""Merge the windows of a long video into segments, each with a class, a start and an end."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def find_segments(
 ) -> list[Segment]:
     """Merge the windows of a video that show the same class.
 
-    A window shows its most probable class if its probability is at least the threshold, or with `multi_label` each
-    class above the threshold. Two such windows are merged if they overlap or touch, or if no window starts between
+    A window shows its most probable class if the probability is at least the threshold, or with `multi_label` every
+    such class. Two such windows are merged if they overlap or touch, or if no window starts between
     them: a gap that no window covers does not end a segment.
 
     Args:
