@@ -19,7 +19,7 @@ settings.load_profile("video_rs")
 
 
 def pytest_collection_finish() -> None:
-    """Keep torch and the tests out of garbage collections, which would take half a second each."""
+    """Exclude the modules that are loaded by now from garbage collection, which would take half a second each time."""
     gc.freeze()
 
 

@@ -1,4 +1,4 @@
-"""Costs of networks, computed once for equal networks: most runs of the tests describe the same small one."""
+"""Cache the costs of networks: most runs in the tests describe the same small network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def remember(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test take MACs and activation memory on the meta device from earlier tests, where they are the same."""
+    """Cache MACs and activation memory on the meta device, by network and input shape."""
     for function in (cost.macs, cost.activation_bytes):
         monkeypatch.setattr(cost, function.__name__, _remembering(function))
 
 
 def _remembering(function: Callable[..., int]) -> Callable[..., int]:
-    def of(model, shape, on_meta=False):
+    def cached(model, shape, on_meta=False):
         if not on_meta:
             return function(model, shape, on_meta)
         key = function.__name__, shape, _describe(model)
@@ -28,11 +28,11 @@ def _remembering(function: Callable[..., int]) -> Callable[..., int]:
             _known[key] = function(model, shape, on_meta)
         return _known[key]
 
-    return of
+    return cached
 
 
 def _describe(model: nn.Module) -> Hashable:
-    """All that the shapes in a network depend on: its modules, their plain attributes, and its weights."""
+    """Return a key of a network: its modules, their plain attributes, and the shapes of its weights."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     modules = [(name, type(module), repr(_plain(module))) for name, module in model.named_modules()]
     shapes = [(name, t.shape, t.stride(), t.dtype, t.requires_grad) for name, t in tensors]

@@ -146,7 +146,7 @@ def test_features_that_cannot_have_a_head(tmp_path):
 
 
 def test_a_network_is_made_again_by_its_name(job):
-    """As "features --model" makes it: weights that a file lacks, here of the head, are those of seed 0."""
+    """The network is that of "features --model": weights that its file lacks, here of the head, are those of seed 0."""
     arguments = {"name": "resnet3d_rs_26", "width": 0.125, "num_classes": 7}
     torch.manual_seed(0)
     network = create_model(**arguments)
@@ -162,7 +162,7 @@ def test_a_network_is_made_again_by_its_name(job):
 
 
 def test_a_held_out_split_can_be_tested(job, tmp_path):
-    """The head names the split that it was measured on, so that "test" takes it."""
+    """The checkpoint records the held-out split that the probe was measured on, and "test" accepts that split."""
     train, test = read_features(job / "train.npz"), read_features(job / "test.npz")
     test = dataclasses.replace(test, about=test.about | {"split": "val", "fingerprint": "abc"})
     linear = probe(train, test, log=lambda line: None).linear

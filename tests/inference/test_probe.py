@@ -92,7 +92,7 @@ def by_hand(train_x, train_y, groups, x):
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_numbers_are_scikit_learns(multi_label):
-    """Also those of a test set, which is one split."""
+    """Probabilities of cross-validation and of a test set equal those of pipelines built by hand."""
     features, test = make(multi_label=multi_label), make(first=100, seed=1, multi_label=multi_label)
     result = quiet(features)
     x, y, groups = features.features, features.labels, group_sources(features)
@@ -128,7 +128,7 @@ rows = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(0, 1
 
 @given(rows, st.integers(2, 5), st.integers(0, 3))
 def test_no_fold_shares_a_source_or_a_file_with_another(rows, folds, seed):
-    """Whatever the classes, sources and files of the rows are; rows of one file can even have several sources."""
+    """Classes, sources and files of the rows are arbitrary; even rows of one file can have several sources."""
     source, label, file = map(np.array, zip(*rows, strict=True))
     features = dataclasses.replace(
         make(len(rows), 1), labels=label, sources=source.astype(np.uint64), paths=[f"{n}.mp4" for n in file]
@@ -145,7 +145,7 @@ def test_no_fold_shares_a_source_or_a_file_with_another(rows, folds, seed):
 @settings(max_examples=15)
 @given(st.lists(st.integers(0, 30), min_size=60, max_size=60), st.lists(st.integers(0, 60), max_size=20))
 def test_no_fit_sees_a_source_that_it_is_measured_on(sources, sources_of_test):
-    """Feature 0 is the source: each fit, for choosing too, is compared with the rows that it then predicts."""
+    """Feature 0 is the source. The rows of each fit, also for choosing k and C, are compared with those it predicts."""
     pairs, fitted = [], []
 
     class Recorded(Fit):
@@ -221,7 +221,7 @@ def test_the_interval_is_that_of_scipy_over_sources():
 
 
 def test_intervals_without_mistakes_or_with_one_source():
-    """Draws from correct rows are all correct: the interval is then Wilson's, for the number of source videos."""
+    """All resamples of correct rows are correct. The interval is then Wilson's for the number of source videos."""
     from scipy import stats
 
     train, test = (make(60, first=first) for first in (0, 100))

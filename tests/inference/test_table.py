@@ -100,7 +100,7 @@ def test_an_output_that_is_not_finite_is_a_reason():
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_file(make_video, tmp_path, monkeypatch):
-    """Other files that were partly read start again; a chunk has two frames."""
+    """Files that other workers have partly read start again. A chunk has two frames."""
     paths = [str(make_video(tmp_path / f"{i}.mp4", 6 + i, 32, 48, first_number=10 * i)) for i in range(4)]
     records = Records(paths, [-1] * 4, ())
     dataset = ChunkDataset(records, sampling=TemporalSampling(1, 1), transform=ViewTransform(32, 32), views=0)

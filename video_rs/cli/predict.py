@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from video_rs.inference.rows import FileRows
 
 BAR = 24  # width of a full bar, in characters
-TIMEOUT = 300.0  # seconds that a worker may take for one chunk of a file
+TIMEOUT = 300.0  # seconds that a loader process may take for one chunk of a file
 DENIED = f"cannot be read ({os.strerror(errno.EACCES)})"
 
 
@@ -108,7 +108,7 @@ def _compute(
             failed.append(path)
             terminal.write(f"error: {path}: {rows.reason}", sys.stderr)
 
-    alone = len(files) == 1 and args.workers < 0  # without starting a process, to be quick
+    alone = len(files) == 1 and args.workers < 0  # starting a process takes longer than decoding one clip
     options = {
         "views": args.views or CLIPS,
         "crops": args.crops,
@@ -234,7 +234,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=output_path, metavar="FILE", help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     parser.add_argument("--top-k", type=positive, metavar="K", help="classes per row (default: 5; 1 with --every)")
-    parser.add_argument("--every", type=seconds, default=0.0, metavar="TIME", help="slide over the video: 1s, 500ms")
+    every = "predict a window every TIME, e.g. 1s or 500ms"
+    parser.add_argument("--every", type=seconds, default=0.0, metavar="TIME", help=every)
     segments = "csv file to write, with the times of each class (with --every)"
     parser.add_argument("--segments", type=output_path, metavar="FILE", help=segments)
     timeline = "plot of the probabilities over time: a png file, or a folder for several videos (with --every)"

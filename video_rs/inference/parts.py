@@ -94,7 +94,7 @@ def _lock(stack: ExitStack, folder: Path, settings: Mapping[str, Any], overwrite
     except OSError as error:
         raise file_error(f"{folder} cannot be written: {error.strerror}; give another --out", error) from None
     try:
-        is_known, instead = lambda name: name.startswith("."), "give another --out, or --overwrite"
+        is_known, instead = lambda name: name.startswith("."), "give another --out, or add --overwrite"
         read_settings(folder / SETTINGS, settings, is_known, instead)
     except UserError:
         if not overwrite or not (folder / SETTINGS).exists():
