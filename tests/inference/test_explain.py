@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.test_predict import CLIPS, IMAGES, NAMES, save, tiny
 from video_rs.data.transforms.crops import normalize
 from video_rs.data.video.decode import open_video
 from video_rs.data_config import DataConfig
-from video_rs.errors import MediaError, StorageError, UserError
+from video_rs.errors import MachineError, MediaError, StorageError, UserError
 from video_rs.files import write_csv
 from video_rs.inference.explain import activation_maps, explain
 from video_rs.inference.explain_mistakes import explain_mistakes
@@ -57,10 +58,6 @@ def views_of(count=2, frames=4, size=64):
     return torch.randint(0, 256, (count, frames, size, size, 3), dtype=torch.uint8)
 
 
-def upsampled(maps_NTHW, views):
-    return F.interpolate(maps_NTHW[:, None], views.shape[1:4], mode="trilinear")[:, 0]
-
-
 def test_maps_of_the_last_stage_are_cam(model):
     """After global pooling and a linear layer, the weights of the maps are those of the classifier (CAM)."""
     views = views_of()
@@ -70,7 +67,7 @@ def test_maps_of_the_last_stage_are_cam(model):
     found = activation_maps(model, views, range(len(NAMES)), "stage4")
     assert cams.any() and not cams.all()
     for index in range(len(NAMES)):
-        torch.testing.assert_close(found[:, index], upsampled(cams[:, index], views))
+        torch.testing.assert_close(found[:, index], cams[:, index])
 
 
 def test_maps_of_an_earlier_stage_are_grad_cam(model):
@@ -83,7 +80,7 @@ def test_maps_of_an_earlier_stage_are_grad_cam(model):
     for position, index in enumerate([2, 0]):
         (gradients,) = torch.autograd.grad(logits[:, index].sum(), maps, retain_graph=True)
         cam = (gradients.mean(dim=(2, 3, 4))[:, :, None, None, None] * maps).sum(dim=1).relu()
-        torch.testing.assert_close(found[:, position], upsampled(cam, views).detach())
+        torch.testing.assert_close(found[:, position], cam.detach())
 
 
 def test_layers_before_the_maps_keep_no_activations(model):
@@ -106,7 +103,8 @@ def test_frames_maps_and_times(classifier, video):
     assert np.array_equal(found.frames, frames[:, top : top + size, left : left + size].numpy())
 
     views = torch.from_numpy(found.frames)[torch.from_numpy(np.searchsorted(numbers, clips))]
-    maps = activation_maps(classifier.model, views, [1], "stem")[:, 0].numpy()
+    maps = F.interpolate(activation_maps(classifier.model, views, [1], "stem"), views.shape[1:4], mode="trilinear")
+    maps = maps[:, 0].numpy()
     expected = np.stack([np.mean([m[c.index(n)] for m, c in zip(maps, clips) if n in c], axis=0) for n in numbers])
     np.testing.assert_allclose(found.maps, expected / expected.max(), atol=1e-6)
     assert (found.label, found.index, found.layer) == (NAMES[1], 1, "stem")
@@ -278,7 +276,10 @@ def test_mistakes_of_classes_with_a_separator_or_a_formula_as_name(tmp_path, vid
     assert explain_mistakes(classifier, tmp_path, 1) == 1
 
 
-def test_a_network_without_classes(video):
+def test_without_memory_or_classes(classifier, video, monkeypatch):
+    monkeypatch.setattr("video_rs.inference.explain.activation_maps", MagicMock(side_effect=MemoryError))
+    with pytest.raises(MachineError, match="not enough memory for activation maps: take fewer clips"):
+        explain(classifier, video)
     model = create_model("resnet3d_rs_26", num_classes=0, width=0.125, data_config=CLIPS)
     with pytest.raises(UserError, match="the network has no classes"):
         explain(Classifier(model), video)

@@ -100,37 +100,40 @@ def explain(
     probs = classifier.forward(views).numpy().mean(axis=0)
     ranked = classifier.top(probs, model.num_classes if names else top_k)
     shown = [next(each for each in ranked if each.label == name) for name in names] or ranked
+    frames, first = np.unique(numbers, return_index=True)
     try:
-        layer, maps = _maps(classifier, views, [prediction.index for prediction in shown], layer)
+        with limited(classifier.device):
+            layer, cams = _maps(model, views, [prediction.index for prediction in shown], layer)
+            maps = [_of_frames(cam, numbers, views.shape[1:4]) for cam in cams.unbind(1)]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise MachineError("not enough memory for activation maps: take fewer clips (--views) or classes") from error
-    frames, first, places = np.unique(numbers, return_index=True, return_inverse=True)
-    places, counts = torch.from_numpy(places.reshape(-1)), torch.from_numpy(np.bincount(places.reshape(-1)))
-    pictures = views.flatten(0, 1)[torch.from_numpy(first)].numpy()
-    found = []
-    for prediction, cam in zip(shown, maps.unbind(1)):
-        mean = cam.new_zeros(len(frames), *cam.shape[2:]).index_add_(0, places, cam.flatten(0, 1))
-        mean /= counts[:, None, None]
-        mean /= mean.max().clamp_min(torch.finfo(mean.dtype).tiny)
-        found.append(Explanation(pictures, mean.numpy(), *prediction, None if times is None else times[frames], layer))
-    return found
+    pictures, times = views.flatten(0, 1)[torch.from_numpy(first)].numpy(), None if times is None else times[frames]
+    return [Explanation(pictures, cam, *prediction, times, layer) for cam, prediction in zip(maps, shown)]
 
 
-def _maps(classifier: Classifier, views: Tensor, classes: Sequence[int], layer: str) -> tuple[str, Tensor]:
+def _of_frames(cams_NTHW: Tensor, numbers: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Enlarge the maps of clips to their size, average those of equal frames, and divide them by their maximum."""
+    places = torch.from_numpy(np.unique(numbers, return_inverse=True)[1].reshape(-1))
+    cams = F.interpolate(cams_NTHW[:, None], size, mode="trilinear").reshape(-1, *size[1:])
+    counts = places.bincount()
+    mean = cams.new_zeros(len(counts), *size[1:]).index_add_(0, places, cams).div_(counts[:, None, None])
+    return mean.div_(mean.max().clamp_min(torch.finfo(mean.dtype).tiny)).numpy()
+
+
+def _maps(model: nn.Module, views: Tensor, classes: Sequence[int], layer: str) -> tuple[str, Tensor]:
     """Return the maps of a layer, by default of the first default layer that the logits depend on, and its name."""
-    with limited(classifier.device):
-        for each in [layer] if layer else default_layers(classifier.model, views[:1]):
-            maps = activation_maps(classifier.model, views, classes, each)
-            if maps is not None:
-                return each, maps
+    for each in [layer] if layer else default_layers(model, views[:1]):
+        maps = activation_maps(model, views, classes, each)
+        if maps is not None:
+            return each, maps
     name = layer or "any stage"
     raise UserError(f"the output of the network does not depend on maps of {name}; choose another layer")
 
 
 def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], layer: str) -> Tensor | None:
-    """Compute the Grad-CAM of clips, at the size of the clips.
+    """Compute the Grad-CAM of clips, at the size of the layer's maps.
 
     Args:
         model: a network in ``eval()`` mode. Its parameters and their gradients are unchanged.
@@ -139,7 +142,7 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
         layer: name of a stage or module.
 
     Returns:
-        float32 ``[N, K, T, H, W]`` on the host, at least 0, not normalized. None if the logits do not depend on the
+        float32 ``[N, K, t, h, w]`` on the host, at least 0, not normalized. None if the logits do not depend on the
         maps, as on those of the last block of a ViT with a class token.
 
     Raises:
@@ -159,9 +162,7 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
                 return None
             parts.append(torch.einsum("nkc,ncthw->nkthw", weights_NKC, maps_NCTHW).relu().cpu())
             del logits, captured  # or the next forward pass would find less memory
-    cams = torch.cat(parts)
-    size = views.shape[1:4]
-    return F.interpolate(cams.flatten(0, 1)[:, None], size, mode="trilinear").reshape(*cams.shape[:2], *size)
+    return torch.cat(parts)
 
 
 def default_layers(model: nn.Module, views: Tensor) -> list[str]:
