@@ -21,6 +21,7 @@ from video_rs.experiment.config import load_config
 from video_rs.experiment.evaluate import evaluate
 from video_rs.inference.predict import load
 from video_rs.models.registry import create_model
+from video_rs.terminal import counted
 
 CONFIG = """
 model: {name: resnet3d_rs_26, width: 0.125}
@@ -341,7 +342,7 @@ def test_activation_maps_of_mistakes_are_in_the_report(job, own, capsys):
     mistakes = page.count("<!-- explain:")
     assert mistakes >= 1 and "data:image/webp" not in page
     for _ in range(2):  # a second time, the pictures are replaced
-        assert f"{folder / 'report.html'}: {mistakes} mistakes explained" in line(0)
+        assert f"{folder / 'report.html'}: {counted(mistakes, 'mistake')} explained" in line(0)
         explained = (folder / "report.html").read_text()
         assert explained.count("<img class='cam' alt='activation maps' src='data:image/webp;base64,") == mistakes
         assert re.sub("<img class='cam'[^>]*>", "", explained) == page
@@ -350,7 +351,7 @@ def test_activation_maps_of_mistakes_are_in_the_report(job, own, capsys):
     first = next(row["path"] for row in csv.DictReader(rows.splitlines()) if row["correct"] == "0")
     (folder / "predictions.csv").write_text(rows.replace(first, f"{first}.gone"))
     out = line(2)
-    assert f"{folder / 'report.html'}: {mistakes - 1} mistakes explained" in out
+    assert f"{folder / 'report.html'}: {counted(mistakes - 1, 'mistake')} explained" in out
     assert f"error: {first}.gone: no such file" in out
     (folder / "predictions.csv").write_text(rows)
 
@@ -358,6 +359,6 @@ def test_activation_maps_of_mistakes_are_in_the_report(job, own, capsys):
     assert f"{folder}: an earlier version wrote this report; run the test again" in line()
     rows = (folder / "predictions.csv").read_text().replace(",0,1,", ",1,1,")
     (folder / "predictions.csv").write_text(rows)
-    assert line(0) == f"{folder}: no mistakes\n"
+    assert line(0) == f"{folder}: the test has no mistakes\n"
     checkpoint.save(own / "best.pt", checkpoint.load(own / "best.pt") | {"step": 99})
     assert "the test is of other weights than" in line()

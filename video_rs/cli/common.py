@@ -38,7 +38,7 @@ COMMANDS = {  # name: script in tools/, help
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
 WRITES_FILES = COMMANDS.keys() - {"status", "predict", "models"}
 """Commands whose results are files. They continue when the reader of their output exits."""
-OPTIONS_OF_FILES = {"--out", "--segments", "--timeline"}
+FILE_OPTIONS = {"--out", "--segments", "--timeline"}
 """Options that make the results of any command files."""
 KEYS = {
     "train": "out data.root data.num_frames data.workers model.name train.init_from train.epochs train.batch_size "
@@ -274,7 +274,7 @@ def run(main: Callable[[list[str]], Any], argv: Sequence[str]) -> int:
     A ``VideoRSError`` prints one line on stderr and returns its exit code. A full disk or a lack of memory returns 3,
     Ctrl-C 130. Any other exception is a bug and keeps its traceback.
     """
-    writes_files = WRITES_FILES & {*argv[:1]} or OPTIONS_OF_FILES & {word.partition("=")[0] for word in argv}
+    writes_files = WRITES_FILES & {*argv[:1]} or FILE_OPTIONS & {word.partition("=")[0] for word in argv}
     with terminal.standard_streams(needs_stdout=not writes_files):
         return _run(main, argv)
 

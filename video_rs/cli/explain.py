@@ -91,17 +91,18 @@ def _explain_files(args: argparse.Namespace) -> int:
 
 
 def _explain_mistakes(args: argparse.Namespace) -> int:
-    from video_rs.experiment.evaluate import tested
+    from video_rs.experiment.evaluate import find_test
     from video_rs.inference.explain_mistakes import explain_mistakes
     from video_rs.inference.predict import load
 
-    folder, unreadable = tested(args.weights, args.split or "test"), []
+    folder, unreadable = find_test(args.weights, args.split or "test"), []
     classifier = load(args.weights, args.device)
     count = explain_mistakes(classifier, folder, args.worst, layer=args.layer, warn=unreadable.append)
     for line in unreadable:
         _note(f"error: {line}")
     none = not count and not unreadable
-    terminal.write(f"{folder}: no mistakes" if none else f"{folder / 'report.html'}: {count} mistakes explained")
+    explained = f"{folder / 'report.html'}: {terminal.counted(count, 'mistake')} explained"
+    terminal.write(f"{folder}: the test has no mistakes" if none else explained)
     return EXIT_USER if unreadable else 0
 
 

@@ -76,8 +76,8 @@ class Forward:
         Args:
             views: uint8 ``[n, T, H, W, C]``.
             features: return pooled features instead of probabilities.
-            layer: the layer whose mean over time and space is the features, see
-                :func:`video_rs.models.feature_maps.find_layer`; "" for the features that the classifier gets.
+            layer: with `features`, return the mean of this layer's output over time and space, see
+                :func:`video_rs.models.feature_maps.find_layer`; "" for the input of the classifier.
 
         Raises:
             MachineError: there is not enough memory for a single view.

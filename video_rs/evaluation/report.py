@@ -37,7 +37,7 @@ _PICTURE = re.compile(r"<!-- explain:(\d+) -->(?:<img class='cam'[^>]*>)?")  # i
 
 @dataclass(frozen=True)
 class Mistake:
-    """A video whose most probable class is wrong, with its row in predictions.csv, and labels with probabilities."""
+    """A video whose most probable class is wrong: its row in predictions.csv, and its labels with probabilities."""
 
     index: int
     path: str
@@ -240,12 +240,12 @@ def thumbnail(path: str, decoder: str = "pyav", start: float = 0.0, end: float =
 
 
 def listed_mistakes(folder: str | Path) -> list[int]:
-    """Return the rows in predictions.csv of the mistakes that a report shows, the most confident first."""
+    """Return the rows in predictions.csv of the mistakes in a report, the most confident first."""
     return [int(match[1]) for match in _PICTURE.finditer(_page(folder))]
 
 
 def add_pictures(folder: str | Path, pictures: Mapping[int, bytes]) -> None:
-    """Embed WebP pictures in a report, in the figures of mistakes, in place of all those of an earlier call.
+    """Embed WebP pictures in a report, in the figures of mistakes. Those of an earlier call are removed.
 
     Args:
         folder: a folder that :func:`write_report` has written.

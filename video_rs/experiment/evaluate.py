@@ -192,8 +192,8 @@ def report_folder(out: str | Path, split: str, file: Path, name: str) -> Path:
     return Path(out) / f"{split}-{label(name)}-{sha256(file)[:8]}"
 
 
-def tested(weights: str, split: str = "test") -> Path:
-    """Return the folder with the last test of a checkpoint. Raise UserError if there is none."""
+def find_test(weights: str, split: str = "test") -> Path:
+    """Return the folder of the last test of a checkpoint on a split. Raise UserError if there is none."""
     file, name = fetch(checkpoint.resolve(weights)), redact_url(weights)
     folder = report_folder(run_folder(weights) or Path("runs") / label(name), split, file, name)
     advice = f"run the command test with --weights {name} first"

@@ -28,7 +28,7 @@ from video_rs.models.registry import create_model
 from video_rs.models.weights.init_from import init_from
 from video_rs.models.weights.load import model_from_checkpoint
 
-OF_MODEL = {"model", *DataConfig.__dataclass_fields__} - {"class_names", "multi_label"}
+MODEL_KEYS = {"model", *DataConfig.__dataclass_fields__} - {"class_names", "multi_label"}
 """Keys and sections of a config that the weights fix."""
 OPTIONS = {"out": "--out", "weights": "--weights", "data.workers": "--workers", "train.device": "--device"}
 OPTIONS |= dict.fromkeys(("data.root", "data.train", "data.val", "data.test", "data.list"), "--data")
@@ -52,7 +52,7 @@ def network_of_weights(weights: str, overrides: Sequence[str] = ()) -> tuple[nn.
     state, about = checkpoint.load_run(weights), describe_weights(weights)
     name = about["weights"]
     for key in _keys(overrides):
-        if OF_MODEL & {key.partition(".")[0], key.removeprefix("data.")}:
+        if MODEL_KEYS & {key.partition(".")[0], key.removeprefix("data.")}:
             raise UserError(f"{key}: is fixed by {name}; leave it out")
     config = config_of_checkpoint(state, name, "", [*DEFAULTS, *overrides])
     _check_keys(overrides)
@@ -85,7 +85,7 @@ def network_of_name(
     torch.manual_seed(config.train.seed)
     arguments = build.model_args(config, config.model.num_classes or None)
     model = create_model(**arguments)
-    given = {key.removeprefix("data.") for key in _keys(overrides)} & OF_MODEL
+    given = {key.removeprefix("data.") for key in _keys(overrides)} & MODEL_KEYS
     if given:
         changed = {field: getattr(config.data, field) for field in given}
         torch.manual_seed(config.train.seed)

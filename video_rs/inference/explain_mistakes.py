@@ -12,7 +12,7 @@ from video_rs.errors import MediaError, StorageError, UserError
 from video_rs.evaluation.report import add_pictures, listed_mistakes
 from video_rs.files import safe_cell
 from video_rs.inference.explain import explain
-from video_rs.inference.overlay import draw, evenly, webp
+from video_rs.inference.overlay import draw, even_frames, webp
 from video_rs.inference.predict import Classifier
 
 FPS = 4  # of a picture, which has 8 evenly spaced frames: about 100 kB in the report
@@ -27,12 +27,13 @@ def explain_mistakes(
     Args:
         classifier: the network that was tested.
         folder: the folder of the test.
-        count: number of mistakes, the most confident first; at most all that the report shows. Others are removed.
+        count: number of mistakes, the most confident first; at most those in the report. Maps of an earlier call are
+            removed.
         layer: see :func:`video_rs.inference.explain.explain`.
         warn: called with one line for each file that cannot be read.
 
     Returns:
-        The number of mistakes that were explained. 0 if the network made none.
+        The number of mistakes whose maps were added.
 
     Raises:
         UserError: the report is of an earlier version, or the names of the classes are not those of the network.
@@ -55,7 +56,7 @@ def explain_mistakes(
             warn(f"{path}: {records.fault(error, index)}")
             continue
         panels = draw(found)
-        pictures[index] = webp(panels[:, evenly(panels.shape[1])], FPS)
+        pictures[index] = webp(panels[:, even_frames(panels.shape[1])], FPS)
     add_pictures(folder, pictures)
     return len(pictures)
 

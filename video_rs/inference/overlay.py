@@ -75,7 +75,7 @@ def write(path: str | Path, panels_KTHWC: np.ndarray, fps: float) -> None:
         if suffix == ".webp":
             file.write(webp(panels_KTHWC, fps))
         else:
-            columns = np.concatenate(list(panels_KTHWC[:, evenly(panels_KTHWC.shape[1])].swapaxes(0, 1)), axis=2)
+            columns = np.concatenate(list(panels_KTHWC[:, even_frames(panels_KTHWC.shape[1])].swapaxes(0, 1)), axis=2)
             Image.fromarray(np.concatenate(list(columns))).save(file, "PNG")
 
 
@@ -88,7 +88,7 @@ def webp(panels_KTHWC: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def evenly(length: int) -> np.ndarray:
+def even_frames(length: int) -> np.ndarray:
     """Return the numbers of at most 8 evenly spaced frames."""
     return np.unique(np.linspace(0, length - 1, STRIP_FRAMES).round().astype(int))
 

@@ -40,13 +40,13 @@ def predict_files(
         classifier: the network. Its forward passes can have views of several files.
         files: paths of videos, images or folders of frames.
         workers, timeout: see :func:`video_rs.data.loader.clip_loader`.
-        views: ``views``, ``crops``, ``every`` and ``skip`` of :func:`clips_of`.
+        views: ``views``, ``crops``, ``every`` and ``skip`` of :func:`clip_dataset`.
 
     Raises:
         UserError: the network has no classes.
         MachineError: the storage fails.
     """
-    loader = ViewLoader(clips_of(classifier, files, **views), workers=workers, timeout=timeout)
+    loader = ViewLoader(clip_dataset(classifier, files, **views), workers=workers, timeout=timeout)
     options = {"batch_size": classifier.views_per_forward, "stream": not workers}
     waiting: dict[int, list[FileRows]] = {}  # workers finish files in another order
     done = 0
@@ -90,7 +90,7 @@ def predict_table(
         MachineError: the storage fails.
     """
     check_suffix(out, SUFFIXES)
-    dataset = clips_of(classifier, files, views=views, crops=crops, every=every, skip=skip)
+    dataset = clip_dataset(classifier, files, views=views, crops=crops, every=every, skip=skip)
     settings = {"weights": "", "sha256": "", **(about or {}), "views": dataset.views, "crops": crops, "every": every}
 
     def write(table: Table) -> None:
@@ -101,7 +101,7 @@ def predict_table(
     return compute_table(classifier.forward, dataset, out, write, settings=settings, **options)
 
 
-def clips_of(
+def clip_dataset(
     classifier: Classifier,
     files: Sequence[str],
     *,

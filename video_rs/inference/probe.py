@@ -31,7 +31,7 @@ VALIDATION_FOLDS = 5  # one of them is the validation part
 RESAMPLES, MULTI_LABEL_RESAMPLES = 1000, 200
 MUST_MATCH = {"model": "model", "sha256": "SHA-256 of the weights", "layer": "layer", "pool": "pool"}
 """Entries of ``Features.about`` that must be equal in both files, and their names in messages."""
-NOT_OF_CLIPS = ("train_size", "class_names", "multi_label")
+IGNORED_DATA_KEYS = ("train_size", "class_names", "multi_label")
 """Entries of a data config that features do not depend on."""
 
 
@@ -293,7 +293,7 @@ def _check_comparable(train: Features, test: Features) -> None:
     """Raise UserError if the test features are of another network, other settings or other classes."""
     pairs = {name: (train.about.get(key, ""), test.about.get(key, "")) for key, name in MUST_MATCH.items()}
     configs = [each.about.get("data_config", {}) for each in (train, test)]
-    keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_OF_CLIPS)
+    keys = dict.fromkeys(key for config in configs for key in config if key not in IGNORED_DATA_KEYS)
     pairs |= {f"data.{key}": tuple(config.get(key) for config in configs) for key in keys}
     pairs["number of features"] = train.features.shape[1], test.features.shape[1]
     pairs["number of classes"] = len(train.class_names), len(test.class_names)

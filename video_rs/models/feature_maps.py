@@ -16,10 +16,10 @@ from video_rs.models.base import VideoModel
 
 def stage_names(model: nn.Module) -> list[str]:
     """Return the names of the stages of a network in order, for example ``["stem", "stage1", ...]``."""
-    return list(_ask(model, "stage_modules"))
+    return list(_call(model, "stage_modules"))
 
 
-def _ask(model: nn.Module, method: str, *arguments: Any) -> Any:
+def _call(model: nn.Module, method: str, *arguments: Any) -> Any:
     """Call a method of a network, or the default of ``VideoModel`` if the network does not have it."""
     return getattr(type(model), method, getattr(VideoModel, method))(model, *arguments)
 
@@ -31,7 +31,7 @@ def module_name(model: nn.Module, name: str) -> str:
         name: name of a stage, see :func:`stage_names`, or of any module. The prefix ``network.`` of networks of other
             packages may be left out.
     """
-    stages, modules = _ask(model, "stage_modules"), dict(model.named_modules())
+    stages, modules = _call(model, "stage_modules"), dict(model.named_modules())
     prefix = getattr(model, "module_prefix", "")
     for each in (stages.get(name), name, prefix + name):
         if each and each in modules:
@@ -86,7 +86,7 @@ class Maps:
     def _read(self, tensor: Any) -> Tensor:
         found = "was not used in the forward pass" if self.output is None else f"returns {type(tensor).__name__}"
         if isinstance(tensor, Tensor):
-            maps = _ask(self.model, "read_maps", tensor, self.output, self.module)
+            maps = _call(self.model, "read_maps", tensor, self.output, self.module)
             if maps is not None:
                 return maps
             found = f"returns {list(tensor.shape)} instead of [N, C, T, H, W]"
