@@ -70,5 +70,5 @@ def test_other_suffixes_later_versions_and_uneven_columns_are_refused(tmp_path):
 @pytest.mark.parametrize("damage", [{"about": [1]}, {"labels": np.zeros(5)}], ids=["about", "labels"])
 def test_values_of_another_type(tmp_path, damage):
     write_features(tmp_path / "f.npz", dataclasses.replace(example(), **damage))
-    with pytest.raises(UserError, match="f.npz: damaged: labels or about have the wrong type"):
+    with pytest.raises(UserError, match="f.npz: damaged .labels or about of the wrong type"):
         read_features(tmp_path / "f.npz")

@@ -164,7 +164,7 @@ def _print(
 
 
 def _printer(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
-    """Return a function that prints a result as text, JSON or rows of csv, whose header is printed now."""
+    """Return a function that prints a result as text, JSON or csv. The header of csv is printed at once."""
     from video_rs.inference.predictions_file import columns_of, rows_of
 
     if not args.csv:
@@ -220,7 +220,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     if args.threshold != parser.get_default("threshold") and not (args.timeline or args.segments):
         parser.error("--threshold needs --timeline or --segments")
     if args.out and (args.json or args.csv):
-        parser.error("--json and --csv print the predictions; with --out, the name of the file chooses its format")
+        parser.error("--json and --csv cannot be combined with --out, whose suffix sets the format")
     args.top_k = args.top_k or (1 if args.every else 5)
     return args
 

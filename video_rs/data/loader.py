@@ -145,7 +145,7 @@ class _Loader(DataLoader):
         items = _ErrorsAsValues(dataset)
         if isinstance(dataset, ChunkDataset):
             dataset.indices, items = indices, _ChunksAndErrors(dataset)
-            options["in_order"] = False  # a slow file holds up its own worker only
+            options["in_order"] = False  # a slow file delays only its own worker
         elif indices is not None:
             options["sampler"] = indices
         super().__init__(items, batch_size=None, collate_fn=_identity, **options)

@@ -161,7 +161,7 @@ def activation_maps(model: nn.Module, views: Tensor, classes: Sequence[int], lay
             if not weights_NKC.any():
                 return None
             parts.append(torch.einsum("nkc,ncthw->nkthw", weights_NKC, maps_NCTHW).relu().cpu())
-            del logits, captured  # or the next forward pass would find less memory
+            del logits, captured  # free their memory before the next forward pass
     return torch.cat(parts)
 
 

@@ -87,9 +87,9 @@ def read_features(path: str | Path) -> Features:
     count = len(found.features)
     columns = (found.labels, found.paths, found.sources, found.scored, found.reason, found.start, found.end)
     if found.features.ndim != 2 or any(len(column) != count for column in columns if column is not None):
-        raise UserError(f"{path}: damaged: its columns have different lengths; extract the features again")
+        raise UserError(f"{path}: damaged (columns of different lengths); extract the features again")
     if not isinstance(found.about, dict) or found.labels.dtype.kind not in "bi":
-        raise UserError(f"{path}: damaged: labels or about have the wrong type; extract the features again")
+        raise UserError(f"{path}: damaged (labels or about of the wrong type); extract the features again")
     return found
 
 

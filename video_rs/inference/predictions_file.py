@@ -43,7 +43,7 @@ def results_of(classifier: Classifier, path: str, rows: FileRows, top_k: int) ->
 
 
 def rows_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each class of a result, or one with its reason. They have no values for other columns."""
+    """Return the rows of a result: one for each class, or one with the reason. Empty columns are left out."""
     common = {name: value for name, value in result.items() if name != "predictions"}
     classes = [{"rank": rank, **each} for rank, each in enumerate(result["predictions"], 1)]
     return [{**common, **each} for each in classes or [{}]]
