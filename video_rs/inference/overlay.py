@@ -65,9 +65,9 @@ def write(path: str | Path, panels_KTHWC: np.ndarray, fps: float) -> None:
     Raises:
         UserError: the suffix is another one, or the file cannot be written.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix == ".mp4":
-        encode(path, np.concatenate(list(panels_KTHWC), axis=2), Fraction(fps).limit_denominator(1001))
+        encode(Path(path), np.concatenate([*panels_KTHWC], axis=2), Fraction(fps).limit_denominator(1001))
         return
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: cannot write {suffix or 'a file without a suffix'}; use {', '.join(SUFFIXES)}")
@@ -75,13 +75,13 @@ def write(path: str | Path, panels_KTHWC: np.ndarray, fps: float) -> None:
         if suffix == ".webp":
             file.write(webp(panels_KTHWC, fps))
         else:
-            columns = np.concatenate(list(panels_KTHWC[:, even_frames(panels_KTHWC.shape[1])].swapaxes(0, 1)), axis=2)
-            Image.fromarray(np.concatenate(list(columns))).save(file, "PNG")
+            rows = [np.concatenate([*row], axis=1) for row in panels_KTHWC[:, even_frames(panels_KTHWC.shape[1])]]
+            Image.fromarray(np.concatenate(rows)).save(file, "PNG")
 
 
 def webp(panels_KTHWC: np.ndarray, fps: float) -> bytes:
     """Return panels of :func:`draw` as an animated WebP that repeats."""
-    images = [Image.fromarray(frame) for frame in np.concatenate(list(panels_KTHWC), axis=2)]
+    images = [Image.fromarray(frame) for frame in np.concatenate([*panels_KTHWC], axis=2)]
     options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0, "quality": 50}
     buffer = io.BytesIO()
     images[0].save(buffer, "WEBP", **options)
