@@ -16,7 +16,7 @@ from video_rs.data_config import DataConfig
 from video_rs.errors import UserError
 from video_rs.inference import parts
 from video_rs.inference.predict import Classifier
-from video_rs.inference.predictions import predict_files, predict_table
+from video_rs.inference.predictions import clip_dataset, predict_files, predict_table
 
 CONFIG = DataConfig(
     num_frames=4, stride=2, train_size=32, short_side=36, test_size=32, class_names=("archery", "=juggling", "yoga")
@@ -54,7 +54,7 @@ def files(tmp_path_factory, make_video):
 def test_predictions_do_not_depend_on_workers_and_batches(classifier, files, every):
     for workers, batch_size in ((0, 8), (1, 1), (3, 5)):
         batched = Classifier(classifier.model, "cpu", views_per_forward=batch_size)
-        found = list(predict_files(batched, files, every=every, workers=workers))
+        found = list(predict_files(batched, clip_dataset(batched, files, every=every), workers=workers))
         assert [rows.index for rows in found if rows.is_last] == [0, 1, 2, 3, 4]
         for index, path in enumerate(files):
             parts = [rows for rows in found if rows.index == index]
@@ -84,7 +84,7 @@ def test_times_of_windows_are_positive_numbers(classifier, files, every):
 
 def test_windows_are_predicted_while_the_video_is_read(classifier, files):
     one_by_one = Classifier(classifier.model, "cpu", views_per_forward=1)
-    found = list(predict_files(one_by_one, files[:1], every=0.5))
+    found = list(predict_files(one_by_one, clip_dataset(one_by_one, files[:1], every=0.5)))
     assert [len(rows.values) for rows in found] == [1, 1, 1, 1, 2]  # a window is complete when the next one begins
     assert [rows.is_last for rows in found] == [False] * 4 + [True]
 
@@ -92,8 +92,9 @@ def test_windows_are_predicted_while_the_video_is_read(classifier, files):
 @pytest.mark.parametrize("every", [0.0, 0.5])
 def test_files_of_all_kinds_have_the_same_rows(classifier, files, tmp_path, every):
     parquet = pytest.importorskip("pyarrow.parquet")
+    clips = clip_dataset(classifier, files, every=every)
     for suffix in ("csv", "json", "parquet"):
-        table = predict_table(classifier, files, tmp_path / f"p.{suffix}", every=every, top_k=2, about={"weights": "w"})
+        table = predict_table(classifier, clips, tmp_path / f"p.{suffix}", top_k=2, about={"weights": "w"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.json", "p.parquet"]
     columns = ["path", *(["start", "end"] if every else []), "rank", "label", "index", "score", "reason"]
     rows = list(csv.reader((tmp_path / "p.csv").open()))
@@ -125,7 +126,7 @@ def test_files_of_all_kinds_have_the_same_rows(classifier, files, tmp_path, ever
 
 def test_an_interrupted_table_resumes(classifier, files, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "FLUSH_SECONDS", 0)
-    out, read = tmp_path / "p.csv", []
+    out, read, clips = tmp_path / "p.csv", [], clip_dataset(classifier, files)
 
     def stop(rows):
         read.append(rows.index)
@@ -133,15 +134,18 @@ def test_an_interrupted_table_resumes(classifier, files, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_table(Classifier(classifier.model, "cpu", views_per_forward=2), files, out, on_rows=stop)
-    for options, words in (({"views": 2}, "views 4, not 2"), ({"about": {"sha256": "b"}}, "sha256 '', not 'b'")):
+        predict_table(Classifier(classifier.model, "cpu", views_per_forward=2), clips, out, on_rows=stop)
+    for other, words in (
+        (clip_dataset(classifier, files, views=2), "views 4, not 2"),
+        (clip_dataset(classifier, files[:4]), r"files '5 \(.*', not '4 \("),
+    ):
         with pytest.raises(UserError, match=words):
-            predict_table(classifier, files, out, **options)
-    with pytest.raises(UserError, match=r"files '5 \(.*', not '4 \("):
-        predict_table(classifier, files[:4], out)
-    predict_table(classifier, files, out, on_rows=lambda rows: read.append(rows.index))
+            predict_table(classifier, other, out)
+    with pytest.raises(UserError, match="sha256 '', not 'b'"):
+        predict_table(classifier, clips, out, about={"sha256": "b"})
+    predict_table(classifier, clips, out, on_rows=lambda rows: read.append(rows.index))
     assert sorted(read) == [0, 1, 2, 2, 3, 4]  # the unreadable file is read again
-    predict_table(classifier, files, tmp_path / "whole.csv")
+    predict_table(classifier, clips, tmp_path / "whole.csv")
     rows = [list(csv.reader(path.open())) for path in (out, tmp_path / "whole.csv")]
     assert [row[:4] for row in rows[0]] == [row[:4] for row in rows[1]]
 

@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from video_rs.errors import EXIT_USER, UserError
 from video_rs.files import safe_cell
 
 if TYPE_CHECKING:
+    from video_rs.data.chunk_dataset import ChunkDataset
     from video_rs.distributed.world import World
     from video_rs.inference.predict import Classifier
     from video_rs.inference.rows import FileRows
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> int:
 def _predict(args: argparse.Namespace, world: World) -> int:
     """Find the files and predict them. Return the exit code."""
     from video_rs.inference.inputs import existing, find_all, output_files
-    from video_rs.inference.predict import load
+    from video_rs.inference.predict import CLIPS, load
+    from video_rs.inference.predictions import clip_dataset
 
     if world.size > 1 and not args.out:
         raise UserError(f"{world.size} processes write their predictions to a table; add --out FILE")
@@ -76,109 +78,91 @@ def _predict(args: argparse.Namespace, world: World) -> int:
         output_files(args.timeline, files, (".png",), overwrite=True)  # fail early
     # checked here: if all files were denied, it would look like a failed storage
     denied = {path: DENIED for path in inputs if os.path.exists(path) and not os.access(path, os.R_OK)}
+    options = {"views": args.views or CLIPS, "crops": args.crops, "every": args.every, "skip": denied}
     others = len(missing) + empty
-    failed = others + _compute(args, classifier, files, denied, world)
+    failed = others + _compute(args, classifier, clip_dataset(classifier, files, **options), world)
     if failed and others + len(files) > 1:
         note(f"{failed} of {others + len(files)} could not be predicted")
     return EXIT_USER if failed else 0
 
 
-def _compute(
-    args: argparse.Namespace,
-    classifier: Classifier,
-    files: Sequence[str],
-    denied: Mapping[str, str],
-    world: World,
-) -> int:
+def _compute(args: argparse.Namespace, classifier: Classifier, clips: ChunkDataset, world: World) -> int:
     """Print the predictions, or write them to a file. Return the number of files that cannot be read."""
     from video_rs.data.storage import longest_wait
     from video_rs.distributed.device import loader_workers
     from video_rs.experiment.inputs import describe_weights
-    from video_rs.inference.predict import CLIPS
     from video_rs.inference.predictions import predict_files, predict_table, write_timelines
 
     failed: list[str] = []
     gaps: list[str] = []
 
     def check(rows: FileRows) -> None:
-        path = files[rows.index]
+        path = clips.records.path(rows.index)
         if rows.gaps:
             gaps.append(f"{path}: {rows.gaps}")
         if rows.reason:
             failed.append(path)
             terminal.write(f"error: {path}: {rows.reason}", sys.stderr)
 
-    alone = len(files) == 1 and args.workers < 0  # starting a process takes longer than decoding one clip
-    options = {
-        "views": args.views or CLIPS,
-        "crops": args.crops,
-        "every": args.every,
-        "workers": 0 if alone else loader_workers(args.workers, world.local_size),
-        "timeout": max(TIMEOUT, 2 * longest_wait(files[0])),
-        "skip": denied,
-    }
+    alone = len(clips) == 1 and args.workers < 0  # starting a process takes longer than decoding one clip
+    workers = 0 if alone else loader_workers(args.workers, world.local_size)
+    options = {"workers": workers, "timeout": max(TIMEOUT, 2 * longest_wait(clips.records.path(0)))}
     if args.out:
         options |= {"top_k": args.top_k, "world": world, "overwrite": args.overwrite, "on_rows": check}
         options["about"] = {**describe_weights(args.weights), "model": classifier.model.name}
         options["progress"] = partial(counter, desc="predicting", unit="files")
-        table = predict_table(classifier, files, args.out, **options)
+        table = predict_table(classifier, clips, args.out, **options)
         found, unreadable = (table.by_file(), len(table.reasons)) if table else ([], len(failed))
         if table:
-            terminal.write(f"{args.out}: predictions of {len(files) - unreadable} of {len(files)} files")
+            terminal.write(f"{args.out}: predictions of {len(clips) - unreadable} of {len(clips)} files")
     else:
-        found = _print(args, classifier, files, predict_files(classifier, files, **options), check)
+        show, found = _printer(args, classifier, clips), []
+        # on a terminal the results show the progress
+        bar = terminal.Bar(len(clips), "predicting", hidden=sys.stdout.isatty() or len(clips) < 2)
+        with closing(predict_files(classifier, clips, **options)) as predicted:
+            for rows in predicted:
+                check(rows)
+                show(rows)
+                if args.segments or args.timeline:
+                    found.append(rows)
+                bar.advance(rows.is_last)
+        bar.close()
         unreadable = len(failed)
     if world.is_main:
         timelines = {"segments": args.segments, "timeline": args.timeline, "threshold": args.threshold}
-        write_timelines(classifier, files, found, **timelines)
+        write_timelines(classifier, clips, found, **timelines)
     if gaps:
         more = f" ({len(gaps)} files have gaps)" if gaps[1:] else ""
         terminal.write(f"warning: {gaps[0]}{more}", sys.stderr)
     return unreadable
 
 
-def _print(
-    args: argparse.Namespace,
-    classifier: Classifier,
-    files: Sequence[str],
-    found: Generator[FileRows],
-    check: Callable[[FileRows], Any],
-) -> list[FileRows]:
-    """Print the predictions as they are computed. Return the probabilities that a timeline needs."""
-    from video_rs.inference.predictions_file import results_of
+def _printer(args: argparse.Namespace, classifier: Classifier, clips: ChunkDataset) -> Callable[[FileRows], None]:
+    """Return a function that prints rows of probabilities as text, JSON or csv. The header of csv is printed at once."""
+    from video_rs.inference.predictions_file import columns_of, results_of, rows_of
 
-    show, kept = _printer(args), []
-    # on a terminal the results show the progress
-    bar = terminal.Bar(len(files), "predicting", hidden=sys.stdout.isatty() or len(files) < 2)
-    with closing(found):
-        for rows in found:
-            check(rows)
-            for result in results_of(classifier, files[rows.index], rows, args.top_k):
-                if not result.pop("reason"):
-                    show(result)
-            if args.segments or args.timeline:
-                kept.append(rows)
-            bar.advance(rows.is_last)
-    bar.close()
-    return kept
+    write = _print_json if args.json else _print_text
+    if args.csv:
+        columns = [name for name in columns_of(args.every) if name != "reason"]
+        table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        table.writeheader()
 
+        def print_csv(result: dict[str, Any]) -> None:
+            table.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows_of(result))
 
-def _printer(args: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
-    """Return a function that prints a result as text, JSON or csv. The header of csv is printed at once."""
-    from video_rs.inference.predictions_file import columns_of, rows_of
+        write = print_csv
 
-    if not args.csv:
-        return (lambda result: print(json.dumps(result), flush=True)) if args.json else _print_text
-    columns = columns_of(args.every)
-    columns.remove("reason")
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
-
-    def print_csv(result: dict[str, Any]) -> None:
-        writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows_of(result))
+    def show(rows: FileRows) -> None:
+        for result in results_of(classifier, clips.records.path(rows.index), rows, args.top_k):
+            if not result.pop("reason"):
+                write(result)
         sys.stdout.flush()
 
-    return print_csv
+    return show
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result))
 
 
 def _print_text(result: dict[str, Any]) -> None:
@@ -193,7 +177,7 @@ def _print_text(result: dict[str, Any]) -> None:
         for each in result["predictions"]
     ]
     for line in terminal.table(rows, right=[len(window) + 1]):
-        print(f"  {line}", flush=True)
+        print(f"  {line}")
 
 
 def _clock(seconds: float) -> str:
@@ -213,7 +197,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_intermixed_args(argv)
     if args.every and args.views:
-        parser.error("--views (clips spread over the video) and --every (windows) cannot be combined")
+        parser.error("--views or --clips (spread over the video) and --every (windows) cannot be combined")
     for name, needed in (("timeline", "every"), ("segments", "every"), ("overwrite", "out")):
         if getattr(args, name) and not getattr(args, needed):
             parser.error(f"--{name} needs --{needed}")

@@ -24,13 +24,38 @@ from video_rs.inference.table import compute_table
 from video_rs.inference.timeline import Segment, find_segments
 
 
-def predict_files(
+def clip_dataset(
     classifier: Classifier,
     files: Sequence[str],
     *,
-    workers: int = 0,
-    timeout: float = 0.0,
-    **views: Any,
+    views: int = CLIPS,
+    crops: int = 1,
+    every: float = 0.0,
+    skip: Mapping[str, str] | None = None,
+) -> ChunkDataset:
+    """Return a dataset of the clips of files to classify.
+
+    Args:
+        classifier: the network.
+        files: paths of videos, images or folders of frames.
+        views: number of evenly spaced clips of a file.
+        crops: crops per clip, 1 or 3.
+        every: seconds between the starts of windows, for one row per window; 0 for one row per file. Windows do not use
+            `views`.
+        skip: reasons of files that must not be opened, by path.
+
+    Raises:
+        UserError: the network has no classes.
+    """
+    classifier.require_classes()
+    records = Records(files, [-1] * len(files), ())
+    dataset = classifier.chunks(records, views=1 if every else views, crops=crops, every=every)
+    dataset.skip = skip or {}
+    return dataset
+
+
+def predict_files(
+    classifier: Classifier, clips: ChunkDataset, *, workers: int = 0, timeout: float = 0.0
 ) -> Iterator[FileRows]:
     """Yield the class probabilities of files in order, as they are computed.
 
@@ -38,15 +63,13 @@ def predict_files(
 
     Args:
         classifier: the network. Its forward passes can have views of several files.
-        files: paths of videos, images or folders of frames.
+        clips: the clips of files, see :func:`clip_dataset`.
         workers, timeout: see :func:`video_rs.data.loader.clip_loader`.
-        views: ``views``, ``crops``, ``every`` and ``skip`` of :func:`clip_dataset`.
 
     Raises:
-        UserError: the network has no classes.
         MachineError: the storage fails.
     """
-    loader = ViewLoader(clip_dataset(classifier, files, **views), workers=workers, timeout=timeout)
+    loader = ViewLoader(clips, workers=workers, timeout=timeout)
     options = {"batch_size": classifier.views_per_forward, "stream": not workers}
     waiting: dict[int, list[FileRows]] = {}  # workers finish files in another order
     done = 0
@@ -60,21 +83,17 @@ def predict_files(
 
 def predict_table(
     classifier: Classifier,
-    files: Sequence[str],
+    clips: ChunkDataset,
     out: str | Path,
     *,
     top_k: int = 5,
-    views: int = CLIPS,
-    crops: int = 1,
-    every: float = 0.0,
-    skip: Mapping[str, str] | None = None,
     about: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Table | None:
     """Write the predictions of files to ``.csv``, ``.json`` or ``.parquet``. A killed call resumes.
 
     Args:
-        classifier, files, views, crops, every, skip: as for :func:`predict_files`.
+        classifier, clips: as for :func:`predict_files`.
         out: the file. Finished rows are kept in ``<out>.parts`` until all are.
         top_k: number of classes of each file or window.
         about: further plain values for the file, such as the name and checksum of the weights. They must identify the
@@ -90,45 +109,21 @@ def predict_table(
         MachineError: the storage fails.
     """
     check_suffix(out, SUFFIXES)
-    dataset = clip_dataset(classifier, files, views=views, crops=crops, every=every, skip=skip)
-    settings = {"weights": "", "sha256": "", **(about or {}), "views": dataset.views, "crops": crops, "every": every}
+    settings = {"weights": "", "sha256": "", **(about or {})}
+    settings |= {"views": clips.views, "crops": clips.transform.crops, "every": clips.every}
+    path = clips.records.path
 
     def write(table: Table) -> None:
-        results = (r for rows in table.by_file() for r in results_of(classifier, files[rows.index], rows, top_k))
+        results = (r for rows in table.by_file() for r in results_of(classifier, path(rows.index), rows, top_k))
         write_results(out, results, settings)
 
     options["batch_size"] = classifier.views_per_forward
-    return compute_table(classifier.forward, dataset, out, write, settings=settings, **options)
-
-
-def clip_dataset(
-    classifier: Classifier,
-    files: Sequence[str],
-    *,
-    views: int = CLIPS,
-    crops: int = 1,
-    every: float = 0.0,
-    skip: Mapping[str, str] | None = None,
-) -> ChunkDataset:
-    """Return a dataset of the clips of files to classify.
-
-    Args:
-        views: number of evenly spaced clips of a file.
-        crops: crops per clip, 1 or 3.
-        every: seconds between the starts of windows, for one row per window; 0 for one row per file. Windows do not use
-            `views`.
-        skip: reasons of files that must not be opened, by path.
-    """
-    classifier.require_classes()
-    records = Records(files, [-1] * len(files), ())
-    dataset = classifier.chunks(records, views=1 if every else views, crops=crops, every=every)
-    dataset.skip = skip or {}
-    return dataset
+    return compute_table(classifier.forward, clips, out, write, settings=settings, **options)
 
 
 def write_timelines(
     classifier: Classifier,
-    files: Sequence[str],
+    clips: ChunkDataset,
     found: Iterable[FileRows],
     *,
     segments: str | Path = "",
@@ -138,6 +133,7 @@ def write_timelines(
     """Write the segments of files with windows to a csv file, and draw a timeline of each.
 
     Args:
+        classifier, clips: as for :func:`predict_files`.
         found: the probabilities of the windows, file by file.
         segments: the csv file; "" for none.
         timeline: the png file or folder, see :func:`video_rs.inference.inputs.output_files`; "" for none.
@@ -146,7 +142,8 @@ def write_timelines(
     if not (segments or timeline):
         return
     names, multi_label = classifier.class_names, classifier.data_config.multi_label
-    pictures = output_files(timeline, files, (".png",), overwrite=True) if timeline else []
+    paths = [clips.records.path(index) for index in range(len(clips))]
+    pictures = output_files(timeline, paths, (".png",), overwrite=True) if timeline else []
     rows: list[tuple] = []
     for index, group in itertools.groupby(found, key=lambda rows: rows.index):
         parts = list(group)
@@ -155,13 +152,13 @@ def write_timelines(
         times, probs = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "values"))
         own = find_segments(times, probs, names, threshold, multi_label=multi_label)
         rows += [
-            (files[index], f"{start:.3f}", f"{end:.3f}", label, number, f"{score:.6f}")
+            (paths[index], f"{start:.3f}", f"{end:.3f}", label, number, f"{score:.6f}")
             for start, end, label, number, score in own
         ]
         if pictures:
             from video_rs.evaluation.plots import timeline_png
 
-            png = timeline_png(times, probs, names, own, threshold=threshold, title=Path(files[index]).name)
+            png = timeline_png(times, probs, names, own, threshold=threshold, title=Path(paths[index]).name)
             with atomic_write(pictures[index]) as handle:
                 handle.write(png)
     if segments:

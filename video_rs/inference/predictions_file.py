@@ -15,16 +15,8 @@ from video_rs.inference.rows import FileRows
 
 VERSION = 1
 SUFFIXES = (".csv", ".json", ".parquet")
-COLUMNS = {  # name: type in parquet
-    "path": "string",
-    "start": "float64",
-    "end": "float64",
-    "rank": "int64",
-    "label": "string",
-    "index": "int64",
-    "score": "float32",
-    "reason": "string",
-}
+COLUMNS = ("path", "start", "end", "rank", "label", "index", "score", "reason")
+NUMBERS = {"start": "float64", "end": "float64", "rank": "int64", "index": "int64", "score": "float32"}  # in parquet
 BATCH = 10_000  # rows written to parquet at once
 
 
@@ -59,20 +51,14 @@ def write_results(path: str | Path, results: Iterable[dict[str, Any]], about: Ma
     suffix, columns = Path(path).suffix, columns_of(about["every"])
     rows = itertools.chain.from_iterable(map(rows_of, results))
     if suffix == ".json":
-        _write_json(path, results, about)
+        lines = ",\n".join(map(json.dumps, results))
+        head = f'"version": {VERSION}, "about": {json.dumps(dict(about))}'
+        with atomic_write(path, "w") as handle:
+            handle.write(f'{{{head}, "predictions": [\n{lines}\n]}}\n')
     elif suffix == ".parquet":
         _write_parquet(path, rows, columns, about)
     else:
         write_csv(path, columns, ([row.get(name, "") for name in columns] for row in rows))
-
-
-def _write_json(path: str | Path, results: Iterable[dict[str, Any]], about: Mapping[str, Any]) -> None:
-    with atomic_write(path, "w") as handle:
-        handle.write(f'{{"version": {VERSION}, "about": {json.dumps(dict(about))}, "predictions": [')
-        for number, result in enumerate(results):
-            handle.write(",\n" if number else "\n")
-            handle.write(json.dumps(result))
-        handle.write("\n]}\n")
 
 
 def _write_parquet(
@@ -81,7 +67,7 @@ def _write_parquet(
     parquet = import_pyarrow()
     import pyarrow as pa
 
-    fields = [pa.field(name, COLUMNS[name]) for name in columns]
+    fields = [pa.field(name, NUMBERS.get(name, "string")) for name in columns]
     schema = pa.schema(fields, {"version": str(VERSION), "about": json.dumps(dict(about))})
     valid = (row | {name: valid_text(row[name]) for name in ("path", "reason")} for row in rows)
     with atomic_write(path) as handle, parquet.ParquetWriter(handle, schema) as writer:
