@@ -7,12 +7,13 @@ import math
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from video_rs.errors import PATH_ERRNOS, MachineError, UserError, format_value, printable
+from video_rs.errors import PATH_ERRNOS, MachineError, UserError, file_error, format_value, printable
 from video_rs.terminal import warn_once
 
 LOCK = ".lock"
@@ -83,6 +84,16 @@ def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
             with suppress(OSError):  # before the release; afterwards the file may belong to another process
                 (folder / LOCK).unlink()
         lock.release()
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise UserError or MachineError if no file can be written in the folder of a path. Make the folder."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise file_error(f"{path} cannot be written: {error.strerror}; give another path", error) from None
 
 
 @contextmanager

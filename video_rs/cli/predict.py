@@ -21,13 +21,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_rs import terminal
 from video_rs.cli.common import Parser, counter, input_path, output_path, positive, program, seconds
 from video_rs.errors import EXIT_USER, UserError
-from video_rs.files import safe_cell
+from video_rs.files import check_writable, safe_cell
 
 if TYPE_CHECKING:
     from video_rs.data.chunk_dataset import ChunkDataset
@@ -69,7 +68,7 @@ def _predict(args: argparse.Namespace, world: World) -> int:
     if not inputs:
         return EXIT_USER
     for path in filter(None, (args.segments, args.timeline)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)  # fail early
+        check_writable(path)  # fail early
     classifier = load(args.weights, args.device, views_per_forward=args.batch_size)
     files, empty = find_all(inputs, classifier.takes_images, note)
     if not files:
