@@ -137,7 +137,7 @@ def _compute(args: argparse.Namespace, classifier: Classifier, clips: ChunkDatas
 
 
 def _printer(args: argparse.Namespace, classifier: Classifier, clips: ChunkDataset) -> Callable[[FileRows], None]:
-    """Return a function that prints rows of probabilities as text, JSON or csv. The header of csv is printed at once."""
+    """Return a function that prints probabilities as text, JSON or csv. The header of csv is printed at once."""
     from video_rs.inference.predictions_file import columns_of, results_of, rows_of
 
     write = _print_json if args.json else _print_text
