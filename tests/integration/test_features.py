@@ -82,6 +82,10 @@ def test_features_of_a_layer(features, networks, tiny_videos):
     _, last = features(*arguments, "--layer", "stage4")
     _, default = features(*arguments)
     np.testing.assert_allclose(last.features, default.features, atol=1e-5)
+    _, head = features(*arguments, "--layer", "head")
+    weights = video_rs.load(networks[0], "cpu").model.state_dict()
+    logits = default.features @ weights["head.weight"].numpy().T + weights["head.bias"].numpy()
+    np.testing.assert_allclose(head.features, logits, atol=1e-5)
     _, third = features(*arguments, "--layer", "stage3", out="f.parquet")
     assert third.features.shape[1] == default.features.shape[1] // 2
 

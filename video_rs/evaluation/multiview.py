@@ -125,7 +125,8 @@ def _forward(
         if layer:
             with capture(model, layer) as maps:
                 model(clips)
-            output = maps().flatten(2).mean(2) if maps().ndim > 2 else maps()
+            found = maps().detach()  # the maps are a leaf of a graph
+            output = found.flatten(2).mean(2) if found.ndim > 2 else found
         elif features:
             output = model.forward_head(model.forward_features(clips), pre_logits=True)
         else:
