@@ -188,6 +188,7 @@ def test_the_command_writes_a_table_with_timelines(weights, files, tmp_path):
         ("--segments s.csv", "--segments needs --every"),
         ("--every 1s --timeline t.png", "t.png: 5 files need a folder; leave out .png"),
         ("--every 1s --segments file/s.csv", "file/s.csv cannot be written: File exists"),
+        ("--every 1s --segments s.json", "--segments s.json: must end in .csv"),
         ("--every 1s --timeline /proc/t.png", "/proc/t.png cannot be written: "),
         ("--every 1s --threshold 0.7", "--threshold needs"),
         ("--every 1s --segments s.csv --threshold 1.5", "'1.5' is not a number from 0 to 1"),

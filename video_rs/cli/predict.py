@@ -200,6 +200,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     for name, needed in (("timeline", "every"), ("segments", "every"), ("overwrite", "out")):
         if getattr(args, name) and not getattr(args, needed):
             parser.error(f"--{name} needs --{needed}")
+    if args.segments and not args.segments.endswith(".csv"):
+        parser.error(f"--segments {args.segments}: must end in .csv")
     if args.threshold != parser.get_default("threshold") and not (args.timeline or args.segments):
         parser.error("--threshold needs --timeline or --segments")
     if args.out and (args.json or args.csv):
