@@ -77,6 +77,12 @@ def all_frames(path):
         return video.read(range(video.num_frames))
 
 
+def test_windows_that_leave_out_frames_are_a_warning(features, networks, tiny_videos):
+    path = sorted((tiny_videos / "test").glob("*/*.mp4"))[0]
+    result, _ = features("--weights", networks[0], "--data", path, "--per-window", "800ms")
+    assert result.stderr.startswith(f"warning: {path}: windows of 0.667 s leave gaps"), result.stderr
+
+
 def test_features_of_a_layer(features, networks, tiny_videos):
     arguments = ("--weights", networks[0], "--data", tiny_videos / "test", "--overwrite")
     _, last = features(*arguments, "--layer", "stage4")

@@ -26,6 +26,7 @@ from video_rs.cli.common import (
     positive,
     seconds,
 )
+from video_rs.cli.predict import warn_gaps
 from video_rs.errors import truncate
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
 
     device = select_device(args.device)
     world = start_world(device)
+    gaps: list[str] = []
     try:
         with world.together("the features"):
             check_suffix(args.out, SUFFIXES)
@@ -82,9 +84,11 @@ def main(argv: list[str]) -> int:
                 timeout=config.data.timeout,
                 overwrite=args.overwrite,
                 progress=lambda total: counter(total, "features", "files"),
+                on_rows=lambda rows: gaps.extend([f"{records.name(rows.index)}: {rows.gaps}"] if rows.gaps else ()),
             )
     finally:
         world.close()
+    warn_gaps(gaps)
     if found:
         _report(found, args.out)
     return 0

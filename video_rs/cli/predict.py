@@ -130,9 +130,7 @@ def _compute(args: argparse.Namespace, classifier: Classifier, clips: ChunkDatas
     if world.is_main:
         timelines = {"segments": args.segments, "timeline": args.timeline, "threshold": args.threshold}
         write_timelines(classifier, clips, found, **timelines)
-    if gaps:
-        more = f" ({len(gaps)} files have gaps)" if gaps[1:] else ""
-        terminal.write(f"warning: {gaps[0]}{more}", sys.stderr)
+    warn_gaps(gaps)
     return unreadable
 
 
@@ -190,6 +188,13 @@ def probability(text: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+
+
+def warn_gaps(gaps: Sequence[str]) -> None:
+    """Print one warning about the files whose windows leave out frames."""
+    if gaps:
+        more = f" ({len(gaps)} files have gaps)" if gaps[1:] else ""
+        terminal.write(f"warning: {gaps[0]}{more}", sys.stderr)
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

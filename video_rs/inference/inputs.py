@@ -120,24 +120,24 @@ def output_files(
     Raises:
         UserError: a file exists, the suffix is another one, or several inputs need a folder.
     """
-    out, paths = Path(out), []
+    out, paths = Path(out), {}  # a dict for its order
     if out.is_dir() or not out.suffix:
         for file in files:
             stem, suffix = Path(file).stem, ".png" if is_image(file) else suffixes[0]
             names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-            paths.append(next(path for name in names if (path := out / f"{name}{suffix}") not in paths))
+            paths[next(path for name in names if (path := out / f"{name}{suffix}") not in paths)] = None
     elif out.suffix.lower() not in suffixes:
         raise UserError(f"{out}: cannot write {out.suffix}; use {', '.join(suffixes)}, or a folder")
     elif len(files) > 1:
         raise UserError(f"{out}: {len(files)} files need a folder; leave out {out.suffix}")
     else:
-        paths.append(out)
+        paths[out] = None
     for path in paths:
         if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
             raise UserError(f"{path} is one of the inputs; choose another output")
         if path.exists() and not overwrite:
             raise UserError(f"{path} exists; give another --out, or add --overwrite")
-    return paths
+    return list(paths)
 
 
 def frames_of(source: Any, channels: int) -> Tensor:
