@@ -120,16 +120,17 @@ def test_limits_of_the_process(kind, used):
 
 
 def test_allocations_beyond_the_available_memory_raise_an_error(monkeypatch, tmp_path):
+    """The sizes are larger than a block that an earlier test may have left on the heap."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    small_machine.has(monkeypatch, tmp_path, 0.25)
+    small_machine.has(monkeypatch, tmp_path, 2)
     with limited(CPU):
         torch.ones(100 * MIB, dtype=torch.uint8)
         with pytest.raises(RuntimeError, match="can't allocate memory"):
-            torch.empty(300 * MIB, dtype=torch.uint8)
+            torch.empty(3000 * MIB, dtype=torch.uint8)
     with pytest.raises(RuntimeError), limited(CPU, processes=4):
-        torch.empty(200 * MIB, dtype=torch.uint8)
+        torch.empty(1500 * MIB, dtype=torch.uint8)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    torch.empty(300 * MIB, dtype=torch.uint8)
+    torch.empty(3000 * MIB, dtype=torch.uint8)
 
 
 def test_several_threads_leave_no_limit_behind(monkeypatch, tmp_path):
@@ -171,13 +172,13 @@ def test_threads_of_torch_start_when_memory_is_short(monkeypatch, tmp_path):
 
 
 def test_the_largest_size_that_fits(monkeypatch, tmp_path):
-    small_machine.has(monkeypatch, tmp_path, 0.25)
+    small_machine.has(monkeypatch, tmp_path, 2)
 
     def attempt(size):
         with limited(CPU):
             torch.empty(size * MIB, dtype=torch.uint8)
 
-    assert largest_that_fits([50, 100, 300, 500], attempt) == 100
+    assert largest_that_fits([50, 100, 3000, 5000], attempt) == 100
 
 
 class Wide(nn.Module):
