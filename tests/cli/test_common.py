@@ -49,7 +49,7 @@ def shown(capsys, name, *arguments):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["train", "test", "check", "index", "prepare", "show-clips"])
+@pytest.mark.parametrize("name", ["train", "test", "check", "index", "prepare", "show-clips", "average"])
 def test_help_shows_ten_keys_and_help_all_every_key(capsys, name):
     keys = config.flatten(config.Config())
     text = shown(capsys, name, "--help")

@@ -33,6 +33,7 @@ COMMANDS = {  # name: script in tools/, help
     "models": ("list_models.py", "list the networks, or print one stage by stage"),
     "inflate": ("inflate_weights.py", "turn 2D weights into a 3D checkpoint"),
     "convert": ("convert_weights.py", "convert timm's or bare weights to a checkpoint, or a checkpoint for timm"),
+    "average": ("average_weights.py", "average the weights of checkpoints of one network"),
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}
@@ -45,6 +46,8 @@ KEYS = {
     "train.micro_batch optim.lr",
     "test": "out weights data.root data.workers test.split test.clips test.crops test.batch_size test.save_views "
     "train.device",
+    "average": "data.root data.train data.val data.list data.class_names data.workers data.timeout train.precise_bn "
+    "train.micro_batch train.device",
     "features": "data.class_names data.decoder data.fold data.frame_folders data.max_missing data.multi_label "
     "data.retries data.timeout data.val_fraction train.threads",
 }

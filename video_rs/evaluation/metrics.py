@@ -82,6 +82,16 @@ def summarize(
     }
 
 
+def validation_metrics(probs: np.ndarray, labels: np.ndarray, scored: np.ndarray) -> dict[str, float]:
+    """Return top-1, top-5 and loss (mAP, hit@1 and loss with several labels) of a validation.
+
+    Samples that were not scored count as wrong; otherwise weights that fail on many samples could be the best ones.
+    """
+    metrics = summarize(probs, labels, scored)
+    keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")
+    return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
+
+
 def check_labels(records: Records, split: str) -> None:
     """Raise UserError if no file of a multi-label split has a label, because the mAP would be undefined."""
     if records.multi_label and not records.label_sets.values.size:

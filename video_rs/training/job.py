@@ -29,7 +29,7 @@ from video_rs.distributed.device import (
 from video_rs.distributed.self_check import check_convolutions
 from video_rs.distributed.world import World, check_same
 from video_rs.errors import UserError, truncate
-from video_rs.evaluation.metrics import summarize
+from video_rs.evaluation.metrics import validation_metrics
 from video_rs.evaluation.multiview import OUTPUT_NOT_FINITE, Scores, score
 from video_rs.hub import redact_url
 from video_rs.models.sync_batch_norm import convert_sync_batch_norm, revert_sync_batch_norm
@@ -232,10 +232,7 @@ class Job:
             index, reason = scores.errors[0]
             first = f"{self.records['val'].path(index)}: {reason}"
             info(f"validation: {len(scores.errors)} not scored, counted as wrong; the first: {first}")
-        # counted as wrong; otherwise weights that fail on many samples could be the best ones
-        metrics = summarize(scores.probs, scores.labels, scores.scored)
-        keys = ("map", "hit1") if "map" in metrics else ("top1", "top5")
-        return {**{key: metrics[f"{key}_all"] for key in keys}, "loss": metrics["loss"]}
+        return validation_metrics(scores.probs, scores.labels, scores.scored)
 
     def _ranks(self) -> dict[str, int]:
         return {"rank": self.world.rank, "world_size": self.world.size}
