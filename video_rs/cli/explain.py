@@ -91,9 +91,9 @@ def _explain_files(args: argparse.Namespace) -> int:
 
 
 def _explain_mistakes(args: argparse.Namespace) -> int:
-    from video_rs.experiment.evaluate import find_test
     from video_rs.inference.explain_mistakes import explain_mistakes
     from video_rs.inference.predict import load
+    from video_rs.training.reports import find_test
 
     folder, unreadable = find_test(args.weights, args.split or "test"), []
     classifier = load(args.weights, args.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,10 @@ from video_rs.evaluation.report import write_report
 from video_rs.experiment import build
 from video_rs.experiment.config import Config, config_of_checkpoint
 from video_rs.experiment.strict_yaml import read_yaml
-from video_rs.files import parse_json, read_run_metrics, refuse_links
+from video_rs.files import read_run_metrics, refuse_links
 from video_rs.hub import fetch, is_address, redact_url, sha256
 from video_rs.models.weights.load import model_from_checkpoint
-from video_rs.training.run_folder import FOLDER
-from video_rs.training.run_status import SIGNS
+from video_rs.training.reports import label, report_folder, run_folder
 
 TRAINING_ONLY = {"train_size", "class_names"}  # class names are compared separately
 
@@ -180,48 +178,6 @@ def config_for(weights: str, overrides: Sequence[str]) -> tuple[Config, dict[str
     return config_of_checkpoint(state, name, str(out), overrides), state
 
 
-def report_folder(out: str | Path, split: str, file: Path, name: str) -> Path:
-    """Return the folder of the report on a checkpoint.
-
-    Args:
-        out: the run folder.
-        file, name: the checkpoint, and its path or address for messages.
-    """
-    if _is_same(file, Path(out) / "best.pt"):
-        return Path(out) / split
-    return Path(out) / f"{split}-{label(name)}-{sha256(file)[:8]}"
-
-
-def find_test(weights: str, split: str = "test") -> Path:
-    """Return the folder of the last test of a checkpoint on a split. Raise UserError if there is none."""
-    file, name = fetch(checkpoint.resolve(weights)), redact_url(weights)
-    folder = report_folder(run_folder(weights) or Path("runs") / label(name), split, file, name)
-    advice = f"run the command test with --weights {name} first"
-    if not all((folder / each).is_file() for each in ("report.html", "predictions.csv", "metrics.json")):
-        raise UserError(f"{folder}: no test of {name} on this split; {advice}")
-    about = parse_json((folder / "metrics.json").read_text(encoding="utf-8"))["about"]
-    if not about["weights"].endswith(sha256(file)[:8]):
-        raise UserError(f"{folder}: the test is of other weights than {name}; {advice}")
-    return folder
-
-
-def label(weights: str) -> str:
-    """Return the last two names of a path or URL, without the suffix, as a name for a folder: ``mine-best``."""
-    path = weights.partition("#")[0] if is_address(weights) else os.path.abspath(checkpoint.resolve(weights))
-    words = re.sub(r"\.(pt|pth|safetensors)$", "", path).replace(":", "/").split("/")[-2:]
-    return "-".join(re.sub(r"[^\w.-]+", "-", word, flags=re.ASCII).strip("-.")[:50] for word in words) or "weights"
-
-
-def run_folder(weights: str) -> Path | None:
-    """Return the run folder that a checkpoint is in, or None for an address or a file elsewhere."""
-    if is_address(weights):
-        return None
-    folder = Path(checkpoint.resolve(weights)).parent
-    if folder.absolute().name == FOLDER:
-        folder = Path(os.path.normpath(folder / ".."))
-    return folder if any((folder / name).is_file() for name in ("config.yaml", *SIGNS)) else None
-
-
 def is_from_run(folder: Path, state: Mapping[str, Any]) -> bool:
     """Return True if a checkpoint is from the run in a folder, by its best validation or else by its config."""
     metrics = state.get("metrics") or state.get("best_metrics") or {}
@@ -232,10 +188,6 @@ def is_from_run(folder: Path, state: Mapping[str, Any]) -> bool:
             return any(line["kind"] == "val" and line.get("loss") == loss for line in lines)
         return read_yaml((folder / "config.yaml").read_text(encoding="utf-8"), "config.yaml") == state["config"]
     return False
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return other.exists() and one.samefile(other)
 
 
 def _source(config: Config, records: Records, split: str) -> str:
