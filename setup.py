@@ -9,6 +9,7 @@ setup(
         "video_rs": ["py.typed"],
         "video_rs.configs": ["*.yaml"],
         "video_rs.evaluation": ["*.j2"],
+        "video_rs.inference": ["*.j2"],
         "video_rs.models": ["*.csv"],
         "video_rs.models.adapters": ["*.csv"],
     },

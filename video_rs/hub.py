@@ -168,18 +168,18 @@ def _hub_error(address: str, error: Exception) -> Exception:
     for kind, reason in reasons.items():
         if isinstance(error, kind):
             return UserError(f"{address} {reason}")
-    return _not_fetched(address, error)
+    return network_error(address, error)
 
 
-def _not_fetched(name: str, reason: object, advice: str = "try again") -> MachineError:
-    """Return the error for a failed download. `reason` is an exception or a text."""
+def network_error(name: str, reason: object, advice: str = "try again", *, action: str = "downloaded") -> MachineError:
+    """Return the error for a failed transfer. `reason` is an exception or a text."""
     text = first_line(reason) if isinstance(reason, Exception) else str(reason)
     if _UNKNOWN_CERTIFICATE.search(str(reason)):
         text = "the server's certificate is self-signed or of an unknown authority"
         advice = "set SSL_CERT_FILE to a file with the certificates to trust (PEM)"
     elif "CERTIFICATE_VERIFY_FAILED" in str(reason):  # expired, or for another host
         advice = "check the address and the clock of this machine"
-    return MachineError(f"{name} could not be downloaded: {redact_url(text)}; {advice}")
+    return MachineError(f"{name} could not be {action}: {redact_url(text)}; {advice}")
 
 
 # The download cache ---------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def _chunks(url: str) -> Iterator[bytes]:
             bar.advance(len(chunk))
             yield chunk
     if not done or (total is not None and done < total):
-        raise _not_fetched(name, f"connection closed after {done:,} of {total or 0:,} bytes")
+        raise network_error(name, f"connection closed after {done:,} of {total or 0:,} bytes")
 
 
 @contextlib.contextmanager
@@ -313,8 +313,8 @@ def _failures(name: str) -> Iterator[None]:
         if error.code in (401, 403, 404, 410):
             login = ", or requires a login" if error.code in (401, 403) else ""
             raise UserError(f"{name} does not exist{login}: {answer}") from None
-        raise _not_fetched(name, answer, "try later") from None
+        raise network_error(name, answer, "try later") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         timed_out = isinstance(reason, TimeoutError)
-        raise _not_fetched(name, f"no answer within {TIMEOUT:g} seconds" if timed_out else reason) from None
+        raise network_error(name, f"no answer within {TIMEOUT:g} seconds" if timed_out else reason) from None

@@ -29,6 +29,7 @@ def test_a_missing_package_is_one_line(name, script):
         "make-motion": [],
         "models": [],
         "probe": ["f.npz"],
+        "push": ["--weights=x.pt", "--repo=me/x"],
         "inflate": ["--weights=x.pt", "--out=y.pt"],
         "convert": ["--from=timm", "--model=resnet_rs_50", "--out=y.pt"],
     }

@@ -34,6 +34,7 @@ COMMANDS = {  # name: script in tools/, help
     "inflate": ("inflate_weights.py", "turn 2D weights into a 3D checkpoint"),
     "convert": ("convert_weights.py", "convert timm's or bare weights to a checkpoint, or a checkpoint for timm"),
     "average": ("average_weights.py", "average the weights of checkpoints of one network"),
+    "push": ("push_weights.py", "publish a checkpoint and its model card on the Hugging Face hub"),
     "make-motion": ("make_motion.py", "make the embedded dataset"),
 }
 SCRIPTS = {name: script for name, (script, _) in COMMANDS.items()}

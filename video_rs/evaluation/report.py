@@ -122,7 +122,7 @@ def write_report(
     for name, plot in plots.items():
         if plot is not None:
             _write(folder / name, plot)
-    page = _template().render(
+    page = template(Path(__file__).with_suffix(".html.j2")).render(
         title=title,
         about=about or {},
         metrics=metrics,
@@ -154,7 +154,8 @@ def percent(value: float) -> str:
     return "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.2f} %"
 
 
-def _template() -> jinja2.Template:
+def template(path: Path) -> jinja2.Template:
+    """Read a template that escapes texts for HTML and makes them printable."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -164,7 +165,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["percent"] = percent
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    return environment.from_string(Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"))
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 def predictions_table(

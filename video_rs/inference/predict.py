@@ -81,7 +81,9 @@ def load(path: str | Path, device: str = "auto", *, views_per_forward: int = 8) 
     check_threads(torch.get_num_threads())
     path = expand_path(path)
     state = checkpoint.load_run(path)
-    return Classifier(model_from_checkpoint(state, redact_url(path)), chosen, views_per_forward=views_per_forward)
+    classifier = Classifier(model_from_checkpoint(state, redact_url(path)), chosen, views_per_forward=views_per_forward)
+    classifier.weights = path
+    return classifier
 
 
 class Classifier:
@@ -95,7 +97,10 @@ class Classifier:
     Attributes:
         model, device, views_per_forward: as given.
         forward: the function from views to outputs, see :class:`video_rs.evaluation.multiview.Forward`.
+        weights: path or URL of the checkpoint for :func:`load`; "" if the model was made in another way.
     """
+
+    weights: str = ""
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, views_per_forward: int = 8) -> None:
         self.device = select_device(device)
@@ -268,6 +273,14 @@ class Classifier:
         from video_rs.inference.explain import explain
 
         return explain(self, source, classes, **options)
+
+    def push(self, repo: str, *, private: bool = False) -> str:
+        """Publish the checkpoint on the Hugging Face hub, see :func:`video_rs.inference.push.push`."""
+        from video_rs.inference.push import push
+
+        if not self.weights:
+            raise UserError("only a checkpoint can be pushed; save one with video_rs.checkpoint and load it")
+        return push(self.weights, repo, private=private, model=self.model)
 
     @property
     def default_views(self) -> int:
