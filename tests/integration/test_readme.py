@@ -25,10 +25,11 @@ def blocks(language, page=README):
 
 
 def command_lines():
-    """The commands of the README, then those of docs/models.md that need no download and no network of full size."""
+    """The commands of the README, then those of docs/models.md that need no download, full size or several runs."""
     lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
     weights = [shlex.split(line, comments=True) for block in blocks("sh", MODELS) for line in block.splitlines()]
-    lines += [words for words in weights if words[1:3] not in (["--from", "timm"], ["--to", "timm"])]
+    left_out = ("--from timm", "--to timm", "runs/a runs/b", "runs/mine/checkpoints/*.pt --out")
+    lines += [words for words in weights if " ".join(words[1:3]) not in left_out]
     return [words for words in lines if words]
 
 
