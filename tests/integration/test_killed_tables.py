@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,9 +51,13 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def files(tiny_videos, tmp_path):
-    """Forty videos, and one that is damaged."""
+    """120 videos, more than ten starts can finish, and one that is damaged."""
+    videos = [*sorted(tiny_videos.rglob("*.mp4"))] * 3
+    paths = [tmp_path / f"{number:03d}.mp4" for number in range(len(videos))]
+    for video, path in zip(videos, paths):
+        shutil.copy(video, path)
     (tmp_path / "damaged.mp4").write_bytes(b"no video")
-    return [*sorted(tiny_videos.rglob("*.mp4")), tmp_path / "damaged.mp4"]
+    return [*paths, tmp_path / "damaged.mp4"]
 
 
 def arguments_of(command, weights, files, out):
