@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def files(make_video, tmp_path):
-    """Seven videos of different lengths, the fourth of which is damaged."""
+    """Seven videos of different lengths. The fourth one is damaged."""
     paths = [make_video(tmp_path / f"{i}.mp4", 5 + 3 * i, 48, 64, first_number=100 * i) for i in range(7)]
     paths[3].write_bytes(b"no video")
     return [*map(str, paths)]

@@ -140,7 +140,7 @@ def test_features_of_a_network_by_name(features, tiny_videos):
         (["--data", "DATA/test", "--split", "val"], "--split val: DATA/test has no such split; leave it out"),
         (["--data", "VIDEO", "--split", "val"], "--split val: VIDEO has no splits; leave it out"),
         (["--data", "none"], "none: no such file"),
-        (["--data", "empty"], "data.root=empty: no train, val or test folder"),
+        (["--data", "empty"], "empty: an empty folder; check the path"),
         (["--data", "mixed"], "mixed/loose.mp4: is beside class folders such as a; move it"),
         (["--weights", "IMAGES", "--data", "flat"], "images and videos are mixed"),
         (["--data", "VIDEO", "--layer", "stge3"], "has no layer 'stge3'; did you mean stage3?"),

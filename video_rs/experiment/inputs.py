@@ -138,6 +138,8 @@ def _dataset(path: str) -> dict[str, str] | None:
         return {"root": path}
     if not os.path.isdir(path):
         return None
+    if not any(listing(path)):
+        raise UserError(f"{path}: an empty folder; check the path")
     loose = next(filter(is_media, listing(path)[1]), "")
     labelled = next(folders_with_files(path), "")
     if loose and labelled:
