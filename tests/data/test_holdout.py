@@ -81,7 +81,7 @@ def test_a_class_with_one_source_stays_in_training():
 
 
 def test_files_of_equal_name_in_two_splits_are_of_two_sources():
-    """Many datasets number the files of each split anew; names of Kinetics hold the source."""
+    """Many datasets start the numbers of files again in each split. Names in Kinetics contain the source."""
     names = ["left/0.mp4", "left/1.mp4", "left/abcdefghijk_000000_000010.mp4", "left/abcdefghijk_000010_000020.mp4"]
     train, test = (source_keys(Records([f"/d/{split}/{name}" for name in names], [0] * 4, "x")) for split in "ab")
     assert train.dtype == np.uint64 and len(set(train.tolist())) == 3 and train[2] == train[3]
